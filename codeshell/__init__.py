@@ -1,0 +1,38 @@
+"""codeshell: kernels, data pipeline, trainer and evaluation for code language models.
+
+Importing the package loads nothing heavy: a submodule is imported when its name is first used, so
+`import codeshell` needs no torch, no GPU and no network.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codeshell import data, dedup, engine, evaluate, model, ops, optim, recipe, report, tokenizer, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "data",
+    "dedup",
+    "engine",
+    "evaluate",
+    "model",
+    "ops",
+    "optim",
+    "recipe",
+    "report",
+    "tokenizer",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"codeshell.{name}")
+    raise AttributeError(f"module 'codeshell' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,108 @@
+"""Document shards: Parquet (zstd) with one schema, written whole, read by row groups.
+
+A document's `id` is the MD5 of its UTF-8 text in hexadecimal, so two documents are exact duplicates if and only if
+their ids are equal. A stage that drops documents does not copy text: it writes the rows it keeps (`KEPT`) and the
+rows it drops with the reason (`provenance.DROPPED`); `read_kept` joins the rows kept with the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from codeshell.engine.files import atomic_path
+from codeshell.errors import UserError
+
+DOCUMENTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("repo", pa.string()),
+        ("path", pa.string()),
+        ("language", pa.string()),
+        ("text", pa.large_string()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""A document. `bytes` is the length of the text in UTF-8."""
+
+KEPT = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("repo", pa.string()),
+        ("path", pa.string()),
+        ("language", pa.string()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""A document that a stage lets through: row `row` of `collect/documents-{shard}.parquet`."""
+
+ROW_GROUP = 2048
+"""Rows a group: about 16 MB of source files, so a reader holds little."""
+
+
+def document_id(data: bytes) -> str:
+    """MD5 of the UTF-8 text, 32 hexadecimal digits."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def shard_path(directory: Path, name: str, index: int) -> Path:
+    """`directory/name-00012.parquet`."""
+    return directory / f"{name}-{index:05d}.parquet"
+
+
+def list_shards(directory: Path, name: str) -> list[Path]:
+    """All shards of one name, in order."""
+    return sorted(directory.glob(f"{name}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as one shard: whole or not at all, the same bytes for the same table."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
+    """Write a list of dicts under a schema; an empty list gives a file with no rows."""
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a whole shard; a damaged file is a `UserError`."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
+
+
+def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
+    """Yield the documents (schema `DOCUMENTS`) behind one `kept-NNNNN.parquet`, in its order.
+
+    Args:
+        collect: the directory that holds `documents-NNNNN.parquet`.
+        kept: a file of schema `KEPT`, its rows ascending in (shard, row) and all of one shard.
+    """
+    rows = read_table(kept, ["shard", "row"])
+    if rows.num_rows == 0:
+        return
+    wanted = rows["row"].to_numpy()
+    source = pq.ParquetFile(shard_path(collect, "documents", rows["shard"][0].as_py()))
+    first, at = 0, 0
+    for group in range(source.num_row_groups):
+        count = source.metadata.row_group(group).num_rows
+        end = at + int((wanted[at:] < first + count).sum())
+        if end > at:
+            yield source.read_row_group(group).take(pa.array(wanted[at:end] - first))
+        first, at = first + count, end
+
+
+def iterate_texts(paths: Iterable[Path], columns: list[str]) -> Iterator[dict[str, object]]:
+    """Yield documents as dicts of the named columns from `DOCUMENTS` shards, one row group in memory at a time."""
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP, columns=columns):
+            yield from batch.to_pylist()

@@ -1,0 +1,57 @@
+"""A stage over shards: done shards are skipped, results come in order, progress is shown.
+
+A shard's marker is `DIRECTORY/LABEL-NNNNN.json`, written last and by rename. It holds what the shard's function
+returned, so a run that was killed goes on behind the last marker and the merged statistics are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from codeshell.engine.files import read_json, write_json
+from codeshell.engine.local import Engine
+from codeshell.engine.progress import Progress
+
+Item = TypeVar("Item")
+Statistics = dict[str, Any]
+
+
+def marker_path(directory: Path, label: str, index: int) -> Path:
+    """Where shard `index` of a stage says that it is done."""
+    return directory / f"{label}-{index:05d}.json"
+
+
+def map_shards(
+    engine: Engine,
+    directory: Path,
+    label: str,
+    function: Callable[[Item], Statistics],
+    items: Sequence[Item],
+    *,
+    unit: str = "shards",
+) -> list[Statistics]:
+    """Run `function` on every item whose marker is missing; return the statistics of all, in order.
+
+    Args:
+        engine: where the work runs.
+        directory: of the markers; it exists.
+        label: names the markers and the progress line.
+        function: module-level; writes its output files whole (see `atomic_path`) and returns JSON-ready statistics
+            that depend on the item alone, not on the time or the worker.
+        items: one a shard; the index in this sequence is the shard's number.
+    """
+    todo = [index for index in range(len(items)) if not marker_path(directory, label, index).exists()]
+    work = partial(_run_one, str(directory), label, function)
+    with Progress(label, total=len(items), unit=unit) as progress:
+        progress.advance(len(items) - len(todo))
+        for _ in engine.map(work, [(index, items[index]) for index in todo]):
+            progress.advance(1)
+    return [read_json(marker_path(directory, label, index)) for index in range(len(items))]
+
+
+def _run_one(directory: str, label: str, function: Callable[[Item], Statistics], task: tuple[int, Item]) -> None:
+    index, item = task
+    write_json(marker_path(Path(directory), label, index), function(item))

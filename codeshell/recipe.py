@@ -1,0 +1,290 @@
+"""The recipe: every setting of a run, as one tree of frozen structs, read from TOML.
+
+A stage takes its own struct and nothing else, so what can change its output is what is written here. Types and
+ranges are checked by msgspec when the file is read; an unknown key, a wrong type or a value out of range is a
+`UserError` that names the key. Sizes are bytes unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+
+from codeshell.errors import UserError
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Rate = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: immutable, keyword only, unknown keys refused."""
+
+
+class Collect(Settings):
+    """What is read, and what is left out before a rule is asked."""
+
+    inputs: tuple[str, ...] = ()
+    """Directories, git checkouts, `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` files, and globs of these.
+    `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders."""
+    max_file_bytes: Positive = 1_048_576
+    """Files over this are left out as `over_large` (StarCoder's crawl used 1 MB)."""
+    vendored: bool = False
+    """Keep files below folders like `node_modules` or `third_party`."""
+    shard_bytes: Positive = 33_554_432
+    """Text in one shard; a worker holds about three times this in memory."""
+    text_column: str = "text"
+    path_column: str = "path"
+    repo_column: str = "repo"
+    language_column: str = "language"
+    """Columns of Parquet and JSONL inputs. Only the text column must exist."""
+
+
+class Rules(Settings):
+    """StarCoder's initial rules; the table by language is `codeshell.data.rules.THRESHOLDS`."""
+
+    language_floor: Count = 100_000_000
+    """A language with less collected text than this is dropped whole (report, section 2.1)."""
+    languages: tuple[str, ...] = ()
+    """Keep only these languages; empty keeps every language of the table."""
+    overrides: dict[str, dict[str, float]] = {}
+    """`{language: {threshold: value}}`, on top of the table; `"*"` is every language."""
+
+
+class NearDedup(Settings):
+    """MinHash candidates, exact Jaccard verification, greedy choice of who stays."""
+
+    enabled: bool = True
+    ngram: Positive = 5
+    """Tokens in a shingle."""
+    bands: Positive = 21
+    rows: Positive = 6
+    """Rows a band; 21 x 6 finds 93 % of pairs at Jaccard .7 and 99.8 % at .8."""
+    threshold: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.7
+    """A document is dropped if its Jaccard with a kept one is at least this."""
+
+
+class Split(Settings):
+    """Held-out repositories, as shares of the curated bytes."""
+
+    valid: Share = 0.02
+    test: Share = 0.02
+
+
+class Tokenizer(Settings):
+    """Byte-level BPE trained on the training split, or an existing one."""
+
+    path: str = ""
+    """A directory or `tokenizer.json` to use instead of training one."""
+    vocab_size: Annotated[int, msgspec.Meta(ge=256)] = 70_000
+    """Size before the 20 special tokens, which follow it."""
+    sample_bytes: Positive = 2_000_000_000
+    """Training text at most; documents are chosen by a hash of their id."""
+
+
+class Model(Settings):
+    """Shape of the model; names and defaults as in the released `config.json` (7.7 B parameters)."""
+
+    n_layer: Positive = 42
+    n_embd: Positive = 4096
+    n_head: Positive = 32
+    num_query_groups: Positive = 8
+    n_inner: Count = 0
+    """Width of the MLP; 0 means 4 x n_embd."""
+    n_positions: Positive = 8192
+    dropout: Share = 0.0
+    """All three of `attn_pdrop`, `embd_pdrop` and `resid_pdrop`."""
+
+
+class Phase(Settings):
+    """A stretch of training at one context length. Tokens a batch do not change between phases."""
+
+    share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+    """Part of `train.steps`; the shares of all phases add up to 1."""
+    context: Positive
+    """Tokens in a sequence."""
+    lr_scale: Rate = 1.0
+    """Multiplies the run's schedule in this phase."""
+
+
+class Train(Settings):
+    """Optimisation. The report fixes betas, warm-up, peak, floor and batch; the rest are the field's defaults."""
+
+    steps: Positive = 127_000
+    batch_tokens: Positive = 4_194_304
+    micro_batch_tokens: Count = 0
+    """Tokens of one forward pass; 0 means the whole batch. Gradients accumulate over batch / micro-batch."""
+    phases: tuple[Phase, ...] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
+    lr: Rate = 3e-4
+    min_lr_ratio: Share = 0.1
+    """The cosine ends at this part of `lr`."""
+    warmup_steps: Count = 1000
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.1
+    """On matrices only (weights of two or more dimensions)."""
+    clip: Rate = 1.0
+    """Global gradient norm; 0 turns clipping off."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 autocast where the device computes in bf16, else fp32."""
+    fim_rate: Share = 0.5
+    """Documents rearranged for fill-in-the-middle."""
+    spm_rate: Share = 0.5
+    """Of those, the part written suffix-prefix-middle; the rest is prefix-suffix-middle."""
+    document_attention: Literal["own", "all"] = "own"
+    """`own`: packed documents do not attend to one another."""
+    valid_every: Count = 500
+    valid_tokens: Positive = 1_000_000
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Positive = 3
+    keep_phase_ends: bool = True
+    """Keep the last checkpoint of every phase beside the newest ones."""
+    spike_sigma: Rate = 6.0
+    """A loss this many deviations above its window is a spike; 0 turns the test off."""
+    spike_policy: Literal["skip", "stop", "ignore"] = "skip"
+    """What a spike or a non-finite loss or gradient does to the update: skip it, or stop the run.
+    `ignore` accepts spikes; non-finite values are never applied."""
+    max_skips: Positive = 20
+    """This many skipped updates in a row stop the run."""
+    threads: Count = 0
+    """CPU threads; 0 means every core. Part of the recipe because it decides the rounding on a CPU."""
+    log_every: Positive = 1
+    tensorboard: bool = False
+
+
+class Evaluate(Settings):
+    """Sample sizes of the evaluation; every rate is printed with its 95 % interval."""
+
+    max_bytes: Positive = 2_000_000
+    """Held-out text scored for bits per byte."""
+    infill_lines: Count = 500
+    """Single-line fill-in-the-middle tasks."""
+    functions: Count = 200
+    """Functions generated for the share that parses."""
+    max_new_tokens: Positive = 128
+    position_sequences: Count = 64
+    """Sequences for the loss by position, before and after each context phase."""
+
+
+class Recipe(Settings):
+    """A whole run."""
+
+    name: str = "run"
+    seed: Count = 0
+    collect: Collect = Collect()
+    rules: Rules = Rules()
+    near_dedup: NearDedup = NearDedup()
+    split: Split = Split()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe from TOML and apply `--set` overrides.
+
+    Args:
+        path: the TOML file.
+        overrides: `"section.key=value"` each; the value is TOML, or a bare string where that fails to parse.
+
+    Raises:
+        UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; recipes/demo.toml is one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a readable TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML ({error}); mend that line") from None
+    for override in overrides or []:
+        _apply_override(tree, override)
+    return from_tree(tree, str(path))
+
+
+def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
+    """Check a plain dict (parsed TOML or JSON) and make the recipe; `origin` names the file in errors."""
+    try:
+        recipe = msgspec.convert(tree, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{origin}: {_explain(str(error))}") from None
+    total = sum(phase.share for phase in recipe.train.phases)
+    if not recipe.train.phases or abs(total - 1.0) > 1e-6:
+        raise UserError(f"{origin}: train.phases: the shares add up to {total:g}; make them add up to 1")
+    for phase in recipe.train.phases:
+        if phase.context > recipe.model.n_positions:
+            raise UserError(
+                f"{origin}: train.phases: context {phase.context} is beyond model.n_positions "
+                f"{recipe.model.n_positions}; raise n_positions or shorten the context"
+            )
+        if recipe.train.batch_tokens % phase.context:
+            raise UserError(
+                f"{origin}: train.batch_tokens {recipe.train.batch_tokens} is not a multiple of the context "
+                f"{phase.context}; a batch holds whole sequences"
+            )
+    return recipe
+
+
+def to_tree(recipe: Settings) -> dict[str, Any]:
+    """The recipe as plain dicts, lists and scalars: for TOML, JSON and hashing."""
+    tree: dict[str, Any] = msgspec.to_builtins(recipe)
+    return tree
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as TOML that `load` reads back to the same recipe."""
+    return tomli_w.dumps(to_tree(recipe))
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    node = tree
+    for name in names[:-1]:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {override}: {name} is a value, not a section")
+    node[names[-1]] = value
+
+
+def _explain(message: str) -> str:
+    """Turn msgspec's sentence into ours: the key first, and the nearest known key for an unknown one."""
+    found = re.search(r" - at `\$\.?(.*)`$", message)
+    where = found.group(1) if found else ""
+    text = message[: found.start()] if found else message
+    unknown = re.match(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        name = unknown.group(1)
+        known = _keys_at(where)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where + '.' if where else ''}{name}; {hint}"
+    text = text.replace("Expected", "expected").replace("`", "")
+    return f"{where}: {text}" if where else text
+
+
+def _keys_at(where: str) -> list[str]:
+    node: Any = Recipe
+    for name in filter(None, re.sub(r"\[[^]]*\]", "", where).split(".")):
+        hints = {field.name: field.type for field in msgspec.structs.fields(node)}
+        node = hints.get(name)
+        arguments = getattr(node, "__args__", ())
+        node = next((item for item in arguments if isinstance(item, type) and issubclass(item, Settings)), node)
+    return [field.name for field in msgspec.structs.fields(node)]

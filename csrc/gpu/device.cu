@@ -1,0 +1,30 @@
+// The CUDA room's device query. cudart is linked statically: on a machine with no driver the first call reports an
+// error, which means "no devices" here.
+
+#include <cuda_runtime.h>
+
+#include "gpu/device.h"
+
+namespace codeshell::gpu {
+
+bool cuda_built() { return true; }
+
+std::string cuda_architectures() { return CODESHELL_CUDA_ARCHITECTURES; }
+
+std::vector<Device> list_devices() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // clear it: a missing driver must not fail a later call
+    return {};
+  }
+  std::vector<Device> devices;
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) continue;
+    devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                       static_cast<int64_t>(properties.totalGlobalMem)});
+  }
+  return devices;
+}
+
+}  // namespace codeshell::gpu

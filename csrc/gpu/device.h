@@ -1,0 +1,24 @@
+// What GPUs are there. One header for both builds: device.cu answers with CUDA, device_none.cpp without.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace codeshell::gpu {
+
+struct Device {
+  std::string name;
+  int major;
+  int minor;
+  int multiprocessors;
+  int64_t memory_bytes;
+};
+
+bool cuda_built();
+std::string cuda_architectures();
+
+// Empty where there is no driver or no device; never throws, so the module imports anywhere.
+std::vector<Device> list_devices();
+
+}  // namespace codeshell::gpu

@@ -1,0 +1,47 @@
+#include "simd/cpu.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace codeshell::simd {
+
+namespace {
+
+Level detect() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  Level best = avx512 ? Level::avx512 : avx2 ? Level::avx2 : Level::scalar;
+  if (const char* wish = std::getenv("CODESHELL_SIMD")) {
+    if (!std::strcmp(wish, "scalar")) best = Level::scalar;
+    if (!std::strcmp(wish, "avx2") && best == Level::avx512) best = Level::avx2;
+  }
+  return best;
+#elif defined(__aarch64__)
+  const char* wish = std::getenv("CODESHELL_SIMD");
+  return wish && !std::strcmp(wish, "scalar") ? Level::scalar : Level::neon;
+#else
+  return Level::scalar;
+#endif
+}
+
+}  // namespace
+
+Level level() {
+  static const Level chosen = detect();
+  return chosen;
+}
+
+std::string level_name() {
+  switch (level()) {
+    case Level::avx512: return "avx512";
+    case Level::avx2: return "avx2";
+    case Level::neon: return "neon";
+    case Level::scalar: break;
+  }
+  return "scalar";
+}
+
+}  // namespace codeshell::simd
