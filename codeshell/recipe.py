@@ -24,11 +24,11 @@ Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Rate = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every section: immutable, keyword only, unknown keys refused."""
 
 
-class Collect(Settings):
+class Collect(Settings, frozen=True, kw_only=True):
     """What is read, and what is left out before a rule is asked."""
 
     inputs: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Collect(Settings):
     """Columns of Parquet and JSONL inputs. Only the text column must exist."""
 
 
-class Rules(Settings):
+class Rules(Settings, frozen=True, kw_only=True):
     """StarCoder's initial rules; the table by language is `codeshell.data.rules.THRESHOLDS`."""
 
     language_floor: Count = 100_000_000
@@ -58,7 +58,7 @@ class Rules(Settings):
     """`{language: {threshold: value}}`, on top of the table; `"*"` is every language."""
 
 
-class NearDedup(Settings):
+class NearDedup(Settings, frozen=True, kw_only=True):
     """MinHash candidates, exact Jaccard verification, greedy choice of who stays."""
 
     enabled: bool = True
@@ -71,14 +71,14 @@ class NearDedup(Settings):
     """A document is dropped if its Jaccard with a kept one is at least this."""
 
 
-class Split(Settings):
+class Split(Settings, frozen=True, kw_only=True):
     """Held-out repositories, as shares of the curated bytes."""
 
     valid: Share = 0.02
     test: Share = 0.02
 
 
-class Tokenizer(Settings):
+class Tokenizer(Settings, frozen=True, kw_only=True):
     """Byte-level BPE trained on the training split, or an existing one."""
 
     path: str = ""
@@ -89,7 +89,7 @@ class Tokenizer(Settings):
     """Training text at most; documents are chosen by a hash of their id."""
 
 
-class Model(Settings):
+class Model(Settings, frozen=True, kw_only=True):
     """Shape of the model; names and defaults as in the released `config.json` (7.7 B parameters)."""
 
     n_layer: Positive = 42
@@ -103,7 +103,7 @@ class Model(Settings):
     """All three of `attn_pdrop`, `embd_pdrop` and `resid_pdrop`."""
 
 
-class Phase(Settings):
+class Phase(Settings, frozen=True, kw_only=True):
     """A stretch of training at one context length. Tokens a batch do not change between phases."""
 
     share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
@@ -114,7 +114,7 @@ class Phase(Settings):
     """Multiplies the run's schedule in this phase."""
 
 
-class Train(Settings):
+class Train(Settings, frozen=True, kw_only=True):
     """Optimisation. The report fixes betas, warm-up, peak, floor and batch; the rest are the field's defaults."""
 
     steps: Positive = 127_000
@@ -160,7 +160,7 @@ class Train(Settings):
     tensorboard: bool = False
 
 
-class Evaluate(Settings):
+class Evaluate(Settings, frozen=True, kw_only=True):
     """Sample sizes of the evaluation; every rate is printed with its 95 % interval."""
 
     max_bytes: Positive = 2_000_000
@@ -174,7 +174,7 @@ class Evaluate(Settings):
     """Sequences for the loss by position, before and after each context phase."""
 
 
-class Recipe(Settings):
+class Recipe(Settings, frozen=True, kw_only=True):
     """A whole run."""
 
     name: str = "run"

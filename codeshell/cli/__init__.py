@@ -1,1 +1,53 @@
-"""cli."""
+"""The command line: one module a command, each with HELP, add_arguments and main.
+
+The command modules import nothing heavy at the top, so `codeshell --help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "explain", "report", "info")
+"""In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn a `UserError` into one line and exit code 2."""
+    from codeshell import __version__
+    from codeshell.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        prog="codeshell",
+        description="From a folder of code to a trained and evaluated code model.",
+        epilog="example: codeshell run recipes/demo.toml -o runs/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"codeshell {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"codeshell.cli.{name}")
+        command = subparsers.add_parser(
+            name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        result: int = args.main(args)
+        return result
+    except UserError as error:
+        print(f"codeshell: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("codeshell: interrupted; what is finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`codeshell … | head`). Point stdout elsewhere, or the interpreter
+        # complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

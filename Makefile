@@ -1,0 +1,56 @@
+# make demo [CODE=~/my/projects]   the main job on real code, in runs/demo
+# make test                        the test suite
+# make lint                        ruff, mypy, clang-format
+#
+# Each sets up .venv by itself the first time; PYTHON=python3.12 make … chooses the interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh') CMakeLists.txt setup.py
+CODE ?=
+RUN ?= runs/demo
+
+.PHONY: demo test lint format install wheel clean
+
+demo: $(STAMP)
+	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)")
+	@echo "open $(RUN)/report.html in a browser"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+install: $(STAMP)
+
+wheel: $(STAMP)
+	$(BIN)/pip wheel --no-deps -w dist .
+
+# torch first and by its exact version: a range would let pip choose another build of it.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "codeshell needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"
+
+$(STAMP): $(VENV)/bin/python constraints.txt pyproject.toml $(SOURCES)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info codeshell/*.so

@@ -1,0 +1,60 @@
+"""`codeshell info`: what was built, what this machine has, which kernel serves which case."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+HELP = "what was built and what this machine has: version, CUDA, SIMD level, GPU, kernels"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: codeshell info --json"
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    facts = collect()
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    print(f"codeshell {facts['version']}")
+    print(f"  extension   built with {facts['compiler']}, {facts['cuda']}")
+    print(f"  SIMD        {facts['simd']} (of this processor: {facts['processor']})")
+    gpus = facts["gpus"]
+    for gpu in gpus:
+        memory = gpu["memory_bytes"] / 2**30
+        print(f"  GPU         {gpu['name']}, sm_{gpu['capability'][0]}{gpu['capability'][1]}, {memory:.0f} GiB")
+    if not gpus:
+        print("  GPU         none found (no driver, no device, or built without CUDA)")
+    for kernel in facts["kernels"]:
+        print(f"  {kernel['name']:<11} CPU: {kernel['cpu']}; CUDA: {kernel['cuda']}")
+    return 0
+
+
+def collect() -> dict[str, Any]:
+    """The facts as JSON-ready values; needs no torch."""
+    from codeshell import _C, __version__
+    from codeshell.pipeline import processor
+
+    return {
+        "version": __version__,
+        "compiler": _C.compiler,
+        "cuda_built": _C.cuda_built,
+        "cuda": f"with CUDA for sm_{_C.cuda_architectures}" if _C.cuda_built else "WITHOUT CUDA",
+        "simd": _C.simd_level(),
+        "processor": processor(),
+        "gpus": _C.gpu_devices(),
+        "kernels": KERNELS,
+    }
+
+
+KERNELS = [
+    {"name": "attention", "cpu": "torch scaled_dot_product_attention", "cuda": "torch scaled_dot_product_attention"},
+    {"name": "rotary", "cpu": "PyTorch", "cuda": "PyTorch"},
+    {"name": "adamw", "cpu": "torch fused AdamW", "cuda": "torch fused AdamW"},
+    {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},
+    {"name": "measures", "cpu": "C++", "cuda": "none"},
+]
+"""Which code serves each operation at this version."""

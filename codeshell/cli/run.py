@@ -1,0 +1,49 @@
+"""`codeshell run`: the main job."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "the main job: collect, filter, deduplicate, split, tokenize, train, evaluate, report; resumes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  codeshell run recipes/demo.toml -o runs/demo\n"
+        "  codeshell run recipes/demo.toml -o runs/mine --input ~/my/projects --set train.steps=500\n"
+        "Run the same command again to resume; what is done is not done again."
+    )
+    parser.add_argument("recipe", metavar="RECIPE.toml", help="the recipe; recipes/ has some to start from")
+    parser.add_argument("-o", "--output", metavar="DIR", help="the run's directory (default: runs/NAME-OF-THE-RECIPE)")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a directory, git checkout, Parquet or JSONL file to read, in place of the recipe's; may be repeated",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. train.steps=100"
+    )
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for the data (default: all cores)")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage, e.g. split")
+
+
+def main(args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from codeshell import pipeline, recipe
+    from codeshell.errors import UserError
+
+    overrides = list(args.set)
+    if args.input:
+        inputs = [str(Path(item).expanduser()) for item in args.input]
+        overrides.append("collect.inputs=" + json.dumps(inputs))
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
+    settings = recipe.load(args.recipe, overrides)
+    output = Path(args.output) if args.output else Path("runs") / Path(args.recipe).stem
+    pipeline.run(settings, output, workers=args.workers, until=args.until)
+    return 0

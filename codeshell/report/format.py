@@ -1,0 +1,103 @@
+"""Numbers, sizes, shares and durations as the report prints them, and text made safe to show."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+MISSING = "–"
+"""Shown where a run has no value."""
+
+_UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+
+
+def show_controls(text: str) -> str:
+    """Write control characters, bidirectional overrides and lone surrogates as `[U+202E]`.
+
+    None of them is visible, some are not allowed in UTF-8 or HTML, and the overrides can make code read as something
+    else (Boucher and Anderson, "Trojan Source", 2021). A page that shows foreign code has to show them.
+    """
+    return _UNSHOWABLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
+
+
+def number(value: Any) -> float | None:
+    """A finite float of any JSON number, else None (booleans are not numbers here)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def count(value: Any) -> str:
+    """A whole number with separators: `12,345`."""
+    amount = number(value)
+    return MISSING if amount is None else f"{round(amount):,}"
+
+
+def short_count(value: Any) -> str:
+    """A count in three digits: `7.69 B`, `3.28 M`, `412 k`."""
+    amount = number(value)
+    if amount is None:
+        return MISSING
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e4)):
+        if abs(amount) >= size:
+            return f"{_three(amount / (1e3 if unit == 'k' else size))} {unit}"
+    return f"{round(amount):,}"
+
+
+def size(value: Any) -> str:
+    """Bytes in decimal units: `63.2 MB`."""
+    amount = number(value)
+    if amount is None:
+        return MISSING
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(amount) >= scale:
+            return f"{_three(amount / scale)} {unit}"
+    return f"{round(amount)} B"
+
+
+def share(part: Any, whole: Any, digits: int = 1) -> str:
+    """`part / whole` in percent; a share below what the digits can show is `< 0.1 %`, not zero."""
+    above, below = number(part), number(whole)
+    if above is None or not below:
+        return MISSING
+    percent, least = 100 * above / below, 10.0**-digits
+    if 0 < percent < least / 2:
+        return f"< {least:.{digits}f} %"
+    return f"{percent:.{digits}f} %"
+
+
+def duration(seconds: Any) -> str:
+    """`840 ms`, `12.4 s`, `3 min 20 s`, `5 h 12 min`."""
+    amount = number(seconds)
+    if amount is None:
+        return MISSING
+    if amount < 1:
+        return f"{round(1000 * amount)} ms"
+    if amount < 60:
+        return f"{amount:.1f} s"
+    whole = round(amount)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plain(value: Any) -> str:
+    """Any number for a reader: integers with separators, floats in four significant digits."""
+    amount = number(value)
+    if amount is None:
+        return MISSING
+    if amount == round(amount) and abs(amount) < 1e15:
+        return f"{round(amount):,}"
+    return f"{amount:,.1f}" if abs(amount) >= 1000 else f"{amount:.4g}"
+
+
+def words(name: str) -> str:
+    """A key as words: `max_line_length` becomes `max line length`."""
+    return name.replace("_", " ").strip()
+
+
+def _three(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,168 @@
+"""The files of a run's directory, read tolerantly: what is absent is None or empty, what is large is streamed."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from codeshell.data.provenance import DROPPED
+from codeshell.data.shards import list_shards
+from codeshell.engine.files import read_json
+from codeshell.errors import UserError
+
+DIRECTORIES = {
+    "collect": "collect",
+    "filter": "filter",
+    "neardup": "neardup",
+    "split": "curated",
+    "tokenizer": "tokenizer",
+    "tokens": "tokens",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+"""Stage to directory, in the order of the pipeline."""
+
+Row = dict[str, Any]
+
+
+def statistics(run: Path) -> dict[str, dict[str, Any] | None]:
+    """Every stage's `stats.json`; None for a stage that is not done."""
+    return {stage: read_dict(run / directory / "stats.json") for stage, directory in DIRECTORIES.items()}
+
+
+def read_dict(path: Path) -> dict[str, Any] | None:
+    """A JSON object, None if there is no such file.
+
+    Raises:
+        UserError: the file is there and is no JSON object.
+    """
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object; delete it and run again")
+    return value
+
+
+def read_any(path: Path) -> Any:
+    """Any JSON value, None if there is no such file."""
+    return read_json(path) if path.exists() else None
+
+
+def log_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file. A line cut short by a kill is passed over."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def dropped_batches(run: Path, stage: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The drops of one stage, a bounded batch at a time."""
+    for path in list_shards(run / DIRECTORIES[stage], "dropped"):
+        try:
+            yield from pq.ParquetFile(path).iter_batches(batch_size=8192, columns=columns or DROPPED.names)
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise UserError(f"{path}: not a readable shard of drops ({error}); delete it and run again") from None
+
+
+def examples(run: Path, stage: str, each: int) -> dict[str, list[Row]]:
+    """A few drops of every rule, chosen by a hash of repository and path, so neither order nor shards matter."""
+    chosen: dict[str, list[tuple[int, Row]]] = {}
+    for batch in dropped_batches(run, stage):
+        for row in batch.to_pylist():
+            name = f"{row['repo']}\0{row['path']}"
+            rank = -int.from_bytes(md5(name.encode("utf-8", "replace"), usedforsecurity=False).digest()[:8])
+            heap = chosen.setdefault(str(row["rule"]), [])
+            if len(heap) < each:
+                heapq.heappush(heap, _Ranked((rank, row)))
+            elif rank > heap[0][0]:
+                heapq.heapreplace(heap, _Ranked((rank, row)))
+    return {rule: [row for _, row in sorted(heap, key=_order)] for rule, heap in chosen.items()}
+
+
+class _Ranked(tuple[int, Row]):
+    """Compares by rank alone: rows are dicts, which have no order."""
+
+    def __lt__(self, other: tuple[Any, ...]) -> bool:
+        return bool(self[0] < other[0])
+
+
+def _order(ranked: tuple[int, Row]) -> tuple[int, str]:
+    return -ranked[0], str(ranked[1]["path"])
+
+
+def cluster_sizes(run: Path, limit: int) -> tuple[list[tuple[str, int]], dict[int, int]]:
+    """The kept documents with the most near duplicates, and how many clusters have each number of drops.
+
+    Returns:
+        `limit` pairs (kept id, documents dropped for it), largest first, ties by id; and {drops: clusters}.
+    """
+    columns = [batch.column(0) for batch in dropped_batches(run, "neardup", ["kept_id"])]
+    if not columns:
+        return [], {}
+    counts = pc.value_counts(pa.chunked_array(columns))
+    ids, sizes = counts.field("values"), counts.field("counts")
+    histogram = {row["values"]: row["counts"] for row in pc.value_counts(sizes).to_pylist()}
+    table = pa.table({"id": ids, "size": sizes}).filter(pc.is_valid(ids))
+    order = pc.select_k_unstable(table, limit, [("size", "descending"), ("id", "ascending")])
+    return [(row["id"], row["size"]) for row in table.take(order).to_pylist()], histogram
+
+
+def members(run: Path, kept: Iterable[str], each: int) -> dict[str, list[Row]]:
+    """For every kept id, `each` of the drops it caused, those with the lowest ids (MD5 of the text, so a fair draw)."""
+    result: dict[str, list[Row]] = {identity: [] for identity in kept}
+    wanted = pa.array(list(result), pa.string())
+    for batch in dropped_batches(run, "neardup"):
+        for row in batch.filter(pc.is_in(batch.column("kept_id"), wanted)).to_pylist():
+            result[row["kept_id"]].append(row)
+    return {identity: sorted(rows, key=_identity)[:each] for identity, rows in result.items()}
+
+
+def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int) -> list[Row]:
+    """The first `limit` drops that name a kept document, in the order of `keys` (as for `pyarrow.compute`)."""
+    best: pa.Table | None = None
+    for batch in dropped_batches(run, stage):
+        table = pa.Table.from_batches([batch]).filter(pc.is_valid(batch.column("kept_id")))
+        table = table if best is None else pa.concat_tables([best, table])
+        best = table.take(pc.select_k_unstable(table, limit, keys))
+    return [] if best is None else best.to_pylist()
+
+
+def texts(run: Path, identities: set[str]) -> dict[str, str]:
+    """The texts of some documents: the id columns are scanned, and only row groups with a wanted id are read."""
+    found: dict[str, str] = {}
+    for path in list_shards(run / "collect", "documents"):
+        if len(found) == len(identities):
+            break
+        try:
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                wanted = pa.array(sorted(identities - found.keys()), pa.string())
+                mask = pc.is_in(file.read_row_group(group, columns=["id"])["id"], wanted)
+                if not pc.any(mask).as_py():
+                    continue
+                rows = file.read_row_group(group, columns=["id", "text"]).filter(mask)
+                for row in rows.to_pylist():
+                    found.setdefault(row["id"], row["text"])
+        except (pa.ArrowInvalid, OSError, KeyError) as error:
+            raise UserError(f"{path}: not a readable shard of documents ({error}); delete it and run again") from None
+    return found
+
+
+def _identity(row: Row) -> str:
+    return str(row["id"])

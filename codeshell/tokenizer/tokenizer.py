@@ -1,0 +1,408 @@
+"""A byte-level BPE tokenizer whose text side cannot produce a special token.
+
+Hugging Face `tokenizers` does the encoding. The encoder is built from the file's vocabulary, merges and pre-tokenizer
+alone: without the added tokens (which `tokenizers` would find inside the text), and without a post-processor,
+truncation, padding, dropout or unknown token, each of which would change what a text is turned into. Special tokens
+are placed by id, by the code that means them. Decoding is a table of bytes by id, so it is exact for every id list.
+
+A tokenizer whose vocabulary has no symbol for some byte (the released CodeShell tokenizer lacks 42 of 256) drops that
+byte; `missing_bytes` names them, `lost_bytes` counts them in a text, and the first text that loses one is warned of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import tokenizers
+
+from codeshell.engine.files import make_directory, write_json, write_text
+from codeshell.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+
+SPECIAL_TOKENS = (
+    END_OF_TEXT,
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<fim_pad>",
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+    "<jupyter_text>",
+    "<jupyter_code>",
+    "<jupyter_output>",
+    "<empty_output>",
+    "<commit_before>",
+    "<commit_msg>",
+    "<commit_after>",
+    "<reponame>",
+    "<|end|>",
+)
+"""In the order of the released tokenizer, where they are ids 70000 to 70019."""
+
+PAD_TO = 128
+"""The embedding of a model has a multiple of this many rows: whole tiles for the matrix units."""
+
+MODEL_MAX_LENGTH = 8192
+"""Context of the released model; Hugging Face tools warn about longer inputs."""
+
+
+def _byte_symbols() -> dict[str, int]:
+    """GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(plain)]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+BYTE_SYMBOLS = _byte_symbols()
+"""Byte of each of the 256 characters that byte-level vocabularies are written in."""
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        specials: id of each special token, in order of id.
+        vocab_size: one more than the highest id, special tokens included.
+        missing_bytes: bytes without a symbol in the vocabulary; `encode` cannot represent them.
+        hash: SHA-256 (hexadecimal) of everything that decides which ids a text gets, and of the special tokens.
+    """
+
+    def __init__(self, source: str, origin: str = "tokenizer") -> None:
+        """Build from the text of a `tokenizer.json`; `origin` names it in errors.
+
+        Raises:
+            UserError: not JSON, not byte-level BPE, or something in it makes encoding lossy or ambiguous.
+        """
+        tree = _parse(source, origin)
+        self._source = source
+        self.specials: dict[str, int] = dict(
+            sorted(((token["content"], token["id"]) for token in tree["added_tokens"]), key=lambda item: item[1])
+        )
+        _check_specials(self.specials, tree["model"], origin)
+        core = _encoding_core(tree, origin)
+        vocabulary: dict[str, int] = core["model"]["vocab"]
+        try:
+            self._encoder = tokenizers.Tokenizer.from_str(json.dumps(core))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f"{origin}: tokenizers cannot build it ({error}); give a valid tokenizer.json") from None
+        self.vocab_size = 1 + max([*vocabulary.values(), *self.specials.values()])
+        self.missing_bytes = bytes(sorted(byte for symbol, byte in BYTE_SYMBOLS.items() if symbol not in vocabulary))
+        self.hash = _hash(core, self.specials)
+        self._table = _byte_table(vocabulary, self.vocab_size)
+        self._special_names = {index: name for name, index in self.specials.items()}
+        self._warned = False
+
+    @staticmethod
+    def load(path: str | Path) -> Tokenizer:
+        """Read a `tokenizer.json`, or the one in a directory.
+
+        Raises:
+            UserError: no such file, or not a byte-level BPE tokenizer.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            source = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(
+                f"{file}: no such tokenizer; give a tokenizer.json, or a directory that holds one"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); give a readable tokenizer.json") from None
+        return Tokenizer(source, str(file))
+
+    def save(self, directory: str | Path) -> None:
+        """Write `tokenizer.json` and the two files that Hugging Face tools read beside it.
+
+        `tokenizer.json` comes last: where it is, the directory is complete. The declared class is the generic fast
+        tokenizer, because transformers' GPT2Tokenizer (which the released files declare) replaces the pre-tokenizer
+        by GPT-2's and so joins digits.
+        """
+        directory = make_directory(directory)
+        roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END_OF_TEXT)
+        names: dict[str, Any] = dict(roles) if END_OF_TEXT in self.specials else {}
+        names["additional_special_tokens"] = list(self.specials)
+        config = names | {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": MODEL_MAX_LENGTH,
+        }
+        write_json(directory / "special_tokens_map.json", names)
+        write_json(directory / "tokenizer_config.json", config)
+        write_text(directory / "tokenizer.json", self._source)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text: never a special one, nothing added in front or behind.
+
+        Raises:
+            ValueError: the text holds a lone surrogate, which has no UTF-8 form.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of every text, over the threads that `tokenizer_threads` allows."""
+        if self.missing_bytes and not self._warned:
+            lost = sum(map(self.lost_bytes, texts))
+            if lost:
+                self._warned = True
+                warnings.warn(
+                    f"the tokenizer has no symbol for {len(self.missing_bytes)} of the 256 bytes and drops them: "
+                    f"{lost} in this text (said once; Tokenizer.lost_bytes counts them)",
+                    stacklevel=2,
+                )
+        try:
+            encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:  # what tokenizers makes of a lone surrogate, as of anything that is not a string
+            for text in texts:
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
+            raise
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
+        """Text of an id list; bytes that are not UTF-8 become U+FFFD, and no space is ever tidied away.
+
+        Args:
+            ids: token ids.
+            specials: write special tokens out; False skips them.
+        """
+        return self._join(ids, specials).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of an id list; special tokens are skipped.
+
+        Raises:
+            ValueError: an id outside the vocabulary.
+        """
+        return self._join(ids, False)
+
+    def _join(self, ids: Iterable[int], specials: bool) -> bytes:
+        parts = []
+        for index in ids:
+            part = self._table[index] if 0 <= index < self.vocab_size else None
+            if part is None:
+                name = self._special_names.get(int(index))
+                if name is None:
+                    raise ValueError(f"ids: {index} is not in the vocabulary of {self.vocab_size} tokens")
+                part = name.encode() if specials else b""
+            parts.append(part)
+        return b"".join(parts)
+
+    def lost_bytes(self, text: str) -> int:
+        """How many bytes of a text `encode` drops; 0 unless `missing_bytes` is non-empty."""
+        if not self.missing_bytes:
+            return 0
+        data = text.encode("utf-8", errors="replace")
+        return len(data) - len(data.translate(None, self.missing_bytes))
+
+    def fim_prompt(self, prefix: str, suffix: str, mode: Literal["psm", "spm"] = "psm") -> list[int]:
+        """Ids that ask for the middle between two texts, in StarCoder's formats.
+
+        `psm` is `<fim_prefix>prefix<fim_suffix>suffix<fim_middle>`; `spm` (variant 2 of Bavarian et al. 2022) is
+        `<fim_prefix><fim_suffix>suffix<fim_middle>prefix`.
+        """
+        before, after = self.encode_batch([prefix, suffix])
+        if mode == "psm":
+            return [self.fim_prefix, *before, self.fim_suffix, *after, self.fim_middle]
+        if mode == "spm":
+            return [self.fim_prefix, self.fim_suffix, *after, self.fim_middle, *before]
+        raise ValueError(f"mode: {mode!r} is neither 'psm' nor 'spm'")
+
+    def special_id(self, name: str) -> int:
+        """Id of a special token; a `UserError` where this tokenizer has none of that name."""
+        try:
+            return self.specials[name]
+        except KeyError:
+            raise UserError(
+                f"{name}: the tokenizer has no such special token; use one trained by `codeshell tokenizer train`"
+            ) from None
+
+    @property
+    def eot(self) -> int:
+        return self.special_id(END_OF_TEXT)
+
+    @property
+    def fim_prefix(self) -> int:
+        return self.special_id("<fim_prefix>")
+
+    @property
+    def fim_middle(self) -> int:
+        return self.special_id("<fim_middle>")
+
+    @property
+    def fim_suffix(self) -> int:
+        return self.special_id("<fim_suffix>")
+
+    @property
+    def fim_pad(self) -> int:
+        return self.special_id("<fim_pad>")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of a model's embedding: `vocab_size` rounded up to a multiple of 128."""
+        return -(-self.vocab_size // PAD_TO) * PAD_TO
+
+    @cached_property
+    def base_vocab_size(self) -> int:
+        """Tokens that text can yield at most: the vocabulary without the special tokens."""
+        return sum(part is not None for part in self._table)
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[str]]:
+        return Tokenizer, (self._source,)
+
+
+@contextlib.contextmanager
+def tokenizer_threads(count: int) -> Iterator[None]:
+    """Let `tokenizers` use `count` threads inside the block.
+
+    One thread always holds. More than one is a request: the library makes its pool once a process, at the first
+    parallel call, so a second block with another number keeps the first one's pool.
+    """
+    names = {"TOKENIZERS_PARALLELISM": "true" if count > 1 else "false", "RAYON_NUM_THREADS": str(count)}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _parse(source: str, origin: str) -> dict[str, Any]:
+    """Check the parts of a `tokenizer.json` that everything below relies on."""
+    try:
+        tree: dict[str, Any] = json.loads(source)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{origin}: not valid JSON ({error}); give a tokenizer.json") from None
+    model: Any = tree.get("model") if type(tree) is dict else None
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or "merges" not in model:
+        raise UserError(f"{origin}: not a BPE tokenizer.json (no model with vocab and merges); give a byte-level BPE")
+    if model.get("type", "BPE") != "BPE" or not model["vocab"]:
+        raise UserError(f"{origin}: the model is {model.get('type')}, or empty; give a byte-level BPE tokenizer")
+    if any(not isinstance(index, int) or index < 0 for index in model["vocab"].values()):
+        raise UserError(f"{origin}: an id of the vocabulary is not a whole number from 0; give a valid tokenizer.json")
+    added = tree.setdefault("added_tokens", None) or []
+    if any(not isinstance(token, dict) or {"id", "content"} - set(token) for token in added):
+        raise UserError(f"{origin}: added_tokens without id or content; give a valid tokenizer.json")
+    tree["added_tokens"] = added
+    try:
+        model["merges"] = [_merge_pair(merge) for merge in model["merges"]]
+    except (TypeError, ValueError):
+        raise UserError(f"{origin}: a merge is not a pair of tokens; give a valid tokenizer.json") from None
+    return tree
+
+
+def _merge_pair(merge: str | list[str]) -> tuple[str, str]:
+    """A merge is `"a b"` in older files and `["a", "b"]` in newer ones."""
+    first, second = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return first, second
+
+
+def _check_specials(specials: dict[str, int], model: dict[str, Any], origin: str) -> None:
+    """Refuse a special token that a text could spell, and two tokens of one id."""
+    vocabulary = model["vocab"]
+    ids = [index for name, index in vocabulary.items() if name not in specials] + list(specials.values())
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{origin}: two tokens share an id; give a consistent tokenizer.json")
+    products = {first + second for first, second in model["merges"]}
+    for name, index in specials.items():
+        if name in products:
+            raise UserError(f"{origin}: its merges spell the special token {name}, so text could inject it; retrain it")
+        if vocabulary.get(name, index) != index:
+            raise UserError(f"{origin}: two ids for {name}; give a consistent tokenizer.json")
+
+
+def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+    """What decides the ids of a text, as a `tokenizer.json` without the rest, in one canonical form."""
+    model = tree["model"]
+    if tree.get("normalizer") is not None:
+        raise UserError(f"{origin}: has a normaliser, so text would not survive encoding; use a tokenizer without one")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise UserError(f"{origin}: marks subwords with affixes; give a byte-level BPE tokenizer")
+    specials = {token["content"] for token in tree["added_tokens"]}
+    steps = _pre_tokenizer_steps(tree.get("pre_tokenizer"), origin)
+    if sum(step["type"] == "ByteLevel" for step in steps) != 1:
+        raise UserError(f"{origin}: the pre-tokenizer is not byte-level; give a byte-level BPE tokenizer")
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": bool(model.get("ignore_merges", False)),
+            # Some files list special tokens in the vocabulary too; text must not find them there.
+            "vocab": {name: index for name, index in model["vocab"].items() if name not in specials},
+            "merges": model["merges"],
+        },
+    }
+
+
+def _pre_tokenizer_steps(tree: Any, origin: str) -> list[dict[str, Any]]:
+    """The pre-tokenizer as a flat list, reduced to the fields that change where text is cut."""
+    kind = tree.get("type") if isinstance(tree, dict) else None
+    if kind == "Sequence":
+        return [step for part in tree.get("pretokenizers", []) for step in _pre_tokenizer_steps(part, origin)]
+    if kind == "Digits":
+        return [{"type": kind, "individual_digits": bool(tree.get("individual_digits", False))}]
+    if kind == "ByteLevel" and not tree.get("add_prefix_space", True):
+        use_regex = bool(tree.get("use_regex", True))
+        return [{"type": kind, "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}]
+    if kind == "Split" and tree.get("behavior") != "Removed":
+        return [{"type": kind} | {name: tree.get(name) for name in ("pattern", "behavior", "invert")}]
+    raise UserError(
+        f"{origin}: pre-tokenizer {kind} adds, drops or changes text, so decoding would not give it back; "
+        "use a byte-level BPE tokenizer without add_prefix_space"
+    )
+
+
+def _hash(core: dict[str, Any], specials: dict[str, int]) -> str:
+    model = core["model"]
+    parts = {
+        "vocabulary": sorted((index, name) for name, index in model["vocab"].items()),
+        "merges": model["merges"],
+        "ignore_merges": model["ignore_merges"],
+        "pre_tokenizer": core["pre_tokenizer"]["pretokenizers"],
+        "specials": sorted((index, name) for name, index in specials.items()),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _byte_table(vocabulary: dict[str, int], size: int) -> list[bytes | None]:
+    """Bytes of each id; None where a text token is absent (special tokens and holes)."""
+    table: list[bytes | None] = [None] * size
+    for token, index in vocabulary.items():
+        try:
+            table[index] = bytes([BYTE_SYMBOLS[symbol] for symbol in token])
+        except KeyError:  # not written in the byte alphabet: stands for itself, as in the ByteLevel decoder
+            table[index] = token.encode()
+    return table

@@ -1,0 +1,48 @@
+"""What importing the package may cost, and which room may know which."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import codeshell", {"torch", "numpy", "pyarrow", "tokenizers", "codeshell._C"}),
+        ("import codeshell.cli, importlib; [importlib.import_module('codeshell.cli.' + n) for n in codeshell.cli.COMMANDS]",
+         {"torch", "numpy", "pyarrow", "tokenizers", "transformers"}),
+        ("import codeshell.engine, codeshell.recipe, codeshell.pipeline", {"torch", "pyarrow"}),
+        ("import codeshell.data.collect, codeshell.data.filter, codeshell.data.neardup, codeshell.data.split", {"torch"}),
+        ("import codeshell.dedup", {"torch"}),
+        ("import codeshell.tokenizer", {"torch", "transformers"}),
+        ("import codeshell.train, codeshell.evaluate, codeshell.report", {"torch"}),
+        ("import codeshell._C", {"torch", "numpy"}),
+    ],
+)  # fmt: skip
+def test_imports_stay_light(statement: str, forbidden: set[str]) -> None:
+    assert not modules_after(statement) & forbidden
+
+
+def test_every_public_room_loads_on_first_use() -> None:
+    import codeshell
+
+    for name in codeshell.__all__:
+        assert getattr(codeshell, name).__name__ == f"codeshell.{name}"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = codeshell.nonsense
+
+
+def test_extension_answers_without_a_driver() -> None:
+    from codeshell import _C
+
+    assert _C.simd_level() in {"scalar", "neon", "avx2", "avx512"}
+    assert isinstance(_C.gpu_devices(), list)

@@ -1,0 +1,75 @@
+"""The recipe: what is read is what is written, and what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codeshell import recipe
+from codeshell.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
+def test_shipped_recipes_load_and_survive_a_round_trip(path: Path, tmp_path: Path) -> None:
+    settings = recipe.load(path)
+    copy = tmp_path / "copy.toml"
+    copy.write_text(recipe.to_toml(settings))
+    assert recipe.load(copy) == settings
+
+
+def test_report_values_are_the_defaults() -> None:
+    defaults = recipe.Recipe()
+    assert (defaults.model.n_layer, defaults.model.n_embd, defaults.model.n_head) == (42, 4096, 32)
+    assert (defaults.train.lr, defaults.train.min_lr_ratio, defaults.train.warmup_steps) == (3e-4, 0.1, 1000)
+    assert [phase.context for phase in defaults.train.phases] == [2048, 8192]
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("train.stepz=3", "unknown key train.stepz; did you mean steps?"),
+        ("nonsense=1", "unknown key nonsense; known keys: name, seed"),
+        ("train.steps=1.5", "train.steps: expected int, got float"),
+        ("train.steps=0", "train.steps: expected int >= 1"),
+        ("split.test=2.0", "split.test: expected float <= 1.0"),
+        ("train.precision=fp8", "train.precision"),
+        ("train.phases=[{share=0.5,context=256}]", "shares add up to 0.5"),
+        ("train.phases=[{share=1.0,context=9000}]", "beyond model.n_positions 8192"),
+        ("train.phases=[{share=1.0,contexts=256}]", "did you mean context?"),
+        ("train.batch_tokens=1000", "not a multiple of the context 2048"),
+        ("near_dedup.threshold=0.0", "near_dedup.threshold"),
+        ("train", "write section.key=value"),
+        ("seed.x=1", "seed is a value, not a section"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, override: str, complaint: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("seed = 1\n")
+    with pytest.raises(UserError) as caught:
+        recipe.load(path, [override])
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such recipe"):
+        recipe.load(tmp_path / "none.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("a = = 1")
+    with pytest.raises(UserError, match="not valid TOML"):
+        recipe.load(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        recipe.load(broken)
+
+
+def test_override_takes_toml_values_and_bare_words(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("")
+    settings = recipe.load(path, ["train.precision=fp32", "rules.languages=['python']", "name=mine"])
+    assert settings.train.precision == "fp32"
+    assert settings.rules.languages == ("python",)
+    assert settings.name == "mine"

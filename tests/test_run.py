@@ -1,0 +1,192 @@
+"""The main job end to end on a small corpus: results, resuming after SIGKILL in every stage, changed settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+
+from codeshell.pipeline import STAGES
+
+RECIPE = """
+name = "small"
+seed = 7
+[collect]
+shard_bytes = 150_000
+[rules]
+language_floor = 0
+[split]
+valid = 0.1
+test = 0.15
+[tokenizer]
+vocab_size = 400
+[model]
+n_layer = 2
+n_embd = 32
+n_head = 4
+num_query_groups = 2
+n_positions = 128
+[train]
+steps = 10
+batch_tokens = 512
+phases = [{ share = 0.7, context = 64 }, { share = 0.3, context = 128 }]
+lr = 1e-3
+warmup_steps = 2
+valid_every = 5
+valid_tokens = 2_000
+checkpoint_every = 3
+threads = 1
+[evaluate]
+max_bytes = 4_000
+infill_lines = 6
+functions = 4
+max_new_tokens = 8
+position_sequences = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight packages of the standard library, one file twice and one nearly twice."""
+    root = tmp_path_factory.mktemp("corpus")
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    for name in ("json", "logging", "html", "urllib", "wsgiref", "concurrent", "dbm", "curses"):
+        shutil.copytree(stdlib / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    decoder = (root / "json" / "decoder.py").read_text()
+    (root / "wsgiref" / "exact_copy.py").write_text(decoder)
+    (root / "wsgiref" / "near_copy.py").write_text(decoder + "\n\nEXTRA = 1\n")
+    (root / "html" / "binary.py").write_bytes(b"\0\1\2")
+    return root
+
+
+def command(run: Path, corpus: Path, *more: str) -> list[str]:
+    recipe = run.parent / "recipe.toml"
+    recipe.write_text(RECIPE)
+    parts = [sys.executable, "-m", "codeshell", "run", str(recipe), "-o", str(run), "--input", str(corpus)]
+    return [*parts, "--workers", "1", *more]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def complete(run: Path, corpus: Path, *more: str) -> str:
+    result = subprocess.run(
+        command(run, corpus, *more), capture_output=True, text=True, env=environment(), timeout=110, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    complete(run, corpus)
+    return run
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics) == {stage.name for stage in STAGES}
+    for name in ("report.html", "timings.json", "run.json", "recipe.toml"):
+        assert (finished / name).stat().st_size > 0
+    for name in ("tokenizer/tokenizer.json", "model/model.safetensors", "model-starcoder2/model.safetensors"):
+        assert (finished / name).stat().st_size > 0
+    assert metrics["train"]["steps"] == 10
+    assert metrics["filter"]["dropped"]["exact_duplicate"]["documents"] >= 1
+    assert metrics["neardup"]["dropped"]["near_duplicate"]["documents"] >= 1
+    assert metrics["collect"]["dropped"]["binary"] >= 1
+
+
+def test_every_document_is_accounted_for(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    there = metrics["collect"]["documents"]
+    for stage in ("filter", "neardup", "split"):
+        stats = metrics[stage]
+        assert stats["in"]["documents"] == there
+        dropped = sum(entry["documents"] for entry in stats["dropped"].values())
+        assert stats["in"]["documents"] == stats["kept"]["documents"] + dropped
+        there = stats["kept"]["documents"]
+    assert there == sum(entry["documents"] for entry in metrics["tokens"].values() if "documents" in entry)
+
+
+def test_a_second_run_does_nothing_again(finished: Path, corpus: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.suffix in (".parquet", ".tokens")}
+    page = (finished / "report.html").stat().st_mtime_ns
+    log = complete(finished, corpus)
+    assert all(f"{stage.name}: done before" in log for stage in STAGES)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert page == (finished / "report.html").stat().st_mtime_ns
+
+
+def test_sigkill_in_every_stage_changes_nothing(finished: Path, corpus: Path, tmp_path: Path) -> None:
+    """One run, killed once inside each stage, then let finish, gives the metrics of the run nobody touched."""
+    run = tmp_path / "run"
+    killed = []
+    for stage in STAGES:
+        home = run / stage.directories[0]
+        process = subprocess.Popen(
+            command(run, corpus), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        )
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            # Inside the stage: it has written something of its own and has not ended.
+            begun = home.exists() and any(path.name != "key.json" for path in home.iterdir())
+            if begun or (home / "stats.json").exists():
+                break
+            time.sleep(0.002)
+        if not (home / "stats.json").exists():
+            killed.append(stage.name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert {"collect", "filter", "train"} <= set(killed)
+    complete(run, corpus)
+    assert (run / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+
+
+def test_workers_change_nothing(finished: Path, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    complete(run, corpus, "--workers", "2", "--until", "tokens")
+    assert not (run / "report.html").exists()
+    done = json.loads((run / "metrics.json").read_text())
+    whole = json.loads((finished / "metrics.json").read_text())
+    assert done == {name: whole[name] for name in done}
+    for path in sorted(run.rglob("*.parquet")) + sorted(run.rglob("*.tokens")):
+        assert path.read_bytes() == (finished / path.relative_to(run)).read_bytes(), path
+
+
+def test_changed_settings_redo_what_depends_on_them(finished: Path, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    scores = next(iter((run / "collect").glob("scores-*.parquet"))).stat().st_mtime_ns
+    log = complete(run, corpus, "--set", "near_dedup.threshold=0.9", "--until", "split")
+    assert "collect: done before" in log
+    assert "filter: done before" in log
+    assert "near_dedup.threshold was 0.7, is 0.9" in log
+    assert next(iter((run / "collect").glob("scores-*.parquet"))).stat().st_mtime_ns == scores
+    # The trained model cost hours on a real corpus: it is moved aside, not deleted.
+    assert (run / "model.old-1" / "model.safetensors").exists()
+    assert not (run / "model").exists()
+
+
+def test_an_empty_corpus_is_one_clear_line(corpus: Path, tmp_path: Path) -> None:
+    process = subprocess.run(
+        command(tmp_path / "run", corpus, "--set", "rules.language_floor=1000000000"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert process.returncode == 2
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("codeshell: error: ")
+    assert "language_floor" in last
+    assert not (tmp_path / "run" / "metrics.json").exists()
