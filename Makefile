@@ -46,6 +46,7 @@ $(VENV)/bin/python:
 
 $(STAMP): $(VENV)/bin/python constraints.txt pyproject.toml $(SOURCES)
 	$(BIN)/pip install -q -c constraints.txt -e .
+	@$(BIN)/codeshell info
 	@touch $@
 
 $(VENV)/.installed-dev: $(STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ class CMakeBuild(build_ext):
                 "-G",
                 "Ninja",
                 f"-DPython_EXECUTABLE={sys.executable}",
+                # Build isolation puts ninja and pybind11 into a new temporary place each time: never trust the cache.
+                f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DCODESHELL_CUDA={os.environ.get('CODESHELL_CUDA', 'auto')}",
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",

@@ -41,19 +41,34 @@ def find(run: Path, key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         key: an id or its beginning (8 digits or more), or the end of a path.
 
     Returns:
-        The documents that stayed (from `curated/`, without their text) and the drops, as dicts.
+        The documents that stayed (from `curated/`, without their text; of a run that did not get there, from its last
+        stage, with an empty `split`) and the drops, as dicts.
     """
     kept: list[dict[str, Any]] = []
-    for split in ("train", "valid", "test"):
-        for path in list_shards(run / "curated", split):
+    for directory, name in _last_kept(run):
+        for path in list_shards(directory, name):
             table = read_table(path, ["id", "repo", "path", "language", "bytes"])
-            kept += [row | {"split": split} for row in _matching(table, key)]
+            kept += [row | {"split": "" if name in ("kept", "documents") else name} for row in _matching(table, key)]
     dropped: list[dict[str, Any]] = []
     for stage in STAGES:
         directory = run / ("curated" if stage == "split" else stage)
         for path in list_shards(directory, "dropped"):
             dropped += _matching(read_table(path), key)
     return kept, dropped
+
+
+def _last_kept(run: Path) -> list[tuple[Path, str]]:
+    """Directories and shard names that hold what the last finished stage kept."""
+    stages = {
+        "curated": ("train", "valid", "test"),
+        "neardup": ("kept",),
+        "filter": ("kept",),
+        "collect": ("documents",),
+    }
+    for directory, names in stages.items():
+        if any(list_shards(run / directory, name) for name in names):
+            return [(run / directory, name) for name in names]
+    return []
 
 
 def _matching(table: pa.Table, key: str) -> list[dict[str, Any]]:

@@ -7,9 +7,11 @@ rows it drops with the reason (`provenance.DROPPED`); `read_kept` joins the rows
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,6 +48,10 @@ ROW_GROUP = 2048
 """Rows a group: about 16 MB of source files, so a reader holds little."""
 
 
+REPEATING = frozenset({"repo", "language", "stage", "rule", "generated", "kept_repo", "shard", "limit"})
+"""Columns that are written with a dictionary."""
+
+
 def document_id(data: bytes) -> str:
     """MD5 of the UTF-8 text, 32 hexadecimal digits."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -61,10 +67,45 @@ def list_shards(directory: Path, name: str) -> list[Path]:
     return sorted(directory.glob(f"{name}-[0-9][0-9][0-9][0-9][0-9].parquet"))
 
 
+class TableWriter:
+    """Writes one shard a row group at a time, so that only the group is in memory: whole or not at all.
+
+    `with TableWriter(path, DOCUMENTS) as writer: writer.write(table)`. The same tables give the same bytes.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema = path, schema
+
+    def __enter__(self) -> TableWriter:
+        names = set(self.schema.names)
+        with contextlib.ExitStack() as stack:
+            writer = pq.ParquetWriter(
+                stack.enter_context(atomic_path(self.path)),
+                self.schema,
+                compression="zstd",
+                compression_level=3,
+                # Texts and ids hardly repeat: a dictionary of them is hashing for nothing, and so are their extremes.
+                use_dictionary=sorted(names & REPEATING),
+                write_statistics=sorted(names - {"text"}),
+            )
+            self._writer = stack.enter_context(writer)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Append the rows, in groups of at most `ROW_GROUP`."""
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as one shard: whole or not at all, the same bytes for the same table."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+    with TableWriter(path, table.schema) as writer:
+        writer.write(table)
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: list[dict[str, object]]) -> None:

@@ -1,1 +1,13 @@
-"""ops."""
+"""The operations of the model: checked arguments, one meaning on every device.
+
+On the CPU an operation is a C++ kernel of `codeshell._C` where that serves the case, else a few lines of PyTorch.
+"""
+
+from __future__ import annotations
+
+from codeshell.ops.attention import attention, decode_attention, packed_attention
+from codeshell.ops.gelu import gelu
+from codeshell.ops.loss import linear_cross_entropy
+from codeshell.ops.rotary import rotary
+
+__all__ = ["attention", "decode_attention", "gelu", "linear_cross_entropy", "packed_attention", "rotary"]

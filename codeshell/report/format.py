@@ -94,9 +94,21 @@ def plain(value: Any) -> str:
     return f"{amount:,.1f}" if abs(amount) >= 1000 else f"{amount:.4g}"
 
 
-def words(name: str) -> str:
+def words(name: Any) -> str:
     """A key as words: `max_line_length` becomes `max line length`."""
-    return name.replace("_", " ").strip()
+    return cut(str(name).replace("_", " ").strip())
+
+
+def cut(text: Any, limit: int = 160) -> str:
+    """A name or value no longer than `limit`: its beginning and its end, with `…` for the middle.
+
+    Paths and languages of Parquet and JSONL inputs may have any length.
+    """
+    shown = str(text)
+    if len(shown) <= limit:
+        return shown
+    half = (limit - 1) // 2
+    return f"{shown[:half]}…{shown[-half:]}"
 
 
 def _three(value: float) -> str:

@@ -82,28 +82,24 @@ def dropped_batches(run: Path, stage: str, columns: list[str] | None = None) -> 
 
 def examples(run: Path, stage: str, each: int) -> dict[str, list[Row]]:
     """A few drops of every rule, chosen by a hash of repository and path, so neither order nor shards matter."""
-    chosen: dict[str, list[tuple[int, Row]]] = {}
+    chosen: dict[str, list[tuple[int, int, Row]]] = {}
+    seen = 0
     for batch in dropped_batches(run, stage):
         for row in batch.to_pylist():
-            name = f"{row['repo']}\0{row['path']}"
-            rank = -int.from_bytes(md5(name.encode("utf-8", "replace"), usedforsecurity=False).digest()[:8])
+            name = f"{row['repo']}\0{row['path']}".encode("utf-8", "replace")
+            rank = -int.from_bytes(md5(name, usedforsecurity=False).digest()[:8])
             heap = chosen.setdefault(str(row["rule"]), [])
+            seen += 1
+            # A min-heap of negated hashes keeps the lowest hashes; `seen` breaks ties, for rows have no order.
             if len(heap) < each:
-                heapq.heappush(heap, _Ranked((rank, row)))
-            elif rank > heap[0][0]:
-                heapq.heapreplace(heap, _Ranked((rank, row)))
-    return {rule: [row for _, row in sorted(heap, key=_order)] for rule, heap in chosen.items()}
+                heapq.heappush(heap, (rank, -seen, row))
+            else:
+                heapq.heappushpop(heap, (rank, -seen, row))
+    return {rule: [entry[2] for entry in sorted(heap, reverse=True, key=_order)] for rule, heap in chosen.items()}
 
 
-class _Ranked(tuple[int, Row]):
-    """Compares by rank alone: rows are dicts, which have no order."""
-
-    def __lt__(self, other: tuple[Any, ...]) -> bool:
-        return bool(self[0] < other[0])
-
-
-def _order(ranked: tuple[int, Row]) -> tuple[int, str]:
-    return -ranked[0], str(ranked[1]["path"])
+def _order(entry: tuple[int, int, Row]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def cluster_sizes(run: Path, limit: int) -> tuple[list[tuple[str, int]], dict[int, int]]:
@@ -134,13 +130,17 @@ def members(run: Path, kept: Iterable[str], each: int) -> dict[str, list[Row]]:
 
 
 def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int) -> list[Row]:
-    """The first `limit` drops that name a kept document, in the order of `keys` (as for `pyarrow.compute`)."""
+    """The first `limit` drops in the order of `keys` (as for `pyarrow.compute`), one for each kept document."""
     best: pa.Table | None = None
     for batch in dropped_batches(run, stage):
         table = pa.Table.from_batches([batch]).filter(pc.is_valid(batch.column("kept_id")))
         table = table if best is None else pa.concat_tables([best, table])
-        best = table.take(pc.select_k_unstable(table, limit, keys))
-    return [] if best is None else best.to_pylist()
+        # Some spare rows, because large clusters come several times; in a huge one fewer than `limit` may be left.
+        best = table.take(pc.select_k_unstable(table, 20 * limit, keys))
+    rows: dict[str, Row] = {}
+    for row in best.to_pylist() if best is not None else []:
+        rows.setdefault(row["kept_id"], row)
+    return list(rows.values())[:limit]
 
 
 def texts(run: Path, identities: set[str]) -> dict[str, str]:

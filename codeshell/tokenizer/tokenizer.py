@@ -52,6 +52,9 @@ SPECIAL_TOKENS = (
 )
 """In the order of the released tokenizer, where they are ids 70000 to 70019."""
 
+CHUNK_CHARACTERS = 1 << 21
+"""Text handed to `tokenizers` at a time (or one longer document): an encoding takes 30 times its text in memory."""
+
 PAD_TO = 128
 """The embedding of a model has a multiple of this many rows: whole tiles for the matrix units."""
 
@@ -165,15 +168,18 @@ class Tokenizer:
                     stacklevel=2,
                 )
         try:
-            encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [
+                encoding.ids
+                for chunk in _chunks(texts)
+                for encoding in self._encoder.encode_batch_fast(chunk, add_special_tokens=False)
+            ]
         except TypeError:  # what tokenizers makes of a lone surrogate, as of anything that is not a string
             for text in texts:
                 try:
-                    text.encode()
+                    str.encode(text)
                 except UnicodeEncodeError as error:
                     raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
             raise
-        return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
         """Text of an id list; bytes that are not UTF-8 become U+FFFD, and no space is ever tidied away.
@@ -285,6 +291,19 @@ def tokenizer_threads(count: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _parse(source: str, origin: str) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""`codeshell complete`: the text between a prefix and a suffix, or after a prefix."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from codeshell.errors import UserError
+
+HELP = "complete code: fill in the middle, or go on from a prefix"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model directory with its tokenizer")
+    parser.add_argument("--prefix", required=True, metavar="FILE", help="text before the gap; - is standard input")
+    parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0, the default, is the whole vocabulary")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--json", action="store_true", help="print an object with the completion and the settings")
+    parser.epilog = r"example: codeshell complete runs/demo/model --prefix before.py --suffix after.py --stop $'\n'"
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.prefix == "-" and args.suffix == "-":
+        raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
+    prefix = _text(args.prefix, "--prefix")
+    suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
+    if not args.model.is_dir():
+        raise UserError(
+            f"{args.model}: no such model directory; give one that holds config.json, weights and tokenizer.json"
+        )
+
+    from codeshell.model import CodeShellForCausalLM
+    from codeshell.model.generation import complete
+    from codeshell.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(args.model)
+    model = CodeShellForCausalLM.from_pretrained(args.model)
+    settings = {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "stop": args.stop,
+        "seed": args.seed,
+    }
+    try:
+        text = complete(model, tokenizer, prefix, suffix, **settings)
+    except ValueError as error:
+        raise UserError(f"complete: {error}") from None
+    if args.json:
+        print(json.dumps({"completion": text, **settings}, ensure_ascii=False))
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _text(source: str, option: str) -> str:
+    """A file, or standard input, as UTF-8 with its line ends untouched."""
+    try:
+        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{option} {source}: cannot be read ({error.strerror}); give a file or - for standard input"
+        ) from None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{option} {source}: not UTF-8 ({error.reason} at byte {error.start}); convert it first"
+        ) from None

@@ -1,0 +1,164 @@
+"""`codeshell eval`: bits per byte, infilling and functions of any saved model on any documents."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codeshell.evaluate.evaluation import Evaluation
+    from codeshell.recipe import Evaluate, Recipe
+
+HELP = "bits per byte, infilling and functions of a model on held-out documents, with intervals"
+TASKS = {"bpb": ("bits_per_byte",), "infill": ("infill",), "functions": ("functions",)}
+PARTS = ("bits_per_byte", "infill", "functions")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  codeshell eval all runs/demo\n"
+        "  codeshell eval bpb -m runs/demo/model --corpus documents.parquet --json bpb.json\n"
+        "A run directory gives the model, its held-out and training documents and the recipe's settings. With\n"
+        "--corpus any Parquet with a text column is read; --train adds the baselines that need training text.\n"
+        "Sample sizes: --set max_bytes=500000, infill_lines, functions, max_new_tokens."
+    )
+    parser.add_argument("task", choices=[*TASKS, "all"], help="what to measure")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="directory of a run")
+    parser.add_argument("-m", "--model", metavar="DIR", help="a saved model; its tokenizer lies beside it")
+    parser.add_argument("--tokenizer", metavar="PATH", help="another tokenizer than the model directory's")
+    parser.add_argument("--corpus", nargs="+", metavar="PATH", help="held-out documents: Parquet files or directories")
+    parser.add_argument("--train", nargs="+", metavar="PATH", help="training documents, for the baselines")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens of a window (default: n_positions)")
+    parser.add_argument(
+        "--after-eot",
+        action="store_true",
+        help="put <|endoftext|> before every document, for models trained on documents that see one another",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="chooses the tasks (default: 0, or the run's)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of [evaluate]")
+    parser.add_argument("--json", metavar="FILE", help="write the statistics here; - is standard output")
+
+
+def main(args: argparse.Namespace) -> int:
+    import json
+    import sys
+
+    from codeshell.engine.files import write_json
+    from codeshell.evaluate.claims import make_claims
+    from codeshell.evaluate.evaluation import NotRunError
+
+    evaluation = _prepare(args)
+    work = {
+        "bits_per_byte": evaluation.measure_compression,
+        "infill": evaluation.measure_infill,
+        "functions": evaluation.measure_functions,
+    }
+    wanted = TASKS.get(args.task, PARTS)
+    stats: dict[str, Any] = dict.fromkeys((*PARTS, "positions"))
+    reasons: dict[str, str] = {}
+    for part in wanted:
+        try:
+            value: Any = work[part]()
+        except NotRunError as reason:
+            reasons[part] = str(reason)
+        else:
+            stats[part] = value[0] if isinstance(value, tuple) else value
+    stats["not_run"] = reasons
+    stats["claims"] = make_claims(stats)
+    shown = {key: value for key, value in stats.items() if key in (*wanted, "not_run", "claims")}
+    if args.json == "-":
+        json.dump(shown, sys.stdout, indent=2, sort_keys=True)
+        print()
+        return 0
+    for claim in stats["claims"]:
+        print(claim)
+    if args.json:
+        write_json(args.json, shown)
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> Evaluation:
+    """Find model, tokenizer, documents and settings, from a run, from the options, or from both."""
+    from codeshell.errors import UserError
+    from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
+
+    run = Path(args.run) if args.run else None
+    if run is not None and not run.is_dir():
+        raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made")
+    if run is None and not (args.model and args.corpus):
+        raise UserError("eval: nothing to evaluate; give a run directory, or -m MODEL and --corpus FILES")
+    model_directory = Path(args.model) if args.model else Path(str(run)) / "model"
+    if not (model_directory / "config.json").is_file():
+        raise UserError(f"{model_directory}: no config.json there; give the directory of a saved model")
+    if args.context is not None and args.context < 1:
+        raise UserError(f"--context {args.context}: give 1 token or more")
+    held_out = Corpus(find_parquet(args.corpus) if args.corpus else split_paths(Path(str(run)), "test"))
+    if not len(held_out):
+        where = ", ".join(args.corpus) if args.corpus else f"{run}/curated"
+        raise UserError(f"{where}: no held-out documents; give some with --corpus")
+    train = None
+    if args.train:
+        train = Corpus(find_parquet(args.train))
+    elif run is not None and not args.corpus:
+        train = Corpus(split_paths(run, "train"))
+
+    from codeshell.evaluate.evaluation import Evaluation, load_model
+    from codeshell.tokenizer import Tokenizer
+
+    recipe = _recipe(run)
+    tokenizer = Tokenizer.load(args.tokenizer or model_directory)
+    model = load_model(model_directory)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"{args.tokenizer or model_directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has "
+            f"{model.config.vocab_size} rows; give the model's own tokenizer"
+        )
+    if args.context is not None and args.context > model.config.n_positions:
+        raise UserError(
+            f"--context {args.context}: the model has {model.config.n_positions} positions; give that or fewer"
+        )
+    trained = max(phase.context for phase in recipe.train.phases) if run is not None else model.config.n_positions
+    after_eot = args.after_eot or (run is not None and recipe.train.document_attention == "all")
+    return Evaluation(
+        model,
+        tokenizer,
+        held_out,
+        train,
+        _settings(recipe.evaluate, args.set),
+        seed=recipe.seed if args.seed is None else args.seed,
+        context=args.context or trained,
+        start="eot" if after_eot else "none",
+    )
+
+
+def _recipe(run: Path | None) -> Recipe:
+    from codeshell import recipe
+    from codeshell.errors import UserError
+
+    if run is None:
+        return recipe.Recipe()
+    path = run / "recipe.toml"
+    if not path.is_file():
+        raise UserError(f"{path}: not there, so the run's settings are unknown; give -m and --corpus instead")
+    return recipe.load(path)
+
+
+def _settings(settings: Evaluate, changes: list[str]) -> Evaluate:
+    """Apply `--set key=value` to the section, through the recipe's own checks."""
+    import tomllib
+
+    from codeshell import recipe
+    from codeshell.errors import UserError
+
+    tree = recipe.to_tree(settings)
+    for change in changes:
+        key, equals, text = change.partition("=")
+        try:
+            tree[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            equals = ""
+        if not equals:
+            raise UserError(f"--set {change}: write key=value, for example max_bytes=500000")
+    return recipe.from_tree({"evaluate": tree}, "--set").evaluate

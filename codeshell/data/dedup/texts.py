@@ -1,0 +1,62 @@
+"""Texts as the C++ takes them: one buffer of UTF-8 bytes and int64 offsets, taken from Arrow without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Texts: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
+"""What the functions of this package take as texts."""
+
+
+class TextBuffers(NamedTuple):
+    """Text i is `data[offsets[i]:offsets[i + 1]]`."""
+
+    data: memoryview | bytes
+    offsets: NDArray[np.int64]
+    """(texts + 1,)."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def text_buffers(texts: Texts) -> Iterator[TextBuffers]:
+    """Yield the buffers of the texts, one piece for each Arrow chunk (a list is one piece).
+
+    `large_string` arrays are used where they lie; other string types are converted by Arrow.
+
+    Raises:
+        ValueError: an element is null or not a string.
+    """
+    if isinstance(texts, pa.ChunkedArray):
+        for chunk in texts.chunks:
+            yield _array_buffers(chunk)
+    elif isinstance(texts, pa.Array):
+        yield _array_buffers(texts)
+    elif isinstance(texts, str):
+        raise ValueError("texts: a single str; give a sequence of texts")
+    else:
+        try:
+            array = pa.array(texts, pa.large_string())
+        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"texts: not all are valid Unicode strings ({error})") from None
+        yield _array_buffers(array)
+
+
+def _array_buffers(array: pa.Array) -> TextBuffers:
+    if array.null_count:
+        raise ValueError(f"texts: {array.null_count} of {len(array)} are null; drop or fill them")
+    if array.type != pa.large_string():
+        value = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+        if value not in (pa.string(), pa.large_string(), pa.string_view()):
+            raise ValueError(f"texts: Arrow type {array.type} is not a string type")
+        array = array.cast(pa.large_string())
+    _, offsets, data = array.buffers()
+    if offsets is None or offsets.size == 0:
+        return TextBuffers(b"", np.zeros(1, np.int64))
+    view = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return TextBuffers(b"" if data is None else memoryview(data), view)

@@ -1,0 +1,267 @@
+"""Train, valid and test by repository, as a stage: `neardup/kept-*` to `curated/`.
+
+A repository is in one split as a whole: files of one project share names, idioms and copied lines. Repositories are
+taken in the order of a hash of (seed, name): first test is filled up to its share of the bytes, then valid, leaving out
+repositories that are larger than what is still missing; the others train. Where nothing fits, a split gets the smallest
+repository, so it is never empty.
+
+Then the leak is measured: the exact highest Jaccard of every held-out document with all training documents, through an
+inverted index over the held-out shingles, without sampling. A held-out document that reaches the deduplication
+threshold is dropped. The held-out texts are in memory for this, the training ones pass by a row group at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from codeshell import _C
+from codeshell.data.dedup import text_buffers
+from codeshell.data.neardup import dropped_rows
+from codeshell.data.shards import DOCUMENTS, KEPT, list_shards, read_kept, read_table, shard_path, write_table
+from codeshell.data.totals import by_language, totals
+from codeshell.engine import Engine, map_shards
+from codeshell.engine.files import make_directory
+from codeshell.engine.progress import Progress
+from codeshell.errors import UserError
+from codeshell.recipe import Recipe, Split
+
+HELD_OUT = ("test", "valid")
+"""In the order in which they are filled."""
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """One training shard to write: rows of some kept files, in order."""
+
+    collect: Path
+    output: Path
+    sources: list[tuple[Path, NDArray[np.int64]]]
+
+
+def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+    """Run the stage in the run `directory`; see docs/run-directory.md for files and statistics.
+
+    Raises:
+        UserError: no document is left, the shares leave nothing to train on, there are fewer repositories than splits,
+            or every held-out document resembles a training one.
+    """
+    output = make_directory(directory / "curated")
+    sources = list_shards(directory / "neardup", "kept")
+    corpus = _read_corpus(sources)
+    if corpus.num_rows == 0:
+        raise UserError(f"{directory / 'neardup'}: no document is left to train on; loosen the rules or add inputs")
+    splits = _split_column(corpus, recipe.split, recipe.seed)
+    is_train = pc.equal(splits, "train")
+    train = corpus.filter(is_train)
+    held = _read_rows(directory / "collect", sources, corpus.filter(pc.invert(is_train)))
+    held = held.append_column("split", splits.filter(pc.invert(is_train)))
+
+    threshold = recipe.near_dedup.threshold
+    match, jaccard = _max_jaccard(recipe, directory / "collect", sources, train, held, engine)
+    leaks = jaccard >= threshold
+    kept = held.filter(pa.array(~leaks))
+    leak = {
+        "before": _leak(held["split"], jaccard, threshold),
+        # The training documents are the same, so the remaining ones keep their maxima: no second pass.
+        "after": _leak(kept["split"], jaccard[~leaks], threshold),
+    }
+    _require_documents(kept["split"], recipe.split)
+
+    tasks = [
+        WriteTask(directory / "collect", shard_path(output, "train", index), _by_source(sources, rows))
+        for index, rows in enumerate(_cut(train, recipe.collect.shard_bytes))
+    ]
+    map_shards(engine, output, "write", write_shard, tasks)
+    for name in HELD_OUT:
+        rows = kept.filter(pc.equal(kept["split"], name)).select(DOCUMENTS.names)
+        for index, part in enumerate(_cut(rows, recipe.collect.shard_bytes)):
+            write_table(shard_path(output, name, index), part)
+    dropped = held.filter(pa.array(leaks))
+    names = train.take(pa.array(match[leaks]))
+    rows = dropped_rows(dropped, "split", "near_duplicate_of_train", jaccard[leaks], threshold, names)
+    write_table(shard_path(output, "dropped", 0), rows)
+    return _statistics(corpus, train, kept, dropped, leak)
+
+
+def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
+    """The split of every repository: `{repo: "train" | "valid" | "test"}`.
+
+    Args:
+        sizes: bytes by repository.
+        shares: of the bytes; a share of 0 leaves that split out.
+        seed: of the order.
+
+    Raises:
+        UserError: the shares add up to 1 or more, or there are not enough repositories to have one in every split.
+    """
+    wanted = [name for name in HELD_OUT if getattr(shares, name) > 0]
+    if shares.valid + shares.test >= 1.0:
+        raise UserError(
+            f"split: valid {shares.valid:g} and test {shares.test:g} leave nothing to train on; "
+            "make them add up to less than 1"
+        )
+    if len(sizes) < len(wanted) + 1:
+        have = f"only one repository ({next(iter(sizes))})" if len(sizes) == 1 else f"only {len(sizes)} repositories"
+        raise UserError(
+            f"split: {have} for train and {' and '.join(sorted(wanted))}; add inputs, or turn splits off with "
+            f"{' and '.join(f'split.{name}=0' for name in sorted(wanted))}"
+        )
+    order = sorted(sizes, key=lambda repo: (hashlib.sha256(f"split\0{seed}\0{repo}".encode()).digest(), repo))
+    splits = dict.fromkeys(sizes, "train")
+    total = sum(sizes.values())
+    for position, name in enumerate(wanted):
+        budget = getattr(shares, name) * total
+        rest = [repo for repo in order if splits[repo] == "train"]
+        spare = len(rest) - (len(wanted) - position)  # leave one for train and one for each split still to come
+        chosen: list[str] = []
+        for repo in rest:
+            if len(chosen) < spare and sizes[repo] <= budget:
+                chosen.append(repo)
+                budget -= sizes[repo]
+        for repo in chosen or [min(rest, key=sizes.__getitem__)]:
+            splits[repo] = name
+    return splits
+
+
+def write_shard(task: WriteTask) -> dict[str, Any]:
+    """Write one training shard of schema `DOCUMENTS`."""
+    parts = [DOCUMENTS.empty_table()]
+    for kept, rows in task.sources:
+        parts += [table.take(pa.array(within)) for table, within in _tables(task.collect, kept, rows)]
+    table = pa.concat_tables([part.select(DOCUMENTS.names).cast(DOCUMENTS) for part in parts])
+    write_table(task.output, table)
+    return totals(table)
+
+
+def _read_corpus(sources: list[Path]) -> pa.Table:
+    """The rows of all kept files (no texts), with `source` (the file's number) and `row_in_source`."""
+    parts = [KEPT.append(pa.field("source", pa.int64())).append(pa.field("row_in_source", pa.int64())).empty_table()]
+    for number, path in enumerate(sources):
+        rows = read_table(path).select(KEPT.names).cast(KEPT)
+        rows = rows.append_column("source", pa.array(np.full(rows.num_rows, number, np.int64)))
+        parts.append(rows.append_column("row_in_source", pa.array(np.arange(rows.num_rows, dtype=np.int64))))
+    return pa.concat_tables(parts)
+
+
+def _split_column(corpus: pa.Table, shares: Split, seed: int) -> pa.Array:
+    groups = corpus.group_by("repo").aggregate([("bytes", "sum")])
+    repos = groups["repo"].to_pylist()
+    splits = assign(dict(zip(repos, groups["bytes_sum"].to_pylist(), strict=True)), shares, seed)
+    index = pc.index_in(corpus["repo"], value_set=pa.array(repos)).combine_chunks()
+    return pa.array([splits[repo] for repo in repos]).take(index)
+
+
+def _by_source(sources: list[Path], rows: pa.Table) -> list[tuple[Path, NDArray[np.int64]]]:
+    """Rows of the corpus as (kept file, rows in it); both ascending."""
+    source, row = rows["source"].to_numpy(), rows["row_in_source"].to_numpy()
+    _, starts = np.unique(source, return_index=True)
+    return [(sources[source[a]], row[a:b]) for a, b in pairwise([*starts.tolist(), len(row)])]
+
+
+def _tables(collect: Path, kept: Path, rows: NDArray[np.int64]) -> Iterator[tuple[pa.Table, NDArray[np.int64]]]:
+    """Yield the documents of a kept file a row group at a time, and which of its rows are among `rows`."""
+    first = 0
+    for table in read_kept(collect, kept):
+        inside = rows[(rows >= first) & (rows < first + table.num_rows)]
+        if len(inside):
+            yield table, inside - first
+        first += table.num_rows
+
+
+def _read_rows(collect: Path, sources: list[Path], rows: pa.Table) -> pa.Table:
+    parts = [DOCUMENTS.empty_table()]
+    for kept, inside in _by_source(sources, rows):
+        parts += [
+            table.select(DOCUMENTS.names).cast(DOCUMENTS).take(pa.array(within))
+            for table, within in _tables(collect, kept, inside)
+        ]
+    return pa.concat_tables(parts)
+
+
+def _max_jaccard(
+    recipe: Recipe, collect: Path, sources: list[Path], train: pa.Table, held: pa.Table, engine: Engine
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """By held-out document: the row of `train` of highest Jaccard (-1: none shares a shingle), and that Jaccard."""
+    if held.num_rows == 0:
+        return np.empty(0, np.int64), np.empty(0, np.float64)
+    (piece,) = text_buffers(held["text"].combine_chunks())
+    overlap = _C.DedupOverlap(piece.data, piece.offsets, recipe.near_dedup.ngram)
+    by_source = _by_source(sources, train)
+    with Progress("split: leak", total=len(by_source), unit="shards") as progress:
+        for kept, rows in by_source:
+            for table, within in _tables(collect, kept, rows):
+                for texts in text_buffers(table["text"].take(pa.array(within))):
+                    overlap.compare(texts.data, texts.offsets, engine.workers)
+            progress.advance(1)
+    return overlap.best()
+
+
+def _leak(splits: pa.ChunkedArray, jaccard: NDArray[np.float64], threshold: float) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {}
+    for name in HELD_OUT:
+        values = jaccard[pc.equal(splits, name).to_numpy()]
+        count = max(len(values), 1)
+        result[name] = {
+            "documents": int((values >= threshold).sum()),
+            "share": float((values >= threshold).sum() / count),
+            "share_at_half": float((values >= 0.5).sum() / count),
+            "max_jaccard": float(values.max(initial=0.0)),
+        }
+    return result
+
+
+def _require_documents(splits: pa.ChunkedArray, shares: Split) -> None:
+    for name in HELD_OUT:
+        if getattr(shares, name) > 0 and pc.sum(pc.equal(splits, name)).as_py() in (None, 0):
+            raise UserError(
+                f"split.{name}: every held-out document resembles a training one; enable near_dedup, add inputs, "
+                f"or set split.{name}=0"
+            )
+
+
+def _cut(rows: pa.Table, shard_bytes: int) -> list[pa.Table]:
+    """Consecutive rows as shards of about `shard_bytes` of text each, at least one document."""
+    if rows.num_rows == 0:
+        return []
+    ends = np.cumsum(rows["bytes"].to_numpy())
+    _, starts = np.unique((ends - 1) // shard_bytes, return_index=True)
+    bounds = [*starts.tolist(), rows.num_rows]
+    return [rows.slice(first, last - first) for first, last in pairwise(bounds)]
+
+
+def _statistics(
+    corpus: pa.Table, train: pa.Table, held: pa.Table, dropped: pa.Table, leak: dict[str, Any]
+) -> dict[str, Any]:
+    columns = ["repo", "language", "bytes"]
+    splits = {"train": train.select(columns)}
+    splits |= {name: held.filter(pc.equal(held["split"], name)).select(columns) for name in HELD_OUT}
+    kept = pa.concat_tables(splits.values())
+    assert kept.num_rows + dropped.num_rows == corpus.num_rows
+    summary = {name: totals(rows) | {"repos": pc.count_distinct(rows["repo"]).as_py()} for name, rows in splits.items()}
+    sizes = ", ".join(f"{name} {entry['documents']:,}" for name, entry in summary.items())
+    before, after = (
+        ", ".join(f"{name} {entry['documents']} (max {entry['max_jaccard']:.2f})" for name, entry in leak[when].items())
+        for when in ("before", "after")
+    )
+    print(
+        f"split: documents {sizes}; held-out near duplicates of train: before {before}, after {after}", file=sys.stderr
+    )
+    return {
+        "in": totals(corpus),
+        "kept": totals(kept),
+        "dropped": {"near_duplicate_of_train": totals(dropped)},
+        "by_language": by_language(kept),
+        "splits": summary,
+        "leak": leak,
+    }

@@ -1,0 +1,387 @@
+"""Token shards: the tokens of many documents in one memory-mapped file, and several such files as one corpus.
+
+    header      256 bytes, see `HEADER`; the rest of the 256 is zero
+    tokens      uint16, or uint32 where the vocabulary exceeds 65,536; zeros up to a multiple of 8 bytes
+    boundaries  uint64 x (documents + 1): document i is tokens[boundaries[i] : boundaries[i + 1]]
+    ids         16 bytes x documents: the MD5 that is the document's id
+    lengths     uint64 x documents: bytes of the document's text in UTF-8
+
+Every number is little-endian. The header has a CRC-32 of its own, checked whenever a shard is opened, together with
+the file's size and the place of each section, so a shard cut short, of another kind or of another version is refused
+at once. `verify` reads the whole file against the second CRC-32 (4 GB/s with zlib here; BLAKE2b gave 0.8). The file
+keeps the hash of its tokenizer: tokens of one tokenizer are never read with another. No end-of-text is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import sys
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from codeshell.engine.files import atomic_path
+from codeshell.errors import UserError
+
+MAGIC = b"\x89CSTOK\r\n"
+"""A byte that is not ASCII and a line end, as in PNG: a file that went through a text conversion is recognised."""
+
+VERSION = 1
+BYTE_ORDER = 0x0A0B0C0D
+HEADER = struct.Struct("<8s I I I I 3Q 32s 5Q I")
+"""Magic; version, byte order, bytes a token, zero; vocabulary, documents, tokens; SHA-256 of the tokenizer; where
+tokens, boundaries, ids and lengths begin, size of the file; CRC-32 of everything behind the header. The CRC-32 of the
+256 bytes before their last 4 is in those last 4."""
+
+HEADER_BYTES = 256
+MAPPED_SHARDS = 128
+"""Shards a corpus keeps mapped at once; each holds a file descriptor, and 1024 is a common limit."""
+
+_REMEDY = "delete it and run the tokens stage again"
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The unsigned type that a shard stores ids below `vocab_size` in."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+def _sections(n_documents: int, n_tokens: int, token_bytes: int) -> tuple[int, int, int, int, int]:
+    """Where tokens, boundaries, ids and lengths begin, and the size of the file."""
+    boundaries = HEADER_BYTES + -(-n_tokens * token_bytes // 8) * 8
+    ids = boundaries + 8 * (n_documents + 1)
+    lengths = ids + 16 * n_documents
+    return HEADER_BYTES, boundaries, ids, lengths, lengths + 8 * n_documents
+
+
+class TokenShardWriter:
+    """Writes one shard: `with TokenShardWriter(path, vocab_size=…, tokenizer_hash=…) as shard: shard.add(…)`.
+
+    The file appears whole when the block ends well, and not at all when it does not. Tokens go to the disk as they
+    come; 32 bytes a document stay in memory.
+    """
+
+    def __init__(self, path: str | Path, *, vocab_size: int, tokenizer_hash: str) -> None:
+        if not 0 < vocab_size <= 1 << 32:
+            raise ValueError(f"vocab_size: {vocab_size} is not between 1 and 2^32")
+        self._hash = bytes.fromhex(tokenizer_hash)
+        if len(self._hash) != 32:
+            raise ValueError(f"tokenizer_hash: {tokenizer_hash!r} is not a SHA-256 in hexadecimal")
+        self.path = Path(path)
+        self.vocab_size = vocab_size
+        self.dtype = token_dtype(vocab_size)
+        self.n_tokens = 0
+        self._ends = [0]
+        self._ids = bytearray()
+        self._lengths: list[int] = []
+        self._crc = 0
+        self._stack = contextlib.ExitStack()
+        self._file: BinaryIO | None = None
+
+    @property
+    def n_documents(self) -> int:
+        return len(self._lengths)
+
+    def add(self, doc_id: str, tokens: Sequence[int] | npt.NDArray[Any], n_bytes: int) -> None:
+        """Append a document.
+
+        Args:
+            doc_id: MD5 of its text, 32 hexadecimal digits.
+            tokens: its ids, each below `vocab_size`; may be empty.
+            n_bytes: length of its text in UTF-8.
+        """
+        if self._file is None:
+            raise RuntimeError("TokenShardWriter: add documents inside its with block")
+        key = bytes.fromhex(doc_id)
+        if len(key) != 16:
+            raise ValueError(f"doc_id: {doc_id!r} is not an MD5 in hexadecimal")
+        if not 0 <= n_bytes < 1 << 64:
+            raise ValueError(f"n_bytes: {n_bytes} is not a size")
+        array = np.asarray(tokens, dtype=np.int64)
+        if array.ndim != 1:
+            raise ValueError(f"tokens: shape {array.shape}, expected one dimension")
+        if array.size and (int(array.min()) < 0 or int(array.max()) >= self.vocab_size):
+            raise ValueError(f"tokens: an id is outside the vocabulary of {self.vocab_size}")
+        self._write(array.astype(self.dtype).tobytes())
+        self.n_tokens += array.size
+        self._ends.append(self.n_tokens)
+        self._ids += key
+        self._lengths.append(n_bytes)
+
+    def _write(self, data: bytes | bytearray) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        sections = _sections(self.n_documents, self.n_tokens, self.dtype.itemsize)
+        self._write(b"\0" * (sections[1] - HEADER_BYTES - self.n_tokens * self.dtype.itemsize))
+        self._write(np.array(self._ends, dtype="<u8").tobytes())
+        self._write(self._ids)
+        self._write(np.array(self._lengths, dtype="<u8").tobytes())
+        fields = HEADER.pack(
+            MAGIC,
+            VERSION,
+            BYTE_ORDER,
+            self.dtype.itemsize,
+            0,
+            self.vocab_size,
+            self.n_documents,
+            self.n_tokens,
+            self._hash,
+            *sections,
+            self._crc,
+        ).ljust(HEADER_BYTES - 4, b"\0")
+        self._file.seek(0)
+        self._file.write(fields + struct.pack("<I", zlib.crc32(fields)))
+        self._file.close()
+
+    def __enter__(self) -> TokenShardWriter:
+        temporary = self._stack.enter_context(atomic_path(self.path))
+        try:
+            self._file = self._stack.enter_context(open(temporary, "wb", buffering=1 << 20))
+            self._file.write(b"\0" * HEADER_BYTES)
+        except BaseException:
+            if not self._stack.__exit__(*sys.exc_info()):
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except BaseException:
+            if not self._stack.__exit__(*sys.exc_info()):
+                raise
+        else:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            self._file = None
+
+
+class TokenShard:
+    """One shard, mapped read-only on first use.
+
+    Args:
+        path: the file.
+        tokenizer_hash: refuse a shard of another tokenizer.
+        verify: check the whole file's checksum now, not only the header's.
+
+    Raises:
+        UserError: missing, cut short, foreign, of another version, damaged, or of another tokenizer.
+
+    Attributes:
+        n_documents, n_tokens, vocab_size: counts.
+        dtype: of the tokens, uint16 or uint32.
+        tokenizer_hash: SHA-256 in hexadecimal.
+    """
+
+    def __init__(self, path: str | Path, *, tokenizer_hash: str | None = None, verify: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                head = file.read(HEADER_BYTES)
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such token shard; run the tokens stage first") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); give a readable token shard") from None
+        self._read_header(head, size)
+        if tokenizer_hash is not None and tokenizer_hash != self.tokenizer_hash:
+            raise UserError(
+                f"{self.path}: made with tokenizer {self.tokenizer_hash[:12]}, not {tokenizer_hash[:12]}; "
+                "run the tokens stage again with this tokenizer, or use the one it was made with"
+            )
+        self._map: tuple[npt.NDArray[Any], ...] | None = None
+        if verify:
+            self.verify()
+
+    def _read_header(self, head: bytes, size: int) -> None:
+        if head[:8] != MAGIC[: len(head)] or not head:
+            raise UserError(f"{self.path}: not a token shard of codeshell; {_REMEDY}")
+        if len(head) < HEADER_BYTES:
+            raise UserError(f"{self.path}: cut short at {size} bytes, within its header; {_REMEDY}")
+        # The version comes before the checksum, so that a later format may move everything behind it.
+        version = struct.unpack_from("<I", head, 8)[0]
+        if version != VERSION:
+            raise UserError(f"{self.path}: token shard version {version}, this codeshell reads {VERSION}; {_REMEDY}")
+        if struct.unpack_from("<I", head, HEADER_BYTES - 4)[0] != zlib.crc32(head[: HEADER_BYTES - 4]):
+            raise UserError(f"{self.path}: its header is damaged (checksum); {_REMEDY}")
+        fields = HEADER.unpack_from(head)
+        order, token_bytes = fields[2:4]
+        self.vocab_size: int = fields[5]
+        self.n_documents: int = fields[6]
+        self.n_tokens: int = fields[7]
+        self.tokenizer_hash: str = fields[8].hex()
+        self._sections: tuple[int, ...] = fields[9:14]
+        self._crc: int = fields[14]
+        self.dtype = token_dtype(self.vocab_size)
+        consistent = _sections(self.n_documents, self.n_tokens, token_bytes)
+        if order != BYTE_ORDER or token_bytes != self.dtype.itemsize or self._sections != consistent:
+            raise UserError(f"{self.path}: its header contradicts itself; {_REMEDY}")
+        if size != self._sections[4]:
+            problem = "cut short" if size < self._sections[4] else "too long"
+            raise UserError(f"{self.path}: {problem}, {size} bytes where {self._sections[4]} belong; {_REMEDY}")
+
+    def _mapped(self) -> tuple[npt.NDArray[Any], ...]:
+        """Tokens, boundaries, ids and lengths as read-only views of the file."""
+        if self._map is None:
+            try:
+                with open(self.path, "rb") as file:
+                    data = mmap.mmap(file.fileno(), self._sections[4], access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.path}: changed or gone since it was opened ({error}); {_REMEDY}") from None
+            tokens, boundaries, ids, lengths, _ = self._sections
+            views = (
+                np.frombuffer(data, self.dtype, self.n_tokens, tokens),
+                np.frombuffer(data, "<u8", self.n_documents + 1, boundaries),
+                np.frombuffer(data, "V16", self.n_documents, ids),
+                np.frombuffer(data, "<u8", self.n_documents, lengths),
+            )
+            if int(views[1][0]) != 0 or int(views[1][-1]) != self.n_tokens:
+                raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
+            self._map = views
+        return self._map
+
+    def release(self) -> None:
+        """Forget the mapping; views handed out stay valid, and the next use maps the file again."""
+        self._map = None
+
+    def verify(self) -> None:
+        """Read the whole file and compare its checksum; a `UserError` if a bit differs."""
+        crc = 0
+        with open(self.path, "rb") as file:
+            file.seek(HEADER_BYTES)
+            while block := file.read(1 << 22):
+                crc = zlib.crc32(block, crc)
+        if crc != self._crc:
+            raise UserError(f"{self.path}: its content is damaged (checksum); {_REMEDY}")
+        if np.any(np.diff(self.boundaries.astype(np.int64)) < 0):
+            raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
+
+    @property
+    def tokens(self) -> npt.NDArray[Any]:
+        """All tokens, documents end to end: a read-only view of `n_tokens` ids."""
+        return self._mapped()[0]
+
+    @property
+    def boundaries(self) -> npt.NDArray[np.uint64]:
+        """`n_documents + 1` positions in `tokens`."""
+        return self._mapped()[1]
+
+    @property
+    def byte_counts(self) -> npt.NDArray[np.uint64]:
+        """Bytes of each document's text."""
+        return self._mapped()[3]
+
+    @property
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document."""
+        ends = self.boundaries.astype(np.int64)
+        return ends[1:] - ends[:-1]
+
+    def _check(self, index: int) -> int:
+        if not 0 <= index < self.n_documents:
+            raise IndexError(f"document {index} of {self.n_documents}")
+        return index
+
+    def document(self, index: int) -> npt.NDArray[Any]:
+        """Tokens of one document, a read-only view."""
+        boundaries = self._mapped()[1]
+        start, end = int(boundaries[self._check(index)]), int(boundaries[index + 1])
+        if not start <= end <= self.n_tokens:
+            raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
+        return self._mapped()[0][start:end]
+
+    def document_id(self, index: int) -> str:
+        """MD5 of one document's text, in hexadecimal."""
+        return bytes(self._mapped()[2][self._check(index)]).hex()
+
+    def document_bytes(self, index: int) -> int:
+        """Length of one document's text in UTF-8."""
+        return int(self._mapped()[3][self._check(index)])
+
+    def __len__(self) -> int:
+        return self.n_documents
+
+    def __reduce__(self) -> tuple[type[TokenShard], tuple[Path]]:
+        return TokenShard, (self.path,)
+
+
+class TokenCorpus:
+    """Several shards as one sequence of documents, in the order of `paths`.
+
+    Raises:
+        UserError: no shard, a shard that cannot be read, or shards of different tokenizers.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], tokenizer_hash: str | None = None) -> None:
+        if not paths:
+            raise UserError("token shards: none given; run the tokens stage first")
+        self.shards: list[TokenShard] = []
+        for path in paths:
+            self.shards.append(TokenShard(path, tokenizer_hash=tokenizer_hash))
+            tokenizer_hash = self.shards[0].tokenizer_hash
+        self.tokenizer_hash = self.shards[0].tokenizer_hash
+        self.vocab_size = self.shards[0].vocab_size
+        self._starts = [0]
+        for shard in self.shards:
+            self._starts.append(self._starts[-1] + shard.n_documents)
+        self.n_documents = self._starts[-1]
+        self.n_tokens = sum(shard.n_tokens for shard in self.shards)
+        self._recent: OrderedDict[int, TokenShard] = OrderedDict()
+
+    def _find(self, index: int) -> tuple[TokenShard, int]:
+        if not 0 <= index < self.n_documents:
+            raise IndexError(f"document {index} of {self.n_documents}")
+        number = bisect_right(self._starts, index) - 1
+        self._use(number)
+        return self.shards[number], index - self._starts[number]
+
+    def _use(self, number: int) -> None:
+        self._recent[number] = self.shards[number]
+        self._recent.move_to_end(number)
+        if len(self._recent) > MAPPED_SHARDS:
+            self._recent.popitem(last=False)[1].release()
+
+    def document(self, index: int) -> npt.NDArray[Any]:
+        """Tokens of one document, a read-only view."""
+        shard, local = self._find(index)
+        return shard.document(local)
+
+    def document_id(self, index: int) -> str:
+        """MD5 of one document's text, in hexadecimal."""
+        shard, local = self._find(index)
+        return shard.document_id(local)
+
+    def document_bytes(self, index: int) -> int:
+        """Length of one document's text in UTF-8."""
+        shard, local = self._find(index)
+        return shard.document_bytes(local)
+
+    @property
+    def token_counts(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document of the corpus."""
+        parts = []
+        for number, shard in enumerate(self.shards):
+            self._use(number)
+            parts.append(shard.token_counts)
+        return np.concatenate(parts)
+
+    def __len__(self) -> int:
+        return self.n_documents
+
+    def __reduce__(self) -> tuple[type[TokenCorpus], tuple[list[Path], str]]:
+        return TokenCorpus, ([shard.path for shard in self.shards], self.tokenizer_hash)

@@ -1,0 +1,141 @@
+"""The tokens stage: every curated shard becomes one token shard of the same name.
+
+A document's tokens stand for exactly its text. Where the tokenizer lacks a byte of it (an adopted one may; ours never
+does), the document is left out and counted, because its tokens would be those of another text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from codeshell.data.shards import list_shards
+from codeshell.data.token_shards import TokenShardWriter
+from codeshell.engine.files import TEMPORARY, make_directory, remove_quietly
+from codeshell.engine.local import Engine
+from codeshell.engine.stage import map_shards
+from codeshell.errors import UserError
+from codeshell.recipe import Recipe
+from codeshell.tokenizer import Tokenizer
+from codeshell.tokenizer.tokenizer import tokenizer_threads
+
+SPLITS = ("train", "valid", "test")
+
+GROUP_BYTES = 4_000_000
+"""Text encoded together, or one longer document: enough for the threads to share, little to hold."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard's work."""
+
+    split: str
+    source: Path
+    target: Path
+    tokenizer: Path
+    tokenizer_hash: str
+    threads: int
+
+
+def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+    """Encode `curated/` with `tokenizer/` into `tokens/`.
+
+    Returns:
+        `{split: {documents, tokens, bytes, dropped {"missing_bytes": {documents, bytes}}}}` and the tokenizer's hash.
+    """
+    curated, target, home = directory / "curated", directory / "tokens", directory / "tokenizer"
+    tokenizer_hash = Tokenizer.load(home).hash
+    sources = [(split, path) for split in SPLITS for path in list_shards(curated, split)]
+    if not sources or sources[0][0] != "train":
+        raise UserError(f"{curated}: no training shards; run the stages before this one again")
+    make_directory(target)
+    for leftover in target.glob(f"*{TEMPORARY}"):
+        remove_quietly(leftover)
+    # Processes come first, one a shard; threads share what is left when there are fewer shards than workers.
+    threads = max(1, engine.workers // len(sources))
+    tasks = [
+        Task(split, path, target / f"{path.stem}.tokens", home, tokenizer_hash, threads) for split, path in sources
+    ]
+    parts = map_shards(engine, target, "tokens", tokenize_shard, tasks)
+    return {"tokenizer_hash": tokenizer_hash} | {
+        split: _add([part for part in parts if part["split"] == split]) for split in SPLITS
+    }
+
+
+def tokenize_shard(task: Task) -> dict[str, Any]:
+    """Write one token shard; return its counts."""
+    tokenizer = _load(task.tokenizer, task.tokenizer_hash)
+    n_bytes = 0
+    dropped = {"documents": 0, "bytes": 0}
+    with (
+        tokenizer_threads(task.threads),
+        TokenShardWriter(task.target, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash) as writer,
+    ):
+        total = 0
+        for group in _groups(task.source):
+            total += len(group)
+            documents = []
+            for document in group:
+                if tokenizer.lost_bytes(document.text):
+                    dropped["documents"] += 1
+                    dropped["bytes"] += document.bytes
+                else:
+                    documents.append(document)
+            encoded = tokenizer.encode_batch([document.text for document in documents])
+            for document, ids in zip(documents, encoded, strict=True):
+                writer.add(document.id, ids, document.bytes)
+                n_bytes += document.bytes
+        assert total == writer.n_documents + dropped["documents"], task.source
+    return {
+        "split": task.split,
+        "documents": writer.n_documents,
+        "tokens": writer.n_tokens,
+        "bytes": n_bytes,
+        "dropped": {"missing_bytes": dropped},
+    }
+
+
+class _Document(NamedTuple):
+    id: str
+    text: str
+    bytes: int
+
+
+def _groups(path: Path) -> Iterator[list[_Document]]:
+    """The documents of a shard in order, `GROUP_BYTES` at a time."""
+    group: list[_Document] = []
+    size = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["id", "text", "bytes"]):
+            for document in map(_Document, *(batch.column(key).to_pylist() for key in _Document._fields)):
+                group.append(document)
+                size += document.bytes
+                if size >= GROUP_BYTES:
+                    yield group
+                    group, size = [], 0
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
+    if group:
+        yield group
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, expected: str) -> Tokenizer:
+    """The tokenizer of this process, read once."""
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.hash != expected:
+        raise UserError(f"{path}: changed while the run was using it; start the run again")
+    return tokenizer
+
+
+def _add(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    dropped = [part["dropped"]["missing_bytes"] for part in parts]
+    counts = {name: sum(part[name] for part in parts) for name in ("documents", "tokens", "bytes")}
+    lost = {name: sum(part[name] for part in dropped) for name in ("documents", "bytes")}
+    return counts | {"dropped": {"missing_bytes": lost}}

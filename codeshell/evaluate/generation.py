@@ -1,0 +1,73 @@
+"""Continuations of many prompts at once: left-padded batches of similar length, in the order that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from codeshell.evaluate.hashing import draw
+from codeshell.evaluate.scoring import precision
+
+LOGIT_ELEMENTS = 67_108_864
+"""Prompt tokens times vocabulary of one batch, padding included (256 MB of fp32): what the prefill holds."""
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: frozenset[int],
+    pad: int,
+    vocabulary: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    purpose: str = "",
+    stop: Callable[[list[int]], bool] | None = None,
+) -> list[list[int]]:
+    """New tokens for each prompt, up to the first of `stop_ids`, which is left out.
+
+    Args:
+        model: a `CodeShellForCausalLM`.
+        prompts: token ids, none empty.
+        max_new_tokens: limit for each.
+        stop_ids: ends of a generation.
+        pad: id that fills the left of shorter prompts; never attended to.
+        vocabulary: ids at or above it (padding of the embedding) are never produced.
+        temperature, top_p: 0 is greedy.
+        seed, purpose: a prompt is sampled with a hash of these and its index, whatever batch it is in.
+        stop: says of the tokens so far that nothing more is wanted; the last one is kept.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    device = next(model.parameters()).device
+    results: list[list[int]] = [[] for _ in prompts]
+    at = 0
+    while at < len(order):
+        width = len(prompts[order[at]])
+        batch = order[at : at + max(1, LOGIT_ELEMENTS // (vocabulary * (width + max_new_tokens)))]
+        at += len(batch)
+        ids = torch.full((len(batch), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, index in enumerate(batch):
+            length = len(prompts[index])
+            ids[row, width - length :] = torch.tensor(prompts[index])
+            mask[row, width - length :] = 1
+        with precision(device):
+            fresh = model.generate(
+                ids.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                stop_ids=stop_ids,
+                stop=None if stop is None else lambda row, tokens: stop(tokens),
+                seed=[draw(seed, purpose, index) for index in batch],
+                n_vocab_used=vocabulary,
+            )
+        for index, tokens in zip(batch, fresh, strict=True):
+            results[index] = tokens
+    return results

@@ -1,0 +1,289 @@
+"""Checkpoints: the released CodeShell layout as the hub has it, and the same weights as a Starcoder2.
+
+Reading expects files from strangers. Weights come from safetensors or from `.bin` files through torch's restricted
+unpickler (`weights_only=True`), never from an unrestricted pickle; an index cannot name a file outside its directory;
+every tensor is checked by name and shape before the model is used. Shards are read one at a time.
+
+The hub's CodeShell files tie the wrong way round: they hold `lm_head.weight` and not `transformer.wte.weight`, which
+their index may list all the same. They also hold rotary buffers, which are recomputed here instead.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, read_json, remove_quietly, write_json
+from codeshell.errors import UserError
+from codeshell.model.config import CodeShellConfig
+from codeshell.model.modules import CodeShellForCausalLM
+
+_IGNORED = re.compile(
+    r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
+)
+"""Buffers of the released class and its ancestors; all are functions of the config."""
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
+
+_STARCODER2 = {
+    "transformer.wte.": "model.embed_tokens.",
+    "transformer.ln_f.": "model.norm.",
+    ".ln_1.": ".input_layernorm.",
+    ".ln_2.": ".post_attention_layernorm.",
+    ".attn.c_proj.": ".self_attn.o_proj.",
+    "transformer.h.": "model.layers.",
+}
+"""Parts of our names and Starcoder2's for the tensors that are the same; `c_attn` is split in three there."""
+
+
+def load(directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
+    """Read a model directory: `config.json` and weights, whole or in shards, safetensors or `.bin`.
+
+    Args:
+        directory: in the layout of CodeShell (model type kclgpt, codeshell or shell) or Starcoder2.
+        dtype: of the weights in memory; None keeps the files' own, which must then be one dtype.
+
+    Raises:
+        UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such model directory; give one that holds config.json and weights")
+    config = CodeShellConfig.from_file(directory / "config.json")
+    starcoder2 = read_json(directory / "config.json").get("model_type") == "starcoder2"
+    with torch.device("meta"):
+        model = CodeShellForCausalLM(config)
+    expected = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+    origin: dict[str, Path] = {}
+    pending: dict[str, torch.Tensor] = {}
+    for file in _weight_files(directory):
+        tensors = _read(file)
+        if starcoder2:
+            pending.update(tensors)
+            tensors = dict(_from_starcoder2(pending, config))
+        for name, tensor in tensors.items():
+            if _IGNORED.search(name):
+                continue
+            _check(name, tensor, expected, file)
+            origin[name] = file
+            _assign(model, name, tensor.to(dtype) if dtype is not None else tensor)
+    if pending:
+        raise UserError(
+            f"{directory}: tensor {min(pending)} belongs to no Starcoder2 of this config; check config.json"
+        )
+    _finish(model, origin, directory)
+    return model
+
+
+def save(
+    model: CodeShellForCausalLM,
+    directory: str | Path,
+    layout: Literal["codeshell", "starcoder2"] = "codeshell",
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write `config.json`, `generation_config.json` and safetensors.
+
+    `codeshell` is the released layout: a tied embedding is stored once, as `lm_head.weight` (what the hub's files hold
+    and llama.cpp's converter reads). `starcoder2` is the same function as a Starcoder2ForCausalLM, which stock
+    transformers loads without remote code.
+
+    Args:
+        max_shard_bytes: a file is at most this large, unless one tensor alone is larger; more than one get an index.
+
+    Raises:
+        ValueError: unknown layout.
+        UserError: the directory cannot be written.
+    """
+    if layout not in ("codeshell", "starcoder2"):
+        raise ValueError(f"layout is {layout!r}; choose 'codeshell' or 'starcoder2'")
+    directory = make_directory(directory)
+    config = model.config.to_dict() if layout == "codeshell" else model.config.to_starcoder2_dict()
+    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if layout == "starcoder2":
+        tensors = dict(_to_starcoder2(tensors, model.config))
+    elif model.config.tie_word_embeddings:
+        tensors[_HEAD] = tensors.pop(_EMBEDDING)
+    # A directory with a config is whole: the old one goes first, the new one comes last.
+    remove_quietly(directory / "config.json")
+    shards = _shards(tensors, max_shard_bytes)
+    names = _shard_names(len(shards))
+    for name, shard in zip(names, shards, strict=True):
+        with atomic_path(directory / name) as temporary:
+            contents = {key: tensor.cpu().contiguous() for key, tensor in shard.items()}
+            save_file(contents, temporary, metadata={"format": "pt"})
+    if len(shards) > 1:
+        weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(
+            directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+        )
+    generation = {"bos_token_id": model.config.bos_token_id, "eos_token_id": model.config.eos_token_id}
+    write_json(directory / "generation_config.json", {**generation, "_from_model_config": True})
+    # Weights of an earlier, differently sharded save might be found instead of these.
+    keep = {*names, "model.safetensors.index.json"} if len(shards) > 1 else set(names)
+    for stale in directory.glob("model*.safetensors*"):
+        if stale.name not in keep and not stale.name.endswith(TEMPORARY):
+            stale.unlink()
+    write_json(directory / "config.json", config)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The files to read: those of an index, else the single file; safetensors before `.bin`."""
+    for name in _WEIGHTS:
+        index = directory / f"{name}.index.json"
+        if index.is_file():
+            return _indexed_files(index)
+        if (directory / name).is_file():
+            return [directory / name]
+    raise UserError(
+        f"{directory}: no weights; expected one of {', '.join(_WEIGHTS)} or its .index.json with shards beside it"
+    )
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UserError(
+            f"{index}: no weight_map from tensor names to files; take the index from where the weights came from"
+        )
+    files = []
+    for name in sorted(set(weight_map.values())):
+        if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
+            raise UserError(f"{index}: refuses shard {name!r}; shards are plain file names beside the index")
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index.parent / name}: missing, but listed in {index.name}; download it")
+        files.append(index.parent / name)
+    return files
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one file, on the CPU."""
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{file}: not a readable safetensors file ({_line(error)}); download it again") from None
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{file}: holds more than tensors, and unpickling it could run its author's code; "
+            "convert it to safetensors where you trust it"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise UserError(f"{file}: not a readable PyTorch file ({_line(error)}); download it again") from None
+    if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
+        raise UserError(f"{file}: not a dict of tensors; give a state dict saved by torch.save")
+    return content
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _check(name: str, tensor: torch.Tensor, expected: dict[str, torch.Size], file: Path) -> None:
+    if name not in expected:
+        raise UserError(
+            f"{file}: tensor {name} {tuple(tensor.shape)} has no place in the model of config.json; use their own config"
+        )
+    if tensor.shape != expected[name]:
+        raise UserError(
+            f"{file}: tensor {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(expected[name])}; "
+            "use the config.json that belongs to these weights"
+        )
+    if not tensor.dtype.is_floating_point:
+        raise UserError(
+            f"{file}: tensor {name} is {tensor.dtype}; quantised checkpoints are not supported, take the bf16 one"
+        )
+
+
+def _assign(model: CodeShellForCausalLM, name: str, tensor: torch.Tensor) -> None:
+    """Put a tensor in place of the meta parameter, without a copy."""
+    module_name, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(module_name), attribute, torch.nn.Parameter(tensor))
+
+
+def _finish(model: CodeShellForCausalLM, origin: dict[str, Path], directory: Path) -> None:
+    """Tie, and refuse a model with a tensor missing or of two dtypes."""
+    wte, head = model.transformer.wte, model.lm_head
+    if model.config.tie_word_embeddings:
+        if _EMBEDDING not in origin and _HEAD in origin:
+            wte.weight = head.weight
+        elif _EMBEDDING in origin and _HEAD in origin and not torch.equal(wte.weight, head.weight):
+            raise UserError(
+                f"{origin[_HEAD]}: lm_head.weight differs from transformer.wte.weight, but config.json ties them; "
+                'set "tie_word_embeddings": false in config.json'
+            )
+        model.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        shape = tuple(model.get_parameter(missing[0]).shape)
+        raise UserError(
+            f"{directory}: tensor {missing[0]} {shape} is in none of its weight files ({len(missing)} missing in all); "
+            "the download is incomplete or config.json is another model's"
+        )
+    dtypes = sorted({str(parameter.dtype) for parameter in model.parameters()})
+    if len(dtypes) > 1:
+        raise UserError(
+            f"{directory}: weights are of {len(dtypes)} dtypes ({', '.join(dtypes)}); choose one with dtype="
+        )
+
+
+def _to_starcoder2(tensors: dict[str, torch.Tensor], config: CodeShellConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    widths = [config.n_embd, *[config.num_query_groups * config.head_dim] * 2]
+    for name, tensor in tensors.items():
+        new = name
+        for ours, theirs in _STARCODER2.items():
+            new = new.replace(ours, theirs)
+        if ".attn.c_attn." in name:
+            for part, letter in zip(tensor.split(widths), "qkv", strict=True):
+                yield new.replace(".attn.c_attn.", f".self_attn.{letter}_proj."), part
+        else:
+            yield new, tensor
+
+
+def _from_starcoder2(pending: dict[str, torch.Tensor], config: CodeShellConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Take from `pending` the tensors that make whole ones of ours; q, k and v may lie in different shards."""
+    for theirs in sorted(pending):
+        found = re.fullmatch(r"(.*\.self_attn\.)([qkv])_proj\.(weight|bias)", theirs)
+        if found is None:
+            name = theirs
+            for part, starcoder2 in _STARCODER2.items():
+                name = name.replace(starcoder2, part)
+            yield name, pending.pop(theirs)
+        elif found[2] == "q":
+            parts = [f"{found[1]}{letter}_proj.{found[3]}" for letter in "qkv"]
+            if all(part in pending for part in parts):
+                layer = found[1].removeprefix("model.layers.").removesuffix(".self_attn.")
+                whole = torch.cat([pending.pop(part) for part in parts])
+                yield f"transformer.h.{layer}.attn.c_attn.{found[3]}", whole
+
+
+def _shards(tensors: dict[str, torch.Tensor], limit: int) -> list[dict[str, torch.Tensor]]:
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]

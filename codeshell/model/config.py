@@ -1,0 +1,302 @@
+"""The model's configuration: the fields of the released `config.json`, under their released names.
+
+A file is read for what it says. The released class has other defaults than the released model (one query group,
+learned positions), so the fields that decide the shape must be in the file; nothing falls back to them silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codeshell.engine.files import read_json
+from codeshell.errors import UserError
+
+MODEL_TYPES = ("kclgpt", "codeshell", "shell")
+"""What the hub's files call this architecture; `kclgpt` is what the released CodeShell-7B says."""
+
+ROPE_BASE = 10000.0
+"""Hard-coded in the released modelling code; absent from its `config.json`."""
+
+_SHAPE_FIELDS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "position_embedding_type")
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+"""The released class's `attribute_map`: files written by some tools carry the right-hand names only as these."""
+
+
+@dataclass
+class CodeShellConfig:
+    """Shape and settings of a CodeShell model; the defaults are the released 7.7 B model's, without its dropout.
+
+    Args:
+        vocab_size: rows of the embedding, padding rows included (released: 70,144 for 70,020 tokens).
+        n_positions: longest sequence, in tokens.
+        n_embd, n_layer, n_head: width, blocks, query heads. The head dimension is `n_embd / n_head`.
+        n_inner: width of the MLP; None is `4 * n_embd`. llama.cpp's converter assumes that.
+        num_query_groups: key/value heads.
+        rope_scaling: None, or `{"type": "linear" | "dynamic", "factor": f}`.
+        rope_theta: base of the rotary frequencies.
+        attn_pdrop, embd_pdrop, resid_pdrop: dropout in training mode (the released file says 0.1).
+        n_vocab_used: rows of `vocab_size` that are tokens; generation never produces an id at or above it.
+        extra: fields of the file that this class does not use; they are written back unchanged.
+
+    Raises:
+        ValueError: a value is impossible; the message names the field.
+    """
+
+    vocab_size: int = 70144
+    n_positions: int = 8192
+    n_embd: int = 4096
+    n_layer: int = 42
+    n_head: int = 32
+    n_inner: int | None = None
+    num_query_groups: int = 8
+    group_query_attention: bool = True
+    position_embedding_type: str = "rope"
+    rope_scaling: dict[str, Any] | None = None
+    rope_theta: float = ROPE_BASE
+    activation_function: str = "gelu_pytorch_tanh"
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    attn_pdrop: float = 0.0
+    embd_pdrop: float = 0.0
+    resid_pdrop: float = 0.0
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 70000
+    eos_token_id: int | None = 70000
+    n_vocab_used: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.group_query_attention:
+            self.num_query_groups = self.n_head
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "num_query_groups"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.n_inner is not None and (not isinstance(self.n_inner, int) or self.n_inner < 1):
+            raise ValueError(
+                f"n_inner is {self.n_inner!r}; it must be a whole number of at least 1, or null for 4 n_embd"
+            )
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; heads share it evenly")
+        if self.n_head % self.num_query_groups:
+            raise ValueError(
+                f"n_head {self.n_head} is not a multiple of num_query_groups {self.num_query_groups}; "
+                "every key/value head serves the same number of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"the head dimension n_embd / n_head is {self.head_dim}; rotary embedding needs it even")
+        if self.position_embedding_type != "rope":
+            raise ValueError(
+                f"position_embedding_type is {self.position_embedding_type!r}; only 'rope' is supported "
+                "(no released CodeShell uses another)"
+            )
+        if self.activation_function != "gelu_pytorch_tanh":
+            raise ValueError(
+                f"activation_function is {self.activation_function!r}; only 'gelu_pytorch_tanh' is supported"
+            )
+        for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; dropout is at least 0 and below 1")
+        if self.n_vocab_used is not None and not 1 <= self.n_vocab_used <= self.vocab_size:
+            raise ValueError(
+                f"n_vocab_used is {self.n_vocab_used}; it must lie between 1 and vocab_size {self.vocab_size}"
+            )
+        self._check_rope_scaling()
+
+    def _check_rope_scaling(self) -> None:
+        if self.rope_scaling is None:
+            return
+        scaling = self.rope_scaling
+        kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, dict) else None
+        factor = scaling.get("factor") if isinstance(scaling, dict) else None
+        if kind not in ("linear", "dynamic") or not isinstance(factor, int | float) or factor < 1.0:
+            raise ValueError(
+                f"rope_scaling is {scaling!r}; write null or {{'type': 'linear' or 'dynamic', 'factor': a number >= 1}}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def inner_size(self) -> int:
+        """Width of the MLP."""
+        return self.n_inner if self.n_inner is not None else 4 * self.n_embd
+
+    @property
+    def rope_type(self) -> str | None:
+        """None, `"linear"` or `"dynamic"`."""
+        if self.rope_scaling is None:
+            return None
+        return str(self.rope_scaling.get("type", self.rope_scaling.get("rope_type")))
+
+    @property
+    def rope_factor(self) -> float:
+        return 1.0 if self.rope_scaling is None else float(self.rope_scaling["factor"])
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that forward accepts: `n_positions`, times the factor where RoPE is scaled."""
+        return int(self.n_positions * self.rope_factor)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the released `config.json`: model type `kclgpt`, `auto_map`, and the fields kept in `extra`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        fields["n_inner"] = self.inner_size
+        if fields["n_vocab_used"] is None:
+            del fields["n_vocab_used"]
+        if self.rope_theta == ROPE_BASE:
+            del fields["rope_theta"]  # the released code has no such field
+        return {
+            **_RELEASED_CONSTANTS,
+            **self.extra,
+            **fields,
+            "architectures": ["CodeShellForCausalLM"],
+            "model_type": "kclgpt",
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str = "config") -> CodeShellConfig:
+        """Read the released layout, or Starcoder2's (`model_type` `starcoder2`); `origin` names it in errors.
+
+        Raises:
+            UserError: another architecture, a missing shape field, an impossible value.
+        """
+        if values.get("model_type") == "starcoder2":
+            return _from_starcoder2(values, origin)
+        kind = values.get("model_type")
+        if kind not in MODEL_TYPES:
+            raise UserError(
+                f"{origin}: model_type is {kind!r}, which is not a CodeShell; expected one of "
+                f"{', '.join(MODEL_TYPES)} or starcoder2"
+            )
+        values = {
+            _ALIASES.get(name, name) if _ALIASES.get(name) not in values else name: v for name, v in values.items()
+        }
+        needed = [*_SHAPE_FIELDS, *(["num_query_groups"] if values.get("group_query_attention", True) else [])]
+        missing = [name for name in needed if values.get(name) is None]
+        if missing:
+            raise UserError(
+                f"{origin}: {', '.join(missing)} missing; take config.json from where the weights came from"
+            )
+        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        known = {name: value for name, value in values.items() if name in names}
+        known.setdefault("num_query_groups", known["n_head"])
+        extra = {name: value for name, value in values.items() if name not in names}
+        for name in ("model_type", "architectures"):
+            extra.pop(name, None)
+        return _construct(known, extra, origin)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> CodeShellConfig:
+        """Read a `config.json`; a missing or broken one is a `UserError`."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give a model directory that holds config.json and weights")
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: not a JSON object; take config.json from where the weights came from")
+        return cls.from_dict(values, str(path))
+
+    def to_starcoder2_dict(self) -> dict[str, Any]:
+        """The same architecture as a Starcoder2 `config.json`, which stock transformers reads."""
+        values: dict[str, Any] = {
+            "architectures": ["Starcoder2ForCausalLM"],
+            "model_type": "starcoder2",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.n_embd,
+            "intermediate_size": self.inner_size,
+            "num_hidden_layers": self.n_layer,
+            "num_attention_heads": self.n_head,
+            "num_key_value_heads": self.num_query_groups,
+            "hidden_act": self.activation_function,
+            "max_position_embeddings": self.n_positions,
+            "initializer_range": self.initializer_range,
+            "norm_epsilon": self.layer_norm_epsilon,
+            "rope_theta": self.rope_theta,
+            "sliding_window": None,
+            "attention_dropout": self.attn_pdrop,
+            "residual_dropout": self.resid_pdrop,
+            "embedding_dropout": self.embd_pdrop,
+            "use_bias": True,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+            "use_cache": True,
+        }
+        if self.rope_scaling is not None:
+            values["rope_scaling"] = {"rope_type": self.rope_type, "factor": self.rope_factor}
+        if self.n_vocab_used is not None:
+            values["n_vocab_used"] = self.n_vocab_used
+        if "torch_dtype" in self.extra:
+            values["torch_dtype"] = self.extra["torch_dtype"]
+        return values
+
+
+_RELEASED_CONSTANTS: dict[str, Any] = {
+    "auto_map": {
+        "AutoConfig": "configuration_codeshell.CodeShellConfig",
+        "AutoModelForCausalLM": "modeling_codeshell.CodeShellForCausalLM",
+    },
+    "attention_softmax_in_fp32": True,
+    "scale_attention_softmax_in_fp32": True,
+    "scale_attn_weights": True,
+    "use_cache": True,
+}
+"""Fields of the released file that say nothing about the shape, but that its modelling code looks for."""
+
+
+def _construct(known: dict[str, Any], extra: dict[str, Any], origin: str) -> CodeShellConfig:
+    try:
+        return CodeShellConfig(**known, extra=extra)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def _from_starcoder2(values: dict[str, Any], origin: str) -> CodeShellConfig:
+    names = {
+        "vocab_size": "vocab_size",
+        "max_position_embeddings": "n_positions",
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "intermediate_size": "n_inner",
+        "num_key_value_heads": "num_query_groups",
+        "norm_epsilon": "layer_norm_epsilon",
+    }
+    missing = [name for name in names if values.get(name) is None]
+    if missing:
+        raise UserError(f"{origin}: {', '.join(missing)} missing; take config.json from where the weights came from")
+    if not values.get("use_bias", True) or values.get("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
+        raise UserError(f"{origin}: a Starcoder2 without biases or with another activation is not a CodeShell shape")
+    window = values.get("sliding_window")
+    if window is not None and window < values["max_position_embeddings"]:
+        raise UserError(f"{origin}: sliding_window is {window}; CodeShell attends to the whole context")
+    known = {ours: values[theirs] for theirs, ours in names.items()}
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    known["rope_theta"] = float(rope.get("rope_theta", values.get("rope_theta", ROPE_BASE)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        known["rope_scaling"] = {"type": kind, "factor": rope.get("factor")}
+    for theirs, ours in {
+        "attention_dropout": "attn_pdrop",
+        "residual_dropout": "resid_pdrop",
+        "embedding_dropout": "embd_pdrop",
+        "initializer_range": "initializer_range",
+        "tie_word_embeddings": "tie_word_embeddings",
+        "bos_token_id": "bos_token_id",
+        "eos_token_id": "eos_token_id",
+        "n_vocab_used": "n_vocab_used",
+    }.items():
+        if theirs in values:
+            known[ours] = values[theirs]
+    extra = {"torch_dtype": values["torch_dtype"]} if "torch_dtype" in values else {}
+    return _construct(known, extra, origin)

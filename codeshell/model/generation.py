@@ -1,0 +1,267 @@
+"""Generation with a key/value cache, and completion of text: left to right, or filling in the middle.
+
+Sampling draws one uniform number for each new token from a hash of (seed, row, step), so a row's text depends on its
+own seed and prompt and not on the batch it is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from codeshell.model.cache import KVCache
+
+if TYPE_CHECKING:
+    from codeshell.model.modules import CodeShellForCausalLM
+
+
+class TextTokenizer(Protocol):
+    """What completion needs of a tokenizer; `codeshell.tokenizer.Tokenizer` has it."""
+
+    @property
+    def specials(self) -> dict[str, int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def fim_prefix(self) -> int: ...
+    @property
+    def fim_middle(self) -> int: ...
+    @property
+    def fim_suffix(self) -> int: ...
+    @property
+    def eot(self) -> int: ...
+    def encode(self, text: str) -> list[int]: ...
+    def decode_bytes(self, ids: list[int]) -> bytes: ...
+
+
+@torch.inference_mode()
+def generate(
+    model: CodeShellForCausalLM,
+    input_ids: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop_ids: Collection[int] = (),
+    stop: Callable[[int, list[int]], bool] | None = None,
+    seed: int | Sequence[int] = 0,
+    attention_mask: torch.Tensor | None = None,
+    n_vocab_used: int | None = None,
+) -> list[list[int]]:
+    """New tokens of every row.
+
+    A row ends with `max_new_tokens`, at a stop id (not returned), when `stop` says so, or when the model's positions
+    are used up. Rows that have ended leave the batch.
+
+    Args:
+        input_ids: (batch, seq) int64 prompts; shorter ones padded, marked by `attention_mask`.
+        temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
+        top_k: sample among this many most likely tokens; 0 is all of them.
+        top_p: sample among the fewest tokens whose probability reaches this (nucleus sampling).
+        stop: called with (row, its new tokens) after each token; True ends the row, that token included.
+        seed: one for all rows (they still differ by row number), or one for each row.
+        n_vocab_used: ids at or above it are never produced; None is the config's, else the whole vocabulary.
+
+    Raises:
+        ValueError: a setting is out of range, or a prompt leaves no position for a new token.
+    """
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
+        raise ValueError(
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}, max_new_tokens {max_new_tokens}: "
+            "must be >= 0, >= 0, in (0, 1] and >= 0"
+        )
+    batch = input_ids.shape[0]
+    if not isinstance(seed, int) and len(seed) != batch:
+        raise ValueError(f"seed has {len(seed)} entries for {batch} rows; give one number or one for each row")
+    seeds = [(seed, row) if isinstance(seed, int) else (seed[row], 0) for row in range(batch)]
+    longest = input_ids.shape[1] if attention_mask is None else int(attention_mask.bool().sum(1).max())
+    limit = model.config.max_length
+    if longest >= limit:
+        raise ValueError(f"input_ids: a prompt of {longest} tokens leaves no room in {limit} positions; shorten it")
+    used = n_vocab_used or model.config.n_vocab_used or model.config.vocab_size
+    outputs: list[list[int]] = [[] for _ in range(batch)]
+    if max_new_tokens == 0:
+        return outputs
+    training = model.training
+    model.eval()
+    try:
+        capacity = min(limit, longest + max_new_tokens)
+        cache = KVCache(model.config, batch, capacity, dtype=_cache_dtype(model), device=input_ids.device)
+        logits = model(input_ids, attention_mask=attention_mask, cache=cache).logits
+        last = _last_token(input_ids, attention_mask)
+        scores = logits[torch.arange(batch, device=logits.device), last]
+        active = list(range(batch))
+        lengths = cache.lengths.tolist()
+        for step in range(max_new_tokens):
+            draws = [_uniform(*seeds[row], step) for row in active]
+            chosen = sample(scores[:, :used], temperature, top_k, top_p, draws)
+            going = []
+            for i, (row, token) in enumerate(zip(active, chosen, strict=True)):
+                if token in stop_ids:
+                    continue
+                outputs[row].append(token)
+                full = lengths[row] + len(outputs[row]) >= limit
+                if not full and not (stop is not None and stop(row, outputs[row])):
+                    going.append(i)
+            if not going or step + 1 == max_new_tokens:
+                break
+            if len(going) < len(active):
+                cache.keep(torch.tensor(going, device=input_ids.device))
+                active = [active[i] for i in going]
+            tokens = torch.tensor([[outputs[row][-1]] for row in active], device=input_ids.device)
+            scores = model(tokens, cache=cache).logits[:, -1]
+    finally:
+        model.train(training)
+    return outputs
+
+
+def sample(scores: torch.Tensor, temperature: float, top_k: int, top_p: float, draws: Sequence[float]) -> list[int]:
+    """One token a row from (rows, vocabulary) logits; `draws` are uniform in [0, 1), one a row."""
+    if temperature == 0.0:
+        return [int(token) for token in scores.argmax(-1)]
+    # Sorted, so that both cuts keep a head of the list; stable, so that equal logits always come in id order.
+    values, order = (scores.to(torch.float64) / temperature).sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        values, order = values[:, :top_k], order[:, :top_k]
+    probability = values.softmax(-1)
+    cumulative = probability.cumsum(-1)
+    if top_p < 1.0:
+        probability = probability.masked_fill(cumulative - probability >= top_p, 0.0)
+        cumulative = probability.cumsum(-1)
+    point = torch.tensor(draws, dtype=torch.float64, device=scores.device).unsqueeze(1) * cumulative[:, -1:]
+    # The last index with any mass bounds the search: rounding of the sum must not reach a token that was cut.
+    last = (probability > 0).sum(-1, keepdim=True) - 1
+    index = torch.minimum(torch.searchsorted(cumulative, point, right=True), last)
+    return [int(token) for token in order.gather(1, index).squeeze(1)]
+
+
+def _uniform(seed: int, row: int, step: int) -> float:
+    """Uniform in [0, 1) with 53 bits, from a hash."""
+    digest = hashlib.blake2b(f"generate {seed} {row} {step}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def _cache_dtype(model: CodeShellForCausalLM) -> torch.dtype:
+    device = model.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
+
+
+def _last_token(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Index of each row's last real token."""
+    seq = input_ids.shape[1]
+    if attention_mask is None:
+        return torch.full((input_ids.shape[0],), seq - 1, device=input_ids.device)
+    return seq - 1 - attention_mask.bool().flip(1).to(torch.int64).argmax(1)
+
+
+def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, budget: int) -> list[int]:
+    """Token ids of a prompt of at most `budget` tokens.
+
+    With a suffix it is `<fim_prefix>prefix<fim_suffix>suffix<fim_middle>` (PSM), else the prefix alone, or
+    `<|endoftext|>` where that is empty. What is too long loses the text farthest from the gap: the prefix its
+    beginning, the suffix its end. The suffix may then keep a quarter of the budget, and more if the prefix is short.
+    """
+    before = tokenizer.encode(prefix)
+    if suffix is None:
+        return before[-budget:] or [tokenizer.eot]
+    after = tokenizer.encode(suffix)
+    room = budget - 3
+    if room < 1:
+        raise ValueError(f"budget is {budget} tokens; filling in the middle needs at least 4")
+    if len(before) + len(after) > room:
+        after = after[: max(room // 4, room - len(before))]
+        before = before[max(0, len(before) - (room - len(after))) :]
+    return [tokenizer.fim_prefix, *before, tokenizer.fim_suffix, *after, tokenizer.fim_middle]
+
+
+def complete(
+    model: CodeShellForCausalLM,
+    tokenizer: TextTokenizer,
+    prefix: str,
+    suffix: str | None = None,
+    *,
+    max_new_tokens: int = 64,
+    stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """The text between `prefix` and `suffix`, or after `prefix`; see `complete_batch`."""
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    return complete_batch(
+        model,
+        tokenizer,
+        [(prefix, suffix)],
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        **settings,  # type: ignore[arg-type]
+    )[0]
+
+
+def complete_batch(
+    model: CodeShellForCausalLM,
+    tokenizer: TextTokenizer,
+    requests: Sequence[tuple[str, str | None]],
+    *,
+    max_new_tokens: int = 64,
+    stop: Sequence[str] = (),
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | Sequence[int] = 0,
+) -> list[str]:
+    """Completions of several (prefix, suffix or None) requests in one batch.
+
+    A completion ends at any special token, at the first stop string (cut out exactly, wherever the token boundaries
+    are), or after `max_new_tokens`. Bytes that are not UTF-8 become U+FFFD. Prompts too long for the model are
+    trimmed as `infill_prompt` says.
+
+    Raises:
+        ValueError: `max_new_tokens` leaves no room for a prompt, or a sampling setting is out of range.
+    """
+    if not requests:
+        return []
+    budget = model.config.max_length - max_new_tokens
+    if budget < 4:
+        raise ValueError(
+            f"max_new_tokens {max_new_tokens} leaves no room for a prompt in {model.config.max_length} positions"
+        )
+    prompts = [infill_prompt(tokenizer, prefix, suffix, budget) for prefix, suffix in requests]
+    longest = max(map(len, prompts))
+    rows = [[tokenizer.eot] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    texts = [b""] * len(prompts)
+    needles = [text.encode() for text in stop if text]
+    reach = max(map(len, needles), default=0)
+
+    def ended(row: int, ids: list[int]) -> bool:
+        new = tokenizer.decode_bytes(ids[-1:])
+        texts[row] += new
+        tail = texts[row][-(len(new) + reach) :]
+        return any(needle in tail for needle in needles)
+
+    generate(
+        model,
+        torch.tensor(rows, device=model.device),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_ids=set(tokenizer.specials.values()),
+        stop=ended,
+        seed=seed,
+        attention_mask=torch.tensor(mask, device=model.device),
+        n_vocab_used=model.config.n_vocab_used or min(tokenizer.vocab_size, model.config.vocab_size),
+    )
+    return [_cut(text, needles).decode("utf-8", errors="replace") for text in texts]
+
+
+def _cut(text: bytes, needles: Sequence[bytes]) -> bytes:
+    """The text up to the first stop string."""
+    found = [at for at in (text.find(needle) for needle in needles) if at >= 0]
+    return text[: min(found)] if found else text

@@ -1,0 +1,313 @@
+"""The CodeShell network: GPT-2 with grouped-query attention and rotary position embedding.
+
+Parameter names and shapes are those of the released checkpoint (`transformer.h.0.attn.c_attn.weight` …; `c_attn` is
+the fused projection Q | K | V). Pre-norm blocks, LayerNorm with bias, tanh GELU, biases on the four linears of a block,
+the output head tied to the embedding (CodeShell report, section 2.2; the released modelling code for what it leaves out).
+
+Inside, tokens are flat: padding is cut out before the first block, sequences are told apart by their offsets
+(`cu_seqlens`), and no attention mask exists. A padded, a packed and a plain batch therefore give a token the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from codeshell import ops
+from codeshell.model.cache import KVCache
+from codeshell.model.config import CodeShellConfig
+
+
+@dataclass
+class ModelOutput:
+    """What forward returns. `logits` is (batch, seq, vocab_size) or None, `loss` a scalar or None."""
+
+    logits: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+
+
+@dataclass
+class Sequences:
+    """Where one another's tokens are in a forward pass: shared by all blocks.
+
+    Exactly one of two layouts: `shape` = (batch, seq) for full rows of one length, or `cu_seqlens` for packed tokens.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    positions: torch.Tensor
+    """(tokens,) int64, rows of cos and sin."""
+    shape: tuple[int, int] | None = None
+    cu_seqlens: torch.Tensor | None = None
+    max_seqlen: int | None = None
+    cache: KVCache | None = None
+    rows: torch.Tensor | None = None
+    """(tokens,) int64, the cache row of each token; set if and only if `cache` is."""
+    decoding: bool = False
+    """The cache already held tokens before this pass."""
+    cache_seqlens: torch.Tensor | None = None
+    """int32 (batch,), lengths of the cache rows after this pass."""
+
+
+class RotaryTables:
+    """cos and sin of all positions in fp32, grown on demand; plain attributes, so no checkpoint ever holds them.
+
+    `linear` scaling divides positions by the factor. `dynamic` (NTK) changes the base once a sequence is longer than
+    `n_positions`, from that sequence's own length: a later, shorter one gets the unscaled angles again.
+    """
+
+    def __init__(self, config: CodeShellConfig) -> None:
+        self.config = config
+        self._tables: dict[tuple[float, str], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def get(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tables (at least `length`, head_dim / 2) for a sequence of `length`."""
+        base = self.base(length)
+        key = (base, str(device))
+        table = self._tables.get(key)
+        if table is None or table[0].shape[0] < length:
+            # Tables of other bases are dropped: a growing dynamic sequence would leave one for every length.
+            size = min(self.config.max_length, max(256, 1 << (length - 1).bit_length()))
+            angles = self._angles(base, max(size, length))
+            table = (angles.cos().to(device), angles.sin().to(device))
+            self._tables = {key: table}
+        return table
+
+    def base(self, length: int) -> float:
+        config = self.config
+        if config.rope_type != "dynamic" or length <= config.n_positions:
+            return config.rope_theta
+        dim, factor = config.head_dim, config.rope_factor
+        return float(config.rope_theta * (factor * length / config.n_positions - (factor - 1)) ** (dim / (dim - 2)))
+
+    def _angles(self, base: float, length: int) -> torch.Tensor:
+        dim = self.config.head_dim
+        inv_freq = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+        positions = torch.arange(length, dtype=torch.float32)
+        if self.config.rope_type == "linear":
+            positions = positions / self.config.rope_factor
+        return torch.outer(positions, inv_freq)
+
+
+class CodeShellAttention(nn.Module):
+    def __init__(self, config: CodeShellConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = config.n_head, config.num_query_groups, config.head_dim
+        self.attn_pdrop = config.attn_pdrop
+        self.c_attn = nn.Linear(config.n_embd, (self.heads + 2 * self.kv_heads) * self.head_dim)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        qkv = self.c_attn(x)
+        mixed = self._mix(qkv, sequences) if sequences.cache is None else self._mix_cached(qkv, sequences)
+        out: torch.Tensor = self.resid_dropout(self.c_proj(mixed.reshape(x.shape[0], -1)))
+        return out
+
+    def _mix(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        positions = sequences.positions
+        if sequences.shape is not None:
+            qkv, positions = qkv.unflatten(0, sequences.shape), positions.view(sequences.shape)
+        return ops.packed_attention(
+            qkv,
+            sequences.cos,
+            sequences.sin,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            positions=positions,
+            cu_seqlens=sequences.cu_seqlens,
+            max_seqlen=sequences.max_seqlen,
+            dropout_p=self.attn_pdrop if self.training else 0.0,
+        )
+
+    def _mix_cached(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        cache, rows = sequences.cache, sequences.rows
+        assert cache is not None and rows is not None and sequences.cache_seqlens is not None
+        heads = qkv.unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        q, k = ops.rotary(q, k, sequences.cos, sequences.sin, positions=sequences.positions)
+        cache.write(self.layer, rows, sequences.positions, k, v)
+        if not sequences.decoding:
+            if sequences.shape is None:
+                return torch.as_tensor(
+                    ops.attention(q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen)
+                )
+            return torch.as_tensor(ops.attention(*(t.unflatten(0, sequences.shape) for t in (q, k, v))))
+        assert sequences.shape is not None
+        return ops.decode_attention(
+            q.unflatten(0, sequences.shape),
+            cache.keys[self.layer],
+            cache.values[self.layer],
+            cache_seqlens=sequences.cache_seqlens,
+        )
+
+
+class CodeShellMLP(nn.Module):
+    def __init__(self, config: CodeShellConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.inner_size)
+        self.c_proj = nn.Linear(config.inner_size, config.n_embd)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.dropout(self.c_proj(ops.gelu(self.c_fc(x))))
+        return out
+
+
+class CodeShellBlock(nn.Module):
+    def __init__(self, config: CodeShellConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = CodeShellAttention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = CodeShellMLP(config)
+
+    def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), sequences)
+        out: torch.Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+
+class CodeShellModel(nn.Module):
+    """Embedding, blocks and the last norm, over flat tokens."""
+
+    def __init__(self, config: CodeShellConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList(CodeShellBlock(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(self, tokens: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """(tokens,) int64 to (tokens, n_embd)."""
+        x = self.drop(self.wte(tokens))
+        for block in self.h:
+            x = block(x, sequences)
+        out: torch.Tensor = self.ln_f(x)
+        return out
+
+
+class CodeShellForCausalLM(nn.Module):
+    """CodeShell with its language-modelling head.
+
+    Weights are initialised as released: N(0, 0.02), biases 0, and the two projections back into the residual stream
+    N(0, 0.02 / sqrt(2 layers)). Under `device="meta"` nothing is allocated.
+    """
+
+    def __init__(self, config: CodeShellConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = CodeShellModel(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.tie_weights()
+        self.rotary = RotaryTables(config)
+        if not self.transformer.wte.weight.is_meta:
+            self.reset_parameters()
+
+    def tie_weights(self) -> None:
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the initial weights, in the order of `named_parameters`; `generator` makes the draw its own."""
+        std = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                residual = name.endswith("c_proj.weight")
+                spread = std / math.sqrt(2 * self.config.n_layer) if residual else std
+                parameter.normal_(0.0, spread, generator=generator)
+
+    def num_parameters(self) -> int:
+        """Weights of the model, the tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.wte.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.wte.weight.dtype
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        *,
+        targets: torch.Tensor | None = None,
+        cu_seqlens: torch.Tensor | None = None,
+        max_seqlen: int | None = None,
+        positions: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+        reduction: Literal["mean", "sum"] = "mean",
+        return_logits: bool | None = None,
+    ) -> ModelOutput:
+        """Logits, or the loss, or both.
+
+        Args:
+            input_ids: (batch, seq) int64.
+            labels: (batch, seq) int64, Hugging Face's convention: shifted inside, never into the next document or
+                from padding; -100 does not count.
+            targets: (batch, seq) int64, the token after each position, -100 does not count. Not with `labels`.
+            cu_seqlens: int32 (documents + 1,), offsets over the flattened batch * seq tokens, from 0 to batch * seq:
+                documents do not see one another, and their positions start at 0. `max_seqlen` saves reading it.
+            positions: (batch, seq) rotary positions, instead of 0, 1, 2 … in every row or document.
+            attention_mask: (batch, seq), 0 or False where a token is padding (on either side); positions count the
+                real tokens. The logits of padding are 0, and its targets do not count.
+            cache: read and extended by these tokens. With an empty cache a mask may be given, later not.
+            reduction: of the loss, over the targets that count.
+            return_logits: None returns logits if and only if there is no loss to compute.
+
+        Returns:
+            `ModelOutput`. Logits are in the dtype the head computes in (bf16 under bf16 autocast); the loss is fp32.
+
+        Raises:
+            ValueError: an argument's shape, dtype or value does not fit; the message names it.
+        """
+        from codeshell.model.layout import arrange  # here, because layout needs this module's classes
+
+        arranged = arrange(self, input_ids, labels, targets, cu_seqlens, max_seqlen, positions, attention_mask, cache)
+        hidden = self.transformer(arranged.tokens, arranged.sequences)
+        if cache is not None:
+            cache.lengths, cache.longest = arranged.lengths, arranged.longest
+        loss = None
+        if arranged.targets is not None:
+            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
+        logits = None
+        if return_logits or (return_logits is None and loss is None):
+            logits = arranged.unflatten(F.linear(hidden, self.lm_head.weight))
+        return ModelOutput(logits=logits, loss=loss)
+
+    def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:
+        """New tokens of every row; see `codeshell.model.generation.generate`."""
+        from codeshell.model.generation import generate
+
+        return generate(self, input_ids, **settings)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
+        """Load a directory as the hub has it; see `codeshell.model.checkpoints.load`."""
+        from codeshell.model.checkpoints import load
+
+        return load(directory, dtype)
+
+    def save_pretrained(
+        self, directory: str | Path, layout: Literal["codeshell", "starcoder2"] = "codeshell", **settings: Any
+    ) -> None:
+        """Write config and weights; see `codeshell.model.checkpoints.save`."""
+        from codeshell.model.checkpoints import save
+
+        save(self, directory, layout, **settings)

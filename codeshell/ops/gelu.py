@@ -1,0 +1,32 @@
+"""GELU in its tanh approximation (Hendrycks and Gimpel 2016), the activation of GPT-2 and CodeShell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from codeshell.ops import native
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`, elementwise; computed in fp32, returned in x's dtype."""
+    if native.serves(x) and x.is_contiguous():
+        out: torch.Tensor = _NativeGelu.apply(x)
+        return out
+    return F.gelu(x, approximate="tanh")
+
+
+class _NativeGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return native.gelu_forward(x)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return native.gelu_backward(x, grads[0].contiguous())

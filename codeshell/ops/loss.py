@@ -1,0 +1,163 @@
+"""Cross-entropy of a linear head without the logits of all tokens.
+
+The loss over a large vocabulary costs more memory than the rest of a small model: tokens x vocabulary in fp32, twice.
+Here the head runs over blocks of tokens; each block's gradient is formed while its logits are still in cache, in the
+same buffer, so that neither logits nor their gradient ever exist whole (Liger-Kernel and Apple's CCE do the same).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from codeshell.ops import native
+
+_BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Logits held at once. 2^21 fp32 (8 MB) stay in a server's L2 and L3; a GPU needs more rows to fill its units."""
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    ignore_index: int = -100,
+) -> torch.Tensor:
+    """Cross-entropy of `softmax(hidden @ weight.T)` against `targets`, in nats.
+
+    Args:
+        hidden: (..., features), floating point. Under autocast it and `weight` are cast to the autocast dtype.
+        weight: (vocabulary, features).
+        targets: (...) int64, the shape of `hidden` without its last dimension.
+        reduction: `"mean"` over the targets that count, or `"sum"`.
+        ignore_index: targets of this value do not count.
+
+    Returns:
+        A fp32 scalar (fp64 for fp64 input). With no target that counts it is 0, and so are the gradients.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or a target lies outside the vocabulary.
+    """
+    if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}: the last dimensions must agree"
+        )
+    if targets.shape != hidden.shape[:-1] or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets {tuple(targets.shape)} {targets.dtype}: must be int64 of shape {tuple(hidden.shape[:-1])}"
+        )
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+    flat = targets.reshape(-1)
+    if flat.device.type == "cpu" and flat.numel():
+        outside = (flat != ignore_index) & ((flat < 0) | (flat >= weight.shape[0]))
+        if bool(outside.any()):
+            bad = int(flat[outside][0])
+            raise ValueError(f"targets: {bad} is outside the vocabulary of {weight.shape[0]} and is not ignore_index")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    elif hidden.dtype != weight.dtype:
+        raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must agree outside autocast")
+    loss: torch.Tensor = _LinearCrossEntropy.apply(
+        hidden.reshape(-1, hidden.shape[-1]),
+        weight,
+        flat.contiguous(),
+        reduction,
+        ignore_index,
+        torch.is_grad_enabled(),
+    )
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        reduction: str,
+        ignore_index: int,
+        training: bool,
+    ) -> torch.Tensor:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        need_hidden, need_weight = (training and needed for needed in ctx.needs_input_grad[:2])
+        tokens, vocabulary = hidden.shape[0], weight.shape[0]
+        counted = targets != ignore_index
+        scale = torch.ones((), dtype=wide, device=hidden.device)
+        if reduction == "mean":
+            scale = scale / counted.sum().clamp(min=1)
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
+        losses = torch.empty(tokens, dtype=wide, device=hidden.device)
+        rows = max(16, _BLOCK_ELEMENTS.get(hidden.device.type, 1 << 26) // vocabulary)
+        with torch.autocast(hidden.device.type, enabled=False):
+            buffer = torch.empty(min(rows, tokens), vocabulary, dtype=hidden.dtype, device=hidden.device)
+            for start in range(0, tokens, rows):
+                part = slice(start, min(start + rows, tokens))
+                logits = torch.mm(hidden[part], weight.t(), out=buffer[: part.stop - start])
+                gradient = _softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
+                if grad_hidden is not None:
+                    torch.mm(gradient, weight, out=grad_hidden[part])
+                if grad_weight is not None:
+                    if gradient.dtype == wide:
+                        grad_weight.addmm_(gradient.t(), hidden[part])
+                    else:
+                        grad_weight += gradient.t() @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return losses.sum() * scale
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad.to(grad_hidden.dtype) if _is_scaled(grad) else grad_hidden
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad if _is_scaled(grad) else grad_weight).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None, None
+
+
+def _is_scaled(grad: torch.Tensor) -> bool:
+    """Whether the incoming gradient is other than 1. Asked on the CPU only: on a GPU the question would wait for it."""
+    return grad.device.type != "cpu" or float(grad) != 1.0
+
+
+def _softmax_gradient_(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
+) -> torch.Tensor:
+    """Fill `losses` (one a row, 0 where not counted) and give (softmax - one-hot) * scale, in the logits' memory."""
+    if native.serves(logits):
+        native.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
+        return logits
+    counted = targets != ignore_index
+    wide = logits.to(losses.dtype)
+    index = torch.where(counted, targets, 0).unsqueeze(1)
+    lse = torch.logsumexp(wide, dim=1, keepdim=True)
+    losses.copy_(torch.where(counted, (lse - wide.gather(1, index)).squeeze(1), 0.0))
+    probability = (wide - lse).exp_()
+    probability.scatter_add_(1, index, torch.full_like(lse, -1.0))
+    probability *= torch.where(counted, scale, 0.0).unsqueeze(1)
+    return logits.copy_(probability)
+
+
+def cross_entropy_reference(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> torch.Tensor:
+    """The same loss through torch's own linear and cross_entropy, logits whole; the tests' reference."""
+    logits = F.linear(hidden.reshape(-1, hidden.shape[-1]), weight)
+    total = F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignore_index, reduction="sum")
+    return total / (targets != ignore_index).sum().clamp(min=1) if reduction == "mean" else total

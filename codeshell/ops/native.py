@@ -1,0 +1,135 @@
+"""Calls from tensors into the C++ kernels of `codeshell._C` (addresses and sizes; no torch headers on the other side).
+
+The kernels run on torch's own OpenMP threads, as many as `torch.get_num_threads()`, and their results do not depend
+on that number: each output element is summed by one thread in a fixed order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codeshell import _C
+
+_TYPES = (torch.float32, torch.bfloat16)
+
+
+def serves(x: torch.Tensor) -> bool:
+    """Whether the CPU kernels take this tensor's device and dtype."""
+    return x.device.type == "cpu" and x.dtype in _TYPES and not torch.compiler.is_compiling()
+
+
+def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+    """Whether the CPU attention takes this case: fp32 or bf16, head dimensions 16, 32, … 256."""
+    dim = q.shape[-1]
+    return serves(q) and q.dtype == k.dtype == v.dtype and dim % 16 == 0 and dim <= 256
+
+
+def packable(x: torch.Tensor) -> torch.Tensor:
+    """The tensor itself if tokens and heads can be walked with one stride each, else a contiguous copy."""
+    uniform = x.stride(-1) == 1 and (x.dim() == 3 or x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
+    return x if uniform else x.contiguous()
+
+
+def _view(x: torch.Tensor) -> tuple[int, int, int]:
+    return x.data_ptr(), x.stride(-3), x.stride(-2)
+
+
+class AttentionProblem:
+    """One attention call: `packable` q, k, v as (batch, seq, heads, dim) or (total, heads, dim)."""
+
+    def __init__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        causal: bool,
+        scale: float,
+        window: int,
+        cu_seqlens: torch.Tensor | None,
+        cos: torch.Tensor | None = None,
+        sin: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> None:
+        self._inputs = (q, k, v)
+        if cos is not None and sin is not None and positions is not None:
+            # Kept on self: the addresses below must outlive the call.
+            self._tables = (cos.float().contiguous(), sin.float().contiguous(), positions.contiguous())
+            rotary = (self._tables[0].data_ptr(), self._tables[1].data_ptr(), self._tables[2].data_ptr())
+        else:
+            rotary = (0, 0, 0)
+        if cu_seqlens is not None:
+            query_offsets = key_offsets = cu_seqlens.numpy()
+        else:
+            query_offsets, key_offsets = _even_offsets(q), _even_offsets(k)
+        self._arguments = (
+            q.dtype == torch.bfloat16,
+            query_offsets,
+            key_offsets,
+            (q.shape[-2], k.shape[-2], q.shape[-1]),
+            scale,
+            causal,
+            window,
+            rotary,
+            torch.get_num_threads(),
+        )
+
+    def forward(self, out: torch.Tensor) -> torch.Tensor:
+        """Fill `out`, shaped as q; returns the LSE, fp32 (heads, tokens)."""
+        q, k, v = self._inputs
+        lse = torch.empty(q.shape[-2], q.numel() // (q.shape[-2] * q.shape[-1]))
+        _C.attention_forward((_view(q), _view(k), _view(v), _view(out)), lse.data_ptr(), *self._arguments)
+        return lse
+
+    def backward(
+        self,
+        grad_out: torch.Tensor,
+        out: torch.Tensor,
+        lse: torch.Tensor,
+        grad_q: torch.Tensor,
+        grad_k: torch.Tensor,
+        grad_v: torch.Tensor,
+    ) -> None:
+        """Fill the three gradients."""
+        q, k, v = self._inputs
+        grad_out = packable(grad_out.to(q.dtype))
+        tensors = (_view(q), _view(k), _view(v), _view(out))
+        gradients = (_view(grad_q), _view(grad_k), _view(grad_v), _view(grad_out))
+        _C.attention_backward(tensors, gradients, lse.data_ptr(), *self._arguments)
+
+
+def _even_offsets(x: torch.Tensor) -> NDArray[np.int32]:
+    return np.arange(x.shape[0] + 1, dtype=np.int32) * np.int32(x.shape[1])
+
+
+def gelu_forward(x: torch.Tensor) -> torch.Tensor:
+    """GELU of a contiguous tensor."""
+    out = torch.empty_like(x)
+    _C.gelu_forward(x.data_ptr(), out.data_ptr(), x.numel(), x.dtype == torch.bfloat16, torch.get_num_threads())
+    return out
+
+
+def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """Gradient of GELU at x, times `grad`; both contiguous, of one dtype."""
+    out = torch.empty_like(x)
+    bf16 = x.dtype == torch.bfloat16
+    _C.gelu_backward(x.data_ptr(), grad.data_ptr(), out.data_ptr(), x.numel(), bf16, torch.get_num_threads())
+    return out
+
+
+def cross_entropy_(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: float, losses: torch.Tensor
+) -> None:
+    """Logits (rows, vocabulary) become their gradient times `scale`; `losses` (rows,) fp32 is filled. All contiguous."""
+    _C.cross_entropy(
+        logits.data_ptr(),
+        logits.shape[0],
+        logits.shape[1],
+        targets.data_ptr(),
+        ignore_index,
+        scale,
+        losses.data_ptr(),
+        logits.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )

@@ -1,0 +1,265 @@
+"""Charts as inline SVG: lines with a legend, a text alternative and a table, and small bars for tables.
+
+Every line chart is drawn twice, for a wide and for a narrow page, and the style sheet shows one of them: text in a
+scaled SVG would be too small on a telephone. Colours come from the style sheet's classes, so both schemes work, and
+nothing uses a style attribute, which the page's content security policy forbids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from codeshell.report.format import plain
+
+Point = tuple[float, float]
+TABLE_ROWS = 12
+"""Rows of the table that stands behind each chart."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve. `style` is line, faint (the raw values behind a smoothed line), dots or cross."""
+
+    label: str
+    points: Sequence[Point]
+    color: int = 1
+    style: str = "line"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a line chart shows. `marks` are vertical lines with a label; `text` is the text alternative."""
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    text: str
+    marks: Sequence[tuple[float, str]] = ()
+    from_zero: bool = False
+    y_format: Callable[[Any], str] = plain
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Pixels and the range of values they show."""
+
+    width: int
+    height: int
+    x_range: Point
+    y_range: Point
+    left: int = 56
+    right: int = 14
+    top: int = 34
+    bottom: int = 40
+    y_ticks: Sequence[float] = field(default_factory=tuple)
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        inner = self.height - self.top - self.bottom
+        return self.top + (1 - (min(max(value, low), high) - low) / (high - low)) * inner
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values (1, 2, 2.5 or 5 times a power of ten) that cover [low, high]."""
+    if not high > low:
+        pad = abs(low) * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    raw = (high - low) / max(about, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = power * next((factor for factor in (1, 2, 2.5, 5) if raw <= factor * power * 1.0001), 10)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def thin(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most about `limit` points: of every stretch its first lowest and highest, so that spikes stay visible."""
+    if len(points) <= limit:
+        return list(points)
+    stretches = max(limit // 2, 1)
+    kept: list[Point] = []
+    for index in range(stretches):
+        part = points[index * len(points) // stretches : (index + 1) * len(points) // stretches]
+        low, high = min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])
+        kept += sorted({low, high})
+    return kept
+
+
+def line_chart(chart: Chart) -> Markup:
+    """The figure: two drawings, legend, table. Empty markup if there is no point."""
+    xs = [x for series in chart.series for x, _ in series.points]
+    ys = [y for series in chart.series for _, y in series.points]
+    if not xs:
+        return Markup()
+    y_ticks = nice_ticks(0.0 if chart.from_zero else min(ys), max(ys), 7)
+    x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
+    y_range = (y_ticks[0], y_ticks[-1])
+    legend = Markup().join(
+        Markup('<span><i class="key c{} {}"></i>{}</span>').format(series.color, series.style, series.label)
+        for series in chart.series
+        if series.points
+    )
+    return Markup(
+        '<figure class="chart" id="chart-{name}"><figcaption><b>{title}</b><span class="legend">{legend}</span>'
+        '</figcaption>{wide}{narrow}{note}<details class="data"><summary>Values as a table</summary>{table}</details>'
+        "</figure>"
+    ).format(
+        name=chart.name,
+        title=chart.title,
+        legend=legend,
+        wide=_drawing(chart, Frame(720, 310, x_range, y_range, y_ticks=y_ticks), "wide"),
+        narrow=_drawing(chart, Frame(350, 270, x_range, y_range, y_ticks=y_ticks, left=48, right=10), "narrow"),
+        note=Markup('<p class="note">{}</p>').format(chart.note) if chart.note else "",
+        table=_table(chart),
+    )
+
+
+def hover_data(charts: Sequence[Chart]) -> dict[str, Any]:
+    """What the script needs to name the values under the pointer: `{chart: {x, series: [{label, points}]}}`."""
+    return {
+        chart.name: {
+            "x": chart.x_label,
+            "series": [
+                {"label": series.label, "color": series.color, "points": [_rounded(point) for point in series.points]}
+                for series in chart.series
+                if series.points
+            ],
+        }
+        for chart in charts
+    }
+
+
+def bar(part: float, whole: float, kind: str = "c1") -> Markup:
+    """A bar for a table cell, `part / whole` of its width. The number stands beside it, so it is hidden from readers."""
+    width = 100 * min(max(part / whole, 0.0), 1.0) if whole > 0 else 0.0
+    if part > 0:
+        width = max(width, 0.6)
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="8"/><rect class="{}" width="{:.2f}" height="8"/></svg>'
+    ).format(kind, width)
+
+
+def kept_and_dropped(kept: float, dropped: float, whole: float) -> Markup:
+    """Two parts of a whole behind one another: what stays, then what goes."""
+    scale = 100 / whole if whole > 0 else 0.0
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="8"/><rect class="c1" width="{:.2f}" height="8"/>'
+        '<rect class="c2" x="{:.2f}" width="{:.2f}" height="8"/></svg>'
+    ).format(kept * scale, kept * scale, dropped * scale)
+
+
+def interval(value: float, low: float, high: float, whole: float, kind: str = "c1") -> Markup:
+    """A bar with its confidence interval as a whisker."""
+    scale = 100 / whole if whole > 0 else 0.0
+    return Markup(
+        '<svg class="bar tall" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="8"/><rect class="{}" width="{:.2f}" height="8"/>'
+        '<path class="whisker" d="M{:.2f} 4H{:.2f}"/></svg>'
+    ).format(kind, min(value * scale, 100), max(low * scale, 0), min(high * scale, 100))
+
+
+def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
+    identity = f"{chart.name}-{kind}"
+    parts = [
+        Markup(
+            '<svg class="plot {0}" viewBox="0 0 {1} {2}" role="img" aria-labelledby="{3}-t {3}-d" data-chart="{4}" '
+            'data-frame="{5} {6} {7} {8} {9:g} {10:g} {11:g} {12:g}"><title id="{3}-t">{13}</title>'
+            '<desc id="{3}-d">{14}</desc>'
+        ).format(
+            kind, frame.width, frame.height, identity, chart.name, frame.left, frame.width - frame.right,
+            frame.top, frame.height - frame.bottom, *frame.x_range, *frame.y_range, chart.title, chart.text,
+        )
+    ]  # fmt: skip
+    bottom, right = frame.height - frame.bottom, frame.width - frame.right
+    for value in frame.y_ticks:
+        y = frame.y(value)
+        parts.append(
+            Markup('<path class="grid" d="M{} {:.1f}H{}"/><text class="tick end" x="{}" y="{:.1f}">{}</text>').format(
+                frame.left, y, right, frame.left - 8, y + 4, chart.y_format(value)
+            )
+        )
+    low, high = frame.x_range
+    ticks = [tick for tick in nice_ticks(low, high, 6 if kind == "wide" else 4) if low <= tick <= high]
+    for value in ticks:
+        anchor = "end" if frame.x(value) > right - 6 else "middle"
+        parts.append(
+            Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
+                anchor,
+                min(frame.x(value) + (frame.right if anchor == "end" else 0), frame.width),
+                bottom + 18,
+                plain(value),
+            )
+        )
+    parts.append(
+        Markup(
+            '<path class="axis" d="M{} {}H{}"/><text class="label middle" x="{}" y="{}">{}</text>'
+            '<text class="label" x="2" y="11">{}</text>'
+        ).format(frame.left, bottom, right, (frame.left + right) // 2, frame.height - 4, chart.x_label, chart.y_label)
+    )
+    for value, label in chart.marks:
+        x = frame.x(value)
+        # A label that would run over the right edge stands on the left of its line.
+        flip = x > right - 7.2 * len(label) - 8
+        parts.append(
+            Markup(
+                '<path class="mark" d="M{:.1f} {}V{}"/><text class="mark-label{}" x="{:.1f}" y="{}">{}</text>'
+            ).format(x, frame.top, bottom, " end" if flip else "", x - 5 if flip else x + 2, frame.top - 6, label)
+        )
+    parts += [_curve(series, frame) for series in chart.series if series.points]
+    parts.append(Markup('<path class="cursor" d=""/></svg>'))
+    return Markup().join(parts)
+
+
+def _curve(series: Series, frame: Frame) -> Markup:
+    places = [(frame.x(x), frame.y(y)) for x, y in series.points]
+    if series.style == "dots":
+        shapes = Markup().join(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(x, y) for x, y in places)
+        path = Markup('<path d="{}"/>').format(_path(places))
+        return Markup('<g class="series dots c{}">{}{}</g>').format(series.color, path, shapes)
+    if series.style == "cross":
+        strokes = " ".join(f"M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" for x, y in places)
+        return Markup('<path class="series cross c{}" d="{}"/>').format(series.color, strokes)
+    return Markup('<path class="series {} c{}" d="{}"/>').format(series.style, series.color, _path(places))
+
+
+def _path(places: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+
+
+def _table(chart: Chart) -> Markup:
+    head = Markup().join(Markup('<th scope="col">{}</th>').format(series.label) for series in chart.series)
+    longest = max((series.points for series in chart.series), key=len)
+    steps = sorted({index * (len(longest) - 1) // (TABLE_ROWS - 1) for index in range(TABLE_ROWS)})
+    body = Markup()
+    for x in [longest[index][0] for index in steps]:
+        cells = Markup().join(Markup("<td>{}</td>").format(_nearest(series, x, chart)) for series in chart.series)
+        body += Markup('<tr><th scope="row">{}</th>{}</tr>').format(plain(x), cells)
+    return Markup(
+        '<div class="scroll"><table class="numbers"><thead><tr><th scope="col">{}</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(escape(chart.x_label), head, body)
+
+
+def _nearest(series: Series, x: float, chart: Chart) -> str:
+    """The value of the point nearest to `x`, with its own x where that is another."""
+    if not series.points:
+        return plain(None)
+    at, value = min(series.points, key=lambda point: abs(point[0] - x))
+    return chart.y_format(value) if at == x else f"{chart.y_format(value)} (at {plain(at)})"
+
+
+def _rounded(point: Point) -> list[float]:
+    return [float(f"{point[0]:.8g}"), float(f"{point[1]:.5g}")]

@@ -1,0 +1,110 @@
+// What the page can do beyond HTML: values under the pointer in charts, sortable tables, open and close all.
+// Everything is readable without it.
+"use strict";
+
+(function () {
+  const data = JSON.parse(document.getElementById("chart-data").textContent);
+  const format = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
+  // The point of a curve nearest to x, by bisection: points ascend in x.
+  function nearest(points, x) {
+    let low = 0, high = points.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (points[middle][0] < x) low = middle; else high = middle;
+    }
+    return Math.abs(points[low][0] - x) <= Math.abs(points[high][0] - x) ? points[low] : points[high];
+  }
+
+  function interactive(svg) {
+    const chart = data[svg.dataset.chart];
+    if (!chart) return;
+    const [left, right, top, bottom, low, high] = svg.dataset.frame.split(" ").map(Number);
+    const cursor = svg.querySelector(".cursor");
+    const box = document.createElement("div");
+    box.className = "values";
+    box.setAttribute("role", "status");
+    box.hidden = true;
+    svg.after(box);
+    const main = chart.series[0].points;
+    let at = null;
+
+    function show(x) {
+      at = nearest(main, x)[0];
+      const place = left + (at - low) / (high - low) * (right - left);
+      cursor.setAttribute("d", `M${place} ${top}V${bottom}`);
+      const title = document.createElement("b");
+      title.textContent = `${chart.x} ${format.format(at)}`;
+      box.replaceChildren(title);
+      for (const series of chart.series) {
+        const [where, value] = nearest(series.points, at);
+        const row = document.createElement("span");
+        const key = document.createElement("i");
+        key.className = `key c${series.color}`;
+        const far = where === at ? "" : ` (at ${format.format(where)})`;
+        row.append(key, `${series.label} ${format.format(value)}${far}`);
+        box.append(row);
+      }
+      box.hidden = false;
+      const scale = svg.clientWidth / svg.viewBox.baseVal.width;
+      const room = svg.clientWidth - box.offsetWidth - 4;
+      const beside = place * scale + (place > (left + right) / 2 ? -box.offsetWidth - 12 : 12);
+      box.style.left = `${svg.offsetLeft + Math.max(4, Math.min(beside, room))}px`;
+      box.style.top = `${svg.offsetTop + top * scale + 6}px`;
+    }
+
+    function hide() {
+      cursor.setAttribute("d", "");
+      box.hidden = true;
+    }
+
+    svg.addEventListener("pointermove", (event) => {
+      const area = svg.getBoundingClientRect();
+      const x = (event.clientX - area.left) / area.width * svg.viewBox.baseVal.width;
+      show(low + (x - left) / (right - left) * (high - low));
+    });
+    svg.addEventListener("pointerleave", hide);
+    svg.addEventListener("blur", hide);
+    svg.tabIndex = 0;
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (event.key === "Escape") hide();
+      if (!step) return;
+      event.preventDefault();
+      const now = at === null ? 0 : main.findIndex((point) => point[0] === at);
+      show(main[Math.min(Math.max(now + step, 0), main.length - 1)][0]);
+    });
+  }
+
+  function sortable(table) {
+    const heads = table.tHead.rows[table.tHead.rows.length - 1].cells;
+    const body = table.tBodies[0];
+    [...heads].forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const falling = head.getAttribute("aria-sort") !== "descending";
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+        const value = (row) => row.cells[column].dataset.value;
+        const compare = (a, b) => value(a) === undefined
+          ? b.cells[column].textContent.localeCompare(a.cells[column].textContent, "en")
+          : value(b) - value(a);
+        body.append(...[...body.rows].sort((a, b) => falling ? compare(a, b) : compare(b, a)));
+      });
+    });
+  }
+
+  document.querySelectorAll("svg.plot").forEach(interactive);
+  document.querySelectorAll("table.sortable").forEach(sortable);
+  document.querySelectorAll(".tools").forEach((tools) => { tools.hidden = false; });
+  for (const [name, open] of [["open", true], ["close", false]]) {
+    document.querySelectorAll(`[data-${name}]`).forEach((button) => button.addEventListener("click", () => {
+      document.querySelectorAll(`#${button.dataset[name]} details.pair`).forEach((one) => { one.open = open; });
+    }));
+  }
+  // A link to a stage or a printed page must not meet a closed section.
+  document.documentElement.dataset.ready = "yes";
+})();

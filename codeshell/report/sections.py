@@ -1,0 +1,277 @@
+"""What the data sections of the page show, as plain values: funnel, languages, duplicates, splits, tokenizer, time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from codeshell.report import read
+from codeshell.report.diff import compare
+from codeshell.report.format import cut, number, plain, size
+
+EXAMPLES = 3
+"""Drops shown for every rule."""
+CLUSTERS = 10
+"""Largest clusters shown."""
+CLUSTER_MEMBERS = 12
+"""Dropped documents listed of a cluster."""
+PAIRS = 6
+"""Closest calls, drawn pairs and held-out pairs shown."""
+LANGUAGES = 24
+"""Rows of the language table before the fold, which also hides the languages that were dropped whole."""
+
+FUNNEL = (
+    ("collect", "Collect", "Files read from the inputs. What is not text, or not source code, stops here."),
+    ("filter", "Filter", "The language floor, StarCoder's initial rules, then exact duplicates (MD5 of the text)."),
+    ("neardup", "Near duplicates", "MinHash candidates, each verified by the exact Jaccard index of its shingles."),
+    ("split", "Split", "Whole repositories are held out; a held-out file that resembles a training file is dropped."),
+)
+
+Statistics = dict[str, dict[str, Any] | None]
+
+
+def funnel(run: Path, stats: Statistics) -> list[dict[str, Any]]:
+    """One entry a stage: what came in, what stayed, and every rule with its counts and a few drops."""
+    entries = []
+    for stage, title, about in FUNNEL:
+        node = stats[stage]
+        entry: dict[str, Any] = {"stage": stage, "title": title, "about": about, "ran": node is not None}
+        if node is not None:
+            entry |= (
+                _collected(node) if stage == "collect" else {"in": pair(node.get("in")), "kept": pair(node.get("kept"))}
+            )
+            shown = read.examples(run, stage, EXAMPLES)
+            rules = [_rule(name, amount, shown.get(name, [])) for name, amount in mapping(node.get("dropped")).items()]
+            entry["sized"] = any(rule["bytes"] is not None for rule in rules)
+            entry["examples"] = any(rule["examples"] for rule in rules)
+            entry["rules"] = sorted(rules, key=lambda rule: (-rule["documents"], rule["name"]))
+            entry["dropped"] = {
+                "documents": sum(rule["documents"] for rule in rules),
+                "bytes": sum(rule["bytes"] or 0 for rule in rules) if stage != "collect" else None,
+            }
+        entries.append(entry)
+    return entries
+
+
+def pair(node: Any) -> dict[str, float]:
+    """`{documents, bytes}` with zeros for what is absent."""
+    tree = mapping(node)
+    return {"documents": number(tree.get("documents")) or 0.0, "bytes": number(tree.get("bytes")) or 0.0}
+
+
+def mapping(node: Any) -> dict[str, Any]:
+    """The node if it is an object, else an empty one."""
+    return node if isinstance(node, dict) else {}
+
+
+def objects(node: Any) -> list[dict[str, Any]]:
+    """The objects of a list; an empty one for anything else."""
+    return [item for item in node if isinstance(item, dict)] if isinstance(node, list) else []
+
+
+def _collected(node: dict[str, Any]) -> dict[str, Any]:
+    """The first stage counts files: those that became documents, and those that did not (their sizes are not kept)."""
+    kept = pair(node)
+    left_out = sum(number(files) or 0.0 for files in mapping(node.get("dropped")).values())
+    return {"in": {"documents": kept["documents"] + left_out, "bytes": None}, "kept": kept}
+
+
+def _rule(name: str, amount: Any, examples: list[read.Row]) -> dict[str, Any]:
+    shown = [_example(row) for row in examples]
+    if isinstance(amount, dict):
+        return {"name": name, "examples": shown} | pair(amount)
+    return {"name": name, "documents": number(amount) or 0.0, "bytes": None, "examples": shown}
+
+
+def _example(row: read.Row) -> dict[str, Any]:
+    """A drop and, in words, why: the measured value and the limit, or the document that stayed."""
+    value, limit = number(row["value"]), number(row["limit"])
+    notes = []
+    if value is not None and not row["kept_id"]:
+        notes.append(f"measured {plain(value)}" + (f", limit {plain(limit)}" if limit is not None else ""))
+    elif limit is not None and not row["kept_id"]:
+        notes.append(f"limit {plain(limit)}")
+    if row["language"]:
+        notes.append(cut(row["language"]))
+    if row["bytes"] is not None:
+        notes.append(size(row["bytes"]))
+    relation = "same text as" if value is None else f"Jaccard {value:.3f} (limit {plain(limit)}) with"
+    return {"row": row, "notes": " · ".join(notes), "relation": relation if row["kept_id"] else ""}
+
+
+def languages(stats: Statistics) -> dict[str, Any] | None:
+    """Table 1 of the report for this run: size, files and share of every language before and after the curation."""
+    if stats["collect"] is None:
+        return None
+    before = mapping(stats["collect"].get("by_language"))
+    final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    after = mapping((stats[final] or {}).get("by_language")) if final else {}
+    measured = mapping((stats["tokenizer"] or {}).get("by_language"))
+    rows = []
+    for name in sorted(before.keys() | after.keys()):
+        row: dict[str, Any] = {"name": name, "before": pair(before.get(name)), "after": pair(after.get(name))}
+        density = number(mapping(measured.get(name)).get("bytes_per_token"))
+        row["tokens"] = row["after"]["bytes"] / density if density else None
+        rows.append(row)
+    rows.sort(key=lambda row: (-row["after"]["bytes"], -row["before"]["bytes"], row["name"]))
+    total = {
+        "before": {key: sum(row["before"][key] for row in rows) for key in ("documents", "bytes")},
+        "after": {key: sum(row["after"][key] for row in rows) for key in ("documents", "bytes")},
+        "tokens": sum(row["tokens"] or 0.0 for row in rows),
+    }
+    largest = max((row["before"]["bytes"] for row in rows), default=0.0)
+    unit = next(((name, scale) for name, scale in (("GB", 1e9), ("MB", 1e6)) if largest >= scale), ("kB", 1e3))
+    kept = sum(1 for row in rows if row["after"]["documents"])
+    # Rows are sorted by what is kept, so the languages that were dropped whole are the last.
+    shown = min(LANGUAGES, kept) if kept else LANGUAGES
+    return {
+        "rows": rows[:shown],
+        "more": rows[shown:],
+        "found": len(rows),
+        "total": total,
+        "unit": unit,
+        "after_stage": final,
+        "kept": kept,
+        "tokens": total["tokens"] > 0,
+    }
+
+
+def duplicates(run: Path, stats: Statistics) -> dict[str, Any] | None:
+    """Clusters and pairs to open, each with the diff of the dropped document and the one that stayed."""
+    if stats["neardup"] is None:
+        return None
+    largest, histogram = read.cluster_sizes(run, CLUSTERS)
+    listed = read.members(run, [identity for identity, _ in largest], CLUSTER_MEMBERS)
+    # Of a cluster the least alike of the listed documents is compared: it says most about what "near" lets through.
+    heads = {identity: min(rows, key=lambda row: (row["value"] or 0.0, row["id"])) for identity, rows in listed.items()}
+    lowest: list[tuple[str, str]] = [("value", "ascending"), ("id", "ascending")]
+    groups: list[tuple[str, str, list[read.Row]]] = [
+        (
+            "Closest calls",
+            "The drops with the lowest Jaccard index: where the threshold decides.",
+            read.extreme_pairs(run, "neardup", lowest, PAIRS),
+        ),
+        (
+            "A fair draw",
+            "Drops with the lowest MD5, which is as good as a random draw and the same in every run.",
+            read.extreme_pairs(run, "neardup", [("id", "ascending")], PAIRS),
+        ),
+        (
+            "Held-out files that resembled training files",
+            "Dropped from the validation and test splits, so that no score comes from a copy. The most alike first.",
+            read.extreme_pairs(run, "split", [("value", "descending"), ("id", "ascending")], PAIRS),
+        ),
+    ]
+    rows = [*heads.values(), *(row for _, _, group in groups for row in group)]
+    texts = read.texts(run, {row["id"] for row in rows} | {row["kept_id"] for row in rows})
+    clusters = [
+        _pair(heads[identity], texts) | {"size": lost, "members": listed[identity]} for identity, lost in largest
+    ]
+    return {
+        "clusters": clusters,
+        "groups": [
+            {"title": title, "about": about, "pairs": [_pair(row, texts) for row in group]}
+            for title, about, group in groups
+            if group
+        ],
+        "histogram": _buckets(histogram),
+        "facts": {
+            key: stats["neardup"].get(key)
+            for key in ("candidate_pairs", "verified_pairs", "clusters", "largest_cluster")
+            if key in stats["neardup"]
+        },
+    }
+
+
+def _pair(row: read.Row, texts: dict[str, str]) -> dict[str, Any]:
+    kept, dropped = texts.get(row["kept_id"]), texts.get(row["id"])
+    diff = compare(kept, dropped) if kept is not None and dropped is not None else None
+    return {"row": row, "diff": diff, "size": None, "members": []}
+
+
+def _buckets(histogram: dict[int, int]) -> list[dict[str, Any]]:
+    """Clusters by how many documents each lost: 1, 2, 3–4, 5–8, and so on in powers of two."""
+    buckets: dict[int, int] = {}
+    for lost, clusters in histogram.items():
+        bucket = (lost - 1).bit_length()
+        buckets[bucket] = buckets.get(bucket, 0) + clusters
+    return [{"low": 2**bucket // 2 + 1, "high": 2**bucket, "clusters": buckets[bucket]} for bucket in sorted(buckets)]
+
+
+def splits(stats: Statistics) -> dict[str, Any] | None:
+    """Documents, bytes, repositories and tokens of each split, and the leak before and after it was closed."""
+    node = stats["split"]
+    if node is None:
+        return None
+    tokens = stats["tokens"] or {}
+    rows = []
+    for name in ("train", "valid", "test"):
+        entry = mapping(mapping(node.get("splits")).get(name))
+        rows.append(
+            {"name": name, "repos": entry.get("repos"), "tokens": mapping(tokens.get(name)).get("tokens")} | pair(entry)
+        )
+    leak = mapping(node.get("leak"))
+    leaks = [
+        {
+            "name": name,
+            "before": mapping(mapping(leak.get("before")).get(name)),
+            "after": mapping(mapping(leak.get("after")).get(name)),
+        }
+        for name in ("valid", "test")
+    ]
+    return {"rows": rows, "leaks": leaks if leak else []}
+
+
+def tokenizer(stats: Statistics) -> dict[str, Any] | None:
+    """Table 2's measure by language."""
+    node = stats["tokenizer"]
+    if node is None:
+        return None
+    by_language = mapping(node.get("by_language"))
+    rows = [
+        {
+            "name": name,
+            "characters": number(mapping(entry).get("characters_per_token")),
+            "bytes": number(mapping(entry).get("bytes_per_token")),
+        }
+        for name, entry in by_language.items()
+    ]
+    rows.sort(key=lambda row: (-(row["characters"] or 0.0), row["name"]))
+    rest = {key: value for key, value in node.items() if key != "by_language"}
+    return {
+        "rows": rows,
+        "rest": flatten(rest),
+        "largest": max((row["characters"] or 0.0 for row in rows), default=0.0),
+    }
+
+
+def timings(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Seconds a stage, in the order of the pipeline."""
+    if not node:
+        return None
+    order = list(read.DIRECTORIES)
+    names = sorted(node, key=lambda name: (order.index(name) if name in order else len(order), name))
+    rows = [{"name": name, "seconds": number(node[name]) or 0.0} for name in names]
+    total = sum(row["seconds"] for row in rows)
+    return {"rows": rows, "total": total, "largest": max(row["seconds"] for row in rows)}
+
+
+def flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Any JSON value as rows of dotted key and text, so that nothing a stage wrote is hidden."""
+    if isinstance(node, dict) and node:
+        return [row for key in node for row in flatten(node[key], f"{prefix}.{cut(key)}" if prefix else cut(key))]
+    if isinstance(node, list) and any(isinstance(item, dict | list) for item in node):
+        return [row for index, item in enumerate(node) for row in flatten(item, f"{prefix}[{index}]")]
+    if isinstance(node, list):
+        return [(prefix, ", ".join(_scalar(item) for item in node) or "none")]
+    return [(prefix, _scalar(node))]
+
+
+def _scalar(value: Any) -> str:
+    if value is None or value == {} or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else cut(value, 500)

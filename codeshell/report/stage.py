@@ -1,0 +1,269 @@
+"""Render `report.html`: gather the sections, fill the template, and pin its style and script in the page's policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from codeshell import __version__
+from codeshell.engine import Engine
+from codeshell.engine.files import make_directory, write_text
+from codeshell.errors import UserError
+from codeshell.recipe import Recipe
+from codeshell.report import evaluation, format, read, sections, training
+from codeshell.report.charts import bar, hover_data, kept_and_dropped, line_chart
+
+HERE = Path(__file__).parent
+
+
+def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+    """The stage: write `report.html` from the other files in `directory`; it has no statistics."""
+    write(directory, directory / "report.html")
+    return {}
+
+
+def write(directory: Path, output: Path) -> None:
+    """Render the run in `directory` to the file `output`.
+
+    Raises:
+        UserError: `directory` holds no run, a file in it is damaged, or `output` cannot be written.
+    """
+    page = render(directory)
+    make_directory(output.parent)
+    write_text(output, page)
+
+
+def render(directory: Path) -> str:
+    """The page as text: the same files give the same page.
+
+    Raises:
+        UserError: `directory` holds no run, or a file in it is damaged.
+    """
+    stats = read.statistics(directory)
+    environment = read.read_dict(directory / "run.json")
+    if environment is None and not any(stats.values()):
+        raise UserError(
+            f"{directory}: no run is here (no run.json, no stats.json); give the directory of a codeshell run"
+        )
+    times = sections.timings(read.read_dict(directory / "timings.json"))
+    positions = read.read_any(directory / "evaluate" / "positions.json")
+    trained = training.training(directory, stats["train"])
+    evaluated = evaluation.evaluation(stats["evaluate"], positions)
+    duplicates = sections.duplicates(directory, stats)
+    tokens = sections.tokenizer(stats)
+    charts = [*(trained["charts"] if trained else []), *(evaluated["charts"] if evaluated else [])]
+    recipe_path = directory / "recipe.toml"
+    recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.exists() else ""
+    css, js = (HERE / "style.css").read_text("utf-8"), (HERE / "script.js").read_text("utf-8")
+    context = {
+        "css": Markup(css),
+        "js": Markup(js),
+        "policy": _policy(css, js),
+        "version": __version__,
+        "name": _name(recipe, directory),
+        "started": (environment or {}).get("started"),
+        "lead": _lead(stats),
+        "cards": _cards(stats, times),
+        "funnel": sections.funnel(directory, stats),
+        "collected": sections.pair(stats["collect"])["bytes"],
+        "languages": sections.languages(stats),
+        "duplicates": duplicates and _duplicate_rows(duplicates),
+        "splits": sections.splits(stats),
+        "tokenizer": tokens and tokens | {"rest": _labelled(tokens["rest"])},
+        "training": trained and _training_rows(trained),
+        "evaluation": evaluated and _drawn(evaluated),
+        "samples": evaluation.samples(read.read_any(directory / "evaluate" / "samples.json")),
+        "timings": times,
+        "environment": _labelled(sections.flatten(environment)) if environment else [],
+        "recipe": recipe,
+        "chart_data": hover_data(charts),
+    }
+    return format.show_controls(_template().render(context)) + "\n"
+
+
+def _template() -> jinja2.Template:
+    # StrictUndefined: a name the template has wrong is an error in the tests, not a blank in a page.
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(HERE), trim_blocks=False
+    )
+    environment.globals |= {"bar": bar, "kept_and_dropped": kept_and_dropped}
+    environment.filters |= {
+        "count": format.count,
+        "short": format.short_count,
+        "size": format.size,
+        "share": format.share,
+        "duration": format.duration,
+        "plain": format.plain,
+        "words": format.words,
+        "cut": format.cut,
+        "fixed": lambda value: format.MISSING if format.number(value) is None else f"{value:.2f}",
+        "jaccard": lambda value: format.MISSING if format.number(value) is None else f"{value:.3f}",
+        "value": _value,
+    }
+    return environment.get_template("template.html")
+
+
+def _policy(css: str, js: str) -> str:
+    """Nothing may be loaded; of style and script only these two texts count, so injected ones would be dead."""
+    pins = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{pins[0]}'; script-src 'sha256-{pins[1]}'; img-src data:; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _name(recipe: str, directory: Path) -> str:
+    """The recipe's name, or the directory's."""
+    import tomllib
+
+    try:
+        name = tomllib.loads(recipe).get("name")
+    except tomllib.TOMLDecodeError:
+        name = None
+    return str(name) if name else directory.resolve().name
+
+
+def _lead(stats: sections.Statistics) -> str:
+    """The run in a sentence, of what has been done."""
+    collect, train = stats["collect"], stats["train"]
+    final = next((stats[stage] for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    if collect is None:
+        return "Nothing has been collected yet."
+    there = sections.pair(collect)
+    text = f"{format.count(there['documents'])} documents were read"
+    if final is not None:
+        kept = sections.pair(final.get("kept"))
+        text += f"; {format.count(kept['documents'])} are in the corpus ({format.share(kept['bytes'], there['bytes'], 0)} of the bytes)"
+    if train is not None:
+        text += (
+            f". A model of {format.short_count(train.get('parameters'))} parameters was trained on "
+            f"{format.short_count(train.get('tokens'))} tokens"
+        )
+    return text + "."
+
+
+def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The first screen: what was read, what was kept, how good the model is, how long it took."""
+    cards = []
+    collect = stats["collect"]
+    if collect is not None:
+        there = sections.pair(collect)
+        left_out = sum(format.number(files) or 0 for files in sections.mapping(collect.get("dropped")).values())
+        lines = [
+            f"{format.count(there['documents'])} documents in {len(sections.mapping(collect.get('by_language')))} languages",
+            f"{format.count(left_out)} files left out (binary, too large, not code …)",
+        ]
+        cards.append(_card("Read", format.size(there["bytes"]), lines))
+    final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    if collect is not None and final is not None:
+        kept = sections.pair((stats[final] or {}).get("kept"))
+        lines = [
+            f"{format.count(kept['documents'])} documents, {format.share(kept['bytes'], sections.pair(collect)['bytes'])} of the bytes"
+        ]
+        tokens = sections.mapping((stats["tokens"] or {}).get("train")).get("tokens")
+        if tokens is not None:
+            lines.append(f"{format.short_count(tokens)} tokens to train on")
+        leak = sections.mapping(sections.mapping((stats["split"] or {}).get("leak")).get("after"))
+        leaked = [format.number(sections.mapping(entry).get("documents")) for entry in leak.values()]
+        if leaked and None not in leaked:
+            total = sum(amount or 0 for amount in leaked)
+            lines.append(f"{format.count(total)} held-out near duplicates of training files")
+        cards.append(_card("Kept", format.size(kept["bytes"]), lines))
+    cards += _model_cards(stats)
+    if times is not None:
+        slowest = sorted(times["rows"], key=lambda row: (-row["seconds"], row["name"]))[:4]
+        graph = [
+            {
+                "name": row["name"],
+                "value": format.duration(row["seconds"]),
+                "bar": bar(row["seconds"], times["largest"], "c0"),
+                "strong": False,
+            }
+            for row in slowest
+        ]
+        card = _card("Time", format.duration(times["total"]), [])
+        cards.append(card | {"bars": graph, "caption": "The slowest stages"})
+    return cards
+
+
+def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
+    """The model's card: bits per byte beside its peers, or the loss where the evaluation has not run."""
+    bits = evaluation.headline_bits(stats["evaluate"])
+    infill = evaluation.headline_infill(stats["evaluate"])
+    if bits and bits[0][0] == "this model":
+        top = max(value for _, value in bits)
+        graph = [
+            {
+                "name": name,
+                "value": f"{value:.2f}",
+                "bar": bar(value, top, "c0" if index else "c1"),
+                "strong": not index,
+            }
+            for index, (name, value) in enumerate(bits)
+        ]
+        card = _card("Model, on held-out files", f"{bits[0][1]:.2f}", [infill] if infill else [], "bits per byte")
+        return [card | {"bars": graph, "caption": "Bits per byte, less is better"}]
+    if stats["train"] is None:
+        return []
+    loss = format.number(stats["train"].get("final_valid_loss")) or format.number(
+        stats["train"].get("final_train_loss")
+    )
+    value = format.MISSING if loss is None else f"{loss:.3f}"
+    return [_card("Model, not evaluated", value, [infill] if infill else [], "nats per token")]
+
+
+def _card(title: str, value: str, lines: list[str], unit: str = "") -> dict[str, Any]:
+    return {"title": title, "value": value, "unit": unit, "lines": lines, "bars": [], "caption": ""}
+
+
+def _duplicate_rows(duplicates: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "candidate_pairs": "candidate pairs",
+        "verified_pairs": "pairs at the threshold or above",
+        "clusters": "clusters",
+        "largest_cluster": "largest cluster",
+    }
+    rows = [(names[key], format.count(value)) for key, value in duplicates["facts"].items()]
+    return duplicates | {
+        "fact_rows": rows,
+        "cluster_count": sum(row["clusters"] for row in duplicates["histogram"]),
+    }
+
+
+def _training_rows(trained: dict[str, Any]) -> dict[str, Any]:
+    whole = ("parameters", "steps", "tokens", "skipped_updates")
+    rows = [
+        (training.FACTS[key], format.count(value) if key in whole else _value(value)) for key, value in trained["facts"]
+    ]
+    keys: list[str] = []
+    for phase in trained["phases"]:
+        keys += [key for key in phase if key not in keys]
+    phases = [{key: phase.get(key) for key in keys} for phase in trained["phases"]]
+    return trained | {
+        "fact_rows": rows,
+        "phases": phases,
+        "phase_keys": keys,
+        "charts": [line_chart(chart) for chart in trained["charts"]],
+        "rest": sections.flatten(trained["rest"]) if trained["rest"] else [],
+    }
+
+
+def _drawn(evaluated: dict[str, Any]) -> dict[str, Any]:
+    tasks = [task | {"charts": [line_chart(chart) for chart in task["charts"]]} for task in evaluated["tasks"]]
+    return evaluated | {"tasks": tasks}
+
+
+def _labelled(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(format.words(key.removeprefix("versions.")), value) for key, value in rows]
+
+
+def _value(value: Any) -> str:
+    """Any JSON scalar for a reader."""
+    if format.number(value) is None:
+        return sections.flatten(value)[0][1] if not isinstance(value, dict | list) else str(value)
+    return format.short_count(value) if abs(value) >= 1e6 else format.plain(value)

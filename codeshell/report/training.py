@@ -1,0 +1,191 @@
+"""The training section: curves from `train/log.jsonl` and the stage's own statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codeshell.report import read
+from codeshell.report.charts import Chart, Point, Series, thin
+from codeshell.report.format import number, plain, short_count
+
+FACTS = {
+    "parameters": "parameters",
+    "steps": "steps",
+    "tokens": "tokens",
+    "flops_per_token": "FLOPs per token",
+    "final_train_loss": "final training loss",
+    "final_valid_loss": "final validation loss",
+    "final_valid_bits_per_byte": "validation, bits per byte",
+    "skipped_updates": "skipped updates",
+}
+"""Statistics beside the loss curve, with their names."""
+POINTS = 360
+"""Points of a curve in the page; a longer run is thinned, its spikes kept."""
+
+
+@dataclass
+class Log:
+    """The log's curves. A step that was done again after a resume counts once, as it was done last."""
+
+    loss: list[Point] = field(default_factory=list)
+    lr: list[Point] = field(default_factory=list)
+    norm: list[Point] = field(default_factory=list)
+    speed: list[Point] = field(default_factory=list)
+    valid: list[Point] = field(default_factory=list)
+    valid_bits: list[Point] = field(default_factory=list)
+    skipped: list[float] = field(default_factory=list)
+    contexts: list[tuple[float, int]] = field(default_factory=list)
+    """(first step, context length) of every phase."""
+
+
+def read_log(path: Path) -> Log:
+    """Read the lines of kind `train` and `valid`."""
+    steps: dict[float, dict[str, Any]] = {}
+    valid: dict[float, dict[str, Any]] = {}
+    for line in read.log_lines(path):
+        at = number(line.get("step"))
+        lines = {"train": steps, "valid": valid}.get(str(line.get("kind")))
+        if at is not None and lines is not None:
+            lines[at] = line
+    log = Log()
+    for at in sorted(steps):
+        line = steps[at]
+        for key, points in (
+            ("loss", log.loss),
+            ("lr", log.lr),
+            ("grad_norm", log.norm),
+            ("tokens_per_second", log.speed),
+        ):
+            value = number(line.get(key))
+            if value is not None:
+                points.append((at, value))
+        if line.get("skipped"):
+            log.skipped.append(at)
+        context = number(line.get("context"))
+        if context is not None and (not log.contexts or log.contexts[-1][1] != context):
+            log.contexts.append((at, int(context)))
+    for at in sorted(valid):
+        for key, points in (("loss", log.valid), ("bits_per_byte", log.valid_bits)):
+            value = number(valid[at].get(key))
+            if value is not None:
+                points.append((at, value))
+    return log
+
+
+def smooth(points: list[Point]) -> list[Point]:
+    """Exponential mean over about a fiftieth of the run, without the bias of its start."""
+    decay = 1 - 2 / (max(len(points) / 50, 8) + 1)
+    total, weight, result = 0.0, 0.0, []
+    for x, y in points:
+        total, weight = decay * total + y, decay * weight + 1
+        result.append((x, total / weight))
+    return result
+
+
+def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The section's charts and facts; None if there is neither a log nor statistics."""
+    log = read_log(run / "train" / "log.jsonl")
+    if stats is None and not log.loss:
+        return None
+    marks = [(at, f"context {context:,}") for at, context in log.contexts[1:]]
+    charts = [chart for chart in (_loss(log, marks), _lr(log, marks), _speed(log, marks), _norm(log, marks)) if chart]
+    stats = stats or {}
+    phases = stats.get("phases")
+    return {
+        "charts": charts,
+        "facts": [(key, stats[key]) for key in FACTS if key in stats],
+        "phases": phases if isinstance(phases, list) and all(isinstance(phase, dict) for phase in phases) else [],
+        "rest": {key: value for key, value in stats.items() if key not in (*FACTS, "phases")},
+        "finished": bool(stats),
+        "last_step": log.loss[-1][0] if log.loss else None,
+    }
+
+
+def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+    if not log.loss:
+        return None
+    # The loss of an update that was not made says nothing of the curve: it is marked and left out of the mean.
+    losses, skipped = dict(log.loss), set(log.skipped)
+    smoothed = smooth([point for point in log.loss if point[0] not in skipped] or log.loss)
+    top = max(losses.values())
+    series = [
+        Series("training, each step", thin(log.loss, POINTS), 1, "faint"),
+        Series("training, smoothed", thin(smoothed, POINTS), 1),
+        Series("validation", log.valid, 2, "dots"),
+        Series("skipped updates", [(at, losses.get(at, top)) for at in log.skipped], 3, "cross"),
+    ]
+    text = f"Training loss falls from {plain(log.loss[0][1])} at step {plain(log.loss[0][0])} to "
+    text += f"{plain(smoothed[-1][1])} (smoothed) at step {plain(smoothed[-1][0])}."
+    if log.valid:
+        text += f" Validation loss ends at {plain(log.valid[-1][1])}."
+    if log.skipped:
+        text += f" {len(log.skipped)} updates were skipped."
+    return Chart(
+        "loss",
+        "Loss",
+        "step",
+        "nats per token",
+        [one for one in series if one.points],
+        text,
+        marks,
+        y_format=lambda value: f"{value:.2f}",
+    )
+
+
+def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+    if not log.lr:
+        return None
+    peak = max(log.lr, key=lambda point: point[1])
+    power = math.floor(math.log10(peak[1])) if peak[1] > 0 else 0
+    return Chart(
+        "lr",
+        "Learning rate",
+        "step",
+        f"times 1e{power}",
+        [Series("learning rate", thin(log.lr, POINTS))],
+        f"The learning rate rises to {peak[1]:.3g} at step {plain(peak[0])} and ends at {log.lr[-1][1]:.3g}.",
+        marks,
+        from_zero=True,
+        y_format=lambda value: f"{value / 10**power:.2f}",
+    )
+
+
+def _speed(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+    if not log.speed:
+        return None
+    middle = sorted(y for _, y in log.speed)[len(log.speed) // 2]
+    return Chart(
+        "speed",
+        "Throughput",
+        "step",
+        "tokens per second",
+        [
+            Series("each step", thin(log.speed, POINTS), 1, "faint"),
+            Series("smoothed", thin(smooth(log.speed), POINTS), 1),
+        ],
+        f"The median step ran at {short_count(middle)} tokens per second.",
+        marks,
+        from_zero=True,
+        y_format=short_count,
+    )
+
+
+def _norm(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+    if not log.norm:
+        return None
+    return Chart(
+        "norm",
+        "Gradient norm",
+        "step",
+        "before clipping",
+        [
+            Series("each step", thin(log.norm, POINTS), 1, "faint"),
+            Series("smoothed", thin(smooth(log.norm), POINTS), 1),
+        ],
+        f"The gradient norm ends near {plain(smooth(log.norm)[-1][1])}.",
+        marks,
+        from_zero=True,
+    )

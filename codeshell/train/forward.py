@@ -1,0 +1,34 @@
+"""One forward pass over a micro-batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codeshell.model.precision import Precision, autocast
+from codeshell.train.batches import MicroBatch
+
+if TYPE_CHECKING:
+    from codeshell.model import CodeShellForCausalLM
+
+
+def summed_loss(model: CodeShellForCausalLM, micro: MicroBatch, precision: Precision) -> torch.Tensor:
+    """Cross entropy summed over the targets that count, in nats: a scalar, fp32."""
+    device = next(model.parameters()).device
+
+    def tensor(array: NDArray[np.int64] | NDArray[np.int32]) -> torch.Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    with autocast(precision, device):
+        output = model(
+            tensor(micro.inputs),
+            targets=tensor(micro.targets),
+            cu_seqlens=None if micro.cu_seqlens is None else tensor(micro.cu_seqlens),
+            max_seqlen=None if micro.cu_seqlens is None else micro.max_seqlen,
+            reduction="sum",
+        )
+    loss: torch.Tensor = output.loss
+    return loss

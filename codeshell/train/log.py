@@ -1,0 +1,79 @@
+"""The log of a run: `log.jsonl`, and TensorBoard if asked. Keys are in docs/run-directory.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from codeshell.engine.files import atomic_path, disk_error
+from codeshell.errors import UserError
+
+
+class Log:
+    """Appends lines to `log.jsonl`; lines behind the step that a run resumes from are cut off first.
+
+    Args:
+        path: the file; made if need be.
+        step: the last step that is done.
+        tensorboard: a directory for event files, or None.
+    """
+
+    def __init__(self, path: Path, step: int, tensorboard: Path | None = None) -> None:
+        self.path = path
+        self.writer: Any = _writer(tensorboard, step) if tensorboard else None
+        truncate(path, step)
+        try:
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise disk_error(error, path) from error
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one object; it must have `kind` and `step`."""
+        try:
+            self.file.write(json.dumps(line, allow_nan=False) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        if self.writer is not None:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+
+    def sync(self) -> None:
+        """Bring every line to the disk, as a checkpoint needs that is about to count on them."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def truncate(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; what follows, or was cut short by a kill, will be written again."""
+    if not path.exists():
+        return
+    kept = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                break
+            if not text.endswith("\n") or not isinstance(line, dict) or line.get("step", step + 1) > step:
+                break
+            kept.append(text)
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _writer(directory: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "train.tensorboard: TensorBoard is not installed; `pip install codeshell[tensorboard]`, or set it to false"
+        ) from None
+    return SummaryWriter(str(directory), purge_step=step + 1)

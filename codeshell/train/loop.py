@@ -1,0 +1,225 @@
+"""The training loop: batches, gradients, updates, and what is written on the way.
+
+A step takes the next `batch_tokens` of the stream, accumulates the gradient of the mean loss over micro-batches,
+clips it, and updates, unless the loss or the gradient says not to. Every random draw is a hash: the stream's of
+(seed, epoch, document), dropout's of (seed, step). So a step is a function of the recipe, the data and the tensors
+before it, and on a CPU a run that was killed and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from codeshell.engine.progress import Progress
+from codeshell.errors import UserError
+from codeshell.recipe import Recipe
+from codeshell.train import checkpoints
+from codeshell.train.batches import IGNORED, Batch, Documents, Prefetch, fold, take
+from codeshell.train.checkpoints import PhaseResult, State
+from codeshell.train.flops import flops_per_token, peak_flops
+from codeshell.train.forward import summed_loss
+from codeshell.train.log import Log
+from codeshell.train.randomness import draw
+from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
+from codeshell.train.signals import Interrupted, Signals
+from codeshell.train.spikes import Guard
+from codeshell.train.validate import Score, Validation
+
+if TYPE_CHECKING:
+    from codeshell.model import CodeShellForCausalLM
+
+
+class Trainer:
+    """A run from `state` to its last step.
+
+    Args:
+        recipe: its settings.
+        directory: for the log and the checkpoints.
+        model: in fp32 (the master weights), on its device.
+        optimizer: over the model's parameters.
+        documents: the training stream.
+        validation: None if there is nothing to validate on.
+        state: where the run is; updated in place.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        directory: Path,
+        model: CodeShellForCausalLM,
+        optimizer: torch.optim.Optimizer,
+        documents: Documents,
+        validation: Validation | None,
+        state: State,
+    ) -> None:
+        self.recipe, self.train, self.directory = recipe, recipe.train, directory
+        self.model, self.optimizer = model, optimizer
+        self.documents, self.validation, self.state = documents, validation, state
+        self.own = recipe.train.document_attention == "own"
+        self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
+        device = next(model.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.peak = peak_flops(name, state.precision)
+        self.seconds, self.counted = 0.0, 0  # Of the steps since the last line of the log.
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: a SIGTERM came; the run is saved.
+            UserError: the spike policy stopped the run, which is saved; or the disk is full.
+        """
+        left = (self.train.steps - self.state.step) * self.train.batch_tokens
+        tensorboard = self.directory / "tensorboard" if self.train.tensorboard else None
+        log = Log(self.directory / "log.jsonl", self.state.step, tensorboard)
+        batches = Prefetch(self._take, self.state.position)
+        try:
+            with Signals() as signals, Progress("train", total=left, unit="tokens") as progress:
+                self.model.train()
+                while self.state.step < self.train.steps:
+                    reason = self._step(batches.next(), log, progress)
+                    self._after(log, signals, reason)
+        finally:
+            batches.close()
+            log.close()
+
+    def _take(self, position: Any) -> Batch:
+        return take(self.documents, position, self.train.batch_tokens, own=self.own)
+
+    def _step(self, batch: Batch, log: Log, progress: Progress) -> str | None:
+        """One step; returns why its update was not applied, or None."""
+        started = time.perf_counter()
+        step = self.state.step + 1
+        stretch = stretch_of(self.train, step)
+        rate = learning_rate(self.train, step)
+        torch.manual_seed(draw(self.recipe.seed, step, "dropout"))
+        loss = self._gradient(batch, stretch.context)
+        norm = self._clip()
+        reason = self.guard.judge(loss, norm, ignore_spikes=self.train.spike_policy == "ignore")
+        if reason is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step, self.state.phase, self.state.context = step, stretch.index, stretch.context
+        self.state.position = batch.after
+        self.state.tokens += len(batch.inputs)
+        self.seconds += time.perf_counter() - started
+        self.counted += len(batch.inputs)
+        speed = self.counted / self.seconds
+        progress.advance(
+            len(batch.inputs),
+            step=f"{step}/{self.train.steps}",
+            loss=f"{loss:.4f}",
+            lr=f"{rate:.2e}",
+            tok_s=f"{speed:.0f}",
+        )
+        if reason is not None or step % self.train.log_every == 0 or step in (stretch.last, self.train.steps):
+            work = flops_per_token(self.model.config, stretch.context)
+            log.write(
+                self._line("train")
+                | {"loss": _finite(loss), "grad_norm": _finite(norm), "lr": rate, "skipped": reason}
+                | {"seconds": round(self.seconds, 4), "tokens_per_second": round(speed, 1)}
+                | {"mfu": round(work * speed / self.peak, 4) if self.peak else None}
+            )
+            self.seconds, self.counted = 0.0, 0
+        return reason
+
+    def _gradient(self, batch: Batch, context: int) -> float:
+        """Accumulate the gradient of the mean loss over the batch; returns that loss."""
+        counted = max(int((batch.targets != IGNORED).sum()), 1)
+        total: torch.Tensor | float = 0.0
+        for micro in fold(batch, context, self.train.micro_batch_tokens, own=self.own):
+            loss = summed_loss(self.model, micro, self.state.precision) / counted
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
+        return float(total)
+
+    def _clip(self) -> float:
+        """Scale the gradient to the recipe's norm at most; returns the norm before."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.train.clip == 0:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            return float(torch.nn.utils.get_total_norm(gradients))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.train.clip))
+
+    def _after(self, log: Log, signals: Signals, reason: str | None) -> None:
+        """Validate, save and stop, where this step is one to do so."""
+        train, state = self.train, self.state
+        stretch = stretch_of(train, state.step)
+        phase_end = state.step == stretch.last
+        if phase_end or (train.valid_every and state.step % train.valid_every == 0):
+            self._validate(log, stretch, phase_end)
+        state.recent, state.skipped, state.in_row = self.guard.recent, self.guard.skipped, self.guard.in_row
+        stuck = reason is not None and (train.spike_policy == "stop" or self.guard.in_row >= train.max_skips)
+        due = bool(train.checkpoint_every) and state.step % train.checkpoint_every == 0
+        kept = phase_end and (train.keep_phase_ends or state.step == train.steps)
+        if due or kept or stuck or signals.stop or signals.checkpoint:
+            signals.checkpoint = False
+            path = self._save(log)
+            if stuck and state.step < train.steps:
+                raise UserError(self._stuck(reason or "", path))
+            if signals.stop:
+                print(
+                    f"train: SIGTERM; stopped after step {state.step} of {train.steps}, saved in {path}; "
+                    "run the same command again to go on",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                raise Interrupted
+
+    def _validate(self, log: Log, stretch: Stretch, phase_end: bool) -> None:
+        if self.validation is None:
+            if phase_end:
+                self.state.phase_results.append(PhaseResult(self.state.step, None, None))
+            return
+        started = time.perf_counter()
+        score: Score = self.validation.score(
+            self.model,
+            context=stretch.context,
+            micro_tokens=self.train.micro_batch_tokens or self.train.batch_tokens,
+            precision=self.state.precision,
+        )
+        loss, bits = _finite(score.loss), _finite(score.bits_per_byte)
+        seconds = round(time.perf_counter() - started, 4)
+        log.write(self._line("valid") | {"loss": loss, "bits_per_byte": bits, "seconds": seconds})
+        if phase_end:
+            self.state.phase_results.append(PhaseResult(self.state.step, loss, bits))
+
+    def _save(self, log: Log) -> Path:
+        log.sync()
+        path = checkpoints.save(self.directory / "checkpoints", self.state, self.model, self.optimizer)
+        ends = [s.last for s in stretches(self.train)] if self.train.keep_phase_ends else []
+        checkpoints.prune(path.parent, self.train.keep_checkpoints, ends)
+        return path
+
+    def _line(self, kind: str) -> dict[str, Any]:
+        state = self.state
+        return {
+            "kind": kind,
+            "step": state.step,
+            "phase": state.phase,
+            "context": state.context,
+            "tokens": state.tokens,
+        }
+
+    def _stuck(self, reason: str, path: Path) -> str:
+        if self.train.spike_policy == "stop":
+            return (
+                f"train: {reason} at step {self.state.step}, and train.spike_policy is stop; saved in {path}; "
+                "run again to go on behind this batch, or with spike_policy = skip"
+            )
+        return (
+            f"train: {self.guard.in_row} updates in a row were skipped, the last at step {self.state.step} ({reason}); "
+            f"saved in {path}; train again with a lower train.lr, or go on with a higher train.spike_sigma"
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

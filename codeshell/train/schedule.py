@@ -1,0 +1,51 @@
+"""Phases and the learning rate, as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from codeshell.recipe import Train
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A phase in steps: `first` to `last`, counted from 1, both included. An empty phase has `last` < `first`."""
+
+    index: int
+    context: int
+    lr_scale: float
+    first: int
+    last: int
+
+
+def stretches(train: Train) -> list[Stretch]:
+    """The phases of a run; their ends are rounded to whole steps and the last ends with the run."""
+    result: list[Stretch] = []
+    share, before = 0.0, 0
+    for index, phase in enumerate(train.phases):
+        share += phase.share
+        last = train.steps if index == len(train.phases) - 1 else round(min(share, 1.0) * train.steps)
+        result.append(Stretch(index, phase.context, phase.lr_scale, before + 1, last))
+        before = last
+    return result
+
+
+def stretch_of(train: Train, step: int) -> Stretch:
+    """The phase that step `step` (1 is the first) belongs to."""
+    return next(stretch for stretch in stretches(train) if stretch.first <= step <= stretch.last)
+
+
+def learning_rate(train: Train, step: int) -> float:
+    """Linear warm-up, then a cosine to `min_lr_ratio` of the peak at the last step (report, section 2.3.1).
+
+    Args:
+        train: the recipe's section.
+        step: from 1 to `train.steps`.
+    """
+    scale = stretch_of(train, step).lr_scale
+    if step <= train.warmup_steps:
+        return train.lr * scale * step / train.warmup_steps
+    progress = (step - train.warmup_steps) / max(train.steps - train.warmup_steps, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return train.lr * scale * (train.min_lr_ratio + (1.0 - train.min_lr_ratio) * cosine)

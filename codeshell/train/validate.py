@@ -1,0 +1,82 @@
+"""Validation: loss and bits per byte on the same held-out tokens every time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from codeshell.model.precision import Precision
+from codeshell.train.batches import IGNORED, Batch, Documents, Position, fold, take
+from codeshell.train.forward import summed_loss
+
+if TYPE_CHECKING:
+    from codeshell.data.token_shards import TokenCorpus
+    from codeshell.model import CodeShellForCausalLM
+    from codeshell.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of a validation; both are infinite or NaN if the model's loss is.
+
+    Attributes:
+        loss: mean over the predicted tokens, nats.
+        bits_per_byte: bits that the predicted tokens cost, `<|endoftext|>` included, for each byte they stand for.
+    """
+
+    loss: float
+    bits_per_byte: float
+
+
+class Validation:
+    """Held-out tokens: whole documents in an order hashed from their ids, so that a part of them is a fair sample.
+
+    The first token of a document has nothing before it and is not predicted, so its bytes are not counted either.
+    What is predicted does not depend on the context length; how much stands before it does.
+
+    Args:
+        corpus: of the validation split.
+        tokenizer: its tokenizer.
+        limit: tokens at most.
+        own: documents do not attend to one another.
+    """
+
+    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, limit: int, own: bool) -> None:
+        documents = Documents(corpus, tokenizer, seed=0)
+        filled = sum(len(corpus.document(index)) > 0 for index in range(len(corpus)))
+        count = max(min(limit, corpus.n_tokens + filled - 1), 0)
+        self.own, self.eot = own, tokenizer.eot
+        self.batch = take(documents, Position(), count, own=own) if count else None
+        predicted = np.empty(0, np.int64) if self.batch is None else self.batch.targets
+        self.predicted = predicted[predicted != IGNORED]
+        kinds, counts = np.unique(self.predicted, return_counts=True)
+        lengths = np.asarray([len(tokenizer.decode_bytes([kind])) for kind in kinds.tolist()], dtype=np.int64)
+        self.n_bytes = int((counts * lengths).sum())
+
+    def score(self, model: CodeShellForCausalLM, *, context: int, micro_tokens: int, precision: Precision) -> Score:
+        """Run the model in evaluation mode over sequences of `context` tokens; the mode is set back after."""
+        assert self.batch is not None, "there is nothing to validate on"
+        training, nats = model.training, 0.0
+        model.eval()
+        with torch.no_grad():
+            for micro in fold(_padded(self.batch, context, self.eot), context, micro_tokens, own=self.own):
+                nats += float(summed_loss(model, micro, precision))
+        model.train(training)
+        return Score(nats / len(self.predicted), nats / math.log(2) / self.n_bytes)
+
+
+def _padded(batch: Batch, context: int, filler: int) -> Batch:
+    """Fill the last sequence up; the filler attends to nothing, and nothing is predicted from it."""
+    missing = -len(batch.inputs) % context
+    if not missing:
+        return batch
+    return replace(
+        batch,
+        inputs=np.concatenate([batch.inputs, np.full(missing, filler, dtype=np.int64)]),
+        targets=np.concatenate([batch.targets, np.full(missing, IGNORED, dtype=np.int64)]),
+        starts=np.append(batch.starts, len(batch.inputs)),
+    )

@@ -1,0 +1,23 @@
+// The two bijective mixers behind every hash of the deduper. They are part of the format: a stored signature is
+// readable only as long as these functions do not change.
+#pragma once
+
+#include <cstdint>
+
+namespace codeshell::dedup {
+
+// SplitMix64's finaliser (Stafford's Mix13): a bijection of 64 bits in which every input bit reaches every output bit.
+inline uint64_t mix64(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// MurmurHash3's finaliser for 32 bits: a bijection too.
+inline uint32_t mix32(uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x85EBCA6Bu;
+  x = (x ^ (x >> 13)) * 0xC2B2AE35u;
+  return x ^ (x >> 16);
+}
+
+}  // namespace codeshell::dedup

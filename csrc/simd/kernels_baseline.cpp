@@ -1,0 +1,20 @@
+// The CPU kernels for any processor: vectors of four floats (SSE2, NEON).
+// Flags: -ffp-contract=fast (CMakeLists.txt), so that a product and a sum become one instruction where there is one.
+#include <cstdint>
+
+#include "simd/kernels.h"
+
+#define CODESHELL_LANES 4
+
+namespace codeshell::baseline {
+namespace {
+#include "simd/vector.inc"
+// The kernels, in the order of simd::Kernels.
+#include "attention/attention_cpu.inc"
+#include "activation/gelu_cpu.inc"
+#include "loss/cross_entropy_cpu.inc"
+}  // namespace
+
+extern const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
+
+}  // namespace codeshell::baseline

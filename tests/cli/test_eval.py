@@ -1,0 +1,136 @@
+"""`codeshell eval`: on a run, on a model and Parquet, and on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from codeshell.cli import main
+
+torch = pytest.importorskip("torch")
+
+
+def byte_model_directory(root: Path) -> Path:
+    """A tiny random model over bytes with its tokenizer."""
+    from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+    from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
+    from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+
+    tree = {
+        "added_tokens": [{"id": 256 + n, "content": name, "special": True} for n, name in enumerate(SPECIAL_TOKENS)],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": dict(BYTE_SYMBOLS), "merges": []},
+    }
+    Tokenizer(json.dumps(tree)).save(root)
+    torch.manual_seed(0)
+    config = CodeShellConfig(vocab_size=384, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_query_groups=1)
+    CodeShellForCausalLM(config).save_pretrained(root)
+    return root
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return byte_model_directory(tmp_path / "model")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    texts = [f"import os\n\ndef f{n}(a):\n    b = a + {n}\n    return b\n" for n in range(12)]
+    path = tmp_path / "documents.parquet"
+    pq.write_table(pa.table({"text": texts, "language": ["Python"] * 12}), path)
+    return path
+
+
+SMALL = ["--set", "infill_lines=5", "--set", "functions=3", "--set", "max_new_tokens=8"]
+
+
+def test_all_tasks_on_any_model_and_parquet(
+    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    command = ["eval", "all", "-m", str(model), "--corpus", str(corpus), "--train", str(corpus), "--json", str(out)]
+    assert main([*command, *SMALL]) == 0
+    stats = json.loads(out.read_text())
+    assert set(stats) == {"bits_per_byte", "infill", "functions", "not_run", "claims"} and stats["not_run"] == {}
+    assert stats["bits_per_byte"]["files"] == 12 and stats["bits_per_byte"]["window"] == 64
+    assert stats["infill"]["tasks"] == 5 and stats["functions"]["headers"] == 3
+    assert capsys.readouterr().out.splitlines() == stats["claims"]
+
+
+def test_one_task_to_standard_output(model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "bpb", "-m", str(model), "--corpus", str(corpus), "--json", "-", "--context", "16"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert set(stats) == {"bits_per_byte", "not_run", "claims"} and stats["bits_per_byte"]["window"] == 16
+    assert "byte_model" not in stats["bits_per_byte"]["systems"]
+
+
+def test_the_start_token_changes_the_score(model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = []
+    for option in ([], ["--after-eot"]):
+        assert main(["eval", "bpb", "-m", str(model), "--corpus", str(corpus), "--json", "-", *option]) == 0
+        values.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
+    assert [value["start"] for value in values] == ["none", "eot"]
+    assert values[0]["systems"]["model"] != values[1]["systems"]["model"]
+
+
+def test_a_run_directory_is_enough(
+    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codeshell import recipe
+
+    (tmp_path / "curated").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "curated" / f"{split}-00000.parquet").write_bytes(corpus.read_bytes())
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml(recipe.Recipe(seed=3)))
+    assert main(["eval", "infill", str(tmp_path), "--context", "64", "--set", "infill_lines=4", "--json", "-"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    assert stats["infill"]["tasks"] == 4 and stats["infill"]["groups"]["all"]["majority_line"]["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["all"], "nothing to evaluate"),
+        (["all", "{tmp}/nowhere"], "no such run directory"),
+        (["all", "-m", "{tmp}", "--corpus", "{corpus}"], "no config.json there"),
+        (["all", "-m", "{model}", "--corpus", "{tmp}/nowhere.parquet"], "no such file or directory"),
+        (["all", "-m", "{model}", "--corpus", "{model}"], "no .parquet files below it"),
+        (["all", "-m", "{model}", "--corpus", "{model}/config.json"], "not a readable Parquet file"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--context", "0"], "give 1 token or more"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--context", "65"], "--context 65"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_byte=1"], "did you mean max_bytes?"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_bytes"], "write key=value"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_bytes=many"], "write key=value"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_bytes=0"], "evaluate.max_bytes"),
+        (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--tokenizer", "{tmp}/no.json"], "no such tokenizer"),
+        (["all", "{tmp}"], "no held-out documents"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    message: str,
+    model: Path,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [item.format(tmp=tmp_path, model=model, corpus=corpus) for item in arguments]
+    assert main(["eval", *filled]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(
+    model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+
+    config = CodeShellConfig(vocab_size=128, n_positions=64, n_embd=16, n_layer=1, n_head=2, num_query_groups=1)
+    (model / "model.safetensors").unlink()
+    CodeShellForCausalLM(config).save_pretrained(model)
+    assert main(["eval", "bpb", "-m", str(model), "--corpus", str(corpus)]) == 2
+    assert "a tokenizer of 276 tokens, but the model has 128 rows" in capsys.readouterr().err
