@@ -260,14 +260,16 @@ def say(line: str) -> None:
 
 
 def _print_settings(recipe: Recipe, directory: Path) -> None:
-    defaults, values = to_tree(Recipe()), to_tree(recipe)
-    changed = []
-    for section, value in values.items():
+    """The settings that differ from the defaults, a line a section."""
+    say(f"run {directory}: all settings in {directory / 'recipe.toml'}; those that are not defaults:")
+    defaults = to_tree(Recipe())
+    for section, value in to_tree(recipe).items():
         if isinstance(value, dict):
-            changed += [f"{section}.{key}={item}" for key, item in value.items() if defaults[section][key] != item]
-        elif defaults[section] != value:
-            changed.append(f"{section}={value}")
-    say(f"run {directory}; all settings in {directory / 'recipe.toml'}; not the defaults: {', '.join(changed) or 'none'}")
+            changed = [f"{key}={item}" for key, item in value.items() if defaults[section][key] != item]
+        else:
+            changed = [str(value)] if defaults[section] != value else []
+        if changed:
+            say(f"  {section}: {', '.join(changed)}")
 
 
 def _print_timings(timings: dict[str, float]) -> None:

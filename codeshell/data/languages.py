@@ -181,5 +181,5 @@ def by_label(label: str) -> str | None:
 
 def closest(name: str) -> str:
     """`"; did you mean X?"` for a misspelt language, or how to list them."""
-    near = difflib.get_close_matches(ALIASES.get(name.lower(), name), names(), n=1)
-    return f"did you mean {near[0]}?" if near else "codeshell/data/languages.toml lists them"
+    near = by_label(name) or next(iter(difflib.get_close_matches(name.lower(), names(), n=1)), None)
+    return f"did you mean {near}?" if near else "codeshell/data/languages.toml lists them"

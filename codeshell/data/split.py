@@ -138,8 +138,8 @@ def write_shard(task: WriteTask) -> dict[str, Any]:
     """Write one training shard of schema `DOCUMENTS`."""
     parts = [DOCUMENTS.empty_table()]
     for kept, rows in task.sources:
-        parts += [table.take(pa.array(within)) for table, within in _tables(task.collect, kept, rows)]
-    table = pa.concat_tables([part.select(DOCUMENTS.names).cast(DOCUMENTS) for part in parts])
+        parts += _tables(task.collect, kept, rows)
+    table = pa.concat_tables(parts)
     write_table(task.output, table)
     return totals(table)
 
@@ -169,23 +169,22 @@ def _by_source(sources: list[Path], rows: pa.Table) -> list[tuple[Path, NDArray[
     return [(sources[source[a]], row[a:b]) for a, b in pairwise([*starts.tolist(), len(row)])]
 
 
-def _tables(collect: Path, kept: Path, rows: NDArray[np.int64]) -> Iterator[tuple[pa.Table, NDArray[np.int64]]]:
-    """Yield the documents of a kept file a row group at a time, and which of its rows are among `rows`."""
+def _tables(collect: Path, kept: Path, rows: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Yield some rows of a kept file as documents, a row group at a time."""
     first = 0
     for table in read_kept(collect, kept):
         inside = rows[(rows >= first) & (rows < first + table.num_rows)]
         if len(inside):
-            yield table, inside - first
+            whole = len(inside) == table.num_rows  # the usual case, and `take` copies the texts
+            part = table if whole else table.take(pa.array(inside - first))
+            yield part.select(DOCUMENTS.names).cast(DOCUMENTS)
         first += table.num_rows
 
 
 def _read_rows(collect: Path, sources: list[Path], rows: pa.Table) -> pa.Table:
     parts = [DOCUMENTS.empty_table()]
     for kept, inside in _by_source(sources, rows):
-        parts += [
-            table.select(DOCUMENTS.names).cast(DOCUMENTS).take(pa.array(within))
-            for table, within in _tables(collect, kept, inside)
-        ]
+        parts += _tables(collect, kept, inside)
     return pa.concat_tables(parts)
 
 
@@ -200,8 +199,8 @@ def _max_jaccard(
     by_source = _by_source(sources, train)
     with Progress("split: leak", total=len(by_source), unit="shards") as progress:
         for kept, rows in by_source:
-            for table, within in _tables(collect, kept, rows):
-                for texts in text_buffers(table["text"].take(pa.array(within))):
+            for table in _tables(collect, kept, rows):
+                for texts in text_buffers(table["text"]):
                     overlap.compare(texts.data, texts.offsets, engine.workers)
             progress.advance(1)
     return overlap.best()

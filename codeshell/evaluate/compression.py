@@ -52,8 +52,8 @@ def compare(
     Returns:
         `{files, bytes, systems {name: {bits_per_byte, interval}}, differences {name: {…}}, by_language {name: {…}}}`.
         xz over all files is one number for these bytes: it has no interval. A difference is `ours` minus the other;
-        its interval is that of the same resamples of the files, and it is significant if that leaves out 0 and there
-        are at least `intervals.FEWEST` files.
+        its interval is that of the same resamples of the files (for xz over all files, of ours against that fixed
+        number), and it is significant if that leaves out 0 and there are at least `intervals.FEWEST` files.
     """
     sizes = [document.data for document in documents]
     result = _row(sizes, systems, seed=seed, purpose="all", ours=ours)

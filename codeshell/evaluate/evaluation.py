@@ -93,7 +93,7 @@ class Evaluation:
         ids = [tokens for tokens, whole in zip(ids, exact, strict=True) if whole]
         if not documents:
             raise NotRunError("no held-out file that fits max_bytes and survives the tokenizer")
-        stride = max(1, self.context // 2)
+        stride = max(1, self.context * 3 // 4)
         nats = []
         with Progress("evaluate: bits per byte", total=len(ids), unit="files") as progress:
             for part in _parts(ids):

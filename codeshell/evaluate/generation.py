@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from codeshell.evaluate.hashing import draw
-from codeshell.evaluate.scoring import precision
+from codeshell.model.precision import autocast
 
 LOGIT_ELEMENTS = 67_108_864
 """Prompt tokens times vocabulary of one batch, padding included (256 MB of fp32): what the prefill holds."""
@@ -56,7 +56,7 @@ def generate(
             length = len(prompts[index])
             ids[row, width - length :] = torch.tensor(prompts[index])
             mask[row, width - length :] = 1
-        with precision(device):
+        with autocast("auto", device):
             fresh = model.generate(
                 ids.to(device),
                 attention_mask=mask.to(device),

@@ -22,6 +22,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from codeshell.model.precision import autocast
+
 Start = Literal["none", "eot"]
 IGNORED = -100
 LOGIT_ELEMENTS = 16_777_216
@@ -107,17 +109,12 @@ def token_nats(model: Any, inputs: npt.NDArray[np.int64], targets: npt.NDArray[n
         float64, the same shape. The softmax is fp32 over the whole (padded) vocabulary.
     """
     device = next(model.parameters()).device
-    with torch.inference_mode(), precision(device):
+    with torch.inference_mode(), autocast("auto", device):
         logits = model(torch.from_numpy(inputs).to(device)).logits
     wanted = torch.from_numpy(targets).to(device).flatten()
     flat = F.cross_entropy(logits.float().flatten(0, 1), wanted, reduction="none", ignore_index=IGNORED)
     result: npt.NDArray[np.float64] = flat.reshape(inputs.shape).double().cpu().numpy()
     return result
-
-
-def precision(device: torch.device) -> torch.autocast:
-    """bf16 autocast on a GPU; fp32 on a CPU, where it is no slower at the sizes that a CPU evaluates."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _inputs_and_targets(

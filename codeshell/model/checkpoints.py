@@ -196,7 +196,7 @@ def _line(error: BaseException) -> str:
 def _check(name: str, tensor: torch.Tensor, expected: dict[str, torch.Size], file: Path) -> None:
     if name not in expected:
         raise UserError(
-            f"{file}: tensor {name} {tuple(tensor.shape)} has no place in the model of config.json; use their own config"
+            f"{file}: tensor {name} {tuple(tensor.shape)} has no place in config.json's model; use its own config"
         )
     if tensor.shape != expected[name]:
         raise UserError(
@@ -248,7 +248,7 @@ def _to_starcoder2(tensors: dict[str, torch.Tensor], config: CodeShellConfig) ->
         for ours, theirs in _STARCODER2.items():
             new = new.replace(ours, theirs)
         if ".attn.c_attn." in name:
-            for part, letter in zip(tensor.split(widths), "qkv", strict=True):
+            for part, letter in zip(torch.split(tensor, widths), "qkv", strict=True):
                 yield new.replace(".attn.c_attn.", f".self_attn.{letter}_proj."), part
         else:
             yield new, tensor

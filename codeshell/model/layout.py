@@ -32,7 +32,7 @@ class Arranged:
         """(tokens, width) to (batch, seq, width), zeros at padding."""
         if self.real is not None:
             x = x.new_zeros(self.shape.numel(), x.shape[-1]).index_copy(0, self.real, x)
-        return x.unflatten(0, self.shape)
+        return x.view(*self.shape, -1)
 
 
 def arrange(
@@ -85,7 +85,7 @@ def arrange(
         lengths, longest = start + lengths, cache.longest + longest
         if longest > cache.capacity or cache.lengths.shape[0] != batch:
             raise ValueError(
-                f"cache holds {cache.lengths.shape[0]} rows of {cache.capacity} positions; {batch} rows of {longest} are needed"
+                f"cache holds {cache.lengths.shape[0]} rows of {cache.capacity} positions; needed: {batch} of {longest}"
             )
     flat = (where if positions is None else positions).reshape(-1)
     slots = where.reshape(-1)

@@ -1,11 +1,11 @@
 """The CodeShell network: GPT-2 with grouped-query attention and rotary position embedding.
 
 Parameter names and shapes are those of the released checkpoint (`transformer.h.0.attn.c_attn.weight` …; `c_attn` is
-the fused projection Q | K | V). Pre-norm blocks, LayerNorm with bias, tanh GELU, biases on the four linears of a block,
-the output head tied to the embedding (CodeShell report, section 2.2; the released modelling code for what it leaves out).
+the fused projection Q | K | V). Pre-norm blocks, LayerNorm with bias, tanh GELU, biases on the four linears of a
+block, the output head tied to the embedding (CodeShell report, section 2.2, and the released modelling code).
 
 Inside, tokens are flat: padding is cut out before the first block, sequences are told apart by their offsets
-(`cu_seqlens`), and no attention mask exists. A padded, a packed and a plain batch therefore give a token the same bits.
+(`cu_seqlens`), and no attention mask exists: padding costs nothing, and cannot leak.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from codeshell import ops
 from codeshell.model.cache import KVCache
@@ -106,15 +105,16 @@ class CodeShellAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        qkv = self.c_attn(x)
+        qkv = ops.linear(x, self.c_attn.weight, self.c_attn.bias)
         mixed = self._mix(qkv, sequences) if sequences.cache is None else self._mix_cached(qkv, sequences)
-        out: torch.Tensor = self.resid_dropout(self.c_proj(mixed.reshape(x.shape[0], -1)))
+        projected = ops.linear(mixed.reshape(x.shape[0], -1), self.c_proj.weight, self.c_proj.bias)
+        out: torch.Tensor = self.resid_dropout(projected)
         return out
 
     def _mix(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         positions = sequences.positions
         if sequences.shape is not None:
-            qkv, positions = qkv.unflatten(0, sequences.shape), positions.view(sequences.shape)
+            qkv, positions = qkv.view(*sequences.shape, -1), positions.view(sequences.shape)
         return ops.packed_attention(
             qkv,
             sequences.cos,
@@ -130,23 +130,23 @@ class CodeShellAttention(nn.Module):
     def _mix_cached(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         cache, rows = sequences.cache, sequences.rows
         assert cache is not None and rows is not None and sequences.cache_seqlens is not None
-        heads = qkv.unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        heads = qkv.view(qkv.shape[0], -1, self.head_dim)
+        q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
         q, k = ops.rotary(q, k, sequences.cos, sequences.sin, positions=sequences.positions)
         cache.write(self.layer, rows, sequences.positions, k, v)
+        if sequences.shape is None:
+            mixed: torch.Tensor = ops.attention(
+                q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen
+            )
+            return mixed
+        batch, seq = sequences.shape
+        q = q.reshape(batch, seq, self.heads, self.head_dim)
         if not sequences.decoding:
-            if sequences.shape is None:
-                return torch.as_tensor(
-                    ops.attention(q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen)
-                )
-            return torch.as_tensor(ops.attention(*(t.unflatten(0, sequences.shape) for t in (q, k, v))))
-        assert sequences.shape is not None
-        return ops.decode_attention(
-            q.unflatten(0, sequences.shape),
-            cache.keys[self.layer],
-            cache.values[self.layer],
-            cache_seqlens=sequences.cache_seqlens,
-        )
+            k, v = (t.reshape(batch, seq, self.kv_heads, self.head_dim) for t in (k, v))
+            mixed = ops.attention(q, k, v)
+            return mixed
+        keys, values = cache.keys[self.layer], cache.values[self.layer]
+        return ops.decode_attention(q, keys, values, cache_seqlens=sequences.cache_seqlens)
 
 
 class CodeShellMLP(nn.Module):
@@ -157,7 +157,8 @@ class CodeShellMLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.dropout(self.c_proj(ops.gelu(self.c_fc(x))))
+        inner = ops.gelu(ops.linear(x, self.c_fc.weight, self.c_fc.bias))
+        out: torch.Tensor = self.dropout(ops.linear(inner, self.c_proj.weight, self.c_proj.bias))
         return out
 
 
@@ -288,7 +289,7 @@ class CodeShellForCausalLM(nn.Module):
             loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
         logits = None
         if return_logits or (return_logits is None and loss is None):
-            logits = arranged.unflatten(F.linear(hidden, self.lm_head.weight))
+            logits = arranged.unflatten(ops.linear(hidden, self.lm_head.weight))
         return ModelOutput(logits=logits, loss=loss)
 
     def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:

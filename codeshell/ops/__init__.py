@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from codeshell.ops.attention import attention, decode_attention, packed_attention
 from codeshell.ops.gelu import gelu
+from codeshell.ops.linear import linear
 from codeshell.ops.loss import linear_cross_entropy
 from codeshell.ops.rotary import rotary
 
-__all__ = ["attention", "decode_attention", "gelu", "linear_cross_entropy", "packed_attention", "rotary"]
+__all__ = ["attention", "decode_attention", "gelu", "linear", "linear_cross_entropy", "packed_attention", "rotary"]

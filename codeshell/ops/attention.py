@@ -56,7 +56,9 @@ def attention(
     _check(q, k, v, causal, window, cu_seqlens, max_seqlen, dropout_p, return_lse)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if dropout_p == 0.0 and native.attention_serves(q, k, v):
-        out, lse = _NativeAttention.apply(q, k, v, causal, scale, window or 0, cu_seqlens)
+        out, lse = _NativeAttention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, causal, scale, window or 0, cu_seqlens
+        )
         return (out, lse) if return_lse else out
     if cu_seqlens is None:
         return _sdpa(q, k, v, causal, scale, window, dropout_p, return_lse)
@@ -93,8 +95,7 @@ def packed_attention(
             f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
         )
     dim = qkv.shape[-1] // (heads + 2 * kv_heads)
-    parts = qkv.unflatten(-1, (heads + 2 * kv_heads, dim))
-    q, k, v = parts.split((heads, kv_heads, kv_heads), dim=-2)
+    q, k, v = _split(qkv, heads, kv_heads)
     scale = dim**-0.5 if scale is None else scale
     if dropout_p == 0.0 and native.attention_serves(q, k, v) and 2 * cos.shape[-1] == dim:
         check_tables(cos, sin, dim)
@@ -102,7 +103,7 @@ def packed_attention(
         rows = _rows(positions, qkv)
         if int(rows.min()) < 0 or int(rows.max()) >= cos.shape[0]:
             raise ValueError(f"positions reach {int(rows.max())}, but cos has rows 0 to {cos.shape[0] - 1}")
-        out: torch.Tensor = _NativePackedAttention.apply(
+        out: torch.Tensor = _NativePackedAttention.apply(  # type: ignore[no-untyped-call]
             qkv, cos, sin, rows, heads, kv_heads, scale, window or 0, cu_seqlens
         )
         return out
@@ -184,7 +185,7 @@ class _NativeAttention(torch.autograd.Function):
         problem = native.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
         lse = problem.forward(out)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.problem = (causal, scale, window, cu_seqlens)
+        ctx.settings = (causal, scale, window, cu_seqlens)
         shown = (
             lse if cu_seqlens is not None else lse.view(q.shape[2], q.shape[0], q.shape[1]).transpose(0, 1).contiguous()
         )
@@ -192,12 +193,13 @@ class _NativeAttention(torch.autograd.Function):
         return out, shown
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        problem = native.AttentionProblem(q, k, v, *ctx.problem)
+        causal, scale, window, cu_seqlens = ctx.settings
+        problem = native.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
         gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
-        problem.backward(grads[0], out, lse, *gradients)
+        problem.backward(grads[0], out, lse, gradients[0], gradients[1], gradients[2])
         return (*gradients, None, None, None, None)
 
 
@@ -216,27 +218,31 @@ class _NativePackedAttention(torch.autograd.Function):
         cu_seqlens: torch.Tensor | None,
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
-        ctx.settings = (True, scale, window, cu_seqlens)
+        ctx.settings = (scale, window, cu_seqlens)
         ctx.heads = (heads, kv_heads)
         q, k, v = _split(qkv, heads, kv_heads)
         out = torch.empty(q.shape, dtype=q.dtype)
-        lse = native.AttentionProblem(q, k, v, *ctx.settings, cos, sin, positions).forward(out)
+        lse = native.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions).forward(out)
         ctx.save_for_backward(qkv, out, lse, cos, sin, positions)
         return out.flatten(-2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         qkv, out, lse, cos, sin, positions = ctx.saved_tensors
         gradient = torch.empty_like(qkv)
-        problem = native.AttentionProblem(*_split(qkv, *ctx.heads), *ctx.settings, cos, sin, positions)
+        q, k, v = _split(qkv, *ctx.heads)
+        scale, window, cu_seqlens = ctx.settings
+        problem = native.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions)
         problem.backward(grads[0].view(out.shape), out, lse, *_split(gradient, *ctx.heads))
         return (gradient, *[None] * 8)
 
 
-def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, ...]:
-    parts = qkv.unflatten(-1, (heads + 2 * kv_heads, -1))
-    return parts.split((heads, kv_heads, kv_heads), dim=-2)
+def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Views (…, heads, dim) of the three parts of a fused projection."""
+    parts = qkv.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
+    q, k, v = torch.split(parts, [heads, kv_heads, kv_heads], dim=-2)
+    return q, k, v
 
 
 def _rows(positions: torch.Tensor | None, qkv: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from codeshell.ops import native
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`, elementwise; computed in fp32, returned in x's dtype."""
     if native.serves(x) and x.is_contiguous():
-        out: torch.Tensor = _NativeGelu.apply(x)
+        out: torch.Tensor = _NativeGelu.apply(x)  # type: ignore[no-untyped-call]
         return out
     return F.gelu(x, approximate="tanh")
 
@@ -26,7 +26,7 @@ class _NativeGelu(torch.autograd.Function):
         return native.gelu_forward(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (x,) = ctx.saved_tensors
         return native.gelu_backward(x, grads[0].contiguous())

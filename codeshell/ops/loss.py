@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from codeshell.ops import native
+from codeshell.ops.linear import widens
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Logits held at once. 2^21 fp32 (8 MB) stay in a server's L2 and L3; a GPU needs more rows to fill its units."""
@@ -62,9 +63,11 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
+        if widens(hidden):
+            hidden, weight = hidden.float(), weight.float()
     elif hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must agree outside autocast")
-    loss: torch.Tensor = _LinearCrossEntropy.apply(
+    loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.reshape(-1, hidden.shape[-1]),
         weight,
         flat.contiguous(),
@@ -115,7 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses.sum() * scale
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
         grad_hidden, grad_weight = ctx.saved_tensors

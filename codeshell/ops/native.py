@@ -121,7 +121,7 @@ def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
 def cross_entropy_(
     logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: float, losses: torch.Tensor
 ) -> None:
-    """Logits (rows, vocabulary) become their gradient times `scale`; `losses` (rows,) fp32 is filled. All contiguous."""
+    """Logits (rows, vocabulary) become their gradient times `scale`; fills `losses` (rows,) fp32. All contiguous."""
     _C.cross_entropy(
         logits.data_ptr(),
         logits.shape[0],

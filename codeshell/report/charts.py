@@ -141,7 +141,7 @@ def hover_data(charts: Sequence[Chart]) -> dict[str, Any]:
 
 
 def bar(part: float, whole: float, kind: str = "c1") -> Markup:
-    """A bar for a table cell, `part / whole` of its width. The number stands beside it, so it is hidden from readers."""
+    """A bar for a table cell, `part / whole` of its width. Its number stands beside it, so readers skip it."""
     width = 100 * min(max(part / whole, 0.0), 1.0) if whole > 0 else 0.0
     if part > 0:
         width = max(width, 0.6)

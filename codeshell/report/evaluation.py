@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from codeshell.report.charts import Chart, Series, bar, interval
-from codeshell.report.format import MISSING, count, cut, number, plain, share, words
+from codeshell.report.format import MISSING, count, cut, number, share, words
 from codeshell.report.sections import flatten, mapping, objects
 
 SYSTEMS = {
@@ -83,7 +83,8 @@ def headline_infill(stats: dict[str, Any] | None) -> str | None:
     score = mapping(mapping(groups.get("all")).get("exact_match"))
     if number(score.get("share")) is None:
         return None
-    return f"Infill exact match {share(score['share'], 1)} {_range(score.get('interval'), percent=True)}, n = {count(score.get('n'))}"
+    ends = _range(score.get("interval"), percent=True)
+    return f"Infill exact match {share(score['share'], 1)} {ends}, n = {count(score.get('n'))}"
 
 
 def _task(title: str, about: str) -> dict[str, Any]:
@@ -110,8 +111,8 @@ def _bits(node: dict[str, Any]) -> dict[str, Any] | None:
         return None
     task = _task(
         "Bits per byte",
-        f"What it takes to write down {count(node.get('bytes'))} bytes of {count(node.get('files'))} held-out files; less is "
-        "better. Every system sees the same bytes. Intervals are 95 %, from a bootstrap over files.",
+        f"What it takes to write down {count(node.get('bytes'))} bytes of {count(node.get('files'))} held-out files; "
+        "less is better. Every system sees the same bytes. Intervals are 95 %, from a bootstrap over files.",
     )
     values = {name: number(entry.get("bits_per_byte")) for name, entry in systems.items()}
     top = max((value for value in values.values() if value is not None), default=0.0)
@@ -152,8 +153,8 @@ def _infill(node: dict[str, Any]) -> dict[str, Any] | None:
     if not groups:
         return None
     about = (
-        f"{count(node.get('tasks'))} masked lines of {count(node.get('files'))} held-out files; the answer counts if it "
-        "equals the line, blanks at the ends apart. Intervals are Wilson's, 95 %."
+        f"{count(node.get('tasks'))} masked lines of {count(node.get('files'))} held-out files; the answer counts if "
+        "it equals the line, blanks at the ends apart. Intervals are Wilson's, 95 %."
     )
     task = _task("Fill in one line", about)
     for key in [*(key for key in GROUPS if key in groups), *(key for key in groups if key not in GROUPS)]:
@@ -216,13 +217,14 @@ def _positions(node: dict[str, Any], curves: dict[str, Any]) -> dict[str, Any] |
     if not pairs:
         return None
     about = (
-        f"The same {count(node.get('sequences'))} held-out sequences of {count(node.get('context'))} tokens, read by the "
-        "model before and after each change of context. Differences are paired; a negative one is a gain."
+        f"The same {count(node.get('sequences'))} held-out sequences of {count(node.get('context'))} tokens, read by "
+        "the model before and after each change of context. Differences are paired; a negative one is a gain."
     )
     task = _task("Loss by position", about)
     rows = []
     for one in pairs:
-        change = f"{count(one.get('context_before'))} to {count(one.get('context_after'))} tokens, step {count(one.get('step'))}"
+        contexts = f"{count(one.get('context_before'))} to {count(one.get('context_after'))} tokens"
+        change = f"{contexts}, step {count(one.get('step'))}"
         for part, title in (("within", "inside the old context"), ("beyond", "beyond the old context")):
             entry = mapping(one.get(part))
             if entry:
@@ -328,6 +330,9 @@ def samples(node: Any) -> list[dict[str, Any]]:
 
 def _infill_sample(item: dict[str, Any]) -> Markup:
     before, after = str(item.get("before") or ""), str(item.get("after") or "")
+    if (number(item.get("line")) or 0) > before.count("\n") + 1:
+        # The text was cut somewhere in a line: what is left of that line would only puzzle.
+        before = before.partition("\n")[2]
     correct = bool(item.get("exact_match"))
     verdict = Markup('<span class="{}">{}</span>').format(
         "good" if correct else "bad", "exact" if correct else "differs"
@@ -367,7 +372,8 @@ def _sample(item: dict[str, Any], verdict: Markup, text: Markup, notes: Sequence
 
 
 def _code(value: Any) -> Markup:
-    return Markup("<pre>{}</pre>").format(_clip(str(value if value is not None else "")))
+    text = str(value if value is not None else "")
+    return Markup("<pre>{}</pre>").format(_clip(text)) if text.strip() else Markup('<span class="aside">nothing</span>')
 
 
 def _clip(text: str) -> str:

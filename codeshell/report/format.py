@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-MISSING = "–"
+MISSING = "\u2013"
 """Shown where a run has no value."""
 
 _UNSHOWABLE = re.compile(

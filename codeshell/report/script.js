@@ -46,11 +46,13 @@
         box.append(row);
       }
       box.hidden = false;
-      const scale = svg.clientWidth / svg.viewBox.baseVal.width;
-      const room = svg.clientWidth - box.offsetWidth - 4;
+      // An SVG element has no offsetLeft; the figure around both is what the box is placed in.
+      const area = svg.getBoundingClientRect(), figure = svg.parentElement.getBoundingClientRect();
+      const scale = area.width / svg.viewBox.baseVal.width;
+      const room = area.width - box.offsetWidth - 4;
       const beside = place * scale + (place > (left + right) / 2 ? -box.offsetWidth - 12 : 12);
-      box.style.left = `${svg.offsetLeft + Math.max(4, Math.min(beside, room))}px`;
-      box.style.top = `${svg.offsetTop + top * scale + 6}px`;
+      box.style.left = `${area.left - figure.left + Math.max(4, Math.min(beside, room))}px`;
+      box.style.top = `${area.top - figure.top + top * scale + 6}px`;
     }
 
     function hide() {
@@ -105,6 +107,6 @@
       document.querySelectorAll(`#${button.dataset[name]} details.pair`).forEach((one) => { one.open = open; });
     }));
   }
-  // A link to a stage or a printed page must not meet a closed section.
+  // Says that all of the above ran, for the tests.
   document.documentElement.dataset.ready = "yes";
 })();

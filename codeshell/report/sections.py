@@ -17,6 +17,13 @@ CLUSTER_MEMBERS = 12
 """Dropped documents listed of a cluster."""
 PAIRS = 6
 """Closest calls, drawn pairs and held-out pairs shown."""
+TOKENIZER_FACTS = {
+    "vocab_size": "vocabulary, special tokens included",
+    "trained_on_bytes": "bytes trained on",
+    "bytes_per_token": "bytes per token, all languages",
+    "measured_on": "measured on",
+}
+"""Statistics of the tokenizer beside the table, with their names."""
 LANGUAGES = 24
 """Rows of the language table before the fold, which also hides the languages that were dropped whole."""
 
@@ -87,7 +94,9 @@ def _example(row: read.Row) -> dict[str, Any]:
     """A drop and, in words, why: the measured value and the limit, or the document that stayed."""
     value, limit = number(row["value"]), number(row["limit"])
     notes = []
-    if value is not None and not row["kept_id"]:
+    if value == limit == 1:
+        pass  # A rule of yes or no: its name says all.
+    elif value is not None and not row["kept_id"]:
         notes.append(f"measured {plain(value)}" + (f", limit {plain(limit)}" if limit is not None else ""))
     elif limit is not None and not row["kept_id"]:
         notes.append(f"limit {plain(limit)}")
@@ -107,14 +116,21 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     after = mapping((stats[final] or {}).get("by_language")) if final else {}
     measured = mapping((stats["tokenizer"] or {}).get("by_language"))
-    rows = []
+    overall = number((stats["tokenizer"] or {}).get("bytes_per_token"))
+    rows: list[dict[str, Any]] = []
     for name in sorted(before.keys() | after.keys()):
         row: dict[str, Any] = {"name": name, "before": pair(before.get(name)), "after": pair(after.get(name))}
-        density = number(mapping(measured.get(name)).get("bytes_per_token"))
+        density = number(mapping(measured.get(name)).get("bytes_per_token")) or overall
         row["tokens"] = row["after"]["bytes"] / density if density else None
         rows.append(row)
+    exact = sum(number(mapping(split).get("tokens")) or 0.0 for split in (stats["tokens"] or {}).values())
+    estimated = sum(row["tokens"] or 0.0 for row in rows)
+    if exact and estimated:
+        # Densities are of a sample; the total is known, so the rows are made to add up to it.
+        for row in rows:
+            row["tokens"] = (row["tokens"] or 0.0) * exact / estimated
     rows.sort(key=lambda row: (-row["after"]["bytes"], -row["before"]["bytes"], row["name"]))
-    total = {
+    total: dict[str, Any] = {
         "before": {key: sum(row["before"][key] for row in rows) for key in ("documents", "bytes")},
         "after": {key: sum(row["after"][key] for row in rows) for key in ("documents", "bytes")},
         "tokens": sum(row["tokens"] or 0.0 for row in rows),
@@ -133,6 +149,7 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
         "after_stage": final,
         "kept": kept,
         "tokens": total["tokens"] > 0,
+        "exact": exact > 0,
     }
 
 
@@ -190,7 +207,7 @@ def _pair(row: read.Row, texts: dict[str, str]) -> dict[str, Any]:
 
 
 def _buckets(histogram: dict[int, int]) -> list[dict[str, Any]]:
-    """Clusters by how many documents each lost: 1, 2, 3–4, 5–8, and so on in powers of two."""
+    """Clusters by how many documents each lost: 1, 2, 3 to 4, 5 to 8, and so on in powers of two."""
     buckets: dict[int, int] = {}
     for lost, clusters in histogram.items():
         bucket = (lost - 1).bit_length()
@@ -228,7 +245,7 @@ def tokenizer(stats: Statistics) -> dict[str, Any] | None:
     if node is None:
         return None
     by_language = mapping(node.get("by_language"))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "characters": number(mapping(entry).get("characters_per_token")),
@@ -237,10 +254,12 @@ def tokenizer(stats: Statistics) -> dict[str, Any] | None:
         for name, entry in by_language.items()
     ]
     rows.sort(key=lambda row: (-(row["characters"] or 0.0), row["name"]))
-    rest = {key: value for key, value in node.items() if key != "by_language"}
+    facts = {key: node[key] for key in TOKENIZER_FACTS if key in node}
+    rest = {key: value for key, value in node.items() if key not in TOKENIZER_FACTS and key != "by_language"}
     return {
         "rows": rows,
-        "rest": flatten(rest),
+        "facts": [(TOKENIZER_FACTS[key], text) for key, text in flatten(facts)],
+        "rest": flatten(rest) if rest else [],
         "largest": max((row["characters"] or 0.0 for row in rows), default=0.0),
     }
 
@@ -251,7 +270,7 @@ def timings(node: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     order = list(read.DIRECTORIES)
     names = sorted(node, key=lambda name: (order.index(name) if name in order else len(order), name))
-    rows = [{"name": name, "seconds": number(node[name]) or 0.0} for name in names]
+    rows: list[dict[str, Any]] = [{"name": name, "seconds": number(node[name]) or 0.0} for name in names]
     total = sum(row["seconds"] for row in rows)
     return {"rows": rows, "total": total, "largest": max(row["seconds"] for row in rows)}
 

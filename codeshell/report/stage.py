@@ -74,7 +74,7 @@ def render(directory: Path) -> str:
         "languages": sections.languages(stats),
         "duplicates": duplicates and _duplicate_rows(duplicates),
         "splits": sections.splits(stats),
-        "tokenizer": tokens and tokens | {"rest": _labelled(tokens["rest"])},
+        "tokenizer": tokens,
         "training": trained and _training_rows(trained),
         "evaluation": evaluated and _drawn(evaluated),
         "samples": evaluation.samples(read.read_any(directory / "evaluate" / "samples.json")),
@@ -138,7 +138,8 @@ def _lead(stats: sections.Statistics) -> str:
     text = f"{format.count(there['documents'])} documents were read"
     if final is not None:
         kept = sections.pair(final.get("kept"))
-        text += f"; {format.count(kept['documents'])} are in the corpus ({format.share(kept['bytes'], there['bytes'], 0)} of the bytes)"
+        part = format.share(kept["bytes"], there["bytes"], 0)
+        text += f"; {format.count(kept['documents'])} are in the corpus ({part} of the bytes)"
     if train is not None:
         text += (
             f". A model of {format.short_count(train.get('parameters'))} parameters was trained on "
@@ -154,17 +155,17 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
     if collect is not None:
         there = sections.pair(collect)
         left_out = sum(format.number(files) or 0 for files in sections.mapping(collect.get("dropped")).values())
+        languages = len(sections.mapping(collect.get("by_language")))
         lines = [
-            f"{format.count(there['documents'])} documents in {len(sections.mapping(collect.get('by_language')))} languages",
+            f"{format.count(there['documents'])} documents in {languages} languages",
             f"{format.count(left_out)} files left out (binary, too large, not code …)",
         ]
         cards.append(_card("Read", format.size(there["bytes"]), lines))
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     if collect is not None and final is not None:
         kept = sections.pair((stats[final] or {}).get("kept"))
-        lines = [
-            f"{format.count(kept['documents'])} documents, {format.share(kept['bytes'], sections.pair(collect)['bytes'])} of the bytes"
-        ]
+        part = format.share(kept["bytes"], sections.pair(collect)["bytes"])
+        lines = [f"{format.count(kept['documents'])} documents, {part} of the bytes"]
         tokens = sections.mapping((stats["tokens"] or {}).get("train")).get("tokens")
         if tokens is not None:
             lines.append(f"{format.short_count(tokens)} tokens to train on")
@@ -206,8 +207,9 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
             }
             for index, (name, value) in enumerate(bits)
         ]
-        card = _card("Model, on held-out files", f"{bits[0][1]:.2f}", [infill] if infill else [], "bits per byte")
-        return [card | {"bars": graph, "caption": "Bits per byte, less is better"}]
+        lines = ["Less is better.", *([infill] if infill else [])]
+        card = _card("Model, on held-out files", f"{bits[0][1]:.2f}", lines, "bits per byte")
+        return [card | {"bars": graph, "caption": "Bits per byte"}]
     if stats["train"] is None:
         return []
     loss = format.number(stats["train"].get("final_valid_loss")) or format.number(

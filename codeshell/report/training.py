@@ -117,7 +117,7 @@ def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
         Series("validation", log.valid, 2, "dots"),
         Series("skipped updates", [(at, losses.get(at, top)) for at in log.skipped], 3, "cross"),
     ]
-    text = f"Training loss falls from {plain(log.loss[0][1])} at step {plain(log.loss[0][0])} to "
+    text = f"Training loss goes from {plain(log.loss[0][1])} at step {plain(log.loss[0][0])} to "
     text += f"{plain(smoothed[-1][1])} (smoothed) at step {plain(smoothed[-1][0])}."
     if log.valid:
         text += f" Validation loss ends at {plain(log.valid[-1][1])}."

@@ -70,6 +70,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     held_out = _corpus(directory, "valid", tokenizer)
     own = train.document_attention == "own"
     validation = Validation(held_out, tokenizer, limit=train.valid_tokens, own=own) if held_out else None
+    if validation is not None and validation.n_bytes == 0:
+        validation = None  # Only documents of one token, which nothing can predict.
     model_settings, train_settings = checkpoints.sections(recipe)
     state = State(
         seed=recipe.seed,

@@ -9,12 +9,15 @@ import pytest
 from codeshell.data import languages
 
 # The 88 languages of StarCoderData's inspection, as the report's Table 1 writes them.
-STARCODER = """ada agda alloy antlr applescript assembly augeas awk batchfile bluespec c cpp c-sharp clojure cmake
-coffeescript common-lisp css cuda dart dockerfile elixir elm emacs-lisp erlang f-sharp fortran glsl go groovy haskell html
-idris isabelle java java-server-pages javascript json julia kotlin lean literate-agda literate-coffeescript literate-haskell
-lua makefile maple markdown mathematica matlab ocaml pascal perl php powershell prolog protocol-buffer python r racket
-restructuredtext rmarkdown ruby rust sas scala scheme shell smalltalk solidity sparql sql stan standard-ml stata
-systemverilog tcl tcsh tex thrift typescript verilog vhdl visual-basic xslt yacc yaml zig""".split()  # noqa: SIM905
+STARCODER = """
+ada agda alloy antlr applescript assembly augeas awk batchfile bluespec c cpp c-sharp clojure cmake coffeescript
+common-lisp css cuda dart dockerfile elixir elm emacs-lisp erlang f-sharp fortran glsl go groovy haskell html idris
+isabelle java java-server-pages javascript json julia kotlin lean literate-agda literate-coffeescript
+literate-haskell lua makefile maple markdown mathematica matlab ocaml pascal perl php powershell prolog
+protocol-buffer python r racket restructuredtext rmarkdown ruby rust sas scala scheme shell smalltalk solidity
+sparql sql stan standard-ml stata systemverilog tcl tcsh tex thrift typescript verilog vhdl visual-basic xslt yacc
+yaml zig
+""".split()  # noqa: SIM905
 
 
 def detect(name: str, text: bytes = b"") -> str | None:

@@ -144,6 +144,18 @@ def test_every_flipped_payload_byte_is_found_by_verify_and_never_crashes_a_reade
                 assert "damaged" in str(error)
 
 
+def test_a_boundary_that_goes_back_is_refused_on_use(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tokens", EXAMPLE)
+    data = bytearray(path.read_bytes())
+    data[368 + 8 + 1] = 0xFF  # the end of document 0 is now beyond all tokens
+    path.write_bytes(data)
+    shard = TokenShard(path)
+    for i in (0, 1):
+        with pytest.raises(UserError, match="boundaries are damaged"):
+            shard.document(i)
+    assert shard.document(2).tolist() == [7] * 50
+
+
 def header(**changes: int) -> bytes:
     """A header with a valid checksum around fields that contradict the file."""
     names = ["magic", "version", "order", "token_bytes", "zero", "vocab_size", "documents", "tokens", "hash"]

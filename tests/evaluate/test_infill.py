@@ -16,7 +16,9 @@ from codeshell.evaluate.infill import (
     summarise,
     trivial,
 )
+from codeshell.train import fim
 
+from .conftest import byte_tokenizer
 from .fakes import ByteTokenizer, document
 
 TEXT = "import os\n\ndef f(a):\n    if a:\n        return os.sep\n    else:\n        return a\n"
@@ -132,6 +134,14 @@ def test_special_tokens_in_the_text_stay_text() -> None:
     ids = prompt(task, ByteTokenizer(), context=200, max_new_tokens=60)
     assert [token for token in ids if token > 255] == [257, 259, 258]
     assert exact(ByteTokenizer().decode(ByteTokenizer().encode(line)), task.line)
+
+
+def test_the_prompt_is_what_training_has_before_the_middle() -> None:
+    tokenizer = byte_tokenizer()
+    for task in make_tasks([document(TEXT)], seed=0, count=99):
+        trained = fim.encode(fim.Plan("psm", task.before, task.line, task.after), tokenizer)
+        asked = prompt(task, tokenizer, context=512, max_new_tokens=64)
+        assert trained == asked + tokenizer.encode(task.line)
 
 
 def test_the_most_common_line_by_language_and_group() -> None:

@@ -17,9 +17,18 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 def find() -> str | None:
@@ -27,7 +36,7 @@ def find() -> str | None:
 
 
 class Browser:
-    """One tab. `problems` are console errors, uncaught exceptions and policy violations; `requests` every URL asked for."""
+    """One tab. `problems` are console errors, exceptions and policy violations; `requests` every URL asked for."""
 
     def __init__(self, write: int, read: int) -> None:
         self.write, self.read, self.buffer, self.number = write, read, b"", 0

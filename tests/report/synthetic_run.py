@@ -1,4 +1,4 @@
-"""A small run directory made by hand after docs/run-directory.md: every file that the report reads, and hostile text."""
+"""A small run directory made by hand after docs/run-directory.md: all that the report reads, and hostile text."""
 
 from __future__ import annotations
 
@@ -66,8 +66,17 @@ def build(run: Path, *, hostile: str = HOSTILE) -> Path:
     _evaluate(run, hostile)
     write_json(
         run / "timings.json",
-        {"collect": 9.4, "filter": 3.1, "neardup": 14.8, "split": 2.2, "tokenizer": 21.0, "tokens": 6.5, "train": 331.2, "evaluate": 88.9},
-    )  # fmt: skip
+        {
+            "collect": 9.4,
+            "filter": 3.1,
+            "neardup": 14.8,
+            "split": 2.2,
+            "tokenizer": 21.0,
+            "tokens": 6.5,
+            "train": 331.2,
+            "evaluate": 88.9,
+        },
+    )
     write_json(
         run / "run.json",
         {
@@ -117,11 +126,22 @@ def _data(run: Path, hostile: str) -> None:
         write_rows(shard_path(_made(run / "collect"), "documents", index), DOCUMENTS, half)
 
     gone = [
-        dropped({"id": None, "repo": "assets", "path": f"img/logo-{index}.png", "language": None, "bytes": 9000 + index},
-                "collect", "binary") for index in range(7)
-    ]  # fmt: skip
-    gone.append(dropped({"id": None, "repo": "big", "path": "data/all.json", "language": None, "bytes": 9_000_000},
-                        "collect", "over_large", value=9e6, limit=1_048_576.0))  # fmt: skip
+        dropped(
+            {"id": None, "repo": "assets", "path": f"img/logo-{index}.png", "language": None, "bytes": 9000 + index},
+            "collect",
+            "binary",
+        )
+        for index in range(7)
+    ]
+    gone.append(
+        dropped(
+            {"id": None, "repo": "big", "path": "data/all.json", "language": None, "bytes": 9_000_000},
+            "collect",
+            "over_large",
+            value=9e6,
+            limit=1_048_576.0,
+        )
+    )
     write_rows(shard_path(run / "collect", "dropped", 0), DROPPED, gone)
     filtered = []
     for index in range(11):
@@ -138,10 +158,17 @@ def _data(run: Path, hostile: str) -> None:
     write_rows(shard_path(_made(run / "curated"), "dropped", 0), DROPPED, held_out)
 
     languages = {
-        "python": (4471, 52_310_000), "c": (812, 14_901_000), "javascript": (355, 9_120_000), "html": (410, 6_050_000),
-        "restructuredtext": (240, 2_400_000), "markdown": (310, 1_702_000), "cython": (96, 1_310_000), "json": (77, 402_000),
-        "shell": (41, 102_000), hostile: (2, 1_200),
-    }  # fmt: skip
+        "python": (4471, 52_310_000),
+        "c": (812, 14_901_000),
+        "javascript": (355, 9_120_000),
+        "html": (410, 6_050_000),
+        "restructuredtext": (240, 2_400_000),
+        "markdown": (310, 1_702_000),
+        "cython": (96, 1_310_000),
+        "json": (77, 402_000),
+        "shell": (41, 102_000),
+        hostile: (2, 1_200),
+    }
     for index in range(20):
         languages[f"language-{index:02}"] = (3 + index, 4000 + 137 * index)
     by_language = {name: {"documents": files, "bytes": size} for name, (files, size) in languages.items()}
@@ -153,19 +180,39 @@ def _data(run: Path, hostile: str) -> None:
         | {"by_language": by_language, "dropped": {"binary": 1207, "over_large": 14, "empty": 391, "vendored": 0}},
     )
     rules = {
-        "language_floor": (520, 700_000), "max_line_length": (143, 3_802_000), "mean_line_length": (31, 640_100),
-        "alphanumeric_share": (12, 90_200), "generated": (58, 1_204_000), "html_visible_text": (301, 4_400_300),
+        "language_floor": (520, 700_000),
+        "max_line_length": (143, 3_802_000),
+        "mean_line_length": (31, 640_100),
+        "alphanumeric_share": (12, 90_200),
+        "generated": (58, 1_204_000),
+        "html_visible_text": (301, 4_400_300),
         "exact_duplicate": (402, 2_210_000),
-    }  # fmt: skip
+    }
     before = whole
     before = _stage(run / "filter", before, rules, by_language, 0.85)
-    before = _stage(run / "neardup", before, {"near_duplicate": (604, 7_120_000)}, by_language, 0.75, {
-        "candidate_pairs": 5210, "verified_pairs": 3977, "clusters": 371, "largest_cluster": 10,
-    })  # fmt: skip
+    before = _stage(
+        run / "neardup",
+        before,
+        {"near_duplicate": (604, 7_120_000)},
+        by_language,
+        0.75,
+        {
+            "candidate_pairs": 5210,
+            "verified_pairs": 3977,
+            "clusters": 371,
+            "largest_cluster": 10,
+        },
+    )
     leak = {
-        "before": {"valid": {"documents": 3, "share": 0.031, "max_jaccard": 0.93}, "test": {"documents": 4, "share": 0.027, "max_jaccard": 0.97}},
-        "after": {"valid": {"documents": 0, "share": 0.0, "max_jaccard": 0.66}, "test": {"documents": 0, "share": 0.0, "max_jaccard": 0.69}},
-    }  # fmt: skip
+        "before": {
+            "valid": {"documents": 3, "share": 0.031, "max_jaccard": 0.93},
+            "test": {"documents": 4, "share": 0.027, "max_jaccard": 0.97},
+        },
+        "after": {
+            "valid": {"documents": 0, "share": 0.0, "max_jaccard": 0.66},
+            "test": {"documents": 0, "share": 0.0, "max_jaccard": 0.69},
+        },
+    }
     splits = {
         "train": {"documents": before["documents"] - 247, "bytes": before["bytes"] - 3_440_000, "repos": 61},
         "valid": {"documents": 97, "bytes": 1_380_000, "repos": 4},
@@ -173,27 +220,44 @@ def _data(run: Path, hostile: str) -> None:
     }
     dropped_rules = {"near_duplicate_of_train": (7, 70_000)}
     _stage(run / "curated", before, dropped_rules, by_language, 0.74, {"splits": splits, "leak": leak})
-    densities = {name: {"bytes_per_token": 2.4 + 0.17 * (index % 7), "characters_per_token": 2.39 + 0.17 * (index % 7)}
-                 for index, name in enumerate([*languages][:10])}  # fmt: skip
+    densities = {
+        name: {"bytes_per_token": 2.4 + 0.17 * (index % 7), "characters_per_token": 2.39 + 0.17 * (index % 7)}
+        for index, name in enumerate([*languages][:10])
+    }
     write_json(
         _made(run / "tokenizer") / "stats.json",
-        {"vocab_size": 4116, "trained_on_bytes": 20_000_000, "by_language": densities},
+        {
+            "vocab_size": 4116,
+            "bytes_per_token": 3.1,
+            "measured_on": "valid",
+            "trained_on_bytes": 20_000_000,
+            "by_language": densities,
+        },
     )
-    tokens = {name: {"documents": entry["documents"], "bytes": entry["bytes"], "tokens": int(entry["bytes"] / 3.05)}
-              for name, entry in splits.items()}  # fmt: skip
+    tokens = {
+        name: {"documents": entry["documents"], "bytes": entry["bytes"], "tokens": int(entry["bytes"] / 3.05)}
+        for name, entry in splits.items()
+    }
     write_json(_made(run / "tokens") / "stats.json", tokens)
 
 
 def _stage(
-    directory: Path, before: dict[str, int], rules: dict[str, tuple[int, int]], by_language: dict[str, Any], share: float,
+    directory: Path,
+    before: dict[str, int],
+    rules: dict[str, tuple[int, int]],
+    by_language: dict[str, Any],
+    share: float,
     more: dict[str, Any] | None = None,
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, int]:
     kept = {
         "documents": before["documents"] - sum(files for files, _ in rules.values()),
         "bytes": before["bytes"] - sum(size for _, size in rules.values()),
     }
-    stay = {name: {"documents": int(entry["documents"] * share), "bytes": int(entry["bytes"] * share)}
-            for name, entry in by_language.items() if not name.startswith("language-")}  # fmt: skip
+    stay = {
+        name: {"documents": int(entry["documents"] * share), "bytes": int(entry["bytes"] * share)}
+        for name, entry in by_language.items()
+        if not name.startswith("language-")
+    }
     drops = {rule: {"documents": files, "bytes": size} for rule, (files, size) in rules.items()}
     write_json(
         directory / "stats.json", {"in": before, "kept": kept, "dropped": drops, "by_language": stay} | (more or {})
@@ -210,11 +274,22 @@ def _train(run: Path) -> None:
         warm = min(step / 40, 1.0)
         rate = 2e-3 * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * max(step - 40, 0) / (STEPS - 40))))
         skipped = step == 211
-        lines.append({
-            "kind": "train", "phase": int(step > SWITCH), "step": step, "loss": loss + (4.0 if skipped else 0.0), "lr": rate, "grad_norm": 0.6 + abs(wobble) * 4,
-            "tokens": step * 8192, "tokens_per_second": 11200 + 900 * math.sin(step * 1.7) - (2300 if step > SWITCH else 0),
-            "context": context, "skipped": "spike" if skipped else None, "seconds": 0.7, "mfu": None,
-        })  # fmt: skip
+        lines.append(
+            {
+                "kind": "train",
+                "phase": int(step > SWITCH),
+                "step": step,
+                "loss": loss + (4.0 if skipped else 0.0),
+                "lr": rate,
+                "grad_norm": 0.6 + abs(wobble) * 4,
+                "tokens": step * 8192,
+                "tokens_per_second": 11200 + 900 * math.sin(step * 1.7) - (2300 if step > SWITCH else 0),
+                "context": context,
+                "skipped": "spike" if skipped else None,
+                "seconds": 0.7,
+                "mfu": None,
+            }
+        )
         if step % 50 == 0:
             lines.append({"kind": "valid", "step": step, "loss": loss - wobble + 0.12, "bits_per_byte": loss * 0.47})
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -224,17 +299,31 @@ def _train(run: Path) -> None:
     write_json(
         run / "train" / "stats.json",
         {
-            "steps": STEPS, "tokens": STEPS * 8192, "parameters": 4_263_168, "final_train_loss": 1.9731, "final_valid_loss": 2.0817,
-            "final_valid_bits_per_byte": 0.98, "skipped_updates": 1, "flops_per_token": 29_884_416, "flops_convention": "6 N + 12 L d T",
-            "phases": [{"context": 256, "steps": 360, "tokens": 2_949_120}, {"context": 1024, "steps": 40, "tokens": 327_680}],
+            "steps": STEPS,
+            "tokens": STEPS * 8192,
+            "parameters": 4_263_168,
+            "final_train_loss": 1.9731,
+            "final_valid_loss": 2.0817,
+            "final_valid_bits_per_byte": 0.98,
+            "skipped_updates": 1,
+            "flops_per_token": 29_884_416,
+            "flops_convention": "6 N + 12 L d T",
+            "phases": [
+                {"context": 256, "steps": 360, "tokens": 2_949_120},
+                {"context": 1024, "steps": 40, "tokens": 327_680},
+            ],
         },
-    )  # fmt: skip
+    )
 
 
 def _share(successes: int, n: int) -> dict[str, Any]:
     half = 1.96 * math.sqrt(max(successes, 1) / n * (1 - successes / n) / n)
-    return {"count": successes, "n": n, "share": successes / n,
-            "interval": [max(0.0, successes / n - half), min(1.0, successes / n + half)]}  # fmt: skip
+    return {
+        "count": successes,
+        "n": n,
+        "share": successes / n,
+        "interval": [max(0.0, successes / n - half), min(1.0, successes / n + half)],
+    }
 
 
 def _evaluate(run: Path, hostile: str) -> None:
@@ -244,26 +333,44 @@ def _evaluate(run: Path, hostile: str) -> None:
     def row(model: float) -> dict[str, Any]:
         values = {"model": model, "byte_model": model + 1.21, "xz": model + 0.42, "xz_per_file": model + 1.02}
         return {
-            "files": 61, "bytes": 498_113,
-            "systems": {name: {"bits_per_byte": value, "interval": None if name == "xz" else [value - 0.08, value + 0.09]}
-                        for name, value in values.items()},
-            "differences": {name: {"difference": model - value, "interval": [model - value - 0.1, model - value + 0.1], "significant": name != "xz"}
-                            for name, value in values.items() if name != "model"},
-        }  # fmt: skip
+            "files": 61,
+            "bytes": 498_113,
+            "systems": {
+                name: {"bits_per_byte": value, "interval": None if name == "xz" else [value - 0.08, value + 0.09]}
+                for name, value in values.items()
+            },
+            "differences": {
+                name: {
+                    "difference": model - value,
+                    "interval": [model - value - 0.1, model - value + 0.1],
+                    "significant": name != "xz",
+                }
+                for name, value in values.items()
+                if name != "model"
+            },
+        }
 
     def scores(solved: int, n: int) -> dict[str, Any]:
         return {
-            "exact_match": _share(solved, n), "exact_match_first_line": _share(solved + 2, n), "majority_line": _share(3, n),
-            "copy_previous_line": _share(2, n), "against_majority_line": against(0.05, True),
+            "exact_match": _share(solved, n),
+            "exact_match_first_line": _share(solved + 2, n),
+            "majority_line": _share(3, n),
+            "copy_previous_line": _share(2, n),
+            "against_majority_line": against(0.05, True),
             "against_copy_previous_line": against(0.02, False),
-        }  # fmt: skip
+        }
 
     pair = {"step": SWITCH, "context_before": 256, "context_after": 1024}
 
     def change(before: float, after: float) -> dict[str, Any]:
         mean = after - before
-        return {"before": {"mean": before, "se": 0.03}, "after": {"mean": after, "se": 0.03}, "significant": True,
-                "difference": {"mean": mean, "se": 0.01}, "interval": [mean - 0.02, mean + 0.02]}  # fmt: skip
+        return {
+            "before": {"mean": before, "se": 0.03},
+            "after": {"mean": after, "se": 0.03},
+            "significant": True,
+            "difference": {"mean": mean, "se": 0.01},
+            "interval": [mean - 0.02, mean + 0.02],
+        }
 
     buckets = []
     for index in range(32):
@@ -279,39 +386,82 @@ def _evaluate(run: Path, hostile: str) -> None:
         {
             "held_out": {"split": "test", "documents": 143, "bytes": 1_990_000},
             "not_run": {"completion": "fewer than 10 files are long enough"},
-            "bits_per_byte": row(2.07) | {"window": 1024, "stride": 512, "start": "<|endoftext|>", "end_of_text_bits_per_byte": 0.002,
-                                          "by_language": {"python": row(1.96), "c": row(2.31), hostile: row(3.3)}},
-            "infill": {"tasks": 200, "files": 96, "protocol": "greedy, one answer", "groups": {
-                "all": scores(14, 200), "trivial": scores(9, 41), "non_trivial": scores(5, 159)},
-                "by_language": {"python": _share(12, 150), hostile: _share(2, 50)}},
-            "functions": {"headers": 100, "files": 40, "with_docstring": 71, "protocol": "temperature 0.2, top-p 0.95",
-                          "systems": {name: {"parses": _share(parsed, 100), "finished": finished, "finished_and_parses": parsed - 1,
-                                             "verdicts": {"parsed": parsed, "syntax_error": 100 - parsed}}
-                                      for name, (parsed, finished) in functions.items()},
-                          "differences": {"untrained": against(0.58, True), "byte_model": against(0.5, True)}},
-            "positions": {"sequences": 64, "context": 1024,
-                          "pairs": [pair | {"within": change(2.32, 2.29), "beyond": change(2.71, 2.05)}]},
-            "claims": ["The model needs 1.21 bits per byte less than an order-3 byte model on the same 61 files.",
-                       "After the second phase the loss beyond position 256 is 0.66 nats lower (95 % interval 0.64 to 0.68)."],
+            "bits_per_byte": row(2.07)
+            | {
+                "window": 1024,
+                "stride": 512,
+                "start": "<|endoftext|>",
+                "end_of_text_bits_per_byte": 0.002,
+                "by_language": {"python": row(1.96), "c": row(2.31), hostile: row(3.3)},
+            },
+            "infill": {
+                "tasks": 200,
+                "files": 96,
+                "protocol": "greedy, one answer",
+                "groups": {"all": scores(14, 200), "trivial": scores(9, 41), "non_trivial": scores(5, 159)},
+                "by_language": {"python": _share(12, 150), hostile: _share(2, 50)},
+            },
+            "functions": {
+                "headers": 100,
+                "files": 40,
+                "with_docstring": 71,
+                "protocol": "temperature 0.2, top-p 0.95",
+                "systems": {
+                    name: {
+                        "parses": _share(parsed, 100),
+                        "finished": finished,
+                        "finished_and_parses": parsed - 1,
+                        "verdicts": {"parsed": parsed, "syntax_error": 100 - parsed},
+                    }
+                    for name, (parsed, finished) in functions.items()
+                },
+                "differences": {"untrained": against(0.58, True), "byte_model": against(0.5, True)},
+            },
+            "positions": {
+                "sequences": 64,
+                "context": 1024,
+                "pairs": [pair | {"within": change(2.32, 2.29), "beyond": change(2.71, 2.05)}],
+            },
+            "claims": [
+                "The model needs 1.21 bits per byte less than an order-3 byte model on the same 61 files.",
+                "After the second phase the loss beyond position 256 is 0.66 nats lower (95 % interval 0.64 to 0.68).",
+            ],
             "a_new_number": {"nested": [1, 2, {"deep": 0.125}]},
         },
-    )  # fmt: skip
+    )
     before = source(3).splitlines(keepends=True)
     infill = [
-        {"id": "0" * 32, "path": "package_3/core/helpers.py", "language": "python", "line": 9 + index, "before": "".join(before[: 8 + index]),
-         "target": before[8 + index].rstrip("\n"), "after": "\n" + "".join(before[9 + index :]), "exact_match": index % 3 == 0,
-         "answer": before[8 + index].rstrip("\n") if index % 3 == 0 else "    return values\n", "trivial": False}
+        {
+            "id": "0" * 32,
+            "path": "package_3/core/helpers.py",
+            "language": "python",
+            "line": 9 + index,
+            "before": "".join(before[: 8 + index]),
+            "target": before[8 + index].rstrip("\n"),
+            "after": "\n" + "".join(before[9 + index :]),
+            "exact_match": index % 3 == 0,
+            "answer": before[8 + index].rstrip("\n") if index % 3 == 0 else "    return values\n",
+            "trivial": False,
+        }
         for index in range(6)
-    ]  # fmt: skip
+    ]
     infill.append(
         infill[0] | {"path": hostile, "answer": hostile + "\ud800\x00", "target": hostile, "language": hostile}
     )
     functions_samples = [
-        {"id": "1" * 32, "path": "package_5/api.py", "line": 40 + index, "header": "def mean_of(values):\n    \"\"\"Return the mean.\"\"\"",
-         "body": "\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)", "finished": True,
-         "verdict": "parsed" if index else "syntax_error", "untrained": "\n  )))sel f", "byte_model": "\n    self.return(val"}
+        {
+            "id": "1" * 32,
+            "path": "package_5/api.py",
+            "line": 40 + index,
+            "header": 'def mean_of(values):\n    """Return the mean."""',
+            "body": "\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)",
+            "finished": True,
+            "verdict": "parsed" if index else "syntax_error",
+            "untrained": "\n  )))sel f",
+            "byte_model": "\n    self.return(val",
+        }
         for index in range(6)
-    ]  # fmt: skip
+    ]
     (evaluate / "samples.json").write_text(json.dumps({"infill": infill, "functions": functions_samples}))
 
 

@@ -77,12 +77,20 @@ def test_chart_names_the_value_under_the_pointer(tab: browser.Browser, run: Path
     tab.evaluate(
         "document.querySelector('#chart-loss .plot.wide').scrollIntoView({behavior: 'instant', block: 'center'})"
     )
-    box = tab.evaluate("(({x, y, width, height}) => [x, y, width, height])"
-                       "(document.querySelector('#chart-loss .plot.wide').getBoundingClientRect())")  # fmt: skip
+    box = tab.evaluate(
+        "(({x, y, width, height}) => [x, y, width, height])"
+        "(document.querySelector('#chart-loss .plot.wide').getBoundingClientRect())"
+    )
     tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + box[2] / 2, y=box[1] + box[3] / 2)
     shown = tab.evaluate("document.querySelector('#chart-loss .values:not([hidden])')?.textContent")
     assert shown is not None
     assert "step" in shown and "training" in shown and "validation" in shown
+    inside = """(() => {
+      const area = document.querySelector('#chart-loss .plot.wide').getBoundingClientRect();
+      const box = document.querySelector('#chart-loss .values:not([hidden])').getBoundingClientRect();
+      return box.left >= area.left && box.right <= area.right && box.top >= area.top && box.bottom <= area.bottom;
+    })()"""
+    assert tab.evaluate(inside), "the box of values is not on its chart"
     tab.evaluate("document.querySelector('#chart-loss .plot.wide').focus()")
     for _ in range(3):
         tab.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")

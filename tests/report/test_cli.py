@@ -32,5 +32,5 @@ def test_bad_arguments(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory"):
         call(str(run), "-o", str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="part of this path is a file|in the way"):
+    with pytest.raises(UserError, match=r"part of this path is a file|in the way"):
         call(str(run), "-o", str(tmp_path / "file" / "page.html"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,25 @@ from codeshell.report.training import read_log, smooth
 @pytest.mark.parametrize(
     ("function", "value", "text"),
     [
-        (format.count, 1234567, "1,234,567"), (format.count, None, "–"), (format.count, True, "–"), (format.count, float("nan"), "–"),
-        (format.short_count, 9999, "9,999"), (format.short_count, 3_276_800, "3.28 M"), (format.short_count, 7_688_048_640, "7.69 B"),
-        (format.size, 0, "0 B"), (format.size, 999, "999 B"), (format.size, 63_240_000, "63.2 MB"), (format.size, 1e13, "10.0 TB"),
-        (format.duration, 0.84, "840 ms"), (format.duration, 12.44, "12.4 s"), (format.duration, 200, "3 min 20 s"),
-        (format.duration, 3599.6, "1 h 0 min"), (format.plain, 0.123456, "0.1235"), (format.plain, 2106.0, "2,106"),
+        (format.count, 1234567, "1,234,567"),
+        (format.count, None, "\u2013"),
+        (format.count, True, "\u2013"),
+        (format.count, float("nan"), "\u2013"),
+        (format.short_count, 9999, "9,999"),
+        (format.short_count, 3_276_800, "3.28 M"),
+        (format.short_count, 7_688_048_640, "7.69 B"),
+        (format.size, 0, "0 B"),
+        (format.size, 999, "999 B"),
+        (format.size, 63_240_000, "63.2 MB"),
+        (format.size, 1e13, "10.0 TB"),
+        (format.duration, 0.84, "840 ms"),
+        (format.duration, 12.44, "12.4 s"),
+        (format.duration, 200, "3 min 20 s"),
+        (format.duration, 3599.6, "1 h 0 min"),
+        (format.plain, 0.123456, "0.1235"),
+        (format.plain, 2106.0, "2,106"),
     ],
-)  # fmt: skip
+)
 def test_formats(function: object, value: object, text: str) -> None:
     assert function(value) == text  # type: ignore[operator]
 
@@ -38,7 +51,7 @@ def test_formats(function: object, value: object, text: str) -> None:
 def test_a_small_share_is_not_zero() -> None:
     assert format.share(1, 100_000) == "< 0.1 %"
     assert format.share(0, 5) == "0.0 %"
-    assert format.share(1, 0) == "–"
+    assert format.share(1, 0) == "\u2013"
 
 
 @given(st.text())
@@ -96,7 +109,7 @@ def test_ticks_cover_the_range_evenly(low: float, span: float) -> None:
     slack = 1e-6 * max(abs(low), span, 1)
     assert ticks[0] <= low + slack and ticks[-1] >= low + span - slack
     assert 2 <= len(ticks) <= 13
-    steps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(ticks)]
     assert max(steps) - min(steps) <= slack
 
 

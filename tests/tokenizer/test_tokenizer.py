@@ -215,6 +215,20 @@ def test_what_a_file_adds_to_encoding_is_left_out(tokenizer: Tokenizer, tmp_path
     assert changed.encode(text) == tokenizer.encode(text)
 
 
+def test_specials_in_the_vocabulary_and_an_unknown_token_change_nothing(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tree = tree_of(tokenizer, tmp_path)
+    tree["model"]["vocab"] |= tokenizer.specials  # as StarCoder's file lists them
+    both = Tokenizer(json.dumps(tree))
+    assert (both.hash, both.base_vocab_size, both.vocab_size) == (tokenizer.hash, BASE, BASE + 20)
+    # Where a byte has no symbol, an unknown token would be a special id in the middle of a text.
+    symbol = _symbols("\x0c")[0]
+    del tree["model"]["vocab"][symbol]
+    tree["model"]["unk_token"] = "<|endoftext|>"
+    lacking = Tokenizer(json.dumps(tree))
+    with pytest.warns(UserWarning, match="1 of the 256 bytes"):
+        assert lacking.encode("a\x0cb") == tokenizer.encode("a") + tokenizer.encode("b")
+
+
 def broken_files() -> dict[str, tuple[Any, str]]:
     def edit(path: str, value: Any) -> Any:
         def apply(tree: dict[str, Any]) -> dict[str, Any]:

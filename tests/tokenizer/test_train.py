@@ -84,6 +84,7 @@ def test_fewer_merges_than_asked_put_the_specials_directly_behind() -> None:
     assert 256 < small.base_vocab_size < 270
     assert small.specials["<|endoftext|>"] == small.base_vocab_size
     assert small.vocab_size == small.base_vocab_size + len(SPECIAL_TOKENS)
+    assert train([["abcdefgh"]], 300).base_vocab_size == 256  # every pair of it occurs once
     nothing = train([], 300)
     assert (nothing.base_vocab_size, nothing.vocab_size) == (256, 276)
     assert nothing.decode(nothing.encode("né")) == "né"
@@ -121,7 +122,8 @@ def test_threads_change_no_byte(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_the_sample_is_bounded_nested_and_free_of_sharding(tmp_path: Path) -> None:
+def test_the_sample_is_bounded_nested_and_free_of_sharding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codeshell.tokenizer.train.ROWS", 7)
     everything = rows(TEXTS)
     one = curated(tmp_path / "a", train=[everything])
     many = curated(tmp_path / "b", train=[everything[30:], [], everything[:30]])

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch._dynamo  # noqa: F401 (the optimizer imports it; once here saves 2 s in every child)
-from conftest import tiny_recipe
+from tiny_run import tiny_recipe
 
 from codeshell.train.stage import run
 

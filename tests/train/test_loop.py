@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_run import texts, write_run
 
 from codeshell.data.token_shards import TokenCorpus
 from codeshell.errors import UserError
@@ -219,8 +220,6 @@ def test_validation_predicts_the_same_tokens_at_every_context_and_keeps_to_its_l
 
 
 def test_without_validation_documents_there_is_one_line(tiny, tokenizer, tmp_path, capsys):
-    from conftest import texts, write_run
-
     write_run(tmp_path / "run", tokenizer, texts(60), [])
     recipe, directory = tiny(steps=4)
     statistics = run(recipe, directory, None)

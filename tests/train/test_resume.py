@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.train import run
 from codeshell.train.loop import Trainer
@@ -32,11 +33,12 @@ def result_of(directory: Path) -> dict[str, object]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in files} | {"log": log_of(directory)}
 
 
-@pytest.fixture
-def unbroken(tiny, tmp_path):
-    """Directory and statistics of a run in one go."""
-    recipe, directory = tiny(tmp_path / "unbroken")
-    return directory, run(recipe, directory, None)
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, tokenizer):
+    """Directory and statistics of a run in one go; tests only read it."""
+    directory = tmp_path_factory.mktemp("unbroken") / "run"
+    write_run(directory, tokenizer, texts(60), texts(12, "v"))
+    return directory, run(tiny_recipe(), directory, None)
 
 
 def interrupt_at(monkeypatch, steps: list[int], number: int = signal.SIGTERM) -> None:
@@ -89,8 +91,9 @@ def test_sigusr1_saves_and_goes_on(tiny, monkeypatch):
     assert names == ["step-000007", "step-000018", "step-000024"]
 
 
-def test_a_finished_run_trains_no_step_again(tiny, unbroken, monkeypatch):
-    directory, statistics = unbroken
+def test_a_finished_run_trains_no_step_again(tiny, tmp_path, unbroken, monkeypatch):
+    directory, statistics = tmp_path / "finished", unbroken[1]
+    shutil.copytree(unbroken[0], directory)
     before = result_of(directory)
     monkeypatch.setattr(Trainer, "_step", lambda *_: pytest.fail("trained a step"))
     assert run(tiny(directory)[0], directory, None) == statistics

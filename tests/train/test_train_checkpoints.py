@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree
@@ -21,8 +22,6 @@ from codeshell.train.log import truncate
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tokenizer):
     """A run that has 12 of its 24 steps; tests copy it."""
-    from conftest import texts, tiny_recipe, write_run
-
     from codeshell.train.loop import Trainer
 
     directory = tmp_path_factory.mktemp("trained") / "run"
@@ -94,8 +93,6 @@ def test_a_checkpoint_of_another_run_is_refused(half, tiny, change, message):
 
 
 def test_another_corpus_or_tokenizer_is_refused(half, tiny, tokenizer):
-    from conftest import texts, write_run
-
     shutil.rmtree(half / "tokens")
     write_run(half, tokenizer, texts(61), texts(12, "v"))
     with pytest.raises(UserError, match=r"step-000012: trained on other documents than those in tokens/"):
@@ -108,8 +105,6 @@ def test_another_corpus_or_tokenizer_is_refused(half, tiny, tokenizer):
 
 def test_the_shards_may_be_cut_otherwise(half, tiny, tokenizer, tmp_path):
     """The place in the data is one in the set of documents, not in files."""
-    from conftest import texts, write_run
-
     straight, turned = half, tmp_path / "turned"
     shutil.copytree(half, turned)
     shutil.rmtree(turned / "tokens")

@@ -131,9 +131,13 @@ class Deduper:
         ids = pa.chunked_array(self._ids) if self._ids else pa.chunked_array([], pa.string())
         match = np.concatenate([np.empty(0, np.int64), *self._matches])
         jaccard = np.concatenate([np.empty(0, np.float64), *self._jaccard])
-        index = np.flatnonzero(match >= 0)
+        index = self.positions()
         kept_ids = ids.take(pa.array(match[index]))
         return pa.table({"id": ids.take(pa.array(index)), "kept_id": kept_ids, "jaccard": jaccard[index]})
+
+    def positions(self) -> NDArray[np.int64]:
+        """Where the duplicates are in the stream: ascending, counted from 0 over everything added."""
+        return np.flatnonzero(np.concatenate([np.empty(0, np.int64), *self._matches]) >= 0)
 
     @property
     def counts(self) -> dict[str, int]:

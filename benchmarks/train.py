@@ -1,0 +1,233 @@
+"""Training steps on a CPU: CodeShell against transformers' Starcoder2 of the same shape, in the same run.
+
+The two are one architecture: Starcoder2 gets CodeShell's weights, and the first losses are compared before anything is
+timed. A step is forward, loss, backward, gradient clipping, AdamW, zero_grad on the same batch. The contenders take
+turns, round by round, so that a change of the machine's speed meets them all; every round is kept in the JSON.
+
+    python benchmarks/train.py --json benchmarks/results/train.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.model.precision import autocast, resolve
+from codeshell.optim import AdamW, parameter_groups
+
+VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
+Step = Callable[[], float]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows here")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument(
+        "--only", action="append", default=[], help="contenders to run (a part of the name); all if none"
+    )
+    parser.add_argument("--compile", action="store_true", help="also both models under torch.compile")
+    parser.add_argument("--profile", metavar="NAME", help="print torch.profiler's table of one contender and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = torch.randint(0, VOCABULARY, (args.batch, args.context), generator=torch.Generator().manual_seed(1))
+    makers = contenders(data, args.compile)
+    if args.only:
+        makers = {name: make for name, make in makers.items() if any(part in name for part in args.only)}
+    if args.profile:
+        return profile(makers[args.profile]())
+    steps = {name: make() for name, make in makers.items()}
+    first = {name: step() for name, step in steps.items()}  # the warm-up, and the proof that they train the same model
+    print("first losses: " + ", ".join(f"{name} {loss:.4f}" for name, loss in first.items()))
+    if max(first.values()) - min(first.values()) > 0.01:
+        print("the contenders do not compute the same loss", file=sys.stderr)
+        return 1
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(args.rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    rows = [row(name, seconds[name], first[name], data.numel()) for name in steps]
+    for entry in rows:
+        print(f"{entry['name']:36} {entry['tokens_per_second']:8.0f} tokens/s  {entry['milliseconds']:7.1f} ms a step")
+    ratios = compare(rows)
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}")
+    if args.json:
+        result = {"shape": shape(args), "machine": machine(args.threads), "rows": rows, "ratios": ratios}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def contenders(data: torch.Tensor, compiled: bool) -> dict[str, Callable[[], Step]]:
+    """Makers of one training step each: ours, and the peer at every setting that might be its best."""
+    makers: dict[str, Callable[[], Step]] = {
+        "codeshell bf16": lambda: ours(data, "bf16"),
+        "codeshell fp32": lambda: ours(data, "fp32"),
+        "starcoder2 bf16 sdpa": lambda: peer(data, "bf16", "sdpa"),
+        "starcoder2 bf16 eager": lambda: peer(data, "bf16", "eager"),
+        "starcoder2 bf16 weights sdpa": lambda: peer(data, "bf16 weights", "sdpa"),
+        "starcoder2 fp32 sdpa": lambda: peer(data, "fp32", "sdpa"),
+    }
+    if compiled:
+        makers["codeshell fp32 compiled"] = lambda: ours(data, "fp32", compiled=True)
+        makers["starcoder2 fp32 sdpa compiled"] = lambda: peer(data, "fp32", "sdpa", compiled=True)
+        makers["starcoder2 bf16 sdpa compiled"] = lambda: peer(data, "bf16", "sdpa", compiled=True)
+    return makers
+
+
+def our_model() -> CodeShellForCausalLM:
+    config = CodeShellConfig(
+        vocab_size=VOCABULARY,
+        n_positions=2048,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        num_query_groups=GROUPS,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = CodeShellForCausalLM(config)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    return model.train()
+
+
+def ours(data: torch.Tensor, precision: Any, compiled: bool = False) -> Step:
+    model = our_model()
+    optimizer = AdamW(parameter_groups(model, 0.1), lr=3e-4, betas=(0.9, 0.95))
+    call = torch.compile(model) if compiled else model
+
+    def step() -> float:
+        with autocast(precision):
+            loss = call(data, labels=data).loss
+        return finish(model, optimizer, loss)
+
+    return step
+
+
+def peer(data: torch.Tensor, precision: str, attention: str, compiled: bool = False) -> Step:
+    """Starcoder2 with torch's fused AdamW. `bf16 weights` also rounds the weights and the optimizer's state."""
+    from transformers import Starcoder2Config, Starcoder2ForCausalLM
+
+    source = our_model()
+    settings = source.config.to_starcoder2_dict()
+    model = Starcoder2ForCausalLM._from_config(Starcoder2Config(**settings), attn_implementation=attention)
+    from codeshell.model.checkpoints import _to_starcoder2
+
+    weights = dict(_to_starcoder2({n: p.detach() for n, p in source.named_parameters()}, source.config))
+    model.load_state_dict(weights, strict=False)
+    if precision == "bf16 weights":
+        model.to(torch.bfloat16)
+    model.train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=3e-4, betas=(0.9, 0.95), fused=True)
+    call = torch.compile(model) if compiled else model
+
+    def step() -> float:
+        with autocast("bf16" if precision == "bf16" else "fp32"):
+            loss = call(input_ids=data, labels=data, use_cache=False).loss
+        return finish(model, optimizer, loss)
+
+    return step
+
+
+def finish(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def row(name: str, seconds: list[float], first_loss: float, tokens: int) -> dict[str, Any]:
+    middle = statistics.median(seconds)
+    return {
+        "name": name,
+        "tokens_per_second": tokens / middle,
+        "milliseconds": 1e3 * middle,
+        "rounds_milliseconds": [round(1e3 * s, 2) for s in seconds],
+        "first_loss": first_loss,
+    }
+
+
+def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Ours over the peer's best, at bf16, at fp32, and each at its best of all."""
+
+    def best(*parts: str) -> float:
+        speeds = [
+            r["tokens_per_second"] for r in rows if all(p in r["name"] for p in parts) and "compiled" not in r["name"]
+        ]
+        return max(speeds, default=float("nan"))
+
+    return {
+        "bf16: codeshell / best starcoder2": best("codeshell", "bf16") / best("starcoder2", "bf16"),
+        "fp32: codeshell / best starcoder2": best("codeshell", "fp32") / best("starcoder2", "fp32"),
+        "best of all: codeshell / starcoder2": best("codeshell") / best("starcoder2"),
+    }
+
+
+def shape(args: argparse.Namespace) -> dict[str, int]:
+    return {
+        "layers": LAYERS,
+        "width": WIDTH,
+        "heads": HEADS,
+        "kv_heads": GROUPS,
+        "vocabulary": VOCABULARY,
+        "batch": args.batch,
+        "context": args.context,
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    import transformers
+
+    from codeshell import _C
+
+    processor = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "threads": threads,
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "auto_precision": resolve("auto"),
+        "simd": _C.simd_level(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def profile(step: Step) -> int:
+    for _ in range(3):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(3):
+            step()
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=45))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
