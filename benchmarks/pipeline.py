@@ -1,4 +1,4 @@
-"""Collect, rules and exact duplicates on real code: MB/s of one process, its peak memory as the corpus grows, each step.
+"""Collect, rules and exact duplicates on real code: MB/s of one process, its memory as the corpus grows, each step.
 
     python benchmarks/pipeline.py --json benchmarks/results/pipeline-cpu.json
 
@@ -24,7 +24,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,23 @@ def sources() -> list[tuple[Path, str]]:
     return found
 
 
-def grow(folder: Path, target: int) -> None:
-    """Copy the sources below `folder`, round after round, until `target` bytes are written."""
-    written, files = 0, sources()
+def grow(folder: Path, targets: list[int]) -> Iterator[int]:
+    """Copy the sources below `folder`, round after round; yield each target when that many bytes are there."""
+    written, files, waiting = 0, sources(), sorted(targets)
     for copy in range(10_000):
         for root, path in files:
             data, reason = readers.read_file(str(root / path), LIMIT)
             if reason:
                 continue
             data += f"\n# copy {copy}\n".encode()
-            out = folder / f"copy{copy}" / root.name / path
+            out = folder / f"copy{copy}" / ("packages" if root.name == "site-packages" else "stdlib") / path
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_bytes(data)
             written += len(data)
-            if written >= target:
-                return
+            while written >= waiting[0]:
+                yield waiting.pop(0)
+                if not waiting:
+                    return
 
 
 def whole_run(folder: str, run: str) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     add("step: open, check, read, close", lambda: [readers.read_file(path, LIMIT) for path in paths])
     add("step: MD5 of every text", lambda: [document_id(text) for text in texts])
     for level in dict.fromkeys(("scalar", "avx2", _C.simd_level())):
-        add(f"step: UTF-8, lines, characters in C++ ({level})", lambda: _C.measure_texts(data, offsets, level))
+        add(f"step: UTF-8, lines, characters in C++ ({level})", partial(_C.measure_texts, data, offsets, level))
     add("step: the other scores (XML, generated)", lambda: scores.score(texts, ids, names, measures))
     add("step: documents as zstd Parquet", lambda: write_documents(texts, ids))
     add("codeshell: all measures and MD5, in memory", lambda: measure_all(texts))
@@ -181,17 +184,15 @@ def main() -> None:
     base = Path(tempfile.mkdtemp(prefix="codeshell-pipeline-", dir=args.folder))
     rows: list[dict[str, Any]] = []
     try:
-        for size in args.sizes:
-            corpus = base / f"corpus-{size}"
-            grow(corpus, size * 1_000_000)
-            command = [sys.executable, __file__, "--child", str(corpus), str(base / f"run-{size}")]
-            (base / f"run-{size}").mkdir()
-            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            rows.append(json.loads(out))
+        corpus = base / "corpus"
+        for size in grow(corpus, [size * 1_000_000 for size in args.sizes]):
+            run = base / f"run-{size}"
+            run.mkdir()
+            command = [sys.executable, __file__, "--child", str(corpus), str(run)]
+            rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(rows[-1], flush=True)
-            if size != args.sizes[-1]:
-                shutil.rmtree(corpus)
-        for row in steps(base / f"corpus-{args.sizes[-1]}"):
+            shutil.rmtree(run)
+        for row in steps(corpus):
             rows.append(row)
             print(row, flush=True)
     finally:

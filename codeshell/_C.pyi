@@ -47,7 +47,7 @@ def dedup_band_keys(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.ui
 def dedup_shingle_sets(
     data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = ""
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The distinct shingles of every text, ascending, and (texts + 1,) bounds: text i has values[bounds[i]:bounds[i + 1]]."""
+    """Distinct ascending shingles, and (texts + 1,) bounds: those of text i are values[bounds[i]:bounds[i + 1]]."""
 
 class DedupMatcher:
     """Decides in order which documents stay."""
@@ -72,7 +72,7 @@ class DedupOverlap:
         """Compares the stream's next texts."""
 
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """By text of the small set: the stream's earliest text of highest Jaccard (-1: none shares a shingle), and it."""
+        """By text of the small set: the stream's earliest text of highest Jaccard (-1: none), and that Jaccard."""
 
 # neural: tensors as (address, token stride, head stride), strides in elements; see codeshell/ops/native.py.
 _View = tuple[int, int, int]

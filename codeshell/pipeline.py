@@ -46,7 +46,7 @@ class Stage:
 STAGES = (
     Stage("collect", "codeshell.data.collect", ("collect",), ("collect",)),
     Stage("filter", "codeshell.data.filter", ("filter",), ("rules",)),
-    Stage("neardup", "codeshell.data.neardup", ("neardup",), ("near_dedup",)),
+    Stage("neardup", "codeshell.data.neardup", ("neardup",), ("near_dedup", "seed")),
     Stage("split", "codeshell.data.split", ("curated",), ("split", "seed")),
     Stage("tokenizer", "codeshell.tokenizer.train", ("tokenizer",), ("tokenizer", "seed")),
     Stage("tokens", "codeshell.data.tokens", ("tokens",), ()),

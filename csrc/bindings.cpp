@@ -329,44 +329,47 @@ codeshell::attention::Problem attention_problem(const std::array<ViewArgument, 4
 }
 
 void bind_neural(py::module_& module) {
-  module.def("attention_forward",
-             [](const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16, const Offsets& query_offsets,
-                const Offsets& key_offsets, const std::array<std::int64_t, 3>& shape, float scale, bool causal,
-                std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
-               const auto problem = attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale,
-                                                      causal, window, rotary);
-               const py::gil_scoped_release release;
-               codeshell::attention::forward(problem, threads);
-             });
-  module.def("attention_backward",
-             [](const std::array<ViewArgument, 4>& tensors, const std::array<ViewArgument, 4>& gradients,
-                std::uintptr_t lse, bool bf16, const Offsets& query_offsets, const Offsets& key_offsets,
-                const std::array<std::int64_t, 3>& shape, float scale, bool causal, std::int64_t window,
-                const std::array<std::uintptr_t, 3>& rotary, int threads) {
-               auto problem = attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal,
-                                                window, rotary);
-               problem.grad_q = view_of(gradients[0]), problem.grad_k = view_of(gradients[1]);
-               problem.grad_v = view_of(gradients[2]), problem.grad_out = view_of(gradients[3]);
-               const py::gil_scoped_release release;
-               codeshell::attention::backward(problem, threads);
-             });
-  module.def("gelu_forward",
-             [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
-               codeshell::activation::gelu(at<void>(x), at<void>(y), n, bf16, threads);
-             },
-             py::call_guard<py::gil_scoped_release>());
-  module.def("gelu_backward",
-             [](std::uintptr_t x, std::uintptr_t dy, std::uintptr_t grad, std::int64_t n, bool bf16, int threads) {
-               codeshell::activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
-             },
-             py::call_guard<py::gil_scoped_release>());
-  module.def("cross_entropy",
-             [](std::uintptr_t logits, std::int64_t rows, std::int64_t n, std::uintptr_t targets,
-                std::int64_t ignore_index, float scale, std::uintptr_t losses, bool bf16, int threads) {
-               codeshell::loss::cross_entropy(at<void>(logits), rows, n, at<std::int64_t>(targets), ignore_index, scale,
-                                              at<float>(losses), bf16, threads);
-             },
-             py::call_guard<py::gil_scoped_release>());
+  module.def("attention_forward", [](const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16,
+                                     const Offsets& query_offsets, const Offsets& key_offsets,
+                                     const std::array<std::int64_t, 3>& shape, float scale, bool causal,
+                                     std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+    const auto problem =
+        attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
+    const py::gil_scoped_release release;
+    codeshell::attention::forward(problem, threads);
+  });
+  module.def(
+      "attention_backward",
+      [](const std::array<ViewArgument, 4>& tensors, const std::array<ViewArgument, 4>& gradients, std::uintptr_t lse,
+         bool bf16, const Offsets& query_offsets, const Offsets& key_offsets, const std::array<std::int64_t, 3>& shape,
+         float scale, bool causal, std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+        auto problem =
+            attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
+        problem.grad_q = view_of(gradients[0]), problem.grad_k = view_of(gradients[1]);
+        problem.grad_v = view_of(gradients[2]), problem.grad_out = view_of(gradients[3]);
+        const py::gil_scoped_release release;
+        codeshell::attention::backward(problem, threads);
+      });
+  module.def(
+      "gelu_forward",
+      [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
+        codeshell::activation::gelu(at<void>(x), at<void>(y), n, bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "gelu_backward",
+      [](std::uintptr_t x, std::uintptr_t dy, std::uintptr_t grad, std::int64_t n, bool bf16, int threads) {
+        codeshell::activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "cross_entropy",
+      [](std::uintptr_t logits, std::int64_t rows, std::int64_t n, std::uintptr_t targets, std::int64_t ignore_index,
+         float scale, std::uintptr_t losses, bool bf16, int threads) {
+        codeshell::loss::cross_entropy(at<void>(logits), rows, n, at<std::int64_t>(targets), ignore_index, scale,
+                                       at<float>(losses), bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace

@@ -14,20 +14,25 @@ def modules_after(statement: str) -> set[str]:
     return set(result.stdout.split())
 
 
+COMMAND_LINE = (
+    "import codeshell.cli as c, importlib; [importlib.import_module(f'codeshell.cli.{n}') for n in c.COMMANDS]"
+)
+DATA = "import codeshell.data.collect, codeshell.data.filter, codeshell.data.neardup, codeshell.data.split"
+
+
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
         ("import codeshell", {"torch", "numpy", "pyarrow", "tokenizers", "codeshell._C"}),
-        ("import codeshell.cli, importlib; [importlib.import_module('codeshell.cli.' + n) for n in codeshell.cli.COMMANDS]",
-         {"torch", "numpy", "pyarrow", "tokenizers", "transformers"}),
+        (COMMAND_LINE, {"torch", "numpy", "pyarrow", "tokenizers", "transformers"}),
         ("import codeshell.engine, codeshell.recipe, codeshell.pipeline", {"torch", "pyarrow"}),
-        ("import codeshell.data.collect, codeshell.data.filter, codeshell.data.neardup, codeshell.data.split", {"torch"}),
+        (DATA, {"torch"}),
         ("import codeshell.dedup", {"torch"}),
         ("import codeshell.tokenizer", {"torch", "transformers"}),
         ("import codeshell.train, codeshell.evaluate, codeshell.report", {"torch"}),
         ("import codeshell._C", {"torch", "numpy"}),
     ],
-)  # fmt: skip
+)
 def test_imports_stay_light(statement: str, forbidden: set[str]) -> None:
     assert not modules_after(statement) & forbidden
 

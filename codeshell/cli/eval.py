@@ -94,7 +94,9 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
         raise UserError(f"{model_directory}: no config.json there; give the directory of a saved model")
     if args.context is not None and args.context < 1:
         raise UserError(f"--context {args.context}: give 1 token or more")
-    held_out = Corpus(find_parquet(args.corpus) if args.corpus else split_paths(Path(str(run)), "test"))
+    recipe = _recipe(run)
+    seed = recipe.seed if args.seed is None else args.seed
+    held_out = Corpus(find_parquet(args.corpus) if args.corpus else split_paths(Path(str(run)), "test", seed=seed))
     if not len(held_out):
         where = ", ".join(args.corpus) if args.corpus else f"{run}/curated"
         raise UserError(f"{where}: no held-out documents; give some with --corpus")
@@ -102,12 +104,11 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
     if args.train:
         train = Corpus(find_parquet(args.train))
     elif run is not None and not args.corpus:
-        train = Corpus(split_paths(run, "train"))
+        train = Corpus(split_paths(run, "train", seed=seed))
 
     from codeshell.evaluate.evaluation import Evaluation, load_model
     from codeshell.tokenizer import Tokenizer
 
-    recipe = _recipe(run)
     tokenizer = Tokenizer.load(args.tokenizer or model_directory)
     model = load_model(model_directory)
     if tokenizer.vocab_size > model.config.vocab_size:
@@ -127,7 +128,7 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
         held_out,
         train,
         _settings(recipe.evaluate, args.set),
-        seed=recipe.seed if args.seed is None else args.seed,
+        seed=seed,
         context=args.context or trained,
         start="eot" if after_eot else "none",
     )

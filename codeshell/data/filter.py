@@ -12,6 +12,7 @@ Other thresholds need this stage again, not the scores. Memory is one shard's ro
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -129,8 +130,12 @@ def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int
     pieces, sources = [np.empty(0, dtype=ID)], [np.empty(0, dtype=np.int32)]
     for shard in range(shards):
         survivors = np.load(_survivors_path(run_directory, shard), mmap_mode="r")
-        prefixes = survivors["high"] >> 32
-        piece = survivors[np.searchsorted(prefixes, first) : np.searchsorted(prefixes, end)]
+        # By hand, because NumPy's would read the whole file to search it.
+        start, stop = (
+            bisect.bisect_left(range(len(survivors)), bound << 32, key=lambda row: int(survivors[row]["high"]))
+            for bound in (first, end)
+        )
+        piece = survivors[start:stop]
         pieces.append(np.array(piece))
         sources.append(np.full(len(piece), shard, dtype=np.int32))
     ids, source = np.concatenate(pieces), np.concatenate(sources)

@@ -172,6 +172,7 @@ def by_shebang(head: bytes) -> str | None:
     return table.get(name) or table.get(re.sub(r"[\d.]+$", "", name))
 
 
+@functools.lru_cache(4096)
 def by_label(label: str) -> str | None:
     """The language that a data set's language column means (`C++`, `Common Lisp`), or None."""
     name = label.strip().lower().replace(" ", "-").replace("_", "-")

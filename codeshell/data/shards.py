@@ -138,7 +138,8 @@ def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
         count = source.metadata.row_group(group).num_rows
         end = at + int((wanted[at:] < first + count).sum())
         if end > at:
-            yield source.read_row_group(group).take(pa.array(wanted[at:end] - first))
+            table = source.read_row_group(group)
+            yield table if end - at == count else table.take(pa.array(wanted[at:end] - first))
         first, at = first + count, end
 
 

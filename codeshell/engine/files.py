@@ -62,6 +62,8 @@ def make_directory(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # below /proc, say: the parent is there and takes no children
+        raise UserError(f"{path}: cannot be made here; choose another output directory") from None
     except OSError as error:
         raise disk_error(error, path) from error
     return path

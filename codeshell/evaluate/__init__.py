@@ -4,7 +4,7 @@
 writes `evaluate/samples.json` and `evaluate/positions.json`, and returns the statistics:
 
     {
-      "held_out": {"split": "test", "documents": int, "bytes": int},
+      "held_out": {"split": "test", "shards", "documents", "bytes"},         # what the samples were chosen from
       "not_run": {part: reason},              # a part that could not run is here, and null below; never a zero
       "bits_per_byte": {
         "files", "bytes", "window", "stride", "start", "not_roundtrip",       # sample and definition (scoring.py)

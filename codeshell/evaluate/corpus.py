@@ -15,6 +15,10 @@ from codeshell.evaluate.hashing import draw
 
 BATCH_ROWS = 512
 
+MAX_SHARDS = 64
+"""Shards of a split that are looked at: some 2 GB, from which 16 MB or less are chosen. A corpus of terabytes is not
+read through for it."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -139,9 +143,14 @@ class Corpus:
         return texts
 
 
-def split_paths(run: Path, split: str) -> list[Path]:
-    """The shards of one split of a run; none is an empty list."""
-    return list_shards(run / "curated", split)
+def split_paths(run: Path, split: str, *, seed: int) -> list[Path]:
+    """Shards of one split of a run: all of them, or the `MAX_SHARDS` that come first by hash(seed, split, name).
+
+    What a shard holds does not depend on the workers, so neither does this choice. No shard is an empty list.
+    """
+    paths = list_shards(run / "curated", split)
+    ranked = sorted(paths, key=lambda path: (draw(seed, split, path.name), path.name))
+    return sorted(ranked[:MAX_SHARDS])
 
 
 def find_parquet(inputs: Sequence[str]) -> list[Path]:

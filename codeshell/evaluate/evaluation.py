@@ -123,10 +123,10 @@ class Evaluation:
             raise NotRunError(f"a context of {self.context} tokens holds no infilling prompt and answer")
         documents = self.held_out.choose(self.seed, "infill", max_bytes=TASK_BYTES, excluded=infill.NOT_CODE)
         tasks = infill.make_tasks(documents, seed=self.seed, count=self.settings.infill_lines)
+        if not self.settings.infill_lines:
+            raise NotRunError("evaluate.infill_lines is 0")
         if not tasks:
-            raise NotRunError(
-                "no held-out line of code" if self.settings.infill_lines else "evaluate.infill_lines is 0"
-            )
+            raise NotRunError("no held-out line of code (by the column language)")
         prompts = [
             infill.prompt(task, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
             for task in tasks
@@ -172,7 +172,7 @@ class Evaluation:
             fits=lambda header: len(self.tokenizer.encode(header)) <= room,
         )
         if not found:
-            raise NotRunError("no held-out Python function")
+            raise NotRunError("no held-out Python function (by the column language)")
         ids = self.tokenizer.encode_batch([header.text for header in found])
         prompts = [self.before_text + tokens for tokens in ids]
         systems = {"model": self._bodies(self.model, prompts, limit)}

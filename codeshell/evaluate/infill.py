@@ -19,9 +19,8 @@ from codeshell.evaluate.hashing import draw
 from codeshell.evaluate.intervals import compare_shares, share
 
 NOT_CODE = frozenset(
-    {"", "asciidoc", "csv", "css", "diff", "gettext catalog", "html", "ini", "json", "jupyter notebook", "latex"}
-    | {"markdown", "org", "plain text", "rdoc", "restructuredtext", "sql", "svg", "tex", "text", "textile", "toml"}
-    | {"unknown", "xml", "yaml"}
+    {"", "asciidoc", "css", "csv", "html", "ini", "json", "less", "markdown", "org", "restructuredtext", "rmarkdown"}
+    | {"scss", "svg", "tex", "text", "toml", "unknown", "xml", "xslt", "yaml"}
 )
 """Languages (lower case) whose lines are no tasks: prose, markup and data."""
 

@@ -39,7 +39,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     for needed in ("model", "tokenizer"):
         if not (directory / needed).is_dir():
             raise UserError(f"{directory / needed}: not there; run the stages before evaluate first")
-    held_out = Corpus(split_paths(directory, SPLIT))
+    held_out = Corpus(split_paths(directory, SPLIT, seed=recipe.seed))
     parts = _Parts(output)
     before = torch.get_num_threads()
     if recipe.train.threads:
@@ -59,7 +59,12 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         pairs = [{key: value for key, value in pair.items() if key != "buckets"} for pair in curves["pairs"]]
         parts.results["positions"] = curves | {"pairs": pairs}
     stats: dict[str, Any] = {
-        "held_out": {"split": SPLIT, "documents": len(held_out), "bytes": held_out.total_bytes},
+        "held_out": {
+            "split": SPLIT,
+            "shards": len(held_out.paths),
+            "documents": len(held_out),
+            "bytes": held_out.total_bytes,
+        },
         "not_run": parts.reasons,
         **parts.results,
     }
@@ -102,7 +107,7 @@ def _run_parts(recipe: Recipe, directory: Path, held_out: Corpus, parts: _Parts)
 
     model = load_model(directory / "model")
     tokenizer = Tokenizer.load(directory / "tokenizer")
-    train = Corpus(split_paths(directory, "train"))
+    train = Corpus(split_paths(directory, "train", seed=recipe.seed))
     context = max(phase.context for phase in recipe.train.phases)
     start: Start = "none" if recipe.train.document_attention == "own" else "eot"
     evaluation = Evaluation(

@@ -73,7 +73,8 @@ class Frame:
 
 def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values (1, 2, 2.5 or 5 times a power of ten) that cover [low, high]."""
-    if not high > low:
+    # Values that differ by rounding alone (a constant that was averaged) count as one value.
+    if not high - low > 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / max(about, 1)

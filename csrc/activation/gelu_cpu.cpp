@@ -14,9 +14,8 @@ constexpr std::int64_t kTask = 1 << 16;
 
 template <class F>
 void by_tasks(std::int64_t n, int threads, F&& work) {
-  simd::parallel_for(threads, (n + kTask - 1) / kTask, [&](std::int64_t i) {
-    work(i * kTask, static_cast<long>(std::min(kTask, n - i * kTask)));
-  });
+  simd::parallel_for(threads, (n + kTask - 1) / kTask,
+                     [&](std::int64_t i) { work(i * kTask, static_cast<long>(std::min(kTask, n - i * kTask))); });
 }
 
 }  // namespace

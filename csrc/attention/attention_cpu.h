@@ -15,9 +15,9 @@ struct View {
 
 struct Problem {
   View q, k, v, out;
-  float* lse = nullptr;  // (heads, query tokens)
-  View grad_out, grad_q, grad_k, grad_v;  // backward only
-  bool bf16 = false;                      // all tensors but lse; otherwise fp32
+  float* lse = nullptr;                         // (heads, query tokens)
+  View grad_out, grad_q, grad_k, grad_v;        // backward only
+  bool bf16 = false;                            // all tensors but lse; otherwise fp32
   const std::int32_t* query_offsets = nullptr;  // (sequences + 1): tokens of a sequence, in q and out
   const std::int32_t* key_offsets = nullptr;    // (sequences + 1): the same in k and v
   std::int64_t sequences = 0;
@@ -26,8 +26,8 @@ struct Problem {
   std::int64_t kv_heads = 0;
   std::int64_t dim = 0;  // a multiple of 16, at most 256
   float scale = 1;
-  bool causal = true;      // aligned bottom right
-  std::int64_t window = 0;  // keys a query may see at most; 0 is no limit
+  bool causal = true;          // aligned bottom right
+  std::int64_t window = 0;     // keys a query may see at most; 0 is no limit
   const float* cos = nullptr;  // (rows, dim / 2) or null for no rotation; half-split pairs
   const float* sin = nullptr;
   const std::int32_t* positions = nullptr;  // (query_tokens): rows of cos and sin; queries and keys are the same tokens

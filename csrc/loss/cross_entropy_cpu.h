@@ -5,8 +5,8 @@
 
 namespace codeshell::loss {
 
-// logits (rows, n), fp32 or bf16, becomes (softmax - one-hot) * scale, zeros where targets[r] == ignore_index; losses[r]
-// is the loss of the row in nats, 0 where ignored. Targets must lie in [0, n) or equal ignore_index.
+// logits (rows, n), fp32 or bf16, becomes (softmax - one-hot) * scale, zeros where targets[r] == ignore_index;
+// losses[r] is the loss of the row in nats, 0 where ignored. Targets must lie in [0, n) or equal ignore_index.
 void cross_entropy(void* logits, std::int64_t rows, std::int64_t n, const std::int64_t* targets,
                    std::int64_t ignore_index, float scale, float* losses, bool bf16, int threads);
 

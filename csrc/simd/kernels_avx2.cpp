@@ -18,8 +18,8 @@ namespace codeshell::avx2 {
 namespace {
 #include "simd/vector.inc"
 // The kernels, in the order of simd::Kernels.
-#include "attention/attention_cpu.inc"
 #include "activation/gelu_cpu.inc"
+#include "attention/attention_cpu.inc"
 #include "loss/cross_entropy_cpu.inc"
 }  // namespace
 

@@ -6,7 +6,8 @@
 #include "simd/kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")
@@ -18,8 +19,8 @@ namespace codeshell::avx512 {
 namespace {
 #include "simd/vector.inc"
 // The kernels, in the order of simd::Kernels.
-#include "attention/attention_cpu.inc"
 #include "activation/gelu_cpu.inc"
+#include "attention/attention_cpu.inc"
 #include "loss/cross_entropy_cpu.inc"
 }  // namespace
 

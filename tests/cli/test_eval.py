@@ -107,7 +107,7 @@ def test_a_run_directory_is_enough(
         (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_bytes=many"], "write key=value"),
         (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--set", "max_bytes=0"], "evaluate.max_bytes"),
         (["bpb", "-m", "{model}", "--corpus", "{corpus}", "--tokenizer", "{tmp}/no.json"], "no such tokenizer"),
-        (["all", "{tmp}"], "no held-out documents"),
+        (["all", "{tmp}"], "the run's settings are unknown"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -122,6 +122,15 @@ def test_bad_input_is_one_line(
     assert main(["eval", *filled]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_run_without_held_out_documents_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from codeshell import recipe
+
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml(recipe.Recipe()))
+    byte_model_directory(tmp_path / "model")
+    assert main(["eval", "all", str(tmp_path)]) == 2
+    assert "curated: no held-out documents; give some with --corpus" in capsys.readouterr().err
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(

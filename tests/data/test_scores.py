@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +101,14 @@ def test_every_code_point_is_classified_as_python_does() -> None:
     else:  # a Python of another Unicode version: a later one knows all that an earlier one knew, and more
         assert ((found["letters"] == 1) != letters).sum() < 20_000
         assert (found["letters"] == letters)[:0x2000].mean() > 0.99
+
+
+def test_the_checked_in_tables_are_what_the_tool_writes() -> None:
+    root = Path(__file__).parents[2]
+    if unicodedata.unidata_version != _C.unicode_version:
+        pytest.skip(f"this Python has Unicode {unicodedata.unidata_version}, the tables {_C.unicode_version}")
+    tool = subprocess.run([sys.executable, root / "tools/make_unicode_tables.py"], stdout=subprocess.PIPE, check=True)
+    assert tool.stdout == (root / "csrc/text/unicode_tables.h").read_bytes()
 
 
 def test_line_ends_at_the_edges_of_blocks() -> None:

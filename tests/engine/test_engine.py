@@ -91,7 +91,7 @@ def test_disk_errors_name_the_file_and_the_remedy(tmp_path: Path, code: int, wor
 
 
 def test_full_disk_for_real(tmp_path: Path) -> None:
-    if not os.path.exists("/dev/full"):
+    if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this system")
     (tmp_path / f"file{TEMPORARY}").symlink_to("/dev/full")
     with pytest.raises(UserError, match="the disk is full"):

@@ -11,7 +11,8 @@ import pytest
 
 from codeshell.data.shards import document_id
 from codeshell.errors import UserError
-from codeshell.evaluate.corpus import Corpus, find_parquet
+from codeshell.evaluate import corpus as corpus_module
+from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
 
 from .fakes import document, write_documents
 
@@ -81,3 +82,13 @@ def test_a_directory_stands_for_its_test_split(tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UserError, match=missing):
             find_parquet([str(tmp_path / missing)])
+
+
+def test_a_large_split_is_sampled_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(9):
+        write_documents(tmp_path / "curated" / f"test-{index:05d}.parquet", DOCUMENTS[index : index + 1])
+    assert len(split_paths(tmp_path, "test", seed=0)) == 9 and split_paths(tmp_path, "train", seed=0) == []
+    monkeypatch.setattr(corpus_module, "MAX_SHARDS", 4)
+    few = split_paths(tmp_path, "test", seed=0)
+    assert len(few) == 4 and few == sorted(few)
+    assert few == split_paths(tmp_path, "test", seed=0) != split_paths(tmp_path, "test", seed=1)

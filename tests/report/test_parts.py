@@ -116,6 +116,8 @@ def test_ticks_cover_the_range_evenly(low: float, span: float) -> None:
 def test_ticks_of_nothing_and_of_one_value() -> None:
     assert nice_ticks(0, 10) == [0, 2, 4, 6, 8, 10]
     assert nice_ticks(5, 5)[0] < 5 < nice_ticks(5, 5)[-1]
+    assert nice_ticks(3.0, 3.0000000000000004)[0] < 3 < nice_ticks(3.0, 3.0000000000000004)[-1]
+    assert nice_ticks(0, 1e-4)[-1] == 1e-4
 
 
 def test_thinning_keeps_spikes_and_order() -> None:
