@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -188,6 +189,7 @@ def main() -> None:
         for size in grow(corpus, [size * 1_000_000 for size in args.sizes]):
             run = base / f"run-{size}"
             run.mkdir()
+            os.sync()  # or the run's own writes wait for those of the corpus
             command = [sys.executable, __file__, "--child", str(corpus), str(run)]
             rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(rows[-1], flush=True)

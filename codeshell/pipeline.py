@@ -54,8 +54,19 @@ STAGES = (
     Stage("evaluate", "codeshell.evaluate", ("evaluate",), ("evaluate", "seed")),
 )
 
-HARMLESS = ("log_every", "valid_every", "checkpoint_every", "keep_checkpoints", "tensorboard")
-"""Settings of `train` that change no weight, so a run may go on with other values of them."""
+HARMLESS = (
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_phase_ends",
+    "log_every",
+    "max_skips",
+    "spike_policy",
+    "spike_sigma",
+    "tensorboard",
+    "valid_every",
+)
+"""Settings of `train` that a run may go on with other values of: what is written when, and what a spike does, so
+that a run which its spike policy stopped can be resumed under another one."""
 
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None) -> None:
@@ -81,7 +92,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         engine = LocalEngine(workers)
         _print_settings(recipe, directory)
         write_text(directory / "recipe.toml", to_toml(recipe))
-        write_json(directory / "run.json", environment(engine.workers))
+        _write_environment(directory, engine.workers)
         _remove_trash(directory)
         _prepare(recipe, directory)
         timings = read_json(directory / "timings.json") if (directory / "timings.json").exists() else {}
@@ -116,7 +127,7 @@ def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
 
 def _prepare(recipe: Recipe, directory: Path) -> None:
     """Compare every stage's key with its directory's; clear or move aside what other settings made."""
-    tree = to_tree(recipe)
+    tree = json.loads(json.dumps(to_tree(recipe)))  # as key.json is read back: tuples are lists there
     upstream = ""
     stale: str | None = None
     for stage in STAGES:
@@ -181,7 +192,7 @@ def lock(directory: Path) -> Iterator[None]:
     """Hold the run's directory for this process; the system lets go of it however the process ends."""
     path = directory / "run.lock"
     try:
-        file = open(path, "a+")
+        file = open(path, "a+")  # noqa: SIM115 (closed below; only the opening is translated)
     except OSError as error:
         from codeshell.engine.files import disk_error
 
@@ -199,6 +210,15 @@ def lock(directory: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _write_environment(directory: Path, workers: int) -> None:
+    """`run.json`, with the time of the first start kept over resumes."""
+    path = directory / "run.json"
+    facts = environment(workers)
+    if path.exists():
+        facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]
+    write_json(path, facts)
 
 
 def environment(workers: int) -> dict[str, Any]:
@@ -251,7 +271,8 @@ def summary(name: str, stats: dict[str, Any]) -> str:
     if name == "tokens":
         return f" — {stats['train']['tokens']:,} tokens to train on"
     if name == "train":
-        return f" — {stats['tokens']:,} tokens, loss {stats['final_train_loss']:.3f}"
+        loss = stats["final_train_loss"]
+        return f" — {stats['tokens']:,} tokens, loss {'not finite' if loss is None else f'{loss:.3f}'}"
     return ""
 
 

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. train.steps=100"
     )
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for the data (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes for the data stages (default: all cores)"
+    )
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage, e.g. split")
 
 

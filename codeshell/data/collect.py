@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from codeshell.data import languages, readers, scores, walk
+from codeshell.data.memory import give_back_large_blocks
 from codeshell.data.provenance import DROPPED
 from codeshell.data.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
@@ -31,7 +32,7 @@ from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, Recipe, to_tree
 
-GROUP_BYTES = 16 << 20
+GROUP_BYTES = 8 << 20
 """Text in a row group at most (unless one document is longer); with `ROW_GROUP` what a worker holds at once."""
 
 SHARD_ENTRIES = 20_000
@@ -218,6 +219,7 @@ def _expand_url(url: str) -> list[str]:
 
 def collect_shard(directory: str, settings: Collect, index: int) -> dict[str, Any]:
     """Read what `plan-INDEX.json` lists; write the shard's three files; return its statistics."""
+    give_back_large_blocks()
     stage = Path(directory)
     plan = read_json(stage / f"plan-{index:05d}.json")
     with ExitStack() as stack:

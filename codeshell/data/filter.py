@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from codeshell.data import languages
+from codeshell.data.memory import give_back_large_blocks
 from codeshell.data.provenance import DROPPED
 from codeshell.data.rules import RULES, decide, thresholds
 from codeshell.data.shards import KEPT, list_shards, read_table, shard_path, write_table
@@ -34,8 +36,8 @@ from codeshell.engine.stage import marker_path
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, Rules
 
-RANGE_DOCUMENTS = 1_000_000
-"""Documents whose MD5s are compared at once: 24 MB of them, a few times that while they are sorted."""
+RANGE_DOCUMENTS = 250_000
+"""Documents whose MD5s are compared at once: 6 MB of them, a few times that while they are sorted."""
 
 ID = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
 """An MD5 as two numbers, which sort as the hexadecimal digits do, and the document's row in its shard."""
@@ -110,6 +112,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
 def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: int) -> dict[str, Any]:
     """Write `survivors-NNNNN.npy`: the MD5s (`ID`, ascending) of the rows that no rule drops."""
+    give_back_large_blocks()
     reason, _, _ = _decide(Path(directory), rules, totals, shard)
     rows = np.flatnonzero(reason < 0)
     table = read_table(shard_path(Path(directory) / "collect", "scores", shard), ["id"])
@@ -125,6 +128,7 @@ def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: in
 
 def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int]]) -> dict[str, Any]:
     """Write `duplicates-INDEX.parquet`: the documents with an MD5 in one range that came before, and which it was."""
+    give_back_large_blocks()
     index, (first, end) = item
     run_directory = Path(directory)
     pieces, sources = [np.empty(0, dtype=ID)], [np.empty(0, dtype=np.int32)]
@@ -155,13 +159,14 @@ def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int
 
 def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: int, shard: int) -> dict[str, Any]:
     """Write `kept-` and `dropped-NNNNN.parquet` of one shard; return its statistics."""
+    give_back_large_blocks()
     collect, stage = Path(directory) / "collect", Path(directory) / "filter"
     documents = read_table(
         shard_path(collect, "documents", shard), ["id", "repo", "path", "language", "bytes"]
     ).combine_chunks()
     reason, value, limit = _decide(Path(directory), rules, totals, shard)
     paths = [shard_path(stage, "duplicates", index) for index in range(ranges)]
-    duplicates = pa.concat_tables(pq.read_table(path, filters=[("shard", "=", shard)]) for path in paths)
+    duplicates = pa.concat_tables(piece for path in paths for piece in _of_shard(path, shard))
     reason[duplicates["row"].to_numpy()] = REASONS.index("exact_duplicate")
 
     rows = np.flatnonzero(reason < 0)
@@ -252,6 +257,17 @@ def _look_up(collect: Path, shard: NDArray[np.int32], row: NDArray[np.int64]) ->
     back[order] = np.arange(len(order))
     table = pa.concat_tables(tables).take(pa.array(back))
     return [table[name] for name in names]
+
+
+def _of_shard(path: Path, shard: int) -> Iterator[pa.Table]:
+    """The rows of one shard in a file of `DUPLICATES`, which is sorted by shard: only the groups that can hold them."""
+    yield DUPLICATES.empty_table()
+    with pq.ParquetFile(path) as source:
+        for group in range(source.num_row_groups):
+            statistics = source.metadata.row_group(group).column(0).statistics
+            if statistics is not None and statistics.has_min_max and statistics.min <= shard <= statistics.max:
+                table = source.read_row_group(group, use_threads=False)
+                yield table.filter(pc.equal(table["shard"], shard))
 
 
 def _survivors_path(directory: Path, shard: int) -> Path:

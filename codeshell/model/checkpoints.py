@@ -51,6 +51,9 @@ def load(directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellFo
         directory: in the layout of CodeShell (model type kclgpt, codeshell or shell) or Starcoder2.
         dtype: of the weights in memory; None keeps the files' own, which must then be one dtype.
 
+    Returns:
+        The model in evaluation mode: the released config has dropout, which only training should apply.
+
     Raises:
         UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
     """
@@ -80,7 +83,7 @@ def load(directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellFo
             f"{directory}: tensor {min(pending)} belongs to no Starcoder2 of this config; check config.json"
         )
     _finish(model, origin, directory)
-    return model
+    return model.eval()
 
 
 def save(

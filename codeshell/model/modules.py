@@ -73,8 +73,9 @@ class RotaryTables:
         if table is None or table[0].shape[0] < length:
             # Tables of other bases are dropped: a growing dynamic sequence would leave one for every length.
             size = min(self.config.max_length, max(256, 1 << (length - 1).bit_length()))
-            angles = self._angles(base, max(size, length))
-            table = (angles.cos().to(device), angles.sin().to(device))
+            with torch.inference_mode(False):  # training may follow, and cannot save inference tensors
+                angles = self._angles(base, max(size, length))
+                table = (angles.cos().to(device), angles.sin().to(device))
             self._tables = {key: table}
         return table
 
@@ -135,16 +136,12 @@ class CodeShellAttention(nn.Module):
         q, k = ops.rotary(q, k, sequences.cos, sequences.sin, positions=sequences.positions)
         cache.write(self.layer, rows, sequences.positions, k, v)
         if sequences.shape is None:
-            mixed: torch.Tensor = ops.attention(
-                q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen
-            )
-            return mixed
+            return ops.attention(q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen)
         batch, seq = sequences.shape
         q = q.reshape(batch, seq, self.heads, self.head_dim)
         if not sequences.decoding:
             k, v = (t.reshape(batch, seq, self.kv_heads, self.head_dim) for t in (k, v))
-            mixed = ops.attention(q, k, v)
-            return mixed
+            return ops.attention(q, k, v)
         keys, values = cache.keys[self.layer], cache.values[self.layer]
         return ops.decode_attention(q, keys, values, cache_seqlens=sequences.cache_seqlens)
 

@@ -8,7 +8,7 @@ scaled_dot_product_attention (SDPA), with packed sequences of equal length shari
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -18,6 +18,36 @@ from codeshell.ops import native
 from codeshell.ops.rotary import check_tables, rotary
 
 
+@overload
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = ...,
+    scale: float | None = ...,
+    window: int | None = ...,
+    cu_seqlens: torch.Tensor | None = ...,
+    max_seqlen: int | None = ...,
+    deterministic: bool = ...,
+    return_lse: Literal[False] = ...,
+    dropout_p: float = ...,
+) -> torch.Tensor: ...
+@overload
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = ...,
+    scale: float | None = ...,
+    window: int | None = ...,
+    cu_seqlens: torch.Tensor | None = ...,
+    max_seqlen: int | None = ...,
+    deterministic: bool = ...,
+    return_lse: Literal[True],
+    dropout_p: float = ...,
+) -> tuple[torch.Tensor, torch.Tensor]: ...
 def attention(
     q: torch.Tensor,
     k: torch.Tensor,

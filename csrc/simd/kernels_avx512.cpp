@@ -24,7 +24,7 @@ namespace {
 #include "loss/cross_entropy_cpu.inc"
 }  // namespace
 
-extern const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
+const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
 
 }  // namespace codeshell::avx512
 

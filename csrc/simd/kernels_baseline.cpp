@@ -15,6 +15,6 @@ namespace {
 #include "loss/cross_entropy_cpu.inc"
 }  // namespace
 
-extern const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
+const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
 
 }  // namespace codeshell::baseline

@@ -1,0 +1,86 @@
+"""`codeshell complete` on a small, untrained model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+
+from codeshell.cli import main
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+    from codeshell.tokenizer import SPECIAL_TOKENS
+
+    path = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.save(str(path / "tokenizer.json"))
+    config = CodeShellConfig(
+        vocab_size=384, n_positions=64, n_embd=32, n_layer=1, n_head=2, num_query_groups=1, n_vocab_used=256
+    )
+    model = CodeShellForCausalLM(config)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    model.save_pretrained(path)
+    (path / "before.py").write_text("def f(")
+    (path / "after.py").write_text("):\n")
+    return path
+
+
+def run(capsys, *arguments):
+    code = main(["complete", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_fill_in_the_middle_from_files_and_stdin(directory, capsys, monkeypatch):
+    files = ("--prefix", directory / "before.py", "--suffix", directory / "after.py")
+    code, text, _ = run(capsys, directory, *files, "--max-new-tokens", 8)
+    assert code == 0 and text
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"def f(")))
+    assert run(capsys, directory, "--prefix", "-", *files[2:], "--max-new-tokens", 8)[:2] == (0, text)
+    _, left_to_right, _ = run(capsys, directory, *files[:2], "--max-new-tokens", 8)
+    assert left_to_right != text
+
+
+def test_json_and_stop(directory, capsys):
+    prefix = ("--prefix", directory / "before.py", "--max-new-tokens", 8)
+    whole = run(capsys, directory, *prefix)[1]
+    stop = whole[3:5]
+    code, out, _ = run(capsys, directory, *prefix, "--json", "--stop", stop, "--temperature", 0)
+    result = json.loads(out)
+    assert code == 0 and result["stop"] == [stop] and result["completion"] == whole[: whole.index(stop)]
+
+
+def test_sampling_repeats_with_its_seed(directory, capsys):
+    sampled = ("--prefix", directory / "before.py", "--temperature", 1, "--max-new-tokens", 9)
+    texts = [run(capsys, directory, *sampled, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{d}/nothing", "--prefix", "{d}/before.py"], "nothing: no such model directory"),
+        (["{d}", "--prefix", "{d}/gone"], "--prefix {d}/gone: cannot be read"),
+        (["{d}", "--prefix", "-", "--suffix", "-"], "--suffix -: standard input is already the prefix"),
+        (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "64"], "leaves no room"),
+        (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "8", "--top-p", "0"], "top_p 0.0"),
+        (["{d}", "--prefix", "{d}/latin1"], "not UTF-8"),
+    ],
+)
+def test_bad_input_is_one_line(directory, capsys, arguments, message):
+    (directory / "latin1").write_bytes(b"caf\xe9")
+    code, out, err = run(capsys, *(argument.format(d=directory) for argument in arguments))
+    assert code == 2 and not out
+    assert message.format(d=directory) in err and err.count("\n") == 1

@@ -1,0 +1,220 @@
+"""Model directories: as the hub has them, as others read them, and as an attacker would make them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tokens
+
+from codeshell.errors import UserError
+from codeshell.model import CodeShellForCausalLM
+
+load = CodeShellForCausalLM.from_pretrained
+
+
+@pytest.fixture
+def saved(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(directory, change):
+    """Apply `change` to the dict of tensors in model.safetensors."""
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+
+
+def same(model):
+    return torch.equal(model(tokens()).logits, tiny_model()(tokens()).logits)
+
+
+def test_the_released_layout(saved):
+    tensors = load_file(saved / "model.safetensors")
+    assert "lm_head.weight" in tensors and "transformer.wte.weight" not in tensors
+    assert set(tensors) < set(tiny_model().state_dict())
+    config = json.loads((saved / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("kclgpt", ["CodeShellForCausalLM"])
+    assert config["auto_map"]["AutoModelForCausalLM"] == "modeling_codeshell.CodeShellForCausalLM"
+    assert config["torch_dtype"] == "float32" and config["n_inner"] == 256
+    # What llama.cpp's converter asks of config.json (conversion/codeshell.py).
+    wanted = {"n_positions", "n_embd", "n_layer", "n_head", "num_query_groups", "layer_norm_epsilon", "vocab_size"}
+    assert wanted <= set(config)
+    model = load(saved)
+    assert same(model) and model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_bytes_repeat(saved, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "again")
+    for file in ("config.json", "model.safetensors"):
+        assert (saved / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("embedding", ["lm_head.weight", "transformer.wte.weight", "both"])
+def test_files_as_the_hub_has_them(tmp_path, kind, sharded, embedding):
+    """Either name of the tied weight, in shards or not; buffers; an index that lists a tensor no file has."""
+    model = tiny_model()
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if embedding != "both":
+        del tensors[{"lm_head.weight": "transformer.wte.weight"}.get(embedding, "lm_head.weight")]
+    tensors["transformer.h.0.attn.rotary_emb.inv_freq"] = torch.full((8,), 9.0)
+    tensors["transformer.h.1.attn.bias"] = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    (tmp_path / "config.json").write_text(json.dumps(model.config.to_dict() | {"model_type": "codeshell"}))
+    names = sorted(tensors)
+    parts = [names[::2], names[1::2]] if sharded else [names]
+    stem, ending = {"safetensors": ("model", "safetensors"), "bin": ("pytorch_model", "bin")}[kind]
+    files = [f"{stem}-{i + 1:05d}-of-00002.{ending}" for i in range(2)] if sharded else [f"{stem}.{ending}"]
+    weight_map = {"transformer.wte.weight": files[0]}
+    for file, part in zip(files, parts, strict=True):
+        content = {name: tensors[name] for name in part}
+        if kind == "bin":
+            torch.save(content, tmp_path / file)
+        else:
+            save_file(content, tmp_path / file)
+        weight_map |= dict.fromkeys(part, file)
+    if sharded:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (tmp_path / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+    loaded = load(tmp_path)
+    assert same(loaded) and loaded.num_parameters() == model.num_parameters()
+
+
+@pytest.mark.parametrize("layout", ["codeshell", "starcoder2"])
+def test_shards_and_a_smaller_save_over_them(tmp_path, layout):
+    tiny_model().save_pretrained(tmp_path, layout, max_shard_bytes=100_000)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2 and all((tmp_path / file).stat().st_size < 110_000 for file in files)
+    assert same(load(tmp_path))
+    other = tiny_model()
+    with torch.no_grad():
+        other.transformer.ln_f.bias += 1
+    other.save_pretrained(tmp_path, layout)
+    assert sorted(file.name for file in tmp_path.glob("model*")) == ["model.safetensors"]
+    assert not same(load(tmp_path))
+
+
+def test_starcoder2_in_stock_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = tiny_model()
+    model.save_pretrained(tmp_path, "starcoder2", max_shard_bytes=100_000)
+    peer, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.allclose(peer(tokens()).logits, model(tokens()).logits, atol=2e-5)
+    assert same(load(tmp_path))
+
+
+def test_an_untied_head(tmp_path):
+    model = tiny_model(tie_word_embeddings=False)
+    assert model.num_parameters() == tiny_model().num_parameters() + 384 * 64
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert torch.equal(loaded(tokens()).logits, model(tokens()).logits)
+    (tmp_path / "config.json").write_text(
+        (tmp_path / "config.json").read_text().replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
+    )
+    with pytest.raises(UserError, match=r"lm_head\.weight differs"):
+        load(tmp_path)
+
+
+def test_dtype(saved):
+    model = load(saved, torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model.save_pretrained(saved)
+    assert load(saved).dtype == torch.bfloat16
+    assert json.loads((saved / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("transformer.h.1.mlp.c_fc.bias"), r"transformer\.h\.1\.mlp\.c_fc\.bias \(256,\) is in none"),
+        (lambda t: t.pop("lm_head.weight"), r"transformer\.wte\.weight \(384, 64\) is in none"),
+        (lambda t: t.update(extra=torch.zeros(3)), r"model\.safetensors: tensor extra \(3,\) has no place"),
+        (
+            lambda t: t.update({"transformer.ln_f.weight": torch.zeros(65)}),
+            r"model\.safetensors: tensor transformer\.ln_f\.weight is \(65,\), but config\.json makes it \(64,\)",
+        ),
+        (lambda t: t.update({"transformer.ln_f.weight": torch.zeros(64, dtype=torch.int8)}), "quantised"),
+        (lambda t: t.update({"transformer.ln_f.weight": torch.zeros(64).bfloat16()}), "2 dtypes"),
+    ],
+)
+def test_wrong_tensors_are_named(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(UserError, match=message) as caught:
+        load(saved)
+    assert "\n" not in str(caught.value) and ";" in str(caught.value)
+
+
+class Attack:
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_is_refused_and_never_run(saved, tmp_path, zipped):
+    (saved / "model.safetensors").unlink()
+    proof, file = tmp_path / "proof", saved / "pytorch_model.bin"
+    if zipped:
+        torch.save({"lm_head.weight": Attack(proof)}, file)
+    else:
+        file.write_bytes(pickle.dumps(Attack(proof)))
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: holds more than tensors"):
+        load(saved)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b"])
+def test_an_index_cannot_leave_its_directory(saved, name):
+    (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    with pytest.raises(UserError, match="refuses shard"):
+        load(saved)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}'])
+def test_a_broken_index(saved, content):
+    (saved / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match="no weight_map"):
+        load(saved)
+
+
+def test_broken_and_missing_files(saved, tmp_path):
+    (saved / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors: not a readable"):
+        load(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no weights"):
+        load(saved)
+    (saved / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
+        load(saved)
+    (saved / "pytorch_model.bin").unlink()
+    torch.save([torch.zeros(1)], saved / "pytorch_model.bin")
+    with pytest.raises(UserError, match="not a dict of tensors"):
+        load(saved)
+    (saved / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with pytest.raises(UserError, match=r"gone\.safetensors: missing"):
+        load(saved)
+    with pytest.raises(UserError, match="no such model directory"):
+        load(tmp_path / "nowhere")
+
+
+def test_unknown_layout_and_unwritable_directory(tmp_path):
+    with pytest.raises(ValueError, match="layout"):
+        tiny_model().save_pretrained(tmp_path, "gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="in the way"):
+        tiny_model().save_pretrained(tmp_path / "file")
