@@ -176,11 +176,12 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
         ]
         return max(speeds, default=float("nan"))
 
-    return {
+    ratios = {
         "bf16: codeshell / best starcoder2": best("codeshell", "bf16") / best("starcoder2", "bf16"),
         "fp32: codeshell / best starcoder2": best("codeshell", "fp32") / best("starcoder2", "fp32"),
         "best of all: codeshell / starcoder2": best("codeshell") / best("starcoder2"),
     }
+    return {name: ratio for name, ratio in ratios.items() if ratio == ratio}  # --only may leave nothing to compare
 
 
 def shape(args: argparse.Namespace) -> dict[str, int]:
