@@ -1,4 +1,4 @@
-"""Runs `codeshell ARGUMENTS…` and SIGKILLs itself at the N-th file (or directory) that goes to its final name below DIR.
+"""Runs `codeshell ARGUMENTS…` and SIGKILLs itself at the N-th file that goes to its final name below DIR.
 
     python killed_run.py DIR N ARGUMENTS…
 

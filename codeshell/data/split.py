@@ -12,7 +12,6 @@ threshold is dropped. The held-out texts are in memory for this, the training on
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.randomness import draw
 from codeshell.recipe import Recipe, Split
 
 HELD_OUT = ("test", "valid")
@@ -117,7 +117,7 @@ def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
             f"split: {have} for train and {' and '.join(sorted(wanted))}; add inputs, or turn splits off with "
             f"{' and '.join(f'split.{name}=0' for name in sorted(wanted))}"
         )
-    order = sorted(sizes, key=lambda repo: (hashlib.sha256(f"split\0{seed}\0{repo}".encode()).digest(), repo))
+    order = sorted(sizes, key=lambda repo: (draw(seed, repo, "split"), repo))
     splits = dict.fromkeys(sizes, "train")
     total = sum(sizes.values())
     for position, name in enumerate(wanted):

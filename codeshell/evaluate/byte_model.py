@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from codeshell.evaluate.hashing import uniform
+from codeshell.randomness import uniform
 
 ORDER = 3
 CHUNK = 8_388_608

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from codeshell.data.shards import document_id, list_shards
 from codeshell.errors import UserError
-from codeshell.evaluate.hashing import draw
+from codeshell.randomness import draw
 
 BATCH_ROWS = 512
 

@@ -16,8 +16,8 @@ from codeshell.evaluate import compression, functions, infill, scoring
 from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.generation import generate
-from codeshell.evaluate.hashing import draw
 from codeshell.evaluate.intervals import DIGITS
+from codeshell.randomness import draw
 from codeshell.recipe import Evaluate
 
 BASELINE_BYTES = 16_777_216

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from codeshell.evaluate.corpus import Document
-from codeshell.evaluate.hashing import draw
 from codeshell.evaluate.intervals import compare_shares, share
 from codeshell.evaluate.parsing import headers, verdicts
+from codeshell.randomness import draw
 
 TEMPERATURE = 0.2
 TOP_P = 0.95

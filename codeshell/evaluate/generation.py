@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from codeshell.evaluate.hashing import draw
 from codeshell.model.precision import autocast
+from codeshell.randomness import draw
 
 LOGIT_ELEMENTS = 67_108_864
 """Prompt tokens times vocabulary of one batch, padding included (256 MB of fp32): what the prefill holds."""

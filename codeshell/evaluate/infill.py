@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from codeshell.evaluate.corpus import Document
-from codeshell.evaluate.hashing import draw
 from codeshell.evaluate.intervals import compare_shares, share
+from codeshell.randomness import draw
 
 NOT_CODE = frozenset(
     {"", "asciidoc", "css", "csv", "html", "ini", "json", "less", "markdown", "org", "restructuredtext", "rmarkdown"}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codeshell.evaluate.hashing import draw, uniform
+from codeshell.randomness import draw, uniform
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the normal distribution."""

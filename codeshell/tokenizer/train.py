@@ -7,7 +7,6 @@ read is a hash of (seed, document id, purpose): the same ones in any sharding, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.tokenizer.statistics import Meter
 from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_threads
@@ -81,7 +81,7 @@ def choose(paths: list[Path], *, seed: int, purpose: str, max_bytes: int) -> Sam
     for path in paths:
         shard_keys, shard_sizes = [], []
         for batch in _read(path, ["id", "bytes"]):
-            shard_keys += [_hash(seed, name, purpose) for name in batch.column("id").to_pylist()]
+            shard_keys += [draw(seed, name, purpose) for name in batch.column("id").to_pylist()]
             shard_sizes += batch.column("bytes").to_pylist()
         keys.append(np.array(shard_keys, dtype=np.uint64))
         sizes.append(np.array(shard_sizes, dtype=np.int64))
@@ -194,7 +194,3 @@ def _read(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from pq.ParquetFile(path).iter_batches(batch_size=ROWS, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
-
-
-def _hash(seed: int, name: str, purpose: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}\x1f{name}\x1f{purpose}".encode(), digest_size=8).digest(), "little")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codeshell.randomness import draw, mix
 from codeshell.train import fim
-from codeshell.train.randomness import draw, mix
 
 if TYPE_CHECKING:
     from codeshell.data.token_shards import TokenCorpus

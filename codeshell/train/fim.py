@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from codeshell.train.randomness import below, draw
+from codeshell.randomness import below, draw
 
 if TYPE_CHECKING:
     from codeshell.tokenizer import Tokenizer

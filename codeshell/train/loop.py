@@ -18,6 +18,7 @@ import torch
 
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints
 from codeshell.train.batches import IGNORED, Batch, Documents, Prefetch, fold, take
@@ -25,7 +26,6 @@ from codeshell.train.checkpoints import PhaseResult, State
 from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.log import Log
-from codeshell.train.randomness import draw
 from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
 from codeshell.train.signals import Interrupted, Signals
 from codeshell.train.spikes import Guard

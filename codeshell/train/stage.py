@@ -17,6 +17,7 @@ from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import resolve
 from codeshell.optim import AdamW, parameter_groups
+from codeshell.randomness import draw
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import checkpoints
@@ -24,7 +25,6 @@ from codeshell.train.batches import Documents
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.loop import Trainer
-from codeshell.train.randomness import draw
 from codeshell.train.schedule import stretches
 from codeshell.train.spikes import mean_of_last
 from codeshell.train.validate import Validation

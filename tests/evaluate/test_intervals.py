@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell.evaluate.hashing import draw, uniform
 from codeshell.evaluate.intervals import (
     bootstrap_ratios,
     compare_shares,
@@ -19,6 +18,7 @@ from codeshell.evaluate.intervals import (
     share,
     wilson,
 )
+from codeshell.randomness import draw, uniform
 
 
 @pytest.mark.parametrize(
