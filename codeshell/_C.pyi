@@ -90,7 +90,7 @@ def attention_forward(
     rotary: tuple[int, int, int],
     threads: int,
 ) -> None:
-    """Fills out and lse. `tensors`: q, k, v, out; `shape`: heads, kv_heads, dim; `rotary`: cos, sin, positions or 0s."""
+    """Fills out and lse. `tensors`: q, k, v, out; `shape`: heads, kv_heads, dim; `rotary`: cos, sin, positions or 0."""
 
 def attention_backward(
     tensors: tuple[_View, _View, _View, _View],
