@@ -1,18 +1,21 @@
-"""Batches: documents in a hashed order, as one stream of tokens, cut into sequences.
+"""Batches: documents in a hashed order, as streams of tokens side by side, cut into sequences.
 
-The stream is every document of an epoch (rearranged for fill-in-the-middle where the hash says so), each followed
-by `<|endoftext|>`, epoch after epoch. A batch is the next `batch_tokens` of it, and one more as the last target, so
-the context length only decides how a batch is folded into rows: it can change from one batch to the next without a
-token lost or repeated. A place in the stream is a `Position` of a few integers; what follows it is a pure function of
-(seed, corpus, recipe), which is what makes a resume exact.
+The documents are dealt into lanes by a hash. A lane's stream is every document of it in an epoch (rearranged for
+fill-in-the-middle where the hash says so), each followed by `<|endoftext|>`, epoch after epoch. A batch is the next
+tokens of every lane, and one more as the last target. So a batch holds pieces of as many documents as it has
+sequences, not a few long documents whole; and the context length only decides how a batch is folded into rows: it
+can change from one batch to the next without a token lost or repeated. A place in a stream is a `Position` of a few
+integers; what follows it is a pure function of (seed, corpus, recipe), which is what makes a resume exact.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,10 @@ class Position:
     offset: int = 0
 
 
+Positions = tuple[Position, ...]
+"""A place in every lane."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tokens of one optimizer step.
@@ -49,13 +56,13 @@ class Batch:
         inputs: int64, (batch_tokens,).
         targets: int64, (batch_tokens,): the next token, or `IGNORED`.
         starts: int64, ascending: where in `inputs` a document begins.
-        after: the position behind the batch.
+        after: the position behind the batch, of each lane.
     """
 
     inputs: Ints
     targets: Ints
     starts: Ints
-    after: Position
+    after: Positions
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class MicroBatch:
 
 
 class Documents:
-    """A token corpus in the order of each epoch, with fill-in-the-middle applied."""
+    """A token corpus, or a part of one, in the order of each epoch, with fill-in-the-middle applied."""
 
     def __init__(
         self, corpus: TokenCorpus, tokenizer: Tokenizer, *, seed: int, fim_rate: float = 0.0, spm_rate: float = 0.0
@@ -85,11 +92,29 @@ class Documents:
         self.fim_rate, self.spm_rate = fim_rate, spm_rate
         ids = (draw(corpus.document_id(index)) for index in range(len(corpus)))
         self._keys = np.fromiter(ids, dtype=np.uint64, count=len(corpus))
+        self._take_part(np.arange(len(corpus), dtype=np.int64))
+
+    def _take_part(self, members: Ints) -> None:
+        self._members = members
         self._order: tuple[int, Ints] = (-1, np.empty(0, np.int64))
         self._last: tuple[tuple[int, int], Ints] = ((-1, -1), np.empty(0, np.int64))
 
     def __len__(self) -> int:
-        return len(self.corpus)
+        return len(self._members)
+
+    @property
+    def filled(self) -> int:
+        """Documents that are not empty."""
+        return int((np.asarray(self.corpus.token_counts)[self._members] > 0).sum())
+
+    def deal(self, count: int) -> list[Documents]:
+        """Deal the documents that are not empty into `count` parts, at random but the same in every epoch."""
+        filled = self._members[np.asarray(self.corpus.token_counts)[self._members] > 0]
+        dealt = filled[np.argsort(mix(self._keys[filled], draw(self.seed, "lane")), kind="stable")]
+        parts = [copy.copy(self) for _ in range(count)]
+        for number, part in enumerate(parts):
+            part._take_part(dealt[number::count])
+        return parts
 
     @property
     def fingerprint(self) -> str:
@@ -101,8 +126,8 @@ class Documents:
     def order(self, epoch: int) -> Ints:
         """Indices of the corpus, sorted by a hash of (seed, epoch, document id)."""
         if self._order[0] != epoch:
-            keys = mix(self._keys, draw(self.seed, epoch, "order"))
-            self._order = (epoch, np.argsort(keys, kind="stable"))
+            keys = mix(self._keys[self._members], draw(self.seed, epoch, "order"))
+            self._order = (epoch, self._members[np.argsort(keys, kind="stable")])
         return self._order[1]
 
     def tokens(self, epoch: int, index: int) -> Ints:
@@ -136,8 +161,29 @@ class Documents:
         return np.asarray(fim.encode(fim.rearrange(text, **draws), self.tokenizer), dtype=np.int64)
 
 
+def lane_count(batch_tokens: int, contexts: Sequence[int], documents: int) -> int:
+    """How many lanes: as many as a batch has sequences at the contexts' common multiple.
+
+    Every lane then gives whole sequences at every context. Fewer where there are fewer documents than that.
+    """
+    most = batch_tokens // math.lcm(*contexts)
+    return max(lanes for lanes in range(1, most + 1) if most % lanes == 0 and lanes <= max(documents, 1))
+
+
+def take_lanes(lanes: Sequence[Documents], positions: Sequence[Position], count: int, *, own: bool) -> Batch:
+    """The next `count` tokens, an equal part from each lane, lane after lane; see `take`."""
+    part = count // len(lanes)
+    batches = [take(lane, position, part, own=own) for lane, position in zip(lanes, positions, strict=True)]
+    return Batch(
+        np.concatenate([batch.inputs for batch in batches]),
+        np.concatenate([batch.targets for batch in batches]),
+        np.concatenate([batch.starts + number * part for number, batch in enumerate(batches)]),
+        tuple(batch.after[0] for batch in batches),
+    )
+
+
 def take(documents: Documents, position: Position, count: int, *, own: bool) -> Batch:
-    """The `count` tokens of the stream from `position` on.
+    """The `count` tokens of one stream from `position` on.
 
     Args:
         documents: at least one of them is not empty.
@@ -165,7 +211,7 @@ def take(documents: Documents, position: Position, count: int, *, own: bool) -> 
     begins = np.asarray(starts, dtype=np.int64)
     if own:
         targets[begins[begins > 0] - 1] = IGNORED
-    return Batch(stream[:-1], targets, begins[begins < count], after)
+    return Batch(stream[:-1], targets, begins[begins < count], (after,))
 
 
 def fold(batch: Batch, context: int, micro_tokens: int, *, own: bool) -> Iterator[MicroBatch]:
@@ -192,18 +238,18 @@ def fold(batch: Batch, context: int, micro_tokens: int, *, own: bool) -> Iterato
 class Prefetch:
     """Makes the next batches in a thread while the device computes; what they hold does not change by it."""
 
-    def __init__(self, make: Callable[[Position], Batch], position: Position, depth: int = 2) -> None:
+    def __init__(self, make: Callable[[Positions], Batch], positions: Positions, depth: int = 2) -> None:
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(make, position), daemon=True, name="batches")
+        self._thread = threading.Thread(target=self._work, args=(make, positions), daemon=True, name="batches")
         self._thread.start()
 
-    def _work(self, make: Callable[[Position], Batch], position: Position) -> None:
+    def _work(self, make: Callable[[Positions], Batch], positions: Positions) -> None:
         item: Batch | BaseException
         while not self._closed.is_set():
             try:
-                item = make(position)
-                position = item.after
+                item = make(positions)
+                positions = item.after
             except BaseException as error:  # Raised again where the batch is asked for.
                 item = error
             while not self._closed.is_set():

@@ -72,7 +72,8 @@ class State(msgspec.Struct, kw_only=True):
     phase: int = 0
     context: int = 0
     """Of the last step done."""
-    position: Position = Position()
+    positions: tuple[Position, ...] = ()
+    """Of the next token in each lane; empty before the first step."""
     tokens: int = 0
     recent: list[float] = []
     """Accepted losses, the window of `codeshell.train.spikes`."""

@@ -21,7 +21,17 @@ from codeshell.errors import UserError
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints
-from codeshell.train.batches import IGNORED, Batch, Documents, Prefetch, fold, take
+from codeshell.train.batches import (
+    IGNORED,
+    Batch,
+    Documents,
+    Position,
+    Positions,
+    Prefetch,
+    fold,
+    lane_count,
+    take_lanes,
+)
 from codeshell.train.checkpoints import PhaseResult, State
 from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
@@ -60,7 +70,9 @@ class Trainer:
     ) -> None:
         self.recipe, self.train, self.directory = recipe, recipe.train, directory
         self.model, self.optimizer = model, optimizer
-        self.documents, self.validation, self.state = documents, validation, state
+        contexts = [phase.context for phase in recipe.train.phases]
+        self.lanes = documents.deal(lane_count(recipe.train.batch_tokens, contexts, documents.filled))
+        self.validation, self.state = validation, state
         self.own = recipe.train.document_attention == "own"
         self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
         device = next(model.parameters()).device
@@ -78,7 +90,7 @@ class Trainer:
         left = (self.train.steps - self.state.step) * self.train.batch_tokens
         tensorboard = self.directory / "tensorboard" if self.train.tensorboard else None
         log = Log(self.directory / "log.jsonl", self.state.step, tensorboard)
-        batches = Prefetch(self._take, self.state.position)
+        batches = Prefetch(self._take, self.state.positions or (Position(),) * len(self.lanes))
         try:
             with Signals() as signals, Progress("train", total=left, unit="tokens") as progress:
                 self.model.train()
@@ -89,8 +101,8 @@ class Trainer:
             batches.close()
             log.close()
 
-    def _take(self, position: Any) -> Batch:
-        return take(self.documents, position, self.train.batch_tokens, own=self.own)
+    def _take(self, positions: Positions) -> Batch:
+        return take_lanes(self.lanes, positions, self.train.batch_tokens, own=self.own)
 
     def _step(self, batch: Batch, log: Log, progress: Progress) -> str | None:
         """One step; returns why its update was not applied, or None."""
@@ -108,7 +120,7 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step, self.state.phase, self.state.context = step, stretch.index, stretch.context
-        self.state.position = batch.after
+        self.state.positions = batch.after
         self.state.tokens += len(batch.inputs)
         self.seconds += time.perf_counter() - started
         self.counted += len(batch.inputs)

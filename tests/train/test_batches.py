@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict
 
 import numpy as np
@@ -10,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.train import fim
-from codeshell.train.batches import IGNORED, Batch, Documents, Position, Prefetch, fold, take
+from codeshell.train.batches import (
+    IGNORED,
+    Batch,
+    Documents,
+    Position,
+    Prefetch,
+    fold,
+    lane_count,
+    take,
+    take_lanes,
+)
 
 TEXTS = ["import re\n", "x", "", "def f(a):\n    return a\n" * 3, "é = 'ü'\n", "y" * 90, "z = 1\n"]
 
@@ -45,7 +56,7 @@ def test_batches_of_any_size_are_one_stream(memory_corpus, tokenizer, counts, se
         for offset in range(count):
             crosses = at + offset + 1 in starts
             assert masked[offset] == (IGNORED if crosses else expected[at + offset + 1])
-        position, at = batch.after, at + count
+        position, at = batch.after[0], at + count
 
 
 def test_a_position_alone_resumes_exactly(memory_corpus, tokenizer):
@@ -58,7 +69,7 @@ def test_a_position_alone_resumes_exactly(memory_corpus, tokenizer):
         again = take(fresh(), Position(**asdict(position)), 37, own=True)
         assert np.array_equal(batch.inputs, again.inputs) and np.array_equal(batch.targets, again.targets)
         assert batch.after == again.after
-        position = batch.after
+        position = batch.after[0]
     assert position.epoch >= 1
 
 
@@ -128,7 +139,7 @@ def test_the_data_module_agrees_with_the_plan(memory_corpus, tokenizer):
 
 def whole(tokens: int, starts: list[int]) -> Batch:
     inputs = np.arange(tokens, dtype=np.int64)
-    return Batch(inputs, inputs + 1, np.asarray(starts, dtype=np.int64), Position())
+    return Batch(inputs, inputs + 1, np.asarray(starts, dtype=np.int64), (Position(),))
 
 
 def test_fold_cuts_at_rows_and_documents():
@@ -149,19 +160,62 @@ def test_fold_sizes(micro_tokens, rows):
 
 def test_prefetch_gives_the_same_batches_and_raises_what_the_maker_raised(memory_corpus, tokenizer):
     documents = Documents(memory_corpus(TEXTS), tokenizer, seed=0, fim_rate=0.5)
-    fetched = Prefetch(lambda position: take(documents, position, 29, own=True), Position())
+    fetched = Prefetch(lambda positions: take(documents, *positions, 29, own=True), (Position(),))
     position = Position()
     direct = Documents(memory_corpus(TEXTS), tokenizer, seed=0, fim_rate=0.5)
     for _ in range(9):
         batch = take(direct, position, 29, own=True)
         assert np.array_equal(fetched.next().inputs, batch.inputs)
-        position = batch.after
+        position = batch.after[0]
     fetched.close()
 
-    def broken(position: Position) -> Batch:
+    def broken(positions: tuple[Position, ...]) -> Batch:
         raise RuntimeError("shard is gone")
 
-    failing = Prefetch(broken, Position())
+    failing = Prefetch(broken, (Position(),))
     with pytest.raises(RuntimeError, match="shard is gone"):
         failing.next()
     failing.close()
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "contexts", "documents", "lanes"),
+    [
+        (8192, (256, 1024), 10_000, 8),
+        (8192, (256, 1024), 5, 4),  # 5 does not divide 8 sequences.
+        (8192, (256, 1024), 0, 1),
+        (4_194_304, (2048, 8192), 10**9, 512),
+        (96, (32, 48), 10, 1),
+        (64, (64,), 10, 1),
+    ],
+)
+def test_lanes_give_whole_sequences_at_every_context(batch_tokens, contexts, documents, lanes):
+    assert lane_count(batch_tokens, contexts, documents) == lanes
+    assert all(batch_tokens // lanes % context == 0 for context in contexts)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_lanes_hold_every_document_once_and_keep_their_own_places(memory_corpus, tokenizer, count):
+    documents = Documents(memory_corpus(TEXTS), tokenizer, seed=2, fim_rate=0.5, spm_rate=0.5)
+    assert documents.filled == 6  # One of the seven texts is empty.
+    lanes = documents.deal(count)
+    members = [lane.order(0).tolist() for lane in lanes]
+    assert sorted(itertools.chain(*members)) == [index for index, text in enumerate(TEXTS) if text]
+    assert max(map(len, members)) - min(map(len, members)) <= 1
+    positions = (Position(),) * count
+    for _ in range(5):
+        batch = take_lanes(lanes, positions, 12 * count, own=True)
+        alone = [take(lane, place, 12, own=True) for lane, place in zip(lanes, positions, strict=True)]
+        assert batch.inputs.tolist() == [token for one in alone for token in one.inputs]
+        assert batch.targets.tolist() == [token for one in alone for token in one.targets]
+        assert batch.starts.tolist() == [start + 12 * at for at, one in enumerate(alone) for start in one.starts]
+        positions = batch.after
+        assert positions == tuple(one.after[0] for one in alone)
+
+
+def test_lanes_do_not_depend_on_how_the_shards_lie(memory_corpus, tokenizer):
+    ids = [f"{index:032x}" for index in range(len(TEXTS))]
+    turned = [(index * 3) % len(TEXTS) for index in range(len(TEXTS))]
+    a = Documents(memory_corpus(TEXTS, ids), tokenizer, seed=1).deal(2)
+    b = Documents(memory_corpus([TEXTS[i] for i in turned], [ids[i] for i in turned]), tokenizer, seed=1).deal(2)
+    assert [stream_by_hand(lane, 2) for lane in a] == [stream_by_hand(lane, 2) for lane in b]

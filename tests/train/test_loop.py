@@ -17,7 +17,7 @@ from codeshell.errors import UserError
 from codeshell.model import CodeShellForCausalLM
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import run
-from codeshell.train.batches import IGNORED, Documents, Position, fold, take
+from codeshell.train.batches import IGNORED, Documents, Position, fold, take, take_lanes
 from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.stage import build
@@ -49,10 +49,11 @@ def test_two_steps_are_adamw_on_the_mean_loss_clipped(tiny, tokenizer):
     matrices, vectors = ([p for p in model.parameters() if (p.ndim >= 2) == flag] for flag in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    position = Position()
+    lanes = documents.deal(2)  # The batch is two sequences of the longer context.
+    positions = (Position(), Position())
     # 2 steps from the peak 1e-2 by a cosine to a tenth: half way, then the end.
     for rate, line in zip((0.55e-2, 0.1e-2), log_of(directory), strict=True):
-        batch = take(documents, position, train.batch_tokens, own=True)
+        batch = take_lanes(lanes, positions, train.batch_tokens, own=True)
         (micro,) = fold(batch, line["context"], 0, own=True)
         loss = summed_loss(model, micro, "fp32") / int((batch.targets != IGNORED).sum())
         loss.backward()
@@ -65,7 +66,7 @@ def test_two_steps_are_adamw_on_the_mean_loss_clipped(tiny, tokenizer):
         assert line["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
         assert line["lr"] == pytest.approx(rate)
         assert float(norm) > 0.5  # Or clipping was not put to the test.
-        position = batch.after
+        positions = batch.after
     for name, tensor in final(directory, 2).items():
         torch.testing.assert_close(tensor, dict(model.named_parameters())[name].detach(), rtol=1e-4, atol=1e-5)
 

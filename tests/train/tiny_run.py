@@ -36,6 +36,10 @@ class MemoryCorpus:
     def n_tokens(self) -> int:
         return sum(map(len, self.documents))
 
+    @property
+    def token_counts(self) -> np.ndarray:
+        return np.asarray([len(document) for document in self.documents], dtype=np.int64)
+
     def document(self, index: int) -> np.ndarray:
         return self.documents[index]
 
