@@ -4,7 +4,7 @@ The two are one architecture: Starcoder2 gets CodeShell's weights, and the first
 timed. A step is forward, loss, backward, gradient clipping, AdamW, zero_grad on the same batch. The contenders take
 turns, round by round, so that a change of the machine's speed meets them all; every round is kept in the JSON.
 
-    python benchmarks/train.py --json benchmarks/results/train.json
+    python benchmarks/train.py --json benchmarks/results/train-cpu.json
 """
 
 from __future__ import annotations

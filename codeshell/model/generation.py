@@ -91,9 +91,7 @@ def generate(
     try:
         capacity = min(limit, longest + max_new_tokens)
         cache = KVCache(model.config, batch, capacity, dtype=_cache_dtype(model), device=input_ids.device)
-        logits = model(input_ids, attention_mask=attention_mask, cache=cache).logits
-        last = _last_token(input_ids, attention_mask)
-        scores = logits[torch.arange(batch, device=logits.device), last]
+        scores = model(input_ids, attention_mask=attention_mask, cache=cache, return_logits="last").logits[:, 0]
         active = list(range(batch))
         lengths = cache.lengths.tolist()
         for step in range(max_new_tokens):
@@ -148,14 +146,6 @@ def _uniform(seed: int, row: int, step: int) -> float:
 def _cache_dtype(model: CodeShellForCausalLM) -> torch.dtype:
     device = model.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-
-
-def _last_token(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Index of each row's last real token."""
-    seq = input_ids.shape[1]
-    if attention_mask is None:
-        return torch.full((input_ids.shape[0],), seq - 1, device=input_ids.device)
-    return seq - 1 - attention_mask.bool().flip(1).to(torch.int64).argmax(1)
 
 
 def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, budget: int) -> list[int]:

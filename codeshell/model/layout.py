@@ -28,6 +28,13 @@ class Arranged:
     lengths: torch.Tensor
     longest: int
 
+    def last_tokens(self) -> torch.Tensor:
+        """(batch,) indices into the flat tokens: the last of each row that is not padding."""
+        batch, seq = self.shape
+        if self.real is None:
+            return torch.arange(1, batch + 1, device=self.tokens.device) * seq - 1
+        return torch.bincount(self.real // seq, minlength=batch).cumsum(0) - 1
+
     def unflatten(self, x: torch.Tensor) -> torch.Tensor:
         """(tokens, width) to (batch, seq, width), zeros at padding."""
         if self.real is not None:

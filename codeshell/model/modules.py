@@ -251,7 +251,7 @@ class CodeShellForCausalLM(nn.Module):
         attention_mask: torch.Tensor | None = None,
         cache: KVCache | None = None,
         reduction: Literal["mean", "sum"] = "mean",
-        return_logits: bool | None = None,
+        return_logits: bool | Literal["last"] | None = None,
     ) -> ModelOutput:
         """Logits, or the loss, or both.
 
@@ -267,7 +267,8 @@ class CodeShellForCausalLM(nn.Module):
                 real tokens. The logits of padding are 0, and its targets do not count.
             cache: read and extended by these tokens. With an empty cache a mask may be given, later not.
             reduction: of the loss, over the targets that count.
-            return_logits: None returns logits if and only if there is no loss to compute.
+            return_logits: None returns logits if and only if there is no loss to compute; "last" those of each row's
+                last real token alone, (batch, 1, vocab_size), which is all that generation needs of a prompt.
 
         Returns:
             `ModelOutput`. Logits are in the dtype the head computes in (bf16 under bf16 autocast); the loss is fp32.
@@ -285,7 +286,9 @@ class CodeShellForCausalLM(nn.Module):
         if arranged.targets is not None:
             loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
         logits = None
-        if return_logits or (return_logits is None and loss is None):
+        if return_logits == "last":
+            logits = ops.linear(hidden[arranged.last_tokens()], self.lm_head.weight).unsqueeze(1)
+        elif return_logits or (return_logits is None and loss is None):
             logits = arranged.unflatten(ops.linear(hidden, self.lm_head.weight))
         return ModelOutput(logits=logits, loss=loss)
 

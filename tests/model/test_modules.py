@@ -149,6 +149,19 @@ def test_padding_changes_nothing(side):
         assert torch.allclose(padded.loss, alone.loss + other.loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize("pad", [None, slice(0, 9), slice(31, 40)])
+def test_last_logits_are_those_of_each_rows_last_real_token(pad):
+    model, x = tiny_model(), tokens(2, 40)
+    mask = torch.ones_like(x)
+    if pad is not None:
+        mask[0, pad] = 0
+    last = model(x, attention_mask=mask, return_logits="last").logits
+    whole = model(x, attention_mask=mask).logits
+    ends = [39 if pad is None or pad.start == 0 else 30, 39]
+    assert last.shape == (2, 1, whole.shape[-1])
+    torch.testing.assert_close(last[:, 0], torch.stack([whole[row, end] for row, end in enumerate(ends)]))
+
+
 @pytest.mark.parametrize("pieces", [[40], [17, 23], [20, 1, 1, 18]])
 @pytest.mark.parametrize("padded", [False, True])
 def test_cache_gives_the_logits_of_one_pass(pieces, padded):
