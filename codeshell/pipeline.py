@@ -95,7 +95,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         _write_environment(directory, engine.workers)
         _remove_trash(directory)
         _prepare(recipe, directory)
-        timings = read_json(directory / "timings.json") if (directory / "timings.json").exists() else {}
+        timings = read_timings(directory)
         statistics: dict[str, Any] = {}
         worked = False
         for stage in STAGES[: last + 1]:
@@ -165,7 +165,17 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
 
 
+def read_timings(directory: Path) -> dict[str, float]:
+    """Seconds by stage, summed over resumes, of what is in the directory now."""
+    path = directory / "timings.json"
+    timings: dict[str, float] = read_json(path) if path.exists() else {}
+    return timings
+
+
 def _clear(directory: Path, stage: Stage, reason: str) -> None:
+    timings = read_timings(directory)
+    if timings.pop(stage.name, None) is not None:  # of what is about to go
+        write_json(directory / "timings.json", timings)
     present = [directory / name for name in stage.directories if (directory / name).exists()]
     if stage.precious and any((directory / "train" / "checkpoints").glob("step-*")):
         number = 1
@@ -296,5 +306,7 @@ def _print_settings(recipe: Recipe, directory: Path) -> None:
 def _print_timings(timings: dict[str, float]) -> None:
     total = sum(timings.values())
     say(f"time by stage, {total:.0f} s in all:")
-    for name, seconds in timings.items():
-        say(f"  {name:<10} {seconds:8.1f} s {seconds / max(total, 1e-9):6.1%}")
+    for stage in STAGES:
+        if stage.name in timings:
+            seconds = timings[stage.name]
+            say(f"  {stage.name:<10} {seconds:8.1f} s {seconds / max(total, 1e-9):6.1%}")

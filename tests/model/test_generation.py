@@ -138,8 +138,8 @@ class Script:
     def train(self, mode):
         return self
 
-    def __call__(self, ids, attention_mask=None, cache=None):
-        out = self.model(ids, attention_mask=attention_mask, cache=cache)
+    def __call__(self, ids, attention_mask=None, **settings):
+        out = self.model(ids, attention_mask=attention_mask, **settings)
         if attention_mask is not None:
             self.prompts = [row[mask.bool()].tolist() for row, mask in zip(ids, attention_mask, strict=True)]
             self.step = 0
