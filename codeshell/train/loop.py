@@ -21,21 +21,12 @@ from codeshell.errors import UserError
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints
-from codeshell.train.batches import (
-    IGNORED,
-    Batch,
-    Documents,
-    Position,
-    Positions,
-    Prefetch,
-    fold,
-    lane_count,
-    take_lanes,
-)
+from codeshell.train.batches import IGNORED, Batch, Positions, Prefetch, fold
 from codeshell.train.checkpoints import PhaseResult, State
 from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.log import Log
+from codeshell.train.rows import Lanes
 from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
 from codeshell.train.signals import Interrupted, Signals
 from codeshell.train.spikes import Guard
@@ -53,7 +44,7 @@ class Trainer:
         directory: for the log and the checkpoints.
         model: in fp32 (the master weights), on its device.
         optimizer: over the model's parameters.
-        documents: the training stream.
+        lanes: the training documents.
         validation: None if there is nothing to validate on.
         state: where the run is; updated in place.
     """
@@ -64,15 +55,13 @@ class Trainer:
         directory: Path,
         model: CodeShellForCausalLM,
         optimizer: torch.optim.Optimizer,
-        documents: Documents,
+        lanes: Lanes,
         validation: Validation | None,
         state: State,
     ) -> None:
         self.recipe, self.train, self.directory = recipe, recipe.train, directory
         self.model, self.optimizer = model, optimizer
-        contexts = [phase.context for phase in recipe.train.phases]
-        self.lanes = documents.deal(lane_count(recipe.train.batch_tokens, contexts, documents.filled))
-        self.validation, self.state = validation, state
+        self.lanes, self.validation, self.state = lanes, validation, state
         self.own = recipe.train.document_attention == "own"
         self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
         device = next(model.parameters()).device
@@ -90,7 +79,9 @@ class Trainer:
         left = (self.train.steps - self.state.step) * self.train.batch_tokens
         tensorboard = self.directory / "tensorboard" if self.train.tensorboard else None
         log = Log(self.directory / "log.jsonl", self.state.step, tensorboard)
-        batches = Prefetch(self._take, self.state.positions or (Position(),) * len(self.lanes))
+        batches = Prefetch(
+            self._take, self.state.step, self.state.positions or self.lanes.start(), last=self.train.steps
+        )
         try:
             with Signals() as signals, Progress("train", total=left, unit="tokens") as progress:
                 self.model.train()
@@ -101,8 +92,8 @@ class Trainer:
             batches.close()
             log.close()
 
-    def _take(self, positions: Positions) -> Batch:
-        return take_lanes(self.lanes, positions, self.train.batch_tokens, own=self.own)
+    def _take(self, step: int, positions: Positions) -> Batch:
+        return self.lanes.take(positions, self.train.batch_tokens, stretch_of(self.train, step).context)
 
     def _step(self, batch: Batch, log: Log, progress: Progress) -> str | None:
         """One step; returns why its update was not applied, or None."""

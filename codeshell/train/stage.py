@@ -21,10 +21,11 @@ from codeshell.randomness import draw
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import checkpoints
-from codeshell.train.batches import Documents
+from codeshell.train.batches import fingerprint
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.loop import Trainer
+from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
 from codeshell.train.spikes import mean_of_last
 from codeshell.train.validate import Validation
@@ -66,9 +67,18 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
     model, optimizer = build(recipe, tokenizer, device)
-    documents = Documents(corpus, tokenizer, seed=recipe.seed, fim_rate=train.fim_rate, spm_rate=train.spm_rate)
-    held_out = _corpus(directory, "valid", tokenizer)
     own = train.document_attention == "own"
+    lanes = Lanes(
+        corpus,
+        tokenizer,
+        batch_tokens=train.batch_tokens,
+        contexts=[phase.context for phase in train.phases],
+        seed=recipe.seed,
+        fim_rate=train.fim_rate,
+        spm_rate=train.spm_rate,
+        own=own,
+    )
+    held_out = _corpus(directory, "valid", tokenizer)
     validation = Validation(held_out, tokenizer, limit=train.valid_tokens, own=own) if held_out else None
     if validation is not None and validation.n_bytes == 0:
         validation = None  # Only documents of one token, which nothing can predict.
@@ -80,12 +90,12 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         precision=resolve(train.precision, device),
         threads=threads,
         tokenizer=tokenizer.hash,
-        corpus=documents.fingerprint,
+        corpus=fingerprint(corpus),
     )
     state = _resume(home / "checkpoints", recipe, model, optimizer, state)
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
-        Trainer(recipe, home, model, optimizer, documents, validation, state).run()
+        Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
     for name, layout in LAYOUTS.items():
         _export(directory / name, model, layout, tokenizer)
     return _statistics(recipe, model, state)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from codeshell.model.precision import Precision
-from codeshell.train.batches import IGNORED, Batch, Documents, Position, fold, take
+from codeshell.train.batches import IGNORED, Batch, Documents, fold, take
 from codeshell.train.forward import summed_loss
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Validation:
         filled = sum(len(corpus.document(index)) > 0 for index in range(len(corpus)))
         count = max(min(limit, corpus.n_tokens + filled - 1), 0)
         self.own, self.eot = own, tokenizer.eot
-        self.batch = take(documents, Position(), count, own=own) if count else None
+        self.batch = take(documents, count, own=own) if count else None
         predicted = np.empty(0, np.int64) if self.batch is None else self.batch.targets
         self.predicted = predicted[predicted != IGNORED]
         kinds, counts = np.unique(self.predicted, return_counts=True)

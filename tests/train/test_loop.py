@@ -17,9 +17,10 @@ from codeshell.errors import UserError
 from codeshell.model import CodeShellForCausalLM
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import run
-from codeshell.train.batches import IGNORED, Documents, Position, fold, take, take_lanes
+from codeshell.train.batches import IGNORED, Documents, fold, take
 from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
+from codeshell.train.rows import Lanes
 from codeshell.train.stage import build
 from codeshell.train.validate import Validation
 
@@ -45,15 +46,15 @@ def test_two_steps_are_adamw_on_the_mean_loss_clipped(tiny, tokenizer):
 
     model, _ = build(recipe, tokenizer, CPU)
     corpus = TokenCorpus(sorted((directory / "tokens").glob("train-*.tokens")))
-    documents = Documents(corpus, tokenizer, seed=0, fim_rate=0.5, spm_rate=0.5)
+    lanes = Lanes(corpus, tokenizer, batch_tokens=256, contexts=(32, 128), seed=0, fim_rate=0.5, spm_rate=0.5, own=True)
+    assert lanes.count == 2  # The batch is two sequences of the longer context.
     matrices, vectors = ([p for p in model.parameters() if (p.ndim >= 2) == flag] for flag in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    lanes = documents.deal(2)  # The batch is two sequences of the longer context.
-    positions = (Position(), Position())
+    positions = lanes.start()
     # 2 steps from the peak 1e-2 by a cosine to a tenth: half way, then the end.
     for rate, line in zip((0.55e-2, 0.1e-2), log_of(directory), strict=True):
-        batch = take_lanes(lanes, positions, train.batch_tokens, own=True)
+        batch = lanes.take(positions, train.batch_tokens, line["context"])
         (micro,) = fold(batch, line["context"], 0, own=True)
         loss = summed_loss(model, micro, "fp32") / int((batch.targets != IGNORED).sum())
         loss.backward()
@@ -116,9 +117,8 @@ def test_documents_of_a_batch_do_not_see_one_another(tiny, tokenizer, memory_cor
     for own in (True, False):
         for first in ("aaaa\n", "zzzz\n"):
             documents = Documents(memory_corpus([first, "def f(x):\n    return x\n"]), tokenizer, seed=0)
-            if documents.order(0)[0] != 0:
-                documents._order = (0, np.array([0, 1]))
-            batch = take(documents, Position(), 24, own=own)
+            documents.order = lambda epoch: np.array([0, 1])
+            batch = take(documents, 24, own=own)
             batch.targets[:6] = IGNORED  # Count the second document alone.
             (micro,) = fold(batch, 24, 0, own=own)
             losses[own, first] = float(summed_loss(model, micro, "fp32").detach())

@@ -1,0 +1,208 @@
+"""Training rows: every token of every document once an epoch, whatever is cut, rearranged, dealt or resumed."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codeshell.train import fim
+from codeshell.train.batches import IGNORED, Batch, Position
+from codeshell.train.rows import PART_CONTEXTS, Lanes, lane_count
+
+TEXTS = ["import re\n", "x", "", "def f(a):\n    return a\n" * 3, "é = 'ü'\n", "y" * 900, "z = 1\n", "äöü€" * 60]
+
+
+def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate=0.5, own=True) -> Lanes:
+    return Lanes(
+        corpus,
+        tokenizer,
+        batch_tokens=batch_tokens,
+        contexts=contexts,
+        seed=seed,
+        fim_rate=rate,
+        spm_rate=0.5,
+        own=own,
+    )
+
+
+def pieces(batch: Batch, context: int) -> list[tuple[list[int], list[int]]]:
+    """(inputs, targets) of each piece; every row begins one."""
+    assert set(range(0, len(batch.inputs), context)) <= set(batch.starts.tolist())
+    ends = [*batch.starts[1:].tolist(), len(batch.inputs)]
+    return [
+        (batch.inputs[start:end].tolist(), batch.targets[start:end].tolist())
+        for start, end in zip(batch.starts.tolist(), ends, strict=True)
+    ]
+
+
+def original(ids: list[int], tokenizer) -> bytes:
+    """The bytes a piece stands for, its rearrangement undone."""
+    if ids[0] != tokenizer.fim_prefix:
+        return tokenizer.decode_bytes([token for token in ids if token != tokenizer.eot])
+    assert ids[-1] == tokenizer.eot and ids.count(tokenizer.eot) == 1
+    suffix, middle = ids.index(tokenizer.fim_suffix), ids.index(tokenizer.fim_middle)
+    before, after = ids[suffix + 1 : middle], ids[middle + 1 : -1]
+    if suffix > 1:  # PSM with a prefix
+        return tokenizer.decode_bytes(ids[1:suffix]) + tokenizer.decode_bytes(after) + tokenizer.decode_bytes(before)
+    return tokenizer.decode_bytes(after) + tokenizer.decode_bytes(before)  # SPM, or PSM without a prefix
+
+
+def expected(lanes: Lanes, lane: int, epochs: int) -> bytes:
+    """The lane's bytes, part by part, by its own order."""
+    data = b""
+    for epoch in range(epochs):
+        for unit in lanes._order(lane, epoch):
+            document, first = int(lanes._document[unit]), int(lanes._part[unit]) * lanes.part_tokens
+            data += lanes.tokenizer.decode_bytes(
+                lanes.corpus.document(document)[first : first + lanes.part_tokens].tolist()
+            )
+    return data
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    contexts=st.lists(st.sampled_from([32, 64]), min_size=1, max_size=12),
+    seed=st.integers(0, 5),
+    rate=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_every_byte_once_in_order_whatever_the_context(memory_corpus, tokenizer, contexts, seed, rate):
+    lanes = make(memory_corpus(TEXTS), tokenizer, seed=seed, rate=rate)
+    positions = lanes.start()
+    seen = [b""] * lanes.count
+    for context in contexts:
+        batch = lanes.take(positions, 256, context)
+        assert len(batch.inputs) == 256
+        found = pieces(batch, context)
+        starts = batch.starts.tolist()
+        for start, (ids, targets) in zip(starts, found, strict=True):
+            lane = start // (256 // lanes.count)
+            seen[lane] += original(ids, tokenizer)
+            assert targets[:-1] == ids[1:]
+            if ids[-1] == tokenizer.eot:
+                assert targets[-1] == IGNORED
+            else:  # Cut: the next token of the document is known, or its end.
+                assert 0 <= targets[-1] < tokenizer.vocab_size
+        positions = batch.after
+    for lane in range(lanes.count):
+        assert expected(lanes, lane, 30).startswith(seen[lane])
+        assert seen[lane]
+
+
+def test_a_cut_plain_piece_predicts_the_next_token_of_its_document(memory_corpus, tokenizer):
+    lanes = make(memory_corpus(["abcdefghij" * 10]), tokenizer, batch_tokens=64, contexts=(16,), rate=0.0)
+    batch = lanes.take(lanes.start(), 64, 16)
+    stored = lanes.corpus.document(0).tolist()
+    begin = int(lanes._part[lanes._order(0, 0)[0]]) * lanes.part_tokens
+    following = [*stored, tokenizer.eot][begin + 1 :]
+    length = min(len(following), 16)
+    assert batch.targets[:length].tolist() == following[:length]
+
+
+def test_without_own_the_end_of_text_predicts_what_follows_in_the_row(memory_corpus, tokenizer):
+    corpus = memory_corpus(TEXTS)
+    own, every = (make(corpus, tokenizer, own=flag).take((Position(),) * 4, 256, 64) for flag in (True, False))
+    assert own.inputs.tolist() == every.inputs.tolist()
+    ends = np.flatnonzero(own.inputs == tokenizer.eot)
+    assert len(ends)
+    for end in ends:
+        assert own.targets[end] == IGNORED
+        assert every.targets[end] == (IGNORED if end % 64 == 63 else own.inputs[end + 1])
+
+
+def test_short_documents_are_rearranged_whole_as_planned(memory_corpus, tokenizer):
+    texts = [f"def f{index}(x):\n    return x + {index}\n" for index in range(20)]
+    corpus = memory_corpus(texts)
+    lanes = make(corpus, tokenizer, batch_tokens=128, contexts=(128,), seed=5)
+    assert lanes.count == 1
+    (first, *_), order = pieces(lanes.take(lanes.start(), 128, 128), 128), lanes._order(0, 0)
+    document = int(lanes._document[order[0]])
+    plan = fim.rearrange(
+        texts[document], seed=5, epoch=0, doc_id=corpus.document_id(document), fim_rate=0.5, spm_rate=0.5
+    )
+    assert first[0] == [*fim.encode(plan, tokenizer), tokenizer.eot]
+
+
+def test_rearranged_pieces_are_whole_in_their_rows(memory_corpus, tokenizer):
+    lanes = make(memory_corpus(["word " * 400]), tokenizer, batch_tokens=512, contexts=(64,), rate=1.0)
+    found = pieces(lanes.take(lanes.start(), 512, 64), 64)
+    rearranged = [ids for ids, _ in found if ids[0] == tokenizer.fim_prefix]
+    assert len(rearranged) >= 8
+    sentinels = (tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle, tokenizer.eot)
+    assert all(ids.count(token) == 1 for ids in rearranged for token in sentinels)
+
+
+@pytest.mark.parametrize("data", [b"caf\xc3", b"\xff\xfe", b"ok \x80 ok"])
+def test_a_document_that_is_not_utf8_stays_as_it_is(memory_corpus, tokenizer, data):
+    lanes = make(memory_corpus([data]), tokenizer, batch_tokens=64, contexts=(64,), rate=1.0)
+    (ids, _), *_ = pieces(lanes.take(lanes.start(), 64, 64), 64)
+    assert ids == [*data, tokenizer.eot]
+
+
+def test_plain_documents_are_not_decoded(memory_corpus, tokenizer, monkeypatch):
+    lanes = make(memory_corpus(TEXTS), tokenizer, rate=0.0)
+    monkeypatch.setattr(type(tokenizer), "decode_bytes", lambda *_: pytest.fail("decoded"))
+    lanes.take(lanes.start(), 256, 64)
+
+
+def test_positions_alone_resume_exactly(memory_corpus, tokenizer):
+    lanes = make(memory_corpus(TEXTS), tokenizer)
+    positions = lanes.start()
+    for context in (32, 32, 64, 32, 64, 64, 32, 64, 64, 64, 64, 64):
+        batch = lanes.take(positions, 256, context)
+        fresh = make(memory_corpus(TEXTS), tokenizer)
+        again = fresh.take(tuple(Position(**asdict(position)) for position in positions), 256, context)
+        assert batch.inputs.tolist() == again.inputs.tolist()
+        assert batch.targets.tolist() == again.targets.tolist()
+        assert batch.starts.tolist() == again.starts.tolist()
+        assert batch.after == again.after
+        positions = batch.after
+    assert max(position.epoch for position in positions) >= 1
+
+
+def test_how_the_shards_lie_does_not_matter(memory_corpus, tokenizer):
+    ids = [f"{index:032x}" for index in range(len(TEXTS))]
+    turned = [(index * 3) % len(TEXTS) for index in range(len(TEXTS))]
+    a = make(memory_corpus(TEXTS, ids), tokenizer)
+    b = make(memory_corpus([TEXTS[i] for i in turned], [ids[i] for i in turned]), tokenizer)
+    assert a.count == b.count > 1
+    for context in (32, 64):
+        assert a.take(a.start(), 256, context).inputs.tolist() == b.take(b.start(), 256, context).inputs.tolist()
+
+
+def test_an_epoch_deals_every_part_once_and_in_another_order(memory_corpus, tokenizer):
+    texts = [str(index) for index in range(300)] + ["long " * 2000, ""]
+    lanes = make(memory_corpus(texts), tokenizer, batch_tokens=1024, contexts=(64, 256))
+    assert lanes.count == 4
+    counts = np.bincount(lanes._document, minlength=len(texts))
+    assert counts[-1] == 0 and set(counts[:300]) == {1}
+    assert counts[300] == -(-len(lanes.corpus.document(300)) // (PART_CONTEXTS * 256)) > 1
+    for epoch in (0, 1):
+        orders = [lanes._order(lane, epoch).tolist() for lane in range(4)]
+        assert sorted(itertools.chain(*orders)) == list(range(len(lanes._document)))
+        assert max(map(len, orders)) - min(map(len, orders)) <= 1
+    assert lanes._order(0, 1).tolist() != lanes._order(0, 2).tolist()
+    assert (
+        make(memory_corpus(texts), tokenizer, seed=9, batch_tokens=1024, contexts=(64, 256))._order(0, 0).tolist()
+        != make(memory_corpus(texts), tokenizer, batch_tokens=1024, contexts=(64, 256))._order(0, 0).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_tokens", "contexts", "parts", "lanes"),
+    [
+        (8192, (256, 1024), 10_000, 8),
+        (8192, (256, 1024), 5, 4),  # 5 does not divide 8 sequences.
+        (8192, (256, 1024), 0, 1),
+        (4_194_304, (2048, 8192), 10**9, 512),
+        (96, (32, 48), 10, 1),
+        (64, (64,), 10, 1),
+    ],
+)
+def test_lanes_give_whole_rows_at_every_context(batch_tokens, contexts, parts, lanes):
+    assert lane_count(batch_tokens, contexts, parts) == lanes
+    assert all(batch_tokens // lanes % context == 0 for context in contexts)
