@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from torch import nn
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast, resolve
 from codeshell.optim import AdamW, parameter_groups
+from codeshell.pipeline import environment
 
 VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
 Step = Callable[[], float]
@@ -199,23 +199,11 @@ def shape(args: argparse.Namespace) -> dict[str, int]:
 def machine(threads: int) -> dict[str, Any]:
     import transformers
 
-    from codeshell import _C
-
-    processor = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
-    return {
-        "processor": processor,
+    precision = resolve("auto", "cpu")
+    return environment(1) | {
         "threads": threads,
         "amx": torch.cpu._is_amx_tile_supported(),
-        "auto_precision": resolve("auto"),
-        "simd": _C.simd_level(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "auto_precision": precision,
         "transformers": transformers.__version__,
     }
 

@@ -244,6 +244,7 @@ def environment(workers: int) -> dict[str, Any]:
             versions[name] = metadata.version(name)
     return {
         "codeshell": __version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
         "system": platform.platform(),
@@ -256,6 +257,19 @@ def environment(workers: int) -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is run from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    import subprocess
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
 
 
 def processor() -> str:

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from codeshell.data import languages, readers, scores, walk
-from codeshell.data.memory import give_back_large_blocks
 from codeshell.data.provenance import DROPPED
 from codeshell.data.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_json, write_text
+from codeshell.engine.memory import give_back_large_blocks
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, Recipe, to_tree
 

@@ -13,6 +13,7 @@ import torch
 from codeshell.data.token_shards import TokenCorpus
 from codeshell.engine import Engine
 from codeshell.engine.files import TEMPORARY, make_directory
+from codeshell.engine.memory import keep_large_blocks
 from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import resolve
@@ -55,6 +56,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     train = recipe.train
     threads = train.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
+    keep_large_blocks()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = _tokenizer(directory)
     corpus = _corpus(directory, "train", tokenizer)
