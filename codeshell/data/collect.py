@@ -202,9 +202,9 @@ def _expand(index: int, settings: Collect) -> Iterator[Source]:
         elif place.is_file():
             yield Source(index, kind or "file", str(place))
         elif os.path.lexists(place):
-            raise UserError(f"{name}: neither a file nor a folder; take it out of collect.inputs")
+            raise UserError(f"{name}: neither a file nor a folder; leave it out")
         else:
-            raise UserError(f"{name}: no such file or folder; mend collect.inputs")
+            raise UserError(f"{name}: no such file or folder; mend the path")
 
 
 def _expand_url(url: str) -> list[str]:

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from codeshell.errors import UserError
 from codeshell.recipe import Collect
 
+TEXT_COLUMN_REMEDY = "set collect.text_column (codeshell dedup: --text-column)"
+
 BATCH_ROWS = 256
 """Rows of a Parquet file in memory at once: at most 256 texts."""
 
@@ -96,10 +98,10 @@ def damage(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; mend collect.inputs") from None
+        raise UserError(f"{path}: no such file; mend the path") from None
     except (OSError, EOFError, pa.ArrowException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read whole ({text}); mend it or take it out of collect.inputs") from None
+        raise UserError(f"{path}: cannot be read whole ({text}); mend it or leave it out") from None
 
 
 def open_binary(path: str) -> IO[bytes]:
@@ -128,7 +130,7 @@ def parquet_groups(path: str, columns: Collect) -> list[int]:
             raise UserError(_missing(path, columns.text_column, schema.names))
         kind = schema.field(columns.text_column).type
         if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
-            raise UserError(f"{path}: column '{columns.text_column}' holds {kind}, not text; set collect.text_column")
+            raise UserError(f"{path}: column '{columns.text_column}' holds {kind}, not text; {TEXT_COLUMN_REMEDY}")
         metadata = source.metadata
         names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         at = names.index(columns.text_column)
@@ -209,7 +211,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _missing(path: str, column: str, names: list[str]) -> str:
-    return f"{path}: no column '{column}'; it has {', '.join(names[:20])}; set collect.text_column"
+    return f"{path}: no column '{column}'; it has {', '.join(names[:20])}; {TEXT_COLUMN_REMEDY}"
 
 
 def _decode(line: bytes | None) -> Any:
