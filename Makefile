@@ -1,7 +1,8 @@
-# make demo [CODE=~/my/projects]   the main job on real code, in runs/demo
-# make test                        the test suite
-# make lint                        ruff, mypy, clang-format
+# make demo [CODE=~/my/projects] [SET="train.steps=500"]   the main job on real code, in runs/demo
+# make test                                                the test suite
+# make lint                                                ruff, mypy, clang-format
 #
+# With CODE every language is kept, however little there is of it.
 # Each sets up .venv by itself the first time; PYTHON=python3.12 make … chooses the interpreter.
 
 PYTHON ?= python3
@@ -10,12 +11,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh') CMakeLists.txt setup.py
 CODE ?=
+SET ?=
 RUN ?= runs/demo
 
 .PHONY: demo test lint format install wheel clean
 
 demo: $(STAMP)
-	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)")
+	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)") \
+	  $(if $(CODE),--set rules.language_floor=0) $(foreach item,$(SET),--set "$(item)")
 	@echo "open $(RUN)/report.html in a browser"
 
 test: $(VENV)/.installed-dev
