@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from codeshell.engine.files import atomic_path
 from codeshell.errors import UserError
@@ -123,6 +126,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
 
 
+def take_rows(table: pa.Table, rows: NDArray[np.integer[Any]]) -> pa.Table:
+    """Some rows of a table, ascending and each once; all of them, the usual case, without copying the texts."""
+    return table if len(rows) == table.num_rows else table.take(pa.array(rows))
+
+
 def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
     """Yield the documents (schema `DOCUMENTS`) behind one `kept-NNNNN.parquet`, in its order.
 
@@ -140,13 +148,5 @@ def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
         count = source.metadata.row_group(group).num_rows
         end = at + int((wanted[at:] < first + count).sum())
         if end > at:
-            table = source.read_row_group(group)
-            yield table if end - at == count else table.take(pa.array(wanted[at:end] - first))
+            yield take_rows(source.read_row_group(group), wanted[at:end] - first)
         first, at = first + count, end
-
-
-def iterate_texts(paths: Iterable[Path], columns: list[str]) -> Iterator[dict[str, object]]:
-    """Yield documents as dicts of the named columns from `DOCUMENTS` shards, one row group in memory at a time."""
-    for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=ROW_GROUP, columns=columns):
-            yield from batch.to_pylist()

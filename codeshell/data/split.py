@@ -27,7 +27,16 @@ from numpy.typing import NDArray
 from codeshell import _C
 from codeshell.data.dedup import text_buffers
 from codeshell.data.neardup import dropped_rows
-from codeshell.data.shards import DOCUMENTS, KEPT, list_shards, read_kept, read_table, shard_path, write_table
+from codeshell.data.shards import (
+    DOCUMENTS,
+    KEPT,
+    list_shards,
+    read_kept,
+    read_table,
+    shard_path,
+    take_rows,
+    write_table,
+)
 from codeshell.data.totals import by_language, totals
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import make_directory
@@ -175,9 +184,7 @@ def _tables(collect: Path, kept: Path, rows: NDArray[np.int64]) -> Iterator[pa.T
     for table in read_kept(collect, kept):
         inside = rows[(rows >= first) & (rows < first + table.num_rows)]
         if len(inside):
-            whole = len(inside) == table.num_rows  # the usual case, and `take` copies the texts
-            part = table if whole else table.take(pa.array(inside - first))
-            yield part.select(DOCUMENTS.names).cast(DOCUMENTS)
+            yield take_rows(table, inside - first).select(DOCUMENTS.names).cast(DOCUMENTS)
         first += table.num_rows
 
 

@@ -85,12 +85,9 @@ def test_read_kept_joins_rows_with_texts_over_uneven_row_groups(tmp_path: Path, 
     assert all(piece.schema.equals(shards.DOCUMENTS) for piece in found)
 
 
-def test_iterate_texts_and_list_shards(tmp_path: Path) -> None:
+def test_list_shards_in_order_and_whole_ones_only(tmp_path: Path) -> None:
     for index in (1, 0):
         shards.write_table(shards.shard_path(tmp_path, "train", index), documents(3 + index))
     (tmp_path / "train-00002.parquet.partial").write_bytes(b"")
     paths = shards.list_shards(tmp_path, "train")
     assert [path.name for path in paths] == ["train-00000.parquet", "train-00001.parquet"]
-    assert [row["path"] for row in shards.iterate_texts(paths, ["path"])] == [
-        "p0.py", "p1.py", "p2.py", "p0.py", "p1.py", "p2.py", "p3.py",
-    ]  # fmt: skip
