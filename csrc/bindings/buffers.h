@@ -1,0 +1,51 @@
+// What the bindings share: checked views of the caller's buffers, and arguments turned into C++ values or ValueError.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+#include "dedup/texts.h"
+#include "simd/cpu.h"
+
+namespace codeshell::bindings {
+
+namespace py = pybind11;
+
+using Offsets = py::array_t<int64_t, py::array::c_style>;
+
+// One function a subject; each lives in the file of its name and is called by module.cpp.
+void bind_text(py::module_& module);
+void bind_dedup_sign(py::module_& module);
+void bind_dedup_join(py::module_& module);
+void bind_neural(py::module_& module);
+
+// "avx2" to the level, empty to the highest; clamped to what this processor has.
+simd::Level highest_level(const std::string& name);
+
+// ValueError unless 1 <= value < 2^31.
+void check_positive(int64_t value, const char* name);
+
+// A batch of texts as checked views of the caller's buffers, which it keeps alive.
+struct TextBatch {
+  py::buffer_info bytes;
+  dedup::Texts texts;
+
+  TextBatch(const py::buffer& data, const Offsets& offsets) : bytes(data.request()) {
+    if (bytes.ndim != 1 || bytes.itemsize != 1) {
+      throw py::value_error("data: must be a one-dimensional buffer of bytes");
+    }
+    if (offsets.ndim() != 1 || offsets.size() < 1) throw py::value_error("offsets: must be (texts + 1,) int64");
+    texts = {static_cast<const char*>(bytes.ptr), offsets.data(), static_cast<size_t>(offsets.size() - 1)};
+    if (texts.offsets[0] < 0 || texts.offsets[texts.count] > bytes.size) {
+      throw py::value_error("offsets: beyond the data");
+    }
+    for (size_t i = 0; i < texts.count; ++i) {
+      if (texts.offsets[i] > texts.offsets[i + 1]) throw py::value_error("offsets: must not fall");
+    }
+  }
+};
+
+}  // namespace codeshell::bindings

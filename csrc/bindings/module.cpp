@@ -1,0 +1,45 @@
+// The Python module codeshell._C. Only the files of this folder include pybind11; everything behind them is plain C++.
+//
+// Rules for a binding: take buffers (NumPy arrays, Arrow buffers), not Python objects one by one; release the GIL
+// around the work; turn a bad argument into ValueError here, before any C++ runs.
+
+#include <pybind11/pybind11.h>
+
+#include "bindings/buffers.h"
+#include "gpu/device.h"
+#include "simd/cpu.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list gpu_devices() {
+  py::list devices;
+  for (const auto& device : codeshell::gpu::list_devices()) {
+    py::dict entry;
+    entry["name"] = device.name;
+    entry["capability"] = py::make_tuple(device.major, device.minor);
+    entry["multiprocessors"] = device.multiprocessors;
+    entry["memory_bytes"] = device.memory_bytes;
+    devices.append(entry);
+  }
+  return devices;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "C++ and CUDA of codeshell; see codeshell/_C.pyi for the signatures.";
+  module.attr("cuda_built") = codeshell::gpu::cuda_built();
+  module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
+  module.attr("compiler") = CODESHELL_COMPILER;
+  module.def(
+      "simd_level", &codeshell::simd::level_name,
+      "The widest instruction set that this processor and the build share: 'avx512', 'avx2', 'neon' or 'scalar'.");
+  module.def("gpu_devices", &gpu_devices,
+             "The CUDA devices as dicts; empty without a driver, a device or a CUDA build. Never raises.");
+  codeshell::bindings::bind_text(module);
+  codeshell::bindings::bind_dedup_sign(module);
+  codeshell::bindings::bind_dedup_join(module);
+  codeshell::bindings::bind_neural(module);
+}
