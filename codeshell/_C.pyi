@@ -30,6 +30,21 @@ def measure_texts(data: Buffer, offsets: NDArray[np.int64], level: str = "") -> 
     """
 
 # dedup: texts are data[offsets[i]:offsets[i + 1]] of a bytes-like `data` and (texts + 1,) int64 `offsets`.
+# `preset` is what a shingle is: code, starcoder, stack-v2, datatrove or char-24; `ngram` its tokens, words or characters.
+def dedup_sign(
+    data: Buffer,
+    offsets: NDArray[np.int64],
+    preset: str,
+    ngram: int,
+    bands: int,
+    rows: int,
+    seed: int,
+    threads: int = 1,
+    level: str = "",
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint32]]:
+    """Band keys (texts, bands), sketches (texts, bands * rows padded to whole 64), fingerprints (texts, 2) and shingle
+    counts (texts,): see `codeshell.data.dedup.minhash.Signed`."""
+
 def dedup_minhash(
     data: Buffer,
     offsets: NDArray[np.int64],
@@ -38,28 +53,118 @@ def dedup_minhash(
     seed: int,
     threads: int = 1,
     level: str = "",
+    preset: str = "code",
 ) -> NDArray[np.uint32]:
-    """MinHash signatures (texts, lanes); all lanes of a text without tokens are 2^32 - 1."""
-
-def dedup_band_keys(signatures: NDArray[np.uint32], bands: int) -> NDArray[np.uint64]:
-    """Band keys (texts, bands) of signatures (texts, bands * rows); 0 is no key (a text without tokens)."""
+    """MinHash signatures (texts, lanes); all lanes of a text without shingles are 2^32 - 1."""
 
 def dedup_shingle_sets(
-    data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = ""
+    data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = "", preset: str = "code"
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Distinct ascending shingles, and (texts + 1,) bounds: those of text i are values[bounds[i]:bounds[i + 1]]."""
 
-class DedupMatcher:
-    """Decides in order which documents stay."""
+class DedupSets:
+    """Shingle sets of documents, read when they are asked for.
 
-    def __init__(self, ngram: int, bands: int, threshold: float, max_bucket: int) -> None: ...
-    def add(
-        self, data: Buffer, offsets: NDArray[np.int64], keys: NDArray[np.uint64], candidate: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """By text: the kept document it resembles (counted over all calls; -1: it is kept itself) and their Jaccard.
+    Args:
+        parts: (path, position of the file's document 0, byte offset of `documents`, how many, byte offset of `bounds`,
+            byte offset of `values`). Documents (m,) uint32 ascend and are numbered within the file; the set of
+            documents[i] is values[bounds[i]:bounds[i + 1]], uint64, distinct and ascending.
 
-        A text that is not a `candidate` is kept unseen: the caller knows that it shares no key with another.
+    Raises:
+        OSError: a file that cannot be read.
+        ValueError: a file that is too short or holds something else; positions of two files that interleave.
+    """
+
+    def __init__(self, parts: list[tuple[str, int, int, int, int, int]]) -> None: ...
+    @staticmethod
+    def from_arrays(documents: NDArray[np.uint32], bounds: NDArray[np.int64], values: NDArray[np.uint64]) -> DedupSets:
+        """Sets in memory; `values` is used where it lies, and must not change."""
+
+    def __len__(self) -> int: ...
+
+def dedup_verify(
+    sets: DedupSets, edges: NDArray[np.uint32], threshold: float, threads: int = 1, level: str = ""
+) -> NDArray[np.float64]:
+    """(m,) Jaccards of (m, 2) pairs of positions: exact where they reach the threshold (in [0, 1]), else 0.
+
+    Two empty sets have 0. Pairs in the order of their first document are fastest. ValueError: a document has no set.
+    """
+
+class DedupGreedy:
+    """Who stays, decided in the order of ranks, of fewer than 2^32 documents. All stay at first.
+
+    Edges are (m, 2) uint32 (later, earlier) ranks, ordered by the later; ValueError where they are not.
+    """
+
+    def __init__(self, documents: int) -> None: ...
+    def pending(self, edges: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """(m,): whether neither document of an edge is known to be dropped, so that the edge may matter."""
+
+    def decide(
+        self, edges: NDArray[np.uint32], jaccard: NDArray[np.float64], threshold: float
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float64]]:
+        """Drop every later document with an edge of at least the threshold to an earlier one that stays.
+
+        All edges of a later document come in one call; calls come in ascending order of the later documents.
+
+        Returns:
+            (k,) ranks dropped, ascending; (k,) the one of highest Jaccard that stays, the earliest of equals; (k,)
+            their Jaccard.
         """
+
+    def drop(self, ranks: NDArray[np.uint32]) -> None:
+        """Drop documents for reasons of the caller's. (k,)"""
+
+    def kept(self) -> NDArray[np.bool_]:
+        """(documents,): who stays."""
+
+class DedupComponents:
+    """Connected components of fewer than 2^32 documents."""
+
+    def __init__(self, documents: int) -> None: ...
+    def add(self, edges: NDArray[np.uint32]) -> None:
+        """Unite the two documents of every edge, (m, 2) in any order."""
+
+    def labels(self) -> NDArray[np.uint32]:
+        """(documents,): the smallest document of each one's component. A view, valid until the next `add`."""
+
+class DedupMatcher:
+    """Decides in order which documents of a stream stay.
+
+    Args:
+        preset, ngram: see above.
+        bands: keys of a document.
+        threshold: Jaccard of a duplicate, in (0, 1].
+        max_bucket: documents that a key leads to at most.
+        lanes: bytes of a sketch that count.
+        least: equal bytes of two sketches that are worth a comparison; 0 compares whatever shares a key.
+    """
+
+    def __init__(
+        self, preset: str, ngram: int, bands: int, threshold: float, max_bucket: int, lanes: int, least: int
+    ) -> None: ...
+    def add(
+        self,
+        data: Buffer,
+        offsets: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        sketches: NDArray[np.uint8],
+        fingerprints: NDArray[np.uint64],
+        kept: NDArray[np.int64],
+        jaccard: NDArray[np.float64],
+        candidate: NDArray[np.bool_] | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Decide on the next texts, given with what `dedup_sign` makes of them.
+
+        Fills `kept` (texts,): the kept document that a text resembles, counted over all calls, or -1 if it stays; and
+        `jaccard` (texts,): theirs, or 0. A text that is no `candidate` stays unseen: the caller knows that it shares no
+        key with another. After an exception `documents` says how many texts have been decided.
+        """
+
+    @property
+    def documents(self) -> int:
+        """Decided so far."""
 
     def counts(self) -> dict[str, int]:
         """`candidate_pairs`, `verified_pairs`, `capped_keys`."""

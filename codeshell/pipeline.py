@@ -7,7 +7,6 @@ was made by other settings: data stages are then done again; a trained model is 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import json
@@ -15,12 +14,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codeshell.engine.files import make_directory, read_json, write_json, write_text
+from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, to_toml, to_tree
 
@@ -107,6 +105,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             worked = True
             started = time.monotonic()
             statistics[stage.name] = importlib.import_module(stage.module).run(recipe, directory, engine)
+            engine.close()  # idle workers would hold memory that training wants
             write_json(done, statistics[stage.name])
             seconds = time.monotonic() - started
             timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
@@ -195,31 +194,6 @@ def _clear(directory: Path, stage: Stage, reason: str) -> None:
 def _remove_trash(directory: Path) -> None:
     for path in directory.glob(".trash-*"):
         shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Hold the run's directory for this process; the system lets go of it however the process ends."""
-    path = directory / "run.lock"
-    try:
-        file = open(path, "a+")  # noqa: SIM115 (closed below; only the opening is translated)
-    except OSError as error:
-        from codeshell.engine.files import disk_error
-
-        raise disk_error(error, path) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise UserError(
-                f"{directory}: another run (process {owner}) is using it; wait for it or choose another -o"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _write_environment(directory: Path, workers: int) -> None:

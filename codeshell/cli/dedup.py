@@ -1,152 +1,143 @@
-"""`codeshell dedup`: near duplicates among files, Parquet and JSONL rows, without a run around it."""
+"""`codeshell dedup`: near duplicates among files and rows, without a run around it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
-HELP = "find near duplicates in folders, Parquet and JSONL files"
+HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
 
-BATCH_BYTES = 16 << 20
-"""Text in memory at once."""
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
-        "  codeshell dedup ~/src -o duplicates\n"
-        "  codeshell dedup data/*.parquet --text-column content --threshold 0.85 -o duplicates\n"
-        "Inputs are taken in the order given (folders by path). A document is a duplicate if its exact Jaccard, over\n"
-        "shingles of 5 tokens, with a document kept before it reaches the threshold. DIR gets\n"
-        "  duplicates.parquet  id, kept_id, jaccard: what to drop, and the kept document that it resembles most\n"
-        "  kept.parquet        id: what stays\n"
-        "  stats.json          counts, and what could not be read by reason\n"
-        "An id is the file's path, with #ROW or @BYTE behind it for a row of a Parquet or JSONL file."
+        "  codeshell dedup ~/src -o deduplicated\n"
+        "  codeshell dedup 'data/*.parquet' --text-column content --threshold 0.85 -o deduplicated\n"
+        "  codeshell dedup new.jsonl.zst --index seen -o deduplicated\n"
+        "Documents are taken in the order of --keep-order. One is dropped if its exact Jaccard, over shingles of 5\n"
+        "tokens, with a document kept before it reaches the threshold. DIR gets\n"
+        "  kept/               what stays, in the input's format and order (--ids-only: kept.parquet, ids)\n"
+        "  duplicates.parquet  id, kept_id, jaccard, cluster_id, cluster_size, shard, row, kept_shard, kept_row\n"
+        "  stats.json          counts; and what could not be read, by reason\n"
+        "The same command goes on where a killed one was. `codeshell report DIR` shows the clusters,\n"
+        "`codeshell explain ID --dedup DIR` one document."
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="folders, .parquet, .jsonl[.gz|.zst], single files")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new or empty directory")
-    parser.add_argument("--threshold", type=float, default=0.7, help="Jaccard of a duplicate (default: 0.7)")
-    parser.add_argument("--bands", type=int, default=21, help="MinHash bands (default: 21)")
-    parser.add_argument("--rows", type=int, default=6, help="rows a band (default: 6)")
-    parser.add_argument("--ngram", type=int, default=5, help="tokens in a shingle (default: 5)")
-    parser.add_argument("--text-column", default="text", metavar="NAME", help="of Parquet and JSONL (default: text)")
-    parser.add_argument("--max-file-bytes", type=int, default=1 << 20, metavar="N", help="leave out larger (1048576)")
-    parser.add_argument("--vendored", action="store_true", help="enter folders like node_modules and third_party too")
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="folders, .parquet, .jsonl[.gz|.zst], single files, globs, URLs")
+    add("-o", "--output", metavar="DIR", help="a new or empty directory (with --dry-run it may be left out)")
+    add("--threshold", type=float, default=0.7, help="Jaccard of a duplicate (default: 0.7)")
+    add("--keep-order", default="first", metavar="ORDER", help="first, longest or column:NAME[:desc] (default: first)")
+    add("--cluster", default="kept", choices=("kept", "components"), help="components: one of every connected component")
+    add("--verify", default="exact", choices=("exact", "signature", "none"), help="of candidate pairs (default: exact)")
+    add("--method", default="bands", choices=("bands", "cpsjoin"), help="that finds candidates (default: bands)")
+    add("--bands", type=int, default=21, help="MinHash bands (default: 21)")
+    add("--rows", type=int, default=6, help="rows a band (default: 6)")
+    add("--shingles", default="code", metavar="NAME", help="code, starcoder, stack-v2, datatrove or char-24")
+    add("--ngram", type=int, metavar="N", help="tokens (or characters) in a shingle (default: 5, of char-24 24)")
+    add("--seed", type=int, default=0, help="of the hash functions (default: 0)")
+    add("--text-column", default="text", metavar="NAME", help="of Parquet and JSONL (default: text)")
+    add("--id-column", metavar="NAME", help="of Parquet and JSONL; else an id is the file's name and the place in it")
+    add("--max-file-bytes", type=int, default=1 << 20, metavar="N", help="leave out larger files of folders (1048576)")
+    add("--vendored", action="store_true", help="enter folders like node_modules and third_party too")
+    add("--ids-only", action="store_true", help="write the ids of what stays, not the rows")
+    add("--dry-run", action="store_true", help="report only: write no rows, change no index")
+    add("--index", metavar="DIR", help="compare with all that earlier runs kept there too, and add what this one keeps")
+    add("--memory", default="1GiB", metavar="SIZE", help="for the search's arrays, over all workers (default: 1GiB)")
+    add("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
+    add("--engine", default="local", choices=("local", "ray"), help="where the work runs (default: local)")
+    add("--address", metavar="HOST:PORT", help="of a running Ray cluster (auto: the one this machine belongs to)")
 
 
 def main(args: argparse.Namespace) -> int:
-    from collections import Counter
+    import tempfile
 
-    import pyarrow as pa
-
-    from codeshell.data.shards import write_table
-    from codeshell.dedup import Deduper
-    from codeshell.engine.files import make_directory, write_json
-    from codeshell.engine.progress import Progress
+    from codeshell.data.dedup import job
+    from codeshell.data.dedup.inputs import InputOptions
+    from codeshell.data.dedup.parameters import Parameters
+    from codeshell.engine import make_engine
     from codeshell.errors import UserError
-    from codeshell.recipe import Collect
 
-    if args.max_file_bytes < 1:
-        raise UserError(f"--max-file-bytes: {args.max_file_bytes} is below 1; give a number of bytes")
-    settings = Collect(text_column=args.text_column, max_file_bytes=args.max_file_bytes, vendored=args.vendored)
-    try:
-        deduper = Deduper(threshold=args.threshold, bands=args.bands, rows=args.rows, ngram=args.ngram)
-    except ValueError as error:
-        raise UserError(f"{error}; see codeshell dedup --help") from None
-    output = make_directory(args.output)
-    if any(output.iterdir()):
-        raise UserError(f"{output}: not empty; choose another output directory")
-
-    left_out: Counter[str] = Counter()
-    ids: list[str] = []
-    total = 0
-    with Progress("dedup", total=len(args.inputs), unit="inputs") as progress:
-        for name in args.inputs:
-            for batch in _batches(documents(name, settings), left_out):
-                total += sum(len(text) for _, text in batch)
-                ids += [identity for identity, _ in batch]
-                texts = pa.array([text for _, text in batch], pa.large_binary()).cast(pa.large_string())
-                deduper.add([identity for identity, _ in batch], texts)
-            progress.advance(1, documents=len(ids))
-    if not ids:
-        raise UserError(f"{args.inputs[0]}: no document in the inputs ({dict(left_out) or 'they are empty'})")
-
-    duplicates = deduper.duplicates()
-    positions = set(deduper.positions())
-    kept = pa.table({"id": pa.array([identity for i, identity in enumerate(ids) if i not in positions], pa.string())})
-    counts = deduper.counts
-    stats = {
-        "documents": len(ids),
-        "bytes": total,
-        "kept": kept.num_rows,
-        "duplicates": duplicates.num_rows,
-        "clusters": len(duplicates["kept_id"].unique()),
-        "left_out": dict(sorted(left_out.items())),
-        "threshold": args.threshold,
-        **counts,
-    }
-    write_table(output / "duplicates.parquet", duplicates)
-    write_table(output / "kept.parquet", kept)
-    write_json(output / "stats.json", stats)
-    print(
-        f"{len(ids):,} documents, {total / 1e6:,.1f} MB: {duplicates.num_rows:,} near duplicates of "
-        f"{stats['clusters']:,} kept ones ({counts['candidate_pairs']:,} pairs compared); written to {output}"
+    if args.output is None and not args.dry_run:
+        raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
+    for name in ("max_file_bytes", "workers"):
+        low = 1 if name == "max_file_bytes" else 0
+        if getattr(args, name) < low:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")
+    parameters = Parameters(
+        threshold=args.threshold,
+        bands=args.bands,
+        rows=args.rows,
+        shingles=args.shingles,
+        ngram=args.ngram,
+        seed=args.seed,
+        method=args.method,
+        verify=args.verify,
+        keep_order=args.keep_order,
+        cluster=args.cluster,
     )
+    try:
+        parameters.check()
+    except ValueError as error:
+        raise UserError(f"--{str(error).replace('_', '-', 1)}; see codeshell dedup --help") from None
+    options = InputOptions(
+        text_column=args.text_column,
+        id_column=args.id_column,
+        order_column=parameters.order_column,
+        max_file_bytes=args.max_file_bytes,
+        vendored=args.vendored,
+    )
+    with tempfile.TemporaryDirectory() as scratch, make_engine(args.engine, args.workers, args.address) as engine:
+        asked = job.Job(
+            inputs=tuple(args.inputs),
+            output=Path(args.output or scratch),
+            parameters=parameters,
+            options=options,
+            write="nothing" if args.dry_run else "ids" if args.ids_only else "rows",
+            memory=parse_size(args.memory, "--memory"),
+            index=Path(args.index) if args.index else None,
+        )
+        statistics = job.run(asked, engine)
+        for line in summary(statistics):
+            print(line)
+        if args.output:
+            print(f"written to {args.output}; see codeshell report {args.output}")
     return 0
 
 
-def documents(name: str, settings: Any) -> Iterator[tuple[str, bytes, str]]:
-    """Yield (id, text, reason) of one input; `reason` is empty if the text counts."""
-    from codeshell.data import readers, walk
+def summary(statistics: dict[str, Any]) -> list[str]:
+    """What the command prints of `stats.json`."""
+    kept, documents = statistics["kept"], statistics["documents"]
+    lines = [
+        f"{documents:,} documents, {statistics['bytes'] / 1e6:,.1f} MB",
+        f"{kept:,} stay ({statistics['kept_bytes'] / 1e6:,.1f} MB); {statistics['duplicates']:,} are near duplicates of "
+        f"{statistics['clusters']:,} of them, {statistics['same']:,} with equal shingles; the largest cluster has "
+        f"{statistics['largest_cluster']:,}",
+        f"{statistics['candidate_pairs']:,} pairs compared, {statistics['verified_pairs']:,} at the threshold of "
+        f"{statistics['threshold']:g} or above",
+    ]
+    if statistics["left_out"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["left_out"].items())
+        lines.append(f"not compared: {reasons}")
+    if statistics.get("repeated_ids"):
+        lines.append(f"{statistics['repeated_ids']:,} ids occur again; rows are told apart by (shard, row)")
+    if "index" in statistics:
+        index = statistics["index"]
+        lines.append(f"index: {index['before']:,} documents before, {index['added']:,} added")
+    return lines
+
+
+def parse_size(text: str, name: str) -> int:
+    """'2GiB', '500MB' or '1073741824' as bytes."""
     from codeshell.errors import UserError
 
-    kind = readers.kind_of(name)
-    if kind == "parquet":
-        groups = range(len(readers.parquet_groups(name, settings)))
-        for row in readers.parquet_rows(name, groups, settings):
-            yield name + row.place, row.text, row.reason
-    elif kind == "jsonl":
-        readers.jsonl_check(name, settings)
-        for row in readers.jsonl_rows(name, 0, None, settings):
-            yield name + row.place, row.text, row.reason
-    elif Path(name).is_dir():
-        for found in walk.walk(name, max_file_bytes=settings.max_file_bytes, vendored=settings.vendored):
-            path = f"{name.rstrip('/')}/{found.path}"
-            text, reason = (b"", found.reason) if found.reason else readers.read_file(path, settings.max_file_bytes)
-            yield path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), text, reason
-    elif Path(name).is_file():
-        text, reason = readers.read_file(name, settings.max_file_bytes)
-        yield name, text, reason
-    else:
-        raise UserError(f"{name}: no such file or folder; mend the path")
-
-
-def _batches(rows: Iterator[tuple[str, bytes, str]], left_out: Any) -> Iterator[list[tuple[str, bytes]]]:
-    """The documents of an input in batches of `BATCH_BYTES`; those with a reason, or not UTF-8, are counted."""
-    batch: list[tuple[str, bytes]] = []
-    size = 0
-    for identity, text, reason in rows:
-        if not reason and not _is_utf8(text):
-            reason = "bad_utf8"
-        if reason:
-            left_out[reason] += 1
-            continue
-        batch.append((identity, text))
-        size += len(text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _is_utf8(text: bytes) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if not found:
+        raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
+    size = int(float(found[1]) * UNITS[(found[2] or "").lower()])
+    if size < 64 << 20:
+        raise UserError(f"{name}: {text} is too little; give 64MiB or more")
+    return size

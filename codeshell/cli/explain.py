@@ -1,49 +1,89 @@
-"""`codeshell explain`: what happened to a document."""
+"""`codeshell explain`: what happened to a document of a run, or of a `codeshell dedup`."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from codeshell.report.pairs import DedupPairs
 
 HELP = "say why a document is in the corpus or not: split, or stage, rule, value and limit"
+
+SIMILAR = 20
+"""Dropped documents listed of one that stayed."""
+CANDIDATES = 5
+"""Ids named when a key fits none, or several."""
+DIFF_LINES = 20_000
+"""Lines of each text that `--diff` compares."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  codeshell explain json/decoder.py --run runs/demo\n"
-        "  codeshell explain 0cc175b9c0f1b6a8 --run runs/demo\n"
-        "A path may be given by its end; an id (the MD5 of the text) by its first 8 digits or more."
+        "  codeshell explain 0cc175b9c0f1b6a8 --run runs/demo --diff\n"
+        "  codeshell explain decoder.py --dedup duplicates --diff\n"
+        "Of a run, a path may be given by its end; an id (the MD5 of the text) by its first 8 digits or more. Of a\n"
+        "codeshell dedup, an id may be given by its end behind a slash, or any part that no other id has."
     )
     parser.add_argument("document", metavar="ID-OR-PATH", help="an id or its beginning, or the end of a path")
-    parser.add_argument("--run", default="runs/demo", metavar="DIR", help="the run's directory (default: runs/demo)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--run", default="runs/demo", metavar="DIR", help="the run's directory (default: runs/demo)")
+    where.add_argument("--dedup", metavar="DIR", help="the directory that codeshell dedup wrote to")
+    parser.add_argument(
+        "--diff", action="store_true", help="of a near duplicate, print how it differs from the kept one"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a document")
 
 
 def main(args: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
+    # What is not UTF-8 in an argument, as ids and paths show it.
+    key = args.document.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    words: Callable[[dict[str, Any]], str]
+    if args.dedup is not None:
+        rows, words = _answers(Path(args.dedup), key, args.diff), describe_duplicate
+    else:
+        rows, words = _rows(Path(args.run), key, args.diff), describe
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False) if args.json else words(row))
+        if args.diff and not args.json:
+            print(_shown(row["diff"]) if row["diff"] is not None else "  no diff: no two texts to compare here")
+    return 0
+
+
+def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
+    """The rows of a run that fit the key, those that stay first; with `diff` under that name."""
     from codeshell.data import provenance
     from codeshell.errors import UserError
+    from codeshell.report import read
 
-    run = Path(args.run)
     if not (run / "collect").is_dir():
         raise UserError(f"{run}: not a run's directory (no collect/ in it); give one with --run")
-    kept, dropped = provenance.find(run, args.document)
-    if not kept and not dropped:
-        raise UserError(
-            f"{args.document}: no such document in {run}; give an id of 8 digits or more, or the end of a path"
-        )
-    for row in kept + dropped:
-        print(json.dumps(row, ensure_ascii=False) if args.json else describe(row))
-    return 0
+    kept, dropped = provenance.find(run, key)
+    rows = kept + dropped
+    if not rows:
+        raise UserError(f"{key}: no such document in {run}; give an id of 8 digits or more, or the end of a path")
+    if diff:
+        texts = read.documents(run, {row[name] for row in dropped for name in ("id", "kept_id") if row["kept_id"]})
+        for row in rows:
+            kept_row, dropped_row = texts.get(str(row.get("kept_id"))), texts.get(str(row["id"]))
+            row["diff"] = None
+            if kept_row and dropped_row:
+                row["diff"] = unified(kept_row["text"], dropped_row["text"], row["kept_path"], row["path"])
+    return rows
 
 
 def describe(row: dict[str, Any]) -> str:
     """A few lines on one document that `provenance.find` returned."""
     size = f"{row['bytes']:,} bytes" if row["bytes"] is not None else "unknown size"
-    lines = [f"{row['path']}  ({', '.join(filter(None, (row['repo'], row['language'], size)))})"]
+    lines = [f"{_line(row['path'])}  ({', '.join(map(_line, filter(None, (row['repo'], row['language'], size))))})"]
     if row["id"]:
         lines.append(f"  id       {row['id']}")
     if "split" in row:
@@ -56,5 +96,160 @@ def describe(row: dict[str, Any]) -> str:
             reason += f" against a limit of {row['limit']:g}"
     lines.append(reason)
     if row["kept_id"]:
-        lines.append(f"  in favour of  {row['kept_path']}  ({row['kept_repo']}, id {row['kept_id']})")
+        lines.append(f"  in favour of  {_line(row['kept_path'])}  ({_line(row['kept_repo'])}, id {row['kept_id']})")
     return "\n".join(lines)
+
+
+def _answers(directory: Path, key: str, diff: bool) -> list[dict[str, Any]]:
+    """What a `codeshell dedup` did with the document that the key means; several only if they have the same id."""
+    import pyarrow.compute as pc
+
+    from codeshell.report.pairs import DedupPairs
+
+    source = DedupPairs(directory)
+    table = source.columns("id", "kept_id", "jaccard", "cluster_size")
+    identity = resolve(key, directory, table)
+    common = {"id": identity, "threshold": source.threshold, "keep_order": source.parameters.get("keep_order")}
+    answers: list[dict[str, Any]] = []
+    for row in pc.indices_nonzero(pc.equal(table["id"], identity)).to_pylist():
+        found = {name: table[name][row].as_py() for name in ("kept_id", "jaccard", "cluster_size")}
+        answers.append({"status": "dropped"} | common | found)
+        if diff:
+            answers[-1]["diff"] = _diff_of(source, row)
+    if not answers:
+        similar = table.filter(pc.equal(table["kept_id"], identity)).select(["id", "jaccard"])
+        listed = similar.sort_by([("jaccard", "descending"), ("id", "ascending")]).slice(0, SIMILAR).to_pylist()
+        answers.append({"status": "kept"} | common | {"dropped_for_it": similar.num_rows, "most_alike": listed})
+        if diff:
+            answers[-1]["diff"] = None
+    return answers
+
+
+def resolve(key: str, directory: Path, table: pa.Table) -> str:
+    """The one id that the key means: equal to it, or else ending in it (first behind a slash), or else containing it.
+
+    Raises:
+        UserError: several ids fit equally well, or none does; the line names some.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from codeshell.data.shards import read_table
+    from codeshell.errors import UserError
+
+    columns = [table["id"], table["kept_id"]]
+    if (directory / "kept.parquet").exists():
+        columns.append(read_table(directory / "kept.parquet", ["id"])["id"])
+
+    def fitting(matches: Any) -> list[str]:
+        parts = [column.filter(matches(column)).unique() for column in columns]
+        return sorted(set(pa.chunked_array([*parts, pa.array([], pa.string())]).to_pylist()))
+
+    for matches in (
+        lambda column: pc.equal(column, key),
+        lambda column: pc.ends_with(column, "/" + key),
+        lambda column: pc.ends_with(column, key),
+        lambda column: pc.match_substring(column, key),
+    ):
+        found = fitting(matches) if key else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{_line(key)}: {len(found):,} documents fit: {_some(found)}; give more of the id")
+    near = _near(key, fitting)
+    also = f"; near it: {_some(near)}" if near else ""
+    raise UserError(
+        f"{_line(key)}: neither dropped nor kept for a dropped one in {directory}; "
+        f"if it was in the inputs, it stayed and resembles none{also}"
+    )
+
+
+def _near(key: str, fitting: Any) -> list[str]:
+    """Ids that share a word of the key, the longest that any has, or a word's beginning; the most alike first."""
+    import difflib
+    import re
+
+    import pyarrow.compute as pc
+
+    words = sorted(re.findall(r"\w{3,}", key), key=len, reverse=True)
+    for part in dict.fromkeys([*words, *(word[:length] for length in (5, 3) for word in words)]):
+        found = fitting(lambda column, part=part: pc.match_substring(column, part, ignore_case=True))
+        # Compared is the end of an id, as long as the key; of very many ids the first, so that it takes no time.
+        ends = {one[-len(key) :]: one for one in found[:2000]}
+        if ends:
+            return [ends[end] for end in difflib.get_close_matches(key, ends, CANDIDATES, cutoff=0.0)]
+    return []
+
+
+def _diff_of(source: DedupPairs, row: int) -> str | None:
+    """The diff of pair `row`; None if a text cannot be read any more."""
+    import numpy as np
+
+    (pair,) = source.pairs(np.array([row], np.int64))
+    texts = source.texts({pair.kept.key, pair.dropped.key})
+    kept, dropped = texts.get(pair.kept.key), texts.get(pair.dropped.key)
+    if kept is None or dropped is None:
+        return None
+    return unified(kept.text, dropped.text, str(pair.kept.id), str(pair.dropped.id))
+
+
+def describe_duplicate(answer: dict[str, Any]) -> str:
+    """A few lines on one answer about a `codeshell dedup`."""
+    lines = [_line(answer["id"])]
+    threshold = f"a threshold of {answer['threshold']:g}" if answer["threshold"] is not None else "the threshold"
+    order = f"keep order: {_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
+    if answer["status"] == "dropped":
+        lines.append(f"  dropped  {_jaccard(answer['jaccard'])} against {threshold}")
+        lines.append(f"  in favour of  {_line(answer['kept_id'])}")
+        lines.append(f"  cluster  of {answer['cluster_size']:,} documents, of which one stays ({order})")
+        return "\n".join(lines)
+    count = answer["dropped_for_it"]
+    if not count:
+        lines.append(f"  kept     resembles no other document by {threshold}")
+        return "\n".join(lines)
+    lines.append(f"  kept     {count:,} document{'s' if count > 1 else ''} dropped for it by {threshold} ({order})")
+    lines += [f"    {_jaccard(one['jaccard'])}  {_line(one['id'])}" for one in answer["most_alike"]]
+    if count > len(answer["most_alike"]):
+        lines.append(f"    and {count - len(answer['most_alike']):,} more")
+    return "\n".join(lines)
+
+
+def _jaccard(value: float | None) -> str:
+    return "Jaccard not computed" if value is None else f"Jaccard {value:.4f}"
+
+
+def unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> str:
+    """The unified diff of two texts, of their first `DIFF_LINES` lines."""
+    return "\n".join(_unified(kept, dropped, kept_name, dropped_name))
+
+
+def _unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> Iterator[str]:
+    import difflib
+
+    if kept == dropped:
+        yield "The texts are equal."
+        return
+    before, after = kept.split("\n"), dropped.split("\n")
+    names = f"{_line(kept_name)} (kept)", f"{_line(dropped_name)} (dropped)"
+    yield from difflib.unified_diff(before[:DIFF_LINES], after[:DIFF_LINES], *names, lineterm="")
+    if max(len(before), len(after)) > DIFF_LINES:
+        yield f"(only the first {DIFF_LINES:,} lines of each text were compared)"
+
+
+def _shown(text: str) -> str:
+    """Foreign text for a terminal: control characters could move its cursor, and overrides turn code around."""
+    from codeshell.report.format import show_controls
+
+    return show_controls(text)
+
+
+def _line(text: Any) -> str:
+    """The same for one line, whatever a path has in it."""
+    return _shown(str(text)).replace("\n", "[U+000A]").replace("\t", "[U+0009]")
+
+
+def _some(identities: list[str]) -> str:
+    from codeshell.report.format import cut
+
+    more = f" and {len(identities) - CANDIDATES:,} more" if len(identities) > CANDIDATES else ""
+    return ", ".join(_line(cut(one)) for one in identities[:CANDIDATES]) + more

@@ -1,10 +1,10 @@
-"""`codeshell report`: render the report of a run again."""
+"""`codeshell report`: render the report of a run again, or of a `codeshell dedup`."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "render the HTML report of a run again; sections of stages that have not run say so"
+HELP = "render the HTML report of a run again, or of what codeshell dedup wrote"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,9 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  codeshell report runs/demo\n"
         "  codeshell report runs/demo -o /tmp/report.html\n"
-        "The page needs no network and no other file. A run that is still going can be reported too."
+        "  codeshell report duplicates\n"
+        "The page needs no network and no other file. A run that is still going can be reported too: sections of\n"
+        "stages that have not run say so."
     )
-    parser.add_argument("run", metavar="RUN", help="the directory of a run")
+    parser.add_argument("run", metavar="RUN", help="the directory of a run, or the -o of codeshell dedup")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
 
 
@@ -22,14 +24,14 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from codeshell.errors import UserError
-    from codeshell.report.stage import write
+    from codeshell.report import dedup, stage
 
     run = Path(args.run)
     if not run.is_dir():
-        raise UserError(f"{run}: no such directory; give the directory of a codeshell run")
+        raise UserError(f"{run}: no such directory; give the directory of a codeshell run or dedup")
     output = Path(args.output) if args.output else run / "report.html"
     if output.is_dir():
         raise UserError(f"{output}: is a directory; give a file name")
-    write(run, output)
+    (dedup if dedup.is_output(run) else stage).write(run, output)
     print(output)
     return 0

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
 
     from codeshell import pipeline, recipe, train
     from codeshell.engine import LocalEngine
-    from codeshell.engine.files import make_directory, read_json, write_json
+    from codeshell.engine.files import lock, make_directory, read_json, write_json
     from codeshell.errors import UserError
 
     settings = recipe.load(args.recipe, args.set)
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
             f"{directory / 'tokens'}: no such directory, so there is nothing to train on; "
             f"`codeshell run {args.recipe} -o {directory} --until tokens` makes it"
         )
-    with pipeline.lock(directory):
+    with lock(directory):
         home = make_directory(directory / "train")
         # The key that `codeshell run` compares, so that it takes this training for its own and goes on to evaluate.
         stage = next(stage for stage in pipeline.STAGES if stage.name == "train")

@@ -1,13 +1,12 @@
 """Near duplicates, as a stage: `filter/kept-*` to `neardup/kept-*` and `neardup/dropped-*`.
 
-Shards are signed in parallel (band keys, 168 bytes a document at 21 bands). Then one pass over the corpus in its order
-decides (`dedup.Decider`): only documents that share a band key with another are read again. Memory of that pass: the
-rows without their texts, the band keys, and 8 bytes a distinct shingle of the kept candidates.
-The outcome depends on the order of the documents alone, not on shards or workers.
+The search is `data.dedup.search`; its files lie in `neardup/work` while it lasts. The outcome depends on the order of
+the documents alone, not on shards or workers.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,26 +16,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell.data.dedup import Decider, TextBuffers, band_keys, check_parameters, text_buffers
+from codeshell.data.dedup.batches import Batch
+from codeshell.data.dedup.parameters import Parameters
+from codeshell.data.dedup.search import Search, search
 from codeshell.data.provenance import DROPPED
 from codeshell.data.shards import KEPT, list_shards, read_kept, read_table, shard_path, write_table
 from codeshell.data.totals import by_language, totals
-from codeshell.engine import Engine, map_shards
-from codeshell.engine.files import atomic_path, make_directory
-from codeshell.engine.progress import Progress
+from codeshell.engine import Engine
+from codeshell.engine.files import make_directory
 from codeshell.errors import UserError
-from codeshell.recipe import NearDedup, Recipe
+from codeshell.recipe import Recipe
+
+COUNTS = ("same", "candidate_pairs", "verified_pairs", "large_groups")
+"""Of the search's counts, those that the stage reports."""
 
 
 @dataclass(frozen=True)
-class SignTask:
-    """One shard to sign."""
+class KeptShard:
+    """The documents that one `kept-NNNNN.parquet` names."""
 
     collect: Path
     kept: Path
-    keys: Path
-    settings: NearDedup
-    seed: int
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -46,8 +46,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         UserError: the filter stage left nothing to read, or bands x rows is impossible.
     """
     settings = recipe.near_dedup
+    parameters = Parameters(
+        threshold=settings.threshold, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=recipe.seed
+    )
     try:
-        check_parameters(bands=settings.bands, rows=settings.rows, seed=recipe.seed)
+        parameters.check()
     except ValueError as error:
         raise UserError(f"near_dedup: {error}; choose other settings") from None
     output = make_directory(directory / "neardup")
@@ -55,81 +58,29 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     if not sources:
         raise UserError(f"{directory / 'filter'}: no kept-*.parquet here; run the filter stage first")
     shards = [read_table(path).select(KEPT.names).cast(KEPT) for path in sources]
-    counts = {"candidate_pairs": 0, "verified_pairs": 0, "capped_keys": 0}
+    matches = np.full(sum(shard.num_rows for shard in shards), -1, np.int64)
+    jaccard = np.zeros(len(matches))
+    counts = dict.fromkeys(COUNTS, 0)
     if settings.enabled:
-        keys = _sign(recipe, directory, sources, engine)
-        matches, jaccard, counts = _decide(settings, directory / "collect", sources, keys)
-    else:
-        matches = np.full(sum(shard.num_rows for shard in shards), -1, np.int64)
-        jaccard = np.zeros(len(matches))
-    return _write(output, shards, matches, jaccard, settings.threshold) | counts
+        work = make_directory(output / "work")
+        tasks = [KeptShard(directory / "collect", path) for path in sources]
+        found = search(Search(tasks, read_shard, work, parameters), engine)
+        matches[found.decisions.dropped] = found.decisions.kept
+        jaccard[found.decisions.dropped] = found.decisions.jaccard
+        counts |= {name: found.counts.get(name, 0) for name in COUNTS}
+    statistics = _write(output, shards, matches, jaccard, settings.threshold) | counts
+    if settings.enabled:
+        shutil.rmtree(work)
+    return statistics
 
 
-def _sign(recipe: Recipe, directory: Path, sources: list[Path], engine: Engine) -> list[NDArray[np.uint64]]:
-    output = directory / "neardup"
-    tasks = [
-        SignTask(directory / "collect", kept, output / f"keys-{i:05d}.npy", recipe.near_dedup, recipe.seed)
-        for i, kept in enumerate(sources)
-    ]
-    map_shards(engine, output, "sign", sign_shard, tasks)
-    return [np.load(task.keys) for task in tasks]
-
-
-def sign_shard(task: SignTask) -> dict[str, Any]:
-    """Write the band keys of one shard, (documents, bands) uint64."""
-    settings = task.settings
-    parts = [np.empty((0, settings.bands), np.uint64)]
-    for table in read_kept(task.collect, task.kept):
-        for piece in text_buffers(table["text"]):
-            parts.append(
-                band_keys(piece, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=task.seed)
-            )
-    keys = np.concatenate(parts)
-    with atomic_path(task.keys) as temporary, open(temporary, "wb") as file:
-        np.save(file, keys)
-    return {"documents": len(keys)}
-
-
-def shared_keys(keys: list[NDArray[np.uint64]]) -> NDArray[np.bool_]:
-    """Which documents share a band key with another one: (documents,), from the (documents, bands) of all shards."""
-    shared = np.zeros(sum(len(shard) for shard in keys), np.bool_)
-    for band in range(keys[0].shape[1]):
-        column = np.concatenate([shard[:, band] for shard in keys])
-        order = np.argsort(column)
-        equal = column[order[1:]] == column[order[:-1]]
-        shared[order[1:][equal]] = True
-        shared[order[:-1][equal]] = True
-    return shared
-
-
-def _decide(
-    settings: NearDedup, collect: Path, sources: list[Path], keys: list[NDArray[np.uint64]]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], dict[str, int]]:
-    """The kept document (its position in the corpus; -1: kept) and Jaccard of every document, and the counts."""
-    decider = Decider(ngram=settings.ngram, bands=settings.bands, threshold=settings.threshold)
-    candidates = np.split(shared_keys(keys), np.cumsum([len(shard) for shard in keys])[:-1])
-    matches, jaccard = [np.empty(0, np.int64)], [np.empty(0, np.float64)]
-    with Progress("neardup", total=len(sources), unit="shards") as progress:
-        for source, shard_keys, candidate in zip(sources, keys, candidates, strict=True):
-            for piece, first in _pieces(collect, source, candidate):
-                rows = slice(first, first + len(piece))
-                found, value = decider.add(piece, shard_keys[rows], candidate[rows])
-                matches.append(found)
-                jaccard.append(value)
-            progress.advance(1)
-    return np.concatenate(matches), np.concatenate(jaccard), decider.counts
-
-
-def _pieces(collect: Path, source: Path, candidate: NDArray[np.bool_]) -> Iterator[tuple[TextBuffers, int]]:
-    """The texts of a shard and the row that each piece begins with; empty texts if none of them is a candidate."""
-    if not candidate.any():
-        yield TextBuffers(b"", np.zeros(len(candidate) + 1, np.int64)), 0
-        return
+def read_shard(shard: KeptShard, wanted: frozenset[str]) -> Iterator[Batch]:
+    """A `dedup.signed.Reader`: the texts of one shard by row groups."""
     first = 0
-    for table in read_kept(collect, source):
-        for piece in text_buffers(table["text"]):
-            yield piece, first
-            first += len(piece)
+    for table in read_kept(shard.collect, shard.kept):
+        rows = np.arange(first, first + table.num_rows, dtype=np.int64)
+        first += table.num_rows
+        yield Batch(rows=rows, texts=table["text"].combine_chunks(), ids=None, order=None, left_out={})
 
 
 def _write(

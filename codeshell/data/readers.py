@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ TEXT_COLUMN_REMEDY = "set collect.text_column (codeshell dedup: --text-column)"
 
 BATCH_ROWS = 256
 """Rows of a Parquet file in memory at once: at most 256 texts."""
+
+PARQUET_BUFFER = 1 << 20
+"""Bytes read at a time of a column chunk."""
 
 NUL_BYTES = 8192
 """A zero byte within this makes a file binary, as git judges."""
@@ -110,11 +114,29 @@ def open_binary(path: str) -> IO[bytes]:
         return open(path, "rb")
     import fsspec
 
-    try:
+    with driver(path):
         file: IO[bytes] = fsspec.open(path, "rb").open()
+        return file
+
+
+@contextlib.contextmanager
+def driver(url: str) -> Iterator[None]:
+    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`."""
+    try:
+        yield
     except (ImportError, ValueError) as error:
-        raise UserError(f"{path}: {error}; install the fsspec driver for this kind of URL") from None
-    return file
+        raise UserError(f"{url}: {error}; install the fsspec driver for this kind of URL") from None
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, to be read a page at a time; what is wrong with it is a `UserError` that names it.
+
+    Column chunks are not read ahead or whole: a row group may be larger than the memory.
+    """
+    with damage(path), contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_binary(path)) if is_url(path) else path
+        yield stack.enter_context(pq.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False))
 
 
 def parquet_groups(path: str, columns: Collect) -> list[int]:
@@ -157,7 +179,7 @@ def parquet_rows(path: str, groups: range, columns: Collect) -> Iterator[Row]:
 
 def jsonl_check(path: str, columns: Collect) -> None:
     """Look at the first line: a record without the text column is a `UserError` that names the columns there are."""
-    with damage(path), _open_lines(path) as file:
+    with damage(path), open_lines(path) as file:
         for _, line in _lines(file, 0, None, _longest_line(columns)):
             record = _decode(line)
             if isinstance(record, dict) and columns.text_column not in record:
@@ -167,7 +189,7 @@ def jsonl_check(path: str, columns: Collect) -> None:
 
 def jsonl_rows(path: str, start: int, end: int | None, columns: Collect) -> Iterator[Row]:
     """The records of the lines that begin in bytes [start, end); `end` None is the end of the file."""
-    with damage(path), _open_lines(path) as file:
+    with damage(path), open_lines(path) as file:
         for offset, line in _lines(file, start, end, _longest_line(columns)):
             place = f"@{offset}"
             if line is None:
@@ -190,6 +212,46 @@ def jsonl_rows(path: str, start: int, end: int | None, columns: Collect) -> Iter
                 place,
                 columns,
             )
+
+
+def jsonl_records(path: str, limit: int, longest: int) -> Iterator[dict[str, Any]]:
+    """The objects among the first `limit` lines (blank ones not counted)."""
+    with damage(path), open_lines(path) as file:
+        for _, line in itertools.islice(_lines(file, 0, None, longest), limit):
+            record = _decode(line)
+            if isinstance(record, dict):
+                yield record
+
+
+def numbered_lines(
+    path: str, start: int, end: int | None, longest: int
+) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield (number, byte, line) of the lines in bytes [start, end), blank ones too; None for a line over `longest`.
+
+    A line begins at `start`; numbers begin with 0 there. `end` None is the end of the file.
+    """
+    with damage(path), open_lines(path) as file:
+        if start:
+            file.seek(start)
+        number, offset = 0, start
+        while end is None or offset < end:
+            line = file.readline(longest + 1)
+            if not line:
+                return
+            length = len(line)
+            if length > longest and not line.endswith(b"\n"):
+                length += _skip_line(file)
+                yield number, offset, None
+            else:
+                yield number, offset, line
+            number += 1
+            offset += length
+
+
+def decode_record(line: bytes) -> dict[str, Any] | None:
+    """The object that a line of JSONL holds, if it does."""
+    record = _decode(line)
+    return record if isinstance(record, dict) else None
 
 
 def is_packed(path: str) -> bool:
@@ -227,7 +289,8 @@ def _longest_line(columns: Collect) -> int:
 
 
 @contextlib.contextmanager
-def _open_lines(path: str) -> Iterator[IO[bytes]]:
+def open_lines(path: str) -> Iterator[IO[bytes]]:
+    """A JSONL file, unpacked if its name says that it is packed."""
     with open_binary(path) as raw:
         if is_packed(path):
             # Arrow's stream, because it goes on over concatenated frames and refuses a truncated one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -15,20 +16,45 @@ from codeshell.errors import UserError
 TEMPORARY = ".partial"
 """Ending of a file that is being written. A stage that starts may delete any such file below its directory."""
 
+_attempt = 0
+
+
+@contextlib.contextmanager
+def attempt(number: int) -> Iterator[None]:
+    """Within the block this process writes as attempt `number` (from 0) of a task that may run twice at a time.
+
+    Temporary names are then other ones in every attempt: one that was thought dead, on a machine that lost its
+    connection, cannot spoil the file of its successor. They write the same bytes.
+    """
+    global _attempt
+    before, _attempt = _attempt, number
+    try:
+        yield
+    finally:
+        _attempt = before
+
+
+def _temporary(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}{TEMPORARY}" if number else path.name + TEMPORARY)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends well, delete it if not.
 
-    A full or read-only disk becomes a `UserError` that names the file.
+    What earlier attempts (`attempt`) left of it goes too. A full or read-only disk becomes a `UserError` that names the
+    file.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + TEMPORARY)
+    number = _attempt
+    temporary = _temporary(path, number)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        for earlier in range(number):
+            remove_quietly(_temporary(path, earlier))
     except OSError as error:
         remove_quietly(temporary)
         raise disk_error(error, path) from error
@@ -67,6 +93,29 @@ def make_directory(path: str | Path) -> Path:
     except OSError as error:
         raise disk_error(error, path) from error
     return path
+
+
+@contextlib.contextmanager
+def lock(directory: Path, name: str = "run.lock") -> Iterator[None]:
+    """Hold a directory for this process; the system lets go of it however the process ends."""
+    path = directory / name
+    try:
+        file = open(path, "a+")  # noqa: SIM115 (closed below; only the opening is translated)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"{directory}: another run (process {owner}) is using it; wait for it or choose another directory"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def remove_quietly(path: Path) -> None:

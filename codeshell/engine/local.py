@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -27,38 +28,74 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what the engine holds (processes, a cluster's connection); a later `map` takes it again."""
+        ...
+
 
 class LocalEngine:
-    """Worker processes on this machine; with one worker (or one item) everything runs in this process."""
+    """Worker processes on this machine; with one worker (or one item) everything runs in this process.
+
+    The processes are started by the first `map` that needs them and serve the later ones too (a start costs half a
+    second of imports); `close` ends them.
+    """
 
     def __init__(self, workers: int = 0) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
+        self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         if self.workers == 1 or len(items) <= 1:
             for item in items:
                 yield function(item)
             return
-        # forkserver: workers start clean of our threads (tokenizers, torch and Arrow start some), so none can
-        # inherit a lock that is held.
-        context = multiprocessing.get_context("forkserver")
-        count = min(self.workers, len(items))
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
-            pending: deque[Future[Result]] = deque()
-            waiting = iter(items)
-            try:
-                # Twice the workers in flight, not all of them: results come back in order and do not pile up.
-                for item in waiting:
-                    pending.append(pool.submit(function, item))
-                    if len(pending) >= 2 * count:
-                        yield pending.popleft().result()
-                while pending:
+        pool = self._start()
+        pending: deque[Future[Result]] = deque()
+        try:
+            # Twice the workers in flight, not all of them: results come back in order and do not pile up.
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 2 * self.workers:
                     yield pending.popleft().result()
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    "a worker process died (killed, or out of memory); run again to resume, with fewer --workers "
-                    "if memory is short"
-                ) from error
-            finally:
-                for future in pending:
-                    future.cancel()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise RuntimeError(
+                "a worker process died (killed, or out of memory); run again to resume, with fewer --workers "
+                "if memory is short"
+            ) from error
+        except KeyboardInterrupt:
+            self._kill()
+            raise
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the worker processes, after what they are doing now."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # forkserver: workers start clean of our threads (tokenizers, torch and Arrow start some), so none can
+            # inherit a lock that is held.
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("forkserver"))
+        return self._pool
+
+    def _kill(self) -> None:
+        # An interrupt waits for nobody: files are written whole or not at all, so a killed worker leaves none half.
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+            self.close()

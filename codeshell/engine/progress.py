@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 LOG_SECONDS = 15.0
 """Between two lines of a log that is not a terminal."""
@@ -36,6 +39,12 @@ class Progress:
         elif time.monotonic() - self.shown >= LOG_SECONDS:
             self.shown = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield the items; each counts as done when the next one is asked for."""
+        for item in items:
+            yield item
+            self.advance(1)
 
     def line(self) -> str:
         """The state as one line of a log."""

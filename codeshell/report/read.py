@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from codeshell.data.provenance import DROPPED
 from codeshell.data.shards import list_shards
@@ -85,48 +87,22 @@ def examples(run: Path, stage: str, each: int) -> dict[str, list[Row]]:
     chosen: dict[str, list[tuple[int, int, Row]]] = {}
     seen = 0
     for batch in dropped_batches(run, stage):
-        for row in batch.to_pylist():
-            name = f"{row['repo']}\0{row['path']}".encode("utf-8", "replace")
-            rank = -int.from_bytes(md5(name, usedforsecurity=False).digest()[:8])
-            heap = chosen.setdefault(str(row["rule"]), [])
-            seen += 1
+        names = zip(*(batch.column(name).to_pylist() for name in ("repo", "path", "rule")), strict=True)
+        for index, (repo, path, rule) in enumerate(names):
+            name = f"{repo}\0{path}".encode("utf-8", "replace")
             # A min-heap of negated hashes keeps the lowest hashes; `seen` breaks ties, for rows have no order.
-            if len(heap) < each:
-                heapq.heappush(heap, (rank, -seen, row))
-            else:
-                heapq.heappushpop(heap, (rank, -seen, row))
+            seen += 1
+            rank = (-int.from_bytes(md5(name, usedforsecurity=False).digest()[:8]), -seen)
+            heap = chosen.setdefault(str(rule), [])
+            if len(heap) == each and rank < heap[0][:2]:
+                continue
+            (row,) = batch.slice(index, 1).to_pylist()
+            (heapq.heappush if len(heap) < each else heapq.heapreplace)(heap, (*rank, row))
     return {rule: [entry[2] for entry in sorted(heap, reverse=True, key=_order)] for rule, heap in chosen.items()}
 
 
 def _order(entry: tuple[int, int, Row]) -> tuple[int, int]:
     return entry[:2]
-
-
-def cluster_sizes(run: Path, limit: int) -> tuple[list[tuple[str, int]], dict[int, int]]:
-    """The kept documents with the most near duplicates, and how many clusters have each number of drops.
-
-    Returns:
-        `limit` pairs (kept id, documents dropped for it), largest first, ties by id; and {drops: clusters}.
-    """
-    columns = [batch.column(0) for batch in dropped_batches(run, "neardup", ["kept_id"])]
-    if not columns:
-        return [], {}
-    counts = pc.value_counts(pa.chunked_array(columns))
-    ids, sizes = counts.field("values"), counts.field("counts")
-    histogram = {row["values"]: row["counts"] for row in pc.value_counts(sizes).to_pylist()}
-    table = pa.table({"id": ids, "size": sizes}).filter(pc.is_valid(ids))
-    order = pc.select_k_unstable(table, limit, [("size", "descending"), ("id", "ascending")])
-    return [(row["id"], row["size"]) for row in table.take(order).to_pylist()], histogram
-
-
-def members(run: Path, kept: Iterable[str], each: int) -> dict[str, list[Row]]:
-    """For every kept id, `each` of the drops it caused, those with the lowest ids (MD5 of the text, so a fair draw)."""
-    result: dict[str, list[Row]] = {identity: [] for identity in kept}
-    wanted = pa.array(list(result), pa.string())
-    for batch in dropped_batches(run, "neardup"):
-        for row in batch.filter(pc.is_in(batch.column("kept_id"), wanted)).to_pylist():
-            result[row["kept_id"]].append(row)
-    return {identity: sorted(rows, key=_identity)[:each] for identity, rows in result.items()}
 
 
 def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int) -> list[Row]:
@@ -143,9 +119,12 @@ def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int
     return list(rows.values())[:limit]
 
 
-def texts(run: Path, identities: set[str]) -> dict[str, str]:
-    """The texts of some documents: the id columns are scanned, and only row groups with a wanted id are read."""
-    found: dict[str, str] = {}
+def documents(run: Path, identities: set[str]) -> dict[str, Row]:
+    """Id, text, language and bytes of some documents by id, those that are there.
+
+    The id columns are scanned, and only row groups with a wanted id are read.
+    """
+    found: dict[str, Row] = {}
     for path in list_shards(run / "collect", "documents"):
         if len(found) == len(identities):
             break
@@ -156,13 +135,30 @@ def texts(run: Path, identities: set[str]) -> dict[str, str]:
                 mask = pc.is_in(file.read_row_group(group, columns=["id"])["id"], wanted)
                 if not pc.any(mask).as_py():
                     continue
-                rows = file.read_row_group(group, columns=["id", "text"]).filter(mask)
+                rows = file.read_row_group(group, columns=["id", "text", "language", "bytes"]).filter(mask)
                 for row in rows.to_pylist():
-                    found.setdefault(row["id"], row["text"])
+                    found.setdefault(row["id"], row)
         except (pa.ArrowInvalid, OSError, KeyError) as error:
             raise UserError(f"{path}: not a readable shard of documents ({error}); delete it and run again") from None
     return found
 
 
-def _identity(row: Row) -> str:
-    return str(row["id"])
+def parquet_rows(path: Path, rows: NDArray[np.int64]) -> list[Row]:
+    """Some rows of a Parquet file, ascending and each once: only the row groups that hold them are read.
+
+    Raises:
+        UserError: the file is not readable.
+    """
+    found: list[Row] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            first = at = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                end = int(np.searchsorted(rows, last))
+                if end > at:
+                    found += file.read_row_group(group).take(pa.array(rows[at:end] - first)).to_pylist()
+                first, at = last, end
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
+    return found

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from codeshell.report import read
-from codeshell.report.diff import compare
-from codeshell.report.format import cut, number, plain, size
+from codeshell.report.clusters import cluster_view, compare_pairs
+from codeshell.report.format import count, cut, number, plain, size
+from codeshell.report.pairs import RunPairs, run_pair
 
 EXAMPLES = 3
 """Drops shown for every rule."""
-CLUSTERS = 10
-"""Largest clusters shown."""
-CLUSTER_MEMBERS = 12
-"""Dropped documents listed of a cluster."""
-PAIRS = 6
-"""Closest calls, drawn pairs and held-out pairs shown."""
+HELD_OUT = 6
+"""Pairs shown of a held-out file and the training file that it resembled."""
+DUPLICATE_FACTS = {
+    "candidate_pairs": "candidate pairs",
+    "verified_pairs": "pairs at the threshold or above",
+    "clusters": "clusters",
+    "largest_cluster": "largest cluster",
+}
+"""Statistics of the near duplicates above the clusters, with their names."""
 TOKENIZER_FACTS = {
     "vocab_size": "vocabulary, special tokens included",
     "trained_on_bytes": "bytes trained on",
@@ -154,65 +158,23 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
 
 
 def duplicates(run: Path, stats: Statistics) -> dict[str, Any] | None:
-    """Clusters and pairs to open, each with the diff of the dropped document and the one that stayed."""
-    if stats["neardup"] is None:
+    """The cluster view of the run, and the held-out files that resembled training files as one more group."""
+    node = stats["neardup"]
+    if node is None:
         return None
-    largest, histogram = read.cluster_sizes(run, CLUSTERS)
-    listed = read.members(run, [identity for identity, _ in largest], CLUSTER_MEMBERS)
-    # Of a cluster the least alike of the listed documents is compared: it says most about what "near" lets through.
-    heads = {identity: min(rows, key=lambda row: (row["value"] or 0.0, row["id"])) for identity, rows in listed.items()}
-    lowest: list[tuple[str, str]] = [("value", "ascending"), ("id", "ascending")]
-    groups: list[tuple[str, str, list[read.Row]]] = [
-        (
-            "Closest calls",
-            "The drops with the lowest Jaccard index: where the threshold decides.",
-            read.extreme_pairs(run, "neardup", lowest, PAIRS),
-        ),
-        (
-            "A fair draw",
-            "Drops with the lowest MD5, which is as good as a random draw and the same in every run.",
-            read.extreme_pairs(run, "neardup", [("id", "ascending")], PAIRS),
-        ),
-        (
-            "Held-out files that resembled training files",
-            "Dropped from the validation and test splits, so that no score comes from a copy. The most alike first.",
-            read.extreme_pairs(run, "split", [("value", "descending"), ("id", "ascending")], PAIRS),
-        ),
-    ]
-    rows = [*heads.values(), *(row for _, _, group in groups for row in group)]
-    texts = read.texts(run, {row["id"] for row in rows} | {row["kept_id"] for row in rows})
-    clusters = [
-        _pair(heads[identity], texts) | {"size": lost, "members": listed[identity]} for identity, lost in largest
-    ]
-    return {
-        "clusters": clusters,
-        "groups": [
-            {"title": title, "about": about, "pairs": [_pair(row, texts) for row in group]}
-            for title, about, group in groups
-            if group
-        ],
-        "histogram": _buckets(histogram),
-        "facts": {
-            key: stats["neardup"].get(key)
-            for key in ("candidate_pairs", "verified_pairs", "clusters", "largest_cluster")
-            if key in stats["neardup"]
-        },
+    source = RunPairs(run)
+    closest = [("value", "descending"), ("id", "ascending")]
+    held_out = compare_pairs(source, [run_pair(row) for row in read.extreme_pairs(run, "split", closest, HELD_OUT)])
+    group = {
+        "title": "Held-out files that resembled training files",
+        "about": "Dropped from the validation and test splits, so that no score comes from a copy. Most alike first.",
+        "entries": held_out,
     }
-
-
-def _pair(row: read.Row, texts: dict[str, str]) -> dict[str, Any]:
-    kept, dropped = texts.get(row["kept_id"]), texts.get(row["id"])
-    diff = compare(kept, dropped) if kept is not None and dropped is not None else None
-    return {"row": row, "diff": diff, "size": None, "members": []}
-
-
-def _buckets(histogram: dict[int, int]) -> list[dict[str, Any]]:
-    """Clusters by how many documents each lost: 1, 2, 3 to 4, 5 to 8, and so on in powers of two."""
-    buckets: dict[int, int] = {}
-    for lost, clusters in histogram.items():
-        bucket = (lost - 1).bit_length()
-        buckets[bucket] = buckets.get(bucket, 0) + clusters
-    return [{"low": 2**bucket // 2 + 1, "high": 2**bucket, "clusters": buckets[bucket]} for bucket in sorted(buckets)]
+    return {
+        "view": cluster_view(source),
+        "held_out": [group] if held_out else [],
+        "fact_rows": [(name, count(node[key])) for key, name in DUPLICATE_FACTS.items() if key in node],
+    }
 
 
 def splits(stats: Statistics) -> dict[str, Any] | None:

@@ -1,24 +1,17 @@
-"""Render `report.html`: gather the sections, fill the template, and pin its style and script in the page's policy."""
+"""Render `report.html` of a run: gather the sections and fill the template."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from codeshell import __version__
 from codeshell.engine import Engine
 from codeshell.engine.files import make_directory, write_text
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.report import evaluation, format, read, sections, training
-from codeshell.report.charts import bar, hover_data, kept_and_dropped, line_chart
-
-HERE = Path(__file__).parent
+from codeshell.report.charts import bar, hover_data, line_chart
+from codeshell.report.page import fill, make_card, show_value
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -59,12 +52,9 @@ def render(directory: Path) -> str:
     charts = [*(trained["charts"] if trained else []), *(evaluated["charts"] if evaluated else [])]
     recipe_path = directory / "recipe.toml"
     recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.exists() else ""
-    css, js = (HERE / "style.css").read_text("utf-8"), (HERE / "script.js").read_text("utf-8")
     context = {
-        "css": Markup(css),
-        "js": Markup(js),
-        "policy": _policy(css, js),
-        "version": __version__,
+        "what": "codeshell run",
+        "directory": "the run's directory",
         "name": _name(recipe, directory),
         "started": (environment or {}).get("started"),
         "lead": _lead(stats),
@@ -72,7 +62,7 @@ def render(directory: Path) -> str:
         "funnel": sections.funnel(directory, stats),
         "collected": sections.pair(stats["collect"])["bytes"],
         "languages": sections.languages(stats),
-        "duplicates": duplicates and _duplicate_rows(duplicates),
+        "duplicates": duplicates,
         "splits": sections.splits(stats),
         "tokenizer": tokens,
         "training": trained and _training_rows(trained),
@@ -83,38 +73,7 @@ def render(directory: Path) -> str:
         "recipe": recipe,
         "chart_data": hover_data(charts),
     }
-    return format.show_controls(_template().render(context)) + "\n"
-
-
-def _template() -> jinja2.Template:
-    # StrictUndefined: a name the template has wrong is an error in the tests, not a blank in a page.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(HERE), trim_blocks=False
-    )
-    environment.globals |= {"bar": bar, "kept_and_dropped": kept_and_dropped}
-    environment.filters |= {
-        "count": format.count,
-        "short": format.short_count,
-        "size": format.size,
-        "share": format.share,
-        "duration": format.duration,
-        "plain": format.plain,
-        "words": format.words,
-        "cut": format.cut,
-        "fixed": lambda value: format.MISSING if format.number(value) is None else f"{value:.2f}",
-        "jaccard": lambda value: format.MISSING if format.number(value) is None else f"{value:.3f}",
-        "value": _value,
-    }
-    return environment.get_template("template.html")
-
-
-def _policy(css: str, js: str) -> str:
-    """Nothing may be loaded; of style and script only these two texts count, so injected ones would be dead."""
-    pins = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js)]
-    return (
-        f"default-src 'none'; style-src 'sha256-{pins[0]}'; script-src 'sha256-{pins[1]}'; img-src data:; "
-        "connect-src 'none'; base-uri 'none'; form-action 'none'"
-    )
+    return fill("template.html", context)
 
 
 def _name(recipe: str, directory: Path) -> str:
@@ -160,7 +119,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
             f"{format.count(there['documents'])} documents in {languages} languages",
             f"{format.count(left_out)} files left out (binary, too large, not code …)",
         ]
-        cards.append(_card("Read", format.size(there["bytes"]), lines))
+        cards.append(make_card("Read", format.size(there["bytes"]), lines))
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     if collect is not None and final is not None:
         kept = sections.pair((stats[final] or {}).get("kept"))
@@ -174,7 +133,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
         if leaked and None not in leaked:
             total = sum(amount or 0 for amount in leaked)
             lines.append(f"{format.count(total)} held-out near duplicates of training files")
-        cards.append(_card("Kept", format.size(kept["bytes"]), lines))
+        cards.append(make_card("Kept", format.size(kept["bytes"]), lines))
     cards += _model_cards(stats)
     if times is not None:
         slowest = sorted(times["rows"], key=lambda row: (-row["seconds"], row["name"]))[:4]
@@ -187,7 +146,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
             }
             for row in slowest
         ]
-        card = _card("Time", format.duration(times["total"]), [])
+        card = make_card("Time", format.duration(times["total"]), [])
         cards.append(card | {"bars": graph, "caption": "The slowest stages"})
     return cards
 
@@ -208,7 +167,7 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
             for index, (name, value) in enumerate(bits)
         ]
         lines = ["Less is better.", *([infill] if infill else [])]
-        card = _card("Model, on held-out files", f"{bits[0][1]:.2f}", lines, "bits per byte")
+        card = make_card("Model, on held-out files", f"{bits[0][1]:.2f}", lines, "bits per byte")
         return [card | {"bars": graph, "caption": "Bits per byte"}]
     if stats["train"] is None:
         return []
@@ -216,31 +175,14 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
         stats["train"].get("final_train_loss")
     )
     value = format.MISSING if loss is None else f"{loss:.3f}"
-    return [_card("Model, not evaluated", value, [infill] if infill else [], "nats per token")]
-
-
-def _card(title: str, value: str, lines: list[str], unit: str = "") -> dict[str, Any]:
-    return {"title": title, "value": value, "unit": unit, "lines": lines, "bars": [], "caption": ""}
-
-
-def _duplicate_rows(duplicates: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "candidate_pairs": "candidate pairs",
-        "verified_pairs": "pairs at the threshold or above",
-        "clusters": "clusters",
-        "largest_cluster": "largest cluster",
-    }
-    rows = [(names[key], format.count(value)) for key, value in duplicates["facts"].items()]
-    return duplicates | {
-        "fact_rows": rows,
-        "cluster_count": sum(row["clusters"] for row in duplicates["histogram"]),
-    }
+    return [make_card("Model, not evaluated", value, [infill] if infill else [], "nats per token")]
 
 
 def _training_rows(trained: dict[str, Any]) -> dict[str, Any]:
     whole = ("parameters", "steps", "tokens", "skipped_updates")
     rows = [
-        (training.FACTS[key], format.count(value) if key in whole else _value(value)) for key, value in trained["facts"]
+        (training.FACTS[key], format.count(value) if key in whole else show_value(value))
+        for key, value in trained["facts"]
     ]
     keys: list[str] = []
     for phase in trained["phases"]:
@@ -262,10 +204,3 @@ def _drawn(evaluated: dict[str, Any]) -> dict[str, Any]:
 
 def _labelled(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(format.words(key.removeprefix("versions.")), value) for key, value in rows]
-
-
-def _value(value: Any) -> str:
-    """Any JSON scalar for a reader."""
-    if format.number(value) is None:
-        return sections.flatten(value)[0][1] if not isinstance(value, dict | list) else str(value)
-    return format.short_count(value) if abs(value) >= 1e6 else format.plain(value)

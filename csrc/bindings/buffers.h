@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "dedup/shingling.h"
 #include "dedup/texts.h"
 #include "simd/cpu.h"
 
@@ -19,7 +20,9 @@ using Offsets = py::array_t<int64_t, py::array::c_style>;
 // One function a subject; each lives in the file of its name and is called by module.cpp.
 void bind_text(py::module_& module);
 void bind_dedup_sign(py::module_& module);
+void bind_dedup_candidates(py::module_& module);
 void bind_dedup_join(py::module_& module);
+void bind_dedup_datasketch(py::module_& module);
 void bind_neural(py::module_& module);
 
 // "avx2" to the level, empty to the highest; clamped to what this processor has.
@@ -27,6 +30,9 @@ simd::Level highest_level(const std::string& name);
 
 // ValueError unless 1 <= value < 2^31.
 void check_positive(int64_t value, const char* name);
+
+// "code", 5 to the value; ValueError for a preset that is none, or a length below 1.
+dedup::Shingling parse_shingling(const std::string& preset, int64_t ngram);
 
 // A batch of texts as checked views of the caller's buffers, which it keeps alive.
 struct TextBatch {

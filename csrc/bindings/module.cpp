@@ -40,6 +40,8 @@ PYBIND11_MODULE(_C, module) {
              "The CUDA devices as dicts; empty without a driver, a device or a CUDA build. Never raises.");
   codeshell::bindings::bind_text(module);
   codeshell::bindings::bind_dedup_sign(module);
+  codeshell::bindings::bind_dedup_candidates(module);
   codeshell::bindings::bind_dedup_join(module);
+  codeshell::bindings::bind_dedup_datasketch(module);
   codeshell::bindings::bind_neural(module);
 }

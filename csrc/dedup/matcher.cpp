@@ -1,98 +1,163 @@
 #include "dedup/matcher.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "dedup/shingles.h"
+#include "dedup/sketch.h"
+#include "dedup/verify.h"
 
 namespace codeshell::dedup {
 
-namespace {
+Matcher::Matcher(const Settings& settings, simd::Level level)
+    : settings_(settings), level_(level), known_slots_(1024, none), buckets_(1024) {}
 
-constexpr uint32_t no_entry = ~0u;
+bool Matcher::add(const Batch& batch, unsigned threads, const Stop& stop, int64_t* kept, double* jaccard) {
+  // First the shingle sets, by all threads. Which documents need one is known but for fingerprints that are new and
+  // come twice in this batch; those get a set too many.
+  std::vector<std::vector<uint64_t>> sets(batch.texts.count);
+  const auto candidate = [&](size_t i) { return !batch.candidate || batch.candidate[i]; };
+  const auto make = [&] {
+    return [&, scratch = Scratch{}](size_t begin, size_t end) mutable {
+      for (size_t i = begin; i < end; ++i) {
+        if (!candidate(i) || find_known(batch.fingerprints + 2 * i)) continue;
+        make_shingle_set(batch.texts[i], settings_.shingling, level_, scratch);
+        sets[i].assign(scratch.shingles.begin(), scratch.shingles.end());
+      }
+    };
+  };
+  constexpr size_t grain = 16;
+  if (!share(batch.texts.count, grain, threads, stop, make)) return false;
+  for (size_t i = 0; i < batch.texts.count; ++i) {
+    kept[i] = -1;
+    jaccard[i] = 0.0;
+    if (candidate(i)) decide(batch, i, sets[i], kept + i, jaccard + i);
+    ++next_;
+    std::vector<uint64_t>().swap(sets[i]);
+    if (stop && stop()) return i + 1 == batch.texts.count;
+  }
+  return true;
+}
 
-}  // namespace
-
-Matcher::Matcher(uint32_t ngram, size_t bands, double threshold, uint32_t max_bucket, simd::Level level)
-    : ngram_(ngram), bands_(bands), threshold_(threshold), max_bucket_(max_bucket), level_(level), slots_(1024) {}
-
-Match Matcher::add(std::string_view text, const uint64_t* keys) {
-  make_shingle_set(text, ngram_, level_, scratch_);
-  const std::vector<uint64_t>& set = scratch_.shingles;
-  if (set.empty()) return match_blank(text);
-
-  collect(keys);
-  Match best;
+void Matcher::decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, int64_t* kept, double* jaccard) {
+  const uint64_t* const fingerprint = batch.fingerprints + 2 * i;
+  if (const Known* known = find_known(fingerprint)) {
+    *kept = known->index;
+    *jaccard = known->jaccard;
+    return;
+  }
+  collect(batch.keys + i * settings_.bands, batch.sketches + i * settings_.width);
+  Known best{{fingerprint[0], fingerprint[1]}, next_, 0.0};
   for (const uint32_t candidate : candidates_) {
     const std::vector<uint64_t>& other = kept_[candidate].set;
-    const size_t both = set.size() + other.size();
-    // Jaccard >= t means shared >= t / (1 + t) * both; one less leaves room for the rounding of that product.
-    const auto bound = static_cast<size_t>(threshold_ / (1.0 + threshold_) * static_cast<double>(both));
-    const size_t shared = intersection(set.data(), set.size(), other.data(), other.size(), bound > 0 ? bound - 1 : 0);
-    const double jaccard = static_cast<double>(shared) / static_cast<double>(both - shared);
     ++candidate_pairs;
-    if (jaccard < threshold_) continue;
+    const size_t needed = needed_shared(set.size(), other.size(), settings_.threshold);
+    if (needed > std::min(set.size(), other.size())) continue;
+    const size_t shared = intersection(set.data(), set.size(), other.data(), other.size(), needed, level_);
+    if (shared < needed) continue;
     ++verified_pairs;
-    if (jaccard > best.jaccard) best = {kept_[candidate].index, jaccard};
+    const double value = dedup::jaccard(shared, set.size(), other.size());
+    if (value > best.jaccard) {
+      best.index = kept_[candidate].index;
+      best.jaccard = value;
+    }
   }
-  if (best.index < 0) keep(keys);
-  ++next_;
-  return best;
+  if (best.index == next_) {
+    keep(batch, i, set);
+    best.jaccard = 1.0;
+  } else {
+    *kept = best.index;
+    *jaccard = best.jaccard;
+  }
+  add_known(best);
 }
 
-Match Matcher::match_blank(std::string_view text) {
-  const auto [found, is_new] = blank_.try_emplace(std::string(text), next_);
-  ++next_;
-  return is_new ? Match{} : Match{found->second, 1.0};
+// Fingerprints are hashes: their bits place them.
+const Matcher::Known* Matcher::find_known(const uint64_t* fingerprint) const {
+  const size_t mask = known_slots_.size() - 1;
+  for (size_t at = fingerprint[0] & mask; known_slots_[at] != none; at = (at + 1) & mask) {
+    const Known& known = known_[known_slots_[at]];
+    if (known.fingerprint[0] == fingerprint[0] && known.fingerprint[1] == fingerprint[1]) return &known;
+  }
+  return nullptr;
 }
 
-// The kept documents that share a key, each once, ascending.
-void Matcher::collect(const uint64_t* keys) {
+void Matcher::add_known(const Known& known) {
+  if (known_.size() == none) throw std::length_error("too many documents");
+  known_.push_back(known);
+  const auto place = [&](uint32_t index) {
+    const size_t mask = known_slots_.size() - 1;
+    size_t at = known_[index].fingerprint[0] & mask;
+    while (known_slots_[at] != none) at = (at + 1) & mask;
+    known_slots_[at] = index;
+  };
+  if (2 * known_.size() <= known_slots_.size()) return place(static_cast<uint32_t>(known_.size() - 1));
+  known_slots_.assign(2 * known_slots_.size(), none);
+  for (size_t i = 0; i < known_.size(); ++i) place(static_cast<uint32_t>(i));
+}
+
+// The kept documents that share a key and whose sketch agrees, each once, ascending.
+void Matcher::collect(const uint64_t* keys, const uint8_t* sketch) {
+  const Similar agrees = similar(level_);
+  Match unused;
   candidates_.clear();
-  for (size_t b = 0; b < bands_; ++b) {
-    const Slot& bucket = slot(keys[b]);
-    if (!bucket.key) continue;
-    for (uint32_t e = bucket.head; e != no_entry; e = entries_[e].next) {
-      const uint32_t kept = entries_[e].kept;
+  for (size_t b = 0; b < settings_.bands; ++b) {
+    if (!keys[b]) continue;
+    for (uint32_t e = bucket(keys[b]).head; e != none; e = following_[e]) {
+      const auto kept = static_cast<uint32_t>(e / settings_.bands);
       if (seen_[kept] == next_) continue;
       seen_[kept] = next_;
+      const uint8_t* const other = sketches_.data() + kept * settings_.width;
+      if (!agrees(sketch, other, 1, settings_.width, settings_.lanes, settings_.least, &unused)) continue;
       candidates_.push_back(kept);
     }
   }
   std::sort(candidates_.begin(), candidates_.end());
 }
 
-void Matcher::keep(const uint64_t* keys) {
-  const auto self = static_cast<uint32_t>(kept_.size());
-  kept_.push_back({next_, scratch_.shingles});
+void Matcher::keep(const Batch& batch, size_t i, std::vector<uint64_t>& set) {
+  const uint64_t* const keys = batch.keys + i * settings_.bands;
+  if (std::all_of(keys, keys + settings_.bands, [](uint64_t key) { return key == 0; })) return;
+  if (following_.size() + settings_.bands >= none) throw std::length_error("too many documents");
+  const auto first = static_cast<uint32_t>(following_.size());
+  kept_.push_back({next_, std::move(set)});
   seen_.push_back(-1);
-  for (size_t b = 0; b < bands_; ++b) {
-    Slot* bucket = &slot(keys[b]);
-    if (!bucket->key) {
-      if (2 * (used_ + 1) > slots_.size()) {
-        grow();
-        bucket = &slot(keys[b]);
+  const uint8_t* const sketch = batch.sketches + i * settings_.width;
+  sketches_.insert(sketches_.end(), sketch, sketch + settings_.width);
+  following_.resize(first + settings_.bands, none);
+  for (size_t b = 0; b < settings_.bands; ++b) {
+    if (!keys[b]) continue;
+    Bucket* one = &bucket(keys[b]);
+    if (!one->key) {
+      if (4 * (used_ + 1) > 3 * buckets_.size()) {
+        grow_buckets();
+        one = &bucket(keys[b]);
       }
-      *bucket = {keys[b], no_entry, 0};
+      one->key = keys[b];
       ++used_;
     }
-    if (bucket->count == max_bucket_) continue;
-    entries_.push_back({self, bucket->head});
-    bucket->head = static_cast<uint32_t>(entries_.size() - 1);
-    capped_keys += ++bucket->count == max_bucket_;
+    if (one->count == settings_.max_bucket) continue;
+    const auto entry = static_cast<uint32_t>(first + b);
+    following_[entry] = one->head;
+    one->head = entry;
+    capped_keys += ++one->count == settings_.max_bucket;
   }
 }
 
-// The slot of a key, or the free one where it would go. Keys are hashes: their low bits place them.
-Matcher::Slot& Matcher::slot(uint64_t key) {
-  const size_t mask = slots_.size() - 1;
+// The bucket of a key, or the free one where it would go. Keys are hashes: their low bits place them.
+Matcher::Bucket& Matcher::bucket(uint64_t key) {
+  const size_t mask = buckets_.size() - 1;
   size_t at = key & mask;
-  while (slots_[at].key && slots_[at].key != key) at = (at + 1) & mask;
-  return slots_[at];
+  while (buckets_[at].key && buckets_[at].key != key) at = (at + 1) & mask;
+  return buckets_[at];
 }
 
-void Matcher::grow() {
-  std::vector<Slot> old(2 * slots_.size());
-  old.swap(slots_);
-  for (const Slot& bucket : old) {
-    if (bucket.key) slot(bucket.key) = bucket;
+void Matcher::grow_buckets() {
+  std::vector<Bucket> old(2 * buckets_.size());
+  old.swap(buckets_);
+  for (const Bucket& one : old) {
+    if (one.key) bucket(one.key) = one;
   }
 }
 

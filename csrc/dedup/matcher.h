@@ -1,80 +1,106 @@
-// Who stays. Documents come in order; one is dropped if and only if its exact Jaccard with a document that was KEPT
-// before it reaches the threshold, so no chain of resemblances wipes out a cluster, and every dropped document names a
-// kept one that it truly resembles: the one of highest Jaccard found, the earliest of equals.
+// Who stays, decided at once, document by document of a stream. Documents come in order; one is dropped if and only if
+// its exact Jaccard with a document that was KEPT before it reaches the threshold, so no chain of resemblances wipes
+// out a cluster, and every dropped document names a kept one that it truly resembles: the one of highest Jaccard found,
+// the earliest of equals.
 //
-// Candidates are the kept documents that share a band key. Only kept documents are registered, so ten thousand copies
-// of one file are one entry; and a key takes its first `max_bucket` kept documents only, so that a licence header or a
-// template that puts every document into one bucket costs a document at most bands * max_bucket comparisons. What that
-// cap can lose is recall (a pair all of whose common keys are full), never precision; `capped_keys` counts full keys.
+// A document with the fingerprint of an earlier one needs no comparison: it is dropped in favour of that one, at
+// Jaccard 1, or of what that one was dropped for. So a million copies of one file are one entry. For any other, the
+// candidates are the kept documents that share a band key and whose sketch agrees in `least` bytes.
 //
-// Memory: the shingle sets (8 bytes a distinct shingle) and band keys of the kept documents that were added.
+// A key takes its first `max_bucket` kept documents only, so that a licence header or a template that puts every
+// document into one bucket costs a document at most bands * max_bucket looks at sketches. What that cap can lose is
+// recall (a pair all of whose common keys are full), never precision; `capped_keys` counts full keys.
+//
+// Memory: 40 to 60 bytes for every distinct document; for every kept one that was added its sketch, 8 bytes a distinct
+// shingle and 20 to 40 bytes a band key.
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
-#include "dedup/shingles.h"
+#include "dedup/shingling.h"
+#include "dedup/texts.h"
+#include "dedup/tokens.h"
+#include "dedup/workers.h"
+#include "simd/cpu.h"
 
 namespace codeshell::dedup {
 
-struct Match {
-  int64_t index = -1;  // of the kept document, counted over everything added or skipped; -1: this one is kept
-  double jaccard = 0.0;
-};
-
 class Matcher {
  public:
-  Matcher(uint32_t ngram, size_t bands, double threshold, uint32_t max_bucket, simd::Level level);
+  struct Settings {
+    Shingling shingling;
+    size_t bands;
+    double threshold;
+    uint32_t max_bucket;
+    size_t lanes;    // bytes of a sketch that count
+    size_t width;    // bytes of a sketch
+    uint32_t least;  // equal bytes of sketches that are worth a comparison; 0: any
+  };
 
-  // Decides on the next document. `keys` are its band keys (see minhash.h). A document without tokens is dropped only
-  // if a kept one has the same bytes; their Jaccard counts as 1.
-  Match add(std::string_view text, const uint64_t* keys);
+  // The next documents, as sign.h gives them.
+  struct Batch {
+    Texts texts;
+    const uint64_t* keys;          // [count][bands]
+    const uint8_t* sketches;       // [count][width]
+    const uint64_t* fingerprints;  // [count][2]
+    const bool* candidate;         // false: kept, and the caller knows that its keys occur nowhere else; null: all true
+  };
 
-  // The next document is kept and can be matched by none: the caller knows that its keys occur nowhere else.
-  void skip() { ++next_; }
+  Matcher(const Settings& settings, simd::Level level);
+
+  // Decides on the documents of a batch: kept[i] is the document that i resembles, counted over all batches, or -1
+  // (jaccard 0) if it stays. Returns false if `stop` ended it: documents() then says how far it came. The shingle sets
+  // are made by `threads` threads; the outcome does not depend on them.
+  bool add(const Batch& batch, unsigned threads, const Stop& stop, int64_t* kept, double* jaccard);
+
+  int64_t documents() const { return next_; }
 
   uint64_t candidate_pairs = 0;  // pairs whose shingle sets were compared
   uint64_t verified_pairs = 0;   // of those, the pairs that reach the threshold
   uint64_t capped_keys = 0;
 
  private:
+  static constexpr uint32_t none = ~0u;
+
+  // The answer for all documents of one fingerprint.
+  struct Known {
+    uint64_t fingerprint[2];
+    int64_t index;   // of the kept document
+    double jaccard;  // with it; 1 if this is it
+  };
   struct Kept {
     int64_t index;
     std::vector<uint64_t> set;
   };
-  struct Slot {
+  // A band key's kept documents: a list of entries, latest first. Entry e is of kept document e / bands.
+  struct Bucket {
     uint64_t key = 0;  // 0: free
-    uint32_t head = 0;
+    uint32_t head = none;
     uint32_t count = 0;
   };
-  struct Entry {
-    uint32_t kept;
-    uint32_t next;  // in entries_; no_entry ends the list
-  };
 
-  Match match_blank(std::string_view text);
-  void collect(const uint64_t* keys);
-  void keep(const uint64_t* keys);
-  Slot& slot(uint64_t key);
-  void grow();
+  void decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, int64_t* kept, double* jaccard);
+  const Known* find_known(const uint64_t* fingerprint) const;
+  void add_known(const Known& known);
+  void collect(const uint64_t* keys, const uint8_t* sketch);
+  void keep(const Batch& batch, size_t i, std::vector<uint64_t>& set);
+  Bucket& bucket(uint64_t key);
+  void grow_buckets();
 
-  const uint32_t ngram_;
-  const size_t bands_;
-  const double threshold_;
-  const uint32_t max_bucket_;
+  const Settings settings_;
   const simd::Level level_;
   int64_t next_ = 0;
-  Scratch scratch_;
+  std::vector<Known> known_;
+  std::vector<uint32_t> known_slots_;  // open addressing into known_; a power of two
   std::vector<Kept> kept_;
-  std::vector<Slot> slots_;  // open addressing; a power of two
+  std::vector<uint8_t> sketches_;  // of kept_
+  std::vector<Bucket> buckets_;    // open addressing; a power of two
   size_t used_ = 0;
-  std::vector<Entry> entries_;
-  std::vector<int64_t> seen_;  // by kept document: the last document that had it as a candidate
+  std::vector<uint32_t> following_;  // by entry: the next one of its list, or none
+  std::vector<int64_t> seen_;        // by kept document: the last document that met it
   std::vector<uint32_t> candidates_;
-  std::unordered_map<std::string, int64_t> blank_;  // documents without tokens, by their bytes
 };
 
 }  // namespace codeshell::dedup

@@ -1,26 +1,26 @@
 #include "dedup/minhash.h"
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
+#include <cstring>
 
 #include "dedup/hash.h"
-#include "dedup/shingles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace codeshell::dedup {
 
 namespace {
 
-// minima[0 .. lane_block) over all shingles, for one block of multipliers.
+// Lowers minima[0 .. lane_block) by all shingles, for one block of multipliers.
 using Minima = void (*)(const uint64_t* shingles, size_t count, const uint32_t* multipliers, uint32_t* minima);
 
 void minima_scalar(const uint64_t* shingles, size_t count, const uint32_t* multipliers, uint32_t* minima) {
   uint32_t best[lane_block];
-  std::fill_n(best, lane_block, ~0u);
+  std::copy_n(minima, lane_block, best);
   for (size_t s = 0; s < count; ++s) {
     const auto low = static_cast<uint32_t>(shingles[s]);
     const auto high = static_cast<uint32_t>(shingles[s] >> 32);
@@ -31,6 +31,20 @@ void minima_scalar(const uint64_t* shingles, size_t count, const uint32_t* multi
 
 #if defined(__x86_64__)
 
+// Both halves of a shingle are read from memory by the broadcast itself: by way of a general register they would cost
+// the vector units two instructions more each.
+inline int low_half(const uint64_t* shingle) {
+  int half;
+  std::memcpy(&half, shingle, 4);
+  return half;
+}
+
+inline int high_half(const uint64_t* shingle) {
+  int half;
+  std::memcpy(&half, reinterpret_cast<const char*>(shingle) + 4, 4);
+  return half;
+}
+
 __attribute__((target("avx2"))) void minima_avx2(const uint64_t* shingles, size_t count, const uint32_t* multipliers,
                                                  uint32_t* minima) {
   constexpr int vectors = 4;  // 4 minima, 4 multipliers, 2 halves and temporaries in 16 registers
@@ -38,12 +52,11 @@ __attribute__((target("avx2"))) void minima_avx2(const uint64_t* shingles, size_
     __m256i best[vectors], factor[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      best[v] = _mm256_set1_epi32(-1);
+      best[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(minima + first + 8 * v));
       factor[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(multipliers + first + 8 * v));
     }
     for (size_t s = 0; s < count; ++s) {
-      const __m256i low = _mm256_set1_epi32(static_cast<int>(shingles[s]));
-      const __m256i high = _mm256_set1_epi32(static_cast<int>(shingles[s] >> 32));
+      const __m256i low = _mm256_set1_epi32(low_half(shingles + s)), high = _mm256_set1_epi32(high_half(shingles + s));
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
         best[v] = _mm256_min_epu32(best[v], _mm256_add_epi32(_mm256_mullo_epi32(factor[v], low), high));
@@ -62,12 +75,11 @@ __attribute__((target("avx512f"))) void minima_avx512(const uint64_t* shingles, 
   __m512i best[vectors], factor[vectors];
 #pragma GCC unroll 8
   for (int v = 0; v < vectors; ++v) {
-    best[v] = _mm512_set1_epi32(-1);
+    best[v] = _mm512_loadu_si512(minima + 16 * v);
     factor[v] = _mm512_loadu_si512(multipliers + 16 * v);
   }
   for (size_t s = 0; s < count; ++s) {
-    const __m512i low = _mm512_set1_epi32(static_cast<int>(shingles[s]));
-    const __m512i high = _mm512_set1_epi32(static_cast<int>(shingles[s] >> 32));
+    const __m512i low = _mm512_set1_epi32(low_half(shingles + s)), high = _mm512_set1_epi32(high_half(shingles + s));
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v) {
       best[v] = _mm512_min_epu32(best[v], _mm512_add_epi32(_mm512_mullo_epi32(factor[v], low), high));
@@ -77,12 +89,34 @@ __attribute__((target("avx512f"))) void minima_avx512(const uint64_t* shingles, 
   for (int v = 0; v < vectors; ++v) _mm512_storeu_si512(minima + 16 * v, best[v]);
 }
 
+#elif defined(__aarch64__)
+
+void minima_neon(const uint64_t* shingles, size_t count, const uint32_t* multipliers, uint32_t* minima) {
+  constexpr int vectors = 8;  // 8 minima and 8 multipliers of 32 registers; a product and its sum are one instruction
+  for (size_t first = 0; first < lane_block; first += 4 * vectors) {
+    uint32x4_t best[vectors], factor[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      best[v] = vld1q_u32(minima + first + 4 * v);
+      factor[v] = vld1q_u32(multipliers + first + 4 * v);
+    }
+    for (size_t s = 0; s < count; ++s) {
+      const uint32x4_t low = vdupq_n_u32(static_cast<uint32_t>(shingles[s]));
+      const uint32x4_t high = vdupq_n_u32(static_cast<uint32_t>(shingles[s] >> 32));
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) best[v] = vminq_u32(best[v], vmlaq_u32(high, factor[v], low));
+    }
+    for (int v = 0; v < vectors; ++v) vst1q_u32(minima + first + 4 * v, best[v]);
+  }
+}
+
 #endif
 
 Minima choose(simd::Level level) {
 #if defined(__x86_64__)
   if (level == simd::Level::avx512) return minima_avx512;
   if (level == simd::Level::avx2) return minima_avx2;
+#elif defined(__aarch64__)
+  if (level == simd::Level::neon) return minima_neon;
 #else
   (void)level;
 #endif
@@ -91,43 +125,24 @@ Minima choose(simd::Level level) {
 
 }  // namespace
 
-MinHash::MinHash(uint32_t ngram, size_t lanes, uint64_t seed)
-    : ngram(ngram), lanes(lanes), multipliers((lanes + lane_block - 1) / lane_block * lane_block) {
+MinHash::MinHash(size_t lanes, uint64_t seed)
+    : lanes(lanes), multipliers((lanes + lane_block - 1) / lane_block * lane_block) {
   const auto first = static_cast<uint32_t>(mix64(seed));
   for (size_t i = 0; i < multipliers.size(); ++i) multipliers[i] = mix32(first + static_cast<uint32_t>(i));
 }
 
-void MinHash::sign(const Texts& texts, simd::Level level, unsigned threads, uint32_t* out) const {
-  const Minima minima = choose(level);
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    Scratch scratch;
-    uint32_t block[lane_block];
-    constexpr size_t grain = 16;  // documents taken at once: few enough to balance, many enough not to contend
-    for (size_t start; (start = next.fetch_add(grain)) < texts.count;) {
-      for (size_t d = start; d < std::min(start + grain, texts.count); ++d) {
-        make_shingles(texts[d], ngram, level, scratch);
-        for (size_t first = 0; first < lanes; first += lane_block) {
-          minima(scratch.shingles.data(), scratch.shingles.size(), multipliers.data() + first, block);
-          std::copy_n(block, std::min(lane_block, lanes - first), out + d * lanes + first);
-        }
-      }
-    }
-  };
-  std::vector<std::jthread> others;
-  for (unsigned t = 1; t < threads; ++t) others.emplace_back(work);
-  work();
+void MinHash::update(const uint64_t* shingles, size_t count, simd::Level level, uint32_t* minima) const {
+  const Minima lower = choose(level);
+  for (size_t first = 0; first < multipliers.size(); first += lane_block) {
+    lower(shingles, count, multipliers.data() + first, minima + first);
+  }
 }
 
-void band_keys(const uint32_t* signatures, size_t count, size_t bands, size_t rows, uint64_t* out) {
-  for (size_t d = 0; d < count; ++d) {
-    const uint32_t* signature = signatures + d * bands * rows;
-    const bool empty = std::all_of(signature, signature + bands * rows, [](uint32_t lane) { return lane == ~0u; });
-    for (size_t b = 0; b < bands; ++b) {
-      uint64_t key = mix64(b + 1);
-      for (size_t r = 0; r < rows; ++r) key = mix64(key ^ signature[b * rows + r]);
-      out[d * bands + b] = empty ? 0 : key ? key : 1;
-    }
+void band_keys(const uint32_t* signature, size_t bands, size_t rows, uint64_t* keys) {
+  for (size_t b = 0; b < bands; ++b) {
+    uint64_t key = mix64(b + 1);
+    for (size_t r = 0; r < rows; ++r) key = mix64(key ^ signature[b * rows + r]);
+    keys[b] = key ? key : 1;
   }
 }
 

@@ -6,10 +6,10 @@
 // only: scalar, AVX2 and AVX-512 give the same bits.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "dedup/texts.h"
 #include "simd/cpu.h"
 
 namespace codeshell::dedup {
@@ -18,18 +18,20 @@ namespace codeshell::dedup {
 constexpr size_t lane_block = 128;
 
 struct MinHash {
-  uint32_t ngram;
   size_t lanes;
   std::vector<uint32_t> multipliers;  // padded to whole blocks
 
-  MinHash(uint32_t ngram, size_t lanes, uint64_t seed);
+  MinHash(size_t lanes, uint64_t seed);
 
-  // Fills out[count][lanes]. A document without shingles has all lanes 2^32 - 1.
-  void sign(const Texts& texts, simd::Level level, unsigned threads, uint32_t* out) const;
+  size_t padded() const { return multipliers.size(); }
+
+  // Lowers minima[padded()], which start as 2^32 - 1, by some more shingles.
+  void update(const uint64_t* shingles, size_t count, simd::Level level, uint32_t* minima) const;
 };
 
-// A band's key: h = mix64(band + 1); for each of its rows v: h = mix64(h ^ v). Key 0 means "no key": a document without
-// shingles has only those, and is a candidate of nothing. Fills out[count][bands] from signatures[count][bands * rows].
-void band_keys(const uint32_t* signatures, size_t count, size_t bands, size_t rows, uint64_t* out);
+// The keys of one signature[bands * rows]: h = mix64(band + 1); for each of the band's rows v: h = mix64(h ^ v); 1
+// instead of 0, for key 0 means "no key". A document without shingles has only those (the caller's matter): it is a
+// candidate of nothing.
+void band_keys(const uint32_t* signature, size_t bands, size_t rows, uint64_t* keys);
 
 }  // namespace codeshell::dedup

@@ -11,24 +11,53 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
+#include "dedup/edges.h"
 #include "simd/cpu.h"
 
 namespace codeshell::dedup {
 
+struct TokenBuffers;
+
 // Buffers that one thread reuses from document to document.
 struct Scratch {
-  std::vector<uint64_t> word;  // bit i: byte i is one of [A-Za-z0-9_]
-  std::vector<uint64_t> high;  // bit i: byte i is 0x80 or more
+  Scratch();
+  ~Scratch();
+
   std::vector<uint64_t> tokens;
   std::vector<uint64_t> shingles;
   std::vector<uint64_t> spare;   // of a sort
   std::vector<uint32_t> bounds;  // of its buckets
+  std::unique_ptr<TokenBuffers> chunk;
+
+  // Gives memory back if a huge document has left far more of it than the next one, of `size` bytes, can need.
+  void trim(size_t size);
 };
 
-// Puts the hashes of the tokens of `text`, in order, into scratch.tokens. The result does not depend on `level`.
-void hash_tokens(std::string_view text, simd::Level level, Scratch& scratch);
+// The tokens of a text, a chunk of it at a time, so that everything that is made of it meets in the L1 cache.
+class Tokenizer {
+ public:
+  // A chunk has at most this many tokens ("aéaé…": two of three bytes), and next() may write over so many places.
+  static constexpr size_t max_tokens = 3072;
+
+  Tokenizer(std::string_view text, simd::Level level, Scratch& scratch);
+
+  bool done() const { return at_ == end_; }
+
+  // Writes the hashes of the next tokens and returns how many; it may be 0 before the end. They do not depend on level.
+  size_t next(uint64_t* hashes);
+
+ private:
+  const char* at_;
+  const char* const end_;
+  const char* open_ = nullptr;  // begin of a token that has not ended in the chunks so far
+  EdgeState state_;
+  TokenBuffers& buffers_;
+  const FindEdges find_edges_;
+  const bool wide_;  // hash eight tokens at once
+};
 
 }  // namespace codeshell::dedup

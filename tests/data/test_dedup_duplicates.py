@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
+import signal
+from fractions import Fraction
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from corpus_builder import stdlib_texts
@@ -11,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dedup_minhash import shingle_sets
 
-from codeshell.data.dedup import Decider, band_keys, text_buffers
+from codeshell import _C
+from codeshell.data.dedup import duplicates, text_buffers
 from codeshell.data.dedup.duplicates import MAX_BUCKET
+from codeshell.data.dedup.minhash import sign
+from codeshell.data.dedup.parameters import Parameters
 from codeshell.dedup import Deduper, find_duplicates, jaccard
 
 
@@ -137,7 +144,7 @@ def test_ten_thousand_identical_documents() -> None:
     deduper.add(list(range(10_000)), [text] * 10_000)
     assert deduper.duplicates()["kept_id"].unique().to_pylist() == [0]
     assert deduper.duplicates().num_rows == 9_999
-    assert deduper.counts["candidate_pairs"] == 9_999
+    assert deduper.counts == {"candidate_pairs": 0, "verified_pairs": 0, "capped_keys": 0}
 
 
 def test_ten_thousand_documents_with_one_header() -> None:
@@ -156,16 +163,180 @@ def test_ten_thousand_documents_with_one_header() -> None:
 def test_a_full_key_bounds_the_comparisons() -> None:
     count = 3 * MAX_BUCKET
     (piece,) = text_buffers([f"a{i} b c d e f g" for i in range(count)])
-    keys = band_keys(piece, bands=1, rows=1, ngram=1, seed=0)
-    decider = Decider(ngram=1, bands=1, threshold=1.0)
-    keys[:] = 7  # every text in one bucket
-    match, _ = decider.add(piece, keys)
-    assert (match == -1).all()
-    assert decider.counts == {
-        "candidate_pairs": MAX_BUCKET * (MAX_BUCKET - 1) // 2 + (count - MAX_BUCKET) * MAX_BUCKET,
-        "verified_pairs": 0,
-        "capped_keys": 1,
-    }
+    _, sketches, fingerprints, _ = sign(piece, Parameters(bands=1, rows=1, ngram=1))
+    keys = np.full((count, 1), 7, np.uint64)  # every text in one bucket
+    for least, compared in ((0, MAX_BUCKET * (MAX_BUCKET - 1) // 2 + (count - MAX_BUCKET) * MAX_BUCKET), (1, None)):
+        matcher = _C.DedupMatcher("code", 1, 1, 1.0, MAX_BUCKET, 1, least)
+        kept, jaccard = np.empty(count, np.int64), np.empty(count)
+        matcher.add(*piece, keys, sketches, fingerprints, kept, jaccard)
+        assert (kept == -1).all() and (jaccard == 0).all()
+        if compared is None:  # of pairs in the bucket, those whose one byte is equal
+            first = sketches[:MAX_BUCKET, 0]
+            compared = sum(int((first[: min(i, MAX_BUCKET)] == sketches[i, 0]).sum()) for i in range(count))
+            assert compared < count * MAX_BUCKET
+        assert matcher.counts() == {"candidate_pairs": compared, "verified_pairs": 0, "capped_keys": 1}
+
+
+def batch(texts: list[str], parameters: Parameters) -> tuple[list[tuple[int, int, float]], int]:
+    """The definition for a whole corpus at once, with plain loops: (dropped, kept, Jaccard), and pairs compared."""
+    (piece,) = text_buffers(texts)
+    keys, sketches, fingerprints, _ = (one.tolist() for one in sign(piece, parameters))
+    sets = [set(shingles) for shingles in shingle_sets(texts, parameters.ngram)]
+    representative: dict[tuple[int, ...], int] = {}
+    same = [representative.setdefault(tuple(one), i) for i, one in enumerate(fingerprints)]
+    dropped: dict[int, tuple[int, float]] = {}
+    compared = 0
+    for later in sorted(representative.values()):
+        best, at = 0.0, -1
+        for earlier in sorted(representative.values()):
+            if earlier >= later or earlier in dropped:
+                continue
+            if not any(a == b != 0 for a, b in zip(keys[later], keys[earlier], strict=True)):
+                continue
+            equal = sum(a == b for a, b in zip(sketches[later], sketches[earlier], strict=True))
+            if equal - (parameters.width - parameters.lanes) < parameters.least:
+                continue
+            compared += 1
+            value = len(sets[later] & sets[earlier]) / len(sets[later] | sets[earlier])
+            if value >= parameters.threshold and value > best:
+                best, at = value, earlier
+        if at >= 0:
+            dropped[later] = (at, best)
+    found = []
+    for i, first in enumerate(same):
+        if first in dropped:
+            found.append((i, *dropped[first]))
+        elif i != first:
+            found.append((i, first, 1.0))
+    return found, compared
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_the_stream_decides_as_the_batch_does(corpus: list[str], threshold: float) -> None:
+    texts = [*corpus[:250], *corpus[:250:3], "", " ", "", "x", "x;"]
+    expected, compared = batch(texts, Parameters(threshold=threshold))
+    deduper = Deduper(threshold=threshold, threads=3)
+    deduper.add(range(len(texts)), texts)
+    assert [tuple(row.values()) for row in deduper.duplicates().to_pylist()] == expected
+    assert len(expected) > 85
+    assert deduper.counts["candidate_pairs"] == compared
+
+
+def test_copies_of_a_dropped_text_get_its_answer() -> None:
+    base = words("w", 100)
+    near = [*base[:98], "other", "words"]
+    texts = [" ".join(base), " ".join(near), ", ".join(near), "\n".join(base)]
+    deduper = Deduper()
+    for size in (1, 4):
+        deduper = Deduper()
+        for at in range(0, 4, size):
+            deduper.add(range(at, at + size), texts[at : at + size])
+        value = jaccard(texts[0], texts[1])
+        assert deduper.duplicates().to_pydict() == {
+            "id": [1, 2, 3],
+            "kept_id": [0, 0, 0],
+            "jaccard": [value, value, 1.0],
+        }
+        assert deduper.counts["candidate_pairs"] == 1
+
+
+@pytest.mark.parametrize("shingles", ["starcoder", "stack-v2", "datatrove", "char-24"])
+def test_shingles_of_peers(corpus: list[str], shingles: str) -> None:
+    texts = corpus[:80]
+    for row in find_duplicates(texts, shingles=shingles, threshold=0.6).to_pylist():
+        assert row["jaccard"] == jaccard(texts[row["index"]], texts[row["kept_index"]], shingles=shingles) >= 0.6
+    assert find_duplicates([texts[0], texts[0] + " more", texts[1]], shingles=shingles).num_rows == 1
+
+
+def test_progress_and_an_interrupt(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can go on."""
+    monkeypatch.setattr(duplicates, "PIECE_BYTES", 100_000)
+    seen: list[int] = []
+    expected = find_duplicates(corpus, progress=seen.append)
+    assert seen == sorted(seen) and seen[-1] == len(corpus) and len(seen) > 5
+
+    def interrupt(done: int) -> None:
+        if done == seen[2]:
+            signal.raise_signal(signal.SIGINT)
+
+    deduper = Deduper(progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        deduper.add(range(len(corpus)), corpus)
+    assert deduper.duplicates()["id"].to_pylist() == [i for i in expected["index"].to_pylist() if i < seen[2]]
+    deduper.add(range(seen[2], len(corpus)), corpus[seen[2] :])
+    assert deduper.duplicates().rename_columns(expected.column_names).equals(expected)
+
+
+def test_the_matcher_refuses_arrays_of_other_shapes() -> None:
+    (piece,) = text_buffers(["a b c d e f", "b c d e f g"])
+    keys, sketches, fingerprints, _ = sign(piece, Parameters())
+    kept, values = np.empty(2, np.int64), np.empty(2)
+    arrays = {"keys": keys, "sketches": sketches, "fingerprints": fingerprints, "kept": kept, "jaccard": values}
+    matcher = _C.DedupMatcher("code", 5, 21, 0.7, 256, 126, 60)
+    for name, array in arrays.items():
+        with pytest.raises(ValueError, match=name):
+            matcher.add(*piece, **{**arrays, name: array[:1]})
+    with pytest.raises(ValueError, match="candidate"):
+        matcher.add(*piece, **arrays, candidate=np.ones(3, np.bool_))
+    with pytest.raises(ValueError, match="threads"):
+        matcher.add(*piece, **arrays, threads=0)
+    with pytest.raises(TypeError):  # results would go into a copy
+        matcher.add(*piece, **{**arrays, "kept": kept.astype(np.int32)})
+    assert matcher.documents == 0
+    matcher.add(*piece, **arrays, candidate=np.zeros(2, np.bool_))
+    assert matcher.documents == 2 and kept.tolist() == [-1, -1]
+    for at, bad, name in ((0, "codes", "preset"), (1, 0, "ngram"), (3, 0.0, "threshold"), (4, 0, "max_bucket")):
+        arguments = ["code", 5, 21, 0.7, 256, 126, 60]
+        arguments[at] = bad
+        with pytest.raises(ValueError, match=name):
+            _C.DedupMatcher(*arguments)
+    with pytest.raises(ValueError, match="least"):
+        _C.DedupMatcher("code", 5, 21, 0.7, 256, 126, 127)
+
+
+def binomial_below(e: int, n: int, p: Fraction) -> Fraction:
+    return sum((math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(e)), Fraction(0))
+
+
+@pytest.mark.parametrize(("threshold", "bands", "rows"), [(0.7, 21, 6), (0.5, 21, 6), (0.85, 9, 13), (0.3, 50, 5)])
+def test_the_cut_of_sketches_is_the_exact_binomial_tail(threshold: float, bands: int, rows: int) -> None:
+    parameters = Parameters(threshold=threshold, bands=bands, rows=rows)
+    p = Fraction(threshold) + (1 - Fraction(threshold)) / 256
+    assert binomial_below(parameters.least, parameters.lanes, p) <= Fraction(3e-5)
+    assert binomial_below(parameters.least + 1, parameters.lanes, p) > Fraction(3e-5)
+    deviation = (parameters.sure - parameters.lanes * p) / math.sqrt(parameters.lanes * p * (1 - p))
+    assert 2 <= deviation < 2.3
+
+
+def test_parameters() -> None:
+    assert (Parameters().ngram, Parameters(shingles="char-24").ngram, Parameters(ngram=3).ngram) == (5, 24, 3)
+    assert (Parameters().lanes, Parameters().width, Parameters(bands=32, rows=4).width) == (126, 128, 128)
+    assert (Parameters(threshold=1.0).least, Parameters(threshold=1.0).sure) == (126, 126)
+    for order, column, descending in [
+        ("first", None, False),
+        ("longest", None, False),
+        ("column:stars", "stars", False),
+        ("column:a:b:desc", "a:b", True),
+    ]:
+        parameters = Parameters(keep_order=order)
+        parameters.check()
+        assert (parameters.order_column, parameters.order_descending) == (column, descending)
+    for name, value in [
+        ("threshold", 0.0),
+        ("bands", 0),
+        ("rows", 0),
+        ("ngram", 0),
+        ("seed", -1),
+        ("shingles", "words"),
+        ("method", "lsh"),
+        ("verify", "yes"),
+        ("keep_order", "column:"),
+        ("keep_order", "column::desc"),
+        ("keep_order", "shortest"),
+        ("cluster", "all"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{name}"):
+            Parameters(**{name: value}).check()
 
 
 @settings(max_examples=60, deadline=None)

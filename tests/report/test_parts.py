@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_run import document, dropped
 
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import DOCUMENTS, shard_path, write_rows
-from codeshell.report import format, read
+from codeshell.report import format
 from codeshell.report.charts import Chart, Series, bar, hover_data, line_chart, nice_ticks, thin
 from codeshell.report.diff import MAX_CHARACTERS, MAX_ROWS, compare
 from codeshell.report.sections import flatten
@@ -169,58 +166,6 @@ def test_log_takes_the_last_of_a_step_and_passes_over_rubbish(tmp_path: Path) ->
     assert log.contexts == [(1.0, 64), (3.0, 128)]
     assert log.valid == [(3.0, 4.5)] and log.valid_bits == [(3.0, 1.5)]
     assert read_log(tmp_path / "absent").loss == []
-
-
-def write_drops(run: Path, shards: list[list[dict[str, object]]]) -> None:
-    (run / "neardup").mkdir(parents=True)
-    for index, rows in enumerate(shards):
-        write_rows(shard_path(run / "neardup", "dropped", index), DROPPED, rows)
-
-
-def near_duplicates() -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    documents = [document("r", f"p{index}.py", "python", f"text {index}\n") for index in range(30)]
-    # Document 0 keeps 1 to 9, document 10 keeps 11 to 14, document 15 keeps 16.
-    owners = [(0, range(1, 10)), (10, range(11, 15)), (15, range(16, 17))]
-    rows = [
-        dropped(
-            documents[index], "neardup", "near_duplicate", value=0.7 + index / 100, limit=0.7, kept=documents[owner]
-        )
-        for owner, copies in owners
-        for index in copies
-    ]
-    return documents, rows
-
-
-def test_clusters_and_pairs_do_not_depend_on_shards(tmp_path: Path) -> None:
-    documents, rows = near_duplicates()
-    results = []
-    for name, shards in (("one", [rows]), ("three", [rows[::3], rows[1::3], rows[2::3]]), ("back", [rows[::-1]])):
-        run = tmp_path / name
-        write_drops(run, shards)
-        sizes, histogram = read.cluster_sizes(run, 2)
-        assert sizes == [(documents[0]["id"], 9), (documents[10]["id"], 4)]
-        assert histogram == {9: 1, 4: 1, 1: 1}
-        listed = read.members(run, [identity for identity, _ in sizes], 3)
-        closest = read.extreme_pairs(run, "neardup", [("value", "ascending"), ("id", "ascending")], 2)
-        results.append((listed, closest, read.examples(run, "neardup", 3)))
-    assert results[0] == results[1] == results[2]
-    listed, closest, examples = results[0]
-    first = sorted(row["id"] for row in rows if row["kept_id"] == documents[0]["id"])[:3]  # type: ignore[type-var]
-    assert [row["id"] for row in listed[str(documents[0]["id"])]] == first
-    assert [row["path"] for row in closest] == ["p1.py", "p11.py"], "one pair a cluster"
-    assert len(examples["near_duplicate"]) == 3
-
-
-def test_texts_come_from_any_shard(tmp_path: Path) -> None:
-    documents, _ = near_duplicates()
-    (tmp_path / "collect").mkdir()
-    for index in range(3):
-        write_rows(
-            shard_path(tmp_path / "collect", "documents", index), DOCUMENTS, documents[index * 10 : index * 10 + 10]
-        )
-    wanted = {str(documents[index]["id"]) for index in (0, 19, 29)}
-    found = read.texts(tmp_path, wanted | {"0" * 32})
-    assert found == {str(documents[index]["id"]): documents[index]["text"] for index in (0, 19, 29)}
 
 
 def test_flatten_hides_nothing() -> None:

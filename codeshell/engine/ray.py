@@ -1,0 +1,312 @@
+"""The Ray engine: shards as plain tasks of a Ray cluster, or of a Ray that is started on this machine for the job.
+
+What it needs of a cluster: every node has the same codeshell and the same Python packages, and sees the same files under
+the same paths (NFS, Lustre, a FUSE mount): tasks read and write files, and only their small statistics travel through
+Ray. The command itself runs on a machine of the cluster.
+
+A task whose node or worker dies is run again. The machine that was thought dead may go on writing meanwhile, so a second
+attempt uses temporary names of its own (`files.attempt`); the attempts write the same bytes, and whoever renames last
+changes nothing. An exception of the function itself is not tried again: it is raised here, as the local engine does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import pickle
+import socket
+import sys
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from codeshell import __version__
+from codeshell.engine import files
+from codeshell.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ATTEMPTS = 6
+"""Of one task, before it is taken for the cause of its workers' deaths."""
+
+IN_FLIGHT = 2
+"""Tasks handed to Ray for every CPU, so that a node finds the next one waiting."""
+
+STORE_BYTES = 80 << 20
+"""Of shared memory for the object store of a Ray that we start; Ray asks for 75 MiB at least, and we keep nothing there."""
+
+POLL_SECONDS = 1.0
+"""Between two looks at tasks that wait for their next attempt, and at what the cluster has grown or shrunk to."""
+
+CONNECT_SECONDS = 10.0
+"""For the head node to take a connection; Ray itself would try for minutes."""
+
+CANCEL_SECONDS = 5.0
+"""For tasks to stop when another one failed; after that their workers are killed."""
+
+
+class RayEngine:
+    """Tasks on a Ray cluster, one CPU each.
+
+    Args:
+        workers: tasks at a time; 0 means every CPU.
+        address: `auto` or `HOST:PORT` of a running cluster, which is left running; `local` or None starts Ray on this
+            machine, reachable from nowhere else, and `close` ends it. Without an address RAY_ADDRESS counts, as
+            everywhere in Ray. In a process that is connected to Ray already, that connection is used.
+
+    Raises:
+        UserError: Ray is not installed, or the cluster cannot be reached or has another version of Python or Ray.
+    """
+
+    def __init__(self, workers: int = 0, address: str | None = None) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._limit = workers
+        self._ray = _import_ray()
+        self._disconnect: Callable[[], Any] | None = None
+        self._connect()
+        self.workers = workers or self._cpus()
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """As `Engine.map`. Results that are ready before their turn wait here, so they had better be small.
+
+        Raises:
+            RuntimeError: a task whose worker died each of `ATTEMPTS` times.
+            UserError: a node that lacks a module or has another version of codeshell.
+        """
+        self._connect()
+        ray = self._ray
+        remote = ray.remote(num_cpus=1, max_retries=0)(_call)  # tried again here, where attempts can be told apart
+        running: dict[Any, int] = {}
+        attempts = [0] * len(items)
+        outcomes: dict[int, tuple[bool, Any]] = {}
+        lost: deque[tuple[float, int]] = deque()  # when to try again
+        submitted, end, capacity, looked = 0, len(items), 0, 0.0
+        turn = 0
+        try:
+            while turn < end:
+                if time.monotonic() - looked > POLL_SECONDS:
+                    capacity, looked = self._capacity(), time.monotonic()
+                while len(running) < capacity:
+                    if lost and lost[0][0] <= time.monotonic():
+                        index = lost.popleft()[1]
+                    elif submitted < end:
+                        index, submitted = submitted, submitted + 1
+                    else:
+                        break
+                    running[remote.remote(__version__, attempts[index], function, items[index])] = index
+                if turn in outcomes:
+                    good, value = outcomes.pop(turn)
+                    if not good:
+                        raise value
+                    yield value
+                    turn += 1
+                    continue
+                deaths: list[Exception] = []
+                for reference in _finished(ray, running):
+                    index = running.pop(reference)
+                    try:
+                        outcomes[index] = ray.get(reference)
+                    except _lost(ray) as error:
+                        if isinstance(error, ray.exceptions.RayTaskError):  # of the same class, yet from a live worker
+                            outcomes[index] = False, _explained(error)
+                        elif attempts[index] + 1 < ATTEMPTS:
+                            attempts[index] += 1
+                            # Not at once: the dead node's place may not be known to all yet.
+                            lost.append((time.monotonic() + POLL_SECONDS * attempts[index], index))
+                            deaths.append(error)
+                        else:
+                            outcomes[index] = False, _died(error)
+                    except ray.exceptions.RayError as error:
+                        outcomes[index] = False, _explained(error)
+                    if index in outcomes and not outcomes[index][0]:
+                        end = min(end, index + 1)  # nothing behind the failed one; those before it have their turn
+                if deaths:
+                    lost = deque(sorted(lost))
+                    print(f"ray: {len(deaths)} tasks lost ({_line(deaths[-1])}); trying again", file=sys.stderr)
+        except Exception:
+            self._cancel(running, patience=CANCEL_SECONDS)
+            raise
+        finally:
+            self._cancel(running, patience=0.0)  # an interrupt waits for nobody
+
+    def close(self) -> None:
+        """End the Ray that this engine started, or its connection to a cluster; a later `map` makes it anew."""
+        if self._disconnect is not None:
+            self._disconnect()
+            self._disconnect = None
+
+    def __enter__(self) -> RayEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> None:
+        ray = self._ray
+        if ray.is_initialized():
+            return
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.address == "local":
+            cpus = self._limit or len(os.sched_getaffinity(0))
+            with _loopback():
+                ray.init(
+                    address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
+                )
+        else:
+            _require_listener(ray, self.address)
+            try:
+                ray.init(address=self.address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                ray.shutdown()
+                raise UserError(
+                    f"--address {self.address}: {_line(error)}; run this on a machine of a running Ray cluster "
+                    "(`ray start --head`), or leave --address out"
+                ) from None
+        # Ray prints the raylet's messages, a paragraph for every lost worker, on stdout whatever the settings say.
+        ray._private.worker._worker_logs_enabled = False
+        self._disconnect = weakref.finalize(self, ray.shutdown)
+
+    def _cpus(self) -> int:
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def _capacity(self) -> int:
+        """Tasks to have in flight; nodes come and go."""
+        cpus = self._cpus()
+        return self._limit if 0 < self._limit < cpus else cpus * IN_FLIGHT
+
+    def _cancel(self, running: dict[Any, int], patience: float) -> None:
+        """Stop what is in flight; `patience` in seconds is for functions that have something to tidy up."""
+        ray = self._ray
+        references = list(running)
+        running.clear()
+        with contextlib.suppress(ray.exceptions.RayError):
+            if references and patience:
+                for reference in references:
+                    ray.cancel(reference)
+                _, references = ray.wait(references, num_returns=len(references), timeout=patience)
+            for reference in references:
+                ray.cancel(reference, force=True)
+            if references:
+                ray.wait(references, num_returns=len(references), timeout=CANCEL_SECONDS)
+
+
+def _call(version: str, attempt: int, function: Callable[[Item], Result], item: Item) -> tuple[bool, Any]:
+    """The task: (True, result) or (False, exception), so that Ray neither wraps nor retries what the function raises."""
+    if version != __version__:
+        where = socket.gethostname()
+        return False, UserError(
+            f"node {where}: it has codeshell {__version__}, and the command codeshell {version}; "
+            "install the same version on every node"
+        )
+    try:
+        with files.attempt(attempt):
+            return True, function(item)
+    except UserError as error:
+        return False, error
+    except Exception as error:
+        trace = traceback.format_exc()
+        try:
+            error.add_note(f"on node {socket.gethostname()}:\n{trace}")
+            if type(pickle.loads(pickle.dumps(error))) is type(error):
+                return False, error
+        except Exception:
+            pass
+        return False, RuntimeError(f"{type(error).__name__}: {error}\non node {socket.gethostname()}:\n{trace}")
+
+
+def _import_ray() -> Any:
+    # Read by the processes that Ray starts; a user who wants to report usage says so by setting it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning; our tasks use no GPU
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise UserError('--engine ray: Ray is not installed; pip install "codeshell[ray]"') from None
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray listen on 127.0.0.1 alone: its ports run any code for anyone who reaches them.
+
+    It does so by itself on macOS and Windows; elsewhere it replaces 127.0.0.1, even as an argument.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def _require_listener(ray: Any, address: str) -> None:
+    """See that somebody listens at HOST:PORT before Ray waits minutes for it."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if host in ("localhost", "127.0.0.1", "[::1]"):
+        host = ray.util.get_node_ip_address()  # which Ray will take in its place
+    if not host or not port.isdigit() or "/" in host:
+        raise UserError(f"--address {address}: give auto, local, or HOST:PORT of the head node")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: no Ray there ({error}); `ray status` on the head node shows its address"
+        ) from None
+
+
+def _finished(ray: Any, running: dict[Any, int]) -> list[Any]:
+    """The references that are ready, after waiting a moment for one."""
+    references = list(running)
+    if not references:
+        time.sleep(POLL_SECONDS / 10)
+        return []
+    ready, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+    if ready:  # and all the others that are, without waiting
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+    return list(ready)
+
+
+def _lost(ray: Any) -> tuple[type[Exception], ...]:
+    """What a task ends with when not its function but the machine below it failed."""
+    errors = ray.exceptions
+    return (
+        errors.WorkerCrashedError,
+        errors.NodeDiedError,
+        errors.OutOfMemoryError,
+        errors.ObjectLostError,
+        errors.RaySystemError,
+    )
+
+
+def _died(error: Exception) -> Exception:
+    return RuntimeError(
+        f"a worker process died {ATTEMPTS} times at the same task (killed, or out of memory; Ray says: {_line(error)}); "
+        "run again to resume, with fewer --workers if memory is short"
+    )
+
+
+def _explained(error: Exception) -> Exception:
+    """An error of Ray that another attempt would not mend."""
+    missing = [line.strip() for line in str(error).splitlines() if "ModuleNotFoundError:" in line]
+    if missing:
+        return UserError(
+            f"a Ray node cannot import what the task needs ({missing[-1]}); install the same codeshell on every node"
+        )
+    return error
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of an error as one line."""
+    text = " ".join(str(error).split())
+    return text.split(". ")[0].rstrip(".")[:300] or type(error).__name__

@@ -1,0 +1,234 @@
+"""Duplicates with the document that each fell to, read for the cluster view: from a run, or from `codeshell dedup`.
+
+Of all pairs only a cluster number and a Jaccard stay in memory, and of a run the row (the ids while they are sorted);
+what the page shows of a pair is read for the few that it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from codeshell.data.dedup.batches import texts_at
+from codeshell.data.dedup.inputs import InputOptions, Shard, Source, check_unchanged
+from codeshell.data.languages import by_name
+from codeshell.data.provenance import DROPPED
+from codeshell.data.readers import open_parquet
+from codeshell.data.shards import list_shards, read_table
+from codeshell.errors import UserError
+from codeshell.report import read
+from codeshell.report.format import number
+
+
+@dataclass(frozen=True)
+class Document:
+    """One side of a pair. `key` is what its reader finds the text by; `where` says the input and the row, if any."""
+
+    key: Hashable
+    id: str | None
+    path: str | None
+    repo: str | None = None
+    language: str | None = None
+    bytes: int | None = None
+    where: str = ""
+
+
+class Pair(NamedTuple):
+    """A dropped document, the kept one that it names, and their Jaccard (None: not known)."""
+
+    jaccard: float | None
+    dropped: Document
+    kept: Document
+
+
+class Text(NamedTuple):
+    """A document's text, and what is known of the document only where its text is."""
+
+    text: str
+    language: str | None
+    bytes: int
+
+
+class Place(NamedTuple):
+    """The key of a document of `codeshell dedup`: row `row` of the source `shard` (a file of `job.json`)."""
+
+    shard: int
+    row: int
+    id: str
+
+
+class PairSource(Protocol):
+    """What the cluster view needs of a reader."""
+
+    clusters: NDArray[np.int64]
+    """(pairs,): the cluster of each. The numbers and the order of the pairs depend on the documents alone."""
+    jaccard: NDArray[np.float64]
+    """(pairs,): NaN where it is not known."""
+    threshold: float | None
+    absent: str
+    """Said in place of a diff whose texts are gone."""
+
+    def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
+        """The pairs at these positions of `clusters`, which ascend and are each there once."""
+
+    def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
+        """The texts of some documents; those that cannot be read are left out."""
+
+
+class RunPairs:
+    """The near duplicates of a run: `neardup/dropped-NNNNN.parquet`, with the texts in `collect/`."""
+
+    absent = "The texts are no longer in collect/."
+
+    def __init__(self, run: Path) -> None:
+        """Raises `UserError` for a damaged shard."""
+        self._run = run
+        self._shards = list_shards(run / read.DIRECTORIES["neardup"], "dropped")
+        columns = pa.schema([DROPPED.field(name) for name in ("id", "kept_id", "value", "limit")])
+        tables = [_columns(path, columns) for path in self._shards]
+        self._ends = np.cumsum([table.num_rows for table in tables], dtype=np.int64)
+        table = pa.concat_tables([columns.empty_table(), *tables])
+        rows = np.flatnonzero(pc.is_valid(table["kept_id"]).to_numpy())
+        table = table.take(pa.array(rows)).combine_chunks()
+        # Pairs by id and clusters by the kept document's, so that it does not show how the corpus was cut into shards.
+        order = pc.sort_indices(table["id"]).to_numpy()
+        self._rows = rows[order]
+        self.jaccard = table["value"].to_numpy()[order]
+        kept = table["kept_id"].combine_chunks().dictionary_encode()
+        rank = np.empty(len(kept.dictionary), np.int64)
+        rank[pc.sort_indices(kept.dictionary).to_numpy()] = np.arange(len(rank))
+        self.clusters = rank[kept.indices.to_numpy()[order]]
+        self.threshold = number(pc.max(table["limit"]).as_py())
+
+    def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
+        wanted = self._rows[rows]
+        ascending = np.sort(wanted)
+        found: dict[int, Pair] = {}
+        start = 0
+        for path, end in zip(self._shards, self._ends, strict=True):
+            here = ascending[(ascending >= start) & (ascending < end)]
+            if len(here):
+                shard_rows = read.parquet_rows(path, here - start)
+                found.update(zip(here.tolist(), map(run_pair, shard_rows), strict=True))
+            start = int(end)
+        return [found[row] for row in wanted.tolist()]
+
+    def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
+        documents = read.documents(self._run, {str(key) for key in keys})
+        return {key: Text(row["text"], row["language"], row["bytes"]) for key, row in documents.items()}
+
+
+def run_pair(row: read.Row) -> Pair:
+    """The pair of a row of schema `provenance.DROPPED` that names a kept document."""
+    dropped = Document(row["id"], row["id"], row["path"], row["repo"], row["language"], row["bytes"])
+    kept = Document(row["kept_id"], row["kept_id"], row["kept_path"], row["kept_repo"])
+    return Pair(number(row["value"]), dropped, kept)
+
+
+def _columns(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return read_table(path, schema.names).select(schema.names).cast(schema)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable shard of drops ({error}); delete it and run again") from None
+
+
+class DedupPairs:
+    """The duplicates of a finished `codeshell dedup`: `duplicates.parquet`, with the texts where the job read them.
+
+    `job` is its `job.json`, `path` its table, whose rows are in the order of the inputs.
+    """
+
+    absent = "The inputs are no longer where the job read them, or have changed since."
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `UserError` if no finished job is in `directory`, or a file of it is damaged."""
+        job = read.read_dict(directory / "job.json")
+        if job is None or job.get("command") != "dedup":
+            raise UserError(f"{directory}: no job.json of codeshell dedup here; give the directory of its -o")
+        self.job, self.path = job, directory / "duplicates.parquet"
+        if not (self.path.exists() and (directory / "stats.json").exists()):
+            raise UserError(f"{directory}: this codeshell dedup has not finished; run the same command again")
+        table = self.columns("cluster_id", "jaccard")
+        self.clusters = table["cluster_id"].to_numpy()
+        self.jaccard = table["jaccard"].to_numpy()
+        self.threshold = number(self.parameters.get("threshold"))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the job was asked: threshold, keep order and so on."""
+        return _mapping(self.job.get("parameters"))
+
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of the whole table."""
+        table = read_table(self.path, list(names))
+        if missing := [name for name in names if name not in table.column_names]:
+            raise UserError(f"{self.path}: no column {missing[0]}; it is not of codeshell dedup")
+        return table
+
+    def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
+        found = []
+        for row in read.parquet_rows(self.path, rows):
+            dropped = self._document(row["id"], row["shard"], row["row"])
+            kept = self._document(row["kept_id"], row["kept_shard"], row["kept_row"])
+            found.append(Pair(number(row["jaccard"]), dropped, kept))
+        return found
+
+    def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
+        wanted: dict[int, list[tuple[int, str]]] = {}
+        for key in keys:
+            if isinstance(key, Place):
+                wanted.setdefault(key.shard, []).append((key.row, key.id))
+        found: dict[Hashable, Text] = {}
+        for source_number, places in sorted(wanted.items()):
+            rows, identities = zip(*sorted(set(places)), strict=True)
+            try:
+                texts = self._texts_of(source_number, rows, identities)
+            except (UserError, ValueError, OSError, TypeError):
+                continue  # The file is gone, or is another one now: the page says so where the text would be.
+            for row, identity, text in zip(rows, identities, texts, strict=True):
+                if text:  # A document has a text; where there is none now, it is not that document any more.
+                    found[Place(source_number, row, identity)] = Text(text, None, len(text.encode()))
+        return found
+
+    def _texts_of(self, source_number: int, rows: Sequence[int], identities: Sequence[str]) -> list[str]:
+        """The texts of some documents of one source, by their rows (ascending); empty where there is none."""
+        options = InputOptions(**_mapping(self.job.get("options")))
+        file = self._file(source_number)
+        source = Source(source_number, file["kind"], file["path"], file["name"], "", tuple(file["stamp"]))
+        check_unchanged(source)
+        shard = Shard(0, source, 0, None, 0, None, 0)
+        if source.kind == "parquet":
+            with open_parquet(source.path) as parquet:
+                shard = replace(shard, end=parquet.metadata.num_row_groups, rows=parquet.metadata.num_rows)
+        elif source.kind == "files":
+            # What was row so and so of the list then may be another one now; the id says the path.
+            names = tuple(identity.removeprefix(f"{source.name}/") for identity in identities)
+            shard = replace(shard, end=len(names), rows=len(names), files=names)
+            rows = range(len(names))
+        return [text or "" for text in texts_at(shard, rows, options).to_pylist()]
+
+    def _document(self, identity: str, shard: int | None, row: int | None) -> Document:
+        """A document of the inputs, or if `shard` is None of the index."""
+        if shard is None or row is None:
+            return Document(None, identity, identity, where="known from the index")
+        file = self._file(shard)
+        # An id of the inputs' own does not say where its row is; one made of name and row, or a path, does.
+        named = file.get("kind") != "files" and _mapping(self.job.get("options")).get("id_column") is not None
+        where = f"row {row:,} of {file.get('name', '')}" if named else ""
+        language, _ = by_name(identity.rsplit("/", 1)[-1])
+        return Document(Place(shard, row, identity), identity, identity, language=language, where=where)
+
+    def _file(self, shard: int) -> dict[str, Any]:
+        files = self.job.get("files")
+        return _mapping(files[shard]) if isinstance(files, list) and 0 <= shard < len(files) else {}
+
+
+def _mapping(node: Any) -> dict[str, Any]:
+    return node if isinstance(node, dict) else {}

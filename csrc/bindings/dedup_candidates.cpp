@@ -1,0 +1,218 @@
+// dedup: from band keys or sketches to candidate edges.
+#include <pybind11/stl.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+
+#include "bindings/buffers.h"
+#include "dedup/cpsjoin.h"
+#include "dedup/groups.h"
+#include "dedup/sketch.h"
+
+namespace codeshell::bindings {
+
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// Runs `work` without the GIL; what a file does becomes OSError with its path, what an argument does ValueError.
+template <class Work>
+auto run(const Work& work) {
+  try {
+    const py::gil_scoped_release release;
+    return work();
+  } catch (const std::filesystem::filesystem_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.path1().c_str());
+    throw py::error_already_set();
+  } catch (const std::invalid_argument& error) {
+    throw py::value_error(error.what());
+  }
+}
+
+class DedupSketches {
+ public:
+  using Part = std::tuple<std::string, uint64_t, uint64_t>;
+
+  DedupSketches(const std::vector<Part>& parts, int64_t width, bool in_memory) {
+    check_width(width);
+    std::vector<dedup::SketchPart> sources;
+    for (const auto& [path, offset, count] : parts) sources.push_back({path, offset, count});
+    sketches_ =
+        run([&] { return std::make_unique<dedup::Sketches>(sources, static_cast<size_t>(width), in_memory); });
+  }
+
+  explicit DedupSketches(const Array<uint8_t>& array) : array_(array) {
+    if (array.ndim() != 2) throw py::value_error("sketches: must be (documents, width) uint8");
+    check_width(array.shape(1));
+    sketches_ = std::make_unique<dedup::Sketches>(array.data(), static_cast<size_t>(array.shape(0)),
+                                                  static_cast<size_t>(array.shape(1)));
+  }
+
+  const dedup::Sketches& get() const { return *sketches_; }
+  size_t size() const { return sketches_->count(); }
+
+  py::array_t<uint32_t> equal(const Array<uint32_t>& pairs, int64_t lanes, const std::string& level) const {
+    if (pairs.ndim() != 2 || pairs.shape(1) != 2) throw py::value_error("pairs: must be (m, 2) uint32");
+    check_lanes(lanes);
+    const auto compare = dedup::similar(highest_level(level));
+    const auto count = static_cast<size_t>(pairs.shape(0));
+    const uint32_t* const pair = pairs.data();
+    py::array_t<uint32_t> result(pairs.shape(0));
+    uint32_t* const out = result.mutable_data();
+    run([&] {
+      const size_t width = sketches_->width();
+      const auto bytes = dedup::aligned_bytes(2 * width);
+      dedup::Match match{};
+      for (size_t i = 0; i < count; ++i) {
+        for (size_t side = 0; side < 2; ++side) {
+          if (pair[2 * i + side] >= sketches_->count()) throw std::invalid_argument("pairs: a document out of range");
+          sketches_->read(pair[2 * i + side], bytes.get() + side * width);
+        }
+        compare(bytes.get(), bytes.get() + width, 1, width, static_cast<size_t>(lanes), 0, &match);
+        out[i] = match.equal;
+      }
+      return true;
+    });
+    return result;
+  }
+
+  void check_lanes(int64_t lanes) const {
+    if (lanes < 1 || static_cast<size_t>(lanes) > sketches_->width()) {
+      throw py::value_error("lanes: must be between 1 and the sketches' width");
+    }
+  }
+
+ private:
+  static void check_width(int64_t width) {
+    if (width < 64 || width % 64) throw py::value_error("width: must be a multiple of 64");
+  }
+
+  Array<uint8_t> array_;  // kept alive
+  std::unique_ptr<dedup::Sketches> sketches_;
+};
+
+uint32_t check_count(int64_t value, int64_t low, const char* name) {
+  if (value < low || value > INT32_MAX) throw py::value_error(std::string(name) + ": is out of range");
+  return static_cast<uint32_t>(value);
+}
+
+const uint32_t* check_ranks(const std::optional<Array<uint32_t>>& rank, size_t count) {
+  if (!rank) return nullptr;
+  if (rank->ndim() != 1 || static_cast<size_t>(rank->size()) != count) {
+    throw py::value_error("rank: must be (" + std::to_string(count) + ",) uint32, as many as documents");
+  }
+  return rank->data();
+}
+
+// (m, 2) of packed edges.
+py::array_t<uint32_t> unpack(const std::vector<uint64_t>& edges) {
+  py::array_t<uint32_t> result({static_cast<py::ssize_t>(edges.size()), py::ssize_t{2}});
+  uint32_t* out = result.mutable_data();
+  for (const uint64_t edge : edges) {
+    *out++ = static_cast<uint32_t>(edge >> 32);
+    *out++ = static_cast<uint32_t>(edge);
+  }
+  return result;
+}
+
+py::tuple dedup_groups_edges(const Array<uint64_t>& keys, const Array<uint32_t>& documents,
+                             const Array<bool>& representative, const std::optional<Array<uint32_t>>& rank,
+                             const DedupSketches* sketches, int64_t lanes, int64_t least, int64_t sure, int64_t largest,
+                             int64_t leaders, int64_t leader_edges, int64_t threads, const std::string& level) {
+  if (keys.ndim() != 1 || documents.ndim() != 1 || keys.size() != documents.size()) {
+    throw py::value_error("keys, documents: must be (k,) uint64 and (k,) uint32");
+  }
+  if (representative.ndim() != 1) throw py::value_error("representative: must be (documents,) bool");
+  const auto count = static_cast<size_t>(representative.size());
+  const uint32_t* const ranks = check_ranks(rank, count);
+  if (sketches) {
+    sketches->check_lanes(lanes);
+    if (sketches->size() != count) throw py::value_error("sketches: not as many as documents");
+  }
+  const dedup::GroupOptions options{static_cast<size_t>(check_count(lanes, 1, "lanes")),
+                                    check_count(least, 0, "least"),
+                                    check_count(sure, 0, "sure"),
+                                    check_count(largest, 2, "largest"),
+                                    check_count(leaders, 1, "leaders"),
+                                    check_count(leader_edges, 1, "leader_edges")};
+  const dedup::Chosen chosen{representative.data(), nullptr, count};
+  const auto result = run([&] {
+    return dedup::group_edges(keys.data(), documents.data(), static_cast<size_t>(keys.size()), chosen, ranks,
+                              sketches ? &sketches->get() : nullptr, options, highest_level(level),
+                              check_count(threads, 1, "threads"));
+  });
+  py::dict counts;
+  counts["groups"] = result.counts.groups;
+  counts["largest_group"] = result.counts.largest_group;
+  counts["large_groups"] = result.counts.large_groups;
+  counts["pairs_compared"] = result.counts.pairs_compared;
+  return py::make_tuple(unpack(result.edges),
+                        Array<uint32_t>(static_cast<py::ssize_t>(result.heavy.size()), result.heavy.data()), counts);
+}
+
+py::tuple dedup_cpsjoin(const DedupSketches& sketches, const std::optional<Array<uint32_t>>& positions,
+                        const std::optional<Array<uint32_t>>& rank, int64_t lanes, double threshold, int64_t least,
+                        int64_t sure, uint64_t seed, int64_t repetitions, int64_t limit, int64_t neighbours,
+                        int64_t budget, int64_t threads, const std::string& level) {
+  sketches.check_lanes(lanes);
+  if (!(threshold > 0.0 && threshold <= 1.0)) throw py::value_error("threshold: must be in (0, 1]");
+  if (positions && positions->ndim() != 1) throw py::value_error("positions: must be (m,) uint32");
+  const size_t count = positions ? static_cast<size_t>(positions->size()) : sketches.size();
+  if (positions) {
+    for (size_t i = 0; i < count; ++i) {
+      if (positions->data()[i] >= sketches.size()) throw py::value_error("positions: a document out of range");
+    }
+  }
+  const uint32_t* const ranks = check_ranks(rank, count);
+  const dedup::CpsJoinOptions options{static_cast<size_t>(lanes),
+                                      threshold,
+                                      check_count(least, 0, "least"),
+                                      check_count(sure, 0, "sure"),
+                                      seed,
+                                      check_count(repetitions, 1, "repetitions"),
+                                      check_count(limit, 2, "limit"),
+                                      check_count(neighbours, 1, "neighbours"),
+                                      check_count(budget, 1, "budget")};
+  const auto result = run([&] {
+    return dedup::cpsjoin(sketches.get(), positions ? positions->data() : nullptr, ranks, count, options,
+                          highest_level(level), check_count(threads, 1, "threads"));
+  });
+  py::dict counts;
+  counts["compared"] = result.counts.compared;
+  counts["splits"] = result.counts.splits;
+  counts["clusters"] = result.counts.clusters;
+  counts["exhausted"] = result.counts.exhausted;
+  counts["depth"] = result.counts.depth;
+  return py::make_tuple(unpack(result.edges), counts);
+}
+
+}  // namespace
+
+void bind_dedup_candidates(py::module_& module) {
+  py::class_<DedupSketches>(module, "DedupSketches", "Sketches in files or an array; see csrc/dedup/sketch.h.")
+      .def(py::init<const std::vector<DedupSketches::Part>&, int64_t, bool>(), py::arg("parts"), py::arg("width"),
+           py::arg("in_memory"))
+      .def_static(
+          "from_array", [](const Array<uint8_t>& array) { return std::make_unique<DedupSketches>(array); },
+          py::arg("sketches").noconvert())
+      .def("equal", &DedupSketches::equal, py::arg("pairs"), py::arg("lanes"), py::arg("level") = "")
+      .def("__len__", &DedupSketches::size);
+  module.def("dedup_groups_edges", &dedup_groups_edges, py::arg("keys").noconvert(), py::arg("documents").noconvert(),
+             py::arg("representative").noconvert(), py::arg("rank").noconvert(), py::arg("sketches").none(true),
+             py::arg("lanes"), py::arg("least"), py::arg("sure"), py::arg("largest") = 128, py::arg("leaders") = 64,
+             py::arg("leader_edges") = 8, py::arg("threads") = 1, py::arg("level") = "",
+             "Candidate edges from equal band keys; see csrc/dedup/groups.h.");
+  module.def("dedup_cpsjoin", &dedup_cpsjoin, py::arg("sketches"), py::arg("positions").noconvert(),
+             py::arg("rank").noconvert(), py::arg("lanes"), py::arg("threshold"), py::arg("least"), py::arg("sure"),
+             py::arg("seed"), py::arg("repetitions") = 10, py::arg("limit") = 250, py::arg("neighbours") = 32,
+             py::arg("budget") = 4096, py::arg("threads") = 1, py::arg("level") = "",
+             "Candidate edges by CPSJoin; see csrc/dedup/cpsjoin.h.");
+}
+
+}  // namespace codeshell::bindings

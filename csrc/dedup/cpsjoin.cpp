@@ -1,0 +1,371 @@
+#include "dedup/cpsjoin.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <span>
+#include <stdexcept>
+#include <utility>
+
+#include "dedup/hash.h"
+#include "dedup/neighbours.h"
+#include "dedup/tasks.h"
+
+namespace codeshell::dedup {
+
+namespace {
+
+constexpr double copies = 4;            // of each document that a level of a tree may hold
+constexpr size_t sample_size = 32;      // 496 comparisons a set, fewer than 2 a document at limit 250
+constexpr size_t dense_share = 4;       // a cluster is at least 1 / 4 of the sample
+constexpr unsigned most_clusters = 16;  // of one set
+constexpr unsigned lane_tries = 16;     // for a lane that varies
+constexpr size_t values = 256;          // of a byte
+constexpr size_t scan_block = 512;      // sketches compared with the centre of a cluster at once
+
+// The documents in the order of rank, by which they are numbered from here on.
+struct Corpus {
+  Corpus(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count)
+      : count(count), width(sketches.width()), ranks(count) {
+    const auto position = [&](size_t i) { return positions ? positions[i] : static_cast<uint32_t>(i); };
+    std::vector<uint64_t> order(count);
+    bool identity = count == sketches.count() && sketches.data();
+    for (size_t i = 0; i < count; ++i) {
+      order[i] = uint64_t{rank ? rank[i] : position(i)} << 32 | position(i);
+      identity &= position(i) == i && (i == 0 || order[i - 1] < order[i]);
+    }
+    if (!identity) std::sort(order.begin(), order.end());
+    for (size_t i = 0; i < count; ++i) {
+      ranks[i] = static_cast<uint32_t>(order[i] >> 32);
+      if (i && ranks[i] == ranks[i - 1]) throw std::invalid_argument("rank: has equal places");
+    }
+    rows = sketches.data();
+    if (identity) return;
+    owned = aligned_bytes(count * width);
+    for (size_t i = 0; i < count; ++i) sketches.read(static_cast<uint32_t>(order[i]), owned.get() + i * width);
+    rows = owned.get();
+  }
+
+  const uint8_t* row(uint32_t document) const { return rows + document * width; }
+
+  const size_t count, width;
+  std::vector<uint32_t> ranks;  // ascending
+  AlignedBytes owned;
+  const uint8_t* rows;
+};
+
+// What all repetitions share: the neighbours found. Which come first makes no difference; see Neighbours.
+class Found {
+ public:
+  Found(size_t count, const CpsJoinOptions& options)
+      : capacity_(options.neighbours),
+        sure_(options.sure),
+        slots_(static_cast<uint64_t*>(std::calloc(count * capacity_ + 1, sizeof(uint64_t)))),
+        exhausted_(count) {
+    if (!slots_) throw std::bad_alloc();
+  }
+
+  // `matches[i].index` counts in `earlier`.
+  void add(uint32_t document, std::span<const Match> matches, const uint32_t* earlier) {
+    if (matches.empty()) return;
+    const std::lock_guard lock(locks_[document % locks_.size()]);
+    Neighbours best = of(document);
+    for (const Match& match : matches) best.offer(earlier[match.index], match.equal, match.equal >= sure_);
+  }
+
+  void add_exhausted(uint32_t document) { exhausted_[document].store(1, std::memory_order_relaxed); }
+  bool exhausted(uint32_t document) const { return exhausted_[document].load(std::memory_order_relaxed); }
+
+  Neighbours of(uint32_t document) { return {slots_.get() + document * capacity_, capacity_}; }
+
+ private:
+  struct Free {
+    void operator()(uint64_t* slots) const { std::free(slots); }
+  };
+
+  const size_t capacity_;
+  const uint32_t sure_;
+  const std::unique_ptr<uint64_t, Free> slots_;  // calloc: pages of documents without neighbours are never touched
+  std::vector<std::atomic<uint8_t>> exhausted_;
+  std::array<std::mutex, 1024> locks_;
+};
+
+// One repetition: one tree. A set is a range of document numbers, ascending.
+class Tree {
+ public:
+  Tree(const Corpus& corpus, const CpsJoinOptions& options, simd::Level level, Found& found)
+      : corpus_(corpus),
+        options_(options),
+        similar_(similar(level)),
+        found_(found),
+        rows_(aligned_bytes(corpus.width *
+                            std::max({size_t{options.limit}, scan_block, sample_size, size_t{options.neighbours}}))),
+        matches_(std::max({size_t{options.limit}, scan_block, sample_size, size_t{options.neighbours}})),
+        spent_(corpus.count) {}
+
+  void run(uint32_t repetition) {
+    repetition_ = repetition;
+    // The remainder of the division goes to the first repetitions.
+    allowance_ = options_.budget / options_.repetitions + (repetition < options_.budget % options_.repetitions);
+    std::fill(spent_.begin(), spent_.end(), 0);
+    items_.resize(corpus_.count);
+    std::iota(items_.begin(), items_.end(), 0u);
+    nodes_.assign(1, {items_.size(), mix64(options_.seed ^ mix64(repetition + 1))});
+    if (items_.size() <= options_.limit) {  // one tree says all, and has the whole budget
+      allowance_ = options_.budget;
+      if (repetition == 0) compare_pairs(items_);
+      return;
+    }
+    for (uint64_t depth = 1; !nodes_.empty(); ++depth) {
+      counts.depth = std::max(counts.depth, depth);
+      const double room = copies * static_cast<double>(corpus_.count);
+      const double lanes = std::min(1 / options_.threshold, room / static_cast<double>(items_.size()));
+      size_t first = 0;
+      for (const Node& node : nodes_) {
+        // Every set still to come can be split once.
+        room_ = static_cast<size_t>(room) - next_items_.size() - (items_.size() - node.end);
+        expand({items_.data() + first, node.end - first}, node.path, lanes, depth == 1);
+        first = node.end;
+      }
+      items_.swap(next_items_);
+      nodes_.swap(next_nodes_);
+      next_items_.clear();
+      next_nodes_.clear();
+    }
+  }
+
+  CpsJoinCounts counts;
+
+ private:
+  struct Node {
+    size_t end;     // in items_; it begins where the one before ends
+    uint64_t path;  // hash
+  };
+
+  // Up to `wanted` units of the document's budget.
+  uint32_t take(uint32_t document, size_t wanted) {
+    const uint32_t left = allowance_ - spent_[document];
+    const auto taken = static_cast<uint32_t>(std::min<size_t>(wanted, left));
+    if (taken < wanted) found_.add_exhausted(document);
+    spent_[document] += taken;
+    return taken;
+  }
+
+  void gather(std::span<const uint32_t> set) {
+    const size_t ahead = 8;
+    for (size_t i = 0; i < set.size(); ++i) {
+      if (i + ahead < set.size()) {
+        for (size_t b = 0; b < corpus_.width; b += 64) __builtin_prefetch(corpus_.row(set[i + ahead]) + b);
+      }
+      std::memcpy(rows_.get() + i * corpus_.width, corpus_.row(set[i]), corpus_.width);
+    }
+  }
+
+  // Document `self` with the first `count` of those gathered, which are earlier.
+  void compare(uint32_t self, const uint8_t* row, size_t count, const uint32_t* earlier) {
+    count = take(self, count);
+    counts.compared += count;
+    const size_t matches =
+        similar_(row, rows_.get(), count, corpus_.width, options_.lanes, options_.least, matches_.data());
+    found_.add(self, {matches_.data(), matches}, earlier);
+  }
+
+  void compare_pairs(std::span<const uint32_t> set) {
+    if (set.size() < 2) return;
+    gather(set);
+    for (size_t i = 1; i < set.size(); ++i) compare(set[i], rows_.get() + i * corpus_.width, i, set.data());
+  }
+
+  // All pairs of a small cluster; of a larger one each document with the earliest members.
+  void compare_cluster(std::span<const uint32_t> set) {
+    if (set.size() <= options_.limit) return compare_pairs(set);
+    const size_t first = options_.neighbours;
+    gather(set.first(std::min(first, set.size())));
+    for (size_t i = 1; i < set.size(); ++i) compare(set[i], corpus_.row(set[i]), std::min(i, first), set.data());
+  }
+
+  void expand(std::span<uint32_t> set, uint64_t path, double lanes, bool root) {
+    for (unsigned round = 0; set.size() > options_.limit && round < most_clusters; ++round) {
+      const uint32_t* const centre = find_centre(set, mix64(path + round));
+      if (!centre) break;
+      set = take_cluster(set, *centre);
+      ++counts.clusters;
+    }
+    if (set.size() <= options_.limit) return compare_pairs(set);
+    const auto whole = static_cast<unsigned>(lanes);
+    const double chance = static_cast<double>(mix64(path ^ 1) >> 11) * 0x1p-53;
+    const auto room = static_cast<unsigned>(std::min<size_t>(room_ / set.size(), lane_tries));
+    const unsigned wanted = std::min(whole + (chance < lanes - whole), room);
+    uint32_t used[lane_tries];
+    unsigned split_by = 0;
+    for (unsigned tried = 0; tried < lane_tries && split_by < wanted; ++tried) {
+      const uint32_t lane = choose_lane(path, tried, root);
+      if (std::find(used, used + tried, lane) != used + tried) {
+        used[tried] = lane;
+        continue;
+      }
+      used[tried] = lane;
+      const uint8_t value = corpus_.row(set[0])[lane];
+      if (std::all_of(set.begin(), set.end(), [&](uint32_t d) { return corpus_.row(d)[lane] == value; })) continue;
+      split(set, path, lane);
+      ++split_by;
+    }
+  }
+
+  uint32_t choose_lane(uint64_t path, unsigned tried, bool root) const {
+    const auto count = static_cast<uint32_t>(options_.lanes);
+    if (!root) return static_cast<uint32_t>(mix64(path + 2 + tried) % count);
+    // The roots take their lanes in turn, so that they differ.
+    const auto most = static_cast<uint64_t>(1 / options_.threshold) + 1;
+    return static_cast<uint32_t>((mix64(options_.seed) % count + repetition_ * most + tried) % count);
+  }
+
+  // A document that surely resembles a quarter of a sample of the set; null if there is none.
+  const uint32_t* find_centre(std::span<const uint32_t> set, uint64_t hash) {
+    const size_t size = std::min(sample_size, set.size());
+    std::array<uint32_t, sample_size> sample, at, alike{};
+    for (size_t i = 0; i < size; ++i) {
+      const size_t first = set.size() * i / size, end = set.size() * (i + 1) / size;
+      at[i] = static_cast<uint32_t>(first + mix64(hash + i) % (end - first));
+      sample[i] = set[at[i]];
+    }
+    gather({sample.data(), size});
+    for (size_t i = 1; i < size; ++i) {
+      const uint32_t count = take(sample[i], i);
+      counts.compared += count;
+      const size_t matches = similar_(rows_.get() + i * corpus_.width, rows_.get(), count, corpus_.width,
+                                      options_.lanes, std::max(options_.sure, options_.least), matches_.data());
+      found_.add(sample[i], {matches_.data(), matches}, sample.data());
+      alike[i] += static_cast<uint32_t>(matches);
+      for (size_t m = 0; m < matches; ++m) ++alike[matches_[m].index];
+    }
+    const auto most = std::max_element(alike.begin(), alike.begin() + size);
+    if (*most * dense_share < size) return nullptr;
+    return &set[at[static_cast<size_t>(most - alike.begin())]];
+  }
+
+  // Joins those that surely resemble the centre, and returns the set without them and without exhausted documents.
+  std::span<uint32_t> take_cluster(std::span<uint32_t> set, uint32_t centre) {
+    cluster_.clear();
+    earlier_.clear();
+    size_t kept = 0;
+    for (size_t first = 0; first < set.size(); first += scan_block) {
+      size_t paid = first;
+      const size_t end = std::min(first + scan_block, set.size());
+      for (size_t i = first; i < end; ++i) {
+        if (set[i] == centre || take(set[i], 1)) set[paid++] = set[i];
+      }
+      const auto some = set.subspan(first, paid - first);
+      gather(some);
+      const size_t matches = similar_(corpus_.row(centre), rows_.get(), some.size(), corpus_.width, options_.lanes,
+                                      std::max(options_.sure, options_.least), matches_.data());
+      counts.compared += some.size();
+      for (size_t i = 0, m = 0; i < some.size(); ++i) {
+        const uint32_t document = some[i];
+        const bool alike = m < matches && matches_[m].index == i;
+        if (!alike && document != centre) {
+          set[kept++] = document;
+          continue;
+        }
+        cluster_.push_back(document);
+        if (document < centre) earlier_.push_back({static_cast<uint32_t>(cluster_.size() - 1), matches_[m].equal});
+        if (document > centre) {
+          const Match match{0, matches_[m].equal};
+          found_.add(document, {&match, 1}, &centre);
+        }
+        m += alike;
+      }
+    }
+    found_.add(centre, earlier_, cluster_.data());
+    compare_cluster(cluster_);
+    return set.first(kept);
+  }
+
+  // Puts the documents into the part of their byte. Small parts are compared at once, the others are sets of the next
+  // level.
+  void split(std::span<const uint32_t> set, uint64_t path, uint32_t lane) {
+    std::array<uint32_t, values> next{};
+    payers_.clear();
+    bytes_.clear();
+    for (const uint32_t document : set) {
+      if (!take(document, 1)) continue;
+      const uint8_t value = corpus_.row(document)[lane];
+      payers_.push_back(document);
+      bytes_.push_back(value);
+      ++next[value];
+    }
+    counts.splits += payers_.size();
+    uint32_t start = 0;
+    for (uint32_t& entry : next) start += std::exchange(entry, start);
+    parts_.resize(std::max(parts_.size(), payers_.size()));
+    for (size_t i = 0; i < payers_.size(); ++i) parts_[next[bytes_[i]]++] = payers_[i];
+    uint32_t first = 0;
+    for (size_t value = 0; value < values; ++value) {
+      const std::span<const uint32_t> part(parts_.data() + first, next[value] - first);
+      first = next[value];
+      if (part.size() <= options_.limit) {
+        compare_pairs(part);
+        continue;
+      }
+      next_items_.insert(next_items_.end(), part.begin(), part.end());
+      next_nodes_.push_back({next_items_.size(), mix64(path ^ mix64(lane * values + value + 1))});
+    }
+  }
+
+  const Corpus& corpus_;
+  const CpsJoinOptions options_;
+  const Similar similar_;
+  Found& found_;
+  AlignedBytes rows_;  // of the set that is being compared
+  std::vector<Match> matches_;
+  uint32_t repetition_ = 0, allowance_ = 0;
+  std::vector<uint32_t> spent_;               // of the allowance, by document
+  std::vector<uint32_t> items_, next_items_;  // the sets of this level, and of the next
+  size_t room_ = 0;                           // in next_items_ for the parts of the present set
+  std::vector<Node> nodes_, next_nodes_;
+  std::vector<uint32_t> cluster_, payers_, parts_;
+  std::vector<Match> earlier_;
+  std::vector<uint8_t> bytes_;
+};
+
+}  // namespace
+
+CpsJoinResult cpsjoin(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count,
+                      const CpsJoinOptions& options, simd::Level level, unsigned threads) {
+  const Corpus corpus(sketches, positions, rank, count);
+  Found found(count, options);
+  threads = std::min(threads, options.repetitions);
+  std::vector<std::unique_ptr<Tree>> trees(threads);
+  share_tasks(threads, options.repetitions, [&](size_t worker, size_t repetition) {
+    if (!trees[worker]) trees[worker] = std::make_unique<Tree>(corpus, options, level, found);
+    trees[worker]->run(static_cast<uint32_t>(repetition));
+  });
+  CpsJoinResult result;
+  for (auto& tree : trees) {
+    if (!tree) continue;
+    result.counts.compared += tree->counts.compared;
+    result.counts.splits += tree->counts.splits;
+    result.counts.clusters += tree->counts.clusters;
+    result.counts.depth = std::max(result.counts.depth, tree->counts.depth);
+    tree.reset();
+  }
+  std::vector<uint32_t> earlier;
+  for (size_t i = 0; i < count; ++i) {
+    const auto document = static_cast<uint32_t>(i);
+    result.counts.exhausted += found.exhausted(document);
+    earlier.clear();
+    found.of(document).each([&](uint32_t other, uint32_t) { earlier.push_back(other); });
+    std::sort(earlier.begin(), earlier.end());
+    for (const uint32_t other : earlier) {
+      result.edges.push_back(uint64_t{corpus.ranks[i]} << 32 | corpus.ranks[other]);
+    }
+  }
+  return result;
+}
+
+}  // namespace codeshell::dedup

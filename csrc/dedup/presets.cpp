@@ -1,0 +1,271 @@
+#include "dedup/presets.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "dedup/datatrove.h"
+#include "dedup/hash.h"
+#include "text/fold.h"
+#include "text/unicode_tables.h"
+#include "text/utf8.h"
+
+namespace codeshell::dedup {
+
+namespace {
+
+constexpr size_t least_tokens = 5;             // of the two BigCode scripts, whatever the n-gram's length
+constexpr size_t most_kept = size_t{1} << 20;  // pieces whose buffers a thread keeps for its next text
+constexpr uint64_t A = 0x9E3779B97F4A7C15u;    // of shingles.h, and the hash of an empty token
+
+constexpr std::array<uint8_t, 256> make_separators() {
+  std::array<uint8_t, 256> table{};
+  for (int c = 0; c < 256; ++c) {
+    table[c] = !((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_');
+  }
+  return table;
+}
+
+constexpr std::array<uint8_t, 256> separates = make_separators();
+
+// Room for one more piece than there are bytes; the arrays are cut to size when the count is known.
+void open_pieces(size_t bytes, Pieces& pieces) {
+  if (pieces.begins.size() < bytes + 1) {
+    pieces.begins.resize(bytes + 1);
+    pieces.ends.resize(bytes + 1);
+  }
+  pieces.begins[0] = 0;
+}
+
+void close_pieces(size_t count, Pieces& pieces) {
+  pieces.begins.resize(count);
+  pieces.ends.resize(count);
+}
+
+// Every character outside [A-Za-z0-9_] ends a token and begins the next. ASCII has no branch on what the character is:
+// the end of the current token is written at every byte and stands once it is a separator.
+void split_starcoder(std::string_view text, Pieces& pieces) {
+  open_pieces(text.size(), pieces);
+  int64_t *begins = pieces.begins.data(), *ends = pieces.ends.data();
+  const char *const begin = text.data(), *const end = begin + text.size();
+  size_t token = 0;
+  for (const char* p = begin; p < end;) {
+    const auto byte = static_cast<uint8_t>(*p);
+    const uint32_t size = byte < 0x80 ? 1 : text::decode(p, end).size;
+    ends[token] = p - begin;
+    p += size;
+    token += separates[byte];
+    begins[token] = separates[byte] ? p - begin : begins[token];
+  }
+  ends[token] = end - begin;
+  pieces.bytes = text;
+  close_pieces(token + 1, pieces);
+}
+
+// \w of a str pattern: str.isalnum() or the underscore.
+bool is_word(uint32_t code) { return code == '_' || text::is_letter(code) || text::is_number(code); }
+
+void split_stack_v2(std::string_view raw, Pieces& pieces) {
+  const std::string_view text = text::well_formed(raw, pieces.repaired);
+  pieces.buffer.resize(text.size());
+  open_pieces(text.size(), pieces);
+  size_t token = 0, at = 0, written = 0;
+  const char* const end = text.data() + text.size();
+  while (at < text.size()) {
+    const auto byte = static_cast<uint8_t>(text[at]);
+    if (byte < 0x80) {
+      pieces.buffer[written] = byte >= 'A' && byte <= 'Z' ? static_cast<char>(byte | 0x20) : static_cast<char>(byte);
+      pieces.ends[token] = static_cast<int64_t>(written++);
+      token += separates[byte];
+      if (separates[byte]) pieces.begins[token] = static_cast<int64_t>(written);
+      ++at;
+      continue;
+    }
+    const text::CodePoint c = text::decode(text.data() + at, end);
+    pieces.codes.clear();
+    text::append_lower(c.code, text, at, at + c.size, pieces.codes);
+    at += c.size;
+    // Lower case can be longer in bytes (U+023A, 2 bytes, becomes U+2C65, 3) and be two characters (U+0130).
+    const size_t room = written + 4 * pieces.codes.size() + (text.size() - at);
+    if (room > pieces.buffer.size()) pieces.buffer.resize(room + room / 8);
+    if (room + 1 > pieces.begins.size()) {
+      pieces.begins.resize(room + room / 8 + 1);
+      pieces.ends.resize(room + room / 8 + 1);
+    }
+    for (const uint32_t code : pieces.codes) {
+      if (!is_word(code)) {
+        pieces.ends[token++] = static_cast<int64_t>(written);
+        pieces.begins[token] = static_cast<int64_t>(written);
+        continue;
+      }
+      char encoded[4];
+      const size_t size = text::encode(code, encoded);
+      std::memcpy(pieces.buffer.data() + written, encoded, size);
+      written += size;
+    }
+  }
+  pieces.ends[token] = static_cast<int64_t>(written);
+  pieces.buffer.resize(written);
+  pieces.bytes = pieces.buffer;
+  close_pieces(token + 1, pieces);
+}
+
+void split_characters(std::string_view raw, Pieces& pieces) {
+  const std::string_view text = text::well_formed(raw, pieces.repaired);
+  open_pieces(text.size(), pieces);
+  size_t count = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    pieces.begins[count] = static_cast<int64_t>(at);
+    count += (static_cast<uint8_t>(text[at]) & 0xC0) != 0x80;
+  }
+  for (size_t i = 0; i + 1 < count; ++i) pieces.ends[i] = pieces.begins[i + 1];
+  if (count) pieces.ends[count - 1] = static_cast<int64_t>(text.size());
+  pieces.bytes = text;
+  close_pieces(count, pieces);
+}
+
+bool stands_alone(uint32_t code) {
+  return (code >= 0x3040 && code <= 0x30FF) || (code >= 0x3400 && code <= 0x4DBF) ||
+         (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0xAC00 && code <= 0xD7AF) || (code >= 0xF900 && code <= 0xFAFF);
+}
+
+// The tokens of tokens.h, with their places.
+void split_code(std::string_view text, Pieces& pieces) {
+  enum class Kind : uint8_t { none, word, other, alone };
+  pieces.begins.clear();
+  pieces.ends.clear();
+  const char *const begin = text.data(), *const end = begin + text.size();
+  Kind open = Kind::none;
+  for (const char* p = begin; p < end;) {
+    const text::CodePoint c = text::decode(p, end);
+    const Kind kind = c.code < 0x80             ? (separates[c.code] ? Kind::none : Kind::word)
+                      : c.malformed             ? Kind::none
+                      : stands_alone(c.code)    ? Kind::alone
+                      : text::is_letter(c.code) ? Kind::other
+                      : text::is_number(c.code) ? Kind::other
+                                                : Kind::none;
+    if (kind != open || kind == Kind::alone) {
+      if (open != Kind::none) pieces.ends.push_back(p - begin);
+      if (kind != Kind::none) pieces.begins.push_back(p - begin);
+      open = kind;
+    }
+    p += c.size;
+  }
+  if (open != Kind::none) pieces.ends.push_back(end - begin);
+  pieces.bytes = text;
+}
+
+// As hash_token of tokens.h, and a constant for the empty token.
+inline uint64_t hash_piece(const char* p, size_t size, const char* end) {
+  if (!size) return A;
+  uint64_t hash = 0, w;
+  for (; size > 8; p += 8, size -= 8) {
+    std::memcpy(&w, p, 8);
+    hash = mix64(hash ^ w);
+  }
+  if (end - p >= 8) {
+    std::memcpy(&w, p, 8);
+    w &= ~uint64_t{0} >> (64 - 8 * size);
+  } else {
+    w = 0;
+    std::memcpy(&w, p, size);
+  }
+  return mix64(hash ^ w);
+}
+
+void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
+  const size_t count = pieces.begins.size(), span = pieces.span;
+  const char *const bytes = pieces.bytes.data(), *const end = bytes + pieces.bytes.size();
+  std::vector<uint64_t>& tokens = scratch.tokens;
+  tokens.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    tokens[i] = hash_piece(bytes + pieces.begins[i], static_cast<size_t>(pieces.ends[i] - pieces.begins[i]), end);
+  }
+  uint64_t sum = 0, leaving = 1;
+  for (size_t i = 0; i < span; ++i) {
+    sum = sum * A + tokens[i];
+    leaving *= A;
+  }
+  uint64_t* out = scratch.shingles.data();
+  *out++ = mix64(sum);
+  for (size_t i = span; i < count; ++i) {
+    sum = sum * A + (tokens[i] - tokens[i - span] * leaving);
+    *out++ = mix64(sum);
+  }
+}
+
+void hash_character_shingles(const Pieces& pieces, Scratch& scratch) {
+  const char *const bytes = pieces.bytes.data(), *const end = bytes + pieces.bytes.size();
+  for (size_t i = 0; i < scratch.shingles.size(); ++i) {
+    const char* p = bytes + pieces.begins[i];
+    auto size = static_cast<size_t>(pieces.ends[i + pieces.span - 1] - pieces.begins[i]);
+    uint64_t hash = size, w;
+    for (; size >= 8; p += 8, size -= 8) {
+      std::memcpy(&w, p, 8);
+      hash = mix64(hash ^ w);
+    }
+    if (size) {
+      w = 0;
+      if (end - p >= 8) {
+        std::memcpy(&w, p, 8);
+        w &= ~uint64_t{0} >> (64 - 8 * size);
+      } else {
+        std::memcpy(&w, p, size);
+      }
+      hash = mix64(hash ^ w);
+    }
+    scratch.shingles[i] = hash;
+  }
+}
+
+}  // namespace
+
+void find_pieces(std::string_view text, const Shingling& shingling, Pieces& pieces) {
+  pieces.span = shingling.ngram;
+  switch (shingling.preset) {
+    case Preset::starcoder:
+      split_starcoder(text, pieces);
+      if (pieces.begins.size() < least_tokens) pieces.span = 0;
+      return;
+    case Preset::stack_v2:
+      split_stack_v2(text, pieces);
+      pieces.span = pieces.begins.size() < least_tokens ? 0 : std::min(pieces.span, pieces.begins.size());
+      return;
+    case Preset::datatrove: split_datatrove(text, pieces); return;
+    case Preset::char24: split_characters(text, pieces); break;
+    case Preset::code: split_code(text, pieces); break;
+  }
+  pieces.span = std::min(pieces.span, pieces.begins.size());
+}
+
+void make_shingle_strings(std::string_view text, const Shingling& shingling, Pieces& pieces) {
+  find_pieces(text, shingling, pieces);
+  if (shingling.preset == Preset::char24 || !pieces.shingles()) return;
+  std::string joined;
+  joined.reserve(pieces.bytes.size() + pieces.begins.size());
+  for (size_t i = 0; i < pieces.begins.size(); ++i) {
+    if (i) joined.push_back(' ');
+    const auto begin = static_cast<size_t>(pieces.begins[i]), end = static_cast<size_t>(pieces.ends[i]);
+    pieces.begins[i] = static_cast<int64_t>(joined.size());
+    joined.append(pieces.bytes.substr(begin, end - begin));
+    pieces.ends[i] = static_cast<int64_t>(joined.size());
+  }
+  pieces.buffer.swap(joined);
+  pieces.bytes = pieces.buffer;
+}
+
+void make_preset_shingles(std::string_view text, const Shingling& shingling, Scratch& scratch) {
+  thread_local Pieces pieces;
+  find_pieces(text, shingling, pieces);
+  scratch.shingles.resize(pieces.shingles());
+  if (scratch.shingles.empty()) {
+    // Nothing to hash.
+  } else if (shingling.preset == Preset::char24) {
+    hash_character_shingles(pieces, scratch);
+  } else {
+    hash_token_shingles(pieces, scratch);
+  }
+  if (pieces.begins.size() > most_kept) pieces = {};
+}
+
+}  // namespace codeshell::dedup

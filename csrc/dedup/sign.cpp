@@ -1,0 +1,135 @@
+#include "dedup/sign.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "dedup/hash.h"
+#include "dedup/shingles.h"
+
+namespace codeshell::dedup {
+
+namespace {
+
+// What a fingerprint is made of. Sums, so the order of the shingles does not count; the second is no function of the
+// first, so two multisets that are not equal agree in both by chance only.
+struct Sums {
+  uint64_t plain = 0;    // of the shingles
+  uint64_t product = 0;  // of low32 * high32
+  uint64_t count = 0;
+
+  void add(const uint64_t* shingles, size_t n) {
+    for (size_t i = 0; i < n; ++i) {
+      plain += shingles[i];
+      product += (shingles[i] & 0xFFFFFFFFu) * (shingles[i] >> 32);
+    }
+    count += n;
+  }
+};
+
+// A document without shingles is fingerprinted by its bytes; its count of 0 keeps it apart from those that have some.
+Sums blank_sums(std::string_view text) {
+  Sums sums{text.size(), ~uint64_t{text.size()}, 0};
+  for (size_t at = 0; at < text.size(); at += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, text.data() + at, std::min<size_t>(8, text.size() - at));
+    sums.plain = mix64(sums.plain ^ word);
+    sums.product = mix64(sums.product + word);
+  }
+  return sums;
+}
+
+class Signer {
+ public:
+  Signer(const Shingling& shingling, const MinHash& minhash, size_t bands, simd::Level level, const SignOutput& out)
+      : shingling_(shingling), minhash_(minhash), bands_(bands), level_(level), out_(out), minima_(minhash.padded()) {}
+
+  void sign(std::string_view text, size_t d) {
+    std::fill(minima_.begin(), minima_.end(), ~0u);
+    Sums sums;
+    if (shingling_.preset == Preset::code) {
+      for (ShingleStream stream(text, shingling_.ngram, level_, scratch_); !stream.done();) {
+        add(shingles_, stream.next(shingles_), sums);
+      }
+    } else {
+      make_shingles(text, shingling_, level_, scratch_);
+      add(scratch_.shingles.data(), scratch_.shingles.size(), sums);
+    }
+    write(text, sums, d);
+  }
+
+ private:
+  void add(const uint64_t* shingles, size_t count, Sums& sums) {
+    minhash_.update(shingles, count, level_, minima_.data());
+    sums.add(shingles, count);
+  }
+
+  void write(std::string_view text, const Sums& sums, size_t d) {
+    const size_t lanes = minhash_.lanes, width = sketch_width(lanes);
+    if (out_.lanes) std::copy_n(minima_.data(), lanes, out_.lanes + d * lanes);
+    if (out_.keys) {
+      uint64_t* const keys = out_.keys + d * bands_;
+      if (sums.count) {
+        band_keys(minima_.data(), bands_, lanes / bands_, keys);
+      } else {
+        std::fill_n(keys, bands_, 0);
+      }
+    }
+    if (out_.sketches) {
+      uint8_t* const sketch = out_.sketches + d * width;
+      for (size_t i = 0; i < lanes; ++i) sketch[i] = static_cast<uint8_t>(minima_[i]);
+      std::fill(sketch + lanes, sketch + width, 0);
+    }
+    if (out_.fingerprints) {
+      const Sums from = sums.count ? sums : blank_sums(text);
+      uint64_t* const fingerprint = out_.fingerprints + 2 * d;
+      fingerprint[0] = mix64(from.plain ^ mix64(from.count));
+      fingerprint[1] = mix64(from.product ^ fingerprint[0]);
+    }
+    if (out_.counts) out_.counts[d] = static_cast<uint32_t>(std::min<uint64_t>(sums.count, UINT32_MAX));
+  }
+
+  const Shingling& shingling_;
+  const MinHash& minhash_;
+  const size_t bands_;
+  const simd::Level level_;
+  const SignOutput& out_;
+  std::vector<uint32_t> minima_;
+  Scratch scratch_;
+  alignas(64) uint64_t shingles_[ShingleStream::max_shingles];
+};
+
+}  // namespace
+
+void sign(const Texts& texts, const Shingling& shingling, const MinHash& minhash, size_t bands, simd::Level level,
+          unsigned threads, const SignOutput& out) {
+  constexpr size_t grain = 16;  // documents taken at once: few enough to balance, many enough not to contend
+  threads = static_cast<unsigned>(std::min<size_t>(threads, (texts.count + grain - 1) / grain));
+  std::atomic<size_t> next{0};
+  std::exception_ptr error;
+  std::mutex failing;
+  const auto work = [&] {
+    try {
+      Signer signer(shingling, minhash, bands, level, out);
+      for (size_t start; (start = next.fetch_add(grain)) < texts.count;) {
+        for (size_t d = start; d < std::min(start + grain, texts.count); ++d) signer.sign(texts[d], d);
+      }
+    } catch (...) {  // out of memory: the caller's to hear of, from whichever thread
+      const std::lock_guard lock(failing);
+      error = std::current_exception();
+      next = texts.count;
+    }
+  };
+  {
+    std::vector<std::jthread> others;
+    for (unsigned t = 1; t < threads; ++t) others.emplace_back(work);
+    work();
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+}  // namespace codeshell::dedup

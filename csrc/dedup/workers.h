@@ -1,0 +1,51 @@
+// Threads that share a list of things to do, and a caller that may want to stop them.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace codeshell::dedup {
+
+// Asked now and then, by the calling thread only; true: give up. An empty one never stops.
+using Stop = std::function<bool()>;
+
+// Cuts [0, count) into ranges of `grain` and does them on `threads` threads. Every thread calls make() once, for a
+// function object with its own buffers, and then that with (begin, end) for every range that it takes. Returns false if
+// `stop` ended it early; rethrows the first exception of a thread. Any range may then be done or not.
+template <class Make>
+bool share(size_t count, size_t grain, unsigned threads, const Stop& stop, const Make& make) {
+  std::atomic<size_t> next{0};
+  std::atomic<bool> stopped{false};
+  std::exception_ptr error;
+  std::mutex failing;
+  const auto work = [&](bool caller) {
+    try {
+      auto task = make();
+      for (size_t begin; !stopped && (begin = next.fetch_add(grain)) < count;) {
+        task(begin, std::min(begin + grain, count));
+        if (caller && stop && stop()) stopped = true;
+      }
+    } catch (...) {
+      const std::lock_guard lock(failing);
+      if (!error) error = std::current_exception();
+      next = count;
+    }
+  };
+  {
+    std::vector<std::jthread> others;
+    const size_t useful = std::min<size_t>(threads, (count + grain - 1) / grain);
+    for (size_t t = 1; t < useful; ++t) others.emplace_back(work, false);
+    work(true);
+    // The caller may be out of work while others are not; they finish one range each.
+  }
+  if (error) std::rethrow_exception(error);
+  return !stopped;
+}
+
+}  // namespace codeshell::dedup
