@@ -30,7 +30,8 @@ def measure_texts(data: Buffer, offsets: NDArray[np.int64], level: str = "") -> 
     """
 
 # dedup: texts are data[offsets[i]:offsets[i + 1]] of a bytes-like `data` and (texts + 1,) int64 `offsets`.
-# `preset` is what a shingle is: code, starcoder, stack-v2, datatrove or char-24; `ngram` its tokens, words or characters.
+# `preset` says what a shingle is: code, starcoder, stack-v2, datatrove or char-24; `ngram` how many tokens, words or
+# characters.
 def dedup_sign(
     data: Buffer,
     offsets: NDArray[np.int64],
@@ -56,6 +57,46 @@ def dedup_minhash(
     preset: str = "code",
 ) -> NDArray[np.uint32]:
     """MinHash signatures (texts, lanes); all lanes of a text without shingles are 2^32 - 1."""
+
+def dedup_datasketch(
+    data: Buffer,
+    offsets: NDArray[np.int64],
+    preset: str,
+    ngram: int,
+    scheme: str,
+    a: NDArray[np.uint64],
+    b: NDArray[np.uint64],
+    wide: bool,
+    threads: int = 1,
+    level: str = "",
+) -> NDArray[np.uint32] | NDArray[np.uint64]:
+    """datasketch's signatures (texts, permutations), uint32 for the scheme affine32, else uint64 (legacy, affine64), of
+    the shingles' SHA-1: 64 bits of it if `wide`, else 32. (permutations,) `a` and `b` are datasketch's."""
+
+def dedup_datasketch_sets(
+    data: Buffer,
+    offsets: NDArray[np.int64],
+    sets: NDArray[np.int64],
+    scheme: str,
+    a: NDArray[np.uint64],
+    b: NDArray[np.uint64],
+    wide: bool,
+    threads: int = 1,
+    level: str = "",
+) -> NDArray[np.uint32] | NDArray[np.uint64]:
+    """The same of sets of strings: set i has the strings sets[i] to sets[i + 1] of `data`; (sets + 1,) `sets`."""
+
+def dedup_datasketch_hashes(
+    values: NDArray[np.uint64],
+    sets: NDArray[np.int64],
+    scheme: str,
+    a: NDArray[np.uint64],
+    b: NDArray[np.uint64],
+    wide: bool,
+    threads: int = 1,
+    level: str = "",
+) -> NDArray[np.uint32] | NDArray[np.uint64]:
+    """The same of sets of hash values: set i has values[sets[i]:sets[i + 1]]."""
 
 def dedup_shingle_sets(
     data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = "", preset: str = "code"
@@ -168,6 +209,55 @@ class DedupMatcher:
 
     def counts(self) -> dict[str, int]:
         """`candidate_pairs`, `verified_pairs`, `capped_keys`."""
+
+class DedupSketches:
+    """MinHash sketches, one byte a lane: in files (path, byte offset, documents), or in an array."""
+
+    def __init__(self, parts: list[tuple[str, int, int]], width: int, in_memory: bool) -> None: ...
+    @staticmethod
+    def from_array(sketches: NDArray[np.uint8]) -> DedupSketches:
+        """(documents, width); the array is used where it lies."""
+
+    def equal(self, pairs: NDArray[np.uint32], lanes: int, level: str = "") -> NDArray[np.uint32]:
+        """How many of the first `lanes` bytes are equal in each of the (m, 2) pairs."""
+
+    def __len__(self) -> int: ...
+
+def dedup_groups_edges(
+    keys: NDArray[np.uint64],
+    documents: NDArray[np.uint32],
+    representative: NDArray[np.bool_],
+    rank: NDArray[np.uint32] | None,
+    sketches: DedupSketches | None,
+    lanes: int,
+    least: int,
+    sure: int,
+    largest: int = 128,
+    leaders: int = 64,
+    leader_edges: int = 8,
+    threads: int = 1,
+    level: str = "",
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], dict[str, int]]:
+    """Candidate edges (m, 2) of documents with an equal key, as (later, earlier) ranks; the documents of large groups
+    that are left to `dedup_cpsjoin`; and counts."""
+
+def dedup_cpsjoin(
+    sketches: DedupSketches,
+    positions: NDArray[np.uint32] | None,
+    rank: NDArray[np.uint32] | None,
+    lanes: int,
+    threshold: float,
+    least: int,
+    sure: int,
+    seed: int,
+    repetitions: int = 10,
+    limit: int = 250,
+    neighbours: int = 32,
+    budget: int = 4096,
+    threads: int = 1,
+    level: str = "",
+) -> tuple[NDArray[np.uint32], dict[str, int]]:
+    """Candidate edges (m, 2) among the documents at `positions`, as (later, earlier) ranks; and counts."""
 
 class DedupOverlap:
     """Exact highest Jaccard of each text of a small set with all texts of a stream."""

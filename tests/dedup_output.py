@@ -1,4 +1,4 @@
-"""What `codeshell dedup` leaves behind, made by hand: inputs, `job.json`, `duplicates.parquet`, `stats.json`."""
+"""What `codeshell dedup` leaves behind, made by hand: inputs, and all files of the output but the kept rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.data.dedup.inputs import InputOptions
+from codeshell.data.dedup.inputs import InputOptions, Plan, Shard, Source, write_plan
 
 SCHEMA = pa.schema(
     [
@@ -82,7 +82,27 @@ def build(root: Path, documents: Documents, drops: Drops, *, kind: str = "parque
         "clusters": len({kept for kept, _ in drops.values()}),
         "left_out": {"empty": 2},
     }
-    return finish(root, pa.Table.from_pylist(rows, SCHEMA), [entry], asdict(options), stats)
+    output = finish(root, pa.Table.from_pylist(rows, SCHEMA), [entry], asdict(options), stats)
+    source = Source(0, kind, str(path), path.name, path.name, (stamp[0], stamp[1]))
+    write_plan(output / "plan.json", Plan([source], _shards(source, documents)))
+    return output
+
+
+def _shards(source: Source, documents: Documents) -> list[Shard]:
+    """The documents in two shards."""
+    count = len(documents)
+    half = count // 6 * 3
+    ends = (half, count)
+    if source.kind == "parquet":
+        ends = (half // 3, -(-count // 3))
+    elif source.kind == "jsonl":
+        lines = Path(source.path).read_bytes().splitlines(keepends=True)
+        ends = (sum(map(len, lines[:half])), sum(map(len, lines)))
+    names = tuple(name for name, _ in documents) if source.kind == "files" else ()
+    return [
+        Shard(0, source, 0, ends[0], 0, half, 0, files=names[:half]),
+        Shard(1, source, ends[0], ends[1], half, count - half, 0, files=names[half:]),
+    ]
 
 
 def finish(

@@ -1,5 +1,5 @@
-"""Write csrc/dedup/datatrove_tables.h: what datatrove's default word tokenizer (spaCy's blank English) can still do to text
-that datatrove's simplify_text has been through.
+"""Write csrc/dedup/datatrove_tables.h: what datatrove's default word tokenizer (spaCy's blank English) can still do to
+text that datatrove's simplify_text has been through.
 
     pip install 'datatrove[processing]' spacy
     python tools/make_datatrove_tables.py > csrc/dedup/datatrove_tables.h
@@ -78,25 +78,34 @@ def main() -> None:
     print(HEAD.format(datatrove=version("datatrove"), spacy=version("spacy")))
     print_class("digit", "A run of these becomes 0.", map(ord, digits))
     print_class("punctuation", "Becomes a space.", (ord(c) for c in PUNCTUATION))
-    print_class("prefix", "Cut from the front of a word.", (c for c in codes if tokenizer.find_prefix(chr(c) + "x") == 1))
+    print_class(
+        "prefix", "Cut from the front of a word.", (c for c in codes if tokenizer.find_prefix(chr(c) + "x") == 1)
+    )
     suffix = {c for c in codes if tokenizer.find_suffix("x" + chr(c)) == 1}
     print_class("suffix", "Cut from the end of a word.", suffix)
     print_class(
-        "infix", "Cut out of the middle of a word.", (c for c in codes if tokenizer.find_infix("\u03b1\u00df0" + chr(c) + "0"))
+        "infix",
+        "Cut out of the middle of a word.",
+        (c for c in codes if tokenizer.find_infix("\u03b1\u00df0" + chr(c) + "0")),
     )
     alpha = spacy.util.re.compile(f"[{ALPHA}]")
     print_class(
-        "between", "Cut out of the middle of a word where `alpha` is on both sides (before it also 0).",
+        "between",
+        "Cut out of the middle of a word where `alpha` is on both sides (before it also 0).",
         (c for c in codes if tokenizer.find_infix("a" + chr(c) + "a") and not tokenizer.find_infix("0" + chr(c) + "0")),
     )
     print_class("alpha", "spaCy's ALPHA.", (c for c in codes if alpha.match(chr(c))))
-    units = {u for u in f"{UNITS}|{CURRENCY}".replace("\\", "").split("|") if set(u) <= left and u not in map(chr, suffix)}
+    units = {
+        u for u in f"{UNITS}|{CURRENCY}".replace("\\", "").split("|") if set(u) <= left and u not in map(chr, suffix)
+    }
     for unit in units:
         assert tokenizer.find_suffix("x0" + unit) == len(unit), unit
     print("// Cut from the end of a word where they follow a 0.")
     print(f"inline constexpr const char* units[] = {{\n{rows(literal(u) for u in sorted(units))}\n}};\n")
     # These two also arise from their parts: datatrove.cpp joins them.
-    assert [t for t in tokenizer.rules if set(t) <= left and (tokenizer.find_prefix(t) or tokenizer.find_suffix(t))] == [
+    assert [
+        t for t in tokenizer.rules if set(t) <= left and (tokenizer.find_prefix(t) or tokenizer.find_suffix(t))
+    ] == [
         "<space>",
         "\u2018s",
     ]

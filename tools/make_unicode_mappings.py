@@ -1,5 +1,5 @@
-"""Write csrc/text/unicode_mappings.h: lower case, canonical decomposition and the classes that they need, as Python's str
-and unicodedata have them.
+"""Write csrc/text/unicode_mappings.h: lower case, canonical decomposition and the classes that they need, as Python's
+str and unicodedata have them.
 
     python tools/make_unicode_mappings.py > csrc/text/unicode_mappings.h
 
@@ -110,7 +110,9 @@ def main() -> None:
         lambda code: not is_surrogate(code) and makes_final("A" + chr(code)) and not makes_final(chr(code)),
     )
     print_class(
-        "cased", "Letters with case, for the final sigma.", lambda code: not is_surrogate(code) and makes_final(chr(code))
+        "cased",
+        "Letters with case, for the final sigma.",
+        lambda code: not is_surrogate(code) and makes_final(chr(code)),
     )
     print("// clang-format on\n\n}  // namespace codeshell::text")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="DIR", help="a new or empty directory (with --dry-run it may be left out)")
     add("--threshold", type=float, default=0.7, help="Jaccard of a duplicate (default: 0.7)")
     add("--keep-order", default="first", metavar="ORDER", help="first, longest or column:NAME[:desc] (default: first)")
-    add("--cluster", default="kept", choices=("kept", "components"), help="components: one of every connected component")
+    add(
+        "--cluster", default="kept", choices=("kept", "components"), help="components: one of every connected component"
+    )
     add("--verify", default="exact", choices=("exact", "signature", "none"), help="of candidate pairs (default: exact)")
     add("--method", default="bands", choices=("bands", "cpsjoin"), help="that finds candidates (default: bands)")
     add("--bands", type=int, default=21, help="MinHash bands (default: 21)")
@@ -137,7 +139,8 @@ def parse_size(text: str, name: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     if not found:
         raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
-    size = int(float(found[1]) * UNITS[(found[2] or "").lower()])
+    unit = (found[2] or "").lower()
+    size = int(float(found[1]) * (1024 if unit.endswith("i") else 1000) ** UNITS[unit[:1]])
     if size < 64 << 20:
         raise UserError(f"{name}: {text} is too little; give 64MiB or more")
     return size

@@ -32,6 +32,12 @@ class Engine(Protocol):
         """Give back what the engine holds (processes, a cluster's connection); a later `map` takes it again."""
         ...
 
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 
 class LocalEngine:
     """Worker processes on this machine; with one worker (or one item) everything runs in this process.

@@ -1,12 +1,13 @@
 """The Ray engine: shards as plain tasks of a Ray cluster, or of a Ray that is started on this machine for the job.
 
-What it needs of a cluster: every node has the same codeshell and the same Python packages, and sees the same files under
-the same paths (NFS, Lustre, a FUSE mount): tasks read and write files, and only their small statistics travel through
-Ray. The command itself runs on a machine of the cluster.
+What it needs of a cluster: every node has the same codeshell and the same Python packages, and sees the same files
+under the same paths (NFS, Lustre, a FUSE mount): tasks read and write files, and only their small statistics travel
+through Ray. The command itself runs on a machine of the cluster.
 
-A task whose node or worker dies is run again. The machine that was thought dead may go on writing meanwhile, so a second
-attempt uses temporary names of its own (`files.attempt`); the attempts write the same bytes, and whoever renames last
-changes nothing. An exception of the function itself is not tried again: it is raised here, as the local engine does.
+A task whose node or worker dies is run again. The machine that was thought dead may go on writing meanwhile, so a
+second attempt uses temporary names of its own (`files.attempt`); the attempts write the same bytes, and whoever renames
+last changes nothing. An exception of the function itself is not tried again: it is raised here, as the local engine
+does.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ IN_FLIGHT = 2
 """Tasks handed to Ray for every CPU, so that a node finds the next one waiting."""
 
 STORE_BYTES = 80 << 20
-"""Of shared memory for the object store of a Ray that we start; Ray asks for 75 MiB at least, and we keep nothing there."""
+"""Of shared memory for the object store of a Ray that we start. Ray asks for 75 MiB at least; we keep nothing there."""
 
 POLL_SECONDS = 1.0
 """Between two looks at tasks that wait for their next attempt, and at what the cluster has grown or shrunk to."""
@@ -200,7 +201,7 @@ class RayEngine:
 
 
 def _call(version: str, attempt: int, function: Callable[[Item], Result], item: Item) -> tuple[bool, Any]:
-    """The task: (True, result) or (False, exception), so that Ray neither wraps nor retries what the function raises."""
+    """The task: (True, result) or (False, exception), so that Ray does not wrap what the function raises."""
     if version != __version__:
         where = socket.gethostname()
         return False, UserError(
@@ -239,7 +240,7 @@ def _loopback() -> Iterator[None]:
 
     It does so by itself on macOS and Windows; elsewhere it replaces 127.0.0.1, even as an argument.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     before = constants.ENABLE_RAY_CLUSTER
     constants.ENABLE_RAY_CLUSTER = False
     try:
@@ -291,8 +292,8 @@ def _lost(ray: Any) -> tuple[type[Exception], ...]:
 
 def _died(error: Exception) -> Exception:
     return RuntimeError(
-        f"a worker process died {ATTEMPTS} times at the same task (killed, or out of memory; Ray says: {_line(error)}); "
-        "run again to resume, with fewer --workers if memory is short"
+        f"a worker process died {ATTEMPTS} times at the same task (killed, or out of memory; Ray says: {_line(error)})"
+        "; run again to resume, with fewer --workers if memory is short"
     )
 
 

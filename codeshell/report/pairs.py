@@ -6,8 +6,10 @@ what the page shows of a pair is read for the few that it shows.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from bisect import bisect_right
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell.data.dedup.batches import texts_at
-from codeshell.data.dedup.inputs import InputOptions, Shard, Source, check_unchanged
+from codeshell.data.dedup.inputs import InputOptions, Shard, read_plan
 from codeshell.data.languages import by_name
 from codeshell.data.provenance import DROPPED
 from codeshell.data.readers import open_parquet
@@ -57,11 +59,10 @@ class Text(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The key of a document of `codeshell dedup`: row `row` of the source `shard` (a file of `job.json`)."""
+    """The key of a document of `codeshell dedup`: row `row` of the source `shard` (a number of `plan.json`)."""
 
     shard: int
     row: int
-    id: str
 
 
 class PairSource(Protocol):
@@ -155,6 +156,7 @@ class DedupPairs:
         self.job, self.path = job, directory / "duplicates.parquet"
         if not (self.path.exists() and (directory / "stats.json").exists()):
             raise UserError(f"{directory}: this codeshell dedup has not finished; run the same command again")
+        self._groups: dict[str, list[int]] = {}
         table = self.columns("cluster_id", "jaccard")
         self.clusters = table["cluster_id"].to_numpy()
         self.jaccard = table["jaccard"].to_numpy()
@@ -181,38 +183,58 @@ class DedupPairs:
         return found
 
     def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
-        wanted: dict[int, list[tuple[int, str]]] = {}
-        for key in keys:
-            if isinstance(key, Place):
-                wanted.setdefault(key.shard, []).append((key.row, key.id))
+        pieces: dict[Shard, list[Place]] = {}
+        for place in sorted(key for key in keys if isinstance(key, Place)):
+            piece = self._piece(place)
+            if piece is not None:
+                pieces.setdefault(piece, []).append(place)
+        options = InputOptions(**_mapping(self.job.get("options")))
         found: dict[Hashable, Text] = {}
-        for source_number, places in sorted(wanted.items()):
-            rows, identities = zip(*sorted(set(places)), strict=True)
+        for piece, places in pieces.items():
             try:
-                texts = self._texts_of(source_number, rows, identities)
-            except (UserError, ValueError, OSError, TypeError):
-                continue  # The file is gone, or is another one now: the page says so where the text would be.
-            for row, identity, text in zip(rows, identities, texts, strict=True):
-                if text:  # A document has a text; where there is none now, it is not that document any more.
-                    found[Place(source_number, row, identity)] = Text(text, None, len(text.encode()))
+                texts = texts_at(piece, [place.row for place in places], options).to_pylist()
+            except (UserError, ValueError, OSError):
+                continue  # The file is gone, or another one now: the page says so where the text would be.
+            found |= {
+                place: Text(text, None, len(text.encode())) for place, text in zip(places, texts, strict=True) if text
+            }
         return found
 
-    def _texts_of(self, source_number: int, rows: Sequence[int], identities: Sequence[str]) -> list[str]:
-        """The texts of some documents of one source, by their rows (ascending); empty where there is none."""
-        options = InputOptions(**_mapping(self.job.get("options")))
-        file = self._file(source_number)
-        source = Source(source_number, file["kind"], file["path"], file["name"], "", tuple(file["stamp"]))
-        check_unchanged(source)
-        shard = Shard(0, source, 0, None, 0, None, 0)
-        if source.kind == "parquet":
-            with open_parquet(source.path) as parquet:
-                shard = replace(shard, end=parquet.metadata.num_row_groups, rows=parquet.metadata.num_rows)
-        elif source.kind == "files":
-            # What was row so and so of the list then may be another one now; the id says the path.
-            names = tuple(identity.removeprefix(f"{source.name}/") for identity in identities)
-            shard = replace(shard, end=len(names), rows=len(names), files=names)
-            rows = range(len(names))
-        return [text or "" for text in texts_at(shard, rows, options).to_pylist()]
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        """How the job cut its inputs, ascending by source and row; empty if that is not recorded."""
+        path = self.path.parent / "plan.json"
+        return read_plan(path).shards if path.exists() else []
+
+    def _piece(self, place: Place) -> Shard | None:
+        """The least of the inputs that holds a document: a file, a row group, or a shard of JSONL."""
+        at = bisect_right(self._shards, place, key=lambda shard: Place(shard.source.number, shard.first_row)) - 1
+        if at < 0 or self._shards[at].source.number != place.shard:
+            return None
+        shard = self._shards[at]
+        if shard.source.kind == "files":
+            name = shard.files[place.row - shard.first_row : place.row - shard.first_row + 1]
+            return replace(shard, first_row=place.row, rows=1, files=name)
+        if shard.source.kind == "parquet":
+            return self._row_group(shard, place.row)
+        return shard
+
+    def _row_group(self, shard: Shard, row: int) -> Shard | None:
+        """The part of a shard of a Parquet file that is the row group of a row."""
+        path = shard.source.path
+        try:
+            if path not in self._groups:
+                with open_parquet(path) as file:
+                    metadata = file.metadata
+                    self._groups[path] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        except UserError:
+            return None
+        firsts = np.cumsum([0, *self._groups[path]])
+        group = int(np.searchsorted(firsts, row, side="right")) - 1
+        if group >= len(firsts) - 1:
+            return None  # It has fewer rows by now.
+        rows = self._groups[path][group]
+        return replace(shard, begin=group, end=group + 1, first_row=int(firsts[group]), rows=rows)
 
     def _document(self, identity: str, shard: int | None, row: int | None) -> Document:
         """A document of the inputs, or if `shard` is None of the index."""
@@ -223,7 +245,7 @@ class DedupPairs:
         named = file.get("kind") != "files" and _mapping(self.job.get("options")).get("id_column") is not None
         where = f"row {row:,} of {file.get('name', '')}" if named else ""
         language, _ = by_name(identity.rsplit("/", 1)[-1])
-        return Document(Place(shard, row, identity), identity, identity, language=language, where=where)
+        return Document(Place(shard, row), identity, identity, language=language, where=where)
 
     def _file(self, shard: int) -> dict[str, Any]:
         files = self.job.get("files")

@@ -89,6 +89,24 @@ __attribute__((target("avx512f"))) void minima_avx512(const uint64_t* shingles, 
   for (int v = 0; v < vectors; ++v) _mm512_storeu_si512(minima + 16 * v, best[v]);
 }
 
+// Eight bands at once, and their chains of mix64 side by side.
+__attribute__((target("avx512f,avx512dq"))) void band_keys_avx512(const uint32_t* signature, size_t bands, size_t rows,
+                                                                  uint64_t* keys) {
+  const __m512i eight = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i steps = _mm512_mullo_epi64(eight, _mm512_set1_epi64(static_cast<int64_t>(rows)));
+  for (size_t b = 0; b < bands; b += 8) {
+    const auto wanted = static_cast<__mmask8>(bands - b < 8 ? (1u << (bands - b)) - 1 : 255u);
+    __m512i key = mix64(_mm512_add_epi64(_mm512_set1_epi64(static_cast<int64_t>(b + 1)), eight));
+    for (size_t r = 0; r < rows; ++r) {
+      const __m256i values =
+          _mm512_mask_i64gather_epi32(_mm256_setzero_si256(), wanted, steps, signature + b * rows + r, 4);
+      key = mix64(_mm512_xor_si512(key, _mm512_cvtepu32_epi64(values)));
+    }
+    const __mmask8 zero = _mm512_testn_epi64_mask(key, key);
+    _mm512_mask_storeu_epi64(keys + b, wanted, _mm512_mask_mov_epi64(key, zero, _mm512_set1_epi64(1)));
+  }
+}
+
 #elif defined(__aarch64__)
 
 void minima_neon(const uint64_t* shingles, size_t count, const uint32_t* multipliers, uint32_t* minima) {
@@ -138,7 +156,12 @@ void MinHash::update(const uint64_t* shingles, size_t count, simd::Level level, 
   }
 }
 
-void band_keys(const uint32_t* signature, size_t bands, size_t rows, uint64_t* keys) {
+void band_keys(const uint32_t* signature, size_t bands, size_t rows, simd::Level level, uint64_t* keys) {
+#if defined(__x86_64__)
+  if (level == simd::Level::avx512) return band_keys_avx512(signature, bands, rows, keys);
+#else
+  (void)level;
+#endif
   for (size_t b = 0; b < bands; ++b) {
     uint64_t key = mix64(b + 1);
     for (size_t r = 0; r < rows; ++r) key = mix64(key ^ signature[b * rows + r]);

@@ -3,7 +3,7 @@
 // Lane i of a signature is the minimum over the shingles s of  multiplier_i * low32(s) + high32(s)  mod 2^32. For
 // random s, any two lanes are pairwise independent but for the lowest bits that two multipliers share, at the price of
 // one multiplication; multipliers are distinct by construction (a bijection of the lane's number). Integer arithmetic
-// only: scalar, AVX2 and AVX-512 give the same bits.
+// only: scalar, NEON, AVX2 and AVX-512 code give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -32,6 +32,6 @@ struct MinHash {
 // The keys of one signature[bands * rows]: h = mix64(band + 1); for each of the band's rows v: h = mix64(h ^ v); 1
 // instead of 0, for key 0 means "no key". A document without shingles has only those (the caller's matter): it is a
 // candidate of nothing.
-void band_keys(const uint32_t* signature, size_t bands, size_t rows, uint64_t* keys);
+void band_keys(const uint32_t* signature, size_t bands, size_t rows, simd::Level level, uint64_t* keys);
 
 }  // namespace codeshell::dedup

@@ -157,19 +157,4 @@ void make_shingle_set(std::string_view text, const Shingling& shingling, simd::L
   set.erase(std::unique(set.begin(), set.end()), set.end());
 }
 
-size_t intersection(const uint64_t* a, size_t a_size, const uint64_t* b, size_t b_size, size_t needed) {
-  constexpr size_t stride = 64;  // merge steps between two looks at what is still possible
-  size_t i = 0, j = 0, shared = 0;
-  while (i < a_size && j < b_size) {
-    if (shared + std::min(a_size - i, b_size - j) < needed) return shared;
-    for (size_t steps = 0; steps < stride && i < a_size && j < b_size; ++steps) {
-      const uint64_t x = a[i], y = b[j];
-      shared += x == y;  // no branch on hash values: none would be predictable
-      i += x <= y;
-      j += y <= x;
-    }
-  }
-  return shared;
-}
-
 }  // namespace codeshell::dedup

@@ -51,8 +51,4 @@ inline void make_shingle_set(std::string_view text, uint32_t ngram, simd::Level 
   make_shingle_set(text, Shingling{Preset::code, ngram}, level, scratch);
 }
 
-// How many values two ascending sets of distinct values share. Returns early, with a count below `needed`, once
-// `needed` is out of reach; so a result of at least `needed` is exact.
-size_t intersection(const uint64_t* a, size_t a_size, const uint64_t* b, size_t b_size, size_t needed);
-
 }  // namespace codeshell::dedup

@@ -22,14 +22,44 @@ struct Sums {
   uint64_t product = 0;  // of low32 * high32
   uint64_t count = 0;
 
-  void add(const uint64_t* shingles, size_t n) {
-    for (size_t i = 0; i < n; ++i) {
-      plain += shingles[i];
-      product += (shingles[i] & 0xFFFFFFFFu) * (shingles[i] >> 32);
-    }
-    count += n;
-  }
+  void add(const uint64_t* shingles, size_t n, simd::Level level);
 };
+
+inline __attribute__((always_inline)) void add_all(const uint64_t* shingles, size_t n, Sums& sums) {
+  uint64_t plain = 0, product = 0;
+  for (size_t i = 0; i < n; ++i) {
+    plain += shingles[i];
+    product += (shingles[i] & 0xFFFFFFFFu) * (shingles[i] >> 32);
+  }
+  sums.plain += plain;
+  sums.product += product;
+  sums.count += n;
+}
+
+void add_scalar(const uint64_t* shingles, size_t n, Sums& sums) { add_all(shingles, n, sums); }
+
+#if defined(__x86_64__)
+
+// The compiler makes vectors of it: sums of integers may be taken in any order.
+__attribute__((target("avx2"))) void add_avx2(const uint64_t* shingles, size_t n, Sums& sums) {
+  add_all(shingles, n, sums);
+}
+
+__attribute__((target("avx512f,avx512dq"))) void add_avx512(const uint64_t* shingles, size_t n, Sums& sums) {
+  add_all(shingles, n, sums);
+}
+
+#endif
+
+void Sums::add(const uint64_t* shingles, size_t n, simd::Level level) {
+#if defined(__x86_64__)
+  if (level == simd::Level::avx512) return add_avx512(shingles, n, *this);
+  if (level == simd::Level::avx2) return add_avx2(shingles, n, *this);
+#else
+  (void)level;
+#endif
+  add_scalar(shingles, n, *this);
+}
 
 // A document without shingles is fingerprinted by its bytes; its count of 0 keeps it apart from those that have some.
 Sums blank_sums(std::string_view text) {
@@ -65,7 +95,7 @@ class Signer {
  private:
   void add(const uint64_t* shingles, size_t count, Sums& sums) {
     minhash_.update(shingles, count, level_, minima_.data());
-    sums.add(shingles, count);
+    sums.add(shingles, count, level_);
   }
 
   void write(std::string_view text, const Sums& sums, size_t d) {
@@ -74,7 +104,7 @@ class Signer {
     if (out_.keys) {
       uint64_t* const keys = out_.keys + d * bands_;
       if (sums.count) {
-        band_keys(minima_.data(), bands_, lanes / bands_, keys);
+        band_keys(minima_.data(), bands_, lanes / bands_, level_, keys);
       } else {
         std::fill_n(keys, bands_, 0);
       }

@@ -10,10 +10,6 @@
 
 #include "dedup/hash.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace codeshell::dedup {
 
 static_assert(std::endian::native == std::endian::little, "token hashes are defined on little-endian words");
@@ -24,11 +20,11 @@ constexpr size_t chunk_size = 4096;
 constexpr size_t slack = 64;  // bytes behind a chunk that may be read
 static_assert(Tokenizer::max_tokens >= chunk_size / 3 * 2 + edge_block);
 
+}  // namespace
+
 struct Words {
   uint64_t first, second;  // bytes 0-7 and 8-15, zero behind the token
 };
-
-}  // namespace
 
 struct TokenBuffers {
   alignas(64) Words words[Tokenizer::max_tokens];
@@ -76,30 +72,51 @@ size_t load_words(const char* text, size_t count, TokenBuffers& buffers) {
   return longer;
 }
 
-// No token holds a zero byte: a second word that is zero is none.
+// No token holds a zero byte: a second word that is zero is none. Whether there is one must not become a branch.
 void mix_words(const Words* words, size_t count, uint64_t* hashes) {
   for (size_t i = 0; i < count; ++i) {
     const uint64_t once = mix64(words[i].first), twice = mix64(once ^ words[i].second);
-    hashes[i] = words[i].second ? twice : once;
+    const uint64_t has_second = ~uint64_t{0} * (words[i].second != 0);
+    hashes[i] = once ^ ((once ^ twice) & has_second);
   }
 }
 
 #if defined(__x86_64__)
 
-// Eight at a time, the last ones with whatever lies behind them.
+// Four and eight at a time, the last ones with whatever lies behind them.
+__attribute__((target("avx2"))) void mix_words_avx2(const Words* words, size_t count, uint64_t* hashes) {
+  for (size_t i = 0; i < count; i += 4) {
+    const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + i));
+    const __m256i b = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + i + 2));
+    const __m256i first = _mm256_unpacklo_epi64(a, b), second = _mm256_unpackhi_epi64(a, b);  // of 0 2 1 3
+    const __m256i once = mix64(first), twice = mix64(_mm256_xor_si256(once, second));
+    const __m256i hash = _mm256_blendv_epi8(twice, once, _mm256_cmpeq_epi64(second, _mm256_setzero_si256()));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(hashes + i), _mm256_permute4x64_epi64(hash, 0b11'01'10'00));
+  }
+}
+
 __attribute__((target("avx512f,avx512dq"))) void mix_words_avx512(const Words* words, size_t count, uint64_t* hashes) {
   const __m512i in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   for (size_t i = 0; i < count; i += 8) {
     const __m512i a = _mm512_load_si512(words + i), b = _mm512_load_si512(words + i + 4);
     const __m512i first = _mm512_unpacklo_epi64(a, b), second = _mm512_unpackhi_epi64(a, b);  // of 0 4 1 5 2 6 3 7
-    const __m512i once = mix64(first);
-    const __m512i hash = _mm512_mask_mov_epi64(once, _mm512_test_epi64_mask(second, second),
-                                               mix64(_mm512_xor_si512(once, second)));
+    const __m512i once = mix64(first), twice = mix64(_mm512_xor_si512(once, second));
+    const __m512i hash = _mm512_mask_mov_epi64(once, _mm512_test_epi64_mask(second, second), twice);
     _mm512_storeu_si512(hashes + i, _mm512_permutexvar_epi64(in_order, hash));
   }
 }
 
 #endif
+
+auto choose_mix(simd::Level level) {
+#if defined(__x86_64__)
+  if (level == simd::Level::avx512) return mix_words_avx512;
+  if (level == simd::Level::avx2) return mix_words_avx2;
+#else
+  (void)level;
+#endif
+  return mix_words;
+}
 
 // Goes on with the hash of a token behind its first 16 bytes. Up to seven bytes behind it are read.
 uint64_t hash_rest(uint64_t hash, const char* at, size_t size) {
@@ -131,7 +148,7 @@ Tokenizer::Tokenizer(std::string_view text, simd::Level level, Scratch& scratch)
       end_(text.data() + text.size()),
       buffers_(*scratch.chunk),
       find_edges_(find_edges(level)),
-      wide_(level == simd::Level::avx512) {}
+      mix_words_(choose_mix(level)) {}
 
 size_t Tokenizer::next(uint64_t* hashes) {
   const char* text = at_;
@@ -152,15 +169,7 @@ size_t Tokenizer::next(uint64_t* hashes) {
   const size_t count = static_cast<size_t>(edges.ends - buffers_.ends);
 
   const size_t longer = load_words(text, count, buffers_);
-#if defined(__x86_64__)
-  if (wide_) {
-    mix_words_avx512(buffers_.words, count, hashes);
-  } else {
-    mix_words(buffers_.words, count, hashes);
-  }
-#else
-  mix_words(buffers_.words, count, hashes);
-#endif
+  mix_words_(buffers_.words, count, hashes);
   for (size_t k = 0; k < longer; ++k) {
     const uint32_t i = buffers_.longer[k], start = buffers_.starts[i];
     hashes[i] = hash_rest(hashes[i], text + start + 16, buffers_.ends[i] - start - 16);

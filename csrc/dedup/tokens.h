@@ -21,6 +21,7 @@
 namespace codeshell::dedup {
 
 struct TokenBuffers;
+struct Words;
 
 // Buffers that one thread reuses from document to document.
 struct Scratch {
@@ -57,7 +58,7 @@ class Tokenizer {
   EdgeState state_;
   TokenBuffers& buffers_;
   const FindEdges find_edges_;
-  const bool wide_;  // hash eight tokens at once
+  void (*const mix_words_)(const Words* words, size_t count, uint64_t* hashes);
 };
 
 }  // namespace codeshell::dedup

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from codeshell.cli import main
+from codeshell.cli import dedup, main
 
 TEXT = " ".join(f"word{i}" for i in range(100))
 NEAR = TEXT + " and more"
@@ -24,45 +24,101 @@ def inputs(tmp_path: Path) -> Path:
     (folder / "b.py").write_text("nothing like it")
     (folder / "c.py").write_bytes(b"caf\xe9 is not UTF-8")
     (folder / "d.bin").write_bytes(b"\0\1")
-    pq.write_table(pa.table({"content": [NEAR, "一二三四五六七", None]}), tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"content": [NEAR, "一二三四五六七", None], "n": [1, 2, 3]}), tmp_path / "rows.parquet")
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
         file.write(json.dumps({"content": "一二三四五六七"}) + "\n" + json.dumps({"content": "alone"}) + "\n{broken\n")
     return tmp_path
 
 
+def names(inputs: Path) -> list[str]:
+    return [str(inputs / name) for name in ("in", "rows.parquet", "rows.jsonl.gz")]
+
+
 def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [str(inputs / name) for name in ("in", "rows.parquet", "rows.jsonl.gz")]
     output = inputs / "out"
-    assert main(["dedup", *names, "--text-column", "content", "-o", str(output)]) == 0
+    assert main(["dedup", *names(inputs), "--text-column", "content", "-o", str(output)]) == 0
     found = pq.read_table(output / "duplicates.parquet").to_pylist()
+    folder, rows, lines = names(inputs)
     assert [(row["id"], row["kept_id"]) for row in found] == [
-        (f"{names[1]}#0", f"{names[0]}/a.py"),
-        (f"{names[2]}@0", f"{names[1]}#1"),
+        (f"{rows}#0", f"{folder}/a.py"),
+        (f"{lines}@0", f"{rows}#1"),
     ]
     assert [row["jaccard"] for row in found] == [96 / 98, 1.0]
-    kept = pq.read_table(output / "kept.parquet")["id"].to_pylist()
-    assert [Path(name).name.split("@")[0] for name in kept] == ["a.py", "b.py", "rows.parquet#1", "rows.jsonl.gz"]
+    columns = ("shard", "row", "kept_shard", "kept_row")
+    assert [tuple(row[name] for name in columns) for row in found] == [(1, 0, 0, 0), (2, 0, 1, 1)]
+    assert [row["cluster_size"] for row in found] == [2, 2]
+    # What stays: files, rows and lines as they were; a row without text and a broken line are not lost.
+    assert sorted(path.name for path in (output / "kept" / "in").iterdir()) == ["a.py", "b.py", "c.py"]
+    assert pq.read_table(output / "kept" / "rows.parquet").to_pylist() == [
+        {"content": "一二三四五六七", "n": 2},
+        {"content": None, "n": 3},
+    ]
+    with gzip.open(output / "kept" / "rows.jsonl.gz", "rt") as file:
+        assert file.read() == json.dumps({"content": "alone"}) + "\n{broken\n"
     stats = json.loads((output / "stats.json").read_text())
     assert (stats["documents"], stats["kept"], stats["duplicates"], stats["clusters"]) == (6, 4, 2, 2)
-    assert sum(stats["left_out"].values()) == 4
-    assert stats["left_out"]["bad_utf8"] == 1
-    assert "2 near duplicates of 2 kept ones" in capsys.readouterr().out
+    assert stats["left_out"] == {"bad_json": 1, "bad_utf8": 1, "binary": 1, "no_text": 1}
+    assert not (output / "work").exists()
+    assert "2 are near duplicates of 2 of them" in capsys.readouterr().out
+
+
+def test_ids_only_and_dry_run(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["dedup", *names(inputs), "--text-column", "content"]
+    assert main([*command, "--ids-only", "-o", str(inputs / "ids")]) == 0
+    kept = pq.read_table(inputs / "ids" / "kept.parquet")["id"].to_pylist()
+    assert [Path(name).name.split("@")[0] for name in kept] == ["a.py", "b.py", "rows.parquet#1", "rows.jsonl.gz"]
+    assert not (inputs / "ids" / "kept").exists()
+    before = sorted(path.name for path in inputs.iterdir())
+    assert main([*command, "--dry-run"]) == 0
+    assert "2 are near duplicates" in capsys.readouterr().out
+    assert sorted(path.name for path in inputs.iterdir()) == before
+    assert main([*command, "--dry-run", "-o", str(inputs / "dry")]) == 0
+    assert not (inputs / "dry" / "kept").exists()
+    assert pq.read_table(inputs / "dry" / "duplicates.parquet").num_rows == 2
+
+
+def test_keep_order_by_a_column(tmp_path: Path) -> None:
+    table = pa.table({"text": [TEXT, NEAR, "other"], "stars": [1, 5, 2], "name": ["x", "y", "y"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    command = ["dedup", str(tmp_path / "a.parquet"), "--id-column", "name"]
+    assert main([*command, "--keep-order", "column:stars:desc", "-o", str(tmp_path / "out")]) == 0
+    (row,) = pq.read_table(tmp_path / "out" / "duplicates.parquet").to_pylist()
+    assert (row["id"], row["kept_id"]) == ("x", "y")
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["repeated_ids"] == 1
 
 
 def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = str(inputs / "out")
+    folder = str(inputs / "in")
     cases = [
         ([str(inputs / "missing")], "no such file or folder"),
         ([str(inputs / "rows.parquet")], "no column 'text'; it has content"),
-        ([str(inputs / "in"), "--threshold", "1.5"], "threshold: 1.5 is not in"),
-        ([str(inputs / "in"), "--bands", "0"], "bands: 0 is below 1"),
+        ([str(inputs / "*.nothing")], "nothing"),
+        ([folder, "--threshold", "1.5"], "threshold: 1.5 is not in"),
+        ([folder, "--threshold", "nan"], "threshold: nan is not in"),
+        ([folder, "--bands", "0"], "bands: 0 is"),
+        ([folder, "--bands", "70000"], "more than 65536 lanes"),
+        ([folder, "--shingles", "words"], "shingles: 'words' is none of code"),
+        ([folder, "--keep-order", "best"], "keep-order: 'best' is none of"),
+        ([folder, "--memory", "lots"], "'lots' is not a size"),
+        ([folder, "--memory", "1MB"], "too little"),
+        ([folder, "--workers", "-1"], "--workers"),
         ([str(inputs / "in" / "d.bin")], "no document"),
-        ([str(inputs / "in"), "--max-file-bytes", "0"], "--max-file-bytes"),
+        ([folder, "--max-file-bytes", "0"], "--max-file-bytes"),
     ]
     for arguments, message in cases:
-        assert main(["dedup", *arguments, "-o", output]) == 2
+        assert main(["dedup", *arguments, "-o", output]) == 2, arguments
         error = capsys.readouterr().err
-        assert message in error
-        assert error.count("\n") == 1
-    assert main(["dedup", str(inputs / "in"), "-o", str(inputs / "in")]) == 2
+        assert message in error, (arguments, error)
+        assert error.count("\n") == 1, error
+    assert main(["dedup", folder, "-o", folder]) == 2
     assert "not empty" in capsys.readouterr().err
+    assert main(["dedup", folder]) == 2
+    assert "-o DIR: missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2 << 30), ("500MB", 500_000_000), ("1073741824", 1 << 30), ("0.5 g", 500_000_000)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert dedup.parse_size(text, "--memory") == size

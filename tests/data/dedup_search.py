@@ -37,9 +37,7 @@ def shingle_set(text: str, ngram: int = 5) -> set[tuple[str, ...]]:
     return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)} if tokens else set()
 
 
-def by_definition(
-    texts: list[str], threshold: float, order: list[int] | None = None
-) -> dict[int, tuple[int, float]]:
+def by_definition(texts: list[str], threshold: float, order: list[int] | None = None) -> dict[int, tuple[int, float]]:
     """{dropped: (kept, Jaccard)} of the rule "kept": all pairs, documents in `order`."""
     sets = [shingle_set(text) for text in texts]
     kept: list[int] = []

@@ -40,7 +40,9 @@ def test_round_trip_and_ranges(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(arrays_of.arrays(st.sampled_from([np.uint8, np.int64, np.uint32]), st.tuples(st.integers(0, 30), st.integers(0, 4))))
+@given(
+    arrays_of.arrays(st.sampled_from([np.uint8, np.int64, np.uint32]), st.tuples(st.integers(0, 30), st.integers(0, 4)))
+)
 def test_any_shape(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray) -> None:
     path = tmp_path_factory.mktemp("any") / "a.bin"
     write_arrays(path, {"a": array, "b": array[:, ::-1]})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_dedup_minhash import shingle_sets
 
 from codeshell import _C
-from codeshell.data.dedup import duplicates, text_buffers
+from codeshell.data.dedup import text_buffers, texts
 from codeshell.data.dedup.duplicates import MAX_BUCKET
 from codeshell.data.dedup.minhash import sign
 from codeshell.data.dedup.parameters import Parameters
@@ -250,7 +250,7 @@ def test_shingles_of_peers(corpus: list[str], shingles: str) -> None:
 
 def test_progress_and_an_interrupt(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can go on."""
-    monkeypatch.setattr(duplicates, "PIECE_BYTES", 100_000)
+    monkeypatch.setattr(texts, "PIECE_BYTES", 100_000)
     seen: list[int] = []
     expected = find_duplicates(corpus, progress=seen.append)
     assert seen == sorted(seen) and seen[-1] == len(corpus) and len(seen) > 5
@@ -369,7 +369,7 @@ def test_impossible_thresholds(threshold: float) -> None:
 
 
 def test_bad_calls() -> None:
-    with pytest.raises(ValueError, match="no 'text' in the table; it has body"):
+    with pytest.raises(ValueError, match="no 'text' in the data; it has body"):
         find_duplicates(pa.table({"body": ["a"]}))
     deduper = Deduper()
     with pytest.raises(ValueError, match="2 ids for 1 texts"):

@@ -23,7 +23,7 @@ CERTAIN = Parameters(bands=200, rows=1)
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    mixed = variants(60, 200, seed=3) + ["", "  ", "", "short one", "short one", "一 二 三"]
+    mixed = [*variants(60, 200, seed=3), "", "  ", "", "short one", "short one", "一 二 三"]
     random.Random(1).shuffle(mixed)
     return mixed
 
@@ -102,7 +102,8 @@ def test_a_killed_search_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shards = cut(texts, [60, 120, 180])
-    for module, name in ((search, "sign_shard"), (candidates, "same_range"), (candidates, "edges_range"), (search, "sets_shard")):
+    steps = ((search, "sign_shard"), (candidates, "same_range"), (candidates, "edges_range"), (search, "sets_shard"))
+    for module, name in steps:
         real, calls = getattr(module, name), []
 
         def dies(task, real=real, calls=calls):
@@ -186,7 +187,7 @@ def test_components_keep_one_of_each(texts: list[str], tmp_path: Path) -> None:
         assert jaccard == pytest.approx(shared / (len(sets[document]) + len(sets[kept]) - shared))
 
 
-def test_signature_and_no_verification(texts: list[str], expected: dict[int, tuple[int, float]], tmp_path: Path) -> None:
+def test_signature_and_no_verification(texts: list[str], tmp_path: Path) -> None:
     estimated = answer(run(tmp_path / "a", [texts], Parameters(verify="signature")))
     exact = answer(run(tmp_path / "b", [texts], Parameters()))
     assert len(set(estimated) ^ set(exact)) < 0.2 * len(exact)

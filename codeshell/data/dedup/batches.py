@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -205,11 +204,11 @@ def _row_batches(rows: Iterator[_Row], shard: Shard, columns: Collection[str]) -
 
 def _row_batch(batch: list[_Row], left_out: Counter[str], shard: Shard, columns: Collection[str]) -> Batch:
     order = None
-    if "order" in columns and shard.order_type:
-        kinds: tuple[type, ...] = (str,) if shard.order_type == "string" else (int, float)
-        values = [row.order if isinstance(row.order, kinds) else None for row in batch]
-        kind = pa.large_string() if shard.order_type == "string" else pa.float64()
-        order = _order_values(pa.array([v if v is None or kind != pa.float64() else float(v) for v in values], kind), shard.order_type)
+    if "order" in columns and shard.order_type == "string":
+        order = pa.array([row.order if isinstance(row.order, str) else None for row in batch], pa.large_string())
+    elif "order" in columns:
+        numbers = [float(row.order) if isinstance(row.order, (int, float)) else None for row in batch]
+        order = _order_values(pa.array(numbers, pa.float64()), shard.order_type)
     return Batch(
         rows=np.array([row.row for row in batch], np.int64),
         texts=pa.array([row.text for row in batch], pa.large_string()),

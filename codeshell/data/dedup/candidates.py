@@ -4,7 +4,7 @@ First documents of equal fingerprints become one: only the earliest in the keep 
 either band keys (`method="bands"`) or CPSJoin over the sketches (`"cpsjoin"`) give candidate edges; both compare
 sketches before a pair becomes an edge, so that few pairs below the threshold are left (csrc/dedup/groups.h, cpsjoin.h).
 
-An edge is (later, earlier), two ranks: places in the keep order. `edges-NNNNN.bin` holds the edges of one task, ordered,
+An edge is (later, earlier), two ranks: places in the keep order. `edges-*.bin` holds the edges of one task, ordered,
 and `bounds`: edges of the decision chunk c are edges[bounds[c]:bounds[c + 1]].
 """
 
@@ -169,9 +169,7 @@ def join(corpus: Corpus, positions: NDArray[np.uint32], output: Path, threads: i
     return {f"join_{name}": value for name, value in counts.items()} | {"join_documents": len(positions)}
 
 
-def _write_edges(
-    output: Path, edges: NDArray[np.uint32], documents: int, heavy: NDArray[np.uint32]
-) -> None:
+def _write_edges(output: Path, edges: NDArray[np.uint32], documents: int, heavy: NDArray[np.uint32]) -> None:
     packed = pack(edges)
     packed.sort()
     chunks = -(-documents // CHUNK)

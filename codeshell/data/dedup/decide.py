@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup.arrays import ArrayFile, save_array, write_arrays
-from codeshell.data.dedup.candidates import CHUNK, Corpus, unpack
+from codeshell.data.dedup.arrays import ArrayFile, write_arrays
+from codeshell.data.dedup.candidates import CHUNK, unpack
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.signed import Reader
 from codeshell.data.dedup.texts import TextBuffers, text_buffers
@@ -170,7 +170,8 @@ class Verifier:
         positions = edges if self._order is None else self._order[edges]
         if self.parameters.verify == "signature":
             equal = self._sketches.equal(positions, self.parameters.lanes)
-            return np.maximum((equal / self.parameters.lanes - 1 / 256) * (256 / 255), 0.0)
+            estimate: NDArray[np.float64] = np.maximum((equal / self.parameters.lanes - 1 / 256) * (256 / 255), 0.0)
+            return estimate
         values: NDArray[np.float64] = _C.dedup_verify(self._sets, positions, threshold, self._threads)
         return values
 
@@ -194,7 +195,9 @@ def decide(
     return Decisions(later[by_position], kept[by_position], jaccard[by_position])
 
 
-def _greedy(chunks: Iterable[NDArray[np.uint32]], documents: int, threshold: float, verify: Verifier) -> tuple[NDArray[Any], ...]:
+def _greedy(
+    chunks: Iterable[NDArray[np.uint32]], documents: int, threshold: float, verify: Verifier
+) -> tuple[NDArray[Any], ...]:
     greedy = _C.DedupGreedy(documents)
     found: list[tuple[NDArray[Any], ...]] = [(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0))]
     for edges in chunks:
@@ -207,7 +210,9 @@ def _greedy(chunks: Iterable[NDArray[np.uint32]], documents: int, threshold: flo
     return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
 
-def _components(chunks: Iterable[NDArray[np.uint32]], documents: int, threshold: float, verify: Verifier) -> tuple[NDArray[Any], ...]:
+def _components(
+    chunks: Iterable[NDArray[np.uint32]], documents: int, threshold: float, verify: Verifier
+) -> tuple[NDArray[Any], ...]:
     components = _C.DedupComponents(documents)
     for edges in chunks:
         components.add(edges[~(verify(edges, threshold) < threshold)])

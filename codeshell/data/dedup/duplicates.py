@@ -11,9 +11,7 @@ The result depends on the texts and their order alone: not on how they are cut i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -22,17 +20,13 @@ from numpy.typing import NDArray
 from codeshell import _C
 from codeshell.data.dedup.minhash import BANDS, ROWS, SEED, THRESHOLD, shingle_length, sign, thread_count
 from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.texts import TextBuffers, Texts, text_buffers
+from codeshell.data.dedup.texts import TextBuffers, Texts, cut, text_buffers
 
 MAX_BUCKET = 256
 """Kept documents that one band key leads to; later ones are not registered under it. So a licence header or template
 that gives every document the same keys costs at most `bands * MAX_BUCKET` looks at sketches a document, instead of all
 pairs. It can cost recall for pairs all of whose common keys are that full, never precision; `capped_keys` in
 `Deduper.counts` says how many keys were (0 in ordinary source code)."""
-
-PIECE_BYTES = 8 << 20
-"""Text that is signed and decided at once: it bounds the memory beside what is kept, and is a step of `progress`."""
-
 
 class Deduper:
     """Finds near duplicates in a stream.
@@ -109,7 +103,7 @@ class Deduper:
         first = self._matcher.documents
         try:
             for piece in pieces:
-                for part in _cut(piece):
+                for part in cut(piece):
                     self._add(part)
         finally:
             self._ids.append(labels[: self._matcher.documents - first])
@@ -155,61 +149,3 @@ class Deduper:
         """`candidate_pairs` compared exactly, `verified_pairs` that reached the threshold, `capped_keys`
         (`MAX_BUCKET`)."""
         return self._matcher.counts()
-
-
-def _cut(piece: TextBuffers) -> Iterator[TextBuffers]:
-    """The piece in views of about `PIECE_BYTES`."""
-    if len(piece):
-        starts = (piece.offsets[:-1] - piece.offsets[0]) // PIECE_BYTES
-        cuts = np.unique(starts, return_index=True)[1].tolist()
-        for begin, end in pairwise([*cuts, len(piece)]):
-            yield TextBuffers(piece.data, piece.offsets[begin : end + 1])
-
-
-def find_duplicates(
-    texts: Texts | pa.Table,
-    *,
-    threshold: float = THRESHOLD,
-    bands: int = BANDS,
-    rows: int = ROWS,
-    ngram: int | None = None,
-    seed: int = SEED,
-    shingles: str = "code",
-    column: str = "text",
-    threads: int = 0,
-    progress: Callable[[int], Any] | None = None,
-) -> pa.Table:
-    """Near duplicates among texts.
-
-    Args:
-        texts: a sequence of strings, an Arrow string array, or a table with a text column.
-        threshold: Jaccard, in (0, 1], from which a text is a duplicate.
-        bands, rows, ngram, seed, shingles: see `minhash`.
-        column: of the table.
-        threads: for signatures and shingle sets; 0 means all cores.
-        progress: called with the number of texts decided so far, every 8 MB of text or so.
-
-    Returns:
-        One row a text to drop, ascending: `index` (int64, its position), `kept_index` (int64, the earlier text that
-        stays and that it resembles most) and `jaccard` (float64, their exact Jaccard, at least the threshold). A text
-        without tokens is a duplicate only of an equal one (jaccard 1).
-
-    Raises:
-        ValueError: an impossible parameter, an unknown column, a null text, or something that is not text.
-    """
-    if isinstance(texts, pa.Table):
-        if column not in texts.column_names:
-            raise ValueError(f"column: no {column!r} in the table; it has {', '.join(texts.column_names)}")
-        texts = texts[column]
-    deduper = Deduper(
-        threshold=threshold,
-        bands=bands,
-        rows=rows,
-        ngram=ngram,
-        seed=seed,
-        shingles=shingles,
-        threads=threads,
-        progress=progress,
-    )
-    deduper.add(pa.array(np.arange(len(texts), dtype=np.int64)), texts)
-    return deduper.duplicates().rename_columns(["index", "kept_index", "jaccard"])

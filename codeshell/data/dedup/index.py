@@ -70,7 +70,9 @@ class Index:
         for name in COMPARED:
             old, new = manifest["parameters"][name], getattr(parameters, name)
             if old != new:
-                raise UserError(f"{directory}: made with {name} {old}, but this run has {new}; use the same or a new index")
+                raise UserError(
+                    f"{directory}: made with {name} {old}, but this run has {new}; use the same or a new index"
+                )
         index = Index(directory, parameters, tuple(manifest["segments"]))
         checks = [
             (str(directory / segment["name"] / name), facts["bytes"], facts["crc32"])

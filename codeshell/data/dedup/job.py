@@ -1,13 +1,13 @@
 """`codeshell dedup` as a job: inputs of any kind, a search, and what stays in the inputs' own format.
 
-    OUT/job.json             what was asked; the same command goes on where a killed one was
-    OUT/plan.json            the files that were read, and how they were cut (`inputs.Plan`)
-    OUT/kept/...             the rows that stay, in the input's format and order
-    OUT/kept.parquet         their ids instead (`write="ids"`)
-    OUT/duplicates.parquet   what was dropped, and for which kept document (`outputs.DUPLICATES`)
-    OUT/stats.json           counts; the same on any machine, engine and number of workers
-    OUT/timings.json         seconds, of this run
-    OUT/work/                the search's files while it lasts
+OUT/job.json             what was asked; the same command goes on where a killed one was
+OUT/plan.json            the files that were read, and how they were cut (`inputs.Plan`)
+OUT/kept/...             the rows that stay, in the input's format and order
+OUT/kept.parquet         their ids instead (`write="ids"`)
+OUT/duplicates.parquet   what was dropped, and for which kept document (`outputs.DUPLICATES`)
+OUT/stats.json           counts; the same on any machine, engine and number of workers
+OUT/timings.json         seconds, of this run
+OUT/work/                the search's files while it lasts
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -62,8 +62,8 @@ class Job:
 
     inputs: tuple[str, ...]
     output: Path
-    parameters: Parameters = Parameters()
-    options: InputOptions = InputOptions()
+    parameters: Parameters = field(default_factory=Parameters)
+    options: InputOptions = field(default_factory=InputOptions)
     write: str = "rows"
     memory: int = MEMORY
     index: Path | None = None
@@ -79,7 +79,8 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
     started = time.monotonic()
     with _index_lock(job.index):
         plan = inputs.plan(job.inputs, job.options, job.shard_bytes)
-        _require_documents(job, plan)
+        if not plan.shards:
+            _give_up(job, plan.left_out)
         index = Index.open(job.index, job.parameters, engine) if job.index else None
         asked = _asked(job, plan)
         resumed = _begin(job.output, asked)
@@ -99,6 +100,8 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
                 all_sets=index is not None,
             )
             found = search(task, engine)
+            if found.documents == 0:
+                _give_up(job, plan.left_out | found.counts["left_out"])
             statistics = _statistics(job, plan, task, found)
             searched = time.monotonic()
             _write_duplicates(job, plan, task, found, index)
@@ -129,10 +132,13 @@ def _index_lock(directory: Path | None) -> Iterator[None]:
         yield
 
 
-def _require_documents(job: Job, plan: Plan) -> None:
-    if not plan.shards:
-        why = ", ".join(f"{count} {reason}" for reason, count in plan.left_out.items()) or "they are empty"
-        raise UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
+def _give_up(job: Job, left_out: dict[str, int]) -> NoReturn:
+    """There is nothing to compare: leave the output directory as it was and say why."""
+    for path in ("job.json", "plan.json", "job.lock"):
+        (job.output / path).unlink(missing_ok=True)
+    shutil.rmtree(job.output / "work", ignore_errors=True)
+    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "they are empty"
+    raise UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
 
 
 def _asked(job: Job, plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,7 @@ from codeshell.data.dedup.candidates import CHUNK, equal_prints, pack, unpack
 from codeshell.data.dedup.decide import Decisions, Verifier, decide, inverse, named, with_same
 from codeshell.data.dedup.minhash import sign
 from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.texts import TextBuffers, text_buffers
-
-PIECE_BYTES = 8 << 20
-"""Text in one call of C++: after each the progress is told and an interrupt (Ctrl-C) is seen."""
+from codeshell.data.dedup.texts import TextBuffers, cut, text_buffers
 
 
 def search_texts(
@@ -37,7 +34,7 @@ def search_texts(
         threads: for signatures and verification.
         progress: called with the number of texts signed.
     """
-    pieces = list(_pieces(texts))
+    pieces = [part for piece in text_buffers(texts) for part in cut(piece)]
     signed = []
     for piece in pieces:
         signed.append(sign(piece, parameters, threads))
@@ -58,20 +55,9 @@ def search_texts(
     return with_same(decide(edges, documents, order, verify), same, representative, documents)
 
 
-def _pieces(texts: pa.ChunkedArray) -> Iterator[TextBuffers]:
-    """The texts in views of about `PIECE_BYTES`."""
-    for piece in text_buffers(texts):
-        if len(piece) == 0:
-            continue
-        offsets = piece.offsets
-        cuts = np.unique((offsets[:-1] - offsets[0]) // PIECE_BYTES, return_index=True)[1].tolist()
-        for begin, end in pairwise([*cuts, len(piece)]):
-            yield TextBuffers(piece.data, offsets[begin : end + 1])
-
-
 def _edges(
     keys: NDArray[np.uint64],
-    sketches: object,
+    sketches: Any,
     rank: NDArray[np.uint32],
     same: NDArray[np.uint32],
     parameters: Parameters,
@@ -83,15 +69,32 @@ def _edges(
     flags[same] = False
     heavy = np.flatnonzero(flags).astype(np.uint32)
     found = [np.empty((0, 2), np.uint32)]
-    limits = (parameters.lanes, parameters.least, parameters.sure)
     if parameters.method == "bands":
         position = np.repeat(np.arange(documents, dtype=np.uint32), bands)
         known = None if parameters.verify == "none" else sketches
-        edges, heavy, _ = _C.dedup_groups_edges(keys.ravel(), position, flags, rank, known, *limits, threads=threads)
+        edges, heavy, _ = _C.dedup_groups_edges(
+            keys.ravel(),
+            position,
+            flags,
+            rank,
+            known,
+            parameters.lanes,
+            parameters.least,
+            parameters.sure,
+            threads=threads,
+        )
         found.append(edges)
     if len(heavy):
         edges, _ = _C.dedup_cpsjoin(
-            sketches, heavy, rank[heavy], *limits[:1], parameters.threshold, *limits[1:], parameters.seed, threads=threads
+            sketches,
+            heavy,
+            rank[heavy],
+            parameters.lanes,
+            parameters.threshold,
+            parameters.least,
+            parameters.sure,
+            parameters.seed,
+            threads=threads,
         )
         found.append(edges)
     packed = np.unique(pack(np.concatenate(found)))
@@ -99,14 +102,14 @@ def _edges(
     return [unpack(part) for part in np.split(packed, cuts)]
 
 
-def _sets(pieces: list[TextBuffers], wanted: NDArray[np.bool_], parameters: Parameters) -> object:
+def _sets(pieces: list[TextBuffers], wanted: NDArray[np.bool_], parameters: Parameters) -> Any:
     values, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     first = 0
     for piece in pieces:
         rows = np.flatnonzero(wanted[first : first + len(piece)])
         first += len(piece)
         for begin, end in _runs(rows):
-            part = (piece.data, piece.offsets[begin:end + 1])
+            part = (piece.data, piece.offsets[begin : end + 1])
             found, bounds = _C.dedup_shingle_sets(*part, parameters.ngram, preset=parameters.shingles)
             values.append(found)
             sizes.append(np.diff(bounds))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codeshell import _C
+from codeshell.data.dedup import datasketch
 from codeshell.data.dedup.texts import TextBuffers, Texts, text_buffers
 
 BANDS, ROWS, NGRAM, THRESHOLD, SEED = 21, 6, 5, 0.7, 0
@@ -18,8 +19,8 @@ comes from verification, so the curve may be generous; schemes of 250 rows find 
 SHINGLES = ("code", "starcoder", "stack-v2", "datatrove", "char-24")
 """What a shingle may be: csrc/dedup/tokens.h (code), or exactly what a peer makes of a text (csrc/dedup/presets.h)."""
 
-SCHEMES = ("codeshell",)
-"""What a lane of a signature may be."""
+SCHEMES = ("codeshell", *datasketch.SCHEMES)
+"""What a lane of a signature may be: csrc/dedup/minhash.h, or csrc/dedup/datasketch.h."""
 
 MAX_LANES = 65_536
 """Of a signature; far beyond any use (450 x 20 is the longest in the literature), and it bounds the memory."""
@@ -60,11 +61,13 @@ def minhash(
     bands: int = BANDS,
     rows: int = ROWS,
     ngram: int | None = None,
-    seed: int = SEED,
+    seed: int | None = None,
     threads: int = 0,
     shingles: str = "code",
     scheme: str = "codeshell",
-) -> NDArray[np.uint32]:
+    num_perm: int | None = None,
+    hash: str | None = None,
+) -> datasketch.Signatures:
     """MinHash signatures: the share of equal lanes of two rows estimates the Jaccard of their shingle sets, unbiased
     and with variance J(1-J)/(bands*rows) (Broder 1997).
 
@@ -74,31 +77,54 @@ def minhash(
 
     Args:
         texts: strings: a list, or an Arrow array (`large_string` is read where it lies).
-        bands, rows: their product is the number of lanes.
+        bands, rows: their product is the number of lanes (not with a scheme of datasketch).
         ngram: tokens, words or characters in a shingle; by default the preset's (5; 24 of "char-24").
-        seed: chooses the hash functions; signatures of different seeds cannot be compared.
+        seed: chooses the hash functions; signatures of different seeds cannot be compared. By default 0; with a
+            scheme of datasketch 1, as there.
         threads: 0 means all cores. The result does not depend on it, nor on the processor.
         shingles: one of `SHINGLES`: ours, or exactly those of a peer.
-        scheme: one of `SCHEMES`: what a lane is.
+        scheme: one of `SCHEMES`: what a lane is. "datasketch" (the one before its version 2.0, there now "legacy"),
+            "datasketch-affine32" and "datasketch-affine64" give the `hashvalues` of `datasketch.MinHash`, bit for bit.
+        num_perm: the number of lanes; by default bands * rows, with a scheme of datasketch 128, as there.
+        hash: of the schemes of datasketch, "sha1" or "sha1-64"; see `minhash_sets`.
 
     Returns:
-        (texts, bands * rows) uint32. All lanes of a text without shingles are 2^32 - 1.
+        (texts, lanes) uint32; of "datasketch" and "datasketch-affine64" uint64. All lanes of a text without shingles
+        are 2^32 - 1 (of affine64 2^64 - 1).
 
     Raises:
         ValueError: an impossible parameter, a null text, or something that is not text.
     """
     ngram = shingle_length(shingles, ngram)
-    check_parameters(bands=bands, rows=rows, ngram=ngram, seed=seed, shingles=shingles)
+    lanes = bands * rows if num_perm is None else num_perm
+    check_parameters(bands=bands, rows=rows, ngram=ngram, shingles=shingles)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme: {scheme!r} is none of {', '.join(SCHEMES)}")
     count = thread_count(threads)
+    if scheme != "codeshell":
+        return datasketch.minhash_texts(
+            texts,
+            scheme=scheme,
+            num_perm=datasketch.NUM_PERM if num_perm is None else num_perm,
+            seed=datasketch.SEED if seed is None else seed,
+            shingles=shingles,
+            ngram=ngram,
+            hash=hash,
+            threads=count,
+        )
+    if hash is not None:
+        raise ValueError("hash: the scheme codeshell has one hash function; leave this out")
+    if not 1 <= lanes <= MAX_LANES:
+        raise ValueError(f"num_perm: {lanes} is not in 1..{MAX_LANES}")
+    seed = SEED if seed is None else seed
+    check_parameters(seed=seed)
     parts = [
-        _C.dedup_minhash(piece.data, piece.offsets, ngram, bands * rows, seed, count, preset=shingles)
+        _C.dedup_minhash(piece.data, piece.offsets, ngram, lanes, seed, count, preset=shingles)
         for piece in text_buffers(texts)
     ]
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([np.empty((0, bands * rows), np.uint32), *parts])
+    return np.concatenate([np.empty((0, lanes), np.uint32), *parts])
 
 
 def sign(piece: TextBuffers, parameters: SignParameters, threads: int = 1) -> Signed:

@@ -130,9 +130,7 @@ def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
             yield raw
 
 
-def _copy_files(
-    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path
-) -> dict[str, int]:
+def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path) -> dict[str, int]:
     """Copy the files that stay; the folder gets its name when all of them are there."""
     dropped = set(drop_rows.tolist())
     counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}

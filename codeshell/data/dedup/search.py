@@ -170,9 +170,7 @@ def _sign(task: Search, engine: Engine) -> list[dict[str, Any]]:
     if task.parameters.order_column:
         wanted.add("order")
     tasks = [
-        SignTask(
-            shard, task.reader, task.parameters, task.signed_path(i), task.documents_path(i), frozenset(wanted)
-        )
+        SignTask(shard, task.reader, task.parameters, task.signed_path(i), task.documents_path(i), frozenset(wanted))
         for i, shard in enumerate(task.shards)
     ]
     return map_shards(engine, task.directory, "sign", sign_shard, tasks)
@@ -217,7 +215,7 @@ def _write_rank(task: Search, prior: int, firsts: NDArray[np.int64]) -> Path | N
         new = SignedShards([task.signed_path(i) for i in range(len(task.shards))], firsts[len(task.prior) :])
         keys = [(-new.column("bytes"))]
     else:
-        keys = _column_keys(_labels(task, "order"), descending=parameters.order_descending)
+        keys = column_keys(_labels(task, "order"), descending=parameters.order_descending)
     ids = [_dense_rank(_labels(task, "id"))] if task.ids else []
     # np.lexsort: the last key decides first. Ties by id, and equal ids by position (the sort is stable).
     order = np.lexsort([*ids, *reversed(keys)])
@@ -235,7 +233,7 @@ def _labels(task: Search, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
 
 
-def _column_keys(values: pa.ChunkedArray, *, descending: bool) -> list[NDArray[Any]]:
+def column_keys(values: pa.ChunkedArray, *, descending: bool) -> list[NDArray[Any]]:
     """Sort keys, most important first: documents without a value come last in either direction."""
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())

@@ -98,9 +98,8 @@ def _layout(parts: dict[str, list[NDArray[Any]]], parameters: Parameters) -> dic
         "rows": np.empty(0, np.int64),
     }
     whole = {name: np.concatenate(parts[name]) if name in parts else array for name, array in empty.items()}
-    return {name: whole[name] for name in ("sketches", "shingles", "bytes", "rows")} | partitioned(
-        whole["keys"], whole["fingerprints"]
-    )
+    arrays = {name: whole[name] for name in ("sketches", "shingles", "bytes", "rows")}
+    return arrays | partitioned(whole["keys"], whole["fingerprints"])
 
 
 def partitioned(keys: NDArray[np.uint64], prints: NDArray[np.uint64]) -> dict[str, NDArray[Any]]:
@@ -108,7 +107,8 @@ def partitioned(keys: NDArray[np.uint64], prints: NDArray[np.uint64]) -> dict[st
     document, band = np.nonzero(keys)
     flat = keys[document, band]
     order, bounds = _by_partition(flat)
-    arrays = {"key_bounds": bounds, "keys": flat[order], "key_documents": document[order].astype(np.uint32)}
+    arrays: dict[str, NDArray[Any]] = {"key_bounds": bounds, "keys": flat[order]}
+    arrays["key_documents"] = document[order].astype(np.uint32)
     order, bounds = _by_partition(prints[:, 1])
     return arrays | {"print_bounds": bounds, "prints": prints[order], "print_documents": order.astype(np.uint32)}
 
@@ -128,7 +128,7 @@ class SignedShards(NamedTuple):
     """(shards + 1,)."""
 
     def partitions(self, name: str, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        """The `keys` or `prints` of the partitions [begin, end) of all shards, with the positions of their documents."""
+        """The `keys` or `prints` of the partitions [begin, end) of all shards, and the positions of their documents."""
         owner = {"keys": "key", "prints": "print"}[name]
         values: list[NDArray[Any]] = []
         positions: list[NDArray[np.uint32]] = []

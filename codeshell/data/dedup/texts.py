@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +23,19 @@ class TextBuffers(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+
+PIECE_BYTES = 8 << 20
+"""Text in a call of C++ on long columns: bounds the memory; between two calls progress is told and Ctrl-C seen."""
+
+
+def cut(piece: TextBuffers) -> Iterator[TextBuffers]:
+    """The piece in views of about `PIECE_BYTES`."""
+    if len(piece):
+        starts = (piece.offsets[:-1] - piece.offsets[0]) // PIECE_BYTES
+        cuts = np.unique(starts, return_index=True)[1].tolist()
+        for begin, end in pairwise([*cuts, len(piece)]):
+            yield TextBuffers(piece.data, piece.offsets[begin : end + 1])
 
 
 def text_buffers(texts: Texts) -> Iterator[TextBuffers]:

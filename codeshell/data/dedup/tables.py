@@ -1,0 +1,141 @@
+"""Near duplicates of what is in memory: lists, Arrow, pandas, polars, Hugging Face datasets; and the same without them.
+
+None of these libraries but Arrow is imported. Whatever exports Arrow data (`__arrow_c_stream__`: polars, pandas, Arrow)
+is read where it lies if its strings are `large_string`, else after Arrow's cast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from codeshell.data.dedup.memory import search_texts
+from codeshell.data.dedup.minhash import thread_count
+from codeshell.data.dedup.parameters import Parameters
+from codeshell.data.dedup.search import column_keys
+
+Data = TypeVar("Data")
+
+
+def find_duplicates(
+    data: Any,
+    *,
+    column: str = "text",
+    threads: int = 0,
+    progress: Callable[[int], object] | None = None,
+    **parameters: Any,
+) -> pa.Table:
+    """Near duplicates among texts.
+
+    >>> find_duplicates(texts, threshold=0.8)
+    >>> find_duplicates(dataset, column="content", keep_order="column:stars:desc")
+
+    Args:
+        data: a sequence of strings; an Arrow array, chunked array or table; a pandas or polars series or frame; or a
+            Hugging Face dataset (in memory or mapped, not streamed).
+        column: of a table, frame or dataset.
+        threads: for signatures and verification; 0 means all cores. The result does not depend on it.
+        progress: called with the number of texts signed, every 8 MB of text or so.
+        parameters: those of `codeshell.dedup.Parameters`: `threshold`, `bands`, `rows`, `shingles`, `ngram`, `seed`,
+            `method`, `verify`, `keep_order`, `cluster`.
+
+    Returns:
+        One row a text to drop, ascending: `index` (int64, its position), `kept_index` (int64, the text that stays and
+        that it resembles most) and `jaccard` (float64, their exact Jaccard; null with `verify="none"`). A text
+        without tokens is a duplicate only of an equal one (jaccard 1).
+
+    Raises:
+        ValueError: an impossible parameter, an unknown column, a null text, or something that is not text.
+    """
+    asked = Parameters(**parameters)
+    asked.check()
+    texts, table = _texts(data, column)
+    workers = thread_count(threads)
+    dropped, kept, jaccard = search_texts(
+        texts, asked, rank=_rank(texts, table, asked), threads=workers, progress=progress
+    )
+    return pa.table(
+        {
+            "index": dropped.astype(np.int64),
+            "kept_index": kept.astype(np.int64),
+            "jaccard": pa.array(jaccard, mask=np.isnan(jaccard)),
+        }
+    )
+
+
+def deduplicate(data: Data, **settings: Any) -> Data:
+    """The data without its near duplicates, as the same type and in the same order.
+
+    Args:
+        data, settings: see `find_duplicates`. A Hugging Face dataset gives one that selects rows, without a copy.
+    """
+    found = find_duplicates(data, **settings)
+    source: Any = data
+    stays = np.ones(len(source), np.bool_)
+    stays[found["index"].to_numpy()] = False
+    if isinstance(source, pa.Table | pa.Array | pa.ChunkedArray):
+        result: Any = source.filter(pa.array(stays))
+    elif hasattr(source, "select") and hasattr(source, "with_format"):
+        result = source.select(np.flatnonzero(stays))
+    elif hasattr(source, "iloc"):
+        result = source.iloc[np.flatnonzero(stays)]
+    elif hasattr(source, "filter") and hasattr(source, "__arrow_c_stream__"):
+        result = source.filter(stays)
+    else:
+        result = [text for text, kept in zip(source, stays.tolist(), strict=True) if kept]
+    return result  # type: ignore[no-any-return]
+
+
+def _texts(data: Any, column: str) -> tuple[pa.ChunkedArray, pa.Table | None]:
+    """The column of texts, and the table that it is of."""
+    if isinstance(data, str):
+        raise ValueError("data: a single str; give a sequence of texts")
+    table: pa.Table | None = None
+    if isinstance(data, pa.Table):
+        table = data
+    elif hasattr(data, "with_format") and hasattr(data, "column_names"):
+        if column in data.column_names:
+            table = data.with_format("arrow")[:]
+        else:
+            raise ValueError(f"column: no {column!r} in the data; it has {', '.join(data.column_names)}")
+    elif hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__"):
+        table = pa.table(data)
+    if table is not None:
+        if column not in table.column_names:
+            raise ValueError(f"column: no {column!r} in the data; it has {', '.join(table.column_names)}")
+        return _chunked(table[column]), table
+    return _chunked(data), None
+
+
+def _chunked(values: Any) -> pa.ChunkedArray:
+    if isinstance(values, pa.ChunkedArray):
+        return values
+    try:
+        if not isinstance(values, pa.Array):
+            stream = hasattr(values, "__arrow_c_stream__")
+            values = pa.chunked_array(values) if stream else pa.array(values, pa.large_string())
+    except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
+        raise ValueError(f"texts: not all are valid Unicode strings ({error})") from None
+    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+
+
+def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters) -> NDArray[np.uint32] | None:
+    if parameters.keep_order == "first":
+        return None
+    if parameters.keep_order == "longest":
+        keys = [-pc.binary_length(texts).to_numpy().astype(np.int64)]
+    else:
+        name = parameters.order_column
+        if table is None or name not in table.column_names:
+            have = f"; it has {', '.join(table.column_names)}" if table is not None else ""
+            raise ValueError(f"keep_order: no column {name!r} in the data{have}")
+        keys = column_keys(table[name], descending=parameters.order_descending)
+    order = np.lexsort(keys[::-1])
+    rank = np.empty(len(order), np.uint32)
+    rank[order] = np.arange(len(order), dtype=np.uint32)
+    return rank
