@@ -12,7 +12,7 @@
   pieces, and clusters of the same sizes; most copies are below a Jaccard of .7 to each other.
 - `header`: two corpora of equal size. In OUT/header all documents have one licence header, and between them one
   template's code in which a random part of the blocks has identifiers of its own: any two documents have a Jaccard
-  of about .3 to .65, so almost everything collides and almost nothing is a duplicate. OUT/control has pieces of the
+  of about .3 to .65, so almost everything collides and few are duplicates. OUT/control has pieces of the
   base's files of the same lengths.
 
 The same arguments give the same bytes. A corpus that is there already is left as it is.

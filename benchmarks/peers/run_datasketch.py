@@ -1,8 +1,8 @@
 """datasketch as its documentation shows it: MinHash, MinHashLSH, a document that the index knows is dropped.
 
 `--preset default`: 128 permutations, threshold .7, the default scheme, shingles of `code_shingles`; streaming, so a
-document is dropped if its query finds one that was kept. `--preset bigcode`: what bigcode-dataset's script for The Stack
-v1 does (256 permutations, 25 bands of 10, the legacy scheme, its shingles with their empty tokens, connected
+document is dropped if its query finds one that was kept. `--preset bigcode`: what bigcode-dataset's script for The
+Stack v1 does (256 permutations, 25 bands of 10, the legacy scheme, its shingles with their empty tokens, connected
 components), by datasketch's means.
 """
 
@@ -14,7 +14,19 @@ from functools import partial
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
-from shared import NGRAM, Timer, band_pairs, batches, code_shingles, components, finish, parser, save_sets, signatures, write_kept
+from shared import (
+    NGRAM,
+    Timer,
+    band_pairs,
+    batches,
+    code_shingles,
+    components,
+    finish,
+    parser,
+    save_sets,
+    signatures,
+    write_kept,
+)
 
 THRESHOLD = 0.7
 BIGCODE_SPLIT = re.compile("[^A-Za-z_0-9]")

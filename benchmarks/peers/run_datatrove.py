@@ -1,4 +1,4 @@
-"""datatrove's four MinHash stages on local files with its default MinhashConfig (14 x 8, its words and normalisation)."""
+"""datatrove's four MinHash stages on local files with its default MinhashConfig: 14 x 8, its words, normalised."""
 
 from __future__ import annotations
 

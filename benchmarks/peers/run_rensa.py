@@ -1,5 +1,5 @@
-"""Rensa's deduplicator with the full-set R-MinHash: 128 permutations, threshold .7, its own number of bands; shingles of
-`code_shingles` made in Python, since it has no tokenizer. Its "rho" sketches are no option here: they sample tokens."""
+"""Rensa's deduplicator with the full-set R-MinHash: 128 permutations, threshold .7, its own number of bands; shingles
+of `code_shingles` made in Python, since it has no tokenizer. Its "rho" sketches are left out: they sample tokens."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""text-dedup as it is in its repository (0.4.1, not on the package index): the settings of its configs/minhash.toml: 240
-permutations, threshold .7, 5-grams of lower-case words, documents of fewer than 5 words dropped, components of the
+"""text-dedup as it is in its repository (0.4.1, not on the package index), by the settings of its configs/minhash.toml:
+240 permutations, threshold .7, 5-grams of lower-case words, documents of fewer than 5 words dropped, components of the
 pairs whose exact Jaccard reaches the threshold among those in one component of candidates."""
 
 from __future__ import annotations

@@ -90,7 +90,9 @@ def write_kept(files: list[str], kept: np.ndarray, output: Path) -> None:
     first = 0
     for number, name in enumerate(files):
         file = pq.ParquetFile(name)
-        with pq.ParquetWriter(output / "kept" / f"{number:05d}.parquet", file.schema_arrow, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            output / "kept" / f"{number:05d}.parquet", file.schema_arrow, compression="zstd"
+        ) as writer:
             for batch in file.iter_batches(ROWS):
                 writer.write_batch(batch.filter(pa.array(kept[first : first + batch.num_rows])))
                 first += batch.num_rows
@@ -157,7 +159,9 @@ def finish(output: Path, *packages: str, **facts: Any) -> None:
     (output / "result.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def signatures(args: argparse.Namespace, shingles: Callable[[str], Any], sign: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+def signatures(
+    args: argparse.Namespace, shingles: Callable[[str], Any], sign: dict[str, Callable[[Any], Any]]
+) -> dict[str, Any]:
     """Time the shingles of all texts, then each of some ways to sign ready shingles (`sign` takes all sets at once)."""
     texts, size = texts_in_memory(args.input, args.megabytes)
     timer = Timer()

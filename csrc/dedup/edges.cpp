@@ -87,7 +87,8 @@ ALWAYS_INLINE uint32_t* write_positions(uint64_t bits, uint32_t first, uint32_t*
   const int count = std::popcount(bits);
   for (int done = 0; done == 0 || done < count; done += 12) {
 #pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i, bits &= bits - 1) out[done + i] = first + static_cast<uint32_t>(std::countr_zero(bits));
+    for (int i = 0; i < 12; ++i, bits &= bits - 1)
+      out[done + i] = first + static_cast<uint32_t>(std::countr_zero(bits));
   }
   return out + count;
 }
@@ -146,8 +147,8 @@ __attribute__((target("avx2,bmi,bmi2,popcnt"))) void find_edges_avx2(const char*
     const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text + first));
     const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text + first + 32));
     const uint64_t word = uint64_t{word_mask(b)} << 32 | word_mask(a);
-    const uint64_t high = uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(b))} << 32 |
-                          static_cast<uint32_t>(_mm256_movemask_epi8(a));
+    const uint64_t high =
+        uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(b))} << 32 | static_cast<uint32_t>(_mm256_movemask_epi8(a));
     uint64_t starts, ends;
     add_block(text, first, word, high, state, starts, ends);
     edges.starts = write_positions(starts, static_cast<uint32_t>(first), edges.starts);

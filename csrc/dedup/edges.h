@@ -15,7 +15,7 @@ constexpr size_t edge_block = 64;  // bytes
 
 // What a block must know of those before it. Positions are relative to the chunk that is being read.
 struct EdgeState {
-  uint64_t in_word = 0;    // 1: the byte before is one of [A-Za-z0-9_]
+  uint64_t in_word = 0;     // 1: the byte before is one of [A-Za-z0-9_]
   bool unfinished = false;  // the next block needs the look at non-ASCII characters even if it has none
   bool in_run = false;      // the character before is a non-ASCII letter or number, of which the token may go on
   uint64_t ends = 0;        // positions in the next block where a token ends that this one has begun

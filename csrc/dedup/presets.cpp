@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "dedup/datatrove.h"
@@ -9,6 +10,10 @@
 #include "text/fold.h"
 #include "text/unicode_tables.h"
 #include "text/utf8.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace codeshell::dedup {
 
@@ -28,6 +33,46 @@ constexpr std::array<uint8_t, 256> make_separators() {
 
 constexpr std::array<uint8_t, 256> separates = make_separators();
 
+// 64 bytes at a time, which is what is fast about these presets.
+struct Block {
+  uint64_t separators;  // bit i: byte i is not one of [A-Za-z0-9_]
+  uint64_t high;        // bit i: byte i is 0x80 or more
+};
+
+#if defined(__SSE2__)
+
+inline Block classify(const char* p) {
+  const auto between = [](__m128i v, char first, char count) {
+    const __m128i above = _mm_sub_epi8(v, _mm_set1_epi8(first));
+    return _mm_cmpeq_epi8(_mm_min_epu8(above, _mm_set1_epi8(static_cast<char>(count - 1))), above);
+  };
+  Block block{0, 0};
+  for (int i = 0; i < 4; ++i) {
+    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i));
+    // Setting bit 5 maps A-Z onto a-z and no other byte into a-z.
+    const __m128i letter = between(_mm_or_si128(v, _mm_set1_epi8(0x20)), 'a', 26);
+    const __m128i other = _mm_or_si128(between(v, '0', 10), _mm_cmpeq_epi8(v, _mm_set1_epi8('_')));
+    const auto word = static_cast<uint32_t>(_mm_movemask_epi8(_mm_or_si128(letter, other)));
+    block.separators |= static_cast<uint64_t>(~word & 0xFFFF) << (16 * i);
+    block.high |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(v))) << (16 * i);
+  }
+  return block;
+}
+
+#else
+
+inline Block classify(const char* p) {
+  Block block{0, 0};
+  for (int i = 0; i < 64; ++i) {
+    const auto byte = static_cast<uint8_t>(p[i]);
+    block.separators |= static_cast<uint64_t>(separates[byte]) << i;
+    block.high |= static_cast<uint64_t>(byte >> 7) << i;
+  }
+  return block;
+}
+
+#endif
+
 // Room for one more piece than there are bytes; the arrays are cut to size when the count is known.
 void open_pieces(size_t bytes, Pieces& pieces) {
   if (pieces.begins.size() < bytes + 1) {
@@ -42,22 +87,41 @@ void close_pieces(size_t count, Pieces& pieces) {
   pieces.ends.resize(count);
 }
 
-// Every character outside [A-Za-z0-9_] ends a token and begins the next. ASCII has no branch on what the character is:
-// the end of the current token is written at every byte and stands once it is a separator.
+// Ends a token at each set bit, which is a separator of one byte, and begins the next after it. `base`: of bit 0.
+inline size_t add_tokens(uint64_t separators, size_t base, size_t token, Pieces& pieces) {
+  int64_t *const begins = pieces.begins.data(), *const ends = pieces.ends.data();
+  for (; separators; separators &= separators - 1) {
+    const auto at = static_cast<int64_t>(base + static_cast<size_t>(std::countr_zero(separators)));
+    ends[token++] = at;
+    begins[token] = at + 1;
+  }
+  return token;
+}
+
 void split_starcoder(std::string_view text, Pieces& pieces) {
   open_pieces(text.size(), pieces);
-  int64_t *begins = pieces.begins.data(), *ends = pieces.ends.data();
-  const char *const begin = text.data(), *const end = begin + text.size();
-  size_t token = 0;
-  for (const char* p = begin; p < end;) {
-    const auto byte = static_cast<uint8_t>(*p);
-    const uint32_t size = byte < 0x80 ? 1 : text::decode(p, end).size;
-    ends[token] = p - begin;
-    p += size;
-    token += separates[byte];
-    begins[token] = separates[byte] ? p - begin : begins[token];
+  const char* const bytes = text.data();
+  size_t token = 0, at = 0;
+  while (at < text.size()) {
+    if (text.size() - at >= 64) {
+      const Block block = classify(bytes + at);
+      if (!block.high) {
+        token = add_tokens(block.separators, at, token, pieces);
+        at += 64;
+        continue;
+      }
+    }
+    for (const size_t stop = std::min(text.size(), at + 64); at < stop;) {
+      const auto byte = static_cast<uint8_t>(bytes[at]);
+      const uint32_t size = byte < 0x80 ? 1 : text::decode(bytes + at, bytes + text.size()).size;
+      if (separates[byte]) {
+        pieces.ends[token++] = static_cast<int64_t>(at);
+        pieces.begins[token] = static_cast<int64_t>(at + size);
+      }
+      at += size;
+    }
   }
-  ends[token] = end - begin;
+  pieces.ends[token] = static_cast<int64_t>(text.size());
   pieces.bytes = text;
   close_pieces(token + 1, pieces);
 }
@@ -65,43 +129,59 @@ void split_starcoder(std::string_view text, Pieces& pieces) {
 // \w of a str pattern: str.isalnum() or the underscore.
 bool is_word(uint32_t code) { return code == '_' || text::is_letter(code) || text::is_number(code); }
 
+inline char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
+
 void split_stack_v2(std::string_view raw, Pieces& pieces) {
   const std::string_view text = text::well_formed(raw, pieces.repaired);
   pieces.buffer.resize(text.size());
   open_pieces(text.size(), pieces);
+  const char* const bytes = text.data();
   size_t token = 0, at = 0, written = 0;
-  const char* const end = text.data() + text.size();
   while (at < text.size()) {
-    const auto byte = static_cast<uint8_t>(text[at]);
-    if (byte < 0x80) {
-      pieces.buffer[written] = byte >= 'A' && byte <= 'Z' ? static_cast<char>(byte | 0x20) : static_cast<char>(byte);
-      pieces.ends[token] = static_cast<int64_t>(written++);
-      token += separates[byte];
-      if (separates[byte]) pieces.begins[token] = static_cast<int64_t>(written);
-      ++at;
-      continue;
-    }
-    const text::CodePoint c = text::decode(text.data() + at, end);
-    pieces.codes.clear();
-    text::append_lower(c.code, text, at, at + c.size, pieces.codes);
-    at += c.size;
-    // Lower case can be longer in bytes (U+023A, 2 bytes, becomes U+2C65, 3) and be two characters (U+0130).
-    const size_t room = written + 4 * pieces.codes.size() + (text.size() - at);
-    if (room > pieces.buffer.size()) pieces.buffer.resize(room + room / 8);
-    if (room + 1 > pieces.begins.size()) {
-      pieces.begins.resize(room + room / 8 + 1);
-      pieces.ends.resize(room + room / 8 + 1);
-    }
-    for (const uint32_t code : pieces.codes) {
-      if (!is_word(code)) {
-        pieces.ends[token++] = static_cast<int64_t>(written);
-        pieces.begins[token] = static_cast<int64_t>(written);
+    if (text.size() - at >= 64) {
+      const Block block = classify(bytes + at);
+      if (!block.high) {
+        char* const out = pieces.buffer.data() + written;
+        for (int i = 0; i < 64; ++i) out[i] = lower_ascii(bytes[at + i]);
+        token = add_tokens(block.separators, written, token, pieces);
+        at += 64;
+        written += 64;
         continue;
       }
-      char encoded[4];
-      const size_t size = text::encode(code, encoded);
-      std::memcpy(pieces.buffer.data() + written, encoded, size);
-      written += size;
+    }
+    for (const size_t stop = std::min(text.size(), at + 64); at < stop;) {
+      const auto byte = static_cast<uint8_t>(bytes[at]);
+      if (byte < 0x80) {
+        pieces.buffer[written] = lower_ascii(bytes[at++]);
+        if (separates[byte]) {
+          pieces.ends[token++] = static_cast<int64_t>(written);
+          pieces.begins[token] = static_cast<int64_t>(written + 1);
+        }
+        ++written;
+        continue;
+      }
+      const text::CodePoint c = text::decode(bytes + at, bytes + text.size());
+      pieces.codes.clear();
+      text::append_lower(c.code, text, at, at + c.size, pieces.codes);
+      at += c.size;
+      // Lower case can be longer in bytes (U+023A, 2 bytes, becomes U+2C65, 3) and be two characters (U+0130).
+      const size_t room = written + 4 * pieces.codes.size() + (text.size() - at);
+      if (room > pieces.buffer.size()) pieces.buffer.resize(room + room / 8);
+      if (room + 1 > pieces.begins.size()) {
+        pieces.begins.resize(room + room / 8 + 1);
+        pieces.ends.resize(room + room / 8 + 1);
+      }
+      for (const uint32_t code : pieces.codes) {
+        if (is_word(code)) {
+          char encoded[4];
+          const size_t size = text::encode(code, encoded);
+          std::memcpy(pieces.buffer.data() + written, encoded, size);
+          written += size;
+        } else {
+          pieces.ends[token++] = static_cast<int64_t>(written);
+          pieces.begins[token] = static_cast<int64_t>(written);
+        }
+      }
     }
   }
   pieces.ends[token] = static_cast<int64_t>(written);
@@ -137,6 +217,23 @@ void split_code(std::string_view text, Pieces& pieces) {
   const char *const begin = text.data(), *const end = begin + text.size();
   Kind open = Kind::none;
   for (const char* p = begin; p < end;) {
+    if (end - p >= 64) {
+      const Block block = classify(p);
+      if (!block.high) {
+        if (open != Kind::none && open != Kind::word) {
+          pieces.ends.push_back(p - begin);
+          open = Kind::none;
+        }
+        const uint64_t word = ~block.separators;
+        for (uint64_t edges = word ^ (word << 1 | (open == Kind::word)); edges; edges &= edges - 1) {
+          const int64_t at = p - begin + std::countr_zero(edges);
+          (open == Kind::word ? pieces.ends : pieces.begins).push_back(at);
+          open = open == Kind::word ? Kind::none : Kind::word;
+        }
+        p += 64;
+        continue;
+      }
+    }
     const text::CodePoint c = text::decode(p, end);
     const Kind kind = c.code < 0x80             ? (separates[c.code] ? Kind::none : Kind::word)
                       : c.malformed             ? Kind::none
@@ -155,22 +252,22 @@ void split_code(std::string_view text, Pieces& pieces) {
   pieces.bytes = text;
 }
 
-// As hash_token of tokens.h, and a constant for the empty token.
+// As hash_token of tokens.h, and a constant for the empty token. `end`: of the bytes that may be read.
 inline uint64_t hash_piece(const char* p, size_t size, const char* end) {
-  if (!size) return A;
-  uint64_t hash = 0, w;
+  uint64_t hash = 0, w = 0;
   for (; size > 8; p += 8, size -= 8) {
     std::memcpy(&w, p, 8);
     hash = mix64(hash ^ w);
   }
-  if (end - p >= 8) {
+  if (end - p >= 8) [[likely]] {
     std::memcpy(&w, p, 8);
-    w &= ~uint64_t{0} >> (64 - 8 * size);
+    w &= size ? ~uint64_t{0} >> (64 - 8 * size) : 0;
   } else {
     w = 0;
     std::memcpy(&w, p, size);
   }
-  return mix64(hash ^ w);
+  const uint64_t mixed = mix64(hash ^ w);
+  return size ? mixed : A;
 }
 
 void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
@@ -241,17 +338,20 @@ void find_pieces(std::string_view text, const Shingling& shingling, Pieces& piec
 void make_shingle_strings(std::string_view text, const Shingling& shingling, Pieces& pieces) {
   find_pieces(text, shingling, pieces);
   if (shingling.preset == Preset::char24 || !pieces.shingles()) return;
-  std::string joined;
-  joined.reserve(pieces.bytes.size() + pieces.begins.size());
+  size_t room = pieces.begins.size();
+  for (size_t i = 0; i < pieces.begins.size(); ++i) room += static_cast<size_t>(pieces.ends[i] - pieces.begins[i]);
+  std::string& joined = pieces.joined;
+  if (joined.size() < room) joined.resize(room);
+  char* const out = joined.data();
+  int64_t written = 0;
   for (size_t i = 0; i < pieces.begins.size(); ++i) {
-    if (i) joined.push_back(' ');
-    const auto begin = static_cast<size_t>(pieces.begins[i]), end = static_cast<size_t>(pieces.ends[i]);
-    pieces.begins[i] = static_cast<int64_t>(joined.size());
-    joined.append(pieces.bytes.substr(begin, end - begin));
-    pieces.ends[i] = static_cast<int64_t>(joined.size());
+    const int64_t size = pieces.ends[i] - pieces.begins[i];
+    std::memcpy(out + written, pieces.bytes.data() + pieces.begins[i], static_cast<size_t>(size));
+    pieces.begins[i] = written;
+    pieces.ends[i] = written += size;
+    out[written++] = ' ';
   }
-  pieces.buffer.swap(joined);
-  pieces.bytes = pieces.buffer;
+  pieces.bytes = {out, room - 1};
 }
 
 void make_preset_shingles(std::string_view text, const Shingling& shingling, Scratch& scratch) {

@@ -31,9 +31,9 @@ namespace codeshell::dedup {
 
 // Tokens, words or characters of a text, as pieces of `bytes`.
 struct Pieces {
-  std::string_view bytes;  // the text itself, or `buffer`
+  std::string_view bytes;  // the text itself, or one of the strings below
   std::vector<int64_t> begins, ends;
-  std::string buffer, repaired;
+  std::string buffer, repaired, joined;
   std::vector<uint32_t> codes, spare;  // of a stretch of text that is not ASCII
   size_t span = 0;                     // pieces in a shingle
 

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -203,9 +204,17 @@ uint64_t hash_one(const char* p, size_t size, Compress compress) {
   return first_eight(state);
 }
 
+#if defined(__x86_64__)
+// Leaf 7, EBX bit 29 (Intel SDM, CPUID). Not every compiler's __builtin_cpu_supports knows "sha".
+bool has_sha() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
+}
+#endif
+
 Compress choose_compress(simd::Level level) {
 #if defined(__x86_64__)
-  if (level >= simd::Level::avx2 && __builtin_cpu_supports("sha")) return compress_sha;
+  if (level >= simd::Level::avx2 && has_sha()) return compress_sha;
 #else
   (void)level;
 #endif

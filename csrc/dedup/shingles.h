@@ -35,10 +35,10 @@ class ShingleStream {
   std::vector<uint64_t>& tokens_;
   size_t first_ = 0, end_ = 0;  // of the tokens that wait for more, in tokens_
   const size_t ngram_;
-  const bool wide_;          // eight shingles at once
-  bool some_ = false;        // has the text had a shingle?
-  uint64_t sum_ = 0;         // of the tokens that the last and the next shingle share, times A: for roll()
-  uint64_t leaving_ = 1;     // A^ngram
+  const bool wide_;       // eight shingles at once
+  bool some_ = false;     // has the text had a shingle?
+  uint64_t sum_ = 0;      // of the tokens that the last and the next shingle share, times A: for roll()
+  uint64_t leaving_ = 1;  // A^ngram
 };
 
 // Puts the shingles of `text`, in order and with repetitions, into scratch.shingles. What is above holds for

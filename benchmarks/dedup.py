@@ -1,0 +1,339 @@
+"""Speed of `codeshell dedup` and of other deduplicators: signatures, whole jobs, growth, hard corpora.
+
+    python benchmarks/dedup.py --corpus corpus/*.parquet --work work --json benchmarks/results/dedup.json \\
+        --peer rensa=venv-a/bin/python --peer datatrove=venv-b/bin/python \\
+        --scale scale-250000 scale-1000000 --header header
+
+The corpus is Parquet files (or folders of them) with a column `text`; `dedup_corpora.py` makes such files of folders of
+source code, and the corpora of --scale and --header. Measured are
+
+    signatures   text in memory to signatures: ours to band keys, at every SIMD level, on the first --megabytes of the
+                 corpus; peers' shingles and signatures, one process, on the first --peer-megabytes.
+    whole        read Parquet, find duplicates, write the rows that stay, with --workers processes: ours on the whole
+                 corpus, then all on its first --part-megabytes. Peers' own clocks leave out their start.
+    growth       ours on every corpus of --scale, and on the two of --header.
+
+In every round each system has its turn, so that all see the same machine. MB are 10^6 bytes of text; the files are in
+the page cache. Memory is sampled over the whole tree of processes every 50 ms: the sum of their resident sizes (pages
+that several have mapped are counted for each) and, less often, of their proportional sizes. Every measurement is a file
+in --work, and is not made again while it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import dedup_peers
+import psutil
+import pyarrow as pa
+from dedup_corpora import Shards, parquet_files, read_texts
+
+from codeshell import _C
+from codeshell.data.dedup import text_buffers
+from codeshell.data.dedup.minhash import BANDS, NGRAM, ROWS, SEED
+
+PART_FILES = 8
+"""Of the peers' part of the corpus: more than workers, so that a peer that takes files as tasks keeps all busy."""
+
+
+Case: TypeAlias = Callable[[Path], dict[str, Any]]
+"""Makes one measurement; gets an empty folder."""
+
+
+class Memory(threading.Thread):
+    """The largest sums of resident and proportional sizes of a process and all below it."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__(daemon=True)
+        self._root, self._over = psutil.Process(process), threading.Event()
+        self.resident = self.proportional = 0
+
+    def run(self) -> None:
+        turn = 0
+        while not self._over.wait(0.05):
+            try:
+                tree = [self._root, *self._root.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            self.resident = max(self.resident, sum(_size(p, "rss") for p in tree))
+            if turn % 10 == 0:
+                self.proportional = max(self.proportional, sum(_size(p, "pss") for p in tree))
+            turn += 1
+
+    def stop(self) -> dict[str, float]:
+        self._over.set()
+        self.join()
+        return {"peak_rss_MB": round(self.resident / 1e6, 1), "peak_pss_MB": round(self.proportional / 1e6, 1)}
+
+
+def _size(process: psutil.Process, name: str) -> int:
+    try:
+        return int(getattr(process.memory_full_info() if name == "pss" else process.memory_info(), name))
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        return 0
+
+
+def observed(command: list[str], log: Path) -> dict[str, Any]:
+    """Run a command; its seconds, and the memory of its processes."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as out:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=dedup_peers.ENVIRONMENT)
+        memory = Memory(process.pid)
+        memory.start()
+        code = process.wait()
+        seconds = time.perf_counter() - started
+    sizes = memory.stop()
+    if code:
+        raise SystemExit(f"{command[0]} ... ended with {code}; see {log}")
+    return {"seconds": round(seconds, 3), **sizes}
+
+
+class Bench:
+    """Measurements that are kept as files, by name and round."""
+
+    def __init__(self, work: Path, rounds: int) -> None:
+        self.work, self.rounds = work, rounds
+        (work / "rows").mkdir(parents=True, exist_ok=True)
+
+    def measure(self, name: str, turn: int, work: Case) -> dict[str, Any]:
+        """The measurement of that name: from its file, or made by `work`, which gets an empty folder."""
+        file = self.work / "rows" / f"{name.replace('/', '_')}.{turn}.json"
+        if not file.exists():
+            folder = self.work / "scratch"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            print(f"{name}, round {turn + 1} ...", flush=True)
+            found = work(folder)
+            shutil.rmtree(folder)
+            file.write_text(json.dumps(found))
+        row: dict[str, Any] = json.loads(file.read_text())
+        return row
+
+    def alternate(self, cases: dict[str, Case]) -> list[dict[str, Any]]:
+        """All cases in turn, for some rounds: the round of median time of each, with the times of all rounds."""
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
+        for turn in range(self.rounds):
+            for name, work in cases.items():
+                found[name].append(self.measure(name, turn, work))
+        rows = []
+        for name, results in found.items():
+            times = [row["seconds"] for row in results]
+            middle = min(
+                results, key=lambda row: abs(row["seconds"] - statistics.median(row["seconds"] for row in found[name]))
+            )
+            if "peak_rss_MB" in middle:
+                middle = middle | {key: max(row[key] for row in results) for key in ("peak_rss_MB", "peak_pss_MB")}
+            rate = middle["MB"] / middle["seconds"]
+            rows.append({"case": name, **middle, "MB_per_second": round(rate, 3), "all_seconds": times})
+        return rows
+
+
+def first_texts(files: list[Path], megabytes: float) -> tuple[pa.Array, float]:
+    """Texts until there are so many megabytes, as one Arrow array, and their MB."""
+    texts, size = [], 0
+    for text in read_texts(files):
+        texts.append(text)
+        size += len(text.encode())
+        if size >= megabytes * 1e6:
+            break
+    return pa.array(texts, pa.large_string()), size / 1e6
+
+
+def levels() -> list[str]:
+    """SIMD levels of this processor, best first."""
+    order = ["avx512", "avx2", "scalar"]
+    best = _C.simd_level()
+    return order[order.index(best) :] if best in order else [best, "scalar"]
+
+
+def signature_cases(args: argparse.Namespace, files: list[Path]) -> dict[str, Case]:
+    array, size = first_texts(files, args.megabytes)
+    (piece,) = text_buffers(array)
+
+    def ours(folder: Path, level: str, threads: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        _C.dedup_sign(piece.data, piece.offsets, "code", NGRAM, BANDS, ROWS, SEED, threads, level)
+        seconds = time.perf_counter() - started
+        return {
+            "MB": round(size, 1),
+            "documents": len(array),
+            "seconds": round(seconds, 4),
+        }
+
+    def theirs(folder: Path, peer: tuple[str, str]) -> dict[str, Any]:
+        facts = dedup_peers.run(peer, "signatures", files, folder / "out", "--megabytes", str(args.peer_megabytes))
+        steps = facts["seconds"]
+        ways = {name: seconds for name, seconds in steps.items() if name != "shingles"}
+        megabytes = facts["bytes"] / 1e6
+        return {
+            "version": dedup_peers.version(facts),
+            "MB": round(megabytes, 1),
+            "documents": facts["documents"],
+            "seconds": round(steps["shingles"] + min(ways.values()), 3),
+            "shingles_MB_per_second": round(megabytes / steps["shingles"], 2) if steps["shingles"] > 0.01 else None,
+            "signatures_MB_per_second": {name: round(megabytes / seconds, 2) for name, seconds in ways.items()},
+            "M_shingles_per_second": {
+                name: round(facts["shingles"] / seconds / 1e6, 2) for name, seconds in ways.items()
+            },
+        }
+
+    cases: dict[str, Case] = {}
+    for level in levels():
+        cases[f"signatures: codeshell {level}, 1 thread"] = partial(ours, level=level, threads=1)
+    cases[f"signatures: codeshell {levels()[0]}, {args.workers} threads"] = partial(
+        ours, level="", threads=args.workers
+    )
+    for peer in args.peer:
+        if peer[0] != "bigcode":
+            name = dedup_peers.NAMES.get(peer[0], peer[0])
+            cases[f"signatures: {name}, 1 process"] = partial(theirs, peer=peer)
+    return cases
+
+
+def text_bytes(files: list[Path]) -> tuple[int, float]:
+    """Documents and MB of text in files."""
+    documents = size = 0
+    for text in read_texts(files):
+        documents += 1
+        size += len(text.encode())
+    return documents, size / 1e6
+
+
+def job(files: list[Path], size: tuple[int, float], workers: int, *options: str) -> Case:
+    """Measures `codeshell dedup`."""
+
+    def measure(folder: Path) -> dict[str, Any]:
+        output = folder / "out"
+        arguments = [*map(str, files), "-o", str(output), "--workers", str(workers), *options]
+        found = observed([sys.executable, "-m", "codeshell", "dedup", *arguments], folder / "log")
+        statistics_ = json.loads((output / "stats.json").read_text())
+        return {
+            "MB": round(size[1], 1),
+            "documents": size[0],
+            "kept": statistics_["kept"],
+            **found,
+            "steps": json.loads((output / "timings.json").read_text()),
+            "pairs_compared": statistics_.get("pairs_compared"),
+            "candidate_pairs": statistics_.get("candidate_pairs"),
+            "verified_pairs": statistics_.get("verified_pairs"),
+        }
+
+    return measure
+
+
+def peer_job(peer: tuple[str, str], files: list[Path], size: tuple[int, float], workers: int) -> Case:
+    """Measures a peer's script for the same."""
+
+    def measure(folder: Path) -> dict[str, Any]:
+        output = folder / "out"
+        command = dedup_peers.command(peer, "whole", files, output, "--workers", str(workers))
+        found = observed(command, folder / "log")
+        facts = dedup_peers.result(output)
+        # text-dedup's script counts rows after the command: the steps are the peer's own.
+        found["seconds"] = round(sum(facts["seconds"].values()), 3)
+        return {
+            "version": dedup_peers.version(facts),
+            "parameters": facts["parameters"],
+            "MB": round(size[1], 1),
+            "documents": facts["documents"],
+            "kept": facts["kept"],
+            **found,
+            "steps": facts["seconds"],
+        }
+
+    return measure
+
+
+def part(files: list[Path], megabytes: float, folder: Path) -> list[Path]:
+    """The first megabytes of the corpus as files of their own."""
+    if not folder.exists():
+        array, _ = first_texts(files, megabytes)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        writer = Shards(partial, len(array), PART_FILES)
+        for text in array.to_pylist():
+            writer.add(text)
+        writer.close()
+        partial.rename(folder)
+    return parquet_files([folder])
+
+
+def whole_rows(bench: Bench, args: argparse.Namespace, files: list[Path]) -> list[dict[str, Any]]:
+    some = part(files, args.part_megabytes, args.work / f"part-{args.part_megabytes:g}")
+    size, some_size = text_bytes(files), text_bytes(some)
+    rows = bench.alternate({"whole: codeshell": job(files, size, args.workers)})
+    cases = {"whole, part: codeshell": job(some, some_size, args.workers)}
+    for peer in args.peer:
+        name = dedup_peers.NAMES.get(peer[0], peer[0])
+        cases[f"whole, part: {name}"] = peer_job(peer, some, some_size, args.workers)
+    return rows + bench.alternate(cases)
+
+
+def growth_rows(bench: Bench, args: argparse.Namespace) -> list[dict[str, Any]]:
+    cases = {}
+    for folder in args.scale:
+        files = parquet_files([folder])
+        cases[f"growth: {folder.name}"] = job(files, text_bytes(files), args.workers)
+    if args.header:
+        for name in ("control", "header"):
+            files = parquet_files([args.header / name])
+            cases[f"one header and template: {name}"] = job(files, text_bytes(files), args.workers)
+    return bench.alternate(cases)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'case':58} {'MB':>8} {'documents':>10} {'seconds':>9} {'MB/s':>9} {'RSS MB':>8} {'PSS MB':>8} {'kept':>9}")
+    for row in rows:
+        cells = [row.get(name, "") for name in ("peak_rss_MB", "peak_pss_MB", "kept")]
+        numbers = f"{row['MB']:>8} {row['documents']:>10} {row['seconds']:>9} {row['MB_per_second']:>9}"
+        print(f"{row['case']:58} {numbers} {cells[0]:>8} {cells[1]:>8} {cells[2]:>9}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, nargs="+", required=True, help="Parquet files, or folders of them")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="on a disk, with room for the outputs")
+    dedup_peers.add_argument(parser)
+    parser.add_argument("--scale", type=Path, nargs="+", default=[], metavar="DIR", help="corpora of growing size")
+    parser.add_argument("--header", type=Path, metavar="DIR", help="with header/ and control/")
+    parser.add_argument(
+        "--only", nargs="+", choices=("signatures", "whole", "growth"), default=["signatures", "whole", "growth"]
+    )
+    parser.add_argument("--megabytes", type=float, default=200, help="of text for our signatures (default: 200)")
+    parser.add_argument("--peer-megabytes", type=float, default=20, help="for the peers' signatures (default: 20)")
+    parser.add_argument("--part-megabytes", type=float, default=100, help="for whole jobs of peers (default: 100)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    files = parquet_files(args.corpus)
+    bench = Bench(args.work, args.rounds)
+    rows: list[dict[str, Any]] = []
+    if "signatures" in args.only:
+        rows += bench.alternate(signature_cases(args, files))
+    if "whole" in args.only:
+        rows += whole_rows(bench, args, files)
+    if "growth" in args.only:
+        rows += growth_rows(bench, args)
+    show(rows)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(
+            json.dumps({"environment": dedup_peers.machine(args.workers), "rows": rows}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

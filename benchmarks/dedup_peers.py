@@ -1,0 +1,78 @@
+"""Other deduplicators, as the benchmarks run them: a script in `peers/` and the interpreter that has the package."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from codeshell.pipeline import environment
+
+SCRIPTS = {
+    "datasketch": ["run_datasketch.py"],
+    "bigcode": ["run_datasketch.py", "--preset", "bigcode"],
+    "rensa": ["run_rensa.py"],
+    "text-dedup": ["run_textdedup.py"],
+    "text-dedup-main": ["run_textdedup_main.py"],
+    "datatrove": ["run_datatrove.py"],
+}
+NAMES = {"bigcode": "bigcode's parameters by datasketch", "text-dedup-main": "text-dedup (repository)"}
+PACKAGES = ("datasketch", "rensa", "text-dedup", "datatrove")
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        type=_peer,
+        metavar="NAME=PYTHON",
+        help=f"an interpreter that has the package of one of {', '.join(SCRIPTS)}; may be repeated",
+    )
+
+
+def _peer(text: str) -> tuple[str, str]:
+    name, _, python = text.partition("=")
+    if name not in SCRIPTS or not python:
+        raise argparse.ArgumentTypeError(f"{text}: not NAME=PYTHON with one of {', '.join(SCRIPTS)}")
+    return name, python
+
+
+def command(peer: tuple[str, str], task: str, files: list[Path], output: Path, *options: str) -> list[str]:
+    name, python = peer
+    script, *preset = SCRIPTS[name]
+    path = Path(__file__).parent / "peers" / script
+    return [python, str(path), task, "--input", *map(str, files), "--output", str(output), *preset, *options]
+
+
+def run(peer: tuple[str, str], task: str, files: list[Path], output: Path, *options: str) -> dict[str, Any]:
+    """Run the script unless it has been run; its result.json. What it prints is in `output`.log."""
+    if not (output / "result.json").exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output.with_name(output.name + ".log"), "wb") as log:
+            subprocess.run(
+                command(peer, task, files, output, *options), check=True, stdout=log, stderr=log, env=ENVIRONMENT
+            )
+    return result(output)
+
+
+ENVIRONMENT = os.environ | {"PYTHONHASHSEED": "0"}
+
+
+def result(output: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((output / "result.json").read_text())
+    return facts
+
+
+def version(facts: dict[str, Any]) -> str:
+    return " ".join(f"{name} {number}" for name, number in facts["versions"].items() if name in PACKAGES)
+
+
+def machine(workers: int) -> dict[str, Any]:
+    """`environment` without this machine's folders, since the results are published."""
+    return environment(workers) | {"command": " ".join(re.sub(r"[^\s=]*/", "", word) for word in sys.argv)}
