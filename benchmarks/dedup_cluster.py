@@ -3,9 +3,9 @@
     python benchmarks/dedup_cluster.py --documents 100000000 --directory /fast/disk --json
 
 Every shard gets the file that signing would have written, without sketches: 21 random band keys a document. Of the
-documents a fifth are copies: such a one shares each key of an earlier document with probability 0.4 (what Jaccard .86 gives
-at 6 rows), and one in fifty has the fingerprint of an earlier one. Then `data.dedup.search` runs from there on with
-`verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. Nothing of it is
+documents a fifth are copies: such a one shares each key of an earlier document with probability 0.4 (as at Jaccard
+.86 with 6 rows), and one in fifty has the fingerprint of an earlier one. Then `data.dedup.search` runs from there on
+with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. Nothing of it is
 simulated; what is missing is reading texts, comparing sketches and exact Jaccards.
 
 Reports seconds and peak memory of every step, and checks the outcome against what was planted.

@@ -232,7 +232,7 @@ def dedup_groups_edges(
     lanes: int,
     least: int,
     sure: int,
-    largest: int = 128,
+    largest: int = 512,
     leaders: int = 64,
     leader_edges: int = 8,
     threads: int = 1,

@@ -115,8 +115,8 @@ def summary(statistics: dict[str, Any]) -> list[str]:
     kept, documents = statistics["kept"], statistics["documents"]
     lines = [
         f"{documents:,} documents, {statistics['bytes'] / 1e6:,.1f} MB",
-        f"{kept:,} stay ({statistics['kept_bytes'] / 1e6:,.1f} MB); {statistics['duplicates']:,} are near duplicates of "
-        f"{statistics['clusters']:,} of them, {statistics['same']:,} with equal shingles; the largest cluster has "
+        f"{kept:,} stay ({statistics['kept_bytes'] / 1e6:,.1f} MB); {statistics['duplicates']:,} are near duplicates "
+        f"of {statistics['clusters']:,} of them, {statistics['same']:,} with equal shingles; the largest cluster has "
         f"{statistics['largest_cluster']:,}",
         f"{statistics['candidate_pairs']:,} pairs compared, {statistics['verified_pairs']:,} at the threshold of "
         f"{statistics['threshold']:g} or above",

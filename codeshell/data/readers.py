@@ -223,9 +223,7 @@ def jsonl_records(path: str, limit: int, longest: int) -> Iterator[dict[str, Any
                 yield record
 
 
-def numbered_lines(
-    path: str, start: int, end: int | None, longest: int
-) -> Iterator[tuple[int, int, bytes | None]]:
+def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iterator[tuple[int, int, bytes | None]]:
     """Yield (number, byte, line) of the lines in bytes [start, end), blank ones too; None for a line over `longest`.
 
     A line begins at `start`; numbers begin with 0 there. `end` None is the end of the file.

@@ -7,7 +7,8 @@ through Ray. The command itself runs on a machine of the cluster.
 A task whose node or worker dies is run again. The machine that was thought dead may go on writing meanwhile, so a
 second attempt uses temporary names of its own (`files.attempt`); the attempts write the same bytes, and whoever renames
 last changes nothing. An exception of the function itself is not tried again: it is raised here, as the local engine
-does.
+does. Ray sees at once that a process died; of a machine that falls silent it gives up the tasks after up to seven
+minutes (`grpc_client_keepalive_time_ms` and `_timeout_ms` in the head node's `--system-config`).
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ class DedupSketches {
     check_width(width);
     std::vector<dedup::SketchPart> sources;
     for (const auto& [path, offset, count] : parts) sources.push_back({path, offset, count});
-    sketches_ =
-        run([&] { return std::make_unique<dedup::Sketches>(sources, static_cast<size_t>(width), in_memory); });
+    sketches_ = run([&] { return std::make_unique<dedup::Sketches>(sources, static_cast<size_t>(width), in_memory); });
   }
 
   explicit DedupSketches(const Array<uint8_t>& array) : array_(array) {
@@ -205,7 +204,7 @@ void bind_dedup_candidates(py::module_& module) {
       .def("__len__", &DedupSketches::size);
   module.def("dedup_groups_edges", &dedup_groups_edges, py::arg("keys").noconvert(), py::arg("documents").noconvert(),
              py::arg("representative").noconvert(), py::arg("rank").noconvert(), py::arg("sketches").none(true),
-             py::arg("lanes"), py::arg("least"), py::arg("sure"), py::arg("largest") = 128, py::arg("leaders") = 64,
+             py::arg("lanes"), py::arg("least"), py::arg("sure"), py::arg("largest") = 512, py::arg("leaders") = 64,
              py::arg("leader_edges") = 8, py::arg("threads") = 1, py::arg("level") = "",
              "Candidate edges from equal band keys; see csrc/dedup/groups.h.");
   module.def("dedup_cpsjoin", &dedup_cpsjoin, py::arg("sketches"), py::arg("positions").noconvert(),

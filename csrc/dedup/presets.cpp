@@ -11,8 +11,8 @@
 #include "text/unicode_tables.h"
 #include "text/utf8.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
 #endif
 
 namespace codeshell::dedup {
@@ -39,7 +39,7 @@ struct Block {
   uint64_t high;        // bit i: byte i is 0x80 or more
 };
 
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 
 inline Block classify(const char* p) {
   const auto between = [](__m128i v, char first, char count) {
@@ -73,13 +73,12 @@ inline Block classify(const char* p) {
 
 #endif
 
-// Room for one more piece than there are bytes; the arrays are cut to size when the count is known.
-void open_pieces(size_t bytes, Pieces& pieces) {
-  if (pieces.begins.size() < bytes + 1) {
-    pieces.begins.resize(bytes + 1);
-    pieces.ends.resize(bytes + 1);
-  }
-  pieces.begins[0] = 0;
+// Room for the tokens of the next 64 bytes and one more; the arrays are cut to size when the count is known.
+void make_room(size_t count, Pieces& pieces) {
+  constexpr size_t most = 3 * 64 + 1;  // lower case makes at most three characters of one
+  if (pieces.begins.size() >= count + most) return;
+  pieces.begins.resize(count + count / 2 + most);
+  pieces.ends.resize(pieces.begins.size());
 }
 
 void close_pieces(size_t count, Pieces& pieces) {
@@ -99,10 +98,12 @@ inline size_t add_tokens(uint64_t separators, size_t base, size_t token, Pieces&
 }
 
 void split_starcoder(std::string_view text, Pieces& pieces) {
-  open_pieces(text.size(), pieces);
+  make_room(0, pieces);
+  pieces.begins[0] = 0;
   const char* const bytes = text.data();
   size_t token = 0, at = 0;
   while (at < text.size()) {
+    make_room(token, pieces);
     if (text.size() - at >= 64) {
       const Block block = classify(bytes + at);
       if (!block.high) {
@@ -134,10 +135,12 @@ inline char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char
 void split_stack_v2(std::string_view raw, Pieces& pieces) {
   const std::string_view text = text::well_formed(raw, pieces.repaired);
   pieces.buffer.resize(text.size());
-  open_pieces(text.size(), pieces);
+  make_room(0, pieces);
+  pieces.begins[0] = 0;
   const char* const bytes = text.data();
   size_t token = 0, at = 0, written = 0;
   while (at < text.size()) {
+    make_room(token, pieces);
     if (text.size() - at >= 64) {
       const Block block = classify(bytes + at);
       if (!block.high) {
@@ -167,10 +170,6 @@ void split_stack_v2(std::string_view raw, Pieces& pieces) {
       // Lower case can be longer in bytes (U+023A, 2 bytes, becomes U+2C65, 3) and be two characters (U+0130).
       const size_t room = written + 4 * pieces.codes.size() + (text.size() - at);
       if (room > pieces.buffer.size()) pieces.buffer.resize(room + room / 8);
-      if (room + 1 > pieces.begins.size()) {
-        pieces.begins.resize(room + room / 8 + 1);
-        pieces.ends.resize(room + room / 8 + 1);
-      }
       for (const uint32_t code : pieces.codes) {
         if (is_word(code)) {
           char encoded[4];
@@ -192,16 +191,13 @@ void split_stack_v2(std::string_view raw, Pieces& pieces) {
 
 void split_characters(std::string_view raw, Pieces& pieces) {
   const std::string_view text = text::well_formed(raw, pieces.repaired);
-  open_pieces(text.size(), pieces);
-  size_t count = 0;
+  pieces.begins.clear();
   for (size_t at = 0; at < text.size(); ++at) {
-    pieces.begins[count] = static_cast<int64_t>(at);
-    count += (static_cast<uint8_t>(text[at]) & 0xC0) != 0x80;
+    if ((static_cast<uint8_t>(text[at]) & 0xC0) != 0x80) pieces.begins.push_back(static_cast<int64_t>(at));
   }
-  for (size_t i = 0; i + 1 < count; ++i) pieces.ends[i] = pieces.begins[i + 1];
-  if (count) pieces.ends[count - 1] = static_cast<int64_t>(text.size());
+  pieces.ends.assign(pieces.begins.begin() + !pieces.begins.empty(), pieces.begins.end());
+  if (!text.empty()) pieces.ends.push_back(static_cast<int64_t>(text.size()));
   pieces.bytes = text;
-  close_pieces(count, pieces);
 }
 
 bool stands_alone(uint32_t code) {
@@ -274,7 +270,7 @@ void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
   const size_t count = pieces.begins.size(), span = pieces.span;
   const char *const bytes = pieces.bytes.data(), *const end = bytes + pieces.bytes.size();
   std::vector<uint64_t>& tokens = scratch.tokens;
-  tokens.resize(count);
+  if (tokens.size() < count) tokens.resize(count);
   for (size_t i = 0; i < count; ++i) {
     tokens[i] = hash_piece(bytes + pieces.begins[i], static_cast<size_t>(pieces.ends[i] - pieces.begins[i]), end);
   }
@@ -291,27 +287,70 @@ void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
   }
 }
 
-void hash_character_shingles(const Pieces& pieces, Scratch& scratch) {
-  const char *const bytes = pieces.bytes.data(), *const end = bytes + pieces.bytes.size();
-  for (size_t i = 0; i < scratch.shingles.size(); ++i) {
-    const char* p = bytes + pieces.begins[i];
-    auto size = static_cast<size_t>(pieces.ends[i + pieces.span - 1] - pieces.begins[i]);
-    uint64_t hash = size, w;
-    for (; size >= 8; p += 8, size -= 8) {
-      std::memcpy(&w, p, 8);
-      hash = mix64(hash ^ w);
+inline uint64_t hash_characters(const char* p, size_t size, const char* end) {
+  uint64_t hash = size, w;
+  for (; size >= 8; p += 8, size -= 8) {
+    std::memcpy(&w, p, 8);
+    hash = mix64(hash ^ w);
+  }
+  if (!size) return hash;
+  w = 0;
+  if (end - p >= 8) {
+    std::memcpy(&w, p, 8);
+    w &= ~uint64_t{0} >> (64 - 8 * size);
+  } else {
+    std::memcpy(&w, p, size);
+  }
+  return mix64(hash ^ w);
+}
+
+#if defined(__x86_64__)
+
+// Eight shingles at once, of characters of one byte and a length of whole words; a shingle's words are those of the
+// next one shifted by a byte. Returns how many were done: all but those near the end of the text.
+__attribute__((target("avx512f,avx512bw,avx512dq"))) size_t hash_ascii_avx512(const char* text, size_t size,
+                                                                              size_t length, uint64_t* out) {
+  // Bytes 0-7 and 1-8 of 16 to the first pair of numbers, 2-9 and 3-10 to the second, and so on.
+  const __m512i first = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i order = _mm512_add_epi8(_mm512_set1_epi64(0x0706050403020100),
+                                        _mm512_mullo_epi64(first, _mm512_set1_epi64(0x0101010101010101)));
+  size_t i = 0;
+  for (; i + length + 16 <= size; i += 8) {
+    __m512i hash = _mm512_set1_epi64(static_cast<int64_t>(length));
+    for (size_t at = i; at < i + length; at += 8) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(text + at));
+      hash = mix64(_mm512_xor_si512(hash, _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), order)));
     }
-    if (size) {
-      w = 0;
-      if (end - p >= 8) {
-        std::memcpy(&w, p, 8);
-        w &= ~uint64_t{0} >> (64 - 8 * size);
-      } else {
-        std::memcpy(&w, p, size);
-      }
-      hash = mix64(hash ^ w);
+    _mm512_storeu_si512(out + i, hash);
+  }
+  return i;
+}
+
+#endif
+
+void hash_character_shingles(std::string_view text, size_t length, Pieces& pieces, Scratch& scratch) {
+  std::vector<uint64_t>& shingles = scratch.shingles;
+  const char *begin = text.data(), *end = begin + text.size();
+  if (text::skip_ascii(begin, end) == end) {  // characters are bytes
+    length = std::min(length, text.size());
+    shingles.resize(length ? text.size() - length + 1 : 0);
+    size_t i = 0;
+#if defined(__x86_64__)
+    if (length % 8 == 0 && simd::level() == simd::Level::avx512) {
+      i = hash_ascii_avx512(begin, text.size(), length, shingles.data());
     }
-    scratch.shingles[i] = hash;
+#endif
+    for (; i < shingles.size(); ++i) shingles[i] = hash_characters(begin + i, length, end);
+    return;
+  }
+  split_characters(text, pieces);
+  begin = pieces.bytes.data();
+  end = begin + pieces.bytes.size();
+  length = std::min(length, pieces.begins.size());
+  shingles.resize(pieces.begins.size() - length + 1);
+  for (size_t i = 0; i < shingles.size(); ++i) {
+    const auto size = static_cast<size_t>(pieces.ends[i + length - 1] - pieces.begins[i]);
+    shingles[i] = hash_characters(begin + pieces.begins[i], size, end);
   }
 }
 
@@ -356,16 +395,14 @@ void make_shingle_strings(std::string_view text, const Shingling& shingling, Pie
 
 void make_preset_shingles(std::string_view text, const Shingling& shingling, Scratch& scratch) {
   thread_local Pieces pieces;
-  find_pieces(text, shingling, pieces);
-  scratch.shingles.resize(pieces.shingles());
-  if (scratch.shingles.empty()) {
-    // Nothing to hash.
-  } else if (shingling.preset == Preset::char24) {
-    hash_character_shingles(pieces, scratch);
+  if (shingling.preset == Preset::char24) {
+    hash_character_shingles(text, shingling.ngram, pieces, scratch);
   } else {
-    hash_token_shingles(pieces, scratch);
+    find_pieces(text, shingling, pieces);
+    scratch.shingles.resize(pieces.shingles());
+    if (!scratch.shingles.empty()) hash_token_shingles(pieces, scratch);
   }
-  if (pieces.begins.size() > most_kept) pieces = {};
+  if (pieces.begins.capacity() > most_kept) pieces = {};
 }
 
 }  // namespace codeshell::dedup

@@ -63,7 +63,7 @@ void Sums::add(const uint64_t* shingles, size_t n, simd::Level level) {
 
 // A document without shingles is fingerprinted by its bytes; its count of 0 keeps it apart from those that have some.
 Sums blank_sums(std::string_view text) {
-  Sums sums{text.size(), ~uint64_t{text.size()}, 0};
+  Sums sums{~uint64_t{text.size()}, text.size(), 0};
   for (size_t at = 0; at < text.size(); at += 8) {
     uint64_t word = 0;
     std::memcpy(&word, text.data() + at, std::min<size_t>(8, text.size() - at));

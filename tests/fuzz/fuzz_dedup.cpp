@@ -9,7 +9,6 @@
 //     tests/fuzz/fuzz_dedup.cpp csrc/dedup/*.cpp csrc/simd/{cpu,parallel}.cpp csrc/text/*.cpp -ldl -pthread -o
 //     fuzz_dedup
 //   ./fuzz_dedup -runs=10000000 -max_len=300 -dict=tests/fuzz/dedup.dict
-// tests/data/test_dedup_fuzz.py runs the same checks on a small fixed corpus.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>

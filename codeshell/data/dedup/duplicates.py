@@ -28,6 +28,7 @@ that gives every document the same keys costs at most `bands * MAX_BUCKET` looks
 pairs. It can cost recall for pairs all of whose common keys are that full, never precision; `capped_keys` in
 `Deduper.counts` says how many keys were (0 in ordinary source code)."""
 
+
 class Deduper:
     """Finds near duplicates in a stream.
 
