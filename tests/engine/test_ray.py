@@ -270,14 +270,13 @@ def test_a_node_killed_at_work_loses_nothing(nodes: Nodes, engine: RayEngine, tm
 
 
 @real
-def test_results_come_in_order_and_on_both_nodes(engine: RayEngine, tmp_path: Path) -> None:
+def test_results_come_in_order(engine: RayEngine, tmp_path: Path) -> None:
     assert engine.workers == 2
     assert list(engine.map(square, range(50))) == [number * number for number in range(50)]
     assert list(engine.map(uneven, range(9))) == list(range(9))
     assert list(engine.map(square, [])) == []
     job = make_directories(tmp_path)
-    assert len(run_job(engine, job)) == 6
-    assert len({path.read_text().split()[0] for path in (job / "log").glob("at-*")}) == 2
+    assert len(run_job(engine, job)) == 6  # on which nodes is the scheduler's choice
 
 
 @real
