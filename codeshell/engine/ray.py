@@ -164,10 +164,9 @@ class RayEngine:
                     address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
                 )
         else:
-            _require_listener(ray, self.address)
             try:
-                ray.init(address=self.address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                ray.init(address=_listening(ray, self.address), **quiet)
+            except (RuntimeError, ValueError, OSError) as error:  # a ConnectionError is an OSError
                 ray.shutdown()
                 raise UserError(
                     f"--address {self.address}: {_line(error)}; run this on a machine of a running Ray cluster "
@@ -250,21 +249,20 @@ def _loopback() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER = before
 
 
-def _require_listener(ray: Any, address: str) -> None:
-    """See that somebody listens at HOST:PORT before Ray waits minutes for it."""
-    if address == "auto":
-        return
+def _listening(ray: Any, address: str) -> str:
+    """The HOST:PORT that Ray takes for an address, where somebody listens; Ray itself would wait minutes for it."""
     host, _, port = address.rpartition(":")
-    if host in ("localhost", "127.0.0.1", "[::1]"):
-        host = ray.util.get_node_ip_address()  # which Ray will take in its place
-    if not host or not port.isdigit() or "/" in host:
+    if address != "auto" and (not host or not port.isdigit() or "/" in host):
         raise UserError(f"--address {address}: give auto, local, or HOST:PORT of the head node")
+    found = str(ray._private.services.canonicalize_bootstrap_address_or_die(address))
+    host, _, port = found.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"--address {address}: no Ray there ({error}); `ray status` on the head node shows its address"
+            f"--address {address}: no Ray at {found} ({error}); `ray status` on the head node shows its address"
         ) from None
+    return found
 
 
 def _finished(ray: Any, running: dict[Any, int]) -> list[Any]:

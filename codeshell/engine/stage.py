@@ -6,6 +6,8 @@ returned, so a run that was killed goes on behind the last marker and the merged
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,13 @@ from typing import Any, TypeVar
 from codeshell.engine.files import read_json, write_json
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
+from codeshell.errors import UserError
 
 Item = TypeVar("Item")
 Statistics = dict[str, Any]
+
+SEEN_SECONDS = 60.0
+"""For a marker to be seen from here after its task has ended."""
 
 
 def marker_path(directory: Path, label: str, index: int) -> Path:
@@ -49,7 +55,22 @@ def map_shards(
         progress.advance(len(items) - len(todo))
         for _ in engine.map(work, [(index, items[index]) for index in todo]):
             progress.advance(1)
-    return [read_json(marker_path(directory, label, index)) for index in range(len(items))]
+    return [_statistics(marker_path(directory, label, index)) for index in range(len(items))]
+
+
+def _statistics(marker: Path) -> Statistics:
+    """Read a marker that was written, perhaps on another machine. NFS may say for half a minute that it is not there,
+    because we looked for it before; listing the directory makes it look again."""
+    end = time.monotonic() + SEEN_SECONDS
+    while not marker.exists():
+        if time.monotonic() > end:
+            raise UserError(
+                f"{marker}: written, but not seen here; every node must have this directory on one file system"
+            )
+        os.listdir(marker.parent)  # noqa: PTH208
+        time.sleep(0.05)
+    statistics: Statistics = read_json(marker)
+    return statistics
 
 
 def _run_one(directory: str, label: str, function: Callable[[Item], Statistics], task: tuple[int, Item]) -> None:

@@ -169,6 +169,20 @@ def test_given_hash_values() -> None:
         minhash_sets([[2**32]], scheme="datasketch-affine32", hash="given")
 
 
+def test_bigcodes_script_for_the_stack_v1() -> None:
+    """Its formula: legacy permutations of seed 42, SHA-1 of the shingles; a text of fewer than five tokens has none."""
+    generator, prime = np.random.RandomState(42), np.uint64(2**61 - 1)
+    bounds = [(low, prime) for _ in range(256) for low in (1, 0)]
+    a, b = np.array([generator.randint(*bound, dtype=np.uint64) for bound in bounds]).reshape(256, 2).T
+    texts = [*stdlib_texts(3, 5_000), "too short"]
+    wanted = np.full((4, 256), 2**32 - 1, np.uint64)
+    for row, text in zip(wanted, texts, strict=True):
+        hashes = np.array([sha1_hash32(shingle.encode()) for shingle in starcoder_shingles(text)], np.uint64)
+        lanes = (hashes[:, None] * a + b) % prime & np.uint64(2**32 - 1)
+        row[:] = np.vstack([lanes, row]).min(axis=0)
+    same(minhash(texts, scheme="datasketch", shingles="starcoder", num_perm=256, seed=42), wanted)
+
+
 def test_a_stored_index_finds_new_texts() -> None:
     old = "def area(r):\n    return 3.14159 * r * r  # of a circle, whose radius is given in metres"
     index = MinHashLSH(threshold=0.5, num_perm=128)

@@ -7,14 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
-from codeshell.engine import LocalEngine
+from codeshell.engine import LocalEngine, map_shards
 from codeshell.engine.files import TEMPORARY, atomic_path, attempt
+from codeshell.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WAIT = 30.0
 """Seconds for what takes less than two."""
@@ -139,3 +145,33 @@ def test_a_later_attempt_takes_away_what_killed_ones_left(tmp_path: Path) -> Non
     with atomic_path(tmp_path / "file") as temporary:
         assert temporary.name == f"file{TEMPORARY}"  # outside the block, names are the first attempt's again
         temporary.write_bytes(b"whole")
+
+
+class ElsewhereEngine(LocalEngine):
+    """Its tasks' files come to be seen here `seconds` after they are written, or never."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(1)
+        self.seconds = seconds
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        results = [function(item) for item in items]
+        for marker in Path(function.args[0]).glob("double-*.json"):  # type: ignore[attr-defined]
+            hidden = marker.rename(marker.with_suffix(".hidden"))
+            if self.seconds:
+                threading.Timer(self.seconds, hidden.rename, [marker]).start()
+        yield from results
+
+
+def count(number: int) -> dict[str, Any]:
+    return {"number": number}
+
+
+def test_markers_that_are_seen_late_are_waited_for(tmp_path: Path) -> None:
+    assert map_shards(ElsewhereEngine(0.3), tmp_path, "double", count, [5, 6]) == [{"number": 5}, {"number": 6}]
+
+
+def test_a_directory_that_nodes_do_not_share_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codeshell.engine.stage.SEEN_SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"double-00000\.json: written, but not seen here; every node must have"):
+        map_shards(ElsewhereEngine(0), tmp_path, "double", count, [5])
