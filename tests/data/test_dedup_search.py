@@ -61,8 +61,8 @@ def test_in_memory_is_the_same(texts: list[str], expected: dict[int, tuple[int, 
     assert seen[-1] == len(texts)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(bounds=st.lists(st.integers(0, 266), max_size=6), memory=st.sampled_from([1 << 12, 1 << 20, 1 << 30]))
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bounds=st.lists(st.integers(0, 266), max_size=6), memory=st.sampled_from([1 << 14, 1 << 20, 1 << 30]))
 def test_shards_and_memory_change_nothing(
     bounds: list[int],
     memory: int,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from codeshell import _C
 from codeshell.data.dedup.arrays import ArrayFile, write_arrays
-from codeshell.data.dedup.candidates import CHUNK, unpack
+from codeshell.data.dedup.candidates import CHUNK, distinct, unpack
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.signed import Reader
 from codeshell.data.dedup.texts import TextBuffers, text_buffers
@@ -111,7 +111,7 @@ class Chunks:
     def __iter__(self) -> Iterator[NDArray[np.uint32]]:
         for chunk in self._range:
             parts = [file.read("edges", int(bounds[chunk]), int(bounds[chunk + 1])) for file, bounds in self._files]
-            packed = np.unique(np.concatenate([np.empty(0, np.uint64), *parts]))
+            packed = distinct(np.concatenate([np.empty(0, np.uint64), *parts]))
             if self._prior:
                 packed = packed[np.searchsorted(packed, np.uint64(self._prior) << np.uint64(32)) :]
             yield unpack(packed)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup.candidates import CHUNK, equal_prints, pack, unpack
+from codeshell.data.dedup.candidates import CHUNK, distinct, equal_prints, pack, unpack
 from codeshell.data.dedup.decide import Decisions, Verifier, decide, inverse, named, with_same
 from codeshell.data.dedup.minhash import sign
 from codeshell.data.dedup.parameters import Parameters
@@ -97,7 +97,7 @@ def _edges(
             threads=threads,
         )
         found.append(edges)
-    packed = np.unique(pack(np.concatenate(found)))
+    packed = distinct(pack(np.concatenate(found)))
     cuts = np.searchsorted(packed, np.arange(CHUNK, documents, CHUNK, dtype=np.uint64) << np.uint64(32))
     return [unpack(part) for part in np.split(packed, cuts)]
 

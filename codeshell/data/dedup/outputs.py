@@ -38,6 +38,13 @@ document that an index remembers, `kept_shard` and `kept_row` are null. `cluster
 GROUP_BYTES = 128 << 20
 """Of a row group that is held whole; a larger one is written as several."""
 
+BATCH_BYTES = 16 << 20
+"""Read at once, about."""
+
+DICTIONARY_BYTES = 64
+"""A value on average, encoded, at most in a column that is written with a dictionary as it was read. Of longer values
+the writer's dictionary is full after some hundred, and hashing and copying them was for nothing."""
+
 
 def write_kept(
     source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path
@@ -70,20 +77,30 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
         metadata = file.metadata
         with pq.ParquetWriter(temporary, file.schema_arrow, **_settings(metadata)) as writer:
             for group in range(metadata.num_row_groups):
-                rows = metadata.row_group(group).num_rows
-                parts = 1 + metadata.row_group(group).total_byte_size // GROUP_BYTES
-                size = max(1, -(-rows // parts))
-                for batch in file.iter_batches(size, row_groups=[group], use_threads=False):
+                rows, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+                held: list[pa.RecordBatch] = []
+                # Small batches even of a group that is held whole: their buffers serve again.
+                for batch in file.iter_batches(
+                    max(1, rows * BATCH_BYTES // max(size, 1)), row_groups=[group], use_threads=False
+                ):
                     begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
                     stays = np.ones(batch.num_rows, np.bool_)
                     stays[drop_rows[begin:end] - first] = False
                     first += batch.num_rows
-                    if begin < end:
-                        batch = batch.filter(pa.array(stays))
-                    if batch.num_rows:
-                        writer.write_batch(batch, row_group_size=batch.num_rows)
-                        written += batch.num_rows
+                    held.append(batch.filter(pa.array(stays)) if begin < end else batch)
+                    if sum(batch.nbytes for batch in held) >= GROUP_BYTES:
+                        written += _write_group(writer, held)
+                written += _write_group(writer, held)
     return written
+
+
+def _write_group(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> int:
+    """Write batches as one row group and forget them; returns its rows."""
+    table = pa.Table.from_batches(batches, writer.schema)
+    if table.num_rows:
+        writer.write_table(table, row_group_size=table.num_rows)
+    batches.clear()
+    return int(table.num_rows)
 
 
 def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
@@ -95,7 +112,11 @@ def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
     codecs = {"UNCOMPRESSED": "NONE", "LZ4_RAW": "LZ4"}
     return {
         "compression": {c.path_in_schema: codecs.get(c.compression, c.compression) for c in columns},
-        "use_dictionary": [c.path_in_schema for c in columns if c.has_dictionary_page],
+        "use_dictionary": [
+            c.path_in_schema
+            for c in columns
+            if c.has_dictionary_page and c.total_uncompressed_size <= DICTIONARY_BYTES * c.num_values
+        ],
         "write_statistics": [c.path_in_schema for c in columns if c.is_stats_set],
     }
 
