@@ -21,6 +21,7 @@ The same arguments give the same bytes. A corpus that is there already is left a
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import string
 from collections.abc import Iterator
@@ -196,8 +197,8 @@ def header(base: list[Path], out: Path, *, documents: int, shards: int, seed: in
     writer.close()
 
 
-def files(folders: list[Path], out: Path, *, documents: int, shards: int, seed: int) -> None:
-    """Pack the files that `codeshell dedup` would read below the folders."""
+def files(folders: list[Path], out: Path, *, shards: int, distinct: bool) -> None:
+    """Pack the files that `codeshell dedup` would read below the folders; `distinct`: of equal texts the first."""
     from codeshell.data import readers, walk
 
     limit = 1_000_000
@@ -208,13 +209,19 @@ def files(folders: list[Path], out: Path, *, documents: int, shards: int, seed: 
         if not entry.reason
     ]
     writer = Shards(out, len(found), shards)
+    seen = set[bytes]()
     for path in found:
         data, reason = readers.read_file(str(path), limit)
-        if not reason:
-            try:
-                writer.add(data.decode())
-            except UnicodeDecodeError:
-                continue
+        if reason:
+            continue
+        digest = hashlib.md5(data).digest()
+        if distinct and digest in seen:
+            continue
+        seen.add(digest)
+        try:
+            writer.add(data.decode())
+        except UnicodeDecodeError:
+            continue
     writer.close()
 
 
@@ -224,6 +231,7 @@ def main() -> None:
     parser.add_argument("base", nargs="+", type=Path, help="folders of source files; for the others a corpus")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
     parser.add_argument("--documents", type=int, default=200_000, help="of scale, header and control (default: 200000)")
+    parser.add_argument("--distinct", action="store_true", help="files: of equal texts only the first")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -231,8 +239,11 @@ def main() -> None:
         print(f"{args.output}: there already")
         return
     partial = args.output.with_name(args.output.name + ".partial")
-    make = {"files": files, "scale": scale, "header": header}[args.kind]
-    make(args.base, partial, documents=args.documents, shards=args.shards, seed=args.seed)
+    if args.kind == "files":
+        files(args.base, partial, shards=args.shards, distinct=args.distinct)
+    else:
+        make = {"scale": scale, "header": header}[args.kind]
+        make(args.base, partial, documents=args.documents, shards=args.shards, seed=args.seed)
     partial.rename(args.output)
     for folder in sorted({file.parent for file in parquet_files([args.output])}):
         texts = sum(pq.ParquetFile(file).metadata.num_rows for file in parquet_files([folder]))

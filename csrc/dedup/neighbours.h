@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace codeshell::dedup {
 
@@ -21,12 +22,11 @@ class Neighbours {
   void offer(uint32_t earlier, uint32_t equal, bool sure) {
     uint64_t entry = uint64_t{equal} << 32 | static_cast<uint32_t>(~earlier);
     if (sure && half_ && !insert_earliest(entry)) return;
-    if (entry <= slots_[capacity_ - 1]) return;
-    size_t at = capacity_ - 1;
-    while (at > half_ && slots_[at - 1] < entry) --at;
-    if (at > half_ && slots_[at - 1] == entry) return;
-    std::copy_backward(slots_ + at, slots_ + capacity_ - 1, slots_ + capacity_);
-    slots_[at] = entry;
+    uint64_t* const end = slots_ + capacity_;
+    uint64_t* const at = std::lower_bound(slots_ + half_, end, entry, std::greater<>());
+    if (at == end || *at == entry) return;
+    std::copy_backward(at, end - 1, end);
+    *at = entry;
   }
 
   // Calls take(earlier, equal) for every one, in no particular order.
@@ -40,14 +40,14 @@ class Neighbours {
  private:
   // Leaves in `entry` what the second half is to be offered; false if there is nothing.
   bool insert_earliest(uint64_t& entry) {
-    const auto key = static_cast<uint32_t>(entry);  // higher is earlier; 0 is a free place
-    size_t at = half_;
-    while (at > 0 && static_cast<uint32_t>(slots_[at - 1]) < key) --at;
-    if (at > 0 && static_cast<uint32_t>(slots_[at - 1]) == key) return false;
-    if (at == half_) return true;
-    const uint64_t last = slots_[half_ - 1];
-    std::copy_backward(slots_ + at, slots_ + half_ - 1, slots_ + half_);
-    slots_[at] = entry;
+    const auto key = [](uint64_t e) { return static_cast<uint32_t>(e); };  // higher is earlier; 0 is a free place
+    uint64_t* const end = slots_ + half_;
+    uint64_t* const at = std::lower_bound(slots_, end, entry, [&](uint64_t a, uint64_t b) { return key(a) > key(b); });
+    if (at == end) return true;
+    if (key(*at) == key(entry)) return false;
+    const uint64_t last = end[-1];
+    std::copy_backward(at, end - 1, end);
+    *at = entry;
     entry = last;
     return last != 0;
   }

@@ -17,9 +17,6 @@ namespace {
 constexpr uint32_t start[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
 constexpr uint32_t round_constants[4] = {0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xCA62C1D6};
 
-// Blocks of a string with its padding: 0x80, zeros, and the length in 64 bits.
-size_t block_count(size_t size) { return (size + 9 + 63) / 64; }
-
 uint64_t first_eight(const uint32_t* state) {
   return static_cast<uint64_t>(__builtin_bswap32(state[1])) << 32 | __builtin_bswap32(state[0]);
 }
@@ -49,6 +46,9 @@ void compress_scalar(uint32_t* state, const uint8_t* block) {
 }
 
 #if defined(__x86_64__)
+
+// Blocks of a string with its padding: 0x80, zeros, and the length in 64 bits.
+size_t block_count(size_t size) { return (size + 9 + 63) / 64; }
 
 // Four rounds an instruction. m[i & 3] holds words 4i .. 4i+3 of the schedule, the first in the highest lane.
 __attribute__((target("sha,sse4.1"))) void compress_sha(uint32_t* state, const uint8_t* block) {

@@ -23,11 +23,6 @@ namespace codeshell::dedup {
 
 namespace {
 
-constexpr size_t block = 64;  // bytes whose comparison is one 64-bit mask
-
-// The bits of the last block that are lanes.
-uint64_t tail_mask(size_t lanes) { return lanes % block ? (uint64_t{1} << lanes % block) - 1 : ~uint64_t{0}; }
-
 // The number of equal bytes among the first `lanes`, eight at a time.
 uint32_t equal_scalar(const uint8_t* a, const uint8_t* b, size_t lanes) {
   constexpr uint64_t low7 = 0x7F7F7F7F7F7F7F7Fu;
@@ -56,6 +51,11 @@ size_t similar_scalar(const uint8_t* one, const uint8_t* many, size_t count, siz
 }
 
 #if defined(__x86_64__)
+
+constexpr size_t block = 64;  // bytes whose comparison is one 64-bit mask
+
+// The bits of the last block that are lanes.
+uint64_t tail_mask(size_t lanes) { return lanes % block ? (uint64_t{1} << lanes % block) - 1 : ~uint64_t{0}; }
 
 #define CODESHELL_AVX2 __attribute__((target("avx2,popcnt")))
 #define CODESHELL_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,popcnt")))

@@ -5,7 +5,7 @@
 //   - intersections are those of std::set_intersection at every level.
 //
 // Build and run (clang with libFuzzer), from the project's root; -runs ends it:
-//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
+//   clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc
 //     tests/fuzz/fuzz_dedup.cpp csrc/dedup/*.cpp csrc/simd/{cpu,parallel}.cpp csrc/text/*.cpp -ldl -pthread -o
 //     fuzz_dedup
 //   ./fuzz_dedup -runs=10000000 -max_len=300 -dict=tests/fuzz/dedup.dict
