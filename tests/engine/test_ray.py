@@ -113,8 +113,8 @@ def node() -> str:
     return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else ""
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + WAIT
+def until(condition: Any, seconds: float = WAIT) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
@@ -299,7 +299,7 @@ def held_read(shard: Shard, wanted: frozenset[str], options: InputOptions) -> It
     note((folder, shard.number), step)
     for batch in read(shard, options, wanted):
         yield batch
-        end = time.monotonic() + WAIT
+        end = time.monotonic() + 3 * WAIT
         while (folder / f"hold-{step}").exists() and time.monotonic() < end:
             time.sleep(0.02)
 
@@ -327,7 +327,7 @@ def test_dedup_with_a_node_killed_at_work_writes_the_same_bytes(
         def on_second() -> list[int]:
             return [n for n in range(8) for place, _ in notes(tmp_path, step, n) if place == nodes.second.node_id]
 
-        until(on_second)
+        until(on_second, 3 * WAIT)  # the steps before it take their time, too
         victims.extend(on_second())
         worker = int(notes(tmp_path, step, victims[0])[0][1])
         nodes.kill_second()

@@ -26,7 +26,7 @@ using codeshell::fuzz::Input;
 using codeshell::simd::Level;
 
 constexpr size_t header = 10;
-constexpr size_t most_documents = 72;
+constexpr size_t most_documents = 48;
 
 uint64_t pack(uint32_t a, uint32_t b) { return uint64_t{std::max(a, b)} << 32 | std::min(a, b); }
 
@@ -43,9 +43,11 @@ struct Corpus {
     for (uint32_t i = 0; i < count; ++i) ranks[i] = (i + 1) * (1 + input[0] % 8u) % prime;
   }
 
-  uint32_t equal(uint32_t a, uint32_t b) const {
+  // The one loop of the definition that would take longer than all that is tested.
+  __attribute__((no_sanitize("address", "undefined", "coverage"))) uint32_t equal(uint32_t a, uint32_t b) const {
+    const uint8_t *const one = bytes.get() + a * width, *const other = bytes.get() + b * width;
     uint32_t result = 0;
-    for (size_t j = 0; j < lanes; ++j) result += bytes.get()[a * width + j] == bytes.get()[b * width + j];
+    for (size_t j = 0; j < lanes; ++j) result += one[j] == other[j];
     return result;
   }
 

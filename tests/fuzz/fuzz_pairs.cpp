@@ -108,8 +108,14 @@ void check_sets(const Input& input, Level wide) {
   try {
     if (input[2] & 1) {
       static const MemoryFile file;
-      file.write(input.body(), input.body_size());
-      const Sets::Source source{file.path(), input[3], input[4], input[5] & 31u, input[6], input[7]};
+      // Documents below 65,536: a set has bits for all positions between its first and last.
+      std::vector<uint8_t> bytes(input.body(), input.body() + input.body_size());
+      for (size_t i = 0; i < 4 * (input[5] & 31u); ++i) {
+        if (i % 4 >= 2 && input[4] + i < bytes.size()) bytes[input[4] + i] = 0;
+      }
+      file.write(bytes.data(), bytes.size());
+      const uint32_t first = input[2] & 2 ? UINT32_MAX - input[3] : input[3];
+      const Sets::Source source{file.path(), first, input[4], input[5] & 31u, input[6], input[7]};
       check_verify(input, Sets({source}), wide);
       return;
     }
