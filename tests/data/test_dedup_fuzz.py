@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_texts() -> None:
             assert same(alone, tuple(array[number : number + 1] for array in signed[0]))
         sets = [_C.dedup_shingle_sets(text, both, ngram, level, preset) for level in LEVELS]
         assert same(*sets)
-        for first, last in zip(sets[0][1][:-1], sets[0][1][1:], strict=True):
+        for first, last in pairwise(sets[0][1]):
             assert (np.diff(sets[0][0][first:last].astype(object)) > 0).all()
         measures = [_C.measure_texts(text, both, level) for level in LEVELS]
         assert same(*(tuple(measure.values()) for measure in measures))
@@ -255,7 +256,7 @@ def test_matcher() -> None:
         for cuts in ([0, count], [0, count // 2, count]):
             matcher = _C.DedupMatcher(*options, header[5] // 4 % (lanes + 1))
             kept, jaccard = np.empty(count, np.int64), np.empty(count)
-            for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+            for first, last in pairwise(cuts):
                 part = slice(first, last)
                 matcher.add(
                     *(body, offsets[first : last + 1], keys[part], sketches[part], prints[part]),

@@ -4,8 +4,8 @@
 
 `corpus/TARGET.hex` holds the inputs to begin with, one a line; the test suite replays them through the Python bindings.
 What a run finds beyond them stays in build/fuzz/TARGET and is where the next run begins; `--keep` puts the smallest
-inputs that reach all of it into the .hex file. An input that fails is left in build/fuzz/failed: mend what it shows, and
-add it to the .hex file.
+inputs that reach all of it into the .hex file. An input that fails is left in build/fuzz/failed: mend what it shows,
+and add it to the .hex file.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def keep(target: str) -> None:
     small.mkdir(exist_ok=True)
     for path in small.iterdir():
         path.unlink()
-    merge = [BUILD / f"fuzz_{target}", "-set_cover_merge=1", small, BUILD / target]
+    merge = [BUILD / f"fuzz_{target}", "-set_cover_merge=1", "-use_counters=0", small, BUILD / target]
     subprocess.run(merge, check=True, stderr=subprocess.DEVNULL)
     inputs = sorted((path.read_bytes() for path in small.iterdir()), key=lambda data: (len(data), data))
     (FUZZ / "corpus" / f"{target}.hex").write_text("".join(data.hex() + "\n" for data in inputs if data))

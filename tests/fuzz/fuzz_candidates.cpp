@@ -1,8 +1,10 @@
 // From band keys and sketches to candidate pairs: any keys, sketches, order and options.
 //
-//   - groups.h against the definition: the pairs with an equal key whose sketches agree, where no group is large; a part
+//   - groups.h against the definition: the pairs with an equal key whose sketches agree, where no group is large; a
+//   part
 //     of them where one is, and then every document has a leader or is heavy;
-//   - cpsjoin.h: only pairs that agree, within the budget; all of them where one comparison of all with all is asked for;
+//   - cpsjoin.h: only pairs that agree, within the budget; all of them where one comparison of all with all is asked
+//   for;
 //   - neither depends on the level, nor on the order in which records or documents are given;
 //   - sort_unique is std::sort and std::unique.
 //
@@ -33,8 +35,12 @@ uint64_t pack(uint32_t a, uint32_t b) { return uint64_t{std::max(a, b)} << 32 | 
 // What an input says of documents: sketches, and their places in the keep order.
 struct Corpus {
   explicit Corpus(const Input& input)
-      : count(input[1] % most_documents), lanes(1 + input[2] % 130), width((lanes + 63) / 64 * 64),
-        bytes(aligned_bytes(count * width)), ranks(count), sketches(bytes.get(), count, width) {
+      : count(input[1] % most_documents),
+        lanes(1 + input[2] % 130),
+        width((lanes + 63) / 64 * 64),
+        bytes(aligned_bytes(count * width)),
+        ranks(count),
+        sketches(bytes.get(), count, width) {
     for (size_t i = 0; i < count; ++i) {
       for (size_t j = 0; j < width; ++j) bytes.get()[i * width + j] = input.around(i * input[9] + j);
     }
@@ -58,8 +64,8 @@ struct Corpus {
 };
 
 void check_groups(const Input& input, const Corpus& corpus, Level wide) {
-  const GroupOptions options{corpus.lanes, input[3] % 140u, input[4] % 140u, 2 + input[5] % 70u,
-                             1 + input[6] % 16u, 1 + input[7] % 8u};
+  const GroupOptions options{corpus.lanes,       input[3] % 140u,    input[4] % 140u,
+                             2 + input[5] % 70u, 1 + input[6] % 16u, 1 + input[7] % 8u};
   const bool seen = input[8] & 1;  // else without sketches
   const std::unique_ptr<bool[]> flags(new bool[corpus.count]);
   std::vector<uint8_t> bits(corpus.count / 8 + 1);
@@ -76,14 +82,14 @@ void check_groups(const Input& input, const Corpus& corpus, Level wide) {
     documents.push_back(static_cast<uint32_t>(i % corpus.count));
   }
   const Sketches* const sketches = seen ? &corpus.sketches : nullptr;
-  const GroupResult result = group_edges(keys.data(), documents.data(), keys.size(),
-                                         {flags.get(), nullptr, corpus.count}, corpus.ranks.data(), sketches, options,
-                                         wide, 1);
+  const GroupResult result =
+      group_edges(keys.data(), documents.data(), keys.size(), {flags.get(), nullptr, corpus.count}, corpus.ranks.data(),
+                  sketches, options, wide, 1);
   std::reverse(keys.begin(), keys.end());
   std::reverse(documents.begin(), documents.end());
-  const GroupResult other = group_edges(keys.data(), documents.data(), keys.size(),
-                                        {nullptr, bits.data(), corpus.count}, corpus.ranks.data(), sketches, options,
-                                        Level::scalar, 1);
+  const GroupResult other =
+      group_edges(keys.data(), documents.data(), keys.size(), {nullptr, bits.data(), corpus.count}, corpus.ranks.data(),
+                  sketches, options, Level::scalar, 1);
   REQUIRE(result.edges == other.edges && result.heavy == other.heavy);
   REQUIRE(result.counts.groups == other.counts.groups && result.counts.pairs_compared == other.counts.pairs_compared);
 
@@ -124,8 +130,7 @@ void check_groups(const Input& input, const Corpus& corpus, Level wide) {
       const uint64_t begin = uint64_t{corpus.ranks[document]} << 32;
       const auto edge = std::lower_bound(result.edges.begin(), result.edges.end(), begin);
       const bool led = edge != result.edges.end() && *edge >> 32 == corpus.ranks[document];
-      REQUIRE(led ||
-              std::binary_search(result.heavy.begin(), result.heavy.end(), document));
+      REQUIRE(led || std::binary_search(result.heavy.begin(), result.heavy.end(), document));
     }
   }
 }
@@ -133,19 +138,14 @@ void check_groups(const Input& input, const Corpus& corpus, Level wide) {
 void check_join(const Input& input, const Corpus& corpus, Level wide) {
   // Thresholds down to the least positive number.
   constexpr std::array<double, 8> thresholds{1.0, 0.7, 0.5, 0.1, 1e-3, 1e-19, 1e-308, 5e-324};
-  const CpsJoinOptions options{corpus.lanes,
-                               thresholds[input[8] % thresholds.size()],
-                               input[3] % 140u,
-                               input[4] % 140u,
-                               input[0],
-                               1 + input[8] / 8 % 4u,
-                               2 + input[5] % 40u,
-                               1 + input[6] % 80u,
+  const CpsJoinOptions options{corpus.lanes,       thresholds[input[8] % thresholds.size()],
+                               input[3] % 140u,    input[4] % 140u,
+                               input[0],           1 + input[8] / 8 % 4u,
+                               2 + input[5] % 40u, 1 + input[6] % 80u,
                                1 + input[7] * 3u};
   std::vector<uint32_t> positions(corpus.count), ranks(corpus.count);
   std::iota(positions.begin(), positions.end(), 0u);
-  const CpsJoinResult result =
-      cpsjoin(corpus.sketches, nullptr, corpus.ranks.data(), corpus.count, options, wide, 1);
+  const CpsJoinResult result = cpsjoin(corpus.sketches, nullptr, corpus.ranks.data(), corpus.count, options, wide, 1);
   std::reverse(positions.begin(), positions.end());
   std::reverse_copy(corpus.ranks.begin(), corpus.ranks.end(), ranks.begin());
   const CpsJoinResult other =

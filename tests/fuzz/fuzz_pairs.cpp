@@ -48,7 +48,8 @@ std::vector<uint64_t> ascending(const uint8_t* steps, size_t count, unsigned shi
 
 void check_intersection(const Input& input, Level wide) {
   const size_t size = input.body_size(), cut = std::min<size_t>(input[2] * 2u, size);
-  const auto a = ascending(input.body(), cut, input[3] % 50), b = ascending(input.body() + cut, size - cut, input[3] % 50);
+  const auto a = ascending(input.body(), cut, input[3] % 50),
+             b = ascending(input.body() + cut, size - cut, input[3] % 50);
   static std::vector<uint64_t> shared;
   shared.clear();
   std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(shared));
@@ -124,7 +125,8 @@ void check_sets(const Input& input, Level wide) {
     std::vector<uint32_t> documents(count);
     std::vector<int64_t> bounds(count + 1);
     for (size_t i = 0; i < count; ++i) documents[i] = input.body()[i] + (i ? documents[i - 1] : 0) - (input[3] & 1);
-    for (size_t i = 0; i <= count; ++i) bounds[i] = (input.around(count + i) & 31) + (i ? bounds[i - 1] : 0) - (input[3] >> 1 & 1);
+    for (size_t i = 0; i <= count; ++i)
+      bounds[i] = (input.around(count + i) & 31) + (i ? bounds[i - 1] : 0) - (input[3] >> 1 & 1);
     const auto values = ascending(input.body(), input.body_size(), 8);
     check_verify(input, Sets(documents.data(), count, bounds.data(), values.data(), values.size()), wide);
   } catch (const FileError&) {
@@ -219,17 +221,22 @@ void check_matcher(const Input& input, Level wide) {
   const std::unique_ptr<char[]> text(new char[input.body_size()]);
   std::copy_n(input.body(), input.body_size(), text.get());
   const Texts texts{text.get(), offsets.data(), count};
-  const Matcher::Settings settings{{Preset::code, 1 + (input[7] >> 1) % 5u}, bands, threshold_of(input),
-                                   1u + (input[7] >> 4), lanes, width, static_cast<uint32_t>(input[5] / 4 % (lanes + 1))};
+  const Matcher::Settings settings{
+      {Preset::code, 1 + (input[7] >> 1) % 5u},         bands, threshold_of(input), 1u + (input[7] >> 4), lanes, width,
+      static_cast<uint32_t>(input[5] / 4 % (lanes + 1))};
   std::vector<int64_t> kept(count), again(count);
   std::vector<double> value(count), value_again(count);
   Matcher whole(settings, wide), parts(settings, Level::scalar);
-  REQUIRE(whole.add({texts, keys.data(), sketches.data(), fingerprints.data(), nullptr}, 1, {}, kept.data(), value.data()));
+  REQUIRE(
+      whole.add({texts, keys.data(), sketches.data(), fingerprints.data(), nullptr}, 1, {}, kept.data(), value.data()));
   const size_t cut = count / 2;
   REQUIRE(parts.add({{text.get(), offsets.data(), cut}, keys.data(), sketches.data(), fingerprints.data(), nullptr}, 1,
                     {}, again.data(), value_again.data()));
-  REQUIRE(parts.add({{text.get(), offsets.data() + cut, count - cut}, keys.data() + cut * bands,
-                     sketches.data() + cut * width, fingerprints.data() + 2 * cut, nullptr},
+  REQUIRE(parts.add({{text.get(), offsets.data() + cut, count - cut},
+                     keys.data() + cut * bands,
+                     sketches.data() + cut * width,
+                     fingerprints.data() + 2 * cut,
+                     nullptr},
                     1, {}, again.data() + cut, value_again.data() + cut));
   REQUIRE(kept == again && value == value_again);
   REQUIRE(whole.documents() == static_cast<int64_t>(count) && whole.candidate_pairs == parts.candidate_pairs &&
