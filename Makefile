@@ -1,6 +1,7 @@
 # make demo [CODE=~/my/projects] [SET="train.steps=500"]   the main job on real code, in runs/demo
 # make test                                                the test suite
 # make lint                                                ruff, mypy, clang-format
+# make fuzz [RUNS=1000000] [CLANG=clang++-14]              the deduper's C++ on any bytes, with sanitizers
 #
 # With CODE every language is kept, however little there is of it.
 # Each sets up .venv by itself the first time; PYTHON=python3.12 make … chooses the interpreter.
@@ -13,8 +14,10 @@ SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*
 CODE ?=
 SET ?=
 RUN ?= runs/demo
+RUNS ?= 1000000
+CLANG ?= clang++
 
-.PHONY: demo test lint format install wheel clean
+.PHONY: demo test lint format fuzz install wheel clean
 
 demo: $(STAMP)
 	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)") \
@@ -34,6 +37,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+fuzz:
+	$(PYTHON) tests/fuzz/fuzz.py --runs $(RUNS) --clang $(CLANG)
 
 install: $(STAMP)
 

@@ -26,7 +26,7 @@ SOURCES = [
     *sorted((ROOT / "csrc/text").glob("*.cpp")),
     ROOT / "csrc/simd/cpu.cpp",
     ROOT / "csrc/simd/parallel.cpp",
-    ROOT / "tests/fuzz/fuzz_dedup.cpp",
+    ROOT / "tests/fuzz/fuzz_texts.cpp",
     ROOT / "tests/fuzz/same_bits.cpp",
 ]
 # -Wno-…: GCC takes the undefined operands inside its own AVX-512 intrinsics for variables of ours (its bug 105593).
@@ -38,6 +38,7 @@ FLAGS = [
     "-Wno-maybe-uninitialized",
     "-Wno-uninitialized",
     f"-I{ROOT / 'csrc'}",
+    f"-I{ROOT / 'tests/fuzz'}",
 ]
 NEEDED = (("aarch64-linux-gnu-g++",), ("qemu-aarch64-static", "qemu-aarch64"))
 

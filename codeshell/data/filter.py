@@ -26,11 +26,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from codeshell.data import languages
+from codeshell.data.dedup.arrays import save_array
 from codeshell.data.provenance import DROPPED
 from codeshell.data.rules import RULES, decide, thresholds
 from codeshell.data.shards import KEPT, list_shards, read_table, shard_path, write_table
 from codeshell.engine import Engine, map_shards
-from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, read_json, remove_quietly
+from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly
 from codeshell.engine.memory import give_back_large_blocks
 from codeshell.engine.stage import marker_path
 from codeshell.errors import UserError
@@ -121,8 +122,7 @@ def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: in
     numbers = np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, 2)
     survivors["high"], survivors["low"], survivors["row"] = numbers[:, 0], numbers[:, 1], rows
     survivors = survivors[np.lexsort((rows, numbers[:, 1], numbers[:, 0]))]
-    with atomic_path(_survivors_path(Path(directory), shard)) as temporary, open(temporary, "wb") as file:
-        np.save(file, survivors)
+    save_array(_survivors_path(Path(directory), shard), survivors)
     return {"documents": len(rows)}
 
 

@@ -25,6 +25,7 @@ constexpr size_t sample_size = 32;      // 496 comparisons a set, fewer than 2 a
 constexpr size_t dense_share = 4;       // a cluster is at least 1 / 4 of the sample
 constexpr unsigned most_clusters = 16;  // of one set
 constexpr unsigned lane_tries = 16;     // for a lane that varies
+constexpr double most_lanes = 65536;    // of a split: what a tiny threshold asks for has no end
 constexpr size_t values = 256;          // of a byte
 constexpr size_t scan_block = 512;      // sketches compared with the centre of a cluster at once
 
@@ -221,7 +222,7 @@ class Tree {
     const auto count = static_cast<uint32_t>(options_.lanes);
     if (!root) return static_cast<uint32_t>(mix64(path + 2 + tried) % count);
     // The roots take their lanes in turn, so that they differ.
-    const auto most = static_cast<uint64_t>(1 / options_.threshold) + 1;
+    const auto most = static_cast<uint64_t>(std::min(1 / options_.threshold, most_lanes)) + 1;
     return static_cast<uint32_t>((mix64(options_.seed) % count + repetition_ * most + tried) % count);
   }
 
@@ -258,13 +259,14 @@ class Tree {
       size_t paid = first;
       const size_t end = std::min(first + scan_block, set.size());
       for (size_t i = first; i < end; ++i) {
-        if (set[i] == centre || take(set[i], 1)) set[paid++] = set[i];
+        const bool pays = set[i] != centre && take(set[i], 1);
+        counts.compared += pays;
+        if (pays || set[i] == centre) set[paid++] = set[i];
       }
       const auto some = set.subspan(first, paid - first);
       gather(some);
       const size_t matches = similar_(corpus_.row(centre), rows_.get(), some.size(), corpus_.width, options_.lanes,
                                       std::max(options_.sure, options_.least), matches_.data());
-      counts.compared += some.size();
       for (size_t i = 0, m = 0; i < some.size(); ++i) {
         const uint32_t document = some[i];
         const bool alike = m < matches && matches_[m].index == i;

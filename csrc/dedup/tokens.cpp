@@ -16,7 +16,7 @@ static_assert(std::endian::native == std::endian::little, "token hashes are defi
 
 namespace {
 
-constexpr size_t chunk_size = 4096;
+constexpr size_t chunk_size = CODESHELL_DEDUP_CHUNK;
 constexpr size_t slack = 64;  // bytes behind a chunk that may be read
 static_assert(Tokenizer::max_tokens >= chunk_size / 3 * 2 + edge_block);
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from codeshell.data.dedup.arrays import ALIGNMENT, ArrayFile, write_arrays
+from codeshell.data.dedup.arrays import ALIGNMENT, ArrayFile, save_array, write_arrays
+from codeshell.engine.files import TEMPORARY
 from codeshell.errors import UserError
 
 ARRAYS = {
@@ -64,3 +65,24 @@ def test_every_cut_is_refused(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
         ArrayFile(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here, a disk that is always full")
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_a_full_disk_is_one_line(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for write in (lambda: write_arrays(path, {"a": np.arange(size)}), lambda: save_array(path, np.arange(size))):
+        path.with_name(path.name + TEMPORARY).symlink_to("/dev/full")  # where it is written before it is renamed
+        with pytest.raises(UserError, match=r"a\.bin: the disk is full; free some space"):
+            write()
+        assert not list(tmp_path.iterdir())
+
+
+def test_one_array_is_an_npy_file(tmp_path: Path) -> None:
+    rows = np.zeros(3, np.dtype([("high", "<u8"), ("row", "<i4")]))
+    rows["row"] = [3, 1, 2]
+    for array in (rows, np.empty(0, np.uint32), np.arange(12).reshape(3, 4).T, np.array([True, False])):
+        save_array(tmp_path / "a.npy", array)
+        mapped = np.load(tmp_path / "a.npy", mmap_mode="r" if array.size else None)
+        assert mapped.dtype == array.dtype
+        np.testing.assert_array_equal(mapped, array)

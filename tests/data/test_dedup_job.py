@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,45 @@ def test_truncated_input_is_named_and_nothing_is_half_written(data: Path, tmp_pa
         run(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "stats.json").exists()
     assert not (tmp_path / "out" / "kept").exists()
+
+
+def test_a_damaged_page_is_named_and_nothing_is_half_written(data: Path, tmp_path: Path) -> None:
+    """The footer is whole: the damage shows when the rows are read."""
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    whole = bytearray((copy / "a.parquet").read_bytes())
+    whole[1000:2000] = bytes(1000)
+    (copy / "a.parquet").write_bytes(whole)
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read.*; mend it or leave it out"):
+        run(copy, tmp_path / "out")
+    assert not (tmp_path / "out" / "stats.json").exists()
+    assert not (tmp_path / "out" / "kept").exists()
+
+
+def test_a_full_disk_loses_nothing(data: Path, tmp_path: Path) -> None:
+    """On a real file system without room, at several steps; with more room the same command goes on."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (needs root)")
+    failures = 0
+    try:
+        for size in range(60, 10_000, 200):
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(mount)], check=True)
+            try:
+                run(data, mount / "out")
+                break
+            except UserError as error:
+                assert str(error).endswith("the disk is full; free some space or choose another output directory")
+                assert not list(mount.rglob("*.partial"))
+                failures += 1
+        found = content(mount / "out")
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+    assert failures > 1
+    run(data, tmp_path / "whole")
+    assert found == content(tmp_path / "whole")
 
 
 def test_nulls_and_empty_texts_stay(tmp_path: Path) -> None:

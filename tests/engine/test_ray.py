@@ -19,9 +19,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import codeshell.engine.ray as ray_module
+from codeshell.cli import main
+from codeshell.data.dedup import job as dedup_job
+from codeshell.data.dedup.batches import Batch, read
+from codeshell.data.dedup.inputs import InputOptions, Shard
 from codeshell.engine import Engine, LocalEngine, make_engine, map_shards
 from codeshell.engine.files import TEMPORARY, atomic_path
 from codeshell.engine.ray import ATTEMPTS, RayEngine
@@ -83,7 +89,8 @@ class Nodes:
 def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the nodes must find this module
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # the nodes must find this module
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         patch.delenv("RAY_ADDRESS", raising=False)
         import ray
 
@@ -106,8 +113,8 @@ def node() -> str:
     return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else ""
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + WAIT
+def until(condition: Any, seconds: float = WAIT) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
@@ -267,6 +274,78 @@ def test_a_node_killed_at_work_loses_nothing(nodes: Nodes, engine: RayEngine, tm
     assert all(len(notes(job, "at", number)) == 1 for number in range(6) if number != victims[0])
     assert statistics == expected
     assert contents(job) == contents(tmp_path / "local")  # and no temporary file among them
+
+
+def dedup_inputs(path: Path) -> list[str]:
+    """Eight files of texts of 40 words, a third of them edited copies of others."""
+    choice = random.Random(5)
+    texts = [" ".join(f"w{choice.randrange(10**6)}" for _ in range(40)) for _ in range(160)]
+    for _ in range(80):
+        words = choice.choice(texts).split()
+        words[choice.randrange(40)] = "edited"
+        texts.append(" ".join(words))
+    choice.shuffle(texts)
+    path.mkdir()
+    for number in range(8):
+        table = pa.table({"text": texts[number::8], "number": range(number, len(texts), 8)})
+        pq.write_table(table, path / f"{number}.parquet")
+    return [str(path / f"{number}.parquet") for number in range(8)]
+
+
+def held_read(shard: Shard, wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
+    """The job's reader, but that it stays behind the first batch while the file `hold-STEP` is there."""
+    folder = Path(shard.source.path).parent.parent
+    step = "sign" if "id" in wanted else "sets"
+    note((folder, shard.number), step)
+    for batch in read(shard, options, wanted):
+        yield batch
+        end = time.monotonic() + 3 * WAIT
+        while (folder / f"hold-{step}").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def files_of(path: Path) -> dict[str, bytes]:
+    """All that a job has written, but how long it took."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "timings.json"]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+@real
+@pytest.mark.parametrize("step", ["sign", "sets"])
+def test_dedup_with_a_node_killed_at_work_writes_the_same_bytes(
+    nodes: Nodes, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes.restore_second()
+    command = ["dedup", *dedup_inputs(tmp_path / "in")]
+    assert main([*command, "--workers", "1", "-o", str(tmp_path / "local")]) == 0
+    monkeypatch.setattr(dedup_job, "_read", held_read)
+    (tmp_path / "log").mkdir()
+    (tmp_path / f"hold-{step}").touch()
+    victims: list[int] = []
+
+    def kill() -> None:
+        def on_second() -> list[int]:
+            return [n for n in range(8) for place, _ in notes(tmp_path, step, n) if place == nodes.second.node_id]
+
+        until(on_second, 3 * WAIT)  # the steps before it take their time, too
+        victims.extend(on_second())
+        worker = int(notes(tmp_path, step, victims[0])[0][1])
+        nodes.kill_second()
+        until(lambda: not alive(worker))
+        (tmp_path / f"hold-{step}").unlink()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    output = tmp_path / "ray"
+    assert main([*command, "--engine", "ray", "--address", nodes.address, "-o", str(output)]) == 0
+    thread.join()
+    assert len(victims) == 1, "the killed node had no shard"
+    first, second = notes(tmp_path, step, victims[0])
+    assert first[0] == nodes.second.node_id != second[0]
+    expected = files_of(tmp_path / "local")
+    assert files_of(output) == expected
+    assert set(expected) > {"duplicates.parquet", "kept/0.parquet", "stats.json", "job.json", "plan.json"}
+    assert pq.read_table(output / "duplicates.parquet").num_rows > 40
 
 
 @real

@@ -5,7 +5,7 @@
 //   same_bits [INPUTS [FILE ...]]
 //
 // In each part of it every instruction set of this processor must give the same digest (exit status 1 and a line on
-// stderr otherwise). Then INPUTS (default: 1000) inputs go through fuzz_dedup.cpp, which aborts where something does
+// stderr otherwise). Then INPUTS (default: 1000) inputs go through fuzz_texts.cpp, which aborts where something does
 // not hold. FILEs are added to the corpus.
 #include <algorithm>
 #include <cstdio>

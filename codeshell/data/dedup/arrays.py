@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,21 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         file.write(MAGIC + len(header).to_bytes(8, "little") + header)
         for name, array in arrays.items():
             file.write(b"\0" * (int(entries[name]["offset"]) - file.tell()))
-            if array.size:
-                array.tofile(file)
+            _write(file, array)
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write one array as .npy, for tasks to map with `np.load(path, mmap_mode="r")`."""
+    array = np.ascontiguousarray(array)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        _write(file, array)
+
+
+def _write(file: BinaryIO, array: NDArray[Any]) -> None:
+    """Write a contiguous array's bytes. `ndarray.tofile` and `np.save` do not say that the disk is full when it is."""
+    if array.size:
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 class ArrayFile:
