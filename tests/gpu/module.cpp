@@ -1,11 +1,17 @@
 // The Python module host_kernels: the bindings of every kernel as codeshell._C has them, run by the host execution.
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
 
 #include "bindings/gpu.h"
 #include "gpu/host/runtime.h"
 #include "gpu/types.h"
 #include "layer.h"
+#include "primitives.h"
 
 namespace py = pybind11;
 using namespace codeshell;
@@ -22,6 +28,25 @@ template <class T>
 void narrow(std::uintptr_t source, std::uintptr_t target, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
     bindings::pointer<T>(target)[i] = gpu::from_float<T>(bindings::pointer<const float>(source)[i]);
+}
+
+using bindings::pointer;
+
+void box(const std::string& name, const std::string& element, std::uintptr_t tensor, const std::vector<uint64_t>& sizes,
+         const std::vector<uint64_t>& strides, const std::vector<uint32_t>& dimensions, bool swizzle,
+         const std::vector<int>& coordinates, std::uintptr_t image) {
+  primitives::Box box{name.c_str(), {}, {}, pointer<void>(image)};
+  box.shape.element = element == "bf16"   ? gpu::Element::kBf16
+                      : element == "fp16" ? gpu::Element::kFp16
+                                          : gpu::Element::kFp32;
+  box.shape.rank = static_cast<int>(sizes.size());
+  box.shape.address = pointer<void>(tensor);
+  box.shape.swizzle = swizzle ? gpu::Swizzle::k128 : gpu::Swizzle::kNone;
+  std::copy(sizes.begin(), sizes.end(), box.shape.sizes);
+  std::copy(strides.begin(), strides.end(), box.shape.strides);
+  std::copy(dimensions.begin(), dimensions.end(), box.shape.box);
+  std::copy(coordinates.begin(), coordinates.end(), box.coordinates);
+  bindings::check("box", primitives::launch_box(box, nullptr));
 }
 
 }  // namespace
@@ -48,5 +73,19 @@ PYBIND11_MODULE(host_kernels, module) {
   });
   module.def("from_float", [](std::uintptr_t source, std::uintptr_t target, int64_t count, bool bf16) {
     bf16 ? narrow<gpu::bf16>(source, target, count) : narrow<gpu::fp16>(source, target, count);
+  });
+  module.def("box", &box);
+  module.def("gemm", [](const char* variant, int n, bool bf16, char a, char b, std::uintptr_t a_image,
+                        std::uintptr_t b_image, std::uintptr_t d) {
+    bindings::check("gemm", primitives::launch_gemm({variant, n, bf16, a, b, pointer<const void>(a_image),
+                                                     pointer<const void>(b_image), pointer<float>(d)},
+                                                    nullptr));
+  });
+  module.def("pipeline", [](const char* variant, std::uintptr_t source, std::uintptr_t target, int size) {
+    bindings::check("pipeline", primitives::launch_pipeline(
+                                    {variant, pointer<const float>(source), pointer<float>(target), size}, nullptr));
+  });
+  module.def("roles", [](const char* variant, std::uintptr_t target) {
+    bindings::check("roles", primitives::launch_roles({variant, pointer<int>(target)}, nullptr));
   });
 }

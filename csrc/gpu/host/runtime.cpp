@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "gpu/host/async.h"
 #include "gpu/host/fiber.h"
 #include "gpu/host/memory.h"
 #include "gpu/host/names.h"
@@ -180,7 +181,7 @@ void run_warps() {
     for (int warp = 0; warp < warps; ++warp) {
       if (warp_alive(warp)) candidates.push_back(warp);
     }
-    if (candidates.empty() && s.pending.empty()) return;
+    if (candidates.empty()) return;
     bool progress = false;
     while (!candidates.empty()) {
       if (!s.pending.empty() && random_below(4) == 0) {
@@ -211,12 +212,15 @@ void run_block(const dim3& block) {
   for (Barrier& barrier : s.barriers) barrier = Barrier{};
   s.meetings.clear();
   s.pending.clear();
+  reset_async();
   s.shared.poison();
   for (unsigned int i = 0; i < threads; ++i) {
     s.fibers[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
     s.fibers[i].context = make_context(s.stacks.stack(i), Stacks::kBytes, &enter);
   }
   run_warps();
+  finish_async();
+  while (!s.pending.empty()) run_pending();  // stores whose reads are done
   if (!s.shared.slack_untouched()) {
     throw std::runtime_error("kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) +
                              ": a write beyond the dynamic shared memory of " + std::to_string(s.shared.bytes()) +
@@ -293,7 +297,10 @@ void fail(const std::string& message, Site site) { fail_at(message, describe(sit
 
 void fail_at(const std::string& message, const std::string& place) {
   State& s = state();
-  if (s.running < 0) throw std::runtime_error("kernel " + kernel_name(s.kernel) + ": " + message + " (" + place + ")");
+  if (s.running < 0) {  // an asynchronous copy or product
+    throw std::runtime_error("kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) + ": " + message +
+                             " (" + place + ")");
+  }
   s.failure = where(s.running) + ": " + message + " (" + place + ")";
   Context unused;
   switch_context(&unused, s.scheduler);
