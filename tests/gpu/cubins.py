@@ -1,7 +1,7 @@
 """What nvcc made of a kernel source: registers, spills, stack, shared memory and the instructions of each kernel.
 
-`compile_kernels(source)` compiles for sm_90a and disassembles; results are kept in build/cubins by a hash of the source, what it includes,
-the flags and the compiler, so that a session with unchanged kernels compiles nothing.
+`compile_kernels(source)` compiles for sm_90a and disassembles; results are kept in build/cubins by a hash of the
+source, what it includes, the flags and the compiler, so that a session with unchanged kernels compiles nothing.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _demangle(name: str) -> str:
     text = plain.decode()
     text = re.sub(r"^void ", "", text)
     text = re.sub(r"codeshell::|\(anonymous namespace\)::|_GLOBAL__N__\w+::", "", text)
-    text = re.sub(r"\((bool|int|unsigned int)\)", "", text)
+    text = re.sub(r"\([\w: ]+\)(?=-?\w)", "", text)  # the casts of template arguments: (bool)1, (Variant)0
     return text.split("(")[0]
 
 
@@ -127,7 +127,7 @@ def _parse_resources(log: str) -> tuple[dict[str, Kernel], list[str]]:
             kernel.registers = int(match[1])
             shared = re.search(r"(\d+) bytes smem", line)
             kernel.shared = int(shared[1]) if shared else 0
-    # ptxas says "warning" or "Warning", and for wgmma that it serialises only "info : (C7510) Potential Performance Loss".
+    # Of wgmma that it serialises ptxas says only "info : (C7510) Potential Performance Loss".
     warnings = [
         line for line in log.splitlines() if re.search(r"warning|\(C7\d+\)|serialized|Performance Loss", line, re.I)
     ]

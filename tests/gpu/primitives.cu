@@ -144,7 +144,7 @@ gpu::Error launch(const Gemm& g, gpu::Stream stream) {
 
 constexpr int kTile = 256, kStages = 2, kConsumers = 64;
 
-enum class Fault { kNone, kNoEmpty, kNoFull, kParity, kBytes, kArrivals };
+enum class Fault { kNone, kNoEmpty, kNoFull, kParity, kBytes, kMoreArrivals, kFewerArrivals };
 
 template <Fault F>
 __global__ void pipeline(const float* source, float* target, int tiles) {
@@ -153,7 +153,9 @@ __global__ void pipeline(const float* source, float* target, int tiles) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       full[i].init(1);
-      empty[i].init(F == Fault::kArrivals ? kConsumers - 1 : kConsumers);
+      empty[i].init(F == Fault::kMoreArrivals    ? kConsumers + 1
+                    : F == Fault::kFewerArrivals ? kConsumers / 2
+                                                 : kConsumers);
     }
     gpu::fence_mbarrier_init();
   }
@@ -240,18 +242,23 @@ gpu::Error launch_pipeline(const Pipeline& p, gpu::Stream stream) {
     return gpu::launch(kernel, dim3(1), dim3(32 + kConsumers), kStages * kTile * sizeof(float), stream, p.source,
                        p.target, p.size / kTile);
   };
+#if defined(CODESHELL_HOST_GPU)
   if (is(p.variant, "no_empty")) return run(pipeline<Fault::kNoEmpty>);
   if (is(p.variant, "no_full")) return run(pipeline<Fault::kNoFull>);
   if (is(p.variant, "parity")) return run(pipeline<Fault::kParity>);
   if (is(p.variant, "bytes")) return run(pipeline<Fault::kBytes>);
-  if (is(p.variant, "arrivals")) return run(pipeline<Fault::kArrivals>);
+  if (is(p.variant, "more_arrivals")) return run(pipeline<Fault::kMoreArrivals>);
+  if (is(p.variant, "fewer_arrivals")) return run(pipeline<Fault::kFewerArrivals>);
+#endif
   return run(pipeline<Fault::kNone>);
 }
 
 gpu::Error launch_roles(const Roles& r, gpu::Stream stream) {
-  const auto run = [&](auto kernel) { return gpu::launch(kernel, dim3(1), dim3(256), 0, stream, r.target); };
+  const auto run = [&](auto kernel, unsigned int threads = 256) {
+    return gpu::launch(kernel, dim3(1), dim3(threads), 0, stream, r.target);
+  };
 #if defined(CODESHELL_HOST_GPU)
-  if (is(r.variant, "registers")) return run(roles<Role::kRegisters>);
+  if (is(r.variant, "registers")) return run(roles<Role::kRegisters>, 384);
   if (is(r.variant, "count")) return run(roles<Role::kCount>);
 #endif
   return run(roles<Role::kRight>);

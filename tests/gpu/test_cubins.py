@@ -9,7 +9,6 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-
 from cubins import ROOT, compile_kernels
 
 # By opcode with its modifiers: .EF is the streaming hint, .CONSTANT the read-only path.
@@ -64,6 +63,27 @@ def test_kernels_are_as_designed(row: Expected) -> None:
         for pattern, count in row.instructions.items():
             found = kernel.count(pattern)
             assert found >= count if count else found == 0, f"{kernel.name}: {pattern} {found} times"
+
+
+@pytest.mark.timeout(600)
+def test_primitives_become_the_instructions_they_are_named_after() -> None:
+    cubin = compile_kernels("tests/gpu/primitives.cu")
+    assert not cubin.warnings
+    for pattern, instructions in {
+        "primitives::box_load": {r"UTMALDG\..*": 3, r"UTMACCTL.*": 1, r"SYNCS\..*": 2},
+        "primitives::box_store<false>": {r"UTMASTG\..*": 3, r"FENCE\.VIEW\.ASYNC.*": 1},
+        "primitives::box_store<true>": {r"UTMAREDG\..*ADD.*": 3},
+        "primitives::gemm<.*>": {r"HGMMA\..*": 4, r"HMMA.*": 0},
+        "primitives::pipeline<0>": {r"UBLKCP.*": 1, r"ELECT": 1},
+        "primitives::roles<0>": {r"USETMAXREG.*": 2, r"BAR\.ARV.*": 2},
+    }.items():
+        kernels = cubin.matching(pattern)
+        assert kernels, sorted(kernel.name for kernel in cubin.kernels)
+        for kernel in kernels:
+            assert (kernel.spills, kernel.stack) == (0, 0), kernel.name
+            for opcode, count in instructions.items():
+                found = kernel.count(opcode)
+                assert found >= count if count else found == 0, (kernel.name, opcode, kernel.instructions)
 
 
 @pytest.mark.timeout(600)

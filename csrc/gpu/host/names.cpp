@@ -52,7 +52,13 @@ std::string kernel_name(const void* kernel) {
   for (const char* prefix : {"void ", "codeshell::", "(anonymous namespace)::"}) {
     for (size_t at; (at = name.find(prefix)) != std::string::npos;) name.erase(at, std::string(prefix).size());
   }
-  return name.substr(0, name.find('('));
+  int depth = 0;  // template arguments may hold parentheses too: name<(Mode)0>
+  for (size_t i = 0; i < name.size(); ++i) {
+    if (name[i] == '<') ++depth;
+    if (name[i] == '>') --depth;
+    if (name[i] == '(' && depth == 0) return name.substr(0, i);
+  }
+  return name;
 }
 
 }  // namespace codeshell::gpu::host
