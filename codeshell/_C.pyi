@@ -317,3 +317,6 @@ def cross_entropy(
     threads: int,
 ) -> None:
     """Logits (rows, n) become their gradient in place; losses are fp32 (rows,)."""
+
+def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
+    """Copies device memory by a plain kernel, both addresses 16-byte aligned; RuntimeError in a build without CUDA."""
