@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from codeshell.environment import environment
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast, resolve
 from codeshell.optim import AdamW, parameter_groups
-from codeshell.pipeline import environment
 
 VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
 Step = Callable[[], float]

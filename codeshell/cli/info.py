@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 def collect() -> dict[str, Any]:
     """The facts as JSON-ready values; needs no torch."""
     from codeshell import _C, __version__
-    from codeshell.pipeline import processor
+    from codeshell.environment import processor
 
     return {
         "version": __version__,
