@@ -1,0 +1,12 @@
+# The kernels: compiled by nvcc into _C, and by the host compiler into host_kernels for the tests (tests/gpu). Paths are
+# from the root. docs/testing-kernels.md says how to add one.
+set(CODESHELL_KERNELS
+  csrc/copy/copy.cu
+)
+# Their bindings: one file an operation, in every build.
+set(CODESHELL_KERNEL_BINDINGS
+  csrc/bindings/copy.cpp
+)
+# What the bindings need besides: the CPU kernels that they bind too.
+set(CODESHELL_KERNEL_CPU_SOURCES
+)
