@@ -9,9 +9,9 @@ Schemes, with the bytes that a step must move for each parameter (every array on
     bf16, stochastic     22   bf16 parameters and gradients rounded stochastically, fp32 moments, no master
     bf16 throughout      14   moments in bf16 too
 
-All schemes have 10^9 parameters on a GPU and 5 * 10^7 on a CPU. torch has no master weights; its peer does what training
-loops do: gradients to fp32, the fused step on the master, the result back to bf16. The case of small tensors has 10,000
-tensors of 1 to 4096 elements, and beside it one tensor of as many.
+All schemes have 10^9 parameters on a GPU and 5 * 10^7 on a CPU. torch has no master weights; its peer does what
+training loops do: gradients to fp32, the fused step on the master, the result back to bf16. The case of small tensors
+has 10,000 tensors of 1 to 4096 elements, and beside it one tensor of as many.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def draw(result: dict[str, Any]) -> str:
         title += f", {result['threads']} threads"
     note = " (smoke test: the numbers mean nothing)" if result["smoke"] else ""
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 24}" width="{WIDTH}" height="{y + 24}" role="img">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 24}" width="{WIDTH}" height="{y + 24}" '
+        'role="img">'
         f"<title>{escape(title + note)}</title><style>{STYLE}</style>"
         f'<rect class="page" width="{WIDTH}" height="{y + 24}"/>'
         f'<text class="case" x="12" y="24">{escape(title + note)}</text>'

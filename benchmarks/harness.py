@@ -7,17 +7,19 @@ contenders that do it; before anything is timed their results are compared. Then
     GPU   CUDA events around each call after the clocks have settled; a contender whose call takes less than 50 us on
           the device is captured in a CUDA graph of many calls and the replay is timed, which leaves the host out.
 
-Data is random. A case has so many slots (copies of its data) that a call never finds what the call before left in the
-last cache, and the outputs of all slots are kept alive, so that they rotate too. Times are medians; every round is kept.
+Data is random. A case has so many slots (copies of its data) that a call never finds in the last cache what the call
+before left there, and the outputs of all slots are kept alive, so that they rotate too. Times are medians; every round
+is kept.
 
-The floor is what the machine does in the same run: copying, updating in place, reading, and where a case counts FLOPs a
-matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads.
+The floor is what the machine does in the same run: copying, updating in place, reading, and where a case counts FLOPs
+a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads.
 
 The result is one JSON document:
 
-    benchmark, environment, device, threads, smoke, floors {copy, update, read, gemm}, copy_at_end, absent {peer: why},
-    finished, rows [{case, name, ours, microseconds, fastest_microseconds, rounds_microseconds, method, calls, slots,
-                     bytes, gigabytes_per_second, flops, teraflops, floor, ratio_to_floor, ratio_to_peer, error}]
+    benchmark, environment, device, kernels {source: hash}, threads, smoke, floors {copy, update, read, gemm},
+    copy_at_end, absent {peer: why}, finished,
+    rows [{case, name, ours, microseconds, fastest_microseconds, rounds_microseconds, method, calls, slots, bytes,
+           gigabytes_per_second, flops, teraflops, floor, ratio_to_floor, ratio_to_peer, error}]
 
 `ratio_to_floor` is the rate over the floor's; `ratio_to_peer` the fastest peer's time over this row's (above 1: faster
 than every peer). A contender that fails or computes something else keeps its row, with the error and no times.
@@ -44,17 +46,20 @@ import chart
 import numpy as np
 import torch
 
+from codeshell import _C
 from codeshell.engine.files import write_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import environment
+from codeshell.kernels import built_hashes
 
 Step: TypeAlias = Callable[[int], Any]
 """One call on the data of a slot; returns what it wrote (kept alive, and compared once)."""
 
 GRAPH_BELOW = 50.0
 """Microseconds: what launches cost shows in shorter calls, so they are timed as replays of a graph."""
-CPU_ROUND = 5e-3
-"""Seconds: shorter calls are repeated until a round takes as long, far above the clock's 50 ns."""
+CPU_ROUND, HOST_ROUND = 5e-3, 1e-3
+"""Seconds: shorter calls are repeated until a round takes as long, far above the clock's 50 ns. The second is for the
+host's share of calls on a GPU, whose queue must not fill up, or the host would wait for it."""
 CACHE_TURNS = 4
 """The slots of a case together are this many times the last cache."""
 
@@ -135,6 +140,7 @@ class Session:
         self.args = args
         self.threads = args.threads
         self.rounds = args.rounds or (3 if args.smoke else 9 if device == "cpu" else 30)
+        self.shortest = 1e-5 if args.smoke else HOST_ROUND if device == "cuda" else CPU_ROUND
         self.started = time.monotonic()
         if args.smoke:
             self.threads = 1
@@ -149,6 +155,7 @@ class Session:
             "benchmark": name,
             "environment": facts(self.threads),
             "device": device_facts(self.device),
+            "kernels": built_hashes(),
             "threads": self.threads,
             "smoke": args.smoke,
             "floors": self.floors,
@@ -225,7 +232,7 @@ class Session:
                 gc.collect()
                 torch.cuda.empty_cache()
         if steps:
-            times, failed = time_cpu(steps, case.slots, self.rounds)
+            times, failed = time_cpu(steps, case.slots, self.rounds, self.shortest)
             timings |= times
             errors |= failed
         steps.clear()
@@ -283,8 +290,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 # Timing
 
 
-def time_cpu(steps: dict[str, Step], slots: int, rounds: int) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Alternated rounds; (timings, errors) by name."""
+def time_cpu(
+    steps: dict[str, Step], slots: int, rounds: int, shortest: float = CPU_ROUND
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Alternated rounds, each of `shortest` seconds or more; (timings, errors) by name."""
     counts: dict[str, int] = {}
     kept: dict[str, list[Any]] = {name: [None] * slots for name in steps}
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -299,8 +308,6 @@ def time_cpu(steps: dict[str, Step], slots: int, rounds: int) -> tuple[dict[str,
             outputs[index % slots] = step(index % slots)
         return (time.perf_counter() - start) / count
 
-    # Not so many calls that the queue of a GPU fills up and the host waits for it.
-    shortest = CPU_ROUND / 5 if torch.cuda.is_initialized() else CPU_ROUND
     gc.collect()
     with no_collection():
         for name in list(steps):
@@ -400,7 +407,7 @@ def measure_floor(kind: str, session: Session) -> dict[str, Any]:
     if device.type == "cuda":
         timings = {name: time_gpu(step, 1, session.rounds, False) for name, step in steps.items()}
     else:
-        timings, _ = time_cpu(steps, 1, session.rounds)
+        timings, _ = time_cpu(steps, 1, session.rounds, session.shortest)
     scale = 1e6 if kind == "gemm" else 1e3
     rates = {name: rounded(work / statistics.median(t.microseconds) / scale) for name, t in timings.items()}
     by = max(rates, key=lambda name: rates[name])
@@ -420,6 +427,10 @@ def copies(session: Session) -> tuple[dict[str, Step], int]:
     steps: dict[str, Step] = {"torch copy_": lambda _: target.copy_(source)}
     if session.device.type == "cuda":
         steps["torch neg to another array"] = lambda _: torch.neg(source, out=target)
+        if _C.cuda_built:
+            stream = torch.cuda.current_stream().cuda_stream
+            arguments = source.data_ptr(), target.data_ptr(), 4 * source.numel(), stream
+            steps["codeshell's copy kernel"] = lambda _: _C.copy_cuda(*arguments)
     else:
         pool = ThreadPoolExecutor(session.threads)
         parts = list(

@@ -9,6 +9,8 @@ from typing_extensions import Buffer
 cuda_built: bool
 cuda_architectures: str
 compiler: str
+kernel_sources: str
+"""`path=hash;path=hash` of the CUDA kernels that it was built from: see `codeshell.kernels`."""
 
 def simd_level() -> str: ...
 def gpu_devices() -> list[dict[str, object]]: ...

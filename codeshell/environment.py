@@ -51,6 +51,15 @@ def commit() -> str | None:
     return None
 
 
+def benchmarks_folder() -> Path | None:
+    """The benchmarks and their results: beside the package in a checkout, inside it once installed (setup.py)."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "benchmarks", package.parent / "benchmarks"):
+        if (folder / "harness.py").is_file():
+            return folder
+    return None
+
+
 def processor() -> str:
     """The processor's name as the system gives it."""
     import platform

@@ -12,9 +12,14 @@ HELP = "what was built and what this machine has: version, CUDA, SIMD level, GPU
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: codeshell info --json"
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--kernels", action="store_true", help="the CUDA kernels: what they serve, on which GPU their source was tested"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.kernels:
+        return kernels(args.json)
     facts = collect()
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -30,6 +35,24 @@ def main(args: argparse.Namespace) -> int:
         print("  GPU         none found (no driver, no device, or built without CUDA)")
     for kernel in facts["kernels"]:
         print(f"  {kernel['name']:<11} CPU: {kernel['cpu']}; CUDA: {kernel['cuda']}")
+    return 0
+
+
+def kernels(as_json: bool) -> int:
+    """Each CUDA kernel with the hash of its source and what is known of it on a GPU."""
+    from codeshell.kernels import status
+
+    rows = status()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['source']}  source {row['hash']}{'' if row['built'] else ', not in this build (WITHOUT CUDA)'}")
+        print(f"  serves    {row['serves']}")
+        print(f"  to torch  {row['torch']}")
+        print(f"  {row['verdict']}")
+        if row["stale"]:
+            print("  this build is of another source: build again (pip install -e .)")
     return 0
 
 
