@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(1, str(ROOT))  # this file's own imports, before anything is built or installed
+if "--facts" not in sys.argv:
+    sys.path.insert(1, str(ROOT))  # before anything is built or installed; the child takes what was built
 
 from codeshell.engine.files import write_json  # noqa: E402
 from codeshell.kernels import present_hashes  # noqa: E402

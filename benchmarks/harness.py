@@ -46,7 +46,6 @@ import chart
 import numpy as np
 import torch
 
-from codeshell import _C
 from codeshell.engine.files import write_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import environment
@@ -427,6 +426,8 @@ def copies(session: Session) -> tuple[dict[str, Step], int]:
     steps: dict[str, Step] = {"torch copy_": lambda _: target.copy_(source)}
     if session.device.type == "cuda":
         steps["torch neg to another array"] = lambda _: torch.neg(source, out=target)
+        from codeshell import _C
+
         if _C.cuda_built:
             stream = torch.cuda.current_stream().cuda_stream
             arguments = source.data_ptr(), target.data_ptr(), 4 * source.numel(), stream
