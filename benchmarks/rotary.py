@@ -6,6 +6,9 @@ Queries have 32 heads and keys 8, of 128 dimensions, as in CodeShell-7B. Bytes a
 the tables (fp32, a few percent) are not counted, so 100 % of the floor is out of reach by that much. The peers get the
 layout that their models give them, (batch, heads, seq, dim) as a transposed view, and tables in the data's dtype. What
 is called "in place" is so for codeshell and Liger; eager and compiled code have no such form and write new tensors.
+
+The cases of c_attn begin with its product without the bias: add that, split, rotate, and leave q, k and v contiguous.
+codeshell.ops.rotary_qkv does so in one pass, whose bytes are counted; the peers take three.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import harness
 import torch
 from harness import Case, Contender, Session
 
-from codeshell.ops import rotary
+from codeshell.ops import rotary, rotary_qkv
 
 HEADS, KV_HEADS, DIM, BASE = 32, 8, 128, 10_000.0
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -141,12 +144,66 @@ def training_case(session: Session, batch: int, seq: int, dtype: torch.dtype) ->
     return Case(title, contenders, bytes=2 * data.bytes, slots=data.slots, tolerance=TOLERANCE[dtype])
 
 
+def projection_case(session: Session, batch: int, seq: int, dtype: torch.dtype, training: bool) -> Case:
+    """From the product of c_attn without its bias to q, k, v; with `training` backward too, to the bias's gradient."""
+    device, width = session.device, (HEADS + 2 * KV_HEADS) * DIM
+    generator = torch.Generator(device).manual_seed(0)
+    moved = 2 * batch * seq * width * dtype.itemsize
+    slots = session.slots(moved)
+    products = [
+        torch.randn(batch, seq, width, generator=generator, device=device).to(dtype).requires_grad_(training)
+        for _ in range(slots)
+    ]
+    bias = torch.randn(width, generator=generator, device=device).to(dtype).requires_grad_(training)
+    cos, sin = tables(seq, device)
+    cos2, sin2 = (torch.cat((table, table), dim=-1)[None].to(dtype) for table in (cos, sin))
+    sizes = [heads * DIM for heads in (HEADS, KV_HEADS, KV_HEADS)]
+    name, eager = eager_rotary()
+
+    def one_pass(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return rotary_qkv(x, bias, cos, sin, heads=HEADS, kv_heads=KV_HEADS)
+
+    def three_passes(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v = (part.unflatten(-1, (-1, DIM)) for part in (x + bias).split(sizes, dim=-1))
+        q, k = eager(q.transpose(1, 2), k.transpose(1, 2), cos2, sin2)
+        return q.transpose(1, 2).contiguous(), k.transpose(1, 2).contiguous(), v.contiguous()
+
+    def ours_after_two(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v = (part.unflatten(-1, (-1, DIM)) for part in (x + bias).split(sizes, dim=-1))
+        return *rotary(q, k, cos, sin), v.contiguous()
+
+    def step_of(function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]) -> harness.Step:
+        if not training:
+            return lambda slot: function(products[slot])
+        grads = [torch.randn_like(x) for x in function(products[0])]
+        return lambda slot: torch.autograd.grad(function(products[slot]), (products[slot], bias), grads)
+
+    def prepare() -> None:
+        torch.manual_seed(0)  # the gradients of every contender
+
+    contenders = [
+        Contender("codeshell.ops.rotary_qkv, one pass", lambda: step_of(one_pass), ours=True),
+        Contender("add, split, codeshell.ops.rotary", lambda: step_of(ours_after_two), ours=True),
+        Contender(f"add, split, {name}", lambda: step_of(three_passes)),
+    ]
+    if not session.args.smoke:
+        contenders.append(Contender("torch.compile of these", lambda: step_of(harness.compiled(three_passes))))
+    form = ", forward and backward" if training else ""
+    title = f"c_attn bias, split and rotary: {batch} x {seq} tokens, {HEADS}+{KV_HEADS} heads, {NAMES[dtype]}{form}"
+    # Backward reads three gradients and writes one: as much again.
+    total = moved * (2 if training else 1)
+    return Case(title, contenders, bytes=total, slots=slots, prepare=prepare, tolerance=TOLERANCE[dtype])
+
+
 def cases(session: Session) -> Iterator[Case]:
     gpu = session.device.type == "cuda"
     batch, seq = (1, 8) if session.args.smoke else (2, 8192) if gpu else (2, 2048)
     for dtype in (torch.bfloat16, torch.float32):
         yield from forward_cases(session, batch, seq, dtype)
     yield training_case(session, batch, seq, torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        yield projection_case(session, batch, seq, dtype, training=False)
+    yield projection_case(session, batch, seq, torch.bfloat16, training=True)
     if not session.args.smoke:
         yield from forward_cases(session, 32, 1, torch.bfloat16)  # a decoding step of 32 sequences
 
