@@ -2,11 +2,15 @@
 # from the root. docs/testing-kernels.md says how to add one.
 set(CODESHELL_KERNELS
   csrc/copy/copy.cu
+  csrc/rotary/rotary.cu
 )
 # Their bindings: one file an operation, in every build.
 set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/copy.cpp
+  csrc/bindings/rotary.cpp
+  csrc/bindings/tensors.cpp
 )
 # What the bindings need besides: the CPU kernels that they bind too.
 set(CODESHELL_KERNEL_CPU_SOURCES
+  csrc/rotary/rotary_cpu.cpp
 )

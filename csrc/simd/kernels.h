@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/attention_cpu.h"
+#include "rotary/rotary.h"
 
 namespace codeshell::simd {
 
@@ -16,6 +17,8 @@ struct Kernels {
   void (*gelu_backward)(const void* x, const void* dy, void* grad, long n, bool bf16);
   // loss/cross_entropy_cpu.inc: one row of logits becomes its gradient (softmax - one-hot) * scale; returns the loss.
   float (*cross_entropy)(void* logits, long n, long target, float scale, bool bf16, float* scratch);
+  // rotary/rotary_cpu.inc: tokens [first, last); `sums` (heads * dim) is added to, or null.
+  void (*rotate)(const rotary::Arguments&, long first, long last, float* sums);
 };
 
 // Those of simd::level().

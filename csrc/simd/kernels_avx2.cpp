@@ -21,9 +21,10 @@ namespace {
 #include "activation/gelu_cpu.inc"
 #include "attention/attention_cpu.inc"
 #include "loss/cross_entropy_cpu.inc"
+#include "rotary/rotary_cpu.inc"
 }  // namespace
 
-const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
+const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy, rotate};
 
 }  // namespace codeshell::avx2
 
