@@ -4,11 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define CODESHELL_BOTH __host__ __device__
-#else
-#define CODESHELL_BOTH
-#endif
+#include "gpu/launch.h"
+#include "gpu/types.h"
 
 namespace codeshell::adamw {
 
@@ -71,7 +68,7 @@ struct Coefficients {
 };
 
 // `step`: the number of this update, from 1. 1 - beta^t by expm1, which loses nothing for a beta near 1.
-inline CODESHELL_BOTH Coefficients coefficients_of(const Settings& s, double step) {
+CODESHELL_HOST_DEVICE Coefficients coefficients_of(const Settings& s, double step) {
   const double lr = s.lr_pointer ? static_cast<double>(*s.lr_pointer) : s.lr;
   const double factor = s.factor ? static_cast<double>(*s.factor) : 1.0;
   const double scale = s.grad_scale ? static_cast<double>(*s.grad_scale) : 1.0;
@@ -93,7 +90,7 @@ struct Keys {
   std::uint32_t a, b;
 };
 
-inline CODESHELL_BOTH Keys keys_of(std::uint64_t seed, std::uint64_t step, std::int64_t stream, std::uint64_t high) {
+CODESHELL_HOST_DEVICE Keys keys_of(std::uint64_t seed, std::uint64_t step, std::int64_t stream, std::uint64_t high) {
   std::uint64_t x = seed;
   const std::uint64_t parts[3] = {step, static_cast<std::uint64_t>(stream), high};
   for (std::uint64_t part : parts) {  // the finaliser of MurmurHash3 over each part in turn
@@ -104,5 +101,35 @@ inline CODESHELL_BOTH Keys keys_of(std::uint64_t seed, std::uint64_t step, std::
   }
   return {static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(x >> 32)};
 }
+
+// A step on the device. The tables lie there: tensors, and chunks that cover them. `finished` is a zeroed counter, zero
+// again afterwards.
+struct StepArguments {
+  const Tensor* tensors;
+  std::int64_t tensor_count;
+  const Chunk* chunks;
+  std::int64_t chunk_count;
+  unsigned int* finished;
+  Scheme scheme;
+  Settings settings;
+};
+
+// The gradients' sum of squares on the device, to sums[slot]. Where slot is the last of slot_count, also their norm and
+// the clipping factor min(1, max_norm / (norm + 1e-6)), over all slots, to result[0] and result[1].
+struct NormArguments {
+  const Tensor* tensors;
+  const Chunk* chunks;
+  std::int64_t chunk_count;
+  unsigned int* finished;
+  Type gradient;
+  double* partials;  // chunk_count, scratch
+  double* sums;
+  int slot, slot_count;
+  float max_norm;
+  float* result;
+};
+
+gpu::Error launch_adamw(const StepArguments& arguments, gpu::Stream stream);
+gpu::Error launch_gradient_norm(const NormArguments& arguments, gpu::Stream stream);
 
 }  // namespace codeshell::adamw

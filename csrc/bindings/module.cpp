@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/buffers.h"
+#include "bindings/gpu.h"
 #include "gpu/device.h"
 #include "simd/cpu.h"
 
@@ -44,4 +45,6 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
   codeshell::bindings::bind_neural(module);
+  codeshell::bindings::bind_adamw(module);
+  codeshell::bindings::bind_copy(module);
 }

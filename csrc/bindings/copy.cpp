@@ -1,0 +1,25 @@
+// The copy of device memory, for benchmarks.
+#include "copy/copy.h"
+
+#include "bindings/gpu.h"
+
+namespace codeshell::bindings {
+
+void bind_copy(py::module_& module) {
+  module.def(
+      "copy_cuda",
+      [](std::uintptr_t source, std::uintptr_t target, std::int64_t bytes, std::uintptr_t stream) {
+        if (bytes < 0 || source % 16 || target % 16)
+          throw py::value_error("copy: source and target must be 16-byte aligned and bytes not negative");
+        if constexpr (gpu::kHasKernels) {
+          check("copy",
+                launch_copy({pointer<const void>(source), pointer<void>(target), bytes}, pointer<void>(stream)));
+        } else {
+          raise_no_kernels("copy");
+        }
+      },
+      py::arg("source"), py::arg("target"), py::arg("bytes"), py::arg("stream"),
+      "Copies device memory at the speed of a plain kernel: the floor that benchmarks compare with.");
+}
+
+}  // namespace codeshell::bindings

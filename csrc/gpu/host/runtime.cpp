@@ -1,0 +1,422 @@
+// The scheduler of the host execution: launches, blocks, warps and what threads wait for.
+
+#include "gpu/host/runtime.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "gpu/host/fiber.h"
+#include "gpu/host/memory.h"
+#include "gpu/host/names.h"
+
+uint3 threadIdx;
+uint3 blockIdx;
+dim3 blockDim;
+dim3 gridDim;
+
+namespace codeshell::gpu::host {
+
+namespace {
+
+constexpr int kBarriers = 16;
+constexpr unsigned int kMaxThreads = 1024;
+constexpr size_t kMaxDynamicShared = 227 * 1024;  // what a block of sm_90 may have
+
+struct Fiber {
+  Context context = nullptr;
+  uint3 index{};
+  bool done = false;
+  bool met = false;
+  Condition ready = nullptr;  // null: can run
+  const void* argument = nullptr;
+  const char* what = "";
+  Site site;
+};
+
+struct Barrier {
+  int arrived = 0;
+  int expected = 0;
+  uint64_t generation = 0;
+  int first_thread = 0;
+  Site first_site;
+};
+
+struct OpenMeeting {
+  Meeting key{};
+  const char* what = "";
+  int first_thread = 0;
+  Site first_site;
+  uint64_t arrived[2] = {0, 0};
+  void* offers[128] = {};
+};
+
+// One launch at a time: guarded by the mutex of run_grid, so that kernels need no synchronisation of their own.
+struct State {
+  const void* kernel = nullptr;
+  const std::function<void()>* thread = nullptr;
+  Stacks stacks;
+  std::vector<Fiber> fibers;
+  Context scheduler = nullptr;
+  int running = -1;  // the fiber that runs; -1: the scheduler
+  std::string failure;
+  Barrier barriers[kBarriers];
+  std::vector<OpenMeeting> meetings;
+  std::vector<std::function<void()>> pending;
+  uint64_t random = 0;
+  SharedMemory shared;
+};
+
+State& state() {
+  static State instance;
+  return instance;
+}
+
+std::string describe(const Site& site) {
+  const char* file = site.file_name();
+  const char* slash = std::strrchr(file, '/');
+  return std::string(slash ? slash + 1 : file) + ":" + std::to_string(site.line());
+}
+
+template <class Index>
+std::string describe(const Index& index) {
+  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+}
+
+std::string where(int thread) {
+  State& s = state();
+  return "kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) + ", thread " +
+         describe(s.fibers[thread].index);
+}
+
+void enter() {
+  State& s = state();
+  try {
+    (*s.thread)();
+  } catch (const std::exception& error) {
+    if (s.failure.empty()) s.failure = where(s.running) + ": " + error.what();
+  }
+  s.fibers[s.running].done = true;
+  Context unused;
+  switch_context(&unused, s.scheduler);
+}
+
+void resume(int index) {
+  State& s = state();
+  Fiber& fiber = s.fibers[index];
+  s.running = index;
+  threadIdx = fiber.index;
+  fiber.ready = nullptr;
+  switch_context(&s.scheduler, fiber.context);
+  s.running = -1;
+  if (!s.failure.empty()) throw std::runtime_error(s.failure);
+}
+
+// Lets each lane of the warp that can run run once, in a random order. Whether any did.
+bool sweep(int warp) {
+  State& s = state();
+  const uint32_t start = random_below(kWarp), stride = random_below(kWarp) | 1;
+  bool progress = false;
+  for (uint32_t i = 0; i < kWarp; ++i) {
+    const size_t index = static_cast<size_t>(warp) * kWarp + ((start + i * stride) & (kWarp - 1));
+    if (index >= s.fibers.size()) continue;
+    const Fiber& fiber = s.fibers[index];
+    if (fiber.done || (fiber.ready && !fiber.ready(fiber.argument))) continue;
+    resume(static_cast<int>(index));
+    progress = true;
+  }
+  return progress;
+}
+
+bool warp_alive(int warp) {
+  State& s = state();
+  const size_t first = static_cast<size_t>(warp) * kWarp;
+  const size_t last = std::min(first + kWarp, s.fibers.size());
+  for (size_t i = first; i < last; ++i) {
+    if (!s.fibers[i].done) return true;
+  }
+  return false;
+}
+
+void run_pending() {
+  State& s = state();
+  const size_t index = random_below(static_cast<uint32_t>(s.pending.size()));
+  const std::function<void()> work = std::move(s.pending[index]);
+  s.pending.erase(s.pending.begin() + static_cast<std::ptrdiff_t>(index));
+  work();
+}
+
+[[noreturn]] void report_deadlock() {
+  State& s = state();
+  std::map<std::string, int> waiting;
+  int exited = 0, first = -1;
+  for (size_t i = 0; i < s.fibers.size(); ++i) {
+    const Fiber& fiber = s.fibers[i];
+    if (fiber.done) {
+      ++exited;
+      continue;
+    }
+    if (first < 0) first = static_cast<int>(i);
+    ++waiting[std::string(fiber.what) + " (" + describe(fiber.site) + ")"];
+  }
+  std::string message = where(first) + ": deadlock: ";
+  for (const auto& [what, count] : waiting) {
+    message += std::to_string(count) + (count == 1 ? " thread waits" : " threads wait") + " at " + what + ", ";
+  }
+  throw std::runtime_error(message + std::to_string(exited) + (exited == 1 ? " has exited" : " have exited"));
+}
+
+// Warps run as far as they can, or are stopped at random after a step, so that over some seeds each runs far ahead of
+// the others and each lags far behind.
+void run_warps() {
+  State& s = state();
+  const int warps = static_cast<int>((s.fibers.size() + kWarp - 1) / kWarp);
+  std::vector<int> candidates;
+  for (;;) {
+    candidates.clear();
+    for (int warp = 0; warp < warps; ++warp) {
+      if (warp_alive(warp)) candidates.push_back(warp);
+    }
+    if (candidates.empty() && s.pending.empty()) return;
+    bool progress = false;
+    while (!candidates.empty()) {
+      if (!s.pending.empty() && random_below(4) == 0) {
+        run_pending();
+        progress = true;
+      }
+      const size_t pick = random_below(static_cast<uint32_t>(candidates.size()));
+      bool stalled = false;
+      do {
+        stalled = !sweep(candidates[pick]);
+        progress |= !stalled;
+      } while (!stalled && random_below(4) != 0);
+      if (stalled) {
+        candidates[pick] = candidates.back();
+        candidates.pop_back();
+      }
+    }
+    if (progress) continue;
+    if (s.pending.empty()) report_deadlock();
+    run_pending();
+  }
+}
+
+void run_block(const dim3& block) {
+  State& s = state();
+  const unsigned int threads = block.x * block.y * block.z;
+  s.fibers.assign(threads, Fiber{});
+  for (Barrier& barrier : s.barriers) barrier = Barrier{};
+  s.meetings.clear();
+  s.pending.clear();
+  s.shared.poison();
+  for (unsigned int i = 0; i < threads; ++i) {
+    s.fibers[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    s.fibers[i].context = make_context(s.stacks.stack(i), Stacks::kBytes, &enter);
+  }
+  run_warps();
+  if (!s.shared.slack_untouched()) {
+    throw std::runtime_error("kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) +
+                             ": a write beyond the dynamic shared memory of " + std::to_string(s.shared.bytes()) +
+                             " bytes");
+  }
+}
+
+}  // namespace
+
+Options& options() {
+  static Options instance;
+  return instance;
+}
+
+uint32_t random_below(uint32_t bound) {  // splitmix64
+  uint64_t z = state().random += 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return static_cast<uint32_t>(((z ^ (z >> 31)) >> 32) * bound >> 32);
+}
+
+void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& thread) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  State& s = state();
+  s.kernel = kernel;
+  const auto refuse = [&](const std::string& what) {
+    throw std::runtime_error("kernel " + kernel_name(kernel) + ": " + what);
+  };
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  if (threads == 0 || threads > kMaxThreads || block.z > 64)
+    refuse("a block of " + describe(block) + " threads; 1 to 1024 are possible");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
+    refuse("a grid of " + describe(grid) + " blocks");
+  if (dynamic_shared > kMaxDynamicShared) refuse(std::to_string(dynamic_shared) + " bytes of dynamic shared memory");
+
+  s.thread = &thread;
+  s.failure.clear();
+  s.running = -1;
+  s.random = options().seed * 0x2545f4914f6cdd1du;
+  s.stacks.reserve(threads);
+  s.shared.resize(dynamic_shared);
+  blockDim = block;
+  gridDim = grid;
+
+  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random_below(static_cast<uint32_t>(i))]);
+
+  const FaultGuard guard([](const void* address) -> bool {
+    State& s = state();
+    if (s.running < 0) return false;
+    if (s.failure.empty()) {
+      std::string what = "access to an address that is nobody's";
+      if (address && s.stacks.in_guard(address)) what = "stack overflow";
+      if (address && s.shared.in_guard(address))
+        what = "access beyond the dynamic shared memory of " + std::to_string(s.shared.bytes()) + " bytes";
+      s.failure = where(s.running) + ": " + what;
+    }
+    return true;
+  });
+  for (const uint64_t index : order) {
+    blockIdx = {static_cast<unsigned int>(index % grid.x), static_cast<unsigned int>(index / grid.x % grid.y),
+                static_cast<unsigned int>(index / (uint64_t{grid.x} * grid.y))};
+    guard.run([&] { run_block(block); },
+              [&] {
+                s.running = -1;
+                throw std::runtime_error(s.failure);
+              });
+  }
+}
+
+void fail(const std::string& message, Site site) { fail_at(message, describe(site)); }
+
+void fail_at(const std::string& message, const std::string& place) {
+  State& s = state();
+  if (s.running < 0) throw std::runtime_error("kernel " + kernel_name(s.kernel) + ": " + message + " (" + place + ")");
+  s.failure = where(s.running) + ": " + message + " (" + place + ")";
+  Context unused;
+  switch_context(&unused, s.scheduler);
+  __builtin_unreachable();
+}
+
+void wait_until(Condition ready, const void* argument, const char* what, Site site) {
+  State& s = state();
+  Fiber& fiber = s.fibers[s.running];
+  fiber.ready = ready;
+  fiber.argument = argument;
+  fiber.what = what;
+  fiber.site = site;
+  switch_context(&fiber.context, s.scheduler);
+}
+
+int linear_thread() { return state().running; }
+
+void meet(const Meeting& meeting, const char* what, Perform perform, void* offer, Site site) {
+  State& s = state();
+  const int me = s.running;
+  const int position = me - meeting.first;
+  const auto bit = [](int i) { return uint64_t{1} << (i % 64); };
+  Meeting key = meeting;
+  const int present = std::min<int>(meeting.count, static_cast<int>(s.fibers.size()) - meeting.first);
+  for (int i = present; i < meeting.count; ++i) key.mask[i / 64] &= ~bit(i);  // a partial last warp
+  if (position < 0 || position >= meeting.count || !(key.mask[position / 64] & bit(position)))
+    fail(std::string(what) + ": the mask does not contain the calling thread", site);
+
+  OpenMeeting* open = nullptr;
+  for (OpenMeeting& candidate : s.meetings) {
+    if (candidate.key.first == key.first && candidate.key.count == key.count && candidate.key.mask[0] == key.mask[0] &&
+        candidate.key.mask[1] == key.mask[1] && !(candidate.arrived[position / 64] & bit(position))) {
+      open = &candidate;
+      break;
+    }
+  }
+  if (!open) {
+    open = &s.meetings.emplace_back();
+    open->key = key;
+    open->what = what;
+    open->first_thread = me;
+    open->first_site = site;
+  } else if (std::strcmp(open->what, what) != 0) {
+    fail(std::string("divergent: ") + what + " here, but thread " + describe(s.fibers[open->first_thread].index) +
+             " is at " + open->what + " (" + describe(open->first_site) + ")",
+         site);
+  }
+  open->arrived[position / 64] |= bit(position);
+  open->offers[position] = offer;
+  s.fibers[me].met = false;
+  if (open->arrived[0] == key.mask[0] && open->arrived[1] == key.mask[1]) {
+    const OpenMeeting complete = *open;
+    s.meetings.erase(s.meetings.begin() + (open - s.meetings.data()));
+    perform(complete.offers);
+    for (int i = 0; i < meeting.count; ++i) {
+      if (complete.arrived[i / 64] & bit(i)) s.fibers[meeting.first + i].met = true;
+    }
+    return;
+  }
+  wait_until([](const void* argument) { return *static_cast<const bool*>(argument); }, &s.fibers[me].met, what, site);
+}
+
+namespace {
+
+Barrier& arrive(int index, int threads, const char* what, Site site) {
+  State& s = state();
+  if (index < 0 || index >= kBarriers) fail(std::string(what) + ": barrier " + std::to_string(index), site);
+  const bool whole = threads < 0;
+  const int expected = whole ? static_cast<int>(s.fibers.size()) : threads;
+  if (!whole && (expected <= 0 || expected % kWarp || expected > (static_cast<int>(s.fibers.size()) + 31) / 32 * 32))
+    fail(std::string(what) + ": " + std::to_string(threads) + " threads, not a multiple of 32 up to the block's", site);
+  Barrier& barrier = s.barriers[index];
+  if (barrier.arrived == 0) {
+    barrier.expected = expected;
+    barrier.first_thread = s.running;
+    barrier.first_site = site;
+  } else if (barrier.expected != expected) {
+    fail(std::string(what) + ": barrier " + std::to_string(index) + " for " + std::to_string(expected) +
+             " threads here, for " + std::to_string(barrier.expected) + " at " + describe(barrier.first_site),
+         site);
+  } else if (whole && (barrier.first_site.line() != site.line() ||
+                       std::strcmp(barrier.first_site.file_name(), site.file_name()) != 0)) {
+    fail("divergent __syncthreads: thread " + describe(s.fibers[barrier.first_thread].index) + " waits at " +
+             describe(barrier.first_site),
+         site);
+  }
+  if (++barrier.arrived == barrier.expected) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+  }
+  return barrier;
+}
+
+}  // namespace
+
+void barrier_sync(int index, int threads, Site site) {
+  const char* what = threads < 0 ? "__syncthreads" : "bar.sync";
+  State& s = state();
+  const uint64_t generation = index >= 0 && index < kBarriers ? s.barriers[index].generation : 0;
+  const Barrier& barrier = arrive(index, threads, what, site);
+  wait_until([&] { return barrier.generation != generation; }, what, site);
+}
+
+void barrier_arrive(int index, int threads, Site site) { arrive(index, threads, "bar.arrive", site); }
+
+void later(std::function<void()> work) { state().pending.push_back(std::move(work)); }
+
+void* dynamic_shared_memory(size_t alignment, Site site) {
+  State& s = state();
+  if (s.shared.bytes() == 0) fail("shared_memory: the launch gave no dynamic shared memory", site);
+  check_aligned(s.shared.data(), alignment, "shared_memory", site);
+  return s.shared.data();
+}
+
+size_t dynamic_shared_bytes() { return state().shared.bytes(); }
+
+bool is_shared(const void* address) { return state().shared.contains(address); }
+
+}  // namespace codeshell::gpu::host
+
+namespace codeshell::gpu {
+
+int multiprocessors() { return host::options().multiprocessors; }
+
+}  // namespace codeshell::gpu

@@ -1,0 +1,17 @@
+// What launchers ask about the device.
+
+#include "gpu/cuda.h"
+#include "gpu/launch.h"
+
+namespace codeshell::gpu {
+
+int multiprocessors() {
+  constexpr int kDevices = 64;
+  static int counts[kDevices];  // zero until asked; a race writes the same number twice
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kDevices) return 1;
+  if (counts[device] == 0) cudaDeviceGetAttribute(&counts[device], cudaDevAttrMultiProcessorCount, device);
+  return counts[device] > 0 ? counts[device] : 1;
+}
+
+}  // namespace codeshell::gpu

@@ -1,0 +1,74 @@
+// How a kernel is launched. The first half is what a launcher's header needs and includes nothing of CUDA; the second
+// half exists in kernel sources only (those that included gpu/cuda.h before).
+//
+// A launch neither synchronises nor allocates, so that it may be captured into a CUDA graph.
+#pragma once
+
+#include <cstddef>
+
+namespace codeshell::gpu {
+
+// A cudaStream_t; null is the default stream.
+using Stream = void*;
+
+// Null where all went well, else the runtime's words.
+using Error = const char*;
+
+// Whether this build holds kernels: compiled by nvcc, or for the host execution of the tests. In a build without them
+// the launchers are declared and not defined; ask by `if constexpr`.
+#if defined(CODESHELL_WITH_KERNELS)
+inline constexpr bool kHasKernels = true;
+#else
+inline constexpr bool kHasKernels = false;
+#endif
+
+#if defined(CODESHELL_WITH_KERNELS)
+// Of the current device; asked once a device.
+int multiprocessors();
+#endif
+
+}  // namespace codeshell::gpu
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+namespace codeshell::gpu {
+
+inline Error error_of(cudaError_t status) { return status == cudaSuccess ? nullptr : cudaGetErrorString(status); }
+
+template <class... Parameters>
+Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream stream,
+             std::type_identity_t<Parameters>... arguments) {
+  constexpr size_t kDefaultLimit = 48 * 1024;  // beyond it a kernel must ask
+  if (dynamic_shared > kDefaultLimit) {
+    const cudaError_t status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared));
+    if (status != cudaSuccess) return error_of(status);
+  }
+  void* pointers[sizeof...(Parameters) + 1] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
+  const void* function = reinterpret_cast<const void*>(kernel);
+  return error_of(cudaLaunchKernel(function, grid, block, pointers, dynamic_shared, static_cast<cudaStream_t>(stream)));
+}
+
+}  // namespace codeshell::gpu
+
+#elif defined(CODESHELL_HOST_GPU_LANGUAGE)
+
+#include <type_traits>
+
+namespace codeshell::gpu {
+
+// Runs the grid before it returns; throws std::runtime_error for what would be a fault or undefined on a GPU.
+template <class... Parameters>
+Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream,
+             std::type_identity_t<Parameters>... arguments) {
+  host::run_grid(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, [&] { kernel(arguments...); });
+  return nullptr;
+}
+
+}  // namespace codeshell::gpu
+
+#endif

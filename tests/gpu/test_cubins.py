@@ -1,0 +1,76 @@
+"""What nvcc made of each kernel, against what its design says: registers, no spills, no stack, 16-byte accesses.
+
+A kernel that is not in the table fails the suite, and so does a row that matches none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+
+from cubins import ROOT, compile_kernels
+
+# By opcode with its modifiers: .EF is the streaming hint, .CONSTANT the read-only path.
+LOAD_16 = r"LDG\.E\.(EF\.)?128(\.CONSTANT|\.STRONG.*)?"
+STORE_16 = r"STG\.E\.(EF\.)?128(\.STRONG.*)?"
+
+
+@dataclass
+class Expected:
+    """Of the kernels that `kernel` matches whole: at most so many registers; at least so many instructions of each
+    pattern, or none where the number is 0."""
+
+    source: str
+    kernel: str
+    registers: int
+    instructions: dict[str, int] = field(default_factory=dict)
+    shared: int = 0
+
+
+EXPECTED = [
+    Expected("csrc/copy/copy.cu", "copy", registers=40, instructions={LOAD_16: 4, STORE_16: 4}),
+]
+
+
+def kernel_sources() -> list[str]:
+    text = (ROOT / "csrc" / "kernels.cmake").read_text()
+    (listed,) = re.findall(r"set\(CODESHELL_KERNELS\n(.*?)\)", text, re.S)
+    return listed.split()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("source", kernel_sources())
+def test_every_kernel_is_lean(source: str) -> None:
+    cubin = compile_kernels(source)
+    assert cubin.kernels
+    assert not cubin.warnings
+    expected = [row for row in EXPECTED if row.source == source]
+    for kernel in cubin.kernels:
+        assert (kernel.spills, kernel.stack) == (0, 0), kernel.name
+        assert kernel.count(r"(LDL|STL)\b.*") == 0, kernel.name
+        assert any(re.fullmatch(row.kernel, kernel.name) for row in expected), f"{kernel.name}: no row in EXPECTED"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row.kernel)
+def test_kernels_are_as_designed(row: Expected) -> None:
+    kernels = compile_kernels(row.source).matching(row.kernel)
+    assert kernels, f"no kernel of {row.source} matches {row.kernel}"
+    for kernel in kernels:
+        assert 0 < kernel.registers <= row.registers, kernel.name
+        assert kernel.shared == row.shared, kernel.name
+        for pattern, count in row.instructions.items():
+            found = kernel.count(pattern)
+            assert found >= count if count else found == 0, f"{kernel.name}: {pattern} {found} times"
+
+
+@pytest.mark.timeout(600)
+def test_the_check_sees_what_it_looks_for() -> None:
+    (kernel,) = compile_kernels("tests/gpu/not_lean.cu").matching("not_lean")
+    assert kernel.stack == 256
+    assert kernel.count(r"LDL\b.*") > 0
+    assert kernel.count(r"STL\b.*") > 0
+    assert kernel.count(LOAD_16) == 0
+    assert kernel.count(r"LDG\.E.*") > 0
