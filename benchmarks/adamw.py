@@ -7,7 +7,7 @@ Schemes, with the bytes that a step must move for each parameter (every array on
     fp32                 28   parameters, gradients, both moments in fp32
     bf16, fp32 master    28   bf16 parameters written only; fp32 master and moments
     bf16, stochastic     22   bf16 parameters and gradients rounded stochastically, fp32 moments, no master
-    bf16 throughout      14   moments in bf16 too
+    bf16 throughout      14   moments in bf16 too; rounded to nearest as torch has it, or stochastically
 
 All schemes have 10^9 parameters on a GPU and 5 * 10^7 on a CPU. torch has no master weights; its peer does what
 training loops do: gradients to fp32, the fused step on the master, the result back to bf16. The case of small tensors
@@ -47,6 +47,15 @@ class Scheme:
 
 SCHEMES = [
     Scheme("fp32", 28, torch.float32, {}, tolerance=1e-5, torch_peers=True),
+    Scheme("bf16, fp32 master", 28, torch.bfloat16, {"master_weights": True}, tolerance=1e-2, master=True),
+    Scheme("bf16, stochastic", 22, torch.bfloat16, {"stochastic_rounding": True}),
+    Scheme("bf16 throughout", 14, torch.bfloat16, {}, tolerance=1e-2, torch_peers=True),
+    Scheme(
+        "bf16 throughout, stochastic",
+        14,
+        torch.bfloat16,
+        {"stochastic_rounding": True, "moment_dtype": torch.bfloat16},
+    ),
 ]
 """`torch_peers`: torch's AdamW keeps its state like this."""
 
@@ -159,12 +168,70 @@ def small_tensors(session: Session, count: int) -> Case:
     )
 
 
+def clipping(session: Session, total: int, parts: int) -> Iterator[Case]:
+    """The global norm of the gradients, alone and as part of a step."""
+    make_tensors = partial(tensors, [total // parts] * parts, torch.float32, session.device)
+    count = parts * (total // parts)
+
+    def ours_norm() -> Step:
+        optimizer = AdamW(make_tensors(), **SETTINGS)
+        return lambda _: optimizer.clip_grad_norm(1.0)
+
+    def torch_norm() -> Step:
+        gradients = [p.grad for p in make_tensors()]
+        return lambda _: torch.nn.utils.get_total_norm(gradients)
+
+    yield Case(
+        f"global norm of {total:,} fp32 gradients in {parts} tensors",
+        [
+            Contender("codeshell AdamW.clip_grad_norm", ours_norm, ours=True, graph=False),
+            Contender("torch.nn.utils.get_total_norm", torch_norm, graph=False),
+        ],
+        bytes=4 * count,
+        floor="read",
+        tolerance=1e-4,
+    )
+
+    def ours() -> Step:
+        parameters = make_tensors()
+        optimizer = AdamW(parameters, **SETTINGS)
+
+        def step(_: int) -> list[torch.Tensor]:
+            optimizer.clip_grad_norm(1.0)
+            optimizer.step()
+            return parameters
+
+        return step
+
+    def peer() -> Step:
+        parameters = make_tensors()
+        optimizer = torch.optim.AdamW(parameters, **SETTINGS, **FUSED)
+
+        def step(_: int) -> list[torch.Tensor]:
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            return parameters
+
+        return step
+
+    yield Case(
+        f"clipping and step, fp32, {total:,} parameters in {parts} tensors",
+        [
+            Contender("codeshell clip_grad_norm, step", ours, ours=True, graph=False),
+            Contender("torch clip_grad_norm_, fused step", peer, graph=False),
+        ],
+        bytes=32 * count,  # 4 for the norm, 28 for the step that applies the factor
+        tolerance=1e-4,
+    )
+
+
 def cases(session: Session) -> Iterator[Case]:
     gpu, smoke = session.device.type == "cuda", session.args.smoke
     total, parts = (4096, 4) if smoke else (1_000_000_000, 40) if gpu else (50_000_000, 20)
     for scheme in SCHEMES:
         yield scheme_case(session, scheme, total, parts)
     yield small_tensors(session, 20 if smoke else 10_000)
+    yield from clipping(session, total, parts)
 
 
 def main() -> int:

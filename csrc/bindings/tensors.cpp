@@ -35,11 +35,13 @@ struct Functions {
 constexpr std::int32_t kCpu = 1, kCuda = 2, kPinned = 3;
 constexpr std::uint8_t kInteger = 0, kFloat = 2, kBfloat = 4;
 
-// Null where the type offers none. One type is remembered: nearly every call is with torch.Tensor.
+// Null where the type offers none. A few types are remembered: nearly every call is with torch's Tensor or Parameter.
 const Functions* functions_of(PyTypeObject* type) {
-  static PyTypeObject* known_type = nullptr;
-  static const Functions* known = nullptr;
-  if (type == known_type) return known;
+  static PyTypeObject* types[4] = {};
+  static const Functions* tables[4] = {};
+  int place = 0;
+  for (; place < 4 && types[place]; ++place)
+    if (types[place] == type) return tables[place];
   PyObject* capsule = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
   const Functions* found = nullptr;
   if (capsule) {
@@ -48,10 +50,10 @@ const Functions* functions_of(PyTypeObject* type) {
   }
   PyErr_Clear();
   if (found && (found->major != 1 || !found->view)) found = nullptr;
-  if (found && !known) {
+  if (found && place < 4) {
     Py_INCREF(type);
-    known_type = type;
-    known = found;
+    types[place] = type;
+    tables[place] = found;
   }
   return found;
 }
@@ -130,11 +132,8 @@ Tensor tensor_of(PyObject* object, const char* name) {
 
 std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
-  for (int i = 0; i < tensor.dimensions; ++i) {
-    if (i) text.append(", ");
-    text.append(std::to_string(tensor.shape[i]));
-  }
-  return text.append(tensor.dimensions == 1 ? ",)" : ")");
+  for (int i = 0; i < tensor.dimensions; ++i) text += (i ? ", " : "") + std::to_string(tensor.shape[i]);
+  return text + (tensor.dimensions == 1 ? ",)" : ")");
 }
 
 const char* dtype_text(DType dtype) {

@@ -27,6 +27,7 @@ void narrow(std::uintptr_t source, std::uintptr_t target, int64_t count) {
 }  // namespace
 
 PYBIND11_MODULE(host_kernels, module) {
+  bindings::bind_adamw(module);
   bindings::bind_copy(module);
 
   module.def(
