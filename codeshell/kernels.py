@@ -36,10 +36,22 @@ class Kernel:
 
 
 KERNELS = {
+    "adamw/adamw.cu": Kernel(
+        serves="AdamW steps of all parameters of a group in one launch, and the norm of their gradients: fp32, bf16, "
+        "fp16; fp32 masters; stochastic rounding; bf16 moments",
+        torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
+        tests=("gpu/test_adamw_cuda.py",),
+    ),
     "copy/copy.cu": Kernel(
         serves="copies of device memory: the floor of the benchmarks",
         torch="nothing",
         tests=("gpu/test_copy_cuda.py",),
+    ),
+    "rotary/rotary.cu": Kernel(
+        serves="rotary embedding of queries and keys, and a fused projection's bias, split and rotation, forward and "
+        "backward: fp32, bf16, fp16; half-split or interleaved; partial; positions, offsets, packed sequences",
+        torch="fp64",
+        tests=("gpu/test_rotary_cuda.py",),
     ),
 }
 """By path below csrc."""
