@@ -33,7 +33,7 @@ namespace {
 #include "rotary/rotary_math.h"
 
 constexpr int kThreads = 256;
-constexpr int kHeads = 4;   // of one thread in the forward pass
+constexpr int kHeads = 2;   // of one thread in the forward pass
 constexpr int kTokens = 2;  // of one thread at a time where it sums
 
 // Where a lane's two packs are in a head, and whether they turn. Packs past the end of the head are missing.
