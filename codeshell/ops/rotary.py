@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from codeshell import _C
-from codeshell.ops.library import define, differentiable, direct, stream_of
+from codeshell.ops.library import apply_directly, define, differentiable, direct, stream_of
 
 extension: Any = _C
 """What holds the kernels; tests put the module in that runs the CUDA kernels on the host."""
@@ -79,15 +79,12 @@ def rotary(
             raise ValueError(
                 f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
             )
-        if inplace and torch.compiler.is_compiling():
-            rotated = _Rotary.apply(  # type: ignore[no-untyped-call]
-                q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False
-            )
-            return q.copy_(rotated[0]), k.copy_(rotated[1])
-        out: _Pair = _Rotary.apply(  # type: ignore[no-untyped-call]
-            q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, inplace
+        plain = direct(q, k, cos, sin)
+        apply = _apply_rotary if plain else _Rotary.apply
+        out: _Pair = apply(
+            q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, inplace and plain, plain
         )
-        return out
+        return (q.copy_(out[0]), k.copy_(out[1])) if inplace and not plain else out
     angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
     if not inplace:
         return _rotate(q, k, *angles) if direct(q, k, cos, sin) else _rotary_op(q, k, *angles)
@@ -199,11 +196,7 @@ def _rotate_qkv_backward(
         *(*angles, torch.get_num_threads(), stream_of(grad_q)),
     ):
         turn = Angles(*angles)
-        torch.cat(
-            (_reference(grad_q, turn), _reference(grad_k, turn), grad_v),
-            dim=-2,
-            out=grad_qkv.view(grad_v.shape[:-2] + (heads + 2 * kv_heads, dim)),
-        )
+        grad_qkv = torch.cat((_reference(grad_q, turn), _reference(grad_k, turn), grad_v), dim=-2).flatten(-2)
         if with_bias:
             grad_bias = grad_qkv.flatten(0, -2).sum(0)
     return grad_qkv, grad_bias
@@ -255,6 +248,7 @@ class _Rotary(torch.autograd.Function):
         interleaved: bool,
         doubled: bool,
         inplace: bool,
+        plain: bool,
     ) -> _Pair:
         ctx.save_for_backward(cos, sin, positions, cu_seqlens)
         ctx.settings = (offset, interleaved, doubled, True)
@@ -263,7 +257,7 @@ class _Rotary(torch.autograd.Function):
             ctx.mark_dirty(q, k)
             _rotate_(q, k, *angles)
             return q, k
-        return _rotate(q, k, *angles) if direct(q, k, cos, sin) else _rotary_op(q, k, *angles)
+        return _rotate(q, k, *angles) if plain else _rotary_op(q, k, *angles)
 
     @staticmethod
     @once_differentiable
@@ -271,7 +265,10 @@ class _Rotary(torch.autograd.Function):
         grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
         angles = (*ctx.saved_tensors, *ctx.settings)
         rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
-        return (*rotate(grad_q, grad_k, *angles), *[None] * 8)
+        return (*rotate(grad_q, grad_k, *angles), *[None] * 9)
+
+
+_apply_rotary = apply_directly(_Rotary)
 
 
 class _RotaryQKV(torch.autograd.Function):

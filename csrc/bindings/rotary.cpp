@@ -43,6 +43,8 @@ void check_device(const char* name, const Tensor& tensor, const char* like_name,
 }
 
 void check_contiguous(const char* name, const Tensor& tensor) {
+  for (int i = 0; i < tensor.dimensions; ++i)
+    if (tensor.shape[i] == 0) return;
   if (tensor.size(1) > 1 && tensor.stride(1) != 1)
     refuse(described(name, tensor) + " has stride " + std::to_string(tensor.stride(1)) +
            " in its last dimension; that one must be contiguous");

@@ -33,7 +33,7 @@ namespace {
 #include "rotary/rotary_math.h"
 
 constexpr int kThreads = 256;
-constexpr int kHeads = 4;   // of one thread in the forward pass
+constexpr int kHeads = 2;   // of one thread in the forward pass
 constexpr int kTokens = 2;  // of one thread at a time where it sums
 
 // Where a lane's two packs are in a head, and whether they turn. Packs past the end of the head are missing.
@@ -264,10 +264,14 @@ __global__ void __launch_bounds__(kThreads) rotate_and_sum(const __grid_constant
     }
   }
   float* partial = a.partial_sums + (chunk * a.heads + head) * a.dim;
+  constexpr int kWidth = N < 4 ? N : 4;
 #pragma unroll
-  for (int j = 0; j < N; ++j) {
-    partial[lane.first + j] = sums.first[j];
-    if (lane.has_second) partial[lane.second + j] = sums.second[j];
+  for (int j = 0; j < N; j += kWidth) {
+    gpu::Pack<float, kWidth> first, second;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) first[i] = sums.first[j + i], second[i] = sums.second[j + i];
+    gpu::store(partial + lane.first + j, first);
+    if (lane.has_second) gpu::store(partial + lane.second + j, second);
   }
 }
 
@@ -295,7 +299,7 @@ bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 =
 
 bool packs_fit(const Arguments& a, int64_t width) {
   const auto whole = [&](int64_t stride) { return stride % width == 0; };
-  bool fit = whole(a.pairs) && whole(a.dim) && aligned(a.cos.data) && aligned(a.sin.data) && aligned(a.bias);
+  bool fit = whole(a.pairs) && whole(a.dim) && aligned(a.partial_sums) && aligned(a.cos.data) && aligned(a.sin.data) && aligned(a.bias);
   for (int i = 0; i < a.part_count; ++i) {
     const Heads& part = a.parts[i];
     fit = fit && aligned(part.from) && aligned(part.to) && whole(part.from_batch) && whole(part.from_token) &&

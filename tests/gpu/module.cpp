@@ -29,6 +29,7 @@ void narrow(std::uintptr_t source, std::uintptr_t target, int64_t count) {
 PYBIND11_MODULE(host_kernels, module) {
   bindings::bind_adamw(module);
   bindings::bind_copy(module);
+  bindings::bind_rotary(module);
 
   module.def(
       "set_seed", [](uint64_t seed) { gpu::host::options().seed = seed; }, py::arg("seed"),

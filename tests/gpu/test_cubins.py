@@ -31,6 +31,26 @@ class Expected:
 
 EXPECTED = [
     Expected("csrc/copy/copy.cu", "copy", registers=40, instructions={LOAD_16: 4, STORE_16: 4}),
+    # Two packs of two heads, and the tables; nothing narrower.
+    Expected(
+        "csrc/rotary/rotary.cu",
+        r".*rotate<(float, 4|.*(bf16|fp16), 8)>.*",
+        registers=80,
+        instructions={
+            LOAD_16: 8,
+            STORE_16: 4,
+            r"LDG\.E\.(EF\.)?(U8|S8|U16|S16)\b.*": 0,
+            r"STG\.E\.(EF\.)?(U8|U16)\b.*": 0,
+        },
+    ),
+    Expected(
+        "csrc/rotary/rotary.cu",
+        r".*rotate_and_sum<(float, 4|.*(bf16|fp16), 8)>.*",
+        registers=96,
+        instructions={LOAD_16: 8, STORE_16: 4},
+    ),
+    Expected("csrc/rotary/rotary.cu", r".*rotate(_and_sum)?<.*, 1>.*", registers=48),
+    Expected("csrc/rotary/rotary.cu", "add_chunks", registers=32, shared=1024),
 ]
 
 
