@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw as torch_step
 
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
 
@@ -309,7 +310,7 @@ class AdamW(torch.optim.AdamW):
         has_complex = self._init_group({**group, "params": params}, *lists)  # type: ignore[no-untyped-call]
         beta1, beta2 = group["betas"]
         names = ("amsgrad", "weight_decay", "eps", "maximize", "lr", "foreach", "capturable", "differentiable", "fused")
-        torch.optim.adamw.adamw(
+        torch_step(
             *lists,
             beta1=beta1,
             beta2=beta2,
