@@ -12,7 +12,8 @@ before left there, and the outputs of all slots are kept alive, so that they rot
 is kept.
 
 The floor is what the machine does in the same run: copying, updating in place, reading, and where a case counts FLOPs
-a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads.
+a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads; it reads most lines
+before it writes them, which nobody counts, so work in place can pass 100 % of it (`update` is copying's like in place).
 
 The result is one JSON document:
 

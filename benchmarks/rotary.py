@@ -5,7 +5,9 @@
 Queries have 32 heads and keys 8, of 128 dimensions, as in CodeShell-7B. Bytes are q and k read once and written once;
 the tables (fp32, a few percent) are not counted, so 100 % of the floor is out of reach by that much. The peers get the
 layout that their models give them, (batch, heads, seq, dim) as a transposed view, and tables in the data's dtype. What
-is called "in place" is so for codeshell and Liger; eager and compiled code have no such form and write new tensors.
+is called "in place" is so for codeshell and Liger; eager and compiled code have no such form and write new tensors. On
+a CPU tensors of this size are fresh pages each time, which the system zeroes as they are first written; every contender
+that makes new ones pays for that.
 
 The cases of c_attn begin with its product without the bias: add that, split, rotate, and leave q, k and v contiguous.
 codeshell.ops.rotary_qkv does so in one pass, whose bytes are counted; the peers take three.

@@ -74,9 +74,9 @@ def collect() -> dict[str, Any]:
 
 
 KERNELS = [
-    {"name": "attention", "cpu": "torch scaled_dot_product_attention", "cuda": "torch scaled_dot_product_attention"},
-    {"name": "rotary", "cpu": "PyTorch", "cuda": "PyTorch"},
-    {"name": "adamw", "cpu": "torch fused AdamW", "cuda": "torch fused AdamW"},
+    {"name": "attention", "cpu": "C++", "cuda": "torch scaled_dot_product_attention"},
+    {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
+    {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
     {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},
     {"name": "measures", "cpu": "C++", "cuda": "none"},
 ]
