@@ -175,9 +175,9 @@ class Session:
         self.result["absent"][peer] = why
         print(f"without {peer}: {why}")
 
-    def slots(self, case_bytes: int) -> int:
-        """How many copies of data that a call touches once make `CACHE_TURNS` times the last cache."""
-        return max(1, math.ceil(CACHE_TURNS * self.cache / max(case_bytes, 1)))
+    def slots(self, footprint: int) -> int:
+        """How many copies of a call's data (bytes in memory, not moved) make `CACHE_TURNS` times the last cache."""
+        return max(1, math.ceil(CACHE_TURNS * self.cache / max(footprint, 1)))
 
     def run(self, cases: Iterable[Case]) -> None:
         """Measure the cases in turn. They may be a generator that makes each case's data when it is reached."""

@@ -71,7 +71,7 @@ class Data:
         device = session.device
         generator = torch.Generator(device).manual_seed(0)
         self.bytes = 2 * batch * seq * (HEADS + KV_HEADS) * DIM * dtype.itemsize
-        self.slots = session.slots(self.bytes)
+        self.slots = session.slots(self.bytes // 2)  # in place: what is read is what is written
         shapes = [(batch, seq, heads, DIM) for heads in (HEADS, KV_HEADS)]
         self.pairs: list[Pair] = []
         for _ in range(self.slots):
@@ -151,7 +151,7 @@ def projection_case(session: Session, batch: int, seq: int, dtype: torch.dtype, 
     device, width = session.device, (HEADS + 2 * KV_HEADS) * DIM
     generator = torch.Generator(device).manual_seed(0)
     moved = 2 * batch * seq * width * dtype.itemsize
-    slots = session.slots(moved)
+    slots = session.slots(moved // 2)
     products = [
         torch.randn(batch, seq, width, generator=generator, device=device).to(dtype).requires_grad_(training)
         for _ in range(slots)
