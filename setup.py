@@ -10,8 +10,21 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+
+
+class WithBenchmarks(build_py):
+    """Puts benchmarks/ with its results into the wheel, as codeshell/benchmarks: `codeshell bench` and `codeshell info
+    --kernels` need them. In a checkout (editable installation) they are used where they lie."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "codeshell" / "benchmarks"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "benchmarks", target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 class CMakeBuild(build_ext):
@@ -48,4 +61,6 @@ class CMakeBuild(build_ext):
         print(f"codeshell: built {target.name} {'with' if cuda else 'WITHOUT'} CUDA", flush=True)
 
 
-setup(ext_modules=[Extension("codeshell._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("codeshell._C", sources=[])], cmdclass={"build_ext": CMakeBuild, "build_py": WithBenchmarks}
+)

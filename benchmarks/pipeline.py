@@ -34,7 +34,7 @@ from codeshell import _C
 from codeshell.data import collect, filter, readers, scores, walk
 from codeshell.data.shards import document_id
 from codeshell.engine import LocalEngine
-from codeshell.pipeline import environment
+from codeshell.environment import environment
 from codeshell.recipe import Collect, Recipe, Rules
 
 LIMIT = Collect().max_file_bytes

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from codeshell.pipeline import environment
+from codeshell.environment import environment
 
 CASES = {
     "python -c pass": ["-c", "pass"],

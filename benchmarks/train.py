@@ -18,13 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chart
 import torch
 from torch import nn
 
+from codeshell.environment import environment
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast, resolve
 from codeshell.optim import AdamW, parameter_groups
-from codeshell.pipeline import environment
 
 VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
 Step = Callable[[], float]
@@ -33,6 +34,7 @@ Step = Callable[[], float]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows here")
+    parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the rows here")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
@@ -70,6 +72,8 @@ def main() -> int:
     ratios = compare(rows)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
+    if args.chart:
+        args.chart.write_text(draw(rows, args))
     if args.json:
         result = {"shape": shape(args), "machine": machine(args.threads), "rows": rows, "ratios": ratios}
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +186,18 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
         "best of all: codeshell / starcoder2": best("codeshell") / best("starcoder2"),
     }
     return {name: ratio for name, ratio in ratios.items() if ratio == ratio}  # --only may leave nothing to compare
+
+
+def draw(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    """The chart that the harness's benchmarks have, of the time of a step."""
+    case = f"a step of {args.batch} x {args.context} tokens, {LAYERS} layers of width {WIDTH}"
+    common = {"case": case, "floor": "", "error": None, "teraflops": None, "gigabytes_per_second": None}
+    drawn = [
+        common | {"name": r["name"], "ours": "codeshell" in r["name"], "microseconds": 1e3 * r["milliseconds"]}
+        for r in rows
+    ]
+    about = {"device": {"type": "cpu"}, "environment": environment(1), "threads": args.threads, "smoke": False}
+    return chart.draw({"benchmark": "training", "floors": {}, "rows": drawn} | about)
 
 
 def shape(args: argparse.Namespace) -> dict[str, int]:

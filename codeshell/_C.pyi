@@ -4,11 +4,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import Buffer
 
 cuda_built: bool
 cuda_architectures: str
 compiler: str
+kernel_sources: str
+"""`path=hash;path=hash` of the CUDA kernels that it was built from: see `codeshell.kernels`."""
 
 def simd_level() -> str: ...
 def gpu_devices() -> list[dict[str, object]]: ...
@@ -320,3 +323,52 @@ def cross_entropy(
 
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory by a plain kernel, both addresses 16-byte aligned; RuntimeError in a build without CUDA."""
+
+class AdamWTable:
+    """The tensors that one AdamW launch updates; codeshell/optim/buckets.py is its user.
+
+    Args:
+        sizes: elements of each tensor.
+        streams: a number each that tells its random numbers from the others'.
+    """
+
+    def __init__(self, sizes: list[int], streams: list[int]) -> None: ...
+    def refresh(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor | None] | None,
+        states: list[dict[str, Any]],
+        scheme: tuple[str, str, str, bool, bool],
+        device: int,
+        local: bool,
+    ) -> int:
+        """Read the addresses of the tensors; `gradients` None: those of the parameters. `device`: CUDA's index, -1 the CPU.
+
+        -1: as they were; -2: some changed; else the number of the first tensor that is not as the scheme has it, or not contiguous.
+        """
+
+    def all_have_gradients(self) -> bool: ...
+    def tensors(self) -> bytes: ...
+    def chunks(self) -> bytes: ...
+    def step_cpu(
+        self, scheme: tuple[str, str, str, bool, bool], settings: tuple[Any, ...], threads: int
+    ) -> bool: ...
+    def sum_of_squares_cpu(self, gradient: str, threads: int) -> float: ...
+
+def adamw_step_cuda(
+    table: tuple[int, int, int, int, int],
+    scheme: tuple[str, str, str, bool, bool],
+    settings: tuple[Any, ...],
+    stream: int,
+) -> None: ...
+def gradient_norm_cuda(
+    table: tuple[int, int, int, int, int],
+    gradient: str,
+    partials: int,
+    sums: int,
+    slot: int,
+    slot_count: int,
+    max_norm: float,
+    result: int,
+    stream: int,
+) -> None: ...

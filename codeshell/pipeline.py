@@ -6,11 +6,9 @@ was made by other settings: data stages are then done again; a trained model is 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
+from codeshell.environment import environment
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, to_toml, to_tree
 
@@ -203,58 +202,6 @@ def _write_environment(directory: Path, workers: int) -> None:
     if path.exists():
         facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]
     write_json(path, facts)
-
-
-def environment(workers: int) -> dict[str, Any]:
-    """Where a run ran: versions, machine, command. Nothing here enters a stage's key."""
-    import importlib.metadata as metadata
-    import platform
-
-    from codeshell import _C, __version__
-
-    versions = {}
-    for name in ("torch", "numpy", "pyarrow", "tokenizers", "safetensors"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "codeshell": __version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "system": platform.platform(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "workers": workers,
-        "simd": _C.simd_level(),
-        "cuda_built": _C.cuda_built,
-        "gpus": [device["name"] for device in _C.gpu_devices()],
-        "command": " ".join(sys.argv),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this package is run from; None for an installed wheel."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-    import subprocess
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return None
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    import platform
-
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def summary(name: str, stats: dict[str, Any]) -> str:

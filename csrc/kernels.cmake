@@ -1,12 +1,25 @@
 # The kernels: compiled by nvcc into _C, and by the host compiler into host_kernels for the tests (tests/gpu). Paths are
 # from the root. docs/testing-kernels.md says how to add one.
 set(CODESHELL_KERNELS
+  csrc/adamw/adamw.cu
   csrc/copy/copy.cu
+  csrc/rotary/rotary.cu
 )
 # Their bindings: one file an operation, in every build.
 set(CODESHELL_KERNEL_BINDINGS
+  csrc/bindings/adamw.cpp
   csrc/bindings/copy.cpp
+  csrc/bindings/rotary.cpp
+  csrc/bindings/tensors.cpp
 )
 # What the bindings need besides: the CPU kernels that they bind too.
 set(CODESHELL_KERNEL_CPU_SOURCES
+  csrc/rotary/rotary_cpu.cpp
+  csrc/adamw/adamw_cpu.cpp
+  csrc/simd/cpu.cpp
+  csrc/simd/kernels.cpp
+  csrc/simd/kernels_avx2.cpp
+  csrc/simd/kernels_avx512.cpp
+  csrc/simd/kernels_baseline.cpp
+  csrc/simd/parallel.cpp
 )

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "explain", "report", "info")
+COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "explain", "report", "bench", "info")
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
 
 

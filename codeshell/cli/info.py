@@ -12,9 +12,14 @@ HELP = "what was built and what this machine has: version, CUDA, SIMD level, GPU
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: codeshell info --json"
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument(
+        "--kernels", action="store_true", help="the CUDA kernels: what they serve, on which GPU their source was tested"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.kernels:
+        return kernels(args.json)
     facts = collect()
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -33,10 +38,28 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def kernels(as_json: bool) -> int:
+    """Each CUDA kernel with the hash of its source and what is known of it on a GPU."""
+    from codeshell.kernels import status
+
+    rows = status()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(f"{row['source']}  source {row['hash']}{'' if row['built'] else ', not in this build (WITHOUT CUDA)'}")
+        print(f"  serves    {row['serves']}")
+        print(f"  to torch  {row['torch']}")
+        print(f"  {row['verdict']}")
+        if row["stale"]:
+            print("  this build is of another source: build again (pip install -e .)")
+    return 0
+
+
 def collect() -> dict[str, Any]:
     """The facts as JSON-ready values; needs no torch."""
     from codeshell import _C, __version__
-    from codeshell.pipeline import processor
+    from codeshell.environment import processor
 
     return {
         "version": __version__,
@@ -51,9 +74,9 @@ def collect() -> dict[str, Any]:
 
 
 KERNELS = [
-    {"name": "attention", "cpu": "torch scaled_dot_product_attention", "cuda": "torch scaled_dot_product_attention"},
-    {"name": "rotary", "cpu": "PyTorch", "cuda": "PyTorch"},
-    {"name": "adamw", "cpu": "torch fused AdamW", "cuda": "torch fused AdamW"},
+    {"name": "attention", "cpu": "C++", "cuda": "torch scaled_dot_product_attention"},
+    {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
+    {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
     {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},
     {"name": "measures", "cpu": "C++", "cuda": "none"},
 ]

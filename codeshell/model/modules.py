@@ -21,6 +21,7 @@ from torch import nn
 from codeshell import ops
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
+from codeshell.ops.rotary_tables import RotaryScaling, dynamic_base, rotary_tables
 
 
 @dataclass
@@ -63,6 +64,7 @@ class RotaryTables:
 
     def __init__(self, config: CodeShellConfig) -> None:
         self.config = config
+        self.scaling = RotaryScaling.from_config(config.rope_scaling, config.n_positions)
         self._tables: dict[tuple[float, str], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def get(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,25 +76,18 @@ class RotaryTables:
             # Tables of other bases are dropped: a growing dynamic sequence would leave one for every length.
             size = min(self.config.max_length, max(256, 1 << (length - 1).bit_length()))
             with torch.inference_mode(False):  # training may follow, and cannot save inference tensors
-                angles = self._angles(base, max(size, length))
-                table = (angles.cos().to(device), angles.sin().to(device))
+                # Of "dynamic" scaling the base has all there is.
+                scaling = None if self.scaling.kind == "dynamic" else self.scaling
+                cos, sin = rotary_tables(max(size, length), self.config.head_dim, base, scaling)
+                table = (cos.to(device), sin.to(device))
             self._tables = {key: table}
         return table
 
     def base(self, length: int) -> float:
-        config = self.config
-        if config.rope_type != "dynamic" or length <= config.n_positions:
+        config, scaling = self.config, self.scaling
+        if scaling.kind != "dynamic":
             return config.rope_theta
-        dim, factor = config.head_dim, config.rope_factor
-        return float(config.rope_theta * (factor * length / config.n_positions - (factor - 1)) ** (dim / (dim - 2)))
-
-    def _angles(self, base: float, length: int) -> torch.Tensor:
-        dim = self.config.head_dim
-        inv_freq = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-        positions = torch.arange(length, dtype=torch.float32)
-        if self.config.rope_type == "linear":
-            positions = positions / self.config.rope_factor
-        return torch.outer(positions, inv_freq)
+        return dynamic_base(config.head_dim, config.rope_theta, scaling, length)
 
 
 class CodeShellAttention(nn.Module):
@@ -106,14 +101,44 @@ class CodeShellAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        qkv = ops.linear(x, self.c_attn.weight, self.c_attn.bias)
-        mixed = self._mix(qkv, sequences) if sequences.cache is None else self._mix_cached(qkv, sequences)
+        if sequences.cache is not None:
+            mixed = self._mix_cached(x, sequences)
+        elif x.device.type == "cpu":
+            mixed = self._mix_folded(x, sequences)
+        else:
+            mixed = self._mix(x, sequences)
         projected = ops.linear(mixed.reshape(x.shape[0], -1), self.c_proj.weight, self.c_proj.bias)
         out: torch.Tensor = self.resid_dropout(projected)
         return out
 
-    def _mix(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        positions = sequences.positions
+    def _project(self, x: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated queries and keys, and values, of flat tokens: each (tokens, heads, dim)."""
+        return ops.rotary_qkv(
+            ops.linear(x, self.c_attn.weight),
+            self.c_attn.bias,
+            sequences.cos,
+            sequences.sin,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            positions=sequences.positions,
+        )
+
+    def _mix(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        q, k, v = self._project(x, sequences)
+        if sequences.shape is not None:
+            q, k, v = (part.view(*sequences.shape, *part.shape[1:]) for part in (q, k, v))
+        return ops.attention(
+            q,
+            k,
+            v,
+            cu_seqlens=sequences.cu_seqlens,
+            max_seqlen=sequences.max_seqlen,
+            dropout_p=self.attn_pdrop if self.training else 0.0,
+        )
+
+    def _mix_folded(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """On the CPU the attention kernel rotates as it reads (docs/decisions.md has the measurement)."""
+        qkv, positions = ops.linear(x, self.c_attn.weight, self.c_attn.bias), sequences.positions
         if sequences.shape is not None:
             qkv, positions = qkv.view(*sequences.shape, -1), positions.view(sequences.shape)
         return ops.packed_attention(
@@ -128,12 +153,10 @@ class CodeShellAttention(nn.Module):
             dropout_p=self.attn_pdrop if self.training else 0.0,
         )
 
-    def _mix_cached(self, qkv: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+    def _mix_cached(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         cache, rows = sequences.cache, sequences.rows
         assert cache is not None and rows is not None and sequences.cache_seqlens is not None
-        heads = qkv.view(qkv.shape[0], -1, self.head_dim)
-        q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
-        q, k = ops.rotary(q, k, sequences.cos, sequences.sin, positions=sequences.positions)
+        q, k, v = self._project(x, sequences)
         cache.write(self.layer, rows, sequences.positions, k, v)
         if sequences.shape is None:
             return ops.attention(q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen)

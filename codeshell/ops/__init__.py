@@ -9,6 +9,15 @@ from codeshell.ops.attention import attention, decode_attention, packed_attentio
 from codeshell.ops.gelu import gelu
 from codeshell.ops.linear import linear
 from codeshell.ops.loss import linear_cross_entropy
-from codeshell.ops.rotary import rotary
+from codeshell.ops.rotary import rotary, rotary_qkv
 
-__all__ = ["attention", "decode_attention", "gelu", "linear", "linear_cross_entropy", "packed_attention", "rotary"]
+__all__ = [
+    "attention",
+    "decode_attention",
+    "gelu",
+    "linear",
+    "linear_cross_entropy",
+    "packed_attention",
+    "rotary",
+    "rotary_qkv",
+]

@@ -1,8 +1,38 @@
-"""Rotary position embedding (Su et al. 2021), half-split or interleaved, over the first dimensions of each head."""
+"""Rotary position embedding (Su et al. 2021), half-split or interleaved, over the first dimensions of each head.
+
+`rotary` turns queries and keys, `rotary_qkv` a fused projection on its way to attention. Both are one pass over memory
+by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. fp64, which
+the kernels do not serve, is a few lines of PyTorch. Arguments are checked in `csrc/bindings/rotary.cpp`.
+"""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+from torch.autograd.function import once_differentiable
+
+from codeshell import _C
+from codeshell.ops.library import apply_directly, define, differentiable, direct, stream_of
+
+extension: Any = _C
+"""What holds the kernels; tests put the module in that runs the CUDA kernels on the host."""
+
+_Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class Angles(NamedTuple):
+    """By what each token turns: the keyword arguments that `rotary` and `rotary_qkv` share, in the kernels' order."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    positions: torch.Tensor | None
+    cu_seqlens: torch.Tensor | None
+    offset: int
+    interleaved: bool
+    doubled: bool
+    conjugate: bool = False
+    """Turn back, as gradients do."""
 
 
 def rotary(
@@ -14,38 +44,290 @@ def rotary(
     interleaved: bool = False,
     positions: torch.Tensor | None = None,
     inplace: bool = False,
+    doubled: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    offset: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate queries and keys by the angles of their positions.
 
     Args:
-        q: (batch, seq, heads, dim) or (total, heads, dim), floating point.
+        q: (batch, seq, heads, dim) or (total, heads, dim), floating point, any strides with a contiguous last dimension.
         k: the same with its own number of heads.
-        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions past rotary_dim are left as they are.
+        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions past rotary_dim are left as they are. Or doubled,
+            one column for each dimension, in any floating-point dtype: (positions, rotary_dim) with `doubled`, or one
+            row for each token (batch or 1, seq, rotary_dim), as transformers makes them.
         interleaved: pairs are (0, 1), (2, 3) … (GPT-J); otherwise (0, rotary_dim / 2) … (GPT-NeoX, Llama, CodeShell).
-        positions: integer rows of `cos`: (seq,), (batch, seq) or (total,). None is 0, 1, 2 … along seq or total.
+            Doubled tables repeat a value where the two partners are.
+        positions: int32 or int64 rows of `cos`: (seq,), (batch, seq) or (total,). None is 0, 1, 2 … along seq or total.
         inplace: write into `q` and `k` and return them. They must not be leaves that require gradients.
+        doubled: two-dimensional tables are (positions, rotary_dim).
+        cu_seqlens: int32 (sequences + 1,), offsets of packed sequences in q (total, heads, dim): positions count from the
+            start of each.
+        offset: of the first position, where `positions` is not given.
 
     Returns:
         The rotated `q` and `k` in their dtypes. The rotation itself is computed in fp32 (fp64 for fp64 input).
 
     Raises:
-        ValueError: an argument's shape or dtype does not fit; the message names it.
+        ValueError: an argument's shape, stride, dtype, device or value does not fit; the message names it. Values of
+            `positions` and `cu_seqlens` are checked on the CPU only: on a CUDA device that would wait for it, and a
+            position that the tables do not have gives NaN.
+        RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
-    _check(q, k, cos, sin, positions)
-    seq = q.shape[-3]
-    angles = slice(0, seq) if positions is None else positions
-    c, s = cos[angles].unsqueeze(-2), sin[angles].unsqueeze(-2)
-    rotated_q, rotated_k = (_rotate(x, c, s, interleaved) for x in (q, k))
-    if inplace:
-        return q.copy_(rotated_q), k.copy_(rotated_k)
-    return rotated_q, rotated_k
+    if differentiable(q, k, cos, sin):
+        if cos.requires_grad or sin.requires_grad:
+            raise ValueError(
+                f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
+            )
+        plain = direct(q, k, cos, sin)
+        apply = _apply_rotary if plain else _Rotary.apply
+        out: _Pair = apply(
+            q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, inplace and plain, plain
+        )
+        return (q.copy_(out[0]), k.copy_(out[1])) if inplace and not plain else out
+    angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+    if not inplace:
+        return _rotate(q, k, *angles) if direct(q, k, cos, sin) else _rotary_op(q, k, *angles)
+    if direct(q, k, cos, sin):
+        _rotate_(q, k, *angles)
+    else:
+        _rotary_inplace_op(q, k, *angles)
+    return q, k
 
 
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
+def rotary_qkv(
+    qkv: torch.Tensor,
+    bias: torch.Tensor | None,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    *,
+    heads: int,
+    kv_heads: int,
+    interleaved: bool = False,
+    positions: torch.Tensor | None = None,
+    doubled: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    offset: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Split a fused projection into queries, keys and values, its bias added and q and k rotated, in one pass.
+
+    The backward pass is one pass too, and gives the bias's gradient: summed in fp32 in an order that depends on the shape
+    alone, so it has the same bits every time.
+
+    Args:
+        qkv: (batch, seq, (heads + 2 kv_heads) * dim) or (total, …): the product without its bias; Q, then K, then V.
+        bias: ((heads + 2 kv_heads) * dim,), floating point, or None.
+        heads, kv_heads: of Q, and of each of K and V.
+        cos, sin, interleaved, positions, doubled, cu_seqlens, offset: as for `rotary`.
+
+    Returns:
+        q (batch, seq, heads, dim) or (total, heads, dim), k and v with kv_heads: contiguous, in the dtype of `qkv`.
+
+    Raises:
+        ValueError, RuntimeError: as `rotary`.
+    """
+    if differentiable(qkv, bias, cos, sin):
+        if cos.requires_grad or sin.requires_grad:
+            raise ValueError(
+                f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
+            )
+        out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _RotaryQKV.apply(  # type: ignore[no-untyped-call]
+            qkv, bias, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, heads, kv_heads
+        )
+        return out
+    return _split_qkv(qkv, bias, heads, kv_heads, Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled))
+
+
+# The operations: outputs are allocated here, `extension` checks the arguments and fills them.
+
+
+def _rotate(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
+    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
+    if not extension.rotary(out_q, out_k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
+        turn = Angles(*angles)
+        return _reference(q, turn), _reference(k, turn)
+    return out_q, out_k
+
+
+def _rotate_(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> None:
+    if not extension.rotary(q, k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
+        turn = Angles(*angles)
+        q.copy_(_reference(q, turn))
+        k.copy_(_reference(k, turn))
+
+
+def _empty_parts(qkv: torch.Tensor, heads: int, kv_heads: int) -> list[torch.Tensor]:
+    width = qkv.shape[-1]
+    if heads < 1 or kv_heads < 1 or qkv.dim() not in (2, 3) or width % (heads + 2 * kv_heads):
+        raise ValueError(
+            f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
+            f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
+        )
+    dim = width // (heads + 2 * kv_heads)
+    return [qkv.new_empty((*qkv.shape[:-1], count, dim)) for count in (heads, kv_heads, kv_heads)]
+
+
+def _rotate_qkv(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = _empty_parts(qkv, heads, kv_heads)
+    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, torch.get_num_threads(), stream_of(qkv)):
+        turn = Angles(*angles)
+        biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
+        parts = biased.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=-2)
+        return _reference(parts[0], turn), _reference(parts[1], turn), parts[2].contiguous()
+    return q, k, v
+
+
+def _rotate_qkv_backward(
+    grad_q: torch.Tensor, grad_k: torch.Tensor, grad_v: torch.Tensor, with_bias: bool, *angles: Any
+) -> _Pair:
+    """Gradients of qkv and (fp32; empty without `with_bias`) of the bias. `angles` are conjugate already."""
+    heads, kv_heads, dim = grad_q.shape[-2], grad_k.shape[-2], grad_q.shape[-1]
+    width = (heads + 2 * kv_heads) * dim
+    grad_qkv = grad_q.new_empty((*grad_q.shape[:-2], width))
+    grad_bias = grad_q.new_empty(width if with_bias else 0, dtype=torch.float32)
+    tokens = grad_q.shape[:-2].numel()
+    if with_bias and tokens == 0:
+        grad_bias.zero_()
+    partial = grad_bias.new_empty((extension.rotary_sum_chunks(tokens), width)) if with_bias else None
+    if not extension.rotary_qkv_backward(
+        *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
+        *(*angles, torch.get_num_threads(), stream_of(grad_q)),
+    ):
+        turn = Angles(*angles)
+        grad_qkv = torch.cat((_reference(grad_q, turn), _reference(grad_k, turn), grad_v), dim=-2).flatten(-2)
+        if with_bias:
+            grad_bias = grad_qkv.flatten(0, -2).sum(0)
+    return grad_qkv, grad_bias
+
+
+def _fake_pair(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
+    return torch.empty_like(q), torch.empty_like(k)
+
+
+def _fake_qkv_backward(
+    grad_q: torch.Tensor, grad_k: torch.Tensor, grad_v: torch.Tensor, with_bias: bool, *angles: Any
+) -> _Pair:
+    width = (grad_q.shape[-2] + 2 * grad_k.shape[-2]) * grad_q.shape[-1]
+    dtype = torch.float64 if grad_q.dtype == torch.float64 and with_bias else torch.float32
+    return grad_q.new_empty((*grad_q.shape[:-2], width)), grad_q.new_empty(width if with_bias else 0, dtype=dtype)
+
+
+_ANGLES = (
+    "Tensor cos, Tensor sin, Tensor? positions, Tensor? cu_seqlens, int offset, bool interleaved, bool doubled, "
+    "bool conjugate"
+)
+_rotary_op = define(f"rotary(Tensor q, Tensor k, {_ANGLES}) -> (Tensor, Tensor)", _rotate, _fake_pair)
+_rotary_inplace_op = define(
+    f"rotary_(Tensor(a!) q, Tensor(b!) k, {_ANGLES}) -> ()", _rotate_, lambda q, k, *angles: None
+)
+_rotary_qkv_op = define(
+    f"rotary_qkv(Tensor qkv, Tensor? bias, int heads, int kv_heads, {_ANGLES}) -> (Tensor, Tensor, Tensor)",
+    _rotate_qkv,
+    lambda qkv, bias, heads, kv_heads, *angles: tuple(_empty_parts(qkv, heads, kv_heads)),
+)
+_rotary_qkv_backward_op = define(
+    f"rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, bool with_bias, {_ANGLES}) -> (Tensor, Tensor)",
+    _rotate_qkv_backward,
+    _fake_qkv_backward,
+)
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        positions: torch.Tensor | None,
+        cu_seqlens: torch.Tensor | None,
+        offset: int,
+        interleaved: bool,
+        doubled: bool,
+        inplace: bool,
+        plain: bool,
+    ) -> _Pair:
+        ctx.save_for_backward(cos, sin, positions, cu_seqlens)
+        ctx.settings = (offset, interleaved, doubled, True)
+        angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+        if inplace:
+            ctx.mark_dirty(q, k)
+            _rotate_(q, k, *angles)
+            return q, k
+        return _rotate(q, k, *angles) if plain else _rotary_op(q, k, *angles)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
+        angles = (*ctx.saved_tensors, *ctx.settings)
+        rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
+        return (*rotate(grad_q, grad_k, *angles), *[None] * 9)
+
+
+_apply_rotary = apply_directly(_Rotary)
+
+
+class _RotaryQKV(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: torch.Tensor,
+        bias: torch.Tensor | None,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        positions: torch.Tensor | None,
+        cu_seqlens: torch.Tensor | None,
+        offset: int,
+        interleaved: bool,
+        doubled: bool,
+        heads: int,
+        kv_heads: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(cos, sin, positions, cu_seqlens)
+        ctx.settings = (offset, interleaved, doubled, True)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        angles = Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled)
+        return _split_qkv(qkv, bias, heads, kv_heads, angles)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        parts = [_with_contiguous_heads(grad) for grad in grads]
+        with_bias = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
+        angles = (*ctx.saved_tensors, *ctx.settings)
+        rotate = _rotate_qkv_backward if direct(*parts) else _rotary_qkv_backward_op
+        grad_qkv, grad_bias = rotate(*parts, with_bias, *angles)
+        return (grad_qkv, grad_bias.to(ctx.bias_dtype) if with_bias else None, *[None] * 9)
+
+
+def _split_qkv(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, angles: Angles
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    plain = direct(qkv, angles.cos, angles.sin) if bias is None else direct(qkv, bias, angles.cos, angles.sin)
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = (_rotate_qkv if plain else _rotary_qkv_op)(
+        qkv, bias, heads, kv_heads, *angles
+    )
+    return out
+
+
+def _with_contiguous_heads(grad: torch.Tensor) -> torch.Tensor:
+    """Gradients come as their consumers leave them; the kernels want each head in one piece."""
+    return grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
+
+
+def _reference(x: torch.Tensor, angles: Angles) -> torch.Tensor:
+    """Rotary embedding of checked arguments in PyTorch, computed in at least fp32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = _rows(angles.cos, x, angles).to(wide), _rows(angles.sin, x, angles).to(wide)
+    if angles.conjugate:
+        sin = -sin
     half = cos.shape[-1]
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     turning = x[..., : 2 * half].to(wide)
-    if interleaved:
+    if angles.interleaved:
         a, b = turning[..., 0::2], turning[..., 1::2]
         turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
     else:
@@ -54,32 +336,22 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: 
     return torch.cat((turned.to(x.dtype), x[..., 2 * half :]), dim=-1)
 
 
-def _check(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor | None
-) -> None:
-    if q.dim() not in (3, 4) or k.dim() != q.dim():
-        raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)}: both must be (batch, seq, heads, dim) or (total, heads, dim)"
-        )
-    if q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} differ in more than their number of heads")
-    if q.dtype != k.dtype or not q.dtype.is_floating_point:
-        raise ValueError(f"q is {q.dtype} and k {k.dtype}; they must be one floating-point dtype")
-    check_tables(cos, sin, q.shape[-1])
-    seq = q.shape[-3]
-    if positions is None:
-        if cos.shape[0] < seq:
-            raise ValueError(f"cos has {cos.shape[0]} positions, fewer than the {seq} of q")
-        return
-    if positions.is_floating_point() or positions.dtype == torch.bool:
-        raise ValueError(f"positions is {positions.dtype}; it must be an integer tensor")
-    shapes = [(seq,), tuple(q.shape[:-2])]
-    if tuple(positions.shape) not in shapes:
-        raise ValueError(f"positions {tuple(positions.shape)}: must be one of {sorted(set(shapes))}")
-    if positions.device.type == "cpu" and positions.numel():
-        low, high = int(positions.min()), int(positions.max())
-        if low < 0 or high >= cos.shape[0]:
-            raise ValueError(f"positions run from {low} to {high}, but cos has rows 0 to {cos.shape[0] - 1}")
+def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
+    """The table's rows of the tokens of x, one column a pair, with a dimension for the heads."""
+    if table.dim() == 3 or angles.doubled:
+        half = table.shape[-1] // 2
+        table = table[..., 0::2] if angles.interleaved else table[..., :half]
+    if table.dim() == 3:
+        return (table if x.dim() == 4 else table[0]).unsqueeze(-2)
+    if angles.positions is not None:
+        rows = angles.positions
+    else:
+        rows = torch.arange(x.shape[-3], device=x.device)
+        if angles.cu_seqlens is not None:
+            starts = torch.bucketize(rows, angles.cu_seqlens[1:], right=True)
+            rows = rows - angles.cu_seqlens.to(rows.dtype)[starts]
+        rows = rows + angles.offset
+    return table[rows].unsqueeze(-2)
 
 
 def check_tables(cos: torch.Tensor, sin: torch.Tensor, dim: int) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.optim import AdamW
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints
@@ -54,7 +55,7 @@ class Trainer:
         recipe: Recipe,
         directory: Path,
         model: CodeShellForCausalLM,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         lanes: Lanes,
         validation: Validation | None,
         state: State,
@@ -145,12 +146,8 @@ class Trainer:
         return float(total)
 
     def _clip(self) -> float:
-        """Scale the gradient to the recipe's norm at most; returns the norm before."""
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        if self.train.clip == 0:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            return float(torch.nn.utils.get_total_norm(gradients))
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.train.clip))
+        """Have the update scale the gradient to the recipe's norm at most; returns the norm before."""
+        return float(self.optimizer.clip_grad_norm(self.train.clip or math.inf))
 
     def _after(self, log: Log, signals: Signals, reason: str | None) -> None:
         """Validate, save and stop, where this step is one to do so."""

@@ -153,7 +153,7 @@ def _remedy(directory: Path) -> str:
 
 
 def _resume(
-    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, fresh: State
+    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State
 ) -> State:
     """Load the newest checkpoint that is whole; `fresh` if there is none at all."""
     steps = checkpoints.list_steps(root)

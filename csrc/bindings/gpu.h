@@ -15,7 +15,9 @@ namespace codeshell::bindings {
 namespace py = pybind11;
 
 // One function an operation; each lives in the file of its name.
+void bind_adamw(py::module_& module);
 void bind_copy(py::module_& module);
+void bind_rotary(py::module_& module);
 
 template <class T>
 T* pointer(std::uintptr_t address) {

@@ -33,6 +33,7 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "C++ and CUDA of codeshell; see codeshell/_C.pyi for the signatures.";
   module.attr("cuda_built") = codeshell::gpu::cuda_built();
   module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
+  module.attr("kernel_sources") = codeshell::gpu::kernel_sources();
   module.attr("compiler") = CODESHELL_COMPILER;
   module.def(
       "simd_level", &codeshell::simd::level_name,
@@ -45,5 +46,7 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
   codeshell::bindings::bind_neural(module);
+  codeshell::bindings::bind_adamw(module);
   codeshell::bindings::bind_copy(module);
+  codeshell::bindings::bind_rotary(module);
 }

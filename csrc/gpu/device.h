@@ -18,6 +18,9 @@ struct Device {
 bool cuda_built();
 std::string cuda_architectures();
 
+// "path=hash;path=hash" of the kernels' sources; written at build time by codeshell/kernels.py.
+std::string kernel_sources();
+
 // Empty where there is no driver or no device; never throws, so the module imports anywhere.
 std::vector<Device> list_devices();
 

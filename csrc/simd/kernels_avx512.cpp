@@ -20,11 +20,14 @@ namespace {
 #include "simd/vector.inc"
 // The kernels, in the order of simd::Kernels.
 #include "activation/gelu_cpu.inc"
+#include "adamw/adamw_cpu.inc"
 #include "attention/attention_cpu.inc"
 #include "loss/cross_entropy_cpu.inc"
+#include "rotary/rotary_cpu.inc"
 }  // namespace
 
-const simd::Kernels kernels{attend, differentiate, gelu, gelu_backward, cross_entropy};
+const simd::Kernels kernels{attend,        differentiate, gelu,       gelu_backward,
+                            cross_entropy, rotate,        adamw_step, sum_of_squares};
 
 }  // namespace codeshell::avx512
 

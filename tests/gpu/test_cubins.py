@@ -29,7 +29,32 @@ class Expected:
 
 
 EXPECTED = [
+    # Three blocks of 256 threads a multiprocessor: 80 registers. Every array by 16-byte accesses.
+    Expected("csrc/adamw/adamw.cu", r"adamw<float, float, float, .*>", registers=80, instructions={LOAD_16: 8, STORE_16: 6}, shared=40),
+    Expected("csrc/adamw/adamw.cu", r"adamw<gpu::bf16, gpu::bf16, gpu::bf16, false, .*>", registers=80, instructions={LOAD_16: 4, STORE_16: 3}, shared=40),
+    Expected("csrc/adamw/adamw.cu", r"adamw<.*>", registers=80, instructions={LOAD_16: 4, STORE_16: 3}, shared=40),
+    Expected("csrc/adamw/adamw.cu", r"gradient_norm<.*>", registers=64, instructions={LOAD_16: 4}, shared=104),
     Expected("csrc/copy/copy.cu", "copy", registers=40, instructions={LOAD_16: 4, STORE_16: 4}),
+    # Two packs of two heads, and the tables; nothing narrower.
+    Expected(
+        "csrc/rotary/rotary.cu",
+        r".*rotate<(float, 4|.*(bf16|fp16), 8)>.*",
+        registers=80,
+        instructions={
+            LOAD_16: 8,
+            STORE_16: 4,
+            r"LDG\.E\.(EF\.)?(U8|S8|U16|S16)\b.*": 0,
+            r"STG\.E\.(EF\.)?(U8|U16)\b.*": 0,
+        },
+    ),
+    Expected(
+        "csrc/rotary/rotary.cu",
+        r".*rotate_and_sum<(float, 4|.*(bf16|fp16), 8)>.*",
+        registers=96,
+        instructions={LOAD_16: 8, STORE_16: 4},
+    ),
+    Expected("csrc/rotary/rotary.cu", r".*rotate(_and_sum)?<.*, 1>.*", registers=48),
+    Expected("csrc/rotary/rotary.cu", "add_chunks", registers=32, shared=1024),
 ]
 
 

@@ -1,0 +1,554 @@
+"""What every benchmark of an operation measures with: contenders in one process, against the machine's own floor.
+
+A benchmark describes cases. A case is one piece of work (so many bytes to read and write, so many FLOPs) and the
+contenders that do it; before anything is timed their results are compared. Then
+
+    CPU   the contenders take turns, round by round, so that a change of the machine's speed meets them all;
+    GPU   CUDA events around each call after the clocks have settled; a contender whose call takes less than 50 us on
+          the device is captured in a CUDA graph of many calls and the replay is timed, which leaves the host out.
+
+Data is random. A case has so many slots (copies of its data) that a call never finds in the last cache what the call
+before left there, and the outputs of all slots are kept alive, so that they rotate too. Times are medians; every round
+is kept.
+
+The floor is what the machine does in the same run: copying, updating in place, reading, and where a case counts FLOPs
+a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads; it reads most lines
+before it writes them, which nobody counts, so work in place can pass 100 % of it (`update` is copying's like in place).
+
+The result is one JSON document:
+
+    benchmark, environment, device, kernels {source: hash}, threads, smoke, floors {copy, update, read, gemm},
+    copy_at_end, absent {peer: why}, finished,
+    rows [{case, name, ours, microseconds, fastest_microseconds, rounds_microseconds, method, calls, slots, bytes,
+           gigabytes_per_second, flops, teraflops, floor, ratio_to_floor, ratio_to_peer, error}]
+
+`ratio_to_floor` is the rate over the floor's; `ratio_to_peer` the fastest peer's time over this row's (above 1: faster
+than every peer). A contender that fails or computes something else keeps its row, with the error and no times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import chart
+import numpy as np
+import torch
+
+from codeshell.engine.files import write_json
+from codeshell.engine.memory import keep_large_blocks
+from codeshell.environment import environment
+from codeshell.kernels import built_hashes
+
+Step: TypeAlias = Callable[[int], Any]
+"""One call on the data of a slot; returns what it wrote (kept alive, and compared once)."""
+
+GRAPH_BELOW = 50.0
+"""Microseconds: what launches cost shows in shorter calls, so they are timed as replays of a graph."""
+CPU_ROUND, HOST_ROUND = 5e-3, 1e-3
+"""Seconds: shorter calls are repeated until a round takes as long, far above the clock's 50 ns. The second is for the
+host's share of calls on a GPU, whose queue must not fill up, or the host would wait for it."""
+CACHE_TURNS = 4
+"""The slots of a case together are this many times the last cache."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do a case's work. `make` prepares it and returns its step; it is called just before it is needed."""
+
+    name: str
+    make: Callable[[], Step]
+    ours: bool = False
+    peer: bool = True
+    """Not ours and not a peer: a reference, which does another piece of work."""
+    graph: bool = True
+    """May its step be captured in a CUDA graph?"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A piece of work and who does it.
+
+    `prepare` fills the slots' data anew, the same each time: it runs before each contender's first call, whose output
+    is compared with the first contender's to within `tolerance` of the largest value (None: not compared).
+    """
+
+    name: str
+    contenders: Sequence[Contender]
+    bytes: int = 0
+    """Read and written, each array once: what the work needs, whoever does it."""
+    flops: int = 0
+    floor: str = "copy"
+    slots: int = 1
+    prepare: Callable[[], None] = lambda: None
+    tolerance: float | None = None
+
+
+@dataclass
+class Timing:
+    microseconds: list[float]
+    method: str
+    calls: int
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks share."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    result.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the CPU; default: all")
+    result.add_argument("--rounds", type=int, default=0, help="default: 9 on a CPU, 30 on a GPU")
+    result.add_argument("--seconds", type=float, default=math.inf, help="start no further case after so long")
+    result.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name has TEXT")
+    result.add_argument("--smoke", action="store_true", help="tiny sizes: tests the benchmark, measures nothing")
+    result.add_argument("--json", type=Path, metavar="FILE", help="write every row here, after each case")
+    result.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the rows here")
+    return result
+
+
+class Session:
+    """One run of a benchmark: measures cases, prints their rows, keeps the JSON on disk up to date.
+
+    >>> session = Session("rotary", args)
+    >>> session.run(cases)
+    >>> sys.exit(session.finish())
+    """
+
+    def __init__(
+        self, name: str, args: argparse.Namespace, floors: Iterable[str] = ("copy", "update", "read"), clock: str = ""
+    ) -> None:
+        """`clock` "host" measures what a call takes of the caller's time, whatever the device does meanwhile."""
+        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
+        for path in (args.json, args.chart):
+            if path and not path.parent.is_dir():
+                raise SystemExit(f"{path}: there is no folder {path.parent}")
+        self.device = torch.device(device)
+        self.events = device == "cuda" and clock != "host"
+        self.args = args
+        self.threads = args.threads
+        self.rounds = args.rounds or (3 if args.smoke else 9 if device == "cpu" else 30)
+        self.shortest = 1e-5 if args.smoke else HOST_ROUND if device == "cuda" else CPU_ROUND
+        self.started = time.monotonic()
+        if args.smoke:
+            self.threads = 1
+        torch.set_num_threads(self.threads)
+        if device == "cpu":
+            keep_large_blocks()  # as the trainer does
+        else:
+            settle(0.05 if args.smoke else 2.0)
+        self.cache = 1 << 20 if args.smoke else last_cache(self.device)
+        self.floors = {kind: measure_floor(kind, self) for kind in floors}
+        self.result: dict[str, Any] = {
+            "benchmark": name,
+            "environment": facts(self.threads),
+            "device": device_facts(self.device),
+            "kernels": built_hashes(),
+            "threads": self.threads,
+            "smoke": args.smoke,
+            "floors": self.floors,
+            "absent": {},
+            "finished": False,
+            "rows": [],
+        }
+        for kind, floor in self.floors.items():
+            print(f"{kind:7} {floor['rate']:9.1f} {floor['unit']}   ({floor['by']})")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return self.result["rows"]
+
+    def absent(self, peer: str, why: str) -> None:
+        """Note a peer that cannot take part."""
+        self.result["absent"][peer] = why
+        print(f"without {peer}: {why}")
+
+    def slots(self, footprint: int) -> int:
+        """How many copies of a call's data (bytes in memory, not moved) make `CACHE_TURNS` times the last cache."""
+        return max(1, math.ceil(CACHE_TURNS * self.cache / max(footprint, 1)))
+
+    def run(self, cases: Iterable[Case]) -> None:
+        """Measure the cases in turn. They may be a generator that makes each case's data when it is reached."""
+        for case in cases:
+            if self.args.only and not any(text in case.name for text in self.args.only):
+                continue
+            if time.monotonic() - self.started > self.args.seconds:
+                print(f"{case.name}: left out, --seconds {self.args.seconds:g} are over")
+                self.result["absent"][case.name] = f"left out: --seconds {self.args.seconds:g} were over"
+                continue
+            rows = self._measure(case)
+            self.rows.extend(rows)
+            print(chart.table(case.name, rows), flush=True)
+            self._save()
+
+    def finish(self) -> int:
+        """Measure copying again, write the last state; 1 if a contender of ours failed."""
+        if "copy" in self.floors:
+            self.result["copy_at_end"] = measure_floor("copy", self)["rate"]
+        self.result["finished"] = True
+        self._save()
+        return int(any(row["ours"] and row["error"] for row in self.rows))
+
+    def _save(self) -> None:
+        if self.args.json:
+            write_json(self.args.json, self.result)
+        if self.args.chart:
+            self.args.chart.write_text(chart.draw(self.result))
+
+    def _measure(self, case: Case) -> list[dict[str, Any]]:
+        timings: dict[str, Timing] = {}
+        errors: dict[str, str] = {}
+        steps: dict[str, Step] = {}
+        reference: tuple[str, list[np.ndarray]] | None = None
+        for contender in case.contenders:
+            try:
+                case.prepare()
+                step = contender.make()
+                output = samples(step(0))
+                if case.tolerance is not None:
+                    reference = reference or (contender.name, output)
+                    compare(output, *reference, case.tolerance)
+                del output
+                if self.events:
+                    timings[contender.name] = time_gpu(step, case.slots, self.rounds, contender.graph)
+                else:
+                    steps[contender.name] = step
+            except Exception as error:  # a peer that cannot do this case must not end the run
+                errors[contender.name] = first_line(error)
+            if self.events:
+                step = None  # type: ignore[assignment]  # its memory goes before the next contender takes its own
+                gc.collect()
+                torch.cuda.empty_cache()
+        if steps:
+            times, failed = time_cpu(steps, case.slots, self.rounds, self.shortest)
+            timings |= times
+            errors |= failed
+        steps.clear()
+        gc.collect()
+        return self._rows(case, timings, errors)
+
+    def _rows(self, case: Case, timings: dict[str, Timing], errors: dict[str, str]) -> list[dict[str, Any]]:
+        medians = {name: statistics.median(timing.microseconds) for name, timing in timings.items()}
+        best_peer = min(
+            (medians[c.name] for c in case.contenders if c.peer and not c.ours and c.name in medians), default=None
+        )
+        rows = []
+        for contender in case.contenders:
+            row: dict[str, Any] = {"case": case.name, "name": contender.name, "ours": contender.ours}
+            timing, middle = timings.get(contender.name), medians.get(contender.name)
+            counted = {"bytes": case.bytes, "flops": case.flops, "floor": case.floor if case.bytes + case.flops else ""}
+            measured: dict[str, Any] = dict.fromkeys(
+                ("microseconds", "fastest_microseconds", "rounds_microseconds", "method", "calls", "slots")
+            )
+            rates: dict[str, Any] = dict.fromkeys(
+                ("gigabytes_per_second", "teraflops", "ratio_to_floor", "ratio_to_peer")
+            )
+            if timing is not None and middle is not None:
+                measured = {
+                    "microseconds": rounded(middle),
+                    "fastest_microseconds": rounded(min(timing.microseconds)),
+                    "rounds_microseconds": [rounded(value) for value in timing.microseconds],
+                    "method": timing.method,
+                    "calls": timing.calls,
+                    "slots": case.slots,
+                }
+                if case.bytes:
+                    rates["gigabytes_per_second"] = rounded(case.bytes / middle / 1e3)
+                if case.flops:
+                    rates["teraflops"] = rounded(case.flops / middle / 1e6)
+                floor = self.floors.get(counted["floor"])
+                if floor:
+                    rate = rates["teraflops"] if floor["unit"] == "TFLOP/s" else rates["gigabytes_per_second"]
+                    rates["ratio_to_floor"] = rounded(rate / floor["rate"])
+                if best_peer is not None and (contender.ours or contender.peer):
+                    rates["ratio_to_peer"] = rounded(best_peer / middle)
+            rows.append(row | measured | counted | rates | {"error": errors.get(contender.name)})
+        return rows
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for the shapes it meets; an error, not eager code, if one function meets too many."""
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = 64
+    dynamo.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False)
+
+
+# Timing
+
+
+def time_cpu(
+    steps: dict[str, Step], slots: int, rounds: int, shortest: float = CPU_ROUND
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Alternated rounds, each of `shortest` seconds or more; (timings, errors) by name."""
+    counts: dict[str, int] = {}
+    kept: dict[str, list[Any]] = {name: [None] * slots for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    errors: dict[str, str] = {}
+
+    def turn(name: str, count: int) -> float:
+        step, outputs = steps[name], kept[name]
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # host time of calls on a GPU: they start with an empty queue
+        start = time.perf_counter()
+        for index in range(count):
+            outputs[index % slots] = step(index % slots)
+        return (time.perf_counter() - start) / count
+
+    gc.collect()
+    with no_collection():
+        for name in list(steps):
+            try:
+                turn(name, 1)
+                counts[name] = 1
+                while (seconds := turn(name, counts[name])) * counts[name] < shortest:
+                    counts[name] = max(2 * counts[name], min(math.ceil(shortest / seconds), 1_000_000))
+            except Exception as error:
+                errors[name] = first_line(error)
+                counts.pop(name, None)
+        for _ in range(rounds):
+            for name, count in counts.items():
+                times[name].append(1e6 * turn(name, count))
+    return {name: Timing(times[name], "alternated rounds", count) for name, count in counts.items()}, errors
+
+
+def time_gpu(step: Step, slots: int, rounds: int, graph: bool) -> Timing:
+    """CUDA events around each call, or around replays of a graph where a call takes less than `GRAPH_BELOW`."""
+    kept: list[Any] = [None] * slots
+    for index in range(max(3, slots)):
+        kept[index % slots] = step(index % slots)
+    torch.cuda.synchronize()
+    with no_collection():
+        timing = Timing(time_events(step, slots, kept, rounds), "events", 1)
+        if graph and statistics.median(timing.microseconds) < 2 * GRAPH_BELOW:
+            # Twice as much, because an event pair around a short call measures the launch too.
+            calls = math.ceil(max(1000 / statistics.median(timing.microseconds), slots, 20))
+            try:
+                replayed = Timing(time_replays(step, slots, kept, calls, rounds), "graph", calls)
+            except Exception as error:
+                return Timing(timing.microseconds, f"events (no graph: {first_line(error)})", 1)
+            if statistics.median(replayed.microseconds) < GRAPH_BELOW:
+                return replayed
+    return timing
+
+
+def time_events(step: Step, slots: int, kept: list[Any], rounds: int) -> list[float]:
+    marks = []
+    for index in range(rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        kept[index % slots] = step(index % slots)
+        end.record()
+        marks.append((start, end))
+    torch.cuda.synchronize()
+    return [1e3 * start.elapsed_time(end) for start, end in marks]
+
+
+def time_replays(step: Step, slots: int, kept: list[Any], calls: int, rounds: int) -> list[float]:
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for index in range(slots):
+            kept[index] = step(index)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        for index in range(calls):
+            kept[index % slots] = step(index % slots)
+    graph.replay()
+    times = time_events(lambda _: graph.replay(), 1, [None], rounds)
+    return [value / calls for value in times]
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """No garbage collection while times are taken."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def settle(limit: float) -> None:
+    """Work until the clocks no longer change: the last five products of a large matrix took the same to 1 %."""
+    a = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    last: list[float] = []
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        last = [*last[-4:], statistics.median(time_events(lambda _: a @ a, 1, [None], 20))]
+        if len(last) == 5 and max(last) < 1.01 * min(last):
+            return
+
+
+# The floor
+
+
+def measure_floor(kind: str, session: Session) -> dict[str, Any]:
+    """`{rate, unit, by, variants}` of the machine at the session's threads; `kind` is copy, update, read or gemm."""
+    makers = {"copy": copies, "update": updates, "read": reads, "gemm": products}
+    device, unit = session.device, "TFLOP/s" if kind == "gemm" else "GB/s"
+    steps, work = makers[kind](session)
+    if device.type == "cuda":
+        timings = {name: time_gpu(step, 1, session.rounds, False) for name, step in steps.items()}
+    else:
+        timings, _ = time_cpu(steps, 1, session.rounds, session.shortest)
+    scale = 1e6 if kind == "gemm" else 1e3
+    rates = {name: rounded(work / statistics.median(t.microseconds) / scale) for name, t in timings.items()}
+    by = max(rates, key=lambda name: rates[name])
+    return {"rate": rates[by], "unit": unit, "by": by, "variants": rates}
+
+
+def floor_elements(session: Session) -> int:
+    """fp32 values in one array of a floor: 4 last caches, at least 128 MB (1 GB on a GPU)."""
+    if session.args.smoke:
+        return 1 << 16
+    return max(CACHE_TURNS * session.cache, 1 << 30 if session.device.type == "cuda" else 1 << 27) // 4
+
+
+def copies(session: Session) -> tuple[dict[str, Step], int]:
+    source = torch.randn(floor_elements(session), device=session.device)
+    target = torch.empty_like(source).fill_(1)
+    steps: dict[str, Step] = {"torch copy_": lambda _: target.copy_(source)}
+    if session.device.type == "cuda":
+        steps["torch neg to another array"] = lambda _: torch.neg(source, out=target)
+        from codeshell import _C
+
+        if _C.cuda_built:
+            stream = torch.cuda.current_stream().cuda_stream
+            arguments = source.data_ptr(), target.data_ptr(), 4 * source.numel(), stream
+            steps["codeshell's copy kernel"] = lambda _: _C.copy_cuda(*arguments)
+    else:
+        pool = ThreadPoolExecutor(session.threads)
+        parts = list(
+            zip(
+                np.array_split(target.numpy(), session.threads),
+                np.array_split(source.numpy(), session.threads),
+                strict=True,
+            )
+        )
+        steps[f"memcpy on {session.threads} threads"] = lambda _: list(pool.map(lambda p: np.copyto(*p), parts))
+    return steps, 8 * source.numel()
+
+
+def updates(session: Session) -> tuple[dict[str, Step], int]:
+    source = torch.randn(floor_elements(session), device=session.device)
+    return {"torch neg_": lambda _: source.neg_()}, 8 * source.numel()
+
+
+def reads(session: Session) -> tuple[dict[str, Step], int]:
+    source = torch.randn(floor_elements(session), device=session.device)
+    steps: dict[str, Step] = {
+        "torch sum": lambda _: source.sum(),
+        "torch amax": lambda _: source.amax(),
+        "torch dot": lambda _: torch.dot(source, source),
+    }
+    return steps, 4 * source.numel()
+
+
+def products(session: Session) -> tuple[dict[str, Step], int]:
+    gpu = session.device.type == "cuda"
+    n = 256 if session.args.smoke else 8192 if gpu else 2048
+    dtypes = (torch.bfloat16,) if gpu else (torch.float32, torch.bfloat16)
+    steps: dict[str, Step] = {}
+    for dtype in dtypes:
+        a, b = (torch.randn(n, n, device=session.device).to(dtype) for _ in range(2))
+        steps[f"torch matmul {str(dtype).removeprefix('torch.')} {n}^3"] = lambda _, a=a, b=b: a @ b
+    return steps, 2 * n**3
+
+
+# Results
+
+
+def samples(output: Any) -> list[np.ndarray]:
+    """At most 32 values along each dimension of the tensors in `output`, as fp64."""
+    if isinstance(output, torch.Tensor):
+        part = output.detach()[tuple(slice(None, None, max(1, size // 32)) for size in output.shape)]
+        return [part.double().cpu().numpy()]
+    if isinstance(output, list | tuple):
+        return [sample for item in list(output)[:8] for sample in samples(item)]
+    return []
+
+
+def compare(output: list[np.ndarray], name: str, reference: list[np.ndarray], tolerance: float) -> None:
+    """Raises ArithmeticError where `output` is not `reference` (of contender `name`) within `tolerance`."""
+    shapes, expected = [value.shape for value in output], [value.shape for value in reference]
+    if shapes != expected:
+        raise ArithmeticError(f"not the result of {name}: shapes {shapes}, expected {expected}")
+    for value, right in zip(output, reference, strict=True):
+        largest = max(float(np.abs(right).max(initial=0.0)), 1e-30)
+        difference = float(np.abs(value - right).max(initial=0.0)) / largest
+        if not difference <= tolerance:
+            raise ArithmeticError(f"not the result of {name}: differs by {difference:.2g} of its largest value")
+
+
+# The machine
+
+
+def last_cache(device: torch.device) -> int:
+    """Bytes of the GPU's L2, or of the CPU's last cache as the system gives it."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0))
+    return max(sizes, default=64 << 20)  # a virtual machine may show none: more than most have
+
+
+def facts(threads: int) -> dict[str, Any]:
+    """`codeshell.environment` without the paths in the command: they belong to whoever ran it."""
+    found = environment(threads)
+    found["command"] = " ".join(argument.rsplit("/", 1)[-1] for argument in sys.argv)
+    return found
+
+
+SMI = (
+    "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit", "temperature.gpu",
+)  # fmt: skip
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """What identifies the device's speed: its name and caches; of a GPU also the driver and the clocks right now."""
+    if device.type == "cpu":
+        return {"type": "cpu", "last_cache_bytes": last_cache(device)}
+    properties = torch.cuda.get_device_properties(device)
+    found: dict[str, Any] = {
+        "type": "cuda",
+        "name": properties.name,
+        "capability": [properties.major, properties.minor],
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "last_cache_bytes": last_cache(device),
+        "cuda": torch.version.cuda,
+    }
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader", "-i", str(device.index or 0)]
+        line = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        found |= dict(zip(SMI, (value.strip() for value in line.split(",")), strict=False))
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def rounded(value: float) -> float:
+    """Four significant digits or more: what a repeat can show."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,55 @@
+"""`codeshell bench`: run a benchmark of the package on this machine; a table, and JSON and a chart if asked."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import codeshell
+from codeshell.errors import UserError
+
+HELP = "measure an operation on this machine against its peers and the machine's own floor"
+
+BENCHMARKS = {
+    "attention": "attention, forward and backward, against torch's SDPA",
+    "rotary": "rotary embedding against eager PyTorch, torch.compile, Liger",
+    "adamw": "AdamW steps against torch's, apex's, TransformerEngine's",
+    "overhead": "what a call of an operation costs on the host",
+    "dedup": "near-duplicate search against other deduplicators",
+    "train": "training steps against transformers' Starcoder2",
+}
+"""Each is a file of benchmarks/, with arguments of its own."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    lines = [f"  {name:<10} {what}" for name, what in BENCHMARKS.items()]
+    parser.epilog = "\n".join(
+        [
+            "benchmarks:",
+            *lines,
+            "",
+            "ARGUMENTS are the benchmark's own: `codeshell bench rotary --help` lists them.",
+            "example: codeshell bench rotary --threads 2 --json rotary.json --chart rotary.svg",
+        ]
+    )
+    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
+
+
+def main(args: argparse.Namespace) -> int:
+    from codeshell.environment import benchmarks_folder
+
+    folder = benchmarks_folder()
+    if folder is None:
+        raise UserError(
+            f"bench {args.name}: the benchmarks are not here; they come with a checkout and with a wheel built of one "
+            "(make wheel)"
+        )
+    # A process of its own: it sets threads and the allocator, and finds its modules beside it and this very package.
+    package = Path(codeshell.__file__).resolve().parents[1]
+    paths = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, str(folder / f"{args.name}.py"), *args.arguments]
+    return subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": paths}).returncode

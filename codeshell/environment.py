@@ -1,0 +1,71 @@
+"""Where something ran: versions, machine, commit, command. Needs nothing but the standard library and the extension."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def environment(workers: int) -> dict[str, Any]:
+    """The facts, ready for JSON. Nothing here enters a stage's key."""
+    import importlib.metadata as metadata
+    import platform
+
+    from codeshell import _C, __version__
+
+    versions = {}
+    for name in ("torch", "numpy", "pyarrow", "tokenizers", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "codeshell": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "workers": workers,
+        "simd": _C.simd_level(),
+        "cuda_built": _C.cuda_built,
+        "gpus": [device["name"] for device in _C.gpu_devices()],
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is run from; None for an installed wheel."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    import subprocess
+
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+def benchmarks_folder() -> Path | None:
+    """The benchmarks and their results: beside the package in a checkout, inside it once installed (setup.py)."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "benchmarks", package.parent / "benchmarks"):
+        if (folder / "harness.py").is_file():
+            return folder
+    return None
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    import platform
+
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,196 @@
+"""The CUDA kernels: the hash of each one's source, what it serves, and on which GPU that source has been tested.
+
+A kernel is a file csrc/OPERATION/NAME.cu. Its hash covers that file and all files of csrc that it includes, directly or
+not, without comments and blank space: the number that a run measured is written in the opening comment afterwards, and
+must not undo the run. Headers of the host execution layer (csrc/gpu/host) are left out: nvcc never sees them.
+
+The build calls this file (`python -I kernels.py CSRC OUT.cpp`) and compiles the hashes into `codeshell._C`, so that an
+installed package knows them without its sources. `benchmarks/gpu_check.py` writes them into its result, and
+`codeshell info --kernels` compares. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
+TOKENS = re.compile(rb'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*.*?\*/', re.S)
+"""A string or character literal (kept), or a comment."""
+HOST_LAYER = "gpu/host/"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a kernel is for. `tests` are the files, below tests/, that prove it on a GPU."""
+
+    serves: str
+    torch: str
+    """What goes to PyTorch's own operations in its place."""
+    tests: tuple[str, ...] = ()
+
+
+KERNELS = {
+    "adamw/adamw.cu": Kernel(
+        serves="AdamW steps of all parameters of a group in one launch, and the norm of their gradients: fp32, bf16, "
+        "fp16; fp32 masters; stochastic rounding; bf16 moments",
+        torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
+        tests=("gpu/test_adamw_cuda.py",),
+    ),
+    "copy/copy.cu": Kernel(
+        serves="copies of device memory: the floor of the benchmarks",
+        torch="nothing",
+        tests=("gpu/test_copy_cuda.py",),
+    ),
+    "rotary/rotary.cu": Kernel(
+        serves="rotary embedding of queries and keys, and a fused projection's bias, split and rotation, forward and "
+        "backward: fp32, bf16, fp16; half-split or interleaved; partial; positions, offsets, packed sequences",
+        torch="fp64",
+        tests=("gpu/test_rotary_cuda.py",),
+    ),
+}
+"""By path below csrc."""
+
+
+def source_hashes(csrc: Path) -> dict[str, str]:
+    """Hash of every kernel in a checkout's csrc, by its path below it."""
+    paths = (path.relative_to(csrc).as_posix() for path in csrc.glob("*/*.cu"))
+    return {path: source_hash(csrc, path) for path in sorted(paths) if not path.startswith("gpu/")}
+
+
+def source_hash(csrc: Path, source: str) -> str:
+    """16 hexadecimal digits of the SHA-256 over the file and what it includes, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path in sorted(included(csrc, source)):
+        digest.update(path.encode() + b"\0" + bare(csrc.joinpath(path).read_bytes()) + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def included(csrc: Path, source: str) -> set[str]:
+    """`source` and all files of csrc that it includes; an include is beside the file or below csrc, or not ours."""
+    found: set[str] = set()
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in INCLUDE.findall(csrc.joinpath(path).read_bytes()):
+            for candidate in (csrc.joinpath(path).parent / name.decode(), csrc / name.decode()):
+                if candidate.is_file() and candidate.resolve().is_relative_to(csrc.resolve()):
+                    inner = candidate.resolve().relative_to(csrc.resolve()).as_posix()
+                    if not inner.startswith(HOST_LAYER):
+                        waiting.append(inner)
+                    break
+    return found
+
+
+def bare(code: bytes) -> bytes:
+    """Code without comments; blank space of any kind and length is one space."""
+    return b" ".join(TOKENS.sub(lambda match: match[1] or b" ", code).split())
+
+
+def built_hashes() -> dict[str, str]:
+    """Hashes of the sources that `codeshell._C` was built from, whether with CUDA or not."""
+    from codeshell import _C
+
+    return dict(pair.split("=") for pair in _C.kernel_sources.split(";") if pair)
+
+
+def present_hashes() -> dict[str, str] | None:
+    """Hashes of the sources beside this package; None where there are none (an installed wheel)."""
+    csrc = Path(__file__).resolve().parents[1] / "csrc"
+    return source_hashes(csrc) if csrc.is_dir() else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a result file says of kernels on a GPU."""
+
+    file: str
+    device: str
+    started: str
+    kernels: dict[str, str]
+    tests: dict[str, dict[str, Any]]
+    """By file below tests/: `passed`, `failed`."""
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The result files of GPU runs in a folder, latest first; others and broken ones are left out."""
+    found = []
+    for path in folder.glob("*.json"):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(document, dict) or not isinstance(document.get("kernels"), dict):
+            continue
+        device = document.get("device", {})
+        if device.get("type") == "cuda":
+            started = document.get("environment", {}).get("started", "")
+            found.append(Result(path.name, device["name"], started, document["kernels"], document.get("tests", {})))
+    return sorted(found, key=lambda result: result.started, reverse=True)
+
+
+def verdict(source: str, digest: str, results: list[Result], tests: tuple[str, ...]) -> str:
+    """One line: on which GPU this source has passed its tests, or why that cannot be said."""
+    other = ""
+    for result in results:
+        if source not in result.kernels:
+            continue
+        if result.kernels[source] != digest:
+            other = other or f"run on {result.device} at another source ({result.file})"
+            continue
+        counts = [result.tests.get(test, {}) for test in tests]
+        failed = sum(count.get("failed", 0) for count in counts)
+        if failed:
+            return f"{failed} of its tests FAILED on {result.device} at this source ({result.file})"
+        if counts and all(count.get("passed", 0) for count in counts):
+            return f"verified on {result.device} at this source ({result.file})"
+        other = f"run on {result.device} at this source, without its tests ({result.file})"
+    return other or "never run on a GPU"
+
+
+def status() -> list[dict[str, Any]]:
+    """A JSON-ready row for each kernel: source, hash, built, stale, serves, torch, verdict."""
+    from codeshell import _C
+    from codeshell.environment import benchmarks_folder
+
+    folder = benchmarks_folder()
+    results = read_results(folder / "results") if folder else []
+    built, present = built_hashes(), present_hashes()
+    rows = []
+    for source, digest in (built if present is None else present).items():
+        kernel = KERNELS.get(source, Kernel("not described", "not described"))
+        rows.append(
+            {
+                "source": source,
+                "hash": digest,
+                "built": _C.cuda_built and source in built,
+                "stale": built.get(source) != digest,
+                "serves": kernel.serves,
+                "torch": kernel.torch,
+                "verdict": verdict(source, digest, results, kernel.tests) if folder else "no result files installed",
+            }
+        )
+    return rows
+
+
+def main(csrc: str, out: str) -> None:
+    """Write the C++ file with the hashes; untouched if they have not changed, so that nothing is built anew."""
+    pairs = ";".join(f"{source}={digest}" for source, digest in source_hashes(Path(csrc)).items())
+    text = (
+        '// Written by codeshell/kernels.py.\n#include "gpu/device.h"\n\n'
+        f'std::string codeshell::gpu::kernel_sources() {{ return "{pairs}"; }}\n'
+    )
+    if not Path(out).exists() or Path(out).read_text() != text:
+        Path(out).write_text(text)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""How operations reach torch: one library of names, and when a call may go past it.
+
+An operation is a Python function that checks little, allocates its outputs and calls `codeshell._C`. It is registered
+under `torch.ops.codeshell` with a fake for tracing; gradients come from an autograd.Function outside it. In eager mode
+with ordinary tensors the function is called directly: torch's dispatcher costs more than everything else in the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+library = torch.library.Library("codeshell", "DEF")
+"""Where `torch.ops.codeshell` comes from."""
+
+_Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
+_modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active
+
+
+def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Register an operation for the CPU and for CUDA; returns the overload that a traced call uses.
+
+    Args:
+        schema: in torch's language, without the namespace.
+        function: takes the tensors of either device.
+        fake: the shapes and dtypes of its results, from tensors without data.
+    """
+    name = schema.split("(", 1)[0]
+    library.define(schema)
+    library.impl(name, function, "CPU")
+    library.impl(name, function, "CUDA")
+    torch.library.register_fake(f"codeshell::{name}", fake, lib=library)
+    return getattr(torch.ops.codeshell, name).default
+
+
+def direct(x: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether a call on these tensors may go past the dispatcher: nothing traces, intercepts or transforms it."""
+    if torch.compiler.is_compiling() or (type(x) is not _Tensor and type(x) is not _Parameter):
+        return False
+    for other in others:
+        if type(other) is not _Tensor and type(other) is not _Parameter:
+            return False
+    return not (_modes() or _transforms() or x.is_meta)
+
+
+def apply_directly(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` for calls that are `direct`: without looking for functorch's transforms, a third of its cost."""
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply
+    return apply
+
+
+def stream_of(x: torch.Tensor) -> int:
+    """The current CUDA stream of the tensor's device as an integer; 0 on the CPU."""
+    return torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else 0
+
+
+def differentiable(*tensors: torch.Tensor | None) -> bool:
+    """Whether autograd has to see a call on these tensors."""
+    if not torch.is_grad_enabled():
+        return False
+    for x in tensors:
+        if x is not None and x.requires_grad:
+            return True
+    return False

@@ -1,0 +1,6 @@
+"""AdamW by this package's kernels, with torch.optim.AdamW's arguments and state, and the usual parameter groups."""
+
+from codeshell.optim.adamw import AdamW
+from codeshell.optim.groups import parameter_groups
+
+__all__ = ["AdamW", "parameter_groups"]

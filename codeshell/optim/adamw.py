@@ -1,0 +1,439 @@
+"""AdamW (Loshchilov and Hutter 2019) with torch's arguments and state, one launch for all parameters of a group."""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw as torch_step
+
+from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
+
+_SERVED = (torch.float32, torch.bfloat16, torch.float16)
+_OPTIONS = ("master_weights", "stochastic_rounding", "moment_dtype", "seed")
+_STATE = ("exp_avg", "exp_avg_sq", "master_param")
+_said: set[str] = set()
+
+
+class AdamW(torch.optim.AdamW):
+    """torch.optim.AdamW, with this package's kernels for CPU and CUDA parameters in fp32, bf16 and fp16.
+
+    The arguments, the parameter groups, the hooks and the state's names (`step`, `exp_avg`, `exp_avg_sq`) are torch's, and state dicts
+    load either way. All parameters of a group that share device and dtypes are updated by one launch, however many there are, and on
+    the CPU by each thread's share of it; bits do not depend on the number of threads. `grad_scale` and `found_inf` of a GradScaler, the factor of
+    `clip_grad_norm`, a tensor `lr` and each parameter's `step` are read where the parameters are, so that a step neither waits for a GPU nor
+    breaks the capture of a CUDA graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are
+    updated shard by shard.
+
+    Beyond torch:
+
+    Args:
+        params: as torch's: tensors, (name, tensor) pairs, or groups of either.
+        lr: float, or a one-element tensor.
+        betas: decay rates of the moments.
+        eps: added to the denominator.
+        weight_decay: decoupled: parameters are multiplied by 1 - lr * weight_decay.
+        amsgrad: served by torch's own implementation, as are `foreach=True`, `fused=False`, `differentiable=True`, betas in tensors of a GPU, fp64
+            parameters, other devices; where not asked for by name, a warning says so once.
+        master_weights: 16-bit parameters only: keep an fp32 copy, `state[p]["master_param"]`, which the update reads and writes; the parameter is
+            only written, rounded from it (28 bytes a parameter and step with 16-bit gradients and fp32 moments). It is made
+            from the parameter at its first step. After writing parameters by other means, call `reset_master_weights`.
+        stochastic_rounding: bf16 parameters and bf16 moments are rounded up or down at random, right in the mean, so that small updates are not lost
+            (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`, the step, the parameter's place and the element's: a
+            run repeats bit for bit, on any number of threads or blocks.
+        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for fp32 parameters. Default: fp32 with
+            `master_weights` or `stochastic_rounding`, else the parameter's dtype, as torch has it.
+        seed: of stochastic rounding.
+        settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`, `fused`.
+
+    Raises:
+        ValueError: for a combination that no kernel serves, and for complex parameters.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        fused: bool | None = None,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        moment_dtype: torch.dtype | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        self._options: dict[str, Any] = dict(
+            zip(_OPTIONS, (master_weights, stochastic_rounding, moment_dtype, seed), strict=True)
+        )
+        self._forget()
+        if not isinstance(params, Tensor):
+            params = list(params)
+            if fused is None and not (settings.get("foreach") or settings.get("differentiable")):
+                tensors = [t for item in params for t in _tensors(item)]
+                fused = all(t.is_floating_point() and t.device.type in ("cpu", "cuda") for t in tensors) or None
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, fused=fused, **settings)
+        self.defaults.update(self._options)
+        self._set_amp()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the group may have this class's options too."""
+        for name, value in self._options.items():
+            if isinstance(param_group, dict):
+                param_group.setdefault(name, value)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        self._forget()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update every parameter that has a gradient; returns the closure's value.
+
+        Raises:
+            RuntimeError: for a sparse gradient, and for CUDA parameters where this package was built without CUDA.
+        """
+        health_check = getattr(self, "_accelerator_graph_capture_health_check", None)
+        (health_check or self._cuda_graph_capture_health_check)()
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            self._update()
+        return value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; the factor of `clip_grad_norm` goes with the gradients."""
+        self._factors = {}
+        super().zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def clip_grad_norm(self, max_norm: float) -> Tensor:
+        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and without waiting for a GPU.
+
+        Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. Of DTensors the norm is over all processes. With a
+        GradScaler, call `unscale_` before, as with torch's.
+
+        Args:
+            max_norm: at most this 2-norm of all gradients together; math.inf to only learn it.
+
+        Returns:
+            The norm before clipping, () fp32, on the device of the first parameter that has a gradient.
+        """
+        buckets: list[Bucket] = []
+        others: list[Tensor] = []
+        for number, group in enumerate(self.param_groups):
+            served, rest = self._served(number, group)
+            buckets += served
+            others += [p.grad for p in rest if p.grad is not None]
+        devices = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
+        if len(devices) == 1 and not others and buckets[0].on_gpu and not any(b.kind.mesh for b in buckets):
+            (device,) = devices
+            sums = torch.empty(len(buckets), dtype=torch.float64, device=device)
+            result = torch.empty(2, dtype=torch.float32, device=device)
+            for slot, bucket in enumerate(buckets):
+                bucket.sum_of_squares(sums, slot, slot == len(buckets) - 1, max_norm, result)
+        else:
+            result = _norm_and_factor(buckets, others, max_norm)
+            devices += [g.device for g in others]
+        self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(devices)}
+        return result[0]
+
+    def reset_master_weights(self) -> None:
+        """Make the fp32 copies again from the parameters: call it after writing these by other means, such as loading a model."""
+        for state in self.state.values():
+            state.pop("master_param", None)
+        self._forget()
+
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but moments and master weights keep their precision, where torch's rounds them to the parameter's dtype."""
+
+        def keep(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
+            self._loading = final
+
+        hook = self.register_load_state_dict_pre_hook(keep)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+            self._loading = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._options = {name: self.defaults.get(name, default) for name, default in zip(_OPTIONS, (False, False, None, 0), strict=True)}
+        for group in self.param_groups:
+            for name, value in self._options.items():
+                group.setdefault(name, value)
+        if getattr(self, "_loading", None) is not None:
+            self._restore_precision(self._loading)
+        self._forget()
+        self._set_amp()
+
+    def _restore_precision(self, loaded: dict[str, Any]) -> None:
+        """Take moments and masters from what was loaded, in the dtypes of this optimizer."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            for p, key in zip(group["params"], saved["params"], strict=True):
+                for name in _STATE:
+                    value = loaded["state"].get(key, {}).get(name)
+                    if isinstance(value, Tensor) and _is_ours(group) and p.dtype in _SERVED:
+                        dtype = torch.float32 if name == "master_param" else _moment_dtype(p, group)
+                        self.state[p][name] = value.detach().clone().to(device=p.device, dtype=dtype)
+
+    def _set_amp(self) -> None:
+        # Tells a GradScaler that step() reads grad_scale and found_inf by itself.
+        if all(_is_ours(group) or group.get("fused") for group in self.param_groups):
+            self._step_supports_amp_scaling = True
+        elif "_step_supports_amp_scaling" in self.__dict__:
+            del self._step_supports_amp_scaling
+
+    def _forget(self) -> None:
+        self._plans: dict[int, _Plan] = {}
+        self._states: list[Any] = []
+        self._factors: dict[torch.device, Tensor] = {}
+        self._loading: dict[str, Any] | None = None
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """ValueError for options that no kernel serves."""
+        special = [name for name in _OPTIONS[:3] if group[name]]
+        if special and not _is_ours(group):
+            raise ValueError(
+                f"AdamW: {special[0]} needs this package's step; it does not go with amsgrad, foreach, differentiable, fused=False or tensor betas"
+            )
+        for p in group["params"]:
+            kinds = f"parameter of shape {tuple(p.shape)}, {p.dtype}"
+            if p.is_complex() and _is_ours(group):
+                raise ValueError(f"AdamW: complex {kinds}: pass torch.view_as_real of it, or fused=False for torch's own step")
+            if special and p.dtype not in _SERVED:
+                raise ValueError(f"AdamW: {special[0]} serves float32, bfloat16 and float16, not the {kinds}")
+            if group["stochastic_rounding"] and p.dtype == torch.float16:
+                raise ValueError(f"AdamW: stochastic_rounding rounds to bfloat16, not the {kinds}")
+            dtype = group["moment_dtype"]
+            served = (None, torch.float32, p.dtype, torch.bfloat16 if p.dtype == torch.float32 else None)
+            if dtype not in served or (dtype == torch.float16 and group["master_weights"]):
+                raise ValueError(f"AdamW: moment_dtype {dtype} is not served for the {kinds}")
+
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def _update(self) -> None:
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        factors, self._factors = self._factors, {}
+        for number, group in enumerate(self.param_groups):
+            buckets, rest = self._served(number, group)
+            for bucket in buckets:
+                on_device = bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
+                factor = factors.get(bucket.kind.device)
+                tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
+                pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
+                addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
+                lr = 0.0 if on_device else float(group["lr"])  # Of a tensor on the CPU: no waiting.
+                beta1, beta2 = group["betas"]
+                bucket.step(
+                    (lr, float(beta1), float(beta2), group["eps"], group["weight_decay"], group["seed"], group["maximize"], addresses)
+                )
+            if rest:
+                for p in rest:
+                    if factors and p.grad is not None:
+                        p.grad.mul_(factors[p.grad.device][1])
+                self._torch_step(group, rest)
+
+    def _served(self, number: int, group: dict[str, Any]) -> tuple[list[Bucket], list[Tensor]]:
+        """The group's buckets, their addresses read, and the parameters that are left to torch."""
+        if not _is_ours(group):
+            if group["fused"] is not False and not group["foreach"] and not group["differentiable"]:
+                _say("amsgrad" if group["amsgrad"] else "betas in tensors of a GPU")
+            return [], group["params"]
+        states = self.state.values()
+        if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
+            self._plans, self._states = {}, list(states)
+        plan = self._plans.get(number)
+        if plan is None or not plan.is_for(group) or not all([bucket.refresh() for bucket in plan.buckets]):
+            plan = self._plans[number] = self._plan(number, group)
+            self._states = list(self.state.values())
+            for bucket in plan.buckets:
+                if not bucket.refresh():
+                    shapes = ", ".join(str(tuple(p.shape)) for p in bucket.params[:3])
+                    raise ValueError(f"AdamW: state or gradients do not fit parameters of shapes {shapes} …: {bucket.kind}")
+        return plan.buckets, plan.rest
+
+    def _plan(self, number: int, group: dict[str, Any]) -> _Plan:
+        """Sort the group's parameters into buckets; state is made for those that have a gradient and none yet."""
+        kinds: dict[Kind, tuple[list[Tensor], list[dict[str, Any]], list[int]]] = {}
+        rest, waiting = [], []
+        for place, p in enumerate(group["params"]):
+            if not _is_known(p) or p.dtype not in _SERVED or p.device.type not in ("cpu", "cuda"):
+                rest.append(p)
+                _say(f"parameters of {p.dtype}, {type(p).__name__}, on {p.device.type}")
+                continue
+            if p.grad is None:
+                waiting.append(p)
+                continue
+            if p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"AdamW does not support sparse gradients (parameter of shape {tuple(p.shape)}): use torch.optim.SparseAdam, or sparse=False"
+                )
+            state = self.state[p]
+            _prepare(state, p, group)
+            shard, gradient = local(p.detach()), local(p.grad.detach())
+            served = gradient.dtype in (p.dtype, torch.float32)
+            scheme = Scheme(
+                p.dtype,
+                gradient.dtype if served else torch.float32,
+                state["exp_avg"].dtype,
+                "master_param" in state and group["master_weights"],
+                group["stochastic_rounding"],
+            )
+            staged = not (served and shard.is_contiguous() and gradient.is_contiguous())
+            kind = Kind(
+                shard.device, scheme, getattr(p, "device_mesh", None), tuple(getattr(p, "placements", ())), staged
+            )
+            params, states, streams = kinds.setdefault(kind, ([], [], []))
+            params.append(p)
+            states.append(state)
+            streams.append(number << 32 | place)
+        return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
+
+    def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """torch's own step of some parameters of a group."""
+        lists: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
+        has_complex = self._init_group({**group, "params": params}, *lists)  # type: ignore[no-untyped-call]
+        beta1, beta2 = group["betas"]
+        names = ("amsgrad", "weight_decay", "eps", "maximize", "lr", "foreach", "capturable", "differentiable", "fused")
+        torch_step(
+            *lists,
+            beta1=beta1,
+            beta2=beta2,
+            has_complex=has_complex,
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+            **{name: group[name] for name in names},
+        )
+
+
+class _Plan:
+    """How a group's parameters are served, for as long as they and its options are the same."""
+
+    def __init__(self, group: dict[str, Any], buckets: list[Bucket], rest: list[Tensor], waiting: list[Tensor]) -> None:
+        self.buckets, self.rest, self._waiting = buckets, rest, waiting
+        self._params = list(group["params"])
+        self._options = [group[name] for name in _OPTIONS]
+
+    def is_for(self, group: dict[str, Any]) -> bool:
+        params = group["params"]
+        return (
+            len(params) == len(self._params)
+            and all(map(operator.is_, params, self._params))
+            and self._options == [group[name] for name in _OPTIONS]
+            and all(p.grad is None for p in self._waiting)
+        )
+
+
+def _is_ours(group: dict[str, Any]) -> bool:
+    """Whether the kernels serve the group's options; else torch's own step does."""
+    torchs = group["foreach"] or group["fused"] is False or group["differentiable"] or group["amsgrad"]
+    return not torchs and not any(isinstance(beta, Tensor) and beta.device.type != "cpu" for beta in group["betas"])
+
+
+def _is_known(p: Tensor) -> bool:
+    """Whether the memory of a tensor (a DTensor's shard) is what it seems: other subclasses are torch's to handle."""
+    return type(p) in (Tensor, torch.nn.Parameter) or hasattr(p, "_local_tensor")
+
+
+def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
+    precise = group["master_weights"] or group["stochastic_rounding"]
+    dtype: torch.dtype = group["moment_dtype"] or (torch.float32 if precise else p.dtype)
+    return dtype
+
+
+def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
+    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the memory order that the kernels take."""
+    dtype, shard = _moment_dtype(p, group), local(p.detach())
+    step = state.get("step", 0.0)
+    if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != shard.device or step.dim():
+        state["step"] = torch.tensor(float(step), dtype=torch.float32, device=shard.device)
+    for name in ("exp_avg", "exp_avg_sq"):
+        old = state.get(name)
+        if old is None:
+            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+        elif old.shape != p.shape:
+            raise ValueError(f"AdamW: {name} has shape {tuple(old.shape)}, its parameter {tuple(p.shape)}")
+        elif old.dtype != dtype or local(old).device != shard.device or not _same_order(local(old), shard):
+            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format).copy_(old)
+    if group["master_weights"] and p.dtype != torch.float32:
+        master = state.get("master_param")
+        if master is None:
+            state["master_param"] = p.detach().clone().float()
+        elif master.dtype != torch.float32 or not _same_order(local(master), shard):
+            state["master_param"] = torch.zeros_like(p, dtype=torch.float32).copy_(master)
+
+
+def _same_order(tensor: Tensor, p: Tensor) -> bool:
+    """Whether a dense tensor lies in memory as the parameter does; contiguous where the parameter has gaps."""
+    order = order_of(p)
+    return tensor.is_contiguous() if order is None else tensor.permute(order).is_contiguous()
+
+
+def _scalar(value: Tensor, device: torch.device) -> Tensor:
+    """A one-element tensor as the kernels read it."""
+    return local(value.detach()).to(device=device, dtype=torch.float32, non_blocking=True)
+
+
+def _norm_and_factor(buckets: list[Bucket], others: list[Tensor], max_norm: float) -> Tensor:
+    """(norm, factor) where tensors are on several devices, on the CPU, DTensors or not ours."""
+    total: Tensor | None = None
+    for bucket in buckets:
+        sums = torch.zeros(1, dtype=torch.float64, device=bucket.kind.device)
+        bucket.sum_of_squares(sums, 0, False, max_norm, sums)
+        part = sums[0]
+        if bucket.kind.mesh is not None:
+            part = _over_mesh(part, bucket.kind)
+        total = part if total is None else total + part.to(total.device)
+    for gradient in others:
+        norm = torch.linalg.vector_norm(gradient.detach(), dtype=None if gradient.is_complex() else torch.float64)
+        square = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).double().square()
+        total = square if total is None else total + square.to(total.device)
+    if total is None:
+        return torch.tensor([0.0, 1.0])
+    norm = total.sqrt()
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0) if max_norm < math.inf else torch.ones_like(norm)
+    return torch.stack([norm, factor]).float()
+
+
+def _over_mesh(part: Tensor, kind: Kind) -> Tensor:
+    """The sum over the processes that hold different shards."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [Partial() if placement.is_shard() else Replicate() for placement in kind.placements]
+    whole: Tensor = DTensor.from_local(part, kind.mesh, placements, run_check=False).full_tensor()
+    return whole
+
+
+def _say(what: str) -> None:
+    """Once a process: torch's own step serves this."""
+    if what not in _said:
+        _said.add(what)
+        warnings.warn(f"codeshell.optim.AdamW: {what}: updated by torch's own AdamW step, not by this package's kernels", stacklevel=4)
+
+
+def _tensors(item: Any) -> list[Tensor]:
+    """The tensors of one entry of `params`: a tensor, a (name, tensor) pair, or a group of either."""
+    if isinstance(item, Tensor):
+        return [item]
+    if isinstance(item, dict):
+        inner = item["params"]
+        if isinstance(inner, (Tensor, set)):
+            return list(inner) if isinstance(inner, set) else [inner]
+        item["params"] = list(inner)
+        return [t for part in item["params"] for t in _tensors(part)]
+    return [part for part in item if isinstance(part, Tensor)]
