@@ -59,7 +59,8 @@ const Functions* functions_of(PyTypeObject* type) {
 }
 
 DType dtype_of(std::uint8_t code, std::uint8_t bits) {
-  if (code == kFloat) return bits == 32 ? DType::fp32 : bits == 16 ? DType::fp16 : bits == 64 ? DType::fp64 : DType::other;
+  if (code == kFloat)
+    return bits == 32 ? DType::fp32 : bits == 16 ? DType::fp16 : bits == 64 ? DType::fp64 : DType::other;
   if (code == kBfloat && bits == 16) return DType::bf16;
   if (code == kInteger) return bits == 64 ? DType::int64 : bits == 32 ? DType::int32 : DType::other;
   return DType::other;
@@ -148,9 +149,7 @@ const char* dtype_text(DType dtype) {
   return "another dtype";
 }
 
-std::string device_text(const Tensor& tensor) {
-  return tensor.cuda ? "cuda:" + std::to_string(tensor.device) : "cpu";
-}
+std::string device_text(const Tensor& tensor) { return tensor.cuda ? "cuda:" + std::to_string(tensor.device) : "cpu"; }
 
 std::int64_t integer_of(PyObject* object, const char* name) {
   const long long value = PyLong_AsLongLong(object);
@@ -182,8 +181,7 @@ void set_python_error() noexcept {
 void define_fast(py::module_& module, const char* name, PyObject* (*call)(PyObject*, PyObject* const*, Py_ssize_t),
                  const char* doc) {
   static std::list<PyMethodDef> definitions;  // Python keeps pointers to them
-  definitions.push_back(
-      {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL, doc});
+  definitions.push_back({name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL, doc});
   const py::object owner = module.attr("__name__");
   PyObject* function = PyCFunction_NewEx(&definitions.back(), nullptr, owner.ptr());
   if (!function) throw py::error_already_set();

@@ -25,7 +25,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
-FLAGS = ["-std=c++20", "-O3", "-DCODESHELL_WITH_KERNELS", "-gencode=arch=compute_90a,code=sm_90a", "-Xptxas=-v,--warn-on-spills", f"-I{CSRC}"]
+FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-DCODESHELL_WITH_KERNELS",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-Xptxas=-v,--warn-on-spills",
+    f"-I{CSRC}",
+]
 
 
 @dataclass
@@ -121,7 +128,9 @@ def _parse_resources(log: str) -> tuple[dict[str, Kernel], list[str]]:
             shared = re.search(r"(\d+) bytes smem", line)
             kernel.shared = int(shared[1]) if shared else 0
     # ptxas says "warning" or "Warning", and for wgmma that it serialises only "info : (C7510) Potential Performance Loss".
-    warnings = [line for line in log.splitlines() if re.search(r"warning|\(C7\d+\)|serialized|Performance Loss", line, re.I)]
+    warnings = [
+        line for line in log.splitlines() if re.search(r"warning|\(C7\d+\)|serialized|Performance Loss", line, re.I)
+    ]
     return kernels, warnings
 
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 SEEDS = range(6)
 
 
-def launch(module: ModuleType, name: str, source: torch.Tensor, target: torch.Tensor, size: int, threads: int = 32) -> None:
+def launch(
+    module: ModuleType, name: str, source: torch.Tensor, target: torch.Tensor, size: int, threads: int = 32
+) -> None:
     module.layer(name, source.data_ptr(), target.data_ptr(), size, threads)
 
 
@@ -155,7 +157,9 @@ def test_sixteen_bit_types_convert_as_torch_does(host_kernels: ModuleType, dtype
     middle = (finite[1:].double() + finite[:-1].double()).div(2).float()
     beside = [torch.nextafter(middle, torch.tensor(sign * float("inf"))) for sign in (-1.0, 1.0)]
     random = torch.randint(-(2**31), 2**31, (100_000,), dtype=torch.int64).to(torch.int32).view(torch.float32)
-    values = torch.cat([wide, middle, *beside, random, torch.tensor([65519.0, 65520.0, -65520.0, 3.4e38, 2**-25, 0.0, -0.0])])
+    values = torch.cat(
+        [wide, middle, *beside, random, torch.tensor([65519.0, 65520.0, -65520.0, 3.4e38, 2**-25, 0.0, -0.0])]
+    )
     narrow = torch.empty(len(values), dtype=torch.int16)
     host_kernels.from_float(values.data_ptr(), narrow.data_ptr(), len(values), dtype == torch.bfloat16)
     expected = values.to(dtype)
