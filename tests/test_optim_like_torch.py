@@ -277,8 +277,8 @@ def test_deepcopy_and_pickle_go_on_alike():
         public = {name for name in vars(optimizer) if not name.startswith("_")}
         assert public == {name for name in vars(other) if not name.startswith("_")}
         before = copy.deepcopy((net, optimizer))
-        for n, o in (before, (twin, other)):
-            o.step()
+        before[1].step()
+        other.step()
         same(before[0], twin, rtol=0, atol=0)
 
 

@@ -202,8 +202,9 @@ class AdamW(torch.optim.AdamW):
         for group in self.param_groups:
             for name, value in self._options.items():
                 group.setdefault(name, value)
-        if getattr(self, "_loading", None) is not None:
-            self._restore_precision(self._loading)
+        loading = getattr(self, "_loading", None)
+        if loading is not None:
+            self._restore_precision(loading)
         self._forget()
         self._set_amp()
 

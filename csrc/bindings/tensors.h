@@ -3,8 +3,8 @@
 // A call of a small kernel costs what its arguments cost. Reading a tensor's attributes from Python takes about a
 // microsecond a tensor, so a type that offers the C functions of DLPack's exchange protocol (torch 2.10 and later do;
 // https://dmlc.github.io/dlpack/latest/c_api.html) is read through those, in tens of nanoseconds, and other types by
-// their attributes. For the same reason these functions take their arguments as an array (METH_FASTCALL) and not through
-// pybind11's conversions.
+// their attributes. For the same reason these functions take their arguments as an array (METH_FASTCALL) and not
+// through pybind11's conversions.
 #pragma once
 
 #include <pybind11/pybind11.h>
