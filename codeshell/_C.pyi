@@ -342,9 +342,11 @@ class AdamWTable:
         device: int,
         local: bool,
     ) -> int:
-        """Read the addresses of the tensors; `gradients` None: those of the parameters. `device`: CUDA's index, -1 the CPU.
+        """Read the addresses of the tensors; `gradients` None: those of the parameters. `device`: CUDA's index, -1 the
+        CPU.
 
-        -1: as they were; -2: some changed; else the number of the first tensor that is not as the scheme has it, or not contiguous.
+        -1: as they were; -2: some changed; else the number of the first tensor that is not as the scheme has it, or
+        not contiguous.
         """
 
     def all_have_gradients(self) -> bool: ...

@@ -65,7 +65,9 @@ def test_state_moves_to_torch_and_back(direction):
     other.step()
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(parameters, copies, strict=True))
     other_state = other.state[copies[0]]
-    assert all(torch.allclose(optimizer.state[parameters[0]][name], other_state[name], rtol=1e-6) for name in other_state)
+    assert all(
+        torch.allclose(optimizer.state[parameters[0]][name], other_state[name], rtol=1e-6) for name in other_state
+    )
 
 
 def test_fused_unless_asked_otherwise():

@@ -72,7 +72,9 @@ def work(rank: int, folder: str) -> None:
                 torch.testing.assert_close(p.full_tensor(), q.detach(), rtol=1e-4, atol=1e-5)
                 state = optimizer.state[p]
                 assert isinstance(state["exp_avg"], DTensor)
-                torch.testing.assert_close(state["exp_avg_sq"].full_tensor(), other.state[q]["exp_avg_sq"], rtol=1e-3, atol=1e-7)
+                torch.testing.assert_close(
+                    state["exp_avg_sq"].full_tensor(), other.state[q]["exp_avg_sq"], rtol=1e-3, atol=1e-7
+                )
             saved = copy.deepcopy(optimizer.state_dict())
             again = AdamW(net.parameters(), lr=0.05, **options)
             again.load_state_dict(saved)
@@ -83,7 +85,9 @@ def work(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo: FSDP2 is NOT tested")
+@pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo: FSDP2 is NOT tested"
+)
 @pytest.mark.timeout(300)
 def test_two_processes_with_sharded_parameters(tmp_path):
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)

@@ -23,11 +23,16 @@ _said: set[str] = set()
 class AdamW(torch.optim.AdamW):
     """torch.optim.AdamW, with this package's kernels for CPU and CUDA parameters in fp32, bf16 and fp16.
 
-    The arguments, the parameter groups, the hooks and the state's names (`step`, `exp_avg`, `exp_avg_sq`) are torch's, and state dicts
-    load either way. All parameters of a group that share device and dtypes are updated by one launch, however many there are, and on
-    the CPU by each thread's share of it; bits do not depend on the number of threads. `grad_scale` and `found_inf` of a GradScaler, the factor of
-    `clip_grad_norm`, a tensor `lr` and each parameter's `step` are read where the parameters are, so that a step neither waits for a GPU nor
-    breaks the capture of a CUDA graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are
+    The arguments, the parameter groups, the hooks and the state's names (`step`, `exp_avg`, `exp_avg_sq`) are torch's,
+    and state dicts
+    load either way. All parameters of a group that share device and dtypes are updated by one launch, however many
+    there are, and on
+    the CPU by each thread's share of it; bits do not depend on the number of threads. `grad_scale` and `found_inf` of
+    a GradScaler, the factor of
+    `clip_grad_norm`, a tensor `lr` and each parameter's `step` are read where the parameters are, so that a step
+    neither waits for a GPU nor
+    breaks the capture of a CUDA graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2)
+    are
     updated shard by shard.
 
     Beyond torch:
@@ -38,15 +43,21 @@ class AdamW(torch.optim.AdamW):
         betas: decay rates of the moments.
         eps: added to the denominator.
         weight_decay: decoupled: parameters are multiplied by 1 - lr * weight_decay.
-        amsgrad: served by torch's own implementation, as are `foreach=True`, `fused=False`, `differentiable=True`, betas in tensors of a GPU, fp64
+        amsgrad: served by torch's own implementation, as are `foreach=True`, `fused=False`, `differentiable=True`,
+            betas in tensors of a GPU, fp64
             parameters, other devices; where not asked for by name, a warning says so once.
-        master_weights: 16-bit parameters only: keep an fp32 copy, `state[p]["master_param"]`, which the update reads and writes; the parameter is
-            only written, rounded from it (28 bytes a parameter and step with 16-bit gradients and fp32 moments). It is made
+        master_weights: 16-bit parameters only: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
+            and writes; the parameter is
+            only written, rounded from it (28 bytes a parameter and step with 16-bit gradients and fp32 moments). It is
+            made
             from the parameter at its first step. After writing parameters by other means, call `reset_master_weights`.
-        stochastic_rounding: bf16 parameters and bf16 moments are rounded up or down at random, right in the mean, so that small updates are not lost
-            (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`, the step, the parameter's place and the element's: a
+        stochastic_rounding: bf16 parameters and bf16 moments are rounded up or down at random, right in the mean, so
+            that small updates are not lost
+            (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`, the step, the parameter's
+            place and the element's: a
             run repeats bit for bit, on any number of threads or blocks.
-        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for fp32 parameters. Default: fp32 with
+        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for
+            fp32 parameters. Default: fp32 with
             `master_weights` or `stochastic_rounding`, else the parameter's dtype, as torch has it.
         seed: of stochastic rounding.
         settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`, `fused`.
@@ -54,6 +65,11 @@ class AdamW(torch.optim.AdamW):
     Raises:
         ValueError: for a combination that no kernel serves, and for complex parameters.
     """
+
+    _plans: dict[int, _Plan]  # by the group's number
+    _states: list[Any]  # the values of `state` for which the plans were made
+    _factors: dict[torch.device, Tensor]  # (norm, factor) of clip_grad_norm, for the next step
+    _loading: dict[str, Any] | None  # what load_state_dict is given
 
     def __init__(
         self,
@@ -98,7 +114,7 @@ class AdamW(torch.optim.AdamW):
             raise
         self._forget()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the closure's value.
 
         Raises:
@@ -116,14 +132,16 @@ class AdamW(torch.optim.AdamW):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; the factor of `clip_grad_norm` goes with the gradients."""
-        self._factors = {}
+        self._factors.clear()
         super().zero_grad(set_to_none)
 
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and without waiting for a GPU.
+        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and
+        without waiting for a GPU.
 
-        Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. Of DTensors the norm is over all processes. With a
+        Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. Of DTensors the norm
+        is over all processes. With a
         GradScaler, call `unscale_` before, as with torch's.
 
         Args:
@@ -152,14 +170,18 @@ class AdamW(torch.optim.AdamW):
         return result[0]
 
     def reset_master_weights(self) -> None:
-        """Make the fp32 copies again from the parameters: call it after writing these by other means, such as loading a model."""
+        """Make the fp32 copies again from the parameters: call it after writing these by other means, such as loading a
+        model.
+        """
         for state in self.state.values():
             state.pop("master_param", None)
         self._forget()
 
-    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but moments and master weights keep their precision, where torch's rounds them to the parameter's dtype."""
+        """As torch's, but moments and master weights keep their precision, where torch's rounds them to the parameter's
+        dtype.
+        """
 
         def keep(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
             self._loading = final
@@ -172,13 +194,17 @@ class AdamW(torch.optim.AdamW):
             self._loading = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._options = {name: self.defaults.get(name, default) for name, default in zip(_OPTIONS, (False, False, None, 0), strict=True)}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._options = {
+            name: self.defaults.get(name, default)
+            for name, default in zip(_OPTIONS, (False, False, None, 0), strict=True)
+        }
         for group in self.param_groups:
             for name, value in self._options.items():
                 group.setdefault(name, value)
-        if getattr(self, "_loading", None) is not None:
-            self._restore_precision(self._loading)
+        loading = getattr(self, "_loading", None)
+        if loading is not None:
+            self._restore_precision(loading)
         self._forget()
         self._set_amp()
 
@@ -200,22 +226,25 @@ class AdamW(torch.optim.AdamW):
             del self._step_supports_amp_scaling
 
     def _forget(self) -> None:
-        self._plans: dict[int, _Plan] = {}
-        self._states: list[Any] = []
-        self._factors: dict[torch.device, Tensor] = {}
-        self._loading: dict[str, Any] | None = None
+        self._plans = {}
+        self._states = []
+        self._factors = {}
+        self._loading = None
 
     def _check(self, group: dict[str, Any]) -> None:
         """ValueError for options that no kernel serves."""
         special = [name for name in _OPTIONS[:3] if group[name]]
         if special and not _is_ours(group):
             raise ValueError(
-                f"AdamW: {special[0]} needs this package's step; it does not go with amsgrad, foreach, differentiable, fused=False or tensor betas"
+                f"AdamW: {special[0]} needs this package's step; it does not go with amsgrad, foreach, differentiable, "
+                "fused=False or tensor betas"
             )
         for p in group["params"]:
             kinds = f"parameter of shape {tuple(p.shape)}, {p.dtype}"
             if p.is_complex() and _is_ours(group):
-                raise ValueError(f"AdamW: complex {kinds}: pass torch.view_as_real of it, or fused=False for torch's own step")
+                raise ValueError(
+                    f"AdamW: complex {kinds}: pass torch.view_as_real of it, or fused=False for torch's own step"
+                )
             if special and p.dtype not in _SERVED:
                 raise ValueError(f"AdamW: {special[0]} serves float32, bfloat16 and float16, not the {kinds}")
             if group["stochastic_rounding"] and p.dtype == torch.float16:
@@ -225,14 +254,16 @@ class AdamW(torch.optim.AdamW):
             if dtype not in served or (dtype == torch.float16 and group["master_weights"]):
                 raise ValueError(f"AdamW: moment_dtype {dtype} is not served for the {kinds}")
 
-    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def _update(self) -> None:
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         factors, self._factors = self._factors, {}
         for number, group in enumerate(self.param_groups):
             buckets, rest = self._served(number, group)
             for bucket in buckets:
-                on_device = bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
+                on_device = (
+                    bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
+                )
                 factor = factors.get(bucket.kind.device)
                 tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
                 pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
@@ -240,7 +271,16 @@ class AdamW(torch.optim.AdamW):
                 lr = 0.0 if on_device else float(group["lr"])  # Of a tensor on the CPU: no waiting.
                 beta1, beta2 = group["betas"]
                 bucket.step(
-                    (lr, float(beta1), float(beta2), group["eps"], group["weight_decay"], group["seed"], group["maximize"], addresses)
+                    (
+                        lr,
+                        float(beta1),
+                        float(beta2),
+                        group["eps"],
+                        group["weight_decay"],
+                        group["seed"],
+                        group["maximize"],
+                        addresses,
+                    )
                 )
             if rest:
                 for p in rest:
@@ -258,13 +298,15 @@ class AdamW(torch.optim.AdamW):
         if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
             self._plans, self._states = {}, list(states)
         plan = self._plans.get(number)
-        if plan is None or not plan.is_for(group) or not all([bucket.refresh() for bucket in plan.buckets]):
+        if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in plan.buckets):
             plan = self._plans[number] = self._plan(number, group)
             self._states = list(self.state.values())
             for bucket in plan.buckets:
                 if not bucket.refresh():
                     shapes = ", ".join(str(tuple(p.shape)) for p in bucket.params[:3])
-                    raise ValueError(f"AdamW: state or gradients do not fit parameters of shapes {shapes} …: {bucket.kind}")
+                    raise ValueError(
+                        f"AdamW: state or gradients do not fit parameters of shapes {shapes} …: {bucket.kind}"
+                    )
         return plan.buckets, plan.rest
 
     def _plan(self, number: int, group: dict[str, Any]) -> _Plan:
@@ -281,7 +323,8 @@ class AdamW(torch.optim.AdamW):
                 continue
             if p.grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"AdamW does not support sparse gradients (parameter of shape {tuple(p.shape)}): use torch.optim.SparseAdam, or sparse=False"
+                    f"AdamW does not support sparse gradients (parameter of shape {tuple(p.shape)}): "
+                    "use torch.optim.SparseAdam, or sparse=False"
                 )
             state = self.state[p]
             _prepare(state, p, group)
@@ -305,12 +348,17 @@ class AdamW(torch.optim.AdamW):
         return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
 
     def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """torch's own step of some parameters of a group."""
-        lists: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
-        has_complex = self._init_group({**group, "params": params}, *lists)  # type: ignore[no-untyped-call]
+        """torch's own step of some parameters of a group; not its fused one for tensors with gaps, which it takes to be
+        dense (2.13, CPU).
+        """
+        dense = all(p.is_contiguous() and (p.grad is None or p.grad.is_contiguous()) for p in params)
+        group = {**group, "params": params, "fused": group["fused"] if dense else False}
+        lists: Any = ([], [], [], [], [], [])
+        has_complex = self._init_group(group, *lists)  # type: ignore[no-untyped-call]
         beta1, beta2 = group["betas"]
         names = ("amsgrad", "weight_decay", "eps", "maximize", "lr", "foreach", "capturable", "differentiable", "fused")
-        torch_step(
+        step: Any = torch_step
+        step(
             *lists,
             beta1=beta1,
             beta2=beta2,
@@ -357,7 +405,9 @@ def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
 
 
 def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
-    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the memory order that the kernels take."""
+    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the memory order that the kernels
+    take.
+    """
     dtype, shard = _moment_dtype(p, group), local(p.detach())
     step = state.get("step", 0.0)
     if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != shard.device or step.dim():
@@ -423,7 +473,10 @@ def _say(what: str) -> None:
     """Once a process: torch's own step serves this."""
     if what not in _said:
         _said.add(what)
-        warnings.warn(f"codeshell.optim.AdamW: {what}: updated by torch's own AdamW step, not by this package's kernels", stacklevel=4)
+        warnings.warn(
+            f"codeshell.optim.AdamW: {what}: updated by torch's own AdamW step, not by this package's kernels",
+            stacklevel=4,
+        )
 
 
 def _tensors(item: Any) -> list[Tensor]:

@@ -1,7 +1,9 @@
 """Buckets: the parameters of a group that one launch serves, with the table of addresses that the launch reads.
 
-A table is made once; each step reads the addresses again (in C++: a gradient is a new tensor after `zero_grad`), and a GPU gets the
-table again only where one has changed. Copies to a GPU go through torch's caching allocators of pinned and device memory, asynchronously
+A table is made once; each step reads the addresses again (in C++: a gradient is a new tensor after `zero_grad`), and a
+GPU gets the
+table again only where one has changed. Copies to a GPU go through torch's caching allocators of pinned and device
+memory, asynchronously
 on the current stream: a buffer is not used again before the copy and the kernel that read it have run.
 """
 
@@ -47,7 +49,8 @@ class Kind:
         scheme: what the arrays hold.
         mesh: the device mesh of DTensors, whose local shards are updated; None for plain tensors.
         placements: theirs on it.
-        staged: some parameter or gradient is not contiguous, or a gradient's dtype has no kernel: views and copies are made each step.
+        staged: some parameter or gradient is not contiguous, or a gradient's dtype has no kernel: views and copies are
+            made each step.
     """
 
     device: torch.device
@@ -67,7 +70,8 @@ def order_of(tensor: Tensor) -> list[int] | None:
     """The permutation of dimensions that makes a dense tensor contiguous; None for one with gaps or overlaps."""
     if tensor.is_contiguous():
         return list(range(tensor.dim()))
-    order = sorted(range(tensor.dim()), key=lambda i: (-tensor.stride(i), -tensor.size(i)))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda i: (-strides[i], -tensor.shape[i]))
     return order if tensor.permute(order).is_contiguous() else None
 
 
@@ -77,13 +81,12 @@ class Bucket:
     Args:
         kind: what they have in common.
         params: the parameters.
-        states: their entries of the optimizer's state: `step`, `exp_avg`, `exp_avg_sq`, and `master_param` where the scheme has it.
+        states: their entries of the optimizer's state: `step`, `exp_avg`, `exp_avg_sq`, and `master_param` where the
+            scheme has it.
         streams: a number a parameter that tells its random numbers from the others'.
     """
 
-    def __init__(
-        self, kind: Kind, params: list[Tensor], states: list[dict[str, Any]], streams: Sequence[int]
-    ) -> None:
+    def __init__(self, kind: Kind, params: list[Tensor], states: list[dict[str, Any]], streams: Sequence[int]) -> None:
         self.kind, self.params, self.states = kind, params, states
         self.on_gpu = kind.device.type == "cuda" or host_kernels is not None
         self._kernels: Any = host_kernels or _C
@@ -93,7 +96,9 @@ class Bucket:
         self._finished: Tensor | None = None
         self._spare: Tensor | None = None
         self._captured: list[Tensor] = []
-        self._write_back: list[tuple[Tensor, Tensor, bool]] = []  # copy, where it belongs, only if gradients are unscaled
+        self._write_back: list[
+            tuple[Tensor, Tensor, bool]
+        ] = []  # copy, where it belongs, only if gradients are unscaled
         self._staged: Any = None
 
     def refresh(self) -> bool:
@@ -110,7 +115,9 @@ class Bucket:
         return True
 
     def step(self, settings: tuple[Any, ...]) -> None:
-        """One update by the addresses of the last `refresh`. `settings`: the scalars and addresses of csrc/adamw/adamw.h."""
+        """One update by the addresses of the last `refresh`. `settings`: the scalars and addresses of
+        csrc/adamw/adamw.h.
+        """
         if self.on_gpu:
             with _device(self.kind.device):
                 self._kernels.adamw_step_cuda(self._addresses(), self._scheme, settings, _stream(self.kind.device))
@@ -126,7 +133,8 @@ class Bucket:
     def sum_of_squares(self, sums: Tensor, slot: int, last: bool, max_norm: float, result: Tensor) -> None:
         """The sum of the squares of the gradients to `sums[slot]` (fp64), on the bucket's device.
 
-        `last`: also the norm over `sums[: slot + 1]` and min(1, max_norm / (norm + 1e-6)), to `result` (2,) fp32; not for DTensors.
+        `last`: also the norm over `sums[: slot + 1]` and min(1, max_norm / (norm + 1e-6)), to `result` (2,) fp32; not
+        for DTensors.
         """
         gradient = self._scheme[1]
         if not self.on_gpu:
@@ -157,9 +165,12 @@ class Bucket:
         kind, table = self.kind, self._table.tensors()
         capturing = kind.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if capturing and (self._spare is None or self._device_table is None):
-            raise RuntimeError("AdamW: run step() once outside of the graph before each capture, which makes its tables")
+            raise RuntimeError(
+                "AdamW: run step() once outside of the graph before each capture, which makes its tables"
+            )
         if kind.device.type == "cuda" and self._spare is None:
-            # Pinned memory cannot be had during a capture. The graph reads it at each replay, so that it must stay as it is.
+            # Pinned memory cannot be had during a capture. The graph reads it at each replay, so that it must stay
+            # as it is.
             self._spare = torch.empty(len(table), dtype=torch.uint8, pin_memory=True)
         with _device(kind.device):
             if self._device_table is None:

@@ -152,9 +152,7 @@ def _remedy(directory: Path) -> str:
     return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
 
 
-def _resume(
-    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State
-) -> State:
+def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State) -> State:
     """Load the newest checkpoint that is whole; `fresh` if there is none at all."""
     steps = checkpoints.list_steps(root)
     for step in reversed(steps):

@@ -8,12 +8,12 @@
 //   tile, fp32 array     |  lane 0  |  lane 1  | … lane 31 |  lane 0  |  lane 1  | …     4 elements each, twice
 //   tile, 16-bit array   |       lane 0        |     lane 2  … 30     |    lane 1  | lane 3 …     8 elements each
 //
-// so that every access is 16 bytes wide and neighbouring lanes touch neighbouring bytes. Where a scheme has both widths,
-// lanes 2k and 2k + 1 swap halves of the 16-bit packs by shuffles. The last, partial tile of a tensor, and tensors whose
-// addresses are not multiples of 16, go element by element, neighbouring lanes on neighbouring elements.
+// so that every access is 16 bytes wide and neighbouring lanes touch neighbouring bytes. Where a scheme has both
+// widths, lanes 2k and 2k + 1 swap halves of the 16-bit packs by shuffles. The last, partial tile of a tensor, and
+// tensors whose addresses are not multiples of 16, go element by element, neighbouring lanes on neighbouring elements.
 //
-// A block's first thread computes the coefficients in fp64 while the first loads are under way. The last block to finish
-// counts up the steps.
+// A block's first thread computes the coefficients in fp64 while the first loads are under way. The last block to
+// finish counts up the steps.
 
 #include "gpu/cuda.h"
 // cuda.h first: the others take __host__ __device__ from it.
@@ -194,7 +194,8 @@ struct Kernel {
           const double step = static_cast<double>(*tensor.step) + 1.0;
           coefficients = coefficients_of(settings, step);
           if constexpr (stochastic)
-            keys = keys_of(settings.seed, static_cast<uint64_t>(step), tensor.stream, static_cast<uint64_t>(begin) >> 32);
+            keys =
+                keys_of(settings.seed, static_cast<uint64_t>(step), tensor.stream, static_cast<uint64_t>(begin) >> 32);
         }
         __syncthreads();
       }
@@ -358,20 +359,20 @@ gpu::Error launch_adamw(const StepArguments& a, gpu::Stream stream) {
       return a.scheme.stochastic ? start<float, float, bf16, false, true>(a, stream)
                                  : start<float, float, bf16>(a, stream);
     case Type::bf16:
-      if (wide_gradient)
-        return wide_moment ? start_bf16<float, float>(a, stream) : start_bf16<float, bf16>(a, stream);
+      if (wide_gradient) return wide_moment ? start_bf16<float, float>(a, stream) : start_bf16<float, bf16>(a, stream);
       return wide_moment ? start_bf16<bf16, float>(a, stream) : start_bf16<bf16, bf16>(a, stream);
     case Type::fp16: break;
   }
-  if (!wide_moment)
-    return wide_gradient ? start<fp16, float, fp16>(a, stream) : start<fp16, fp16, fp16>(a, stream);
+  if (!wide_moment) return wide_gradient ? start<fp16, float, fp16>(a, stream) : start<fp16, fp16, fp16>(a, stream);
   if (wide_gradient)
     return a.scheme.master ? start<fp16, float, float, true>(a, stream) : start<fp16, float, float>(a, stream);
   return a.scheme.master ? start<fp16, fp16, float, true>(a, stream) : start<fp16, fp16, float>(a, stream);
 }
 
 gpu::Error launch_gradient_norm(const NormArguments& a, gpu::Stream stream) {
-  const auto run = [&](auto kernel) { return gpu::launch(kernel, grid_of(a.chunk_count), dim3(kThreads), 0, stream, a); };
+  const auto run = [&](auto kernel) {
+    return gpu::launch(kernel, grid_of(a.chunk_count), dim3(kThreads), 0, stream, a);
+  };
   if (a.gradient == Type::fp32) return run(gradient_norm<float>);
   return a.gradient == Type::bf16 ? run(gradient_norm<gpu::bf16>) : run(gradient_norm<gpu::fp16>);
 }

@@ -48,18 +48,18 @@ struct Settings {
   double log_beta1, log_beta2;  // logarithms of the betas, for the bias corrections
   std::uint64_t seed;           // of stochastic rounding
   bool maximize;
-  const float* lr_pointer;      // instead of lr
-  const float* grad_scale;      // gradients are divided by it, and written back so (as torch's fused step does)
-  const float* found_inf;       // not 0: nothing is touched
-  const float* factor;          // gradients are multiplied by it (clipping); not written back
+  const float* lr_pointer;  // instead of lr
+  const float* grad_scale;  // gradients are divided by it, and written back so (as torch's fused step does)
+  const float* found_inf;   // not 0: nothing is touched
+  const float* factor;      // gradients are multiplied by it (clipping); not written back
 };
 
 // What one tensor's update needs, in fp32 from fp64.
 struct Coefficients {
-  float gradient;    // multiplies it: clipping factor / grad_scale, negative for maximize
-  float unscale;     // 1 / grad_scale
-  float decay;       // 1 - lr * weight_decay
-  float first;       // 1 - beta1
+  float gradient;  // multiplies it: clipping factor / grad_scale, negative for maximize
+  float unscale;   // 1 / grad_scale
+  float decay;     // 1 - lr * weight_decay
+  float first;     // 1 - beta1
   float beta2;
   float second;      // 1 - beta2
   float step_size;   // lr / (1 - beta1^t)

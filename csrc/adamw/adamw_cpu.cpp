@@ -48,9 +48,8 @@ bool step_cpu(const Table& table, const Scheme& scheme, const Settings& settings
     const Tensor& tensor = table.tensors[i];
     if (!tensor.gradient) continue;
     const auto step = static_cast<std::uint64_t>(*tensor.step) + 1;
-    prepared[i] = last && last->step == step
-                      ? *last
-                      : Prepared{coefficients_of(settings, static_cast<double>(step)), step};
+    prepared[i] =
+        last && last->step == step ? *last : Prepared{coefficients_of(settings, static_cast<double>(step)), step};
     last = &prepared[i];
   }
   const std::int64_t param = bytes_of(scheme.param), gradient = bytes_of(scheme.gradient),

@@ -1,5 +1,5 @@
-// The arithmetic of one element of AdamW, for one float (CUDA) or a vector of them (the CPU's instruction sets). Included
-// inside a namespace, after the includer has defined ADAMW_INLINE and, for its F, root(F) and quotient(F, F).
+// The arithmetic of one element of AdamW, for one float (CUDA) or a vector of them (the CPU's instruction sets).
+// Included inside a namespace, after the includer has defined ADAMW_INLINE and, for its F, root(F) and quotient(F, F).
 // Order of operations as in torch.optim.AdamW: decay, moments, then the update by the old, decayed parameter.
 
 template <class F, class C>

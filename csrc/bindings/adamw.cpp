@@ -34,7 +34,8 @@ Scheme scheme_of(const SchemeArgument& argument) {
   const Scheme s{type_named(std::get<0>(argument)), type_named(std::get<1>(argument)),
                  type_named(std::get<2>(argument)), std::get<3>(argument), std::get<4>(argument)};
   const bool gradient = s.gradient == s.param || s.gradient == Type::fp32;
-  const bool moment = s.moment == s.param || s.moment == Type::fp32 || (s.param == Type::fp32 && s.moment == Type::bf16);
+  const bool moment =
+      s.moment == s.param || s.moment == Type::fp32 || (s.param == Type::fp32 && s.moment == Type::bf16);
   const bool rounding = (!s.master || (s.param != Type::fp32 && (s.param == Type::bf16 || s.moment == Type::fp32))) &&
                         !(s.stochastic && s.param == Type::fp16);
   if (!gradient || !moment || !rounding)
@@ -47,13 +48,11 @@ Scheme scheme_of(const SchemeArgument& argument) {
 Settings settings_of(const SettingsArgument& argument) {
   const auto [lr, beta1, beta2, eps, weight_decay, seed, maximize, addresses] = argument;
   const auto at = [&](int i) { return pointer<const float>(addresses[static_cast<std::size_t>(i)]); };
-  return {lr,   beta1,    beta2, eps,   weight_decay, std::log(beta1), std::log(beta2),
-          seed, maximize, at(0), at(1), at(2),        at(3)};
+  return {lr,       beta1, beta2, eps,   weight_decay, std::log(beta1), std::log(beta2), seed,
+          maximize, at(0), at(1), at(2), at(3)};
 }
 
-DType dtype_of(Type type) {
-  return type == Type::fp32 ? DType::fp32 : type == Type::bf16 ? DType::bf16 : DType::fp16;
-}
+DType dtype_of(Type type) { return type == Type::fp32 ? DType::fp32 : type == Type::bf16 ? DType::bf16 : DType::fp16; }
 
 // What every tensor of a table must be.
 struct Expected {
@@ -68,10 +67,9 @@ struct Names {
 };
 
 const Names& names() {
-  static const Names interned{
-      PyUnicode_InternFromString("grad"),    PyUnicode_InternFromString("_local_tensor"),
-      PyUnicode_InternFromString("step"),    PyUnicode_InternFromString("exp_avg"),
-      PyUnicode_InternFromString("exp_avg_sq"), PyUnicode_InternFromString("master_param")};
+  static const Names interned{PyUnicode_InternFromString("grad"),       PyUnicode_InternFromString("_local_tensor"),
+                              PyUnicode_InternFromString("step"),       PyUnicode_InternFromString("exp_avg"),
+                              PyUnicode_InternFromString("exp_avg_sq"), PyUnicode_InternFromString("master_param")};
   return interned;
 }
 
@@ -149,9 +147,12 @@ using DeviceTable = std::tuple<std::uintptr_t, std::int64_t, std::uintptr_t, std
 void step_cuda(const DeviceTable& table, const SchemeArgument& scheme, const SettingsArgument& settings,
                std::uintptr_t stream) {
   const auto [tensors, tensor_count, chunks, chunk_count, finished] = table;
-  const adamw::StepArguments arguments{pointer<const adamw::Tensor>(tensors), tensor_count,
-                                       pointer<const adamw::Chunk>(chunks),   chunk_count,
-                                       pointer<unsigned int>(finished),       scheme_of(scheme),
+  const adamw::StepArguments arguments{pointer<const adamw::Tensor>(tensors),
+                                       tensor_count,
+                                       pointer<const adamw::Chunk>(chunks),
+                                       chunk_count,
+                                       pointer<unsigned int>(finished),
+                                       scheme_of(scheme),
                                        settings_of(settings)};
   if constexpr (gpu::kHasKernels) {
     check("adamw", launch_adamw(arguments, pointer<void>(stream)));
@@ -190,7 +191,8 @@ void bind_adamw(py::module_& module) {
       .def("refresh", &refresh)
       .def("all_have_gradients",
            [](const Table& t) {
-             return std::all_of(t.tensors.begin(), t.tensors.end(), [](const auto& x) { return x.gradient != nullptr; });
+             return std::all_of(t.tensors.begin(), t.tensors.end(),
+                                [](const auto& x) { return x.gradient != nullptr; });
            })
       .def("tensors",
            [](const Table& t) { return bytes_of(t.tensors.data(), t.tensors.size() * sizeof(adamw::Tensor)); })

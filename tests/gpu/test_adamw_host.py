@@ -17,7 +17,11 @@ SCHEMES = {
     "fp32, bf16 moments": (torch.float32, None, {"moment_dtype": torch.bfloat16, "stochastic_rounding": True}),
     "bf16": (torch.bfloat16, None, {}),
     "bf16, fp32 gradients and moments": (torch.bfloat16, torch.float32, {"moment_dtype": torch.float32}),
-    "bf16, fp32 gradients": (torch.bfloat16, torch.float32, {"stochastic_rounding": True, "moment_dtype": torch.bfloat16}),
+    "bf16, fp32 gradients": (
+        torch.bfloat16,
+        torch.float32,
+        {"stochastic_rounding": True, "moment_dtype": torch.bfloat16},
+    ),
     "bf16, master": (torch.bfloat16, None, {"master_weights": True}),
     "bf16, master, bf16 moments": (torch.bfloat16, None, {"master_weights": True, "moment_dtype": torch.bfloat16}),
     "bf16, stochastic": (torch.bfloat16, None, {"stochastic_rounding": True}),
@@ -68,7 +72,9 @@ def test_every_scheme_as_on_the_cpu(on_host, monkeypatch, dtype, gradient_dtype,
         for name, value in theirs.items():
             # fp32 differs by fused multiply-adds; what is rounded may then fall on the other side.
             eps = torch.finfo(value.dtype).eps
-            torch.testing.assert_close(mine[name], value, rtol=4 * eps, atol=4e-7, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                mine[name], value, rtol=4 * eps, atol=4e-7, msg=lambda m, name=name: f"{name}: {m}"
+            )
             if value.dtype != torch.float32 and value.numel() > 100:
                 assert (mine[name] != value).double().mean() < 0.02, name
 
@@ -117,7 +123,11 @@ def test_norm_and_clipping(on_host, monkeypatch, dtype, offset):
 
 
 def test_norm_over_several_launches(on_host):
-    params = [nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(9, dtype=torch.bfloat16)), nn.Parameter(torch.ones(3))]
+    params = [
+        nn.Parameter(torch.ones(5)),
+        nn.Parameter(torch.ones(9, dtype=torch.bfloat16)),
+        nn.Parameter(torch.ones(3)),
+    ]
     optimizer = AdamW([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
     for p in params:
         p.grad = torch.full_like(p, 2.0)
