@@ -12,5 +12,4 @@ set(CODESHELL_KERNEL_BINDINGS
 )
 # What the bindings need besides: the CPU kernels that they bind too.
 set(CODESHELL_KERNEL_CPU_SOURCES
-  csrc/rotary/rotary_cpu.cpp
 )
