@@ -15,7 +15,9 @@ import torch
 library = torch.library.Library("codeshell", "DEF")
 """Where `torch.ops.codeshell` comes from."""
 
+# Looked up once: a call takes a few microseconds, of which attributes of modules would be a fifth.
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
+_compiling = torch.compiler.is_compiling
 _modes, _transforms = torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active
 
 
@@ -37,7 +39,7 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
 
 def direct(x: torch.Tensor, *others: torch.Tensor) -> bool:
     """Whether a call on these tensors may go past the dispatcher: nothing traces, intercepts or transforms it."""
-    if torch.compiler.is_compiling() or (type(x) is not _Tensor and type(x) is not _Parameter):
+    if _compiling() or (type(x) is not _Tensor and type(x) is not _Parameter):
         return False
     for other in others:
         if type(other) is not _Tensor and type(other) is not _Parameter:
@@ -53,7 +55,7 @@ def apply_directly(function: type[torch.autograd.Function]) -> Callable[..., Any
 
 def stream_of(x: torch.Tensor) -> int:
     """The current CUDA stream of the tensor's device as an integer; 0 on the CPU."""
-    return torch._C._cuda_getCurrentRawStream(x.get_device()) if x.is_cuda else 0
+    return 0 if x.is_cpu else torch._C._cuda_getCurrentRawStream(x.get_device())
 
 
 def differentiable(*tensors: torch.Tensor | None) -> bool:

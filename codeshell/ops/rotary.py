@@ -20,6 +20,9 @@ extension: Any = _C
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
+# Looked up once, as in library.py.
+_grad_enabled, _empty_like, _threads = torch.is_grad_enabled, torch.empty_like, torch.get_num_threads
+
 
 class Angles(NamedTuple):
     """By what each token turns: the keyword arguments that `rotary` and `rotary_qkv` share, in the kernels' order."""
@@ -74,25 +77,20 @@ def rotary(
             position that the tables do not have gives NaN.
         RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
-    if differentiable(q, k, cos, sin):
-        if cos.requires_grad or sin.requires_grad:
-            raise ValueError(
-                f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
-            )
+    if _grad_enabled() and (q.requires_grad or k.requires_grad or cos.requires_grad or sin.requires_grad):
+        _refuse_table_gradients(cos, sin)
         plain = direct(q, k, cos, sin)
-        apply = _apply_rotary if plain else _Rotary.apply
-        out: _Pair = apply(
-            q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, inplace and plain, plain
-        )
+        angles = Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled)
+        out: _Pair = (_apply_rotary if plain else _Rotary.apply)(q, k, *angles, inplace and plain, plain)
         return (q.copy_(out[0]), k.copy_(out[1])) if inplace and not plain else out
-    angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
-    if not inplace:
-        return _rotate(q, k, *angles) if direct(q, k, cos, sin) else _rotary_op(q, k, *angles)
-    if direct(q, k, cos, sin):
-        _rotate_(q, k, *angles)
-    else:
-        _rotary_inplace_op(q, k, *angles)
-    return q, k
+    if not direct(q, k, cos, sin):
+        op = _rotary_inplace_op if inplace else _rotary_op
+        rotated: _Pair | None = op(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+        return rotated or (q, k)
+    return _rotate_into(
+        *((q, k) if inplace else (_empty_like(q), _empty_like(k))),
+        *(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False),
+    )
 
 
 def rotary_qkv(
@@ -141,19 +139,20 @@ def rotary_qkv(
 # The operations: outputs are allocated here, `extension` checks the arguments and fills them.
 
 
-def _rotate(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
-    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
-    if not extension.rotary(out_q, out_k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
+def _rotate_into(out_q: torch.Tensor, out_k: torch.Tensor, q: torch.Tensor, k: torch.Tensor, /, *angles: Any) -> _Pair:
+    if not extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q)):
         turn = Angles(*angles)
-        return _reference(q, turn), _reference(k, turn)
+        out_q.copy_(_reference(q, turn))
+        out_k.copy_(_reference(k, turn))
     return out_q, out_k
 
 
+def _rotate(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
+    return _rotate_into(_empty_like(q), _empty_like(k), q, k, *angles)
+
+
 def _rotate_(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> None:
-    if not extension.rotary(q, k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
-        turn = Angles(*angles)
-        q.copy_(_reference(q, turn))
-        k.copy_(_reference(k, turn))
+    _rotate_into(q, k, q, k, *angles)
 
 
 def _empty_parts(qkv: torch.Tensor, heads: int, kv_heads: int) -> list[torch.Tensor]:
@@ -171,7 +170,7 @@ def _rotate_qkv(
     qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q, k, v = _empty_parts(qkv, heads, kv_heads)
-    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, torch.get_num_threads(), stream_of(qkv)):
+    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv)):
         turn = Angles(*angles)
         biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
         parts = biased.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=-2)
@@ -193,7 +192,7 @@ def _rotate_qkv_backward(
     partial = grad_bias.new_empty((extension.rotary_sum_chunks(tokens), width)) if with_bias else None
     if not extension.rotary_qkv_backward(
         *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
-        *(*angles, torch.get_num_threads(), stream_of(grad_q)),
+        *(*angles, _threads(), stream_of(grad_q)),
     ):
         turn = Angles(*angles)
         grad_qkv = torch.cat((_reference(grad_q, turn), _reference(grad_k, turn), grad_v), dim=-2).flatten(-2)
@@ -247,17 +246,21 @@ class _Rotary(torch.autograd.Function):
         offset: int,
         interleaved: bool,
         doubled: bool,
+        conjugate: bool,
         inplace: bool,
         plain: bool,
     ) -> _Pair:
         ctx.save_for_backward(cos, sin, positions, cu_seqlens)
-        ctx.settings = (offset, interleaved, doubled, True)
-        angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+        ctx.settings = (offset, interleaved, doubled, not conjugate)
         if inplace:
             ctx.mark_dirty(q, k)
-            _rotate_(q, k, *angles)
-            return q, k
-        return _rotate(q, k, *angles) if plain else _rotary_op(q, k, *angles)
+        if not plain:
+            rotated: _Pair = _rotary_op(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, conjugate)
+            return rotated
+        return _rotate_into(
+            *((q, k) if inplace else (_empty_like(q), _empty_like(k))),
+            *(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, conjugate),
+        )
 
     @staticmethod
     @once_differentiable
@@ -265,7 +268,7 @@ class _Rotary(torch.autograd.Function):
         grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
         angles = (*ctx.saved_tensors, *ctx.settings)
         rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
-        return (*rotate(grad_q, grad_k, *angles), *[None] * 9)
+        return (*rotate(grad_q, grad_k, *angles), *[None] * 10)
 
 
 _apply_rotary = apply_directly(_Rotary)
@@ -352,6 +355,11 @@ def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
             rows = rows - angles.cu_seqlens.to(rows.dtype)[starts]
         rows = rows + angles.offset
     return table[rows].unsqueeze(-2)
+
+
+def _refuse_table_gradients(cos: torch.Tensor, sin: torch.Tensor) -> None:
+    if cos.requires_grad or sin.requires_grad:
+        raise ValueError(f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach")
 
 
 def check_tables(cos: torch.Tensor, sin: torch.Tensor, dim: int) -> None:
