@@ -317,3 +317,30 @@ def cross_entropy(
     threads: int,
 ) -> None:
     """Logits (rows, n) become their gradient in place; losses are fp32 (rows,)."""
+
+# rotary: tensors are torch's, on the CPU or a CUDA device. `angles` are cos, sin, positions or None, cu_seqlens or None,
+# offset, interleaved, doubled, conjugate; then come the CPU's threads and the CUDA stream. They check their arguments
+# (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64, heads beyond 1024).
+def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
+    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
+
+def rotary_qkv(
+    q: Any, k: Any, v: Any, qkv: Any, bias: Any, heads: int, kv_heads: int, /, *angles_threads_stream: Any
+) -> bool:
+    """Adds the bias (or None) to a fused projection (…, width), rotates, and fills q, k and v (…, heads, dim)."""
+
+def rotary_qkv_backward(
+    grad_q: Any,
+    grad_k: Any,
+    grad_v: Any,
+    grad_qkv: Any,
+    grad_bias: Any,
+    partial_sums: Any,
+    heads: int,
+    kv_heads: int,
+    /,
+    *angles_threads_stream: Any,
+) -> bool:
+    """Fills grad_qkv and, unless it is None, grad_bias, fp32; partial_sums is fp32 (rotary_sum_chunks(tokens), width)."""
+
+def rotary_sum_chunks(tokens: int) -> int: ...

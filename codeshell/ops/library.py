@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-library = torch.library.Library("codeshell", "DEF")
+library = torch.library.Library("codeshell", "DEF")  # type: ignore[no-untyped-call]
 """Where `torch.ops.codeshell` comes from."""
 
 # Looked up once: a call takes a few microseconds, of which attributes of modules would be a fifth.
@@ -30,9 +30,9 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
         fake: the shapes and dtypes of its results, from tensors without data.
     """
     name = schema.split("(", 1)[0]
-    library.define(schema)
-    library.impl(name, function, "CPU")
-    library.impl(name, function, "CUDA")
+    library.define(schema)  # type: ignore[no-untyped-call]
+    library.impl(name, function, "CPU")  # type: ignore[no-untyped-call]
+    library.impl(name, function, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"codeshell::{name}", fake, lib=library)
     return getattr(torch.ops.codeshell, name).default
 
@@ -49,7 +49,7 @@ def direct(x: torch.Tensor, *others: torch.Tensor) -> bool:
 
 def apply_directly(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """`function.apply` for calls that are `direct`: without looking for functorch's transforms, a third of its cost."""
-    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
     return apply
 
 
@@ -62,7 +62,4 @@ def differentiable(*tensors: torch.Tensor | None) -> bool:
     """Whether autograd has to see a call on these tensors."""
     if not torch.is_grad_enabled():
         return False
-    for x in tensors:
-        if x is not None and x.requires_grad:
-            return True
-    return False
+    return any(x is not None and x.requires_grad for x in tensors)
