@@ -374,3 +374,31 @@ def gradient_norm_cuda(
     result: int,
     stream: int,
 ) -> None: ...
+
+# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None, cu_seqlens
+# or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions check their
+# arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64, heads beyond
+# 1024).
+def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
+    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
+
+def rotary_qkv(
+    q: Any, k: Any, v: Any, qkv: Any, bias: Any, heads: int, kv_heads: int, /, *angles_threads_stream: Any
+) -> bool:
+    """Adds the bias (or None) to a fused projection (…, width), rotates, and fills q, k and v (…, heads, dim)."""
+
+def rotary_qkv_backward(
+    grad_q: Any,
+    grad_k: Any,
+    grad_v: Any,
+    grad_qkv: Any,
+    grad_bias: Any,
+    partial_sums: Any,
+    heads: int,
+    kv_heads: int,
+    /,
+    *angles_threads_stream: Any,
+) -> bool:
+    """Fills grad_qkv and, unless it is None, the fp32 grad_bias; partial_sums is (rotary_sum_chunks(tokens), width)."""
+
+def rotary_sum_chunks(tokens: int) -> int: ...

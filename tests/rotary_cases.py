@@ -1,4 +1,4 @@
-"""Cases of rotary embedding and their reference in fp64: for the CPU kernel, and for the CUDA kernel run on the host."""
+"""Cases of rotary embedding and their reference in fp64, for the CPU kernel and for the CUDA kernel run on the host."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def as_torch(x: torch.Tensor, turn: torch.Tensor, interleaved: bool) -> torch.Te
 
 
 def check_close(got: torch.Tensor, exact: torch.Tensor, plain: torch.Tensor) -> None:
-    """Every element within twice the largest error of the same computation in PyTorch at the same dtype, or a unit in the
-    last place of the largest where PyTorch is exact by luck (few elements)."""
+    """Every element within twice the largest error of the same computation in PyTorch at the same dtype, or a unit in
+    the last place of the largest where PyTorch is exact by luck (few elements)."""
     assert got.shape == exact.shape and torch.isfinite(got).all()
     if not exact.numel():
         return

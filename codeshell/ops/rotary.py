@@ -1,8 +1,8 @@
 """Rotary position embedding (Su et al. 2021), half-split or interleaved, over the first dimensions of each head.
 
 `rotary` turns queries and keys, `rotary_qkv` a fused projection on its way to attention. Both are one pass over memory
-by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. fp64, which
-the kernels do not serve, is a few lines of PyTorch. Arguments are checked in `csrc/bindings/rotary.cpp`.
+by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. fp64,
+which the kernels do not serve, is a few lines of PyTorch. Arguments are checked in `csrc/bindings/rotary.cpp`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ extension: Any = _C
 """What holds the kernels; tests put the module in that runs the CUDA kernels on the host."""
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
+
+# Looked up once, as in library.py.
+_grad_enabled, _empty_like, _threads = torch.is_grad_enabled, torch.empty_like, torch.get_num_threads
 
 
 class Angles(NamedTuple):
@@ -51,18 +54,18 @@ def rotary(
     """Rotate queries and keys by the angles of their positions.
 
     Args:
-        q: (batch, seq, heads, dim) or (total, heads, dim), floating point, any strides with a contiguous last dimension.
+        q: (batch, seq, heads, dim) or (total, heads, dim), floating point; any strides, the last dimension contiguous.
         k: the same with its own number of heads.
-        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions past rotary_dim are left as they are. Or doubled,
-            one column for each dimension, in any floating-point dtype: (positions, rotary_dim) with `doubled`, or one
-            row for each token (batch or 1, seq, rotary_dim), as transformers makes them.
+        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions past rotary_dim are left as they are. Or
+            doubled, one column for each dimension, in any floating-point dtype: (positions, rotary_dim) with `doubled`,
+            or one row for each token (batch or 1, seq, rotary_dim), as transformers makes them.
         interleaved: pairs are (0, 1), (2, 3) … (GPT-J); otherwise (0, rotary_dim / 2) … (GPT-NeoX, Llama, CodeShell).
             Doubled tables repeat a value where the two partners are.
         positions: int32 or int64 rows of `cos`: (seq,), (batch, seq) or (total,). None is 0, 1, 2 … along seq or total.
         inplace: write into `q` and `k` and return them. They must not be leaves that require gradients.
         doubled: two-dimensional tables are (positions, rotary_dim).
-        cu_seqlens: int32 (sequences + 1,), offsets of packed sequences in q (total, heads, dim): positions count from the
-            start of each.
+        cu_seqlens: int32 (sequences + 1,), offsets of packed sequences in q (total, heads, dim): positions count from
+            the start of each.
         offset: of the first position, where `positions` is not given.
 
     Returns:
@@ -74,25 +77,23 @@ def rotary(
             position that the tables do not have gives NaN.
         RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
-    if differentiable(q, k, cos, sin):
+    if _grad_enabled() and (q.requires_grad or k.requires_grad or cos.requires_grad or sin.requires_grad):
         if cos.requires_grad or sin.requires_grad:
-            raise ValueError(
-                f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
-            )
-        plain = direct(q, k, cos, sin)
-        apply = _apply_rotary if plain else _Rotary.apply
-        out: _Pair = apply(
-            q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, inplace and plain, plain
-        )
-        return (q.copy_(out[0]), k.copy_(out[1])) if inplace and not plain else out
-    angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
-    if not inplace:
-        return _rotate(q, k, *angles) if direct(q, k, cos, sin) else _rotary_op(q, k, *angles)
-    if direct(q, k, cos, sin):
-        _rotate_(q, k, *angles)
-    else:
-        _rotary_inplace_op(q, k, *angles)
-    return q, k
+            _refuse_table_gradients(cos, sin)
+        tables, settings = (cos, sin, positions, cu_seqlens), (offset, interleaved, doubled)
+        if direct(q, k, cos, sin):
+            out: _Pair = _apply_rotary(q, k, tables, settings, inplace, True)
+            return out
+        out = _Rotary.apply(q, k, tables, settings, False, False)  # type: ignore[no-untyped-call]
+        return (q.copy_(out[0]), k.copy_(out[1])) if inplace else out
+    if not direct(q, k, cos, sin):
+        op = _rotary_inplace_op if inplace else _rotary_op
+        rotated: _Pair | None = op(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+        return rotated or (q, k)
+    return _rotate_into(
+        *((q, k) if inplace else (_empty_like(q), _empty_like(k))),
+        *(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False),
+    )
 
 
 def rotary_qkv(
@@ -111,8 +112,8 @@ def rotary_qkv(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Split a fused projection into queries, keys and values, its bias added and q and k rotated, in one pass.
 
-    The backward pass is one pass too, and gives the bias's gradient: summed in fp32 in an order that depends on the shape
-    alone, so it has the same bits every time.
+    The backward pass is one pass too, and gives the bias's gradient: summed in fp32 in an order that depends on the
+    shape alone, so it has the same bits every time.
 
     Args:
         qkv: (batch, seq, (heads + 2 kv_heads) * dim) or (total, …): the product without its bias; Q, then K, then V.
@@ -141,19 +142,20 @@ def rotary_qkv(
 # The operations: outputs are allocated here, `extension` checks the arguments and fills them.
 
 
-def _rotate(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
-    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
-    if not extension.rotary(out_q, out_k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
+def _rotate_into(out_q: torch.Tensor, out_k: torch.Tensor, q: torch.Tensor, k: torch.Tensor, /, *angles: Any) -> _Pair:
+    if not extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q)):
         turn = Angles(*angles)
-        return _reference(q, turn), _reference(k, turn)
+        out_q.copy_(_reference(q, turn))
+        out_k.copy_(_reference(k, turn))
     return out_q, out_k
 
 
+def _rotate(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
+    return _rotate_into(_empty_like(q), _empty_like(k), q, k, *angles)
+
+
 def _rotate_(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> None:
-    if not extension.rotary(q, k, q, k, *angles, torch.get_num_threads(), stream_of(q)):
-        turn = Angles(*angles)
-        q.copy_(_reference(q, turn))
-        k.copy_(_reference(k, turn))
+    _rotate_into(q, k, q, k, *angles)
 
 
 def _empty_parts(qkv: torch.Tensor, heads: int, kv_heads: int) -> list[torch.Tensor]:
@@ -171,10 +173,11 @@ def _rotate_qkv(
     qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q, k, v = _empty_parts(qkv, heads, kv_heads)
-    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, torch.get_num_threads(), stream_of(qkv)):
+    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv)):
         turn = Angles(*angles)
         biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
-        parts = biased.unflatten(-1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=-2)
+        heads_of_all = biased.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
+        parts = torch.split(heads_of_all, [heads, kv_heads, kv_heads], dim=-2)
         return _reference(parts[0], turn), _reference(parts[1], turn), parts[2].contiguous()
     return q, k, v
 
@@ -193,7 +196,7 @@ def _rotate_qkv_backward(
     partial = grad_bias.new_empty((extension.rotary_sum_chunks(tokens), width)) if with_bias else None
     if not extension.rotary_qkv_backward(
         *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
-        *(*angles, torch.get_num_threads(), stream_of(grad_q)),
+        *(*angles, _threads(), stream_of(grad_q)),
     ):
         turn = Angles(*angles)
         grad_qkv = torch.cat((_reference(grad_q, turn), _reference(grad_k, turn), grad_v), dim=-2).flatten(-2)
@@ -235,37 +238,34 @@ _rotary_qkv_backward_op = define(
 
 
 class _Rotary(torch.autograd.Function):
+    """Few arguments, because each costs: `tables` are cos, sin, positions and cu_seqlens."""
+
     @staticmethod
     def forward(
         ctx: Any,
         q: torch.Tensor,
         k: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        positions: torch.Tensor | None,
-        cu_seqlens: torch.Tensor | None,
-        offset: int,
-        interleaved: bool,
-        doubled: bool,
+        tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+        settings: tuple[int, bool, bool],
         inplace: bool,
         plain: bool,
     ) -> _Pair:
-        ctx.save_for_backward(cos, sin, positions, cu_seqlens)
-        ctx.settings = (offset, interleaved, doubled, True)
-        angles = (cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
+        ctx.save_for_backward(*tables)
+        ctx.settings = settings
+        if not plain:
+            rotated: _Pair = _rotary_op(q, k, *tables, *settings, False)
+            return rotated
         if inplace:
             ctx.mark_dirty(q, k)
-            _rotate_(q, k, *angles)
-            return q, k
-        return _rotate(q, k, *angles) if plain else _rotary_op(q, k, *angles)
+            return _rotate_into(q, k, q, k, *tables, *settings, False)
+        return _rotate_into(_empty_like(q), _empty_like(k), q, k, *tables, *settings, False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
-        angles = (*ctx.saved_tensors, *ctx.settings)
         rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
-        return (*rotate(grad_q, grad_k, *angles), *[None] * 9)
+        return (*rotate(grad_q, grad_k, *ctx.saved_tensors, *ctx.settings, True), None, None, None, None)
 
 
 _apply_rotary = apply_directly(_Rotary)
@@ -296,11 +296,11 @@ class _RotaryQKV(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        parts = [_with_contiguous_heads(grad) for grad in grads]
+        grad_q, grad_k, grad_v = (_with_contiguous_heads(grad) for grad in grads)
         with_bias = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
         angles = (*ctx.saved_tensors, *ctx.settings)
-        rotate = _rotate_qkv_backward if direct(*parts) else _rotary_qkv_backward_op
-        grad_qkv, grad_bias = rotate(*parts, with_bias, *angles)
+        rotate = _rotate_qkv_backward if direct(grad_q, grad_k, grad_v) else _rotary_qkv_backward_op
+        grad_qkv, grad_bias = rotate(grad_q, grad_k, grad_v, with_bias, *angles)
         return (grad_qkv, grad_bias.to(ctx.bias_dtype) if with_bias else None, *[None] * 9)
 
 
@@ -352,6 +352,11 @@ def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
             rows = rows - angles.cu_seqlens.to(rows.dtype)[starts]
         rows = rows + angles.offset
     return table[rows].unsqueeze(-2)
+
+
+def _refuse_table_gradients(cos: torch.Tensor, sin: torch.Tensor) -> None:
+    if cos.requires_grad or sin.requires_grad:
+        raise ValueError(f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach")
 
 
 def check_tables(cos: torch.Tensor, sin: torch.Tensor, dim: int) -> None:

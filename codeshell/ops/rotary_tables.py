@@ -27,8 +27,8 @@ class RotaryScaling:
         original_length: positions of the first training; dynamic, llama3 and yarn need it.
         low_freq_factor, high_freq_factor: llama3: wavelengths above original_length / low are divided by the factor,
             those below original_length / high are kept, between them is a ramp.
-        beta_fast, beta_slow: yarn: rotations within the original context from which a dimension is kept, and below which
-            it is divided by the factor.
+        beta_fast, beta_slow: yarn: rotations within the original context from which a dimension is kept, and below
+            which it is divided by the factor.
         attention_factor: yarn: on cosines and sines; None is the paper's, or by mscale and mscale_all_dim (DeepSeek).
         truncate: yarn: round the ends of the ramp to whole dimensions.
 

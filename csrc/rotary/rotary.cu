@@ -299,7 +299,8 @@ bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 =
 
 bool packs_fit(const Arguments& a, int64_t width) {
   const auto whole = [&](int64_t stride) { return stride % width == 0; };
-  bool fit = whole(a.pairs) && whole(a.dim) && aligned(a.partial_sums) && aligned(a.cos.data) && aligned(a.sin.data) && aligned(a.bias);
+  bool fit = whole(a.pairs) && whole(a.dim) && aligned(a.partial_sums) && aligned(a.cos.data) && aligned(a.sin.data) &&
+             aligned(a.bias);
   for (int i = 0; i < a.part_count; ++i) {
     const Heads& part = a.parts[i];
     fit = fit && aligned(part.from) && aligned(part.to) && whole(part.from_batch) && whole(part.from_token) &&

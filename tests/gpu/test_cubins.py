@@ -66,7 +66,7 @@ EXPECTED = [
         instructions={LOAD_16: 8, STORE_16: 4},
     ),
     Expected("csrc/rotary/rotary.cu", r".*rotate(_and_sum)?<.*, 1>.*", registers=48),
-    Expected("csrc/rotary/rotary.cu", "add_chunks", registers=32, shared=1024),
+    Expected("csrc/rotary/rotary.cu", "rotary::add_chunks", registers=32, shared=1024),
 ]
 
 

@@ -166,7 +166,7 @@ def test_a_cuda_tensor_without_cuda_says_how_the_package_was_built():
         pytest.skip("this extension was built with CUDA")
     on_gpu = Duck(torch.zeros(8, 4, 32))
     on_gpu.device = torch.device("cuda:0")
-    with pytest.raises(RuntimeError, match="rotary.*cuda:0.*built without CUDA"):
+    with pytest.raises(RuntimeError, match=r"rotary.*cuda:0.*built without CUDA"):
         _C.rotary(*[on_gpu] * 4, *[table(on_gpu)] * 2, None, None, 0, False, False, False, 1, 0)
 
 
