@@ -89,16 +89,28 @@ def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True
         inner.set_attn_implementation(NAME)
     names = tuple(name for name, _ in layers) if rotary else ()
     replaced = before if attention and before != NAME else None
-    record = Patched(inner.config.model_type, names, replaced, _notes(inner, layers))
+    notes = _notes(inner, layers[0][1]) if attention else ()
+    record = Patched(inner.config.model_type, names, replaced, notes)
     setattr(inner, _RECORD, record)
     return record
 
 
 def unpatch(model: torch.nn.Module) -> None:
-    """Undo `patch`, on the model and on every model inside it; a model that is not patched stays as it is."""
+    """Undo `patch`, on the model and on every model inside it; a model that is not patched stays as it is.
+
+    Raises:
+        ValueError: a patched layer's class was derived from since, as fully_shard does; the model is untouched.
+    """
+    patched = [module for module in model.modules() if _is_patched(module)]
+    for layer in patched:
+        if _ORIGINAL not in type(layer).__dict__:
+            raise ValueError(
+                f"codeshell.unpatch cannot undo a {type(layer).__name__}, a class made from the patched one; unpatch "
+                "the model before what made it (fully_shard on the attention layers themselves does)"
+            )
+    for layer in patched:
+        _become(layer, _original(layer))
     for module in model.modules():
-        if _is_patched(module):
-            _become(module, getattr(type(module), _ORIGINAL))
         record = module.__dict__.get(_RECORD)
         if record is not None:
             delattr(module, _RECORD)
@@ -171,20 +183,23 @@ def _layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
 
 def _obstacle(layer: torch.nn.Module) -> str | None:
     """Why a layer's forward cannot be replaced, or None."""
-    kind = getattr(type(layer), _ORIGINAL) if _is_patched(layer) else type(layer)
+    kind = _original(layer)
     function: Any = kind.forward
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
-        return f"forward of {kind.__name__} is not a plain function but {function!r}"
+        return f"forward of {kind.__name__} is {_describe(function)}, not a plain function"
     uses = [step.opname for step in dis.get_instructions(function) if step.argval == _CALLED]
     if uses != ["LOAD_GLOBAL"]:
-        return (
-            f"forward of {kind.__name__} ({function.__module__}.{function.__qualname__}) does not call {_CALLED} once"
-        )
+        return f"forward of {kind.__name__} is {_describe(function)}, which does not call {_CALLED} once"
     if "forward" in layer.__dict__:
         hooked = layer.__dict__.get("_old_forward")
         if not isinstance(hooked, MethodType) or hooked.__func__ is not type(layer).forward:
-            return f"forward is {layer.__dict__['forward']!r}, set on the instance"
+            return f"forward is {_describe(layer.__dict__['forward'])}, set on the instance"
     return None
+
+
+def _describe(function: Any) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', None)}.{name}"
 
 
 def _holds(
@@ -197,14 +212,12 @@ def _holds(
     return bool(record.rotary), model.config._attn_implementation == NAME
 
 
-def _notes(model: PreTrainedModel, layers: list[tuple[str, torch.nn.Module]]) -> tuple[str, ...]:
+def _notes(model: PreTrainedModel, layer: Any) -> tuple[str, ...]:
     notes = []
-    softcap = getattr(layers[0][1], "attn_logit_softcapping", None)
-    if softcap is not None and model.config.model_type == "gemma2":
-        notes.append(f"scores capped at {softcap}: attention written out in PyTorch")
-    dim = int(getattr(layers[0][1], "head_dim", 0))
-    if dim % 16 or dim > 256:
-        notes.append(f"heads of {dim}: attention by torch's SDPA")
+    if model.config.model_type == "gemma2" and layer.attn_logit_softcapping is not None:
+        notes.append(f"scores capped at {layer.attn_logit_softcapping}: attention written out in PyTorch")
+    elif layer.head_dim % 16 or layer.head_dim > 256:
+        notes.append(f"heads of {layer.head_dim}: attention by torch's SDPA")
     return tuple(notes)
 
 
@@ -224,7 +237,13 @@ def _class(kind: str) -> Any:
 
 
 def _is_patched(module: torch.nn.Module) -> bool:
-    return _ORIGINAL in type(module).__dict__
+    return hasattr(type(module), _ORIGINAL)
+
+
+def _original(layer: torch.nn.Module) -> type[torch.nn.Module]:
+    """A layer's class, or what it was before."""
+    kind: type[torch.nn.Module] = getattr(type(layer), _ORIGINAL, type(layer))
+    return kind
 
 
 def _become(layer: torch.nn.Module, kind: type[torch.nn.Module]) -> None:

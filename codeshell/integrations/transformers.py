@@ -59,7 +59,7 @@ def attention(
         dropout, scaling, softcap: of the probabilities; of the scores; the bound `softcap * tanh(scores / softcap)`.
         sliding_window: counts where there is no mask.
         s_aux: attention sinks, (heads,): one more score a head, of a key that has no value.
-        kwargs: `cu_seq_lens_q` and `max_length_q` are packed documents where there is no mask;
+        kwargs: `cu_seq_lens_q` and `max_length_q` are packed documents where no mask says otherwise;
             `output_attentions=True` asks for the probabilities; the rest is passed to SDPA.
 
     Returns:
@@ -67,9 +67,11 @@ def attention(
     """
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     queries, keys = query.shape[2], key.shape[2]
-    if attention_mask is None and causal:
-        attention_mask = _unmasked(queries, keys, sliding_window, kwargs)
+    if attention_mask is None and causal and queries in (1, keys):
+        attention_mask = Pattern(sliding_window)
     pattern = attention_mask if isinstance(attention_mask, Pattern) else None
+    if pattern is not None and pattern.cu_seqlens is None and queries == keys:
+        pattern = _with_documents(pattern, **kwargs)
     if softcap is not None or s_aux is not None or kwargs.get("output_attentions"):
         if attention_mask is None and causal:  # a static cache's prefill: the first keys are the queries' own
             key, value = key[:, :, :queries], value[:, :, :queries]
@@ -95,16 +97,24 @@ def attention(
     return out, None
 
 
-def _unmasked(queries: int, keys: int, window: int | None, kwargs: dict[str, Any]) -> Pattern | None:
-    """The pattern of causal attention without a mask; None for the prefill of a static cache."""
-    if queries != keys and queries != 1:
-        return None
-    offsets, longest = kwargs.get("cu_seq_lens_q"), kwargs.get("max_length_q")
-    if offsets is None or queries != keys:
-        return Pattern(window)
-    if kwargs.get("cu_seq_lens_k", offsets) is not offsets and not torch.equal(kwargs["cu_seq_lens_k"], offsets):
-        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; packed documents attend to themselves alone")
-    return Pattern(window, offsets.to(torch.int32), int(offsets.diff().max() if longest is None else longest))
+def _with_documents(
+    pattern: Pattern,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **_: Any,
+) -> Pattern:
+    """The pattern within documents whose offsets the caller gave to the model."""
+    if cu_seq_lens_q is None:
+        return pattern
+    if (
+        cu_seq_lens_k is not None
+        and cu_seq_lens_k is not cu_seq_lens_q
+        and not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
+    ):
+        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; packed documents attend each to itself alone")
+    longest = int(cu_seq_lens_q.diff().max()) if max_length_q is None else int(max_length_q)
+    return Pattern(pattern.window, cu_seq_lens_q.to(torch.int32), longest)
 
 
 def _by_pattern(
@@ -115,6 +125,8 @@ def _by_pattern(
     scale: float | None,
     dropout: float,
 ) -> torch.Tensor:
+    if query.shape[2] == 1 and pattern.cu_seqlens is None:
+        return _one_query(query, key, value, pattern.window, scale, dropout)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if pattern.cu_seqlens is None:
         return ops.attention(q, k, v, scale=scale, window=pattern.window, dropout_p=dropout)
@@ -135,6 +147,23 @@ def _by_pattern(
     if rows is not None:  # the padding's rows are zeros
         out = out.new_zeros(shape).index_copy(0, rows, out)
     return out.view(query.shape[0], query.shape[2], *out.shape[1:])
+
+
+def _one_query(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    scale: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """A decoding step: the heads of a group are the queries of their key/value head, so that nothing is repeated."""
+    if window is not None:
+        key, value = key[:, :, -window:], value[:, :, -window:]
+    batch, heads, _, dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], dim)
+    out = F.scaled_dot_product_attention(grouped, key, value, dropout_p=dropout, scale=scale)
+    return out.reshape(batch, 1, heads, dim)
 
 
 def _written_out(
