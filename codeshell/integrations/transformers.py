@@ -82,6 +82,7 @@ def attention(
 
     plain = key.shape == value.shape and query.dtype == key.dtype == value.dtype
     plain = plain and kwargs.get("position_bias") is None and kwargs.get("cache") is None
+    plain = plain and torch._C._get_tracing_state() is None  # torch.jit.trace does not see into a kernel
     packed = pattern is not None and pattern.cu_seqlens is not None
     if plain and not (packed and torch.compiler.is_compiling()):
         if pattern is not None:

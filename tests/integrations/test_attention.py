@@ -242,3 +242,12 @@ def test_padding_goes_to_the_kernel_as_sequences(side, packed, monkeypatch):
     tiny("mistral", "codeshell")(tokens(), attention_mask=mask)
     assert len(calls) == 2 and all(call["window"] == 8 for call in calls)
     assert all((call.get("cu_seqlens") is not None) == packed for call in calls)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated and says what it cannot see
+def test_a_trace_computes():
+    layer = torch.nn.Module()
+    layer.forward = lambda q, k, v: interface.attention(MODULE, q, k, v, None)[0]
+    traced = torch.jit.trace(layer, tuple(tensors(seed=0)), check_trace=False)
+    q, k, v = tensors(seed=1)
+    assert torch.allclose(traced(q, k, v).double(), reference(q, k, v, causal(9, 9)), atol=1e-5)
