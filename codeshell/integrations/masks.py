@@ -78,7 +78,7 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
             arguments["kv_length"],
             arguments.get("q_offset", 0),
             arguments.get("kv_offset", 0),
-            arguments.get("mask_function", masking_utils.causal_mask_function),
+            arguments.get("mask_function", _CAUSAL),
             attention_mask,
         )
         if pattern is not None:
@@ -132,16 +132,21 @@ def _unpadded(real: torch.Tensor, window: int | None) -> Pattern | None:
 
 # transformers describes a mask by nested closures and does not say what they mean, so a closure is known by its code.
 # One that is not known (another version's, a user's) costs the dense mask, never a wrong one.
-_NOTHING = torch.empty(0)
-_AND = masking_utils.and_masks(masking_utils.causal_mask_function).__code__
-_WINDOW = masking_utils.sliding_window_overlay(1).__code__
-_SEQUENCE = masking_utils.packed_sequence_mask_function(_NOTHING).__code__
-_REMAPPED = masking_utils.remap_positions_for_packed_sequence(masking_utils.causal_mask_function, _NOTHING).__code__
+def _code(name: str, *arguments: Any) -> Any:
+    maker = getattr(masking_utils, name, None)
+    return None if maker is None else maker(*arguments).__code__
+
+
+_CAUSAL = masking_utils.causal_mask_function
+_AND = _code("and_masks", _CAUSAL)
+_WINDOW = _code("sliding_window_overlay", 1)
+_SEQUENCE = _code("packed_sequence_mask_function", torch.empty(0))
+_REMAPPED = _code("remap_positions_for_packed_sequence", _CAUSAL, torch.empty(0))  # not in every version
 
 
 def _recognise(function: Any) -> tuple[int | None, torch.Tensor | None] | None:
     """(window, each token's document) of a causal mask function; None for any other function."""
-    if function is masking_utils.causal_mask_function:
+    if function is _CAUSAL:
         return None, None
     if not _is(function, _AND):
         return None
@@ -149,19 +154,23 @@ def _recognise(function: Any) -> tuple[int | None, torch.Tensor | None] | None:
     if len(parts) != 2:
         return None
     first, second = parts
-    if _is(first, _WINDOW) and second is masking_utils.causal_mask_function:
+    if _is(first, _WINDOW) and second is _CAUSAL:
         window = _free(first).get("sliding_window")
         return (window, None) if isinstance(window, int) else None
-    if _is(first, _SEQUENCE) and _is(second, _REMAPPED):
-        within = _recognise(_free(second).get("mask_function"))
-        sequence = _free(first).get("packed_sequence_mask")
-        if within is not None and within[1] is None and isinstance(sequence, torch.Tensor):
-            return within[0], sequence
-    return None
+    if _is(second, _SEQUENCE):
+        first, second = second, first
+    if not _is(first, _SEQUENCE):
+        return None
+    # A document's positions rise by one, so what is said of them can be said of the places in the row.
+    within = _recognise(_free(second).get("mask_function") if _is(second, _REMAPPED) else second)
+    sequence = _free(first).get("packed_sequence_mask")
+    if within is None or within[1] is not None or not isinstance(sequence, torch.Tensor):
+        return None
+    return within[0], sequence
 
 
 def _is(function: Any, code: Any) -> bool:
-    return isinstance(function, FunctionType) and function.__code__ is code
+    return isinstance(function, FunctionType) and code is not None and function.__code__ is code
 
 
 def _free(function: FunctionType) -> dict[str, Any]:

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "codeshell.patch and codeshell.integrations.transformers need transformers 5 or newer: "
-        "pip install 'transformers>=5'"
+        f"pip install 'transformers>=5' ({error})"
     ) from error
 
 from codeshell import ops

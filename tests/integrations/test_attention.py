@@ -70,8 +70,10 @@ def situations(draw):
         lengths = draw(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=6), min_size=batch, max_size=batch))
         positions = torch.stack([torch.cat([torch.arange(n) for n in [*row, queries]])[:queries] for row in lengths])
         documents = masking.find_packed_sequence_indices(positions)
-        if documents is not None:
+        if documents is not None and hasattr(masking, "packed_sequence_compatibility_function"):
             function = masking.packed_sequence_compatibility_function(function, positions, documents)
+        elif documents is not None:  # as it was up to transformers 5.17
+            function = masking.and_masks(function, masking.packed_sequence_mask_function(documents))
     elif draw(st.booleans()):
         bits = st.lists(st.booleans(), min_size=keys, max_size=keys)
         padding = torch.tensor(draw(st.lists(bits, min_size=batch, max_size=batch)))
