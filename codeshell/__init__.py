@@ -10,7 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codeshell import data, dedup, engine, evaluate, model, ops, optim, recipe, report, tokenizer, train
+    from codeshell import (
+        data,
+        dedup,
+        engine,
+        evaluate,
+        integrations,
+        model,
+        ops,
+        optim,
+        recipe,
+        report,
+        tokenizer,
+        train,
+    )
+    from codeshell.integrations.patching import patch, unpatch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,17 +32,22 @@ __all__ = [
     "dedup",
     "engine",
     "evaluate",
+    "integrations",
     "model",
     "ops",
     "optim",
+    "patch",
     "recipe",
     "report",
     "tokenizer",
     "train",
+    "unpatch",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("patch", "unpatch"):
+        return getattr(importlib.import_module("codeshell.integrations.patching"), name)
     if name in __all__:
         return importlib.import_module(f"codeshell.{name}")
     raise AttributeError(f"module 'codeshell' has no attribute {name!r}")

@@ -40,8 +40,17 @@ def test_imports_stay_light(statement: str, forbidden: set[str]) -> None:
 def test_every_public_room_loads_on_first_use() -> None:
     import codeshell
 
-    for name in codeshell.__all__:
+    functions = {"patch", "unpatch"}
+    for name in set(codeshell.__all__) - functions:
         assert getattr(codeshell, name).__name__ == f"codeshell.{name}"
+    for name in functions:  # they need transformers, which is optional
+        pytest.importorskip("transformers")
+        assert getattr(codeshell, name).__module__ == "codeshell.integrations.patching"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import codeshell
+
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = codeshell.nonsense
 

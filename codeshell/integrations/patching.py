@@ -1,0 +1,288 @@
+"""`codeshell.patch(model)` and `codeshell.unpatch(model)`: codeshell's operations in one model of transformers.
+
+Only the given model changes, whatever others of its kind live in the process, and whether they are built before or
+after. Its attention layers become instances of a subclass, `CodeShellLlamaAttention` and so on, whose forward is the
+original's with another function behind the name `apply_rotary_pos_emb`; nothing that transformers defines is replaced.
+So a patched model can be copied, pickled, wrapped and saved like any other, and weights, hooks and module names stay.
+"""
+
+from __future__ import annotations
+
+import copy
+import dis
+import importlib
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+
+from codeshell import ops
+from codeshell.integrations import ARCHITECTURES
+from codeshell.integrations.transformers import NAME, PreTrainedModel
+
+_RECORD = "_codeshell_patch"  # on a patched model: its `Patched`
+_ORIGINAL = "_codeshell_original"  # on a patched layer's class: the class it was
+_CALLED = "apply_rotary_pos_emb"
+_REPLACEMENT = "codeshell_apply_rotary_pos_emb"
+_PREFIX = "CodeShell"
+
+
+@dataclass(frozen=True)
+class Patched:
+    """What `patch` replaced.
+
+    Attributes:
+        model_type: as in the model's config.
+        rotary: names of the attention layers that rotate by `codeshell.ops.rotary`.
+        attention: the attention implementation that "codeshell" stands in for; None if it was left alone.
+        notes: cases of this model that a codeshell kernel does not serve, and what does.
+    """
+
+    model_type: str
+    rotary: tuple[str, ...]
+    attention: str | None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = []
+        if self.rotary:
+            parts.append(f"rotary in {len(self.rotary)} layers → codeshell.ops.rotary")
+        if self.attention is not None:
+            parts.append(f"attention {self.attention} → {NAME}")
+        return f"{self.model_type}: " + "; ".join([*(parts or ["nothing replaced"]), *self.notes])
+
+    def __repr__(self) -> str:
+        return f"<Patched {self}>"
+
+
+def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True) -> Patched:
+    """Make a transformers model use codeshell's operations; `unpatch` undoes it.
+
+    The model gets a config of its own (a copy), since the attention implementation is a setting of the config and other
+    models may share it. Patching again changes nothing, or changes which of the two parts are replaced.
+
+    Args:
+        model: a model of one of the types in `codeshell.integrations.ARCHITECTURES`, bare or inside
+            DistributedDataParallel, FSDP, torch.compile or PEFT.
+        rotary: replace the rotary embedding.
+        attention: set the attention implementation to "codeshell".
+
+    Returns:
+        What was replaced; it prints as one line.
+
+    Raises:
+        ValueError: the model cannot be served; the message says why and what to do, and the model is untouched.
+    """
+    inner = _unwrap(model)
+    layers = _layers(inner)
+    record = inner.__dict__.get(_RECORD)
+    if record is not None and _holds(inner, layers, record) == (rotary, attention):
+        return record  # type: ignore[no-any-return]
+    unpatch(inner)
+    if rotary:
+        for _, layer in layers:
+            _become(layer, _patched_class(type(layer)))
+    before = inner.config._attn_implementation
+    if attention and before != NAME:
+        _own_config(model, inner)
+        inner.set_attn_implementation(NAME)
+    names = tuple(name for name, _ in layers) if rotary else ()
+    replaced = before if attention and before != NAME else None
+    notes = _notes(inner, layers[0][1]) if attention else ()
+    record = Patched(inner.config.model_type, names, replaced, notes)
+    setattr(inner, _RECORD, record)
+    return record
+
+
+def unpatch(model: torch.nn.Module) -> None:
+    """Undo `patch`, on the model and on every model inside it; a model that is not patched stays as it is.
+
+    Raises:
+        ValueError: a patched layer's class was derived from since, as fully_shard does; the model is untouched.
+    """
+    patched = [module for module in model.modules() if _is_patched(module)]
+    for layer in patched:
+        if _ORIGINAL not in type(layer).__dict__:
+            raise ValueError(
+                f"codeshell.unpatch cannot undo a {type(layer).__name__}, a class made from the patched one; unpatch "
+                "the model before what made it (fully_shard on the attention layers themselves does)"
+            )
+    for layer in patched:
+        _become(layer, _original(layer))
+    for module in model.modules():
+        record = module.__dict__.get(_RECORD)
+        if record is not None:
+            delattr(module, _RECORD)
+            assert isinstance(module, PreTrainedModel)
+            if record.attention is not None and module.config._attn_implementation == NAME:
+                module.set_attn_implementation(record.attention)
+
+
+def apply_rotary_pos_emb(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers' function of that name: q, k (batch, heads, seq, dim); cos, sin (batch or 1, seq, rotary_dim)."""
+    half = cos.shape[-1] // 2  # the other half is the same
+    wide = torch.float64 if cos.dtype == torch.float64 else torch.float32
+    cos, sin = cos[..., :half].to(wide), sin[..., :half].to(wide)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    if cos.shape[0] == 1:
+        q, k = ops.rotary(q, k, cos[0], sin[0])
+    else:
+        batch, seq = q.shape[:2]
+        q, k = ops.rotary(*(x.flatten(0, 1) for x in (q, k, cos, sin)))
+        q, k = (x.view(batch, seq, *x.shape[1:]) for x in (q, k))
+    return q.transpose(1, 2), k.transpose(1, 2)
+
+
+def _unwrap(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside what libraries wrap around it."""
+    inner: Any = model
+    while not isinstance(inner, PreTrainedModel):
+        if callable(getattr(inner, "get_base_model", None)):  # PEFT
+            wrapped = inner.get_base_model()
+        else:  # torch.compile; DistributedDataParallel, DataParallel, FSDP, DeepSpeed
+            wrapped = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+        if not isinstance(wrapped, torch.nn.Module) or wrapped is inner:
+            raise ValueError(
+                f"codeshell.patch cannot serve a {type(model).__name__}: it is no model of transformers, and none is "
+                "inside it; use codeshell.ops in its own code"
+            )
+        inner = wrapped
+    return inner
+
+
+def _layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
+    """The attention layers to replace; `ValueError` if one of them cannot be."""
+    kind = model.config.model_type
+    what = f"codeshell.patch cannot serve model type {kind!r} ({type(model).__name__})"
+    if kind not in ARCHITECTURES:
+        for name, part in model.named_modules():
+            if isinstance(part, PreTrainedModel) and part is not model and part.config.model_type in ARCHITECTURES:
+                raise ValueError(
+                    f"{what} as a whole; patch the {part.config.model_type} inside it: codeshell.patch(model.{name})"
+                )
+        raise ValueError(
+            f"{what}: its rotary embedding is not one that codeshell knows. model.set_attn_implementation({NAME!r}) "
+            f"gives it the attention alone; whole models are {', '.join(ARCHITECTURES)}"
+        )
+    original = _class(kind)
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, original)]
+    if not layers:
+        raise ValueError(
+            f"{what}: it has no layer of transformers' {original.__name__}. If it was loaded with trust_remote_code, "
+            "load it without"
+        )
+    for name, layer in layers:
+        reason = _obstacle(layer)
+        if reason:
+            raise ValueError(f"{what}: {name}.{reason}. Patch the model before the library that did this")
+    return layers
+
+
+def _obstacle(layer: torch.nn.Module) -> str | None:
+    """Why a layer's forward cannot be replaced, or None."""
+    kind = _original(layer)
+    function: Any = kind.forward
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return f"forward of {kind.__name__} is {_describe(function)}, not a plain function"
+    uses = [step.opname for step in dis.get_instructions(function) if step.argval == _CALLED]
+    if uses != ["LOAD_GLOBAL"]:
+        return f"forward of {kind.__name__} is {_describe(function)}, which does not call {_CALLED} once"
+    if "forward" in layer.__dict__:
+        hooked = layer.__dict__.get("_old_forward")
+        if not isinstance(hooked, MethodType) or hooked.__func__ is not type(layer).forward:
+            return f"forward is {_describe(layer.__dict__['forward'])}, set on the instance"
+    return None
+
+
+def _describe(function: Any) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', None)}.{name}"
+
+
+def _holds(
+    model: PreTrainedModel, layers: list[tuple[str, torch.nn.Module]], record: Patched
+) -> tuple[bool, bool] | None:
+    """Which parts (rotary, attention) of a patched model are codeshell's; None if a layer differs from the others."""
+    turned = {_is_patched(layer) for _, layer in layers}
+    if len(turned) > 1 or bool(record.rotary) not in turned:
+        return None
+    return bool(record.rotary), model.config._attn_implementation == NAME
+
+
+def _notes(model: PreTrainedModel, layer: Any) -> tuple[str, ...]:
+    notes = []
+    if model.config.model_type == "gemma2" and layer.attn_logit_softcapping is not None:
+        notes.append(f"scores capped at {layer.attn_logit_softcapping}: attention written out in PyTorch")
+    elif layer.head_dim % 16 or layer.head_dim > 256:
+        notes.append(f"heads of {layer.head_dim}: attention by torch's SDPA")
+    return tuple(notes)
+
+
+def _own_config(model: torch.nn.Module, inner: PreTrainedModel) -> None:
+    """Give the modules a copy of the model's config in the place of the one that other models may share."""
+    copies: dict[int, Any] = {}  # deepcopy's memo: the id of an object that was copied, and its copy
+    copy.deepcopy(inner.config, copies)
+    for module in model.modules():
+        copied = copies.get(id(module.__dict__.get("config")))
+        if copied is not None:
+            module.config = copied
+
+
+def _class(kind: str) -> Any:
+    folder, name = ARCHITECTURES[kind]
+    return getattr(importlib.import_module(f"transformers.models.{folder}.modeling_{folder}"), name)
+
+
+def _is_patched(module: torch.nn.Module) -> bool:
+    return hasattr(type(module), _ORIGINAL)
+
+
+def _original(layer: torch.nn.Module) -> type[torch.nn.Module]:
+    """A layer's class, or what it was before."""
+    kind: type[torch.nn.Module] = getattr(type(layer), _ORIGINAL, type(layer))
+    return kind
+
+
+def _become(layer: torch.nn.Module, kind: type[torch.nn.Module]) -> None:
+    hooked = layer.__dict__.get("_old_forward")
+    if isinstance(hooked, MethodType) and hooked.__func__ is type(layer).forward:
+        # accelerate's hooks keep the forward they wrap on the instance.
+        layer._old_forward = MethodType(kind.forward, layer)  # type: ignore[assignment]
+    layer.__class__ = kind
+
+
+_classes: dict[tuple[type, Any], type[torch.nn.Module]] = {}
+
+
+def _patched_class(original: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """The subclass whose forward rotates by codeshell; one for each class (and for what its forward is just now)."""
+    forward: Any = original.forward
+    key = (original, forward)
+    if key not in _classes:
+        # The name is exchanged in the code, not in the module: there other models would see it, and a private copy of
+        # the module's names would be blind to later changes (and to torch.compile, which looks names up in modules).
+        code = forward.__code__
+        names = tuple(_REPLACEMENT if name == _CALLED else name for name in code.co_names)
+        function = FunctionType(
+            code.replace(co_names=names), forward.__globals__, "forward", forward.__defaults__, forward.__closure__
+        )
+        function.__kwdefaults__, function.__annotations__ = forward.__kwdefaults__, forward.__annotations__
+        function.__doc__, function.__module__ = forward.__doc__, forward.__module__
+        forward.__globals__[_REPLACEMENT] = apply_rotary_pos_emb
+        _classes[key] = type(
+            _PREFIX + original.__name__,
+            (original,),
+            {"forward": function, "__module__": __name__, "__doc__": original.__doc__, _ORIGINAL: original},
+        )
+    return _classes[key]
+
+
+def __getattr__(name: str) -> Any:
+    """The subclasses by name, which is how a pickled model finds them."""
+    for kind, (_, original) in ARCHITECTURES.items():
+        if name == _PREFIX + original:
+            return _patched_class(_class(kind))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

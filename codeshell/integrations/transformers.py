@@ -1,0 +1,199 @@
+"""`attn_implementation="codeshell"` for the models of Hugging Face transformers.
+
+Importing this module registers the attention and its mask function; any model that uses transformers' attention
+interface can then be loaded with `attn_implementation="codeshell"`, or switched by
+`model.set_attn_implementation("codeshell")`. `codeshell.patch` does that and replaces the rotary embedding too.
+
+What `codeshell.ops.attention` serves exactly (causal or full attention, sliding windows, padding in a prefill, packed
+documents, a growing cache) goes there. A dense mask goes to transformers' own SDPA function; soft-capped scores,
+attention sinks and requests for the attention weights are written out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+try:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import PreTrainedModel as PreTrainedModel
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+except ImportError as error:
+    raise ImportError(
+        "codeshell.patch and codeshell.integrations.transformers need transformers 5 or newer: "
+        f"pip install 'transformers>=5' ({error})"
+    ) from error
+
+from codeshell import ops
+from codeshell.integrations.masks import Pattern, mask
+
+__all__ = ["NAME", "attention", "mask"]
+
+NAME = "codeshell"
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `AttentionInterface` calls in each layer.
+
+    Args:
+        module: the attention layer; its `is_causal` counts if the argument of that name is None.
+        query: (batch, heads, queries, dim).
+        key, value: (batch, kv_heads, keys, dim), the cached positions first.
+        attention_mask: what `mask` returned, or a dense mask of the caller's: (batch, 1 or heads, queries, keys), True
+            where a query sees a key, or added to the scores. With a mask nothing else decides who sees whom.
+        dropout, scaling, softcap: of the probabilities; of the scores; the bound `softcap * tanh(scores / softcap)`.
+        sliding_window: counts where there is no mask.
+        s_aux: attention sinks, (heads,): one more score a head, of a key that has no value.
+        kwargs: `cu_seq_lens_q` and `max_length_q` are packed documents where no mask says otherwise;
+            `output_attentions=True` asks for the probabilities; the rest is passed to SDPA.
+
+    Returns:
+        (batch, queries, heads, dim), and (batch, heads, queries, keys) probabilities or None.
+    """
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    queries, keys = query.shape[2], key.shape[2]
+    if attention_mask is None and causal and queries in (1, keys):
+        attention_mask = Pattern(sliding_window)
+    pattern = attention_mask if isinstance(attention_mask, Pattern) else None
+    if pattern is not None and pattern.cu_seqlens is None and queries == keys:
+        pattern = _with_documents(pattern, **kwargs)
+    if softcap is not None or s_aux is not None or kwargs.get("output_attentions"):
+        if attention_mask is None and causal:  # a static cache's prefill: the first keys are the queries' own
+            key, value = key[:, :, :queries], value[:, :, :queries]
+            pattern = Pattern()
+        if pattern is not None:
+            attention_mask = pattern.dense(query.shape[0], queries, key.shape[2], query.device)
+        return _written_out(query, key, value, attention_mask, dropout, scaling, softcap, s_aux)
+
+    plain = key.shape == value.shape and query.dtype == key.dtype == value.dtype
+    plain = plain and kwargs.get("position_bias") is None and kwargs.get("cache") is None
+    plain = plain and torch._C._get_tracing_state() is None  # torch.jit.trace does not see into a kernel
+    packed = pattern is not None and pattern.cu_seqlens is not None
+    if plain and not (packed and torch.compiler.is_compiling()):
+        if pattern is not None:
+            return _by_pattern(query, key, value, pattern, scaling, dropout), None
+        if attention_mask is None and not causal:
+            q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+            return ops.attention(q, k, v, causal=False, scale=scaling, dropout_p=dropout), None
+    if pattern is not None:
+        attention_mask = pattern.dense(query.shape[0], queries, keys, query.device)
+    out: torch.Tensor = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=causal, **kwargs
+    )[0]
+    return out, None
+
+
+def _with_documents(
+    pattern: Pattern,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **_: Any,
+) -> Pattern:
+    """The pattern within documents whose offsets the caller gave to the model."""
+    if cu_seq_lens_q is None:
+        return pattern
+    if (
+        cu_seq_lens_k is not None
+        and cu_seq_lens_k is not cu_seq_lens_q
+        and not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
+    ):
+        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; packed documents attend each to itself alone")
+    longest = int(cu_seq_lens_q.diff().max()) if max_length_q is None else int(max_length_q)
+    return Pattern(pattern.window, cu_seq_lens_q.to(torch.int32), longest)
+
+
+def _by_pattern(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pattern: Pattern,
+    scale: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    if query.shape[2] == 1 and pattern.cu_seqlens is None:
+        return _one_query(query, key, value, pattern.window, scale, dropout)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    if pattern.cu_seqlens is None:
+        return ops.attention(q, k, v, scale=scale, window=pattern.window, dropout_p=dropout)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    shape, rows = q.shape, pattern.rows
+    if rows is not None:
+        q, k, v = (x.index_select(0, rows) for x in (q, k, v))
+    out = ops.attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        window=pattern.window,
+        cu_seqlens=pattern.cu_seqlens,
+        max_seqlen=pattern.max_seqlen,
+        dropout_p=dropout,
+    )
+    if rows is not None:  # the padding's rows are zeros
+        out = out.new_zeros(shape).index_copy(0, rows, out)
+    return out.view(query.shape[0], query.shape[2], *out.shape[1:])
+
+
+def _one_query(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
+    scale: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """A decoding step: the heads of a group are the queries of their key/value head, so that nothing is repeated."""
+    if window is not None:
+        key, value = key[:, :, -window:], value[:, :, -window:]
+    batch, heads, _, dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], dim)
+    out = F.scaled_dot_product_attention(grouped, key, value, dropout_p=dropout, scale=scale)
+    return out.reshape(batch, 1, heads, dim)
+
+
+def _written_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None and mask.dtype == torch.bool:
+        # Not minus infinity: a padding token that sees nothing must not be NaN, which 0 times NaN would spread.
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
+        scores = torch.cat((scores, column), dim=-1)
+    wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    probability = torch.softmax(scores, dim=-1, dtype=wide).to(query.dtype)[..., : key.shape[2]]
+    return (F.dropout(probability, dropout) @ value).transpose(1, 2).contiguous(), probability
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, mask)
