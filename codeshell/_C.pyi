@@ -352,9 +352,7 @@ class AdamWTable:
     def all_have_gradients(self) -> bool: ...
     def tensors(self) -> bytes: ...
     def chunks(self) -> bytes: ...
-    def step_cpu(
-        self, scheme: tuple[str, str, str, bool, bool], settings: tuple[Any, ...], threads: int
-    ) -> bool: ...
+    def step_cpu(self, scheme: tuple[str, str, str, bool, bool], settings: tuple[Any, ...], threads: int) -> bool: ...
     def sum_of_squares_cpu(self, gradient: str, threads: int) -> float: ...
 
 def adamw_step_cuda(
@@ -375,10 +373,10 @@ def gradient_norm_cuda(
     stream: int,
 ) -> None: ...
 
-# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None, cu_seqlens
-# or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions check their
-# arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64, heads beyond
-# 1024).
+# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None,
+# cu_seqlens or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions
+# check their arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64,
+# heads beyond 1024).
 def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
     """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
 
