@@ -318,10 +318,10 @@ def cross_entropy(
 ) -> None:
     """Logits (rows, n) become their gradient in place; losses are fp32 (rows,)."""
 
-# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None, cu_seqlens
-# or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions check their
-# arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64, heads beyond
-# 1024).
+# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None,
+# cu_seqlens or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions
+# check their arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64,
+# heads beyond 1024).
 def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
     """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
 
