@@ -77,7 +77,8 @@ def nvcc() -> str:
 
 @cache
 def cuobjdump() -> str:
-    """cuobjdump's path, from nvcc's toolkit, PATH, NVIDIA's wheels or Triton's; skips the test where there is none."""
+    """cuobjdump's path, from nvcc's toolkit, PATH, NVIDIA's wheels or Triton's, with nvdisasm, which it calls, beside it
+    or on PATH; skips the test where there is none."""
     packages = [Path(p) for p in [*site.getsitepackages(), *sys.path]]
     places = [Path(nvcc()).resolve().parent]
     places += [p / "nvidia" / "cu13" / "bin" for p in packages]
@@ -85,6 +86,8 @@ def cuobjdump() -> str:
     found = _find("cuobjdump", *places)
     if not found:
         pytest.skip("no cuobjdump (pip install nvidia-cuda-cuobjdump): the kernels' instructions are NOT checked")
+    if not _find("nvdisasm", Path(found).parent):
+        pytest.skip("no nvdisasm (pip install nvidia-cuda-nvdisasm): the kernels' instructions are NOT checked")
     return found
 
 
@@ -165,7 +168,11 @@ def compile_kernels(source: str) -> Cubin:
                 if done.returncode:
                     pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
                 kernels, warnings = _parse_resources(done.stdout + done.stderr)
-                sass = subprocess.run([disassembler, "-sass", str(cubin)], capture_output=True, text=True, check=True)
+                path = f"{Path(disassembler).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it looks for nvdisasm
+                command = [disassembler, "-sass", str(cubin)]
+                sass = subprocess.run(
+                    command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
+                )
                 _count_instructions(sass.stdout, kernels)
             kept.write_text(json.dumps(asdict(Cubin(list(kernels.values()), warnings))))
     data = json.loads(kept.read_text())
