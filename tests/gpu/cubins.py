@@ -77,8 +77,8 @@ def nvcc() -> str:
 
 @cache
 def cuobjdump() -> str:
-    """cuobjdump's path, from nvcc's toolkit, PATH, NVIDIA's wheels or Triton's, with nvdisasm, which it calls, beside it
-    or on PATH; skips the test where there is none."""
+    """cuobjdump's path, from nvcc's toolkit, PATH, NVIDIA's wheels or Triton's, with nvdisasm, which it calls, beside
+    it or on PATH; skips the test where there is none."""
     packages = [Path(p) for p in [*site.getsitepackages(), *sys.path]]
     places = [Path(nvcc()).resolve().parent]
     places += [p / "nvidia" / "cu13" / "bin" for p in packages]
