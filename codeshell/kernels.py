@@ -45,7 +45,7 @@ KERNELS = {
     "attention/forward_sm90.cu": Kernel(
         serves="attention without gradients on GPUs of compute capability 9.0: bf16, fp16; head dimension 64 and 128; "
         "any group of query heads; causal, window or full; dense or packed sequences; log-sum-exp",
-        torch="calls that need gradients, dropout, fp32, fp64, other head dimensions, a scale of 0 or below, other GPUs",
+        torch="calls that need gradients, dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs",
         tests=("gpu/test_attention_cuda.py",),
     ),
     "copy/copy.cu": Kernel(

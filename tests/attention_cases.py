@@ -60,7 +60,9 @@ def inputs(case: Case, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, t
     return q, k, v
 
 
-def dense(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def dense(
+    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
     """Output and LSE; probabilities rounded to `dtype`, and all else in fp64 or, for 16-bit types, in fp32."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     q, k, v = (x.transpose(1, 2).to(wide) for x in (q, k, v))
@@ -77,11 +79,16 @@ def dense(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: 
     return (probabilities.to(wide) @ v).to(dtype).transpose(1, 2), lse
 
 
-def reference(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+def reference(
+    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
     """`dense`, of packed sequences one by one."""
     if not case.lengths:
         return dense(case, q, k, v, dtype)
-    parts = [dense(case, *(x[None] for x in xs), dtype) for xs in zip(*(x.split(case.lengths) for x in (q, k, v)), strict=True)]
+    parts = [
+        dense(case, *(x[None] for x in xs), dtype)
+        for xs in zip(*(x.split(case.lengths) for x in (q, k, v)), strict=True)
+    ]
     return torch.cat([out[0] for out, _ in parts]), torch.cat([lse[0] for _, lse in parts], dim=1)
 
 

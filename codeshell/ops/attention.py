@@ -2,8 +2,8 @@
 
 `attention` takes separate tensors; `packed_attention` takes the fused projection Q|K|V as one tensor and rotates
 queries and keys itself, which saves the split on the way in and the concatenation on the way back. On the CPU both run
-`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs calls without
-gradients run `csrc/attention/forward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
+`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs calls that
+need no gradient run `csrc/attention/forward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
 scaled_dot_product_attention (SDPA), with packed sequences of equal length sharing one call.
 """
 

@@ -13,8 +13,8 @@ struct AttentionTensor {
   int64_t batch_stride, token_stride, head_stride;
 };
 
-// Dense: q and out (batch, queries, heads, dim), k and v (batch, keys, kv_heads, dim). Packed (cu_seqlens not null): one
-// row of the same four dimensions, `queries` = `keys` tokens in all, `batch` sequences of at most `longest`.
+// Dense: q and out (batch, queries, heads, dim), k and v (batch, keys, kv_heads, dim). Packed (cu_seqlens not null):
+// one row of the same four dimensions, `queries` = `keys` tokens in all, `batch` sequences of at most `longest`.
 struct AttentionForward {
   AttentionTensor q, k, v, out;
   float* lse;             // (batch, heads, queries), or packed (heads, queries)

@@ -6,7 +6,8 @@
 //
 //   producer     Q  K3  K2 V3  K1 V2  K0 V1  V0            (one elected lane; TMA; a stage is filled when it is empty)
 //   consumer 0   S3 softmax | S2 O+=P3V3 | softmax | S1 O+=P2V2 | softmax | … | O+=P0V0 | store
-//   consumer 1              S3 softmax | S2 O+=P3V3 | softmax | …      its products under the other's softmax: each issues
+//   consumer 1              S3 softmax | S2 O+=P3V3 | softmax | …      its products under the other's softmax: each
+//   issues
 //                                                                      in its turn, by named barriers
 // A step issues S of its keys and P V of the last step's, then does the softmax of S while P V is still running.
 // Key blocks go from last to first: those with a mask at the causal edge, those without, those at the window's edge.
@@ -69,7 +70,10 @@ struct Problem {
   KeyBlocks blocks;
 
   __device__ __forceinline__ explicit Problem(const Parameters& p)
-      : tile(tile_of(p.schedule, static_cast<int>(blockIdx.x))), batch(tile.sequence), start(0), queries(p.queries),
+      : tile(tile_of(p.schedule, static_cast<int>(blockIdx.x))),
+        batch(tile.sequence),
+        start(0),
+        queries(p.queries),
         keys(p.keys) {
     if (p.cu_seqlens) {
       batch = 0;
@@ -93,8 +97,7 @@ struct Ring {
 
 template <int Dim>
 __device__ __forceinline__ void load_keys(uint8_t* tiles, const gpu::TensorMap& map, gpu::Mbarrier (&full)[kStages],
-                                          gpu::Mbarrier (&empty)[kStages], Ring& ring, int head, int token,
-                                          int batch) {
+                                          gpu::Mbarrier (&empty)[kStages], Ring& ring, int head, int token, int batch) {
   empty[ring.stage].wait(ring.parity ^ 1);
   full[ring.stage].arrive_expect(kStageBytes<Dim>);
   uint8_t* tile = tiles + static_cast<uint32_t>(ring.stage) * kStageBytes<Dim>;
@@ -153,13 +156,18 @@ struct Consumer {
 
   __device__ __forceinline__ Consumer(const Parameters& parameters, const Problem& a_problem, Barriers& b,
                                       uint8_t* memory)
-      : p(parameters), problem(a_problem), barriers(b), shared(memory),
+      : p(parameters),
+        problem(a_problem),
+        barriers(b),
+        shared(memory),
         consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup - 1),
         thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
         first_row(problem.first_row() + consumer * kRows + thread / 32 * 16 + thread % 32 / 4),
         query(gpu::shared_address(memory) + static_cast<uint32_t>(consumer * Dim / kPanel * kRowPanelBytes)),
-        keys(gpu::shared_address(memory) + kQueryBytes<Dim>), values(keys + kStages * kStageBytes<Dim>),
-        c(parameters.scale * 1.4426950408889634f), turns(problem.blocks.end - problem.blocks.begin - 1) {
+        keys(gpu::shared_address(memory) + kQueryBytes<Dim>),
+        values(keys + kStages * kStageBytes<Dim>),
+        c(parameters.scale * 1.4426950408889634f),
+        turns(problem.blocks.end - problem.blocks.begin - 1) {
 #pragma unroll
     for (int i = 0; i < Dim / 2; ++i) o[i] = 0.0f;
   }
@@ -167,6 +175,7 @@ struct Consumer {
   __device__ __forceinline__ void issue_scores() {
     const uint64_t a = gpu::descriptor(query);
     const uint64_t b = gpu::descriptor(keys + static_cast<uint32_t>(key_ring.stage) * kStageBytes<Dim>);
+    gpu::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Dim / 16; ++k) {
       const uint32_t within = k % (kPanel / 16) * 32, panel = k / (kPanel / 16);
@@ -179,6 +188,7 @@ struct Consumer {
   __device__ __forceinline__ void issue_output() {
     const uint64_t b =
         gpu::descriptor(values + static_cast<uint32_t>(value_ring.stage) * kStageBytes<Dim>, 1024, kKeyPanelBytes);
+    gpu::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       gpu::wgmma<Dim, T, gpu::Major::kMn>(o, probabilities[k], b + gpu::descriptor_step(2048u * k), true);
@@ -214,8 +224,7 @@ struct Consumer {
     barriers.value_full[value_ring.stage].wait(value_ring.parity);
     const int rows = problem.keys - block * kTileKeys;
     if (!p.cu_seqlens || rows >= kTileKeys) return;
-    uint8_t* tile =
-        shared + kQueryBytes<Dim> + static_cast<uint32_t>(kStages + value_ring.stage) * kStageBytes<Dim>;
+    uint8_t* tile = shared + kQueryBytes<Dim> + static_cast<uint32_t>(kStages + value_ring.stage) * kStageBytes<Dim>;
     constexpr int kChunks = Dim / 8;
     for (int i = rows * kChunks + thread; i < kTileKeys * kChunks; i += gpu::kWarpgroup) {
       uint8_t* chunk = tile + i % kChunks / 8 * kKeyPanelBytes + i / kChunks * 128 + i % 8 * 16;
@@ -229,7 +238,6 @@ struct Consumer {
     float rescale[2];
     barriers.query.wait(0);
     barriers.key_full[key_ring.stage].wait(key_ring.parity);
-    gpu::wgmma_fence();
     issue_scores();
     gpu::wgmma_wait<0>();
     gpu::wgmma_pin(s);
@@ -246,7 +254,6 @@ struct Consumer {
     barriers.key_full[key_ring.stage].wait(key_ring.parity);
     wait_values(block + 1);
     gpu::barrier_sync(kTurn + consumer, kConsumers * gpu::kWarpgroup);
-    gpu::wgmma_fence();
     issue_scores();
     issue_output();
     // Every arrival has its wait: the second consumer's last turn is followed by none.
@@ -272,7 +279,6 @@ struct Consumer {
     for (; block >= blocks.begin && block >= blocks.free_begin; --block) step<false>(block);
     for (; block >= blocks.begin; --block) step<true>(block);
     wait_values(blocks.begin);
-    gpu::wgmma_fence();
     issue_output();
     gpu::wgmma_wait<0>();
     gpu::wgmma_pin(o);
@@ -281,9 +287,9 @@ struct Consumer {
   // Through the consumer's own rows of Q's memory, swizzled as TMA has it.
   __device__ __forceinline__ void store() {
     const int lane = thread % 32, sequence_row = problem.first_row() + consumer * kRows;
-    const int64_t lse_row =
-        p.cu_seqlens ? static_cast<int64_t>(problem.tile.head) * p.queries + problem.start
-                     : (static_cast<int64_t>(problem.batch) * p.heads + problem.tile.head) * p.queries;
+    const int64_t lse_row = p.cu_seqlens
+                                ? static_cast<int64_t>(problem.tile.head) * p.queries + problem.start
+                                : (static_cast<int64_t>(problem.batch) * p.heads + problem.tile.head) * p.queries;
     uint8_t* tile = shared + consumer * Dim / kPanel * kRowPanelBytes;
     gpu::barrier_sync(kStore + consumer, gpu::kWarpgroup);  // all its warps have read Q
 #pragma unroll
@@ -314,14 +320,14 @@ struct Consumer {
       return;
     }
     // A box would write into the next sequence.
-    T* out = static_cast<T*>(p.out_data) + problem.batch * p.out_batch_stride +
-             problem.tile.head * p.out_head_stride + (problem.start + sequence_row) * p.out_token_stride;
+    T* out = static_cast<T*>(p.out_data) + problem.batch * p.out_batch_stride + problem.tile.head * p.out_head_stride +
+             (problem.start + sequence_row) * p.out_token_stride;
     constexpr int kChunks = Dim / 8;
     for (int i = thread; i < kRows * kChunks; i += gpu::kWarpgroup) {
       const int row = i / kChunks, chunk = i % kChunks;
       if (sequence_row + row >= problem.queries) break;
-      const T* source = reinterpret_cast<const T*>(tile + chunk / 8 * kRowPanelBytes + row * 128 +
-                                                   (chunk % 8 ^ row % 8) * 16);
+      const T* source =
+          reinterpret_cast<const T*>(tile + chunk / 8 * kRowPanelBytes + row * 128 + (chunk % 8 ^ row % 8) * 16);
       gpu::store(out + row * p.out_token_stride + chunk * 8, gpu::load<8>(source));
     }
   }
@@ -360,7 +366,9 @@ gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const Attention
                   int box_tokens) {
   const auto size = [](int n) { return static_cast<uint64_t>(n); };
   // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
-  const auto stride = [](int n, int64_t elements) { return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements); };
+  const auto stride = [](int n, int64_t elements) {
+    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
+  };
   const int batch = a.cu_seqlens ? 1 : a.batch;
   return gpu::encode_tensor_map(
       &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,

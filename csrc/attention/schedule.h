@@ -15,9 +15,9 @@ inline constexpr int kTileRows = 128;
 inline constexpr int kTileKeys = 128;
 
 struct Schedule {
-  int row_blocks;            // of the longest sequence
+  int row_blocks;              // of the longest sequence
   int batch, kv_heads, group;  // group: query heads of a KV head
-  int section;               // pairs of sequence and KV head whose keys and values are in the cache together
+  int section;                 // pairs of sequence and KV head whose keys and values are in the cache together
 };
 
 struct Tile {

@@ -1,5 +1,5 @@
-// Attention on a GPU. Tensors come as addresses; the caller (codeshell/ops/attention_cuda.py) holds them and has checked
-// that their shapes and strides agree.
+// Attention on a GPU. Tensors come as addresses; the caller (codeshell/ops/attention_cuda.py) holds them and has
+// checked that their shapes and strides agree.
 #include "attention/attention.h"
 
 #include <pybind11/stl.h>
@@ -58,8 +58,8 @@ std::vector<std::array<int, 7>> tiles(const Shape& shape, bool causal, int windo
   for (int i = 0; i < attention::tiles(schedule); ++i) {
     const auto tile = attention::tile_of(schedule, i);
     const auto blocks = attention::key_blocks(tile.row_block, queries, keys, causal, window);
-    all.push_back({tile.row_block, tile.head, tile.sequence, blocks.begin, blocks.free_begin, blocks.free_end,
-                   blocks.end});
+    all.push_back(
+        {tile.row_block, tile.head, tile.sequence, blocks.begin, blocks.free_begin, blocks.free_end, blocks.end});
   }
   return all;
 }
