@@ -321,6 +321,33 @@ def cross_entropy(
 ) -> None:
     """Logits (rows, n) become their gradient in place; losses are fp32 (rows,)."""
 
+def attention_forward_cuda(
+    q: tuple[int, int, int, int],
+    k: tuple[int, int, int, int],
+    v: tuple[int, int, int, int],
+    out: tuple[int, int, int, int],
+    lse: int,
+    cu_seqlens: int,
+    shape: tuple[int, int, int, int, int, int, int],
+    bf16: bool,
+    scale: float,
+    causal: bool,
+    window: int,
+    stream: int,
+) -> None:
+    """Attention on a GPU of sm_90; codeshell/ops/attention_cuda.py is its user.
+
+    Tensors are an address and the strides in elements of batch, token and head. `shape` is batch, queries, keys,
+    longest sequence, heads, kv_heads, dim; `lse` and `cu_seqlens` (0: dense) are addresses. RuntimeError in a build
+    without CUDA.
+    """
+
+def attention_tiles(
+    shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int
+) -> list[tuple[int, int, int, int, int, int, int]]:
+    """The tiles of a launch in the order in which they start, of sequences as long as the longest: block of 128 rows,
+    head, sequence, then of the blocks of 128 keys the first, the first and the end without a mask, and the end."""
+
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory by a plain kernel, both addresses 16-byte aligned; RuntimeError in a build without CUDA."""
 

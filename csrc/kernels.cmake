@@ -2,12 +2,14 @@
 # from the root. docs/testing-kernels.md says how to add one.
 set(CODESHELL_KERNELS
   csrc/adamw/adamw.cu
+  csrc/attention/forward_sm90.cu
   csrc/copy/copy.cu
   csrc/rotary/rotary.cu
 )
 # Their bindings: one file an operation, in every build.
 set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/adamw.cpp
+  csrc/bindings/attention.cpp
   csrc/bindings/copy.cpp
   csrc/bindings/rotary.cpp
   csrc/bindings/tensors.cpp

@@ -74,7 +74,7 @@ def collect() -> dict[str, Any]:
 
 
 KERNELS = [
-    {"name": "attention", "cpu": "C++", "cuda": "torch scaled_dot_product_attention"},
+    {"name": "attention", "cpu": "C++", "cuda": "torch scaled_dot_product_attention, see --kernels"},
     {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
     {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
     {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},

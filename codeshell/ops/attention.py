@@ -2,7 +2,8 @@
 
 `attention` takes separate tensors; `packed_attention` takes the fused projection Q|K|V as one tensor and rotates
 queries and keys itself, which saves the split on the way in and the concatenation on the way back. On the CPU both run
-`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`); everything else goes to torch's
+`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs calls that
+need no gradient run `csrc/attention/forward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
 scaled_dot_product_attention (SDPA), with packed sequences of equal length sharing one call.
 """
 
@@ -14,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from codeshell.ops import native
+from codeshell.ops import attention_cuda, native
 from codeshell.ops.rotary import check_tables, rotary
 
 
@@ -85,6 +86,9 @@ def attention(
     """
     _check(q, k, v, causal, window, cu_seqlens, max_seqlen, dropout_p, return_lse)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if dropout_p == 0.0 and attention_cuda.serves(q, k, v, scale, cu_seqlens):
+        out, lse = attention_cuda.forward(q, k, v, cu_seqlens, max_seqlen, causal, scale, window)
+        return (out, lse) if return_lse else out
     if dropout_p == 0.0 and native.attention_serves(q, k, v):
         out, lse = _NativeAttention.apply(  # type: ignore[no-untyped-call]
             q, k, v, causal, scale, window or 0, cu_seqlens

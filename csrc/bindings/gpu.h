@@ -16,6 +16,7 @@ namespace py = pybind11;
 
 // One function an operation; each lives in the file of its name.
 void bind_adamw(py::module_& module);
+void bind_attention(py::module_& module);
 void bind_copy(py::module_& module);
 void bind_rotary(py::module_& module);
 

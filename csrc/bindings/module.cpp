@@ -47,6 +47,7 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_datasketch(module);
   codeshell::bindings::bind_neural(module);
   codeshell::bindings::bind_adamw(module);
+  codeshell::bindings::bind_attention(module);
   codeshell::bindings::bind_copy(module);
   codeshell::bindings::bind_rotary(module);
 }

@@ -39,6 +39,13 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// Pins accumulators to their place among asm statements: after a wait, so that the compiler reads them no earlier.
+template <int N>
+__device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 namespace detail {
 
 template <int N, bool Bf16, int TransposeA, int TransposeB>
@@ -176,6 +183,9 @@ __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4],
 }
 
 #else
+
+template <int N>
+void wgmma_pin(float (&)[N]) {}
 
 inline void wgmma_fence(host::Site site = host::Site::current()) { host::wgmma_fence(site); }
 inline void wgmma_commit(host::Site site = host::Site::current()) { host::wgmma_commit(site); }

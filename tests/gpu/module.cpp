@@ -53,6 +53,7 @@ void box(const std::string& name, const std::string& element, std::uintptr_t ten
 
 PYBIND11_MODULE(host_kernels, module) {
   bindings::bind_adamw(module);
+  bindings::bind_attention(module);
   bindings::bind_copy(module);
   bindings::bind_rotary(module);
 

@@ -1,0 +1,118 @@
+// The softmax of attention's forward over fragments of wgmma: masks, the running maximum and sum of a row, and
+// probabilities as the A operand of the next product.
+//
+// A thread holds of two rows (8 apart) of a 64 x 128 tile the columns 8 j + 2 (lane % 4) + {0, 1}; a row's four threads
+// are lanes of one quad. Scores stay unscaled: exp2(x c - m c) with c = scale log2(e) is one multiply-add and one
+// instruction of the special function unit.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "attention/schedule.h"
+#include "gpu/cuda.h"
+#include "gpu/types.h"
+
+namespace codeshell::attention {
+
+inline constexpr int kScores = kTileKeys / 2;  // a thread's
+inline constexpr int kSteps = kTileKeys / 16;  // k-steps of the product with V
+
+__device__ __forceinline__ float exp2_fast(float x) {
+#if defined(__CUDACC__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Keys that one row sees, as columns of a tile: [begin, end).
+struct Columns {
+  int begin, end;
+};
+
+__device__ __forceinline__ void mask(float (&s)[kScores], const Columns (&seen)[2], int first_column) {
+#pragma unroll
+  for (int i = 0; i < kScores; ++i) {
+    const int column = first_column + 8 * (i / 4) + i % 2;
+    const Columns& columns = seen[i / 2 % 2];
+    if (column < columns.begin || column >= columns.end) s[i] = -INFINITY;
+  }
+}
+
+// Of a thread's two rows. The sum is of its own columns until `finish`.
+struct Softmax {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0.0f, 0.0f};
+
+  // Scores become probabilities; `rescale` is by what earlier output has to be multiplied. With Masked a row may have
+  // seen nothing yet: its maximum counts as 0, so that its probabilities are 0 and not NaN.
+  template <bool Masked>
+  __device__ __forceinline__ void update(float (&s)[kScores], float c, float (&rescale)[2]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      float m = maximum[row];
+#pragma unroll
+      for (int j = 0; j < kScores / 4; ++j) m = fmaxf(m, fmaxf(s[4 * j + 2 * row], s[4 * j + 2 * row + 1]));
+      m = quad_max(m);
+      const float base = Masked && m == -INFINITY ? 0.0f : m * c;
+      rescale[row] = exp2_fast(maximum[row] * c - base);
+      maximum[row] = m;
+      float total = sum[row] * rescale[row];
+#pragma unroll
+      for (int j = 0; j < kScores / 4; ++j) {
+#pragma unroll
+        for (int i = 4 * j + 2 * row; i < 4 * j + 2 * row + 2; ++i) {
+          s[i] = exp2_fast(fmaf(s[i], c, -base));
+          total += s[i];
+        }
+      }
+      sum[row] = total;
+    }
+  }
+
+  // The log-sum-exp of a row, and by what its output has to be multiplied; -inf and 0 if it saw nothing.
+  __device__ __forceinline__ float finish(int row, float scale, float& normalise) {
+    const float total = quad_sum(sum[row]);
+    normalise = total == 0.0f ? 0.0f : 1.0f / total;  // NaN stays NaN
+    return total == 0.0f ? -INFINITY : maximum[row] * scale + logf(total);
+  }
+};
+
+template <class T>
+__device__ __forceinline__ uint32_t pack_pair(float low, float high) {
+#if defined(__CUDACC__)
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, gpu::bf16>) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  }
+  return pair;
+#else
+  return gpu::from_float<T>(low).bits | static_cast<uint32_t>(gpu::from_float<T>(high).bits) << 16;
+#endif
+}
+
+// An accumulator's columns 16 k + … are exactly the A fragment of k-step k: register r holds its values 2 r, 2 r + 1.
+template <class T>
+__device__ __forceinline__ void to_operand(const float (&s)[kScores], uint32_t (&p)[kSteps][4]) {
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) p[k][r] = pack_pair<T>(s[8 * k + 2 * r], s[8 * k + 2 * r + 1]);
+  }
+}
+
+}  // namespace codeshell::attention
