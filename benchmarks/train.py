@@ -28,6 +28,7 @@ from codeshell.model.precision import autocast, resolve
 from codeshell.optim import AdamW, parameter_groups
 
 VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
+OTHER_OPTIMIZER = "our model with torch's AdamW, fp32"
 Step = Callable[[], float]
 
 
@@ -86,6 +87,7 @@ def contenders(data: torch.Tensor, compiled: bool) -> dict[str, Callable[[], Ste
     makers: dict[str, Callable[[], Step]] = {
         "codeshell bf16": lambda: ours(data, "bf16"),
         "codeshell fp32": lambda: ours(data, "fp32"),
+        OTHER_OPTIMIZER: lambda: ours(data, "fp32", torch_optimizer=True),
         "starcoder2 bf16 sdpa": lambda: peer(data, "bf16", "sdpa"),
         "starcoder2 bf16 eager": lambda: peer(data, "bf16", "eager"),
         "starcoder2 bf16 weights sdpa": lambda: peer(data, "bf16 weights", "sdpa"),
@@ -114,9 +116,11 @@ def our_model() -> CodeShellForCausalLM:
     return model.train()
 
 
-def ours(data: torch.Tensor, precision: Any, compiled: bool = False) -> Step:
+def ours(data: torch.Tensor, precision: Any, compiled: bool = False, torch_optimizer: bool = False) -> Step:
+    """Our model and optimizer; `torch_optimizer` takes torch's fused AdamW instead, to tell what ours gives."""
     model = our_model()
-    optimizer = AdamW(parameter_groups(model, 0.1), lr=3e-4, betas=(0.9, 0.95))
+    groups, settings = parameter_groups(model, 0.1), {"lr": 3e-4, "betas": (0.9, 0.95)}
+    optimizer = torch.optim.AdamW(groups, **settings, fused=True) if torch_optimizer else AdamW(groups, **settings)
     call = torch.compile(model) if compiled else model
 
     def step() -> float:
@@ -154,7 +158,10 @@ def peer(data: torch.Tensor, precision: str, attention: str, compiled: bool = Fa
 
 def finish(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if isinstance(optimizer, AdamW):
+        optimizer.clip_grad_norm(1.0)
+    else:
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
@@ -183,6 +190,7 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
     ratios = {
         "bf16: codeshell / best starcoder2": best("codeshell", "bf16") / best("starcoder2", "bf16"),
         "fp32: codeshell / best starcoder2": best("codeshell", "fp32") / best("starcoder2", "fp32"),
+        "fp32: codeshell / our model with torch's AdamW": best("codeshell", "fp32") / best(OTHER_OPTIMIZER),
         "best of all: codeshell / starcoder2": best("codeshell") / best("starcoder2"),
     }
     return {name: ratio for name, ratio in ratios.items() if ratio == ratio}  # --only may leave nothing to compare
