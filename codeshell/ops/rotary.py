@@ -78,8 +78,7 @@ def rotary(
         RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
     if _grad_enabled() and (q.requires_grad or k.requires_grad or cos.requires_grad or sin.requires_grad):
-        if cos.requires_grad or sin.requires_grad:
-            _refuse_table_gradients(cos, sin)
+        _refuse_table_gradients(cos, sin)
         tables, settings = (cos, sin, positions, cu_seqlens), (offset, interleaved, doubled)
         if direct(q, k, cos, sin):
             out: _Pair = _apply_rotary(q, k, tables, settings, inplace, True)
@@ -128,10 +127,7 @@ def rotary_qkv(
         ValueError, RuntimeError: as `rotary`.
     """
     if differentiable(qkv, bias, cos, sin):
-        if cos.requires_grad or sin.requires_grad:
-            raise ValueError(
-                f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach"
-            )
+        _refuse_table_gradients(cos, sin)
         out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _RotaryQKV.apply(  # type: ignore[no-untyped-call]
             qkv, bias, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, heads, kv_heads
         )

@@ -24,16 +24,11 @@ class AdamW(torch.optim.AdamW):
     """torch.optim.AdamW, with this package's kernels for CPU and CUDA parameters in fp32, bf16 and fp16.
 
     The arguments, the parameter groups, the hooks and the state's names (`step`, `exp_avg`, `exp_avg_sq`) are torch's,
-    and state dicts
-    load either way. All parameters of a group that share device and dtypes are updated by one launch, however many
-    there are, and on
-    the CPU by each thread's share of it; bits do not depend on the number of threads. `grad_scale` and `found_inf` of
-    a GradScaler, the factor of
-    `clip_grad_norm`, a tensor `lr` and each parameter's `step` are read where the parameters are, so that a step
-    neither waits for a GPU nor
-    breaks the capture of a CUDA graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2)
-    are
-    updated shard by shard.
+    and state dicts load either way. All parameters of a group that share device and dtypes are updated by one launch,
+    however many there are, and on the CPU by each thread's share of it; bits do not depend on the number of threads.
+    `grad_scale` and `found_inf` of a GradScaler, the factor of `clip_grad_norm`, a tensor `lr` and each parameter's
+    `step` are read where the parameters are, so that a step neither waits for a GPU nor breaks the capture of a CUDA
+    graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are updated shard by shard.
 
     Beyond torch:
 
@@ -44,21 +39,19 @@ class AdamW(torch.optim.AdamW):
         eps: added to the denominator.
         weight_decay: decoupled: parameters are multiplied by 1 - lr * weight_decay.
         amsgrad: served by torch's own implementation, as are `foreach=True`, `fused=False`, `differentiable=True`,
-            betas in tensors of a GPU, fp64
-            parameters, other devices; where not asked for by name, a warning says so once.
+            betas in tensors of a GPU, fp64 parameters, other devices; where not asked for by name, a warning says so
+            once.
         master_weights: 16-bit parameters only: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
-            and writes; the parameter is
-            only written, rounded from it (28 bytes a parameter and step with 16-bit gradients and fp32 moments). It is
-            made
-            from the parameter at its first step. After writing parameters by other means, call `reset_master_weights`.
+            and writes; the parameter is only written, rounded from it (28 bytes a parameter and step with 16-bit
+            gradients and fp32 moments). It is made from the parameter at its first step. After writing parameters by
+            other means, call `reset_master_weights`.
         stochastic_rounding: bf16 parameters and bf16 moments are rounded up or down at random, right in the mean, so
-            that small updates are not lost
-            (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`, the step, the parameter's
-            place and the element's: a
-            run repeats bit for bit, on any number of threads or blocks.
-        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for
-            fp32 parameters. Default: fp32 with
-            `master_weights` or `stochastic_rounding`, else the parameter's dtype, as torch has it.
+            that small updates are not lost (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of
+            `seed`, the step, the parameter's place and the element's: a run repeats bit for bit, on any number of
+            threads or blocks.
+        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for fp32
+            parameters. Default: fp32 with `master_weights` or `stochastic_rounding`, else the parameter's dtype, as
+            torch has it.
         seed: of stochastic rounding.
         settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`, `fused`.
 

@@ -1,10 +1,8 @@
 // From band keys and sketches to candidate pairs: any keys, sketches, order and options.
 //
-//   - groups.h against the definition: the pairs with an equal key whose sketches agree, where no group is large; a
-//   part
+//   - groups.h against the definition: the pairs with an equal key whose sketches agree, where no group is large; some
 //     of them where one is, and then every document has a leader or is heavy;
-//   - cpsjoin.h: only pairs that agree, within the budget; all of them where one comparison of all with all is asked
-//   for;
+//   - cpsjoin.h: only pairs that agree, within the budget; all of them where one comparison of all with all is asked;
 //   - neither depends on the level, nor on the order in which records or documents are given;
 //   - sort_unique is std::sort and std::unique.
 //
