@@ -106,6 +106,27 @@ def dedup_shingle_sets(
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Distinct ascending shingles, and (texts + 1,) bounds: those of text i are values[bounds[i]:bounds[i + 1]]."""
 
+def dedup_bins(
+    data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = "", preset: str = "code"
+) -> NDArray[np.uint8]:
+    """One-permutation sketches (texts, 1024) of the texts' shingles."""
+
+def dedup_bins_of_sets(values: NDArray[np.uint64], bounds: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The same of (sets + 1,) bounds into sets of shingles."""
+
+def dedup_sharpen(
+    sketches: DedupSketches,
+    shingles: NDArray[np.uint32],
+    edges: NDArray[np.uint32],
+    threshold: float,
+    threads: int = 1,
+    level: str = "",
+) -> NDArray[np.bool_]:
+    """(m,) which of (m, 2) pairs of sketches may have a Jaccard of `threshold`.
+
+    `sketches`: of `dedup_bins`; `shingles` (sketches,): how many each is made of.
+    """
+
 class DedupSets:
     """Shingle sets of documents, read when they are asked for.
 

@@ -9,6 +9,8 @@
 #include <tuple>
 
 #include "bindings/buffers.h"
+#include "bindings/signals.h"
+#include "dedup/bins.h"
 #include "dedup/cpsjoin.h"
 #include "dedup/groups.h"
 #include "dedup/sketch.h"
@@ -191,6 +193,28 @@ py::tuple dedup_cpsjoin(const DedupSketches& sketches, const std::optional<Array
   return py::make_tuple(unpack(result.edges), counts);
 }
 
+py::array_t<bool> dedup_sharpen(const DedupSketches& sketches, const Array<uint32_t>& shingles,
+                                const Array<uint32_t>& edges, double threshold, int64_t threads,
+                                const std::string& level) {
+  if (shingles.ndim() != 1 || static_cast<size_t>(shingles.size()) != sketches.size()) {
+    throw py::value_error("shingles: must be (sketches,) uint32");
+  }
+  if (edges.ndim() != 2 || edges.shape(1) != 2) throw py::value_error("edges: must be (m, 2) uint32");
+  if (!(threshold > 0.0 && threshold <= 1.0)) throw py::value_error("threshold: must be in (0, 1]");
+  const auto workers = check_count(threads, 1, "threads");
+  const auto chosen = highest_level(level);
+  py::array_t<bool> keep(edges.shape(0));
+  bool* const out = keep.mutable_data();
+  Signals signals;
+  run([&] {
+    return dedup::sharpen(
+        sketches.get(), shingles.data(), edges.data(), static_cast<size_t>(edges.shape(0)), threshold, chosen, workers,
+        [&] { return signals.raised(); }, out);
+  });
+  signals.rethrow();
+  return keep;
+}
+
 }  // namespace
 
 void bind_dedup_candidates(py::module_& module) {
@@ -212,6 +236,9 @@ void bind_dedup_candidates(py::module_& module) {
              py::arg("seed"), py::arg("repetitions") = 10, py::arg("limit") = 250, py::arg("neighbours") = 32,
              py::arg("budget") = 4096, py::arg("threads") = 1, py::arg("level") = "",
              "Candidate edges by CPSJoin; see csrc/dedup/cpsjoin.h.");
+  module.def("dedup_sharpen", &dedup_sharpen, py::arg("sketches"), py::arg("shingles").noconvert(),
+             py::arg("edges").noconvert(), py::arg("threshold"), py::arg("threads") = 1, py::arg("level") = "",
+             "Which edges may reach the threshold; see csrc/dedup/bins.h.");
 }
 
 }  // namespace codeshell::bindings

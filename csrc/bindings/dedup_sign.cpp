@@ -1,8 +1,11 @@
 // dedup: texts to shingles, signatures, band keys, sketches and fingerprints.
 #include <array>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "bindings/buffers.h"
+#include "dedup/bins.h"
 #include "dedup/shingles.h"
 #include "dedup/sign.h"
 
@@ -79,7 +82,7 @@ py::tuple dedup_shingle_sets(const py::buffer& data, const Offsets& offsets, int
   const TextBatch batch(data, offsets);
   const auto shingling = parse_shingling(preset, ngram);
   const auto chosen = highest_level(level);
-  std::vector<uint64_t> values;
+  auto values = std::make_unique<std::vector<uint64_t>>();
   py::array_t<int64_t> bounds(size(batch.texts.count) + 1);
   int64_t* const bound = bounds.mutable_data();
   bound[0] = 0;
@@ -88,11 +91,50 @@ py::tuple dedup_shingle_sets(const py::buffer& data, const Offsets& offsets, int
     dedup::Scratch scratch;
     for (size_t i = 0; i < batch.texts.count; ++i) {
       dedup::make_shingle_set(batch.texts[i], shingling, chosen, scratch);
-      values.insert(values.end(), scratch.shingles.begin(), scratch.shingles.end());
-      bound[i + 1] = static_cast<int64_t>(values.size());
+      values->insert(values->end(), scratch.shingles.begin(), scratch.shingles.end());
+      bound[i + 1] = static_cast<int64_t>(values->size());
     }
   }
-  return py::make_tuple(py::array_t<uint64_t>(size(values.size()), values.data()), bounds);
+  // The array takes the vector over: a copy would touch as much memory again.
+  const py::capsule owner(values.get(), [](void* held) { delete static_cast<std::vector<uint64_t>*>(held); });
+  const auto* const taken = values.release();
+  return py::make_tuple(py::array_t<uint64_t>(size(taken->size()), taken->data(), owner), bounds);
+}
+
+py::array_t<uint8_t> dedup_bins(const py::buffer& data, const Offsets& offsets, int64_t ngram, const std::string& level,
+                                const std::string& preset) {
+  const TextBatch batch(data, offsets);
+  const auto shingling = parse_shingling(preset, ngram);
+  const auto chosen = highest_level(level);
+  py::array_t<uint8_t> result({size(batch.texts.count), size(dedup::bins)});
+  uint8_t* const out = result.mutable_data();
+  py::gil_scoped_release release;
+  dedup::Scratch scratch;
+  for (size_t i = 0; i < batch.texts.count; ++i) {
+    dedup::make_shingles(batch.texts[i], shingling, chosen, scratch);
+    dedup::bin_sketch(scratch.shingles.data(), scratch.shingles.size(), out + i * dedup::bins);
+  }
+  return result;
+}
+
+py::array_t<uint8_t> dedup_bins_of_sets(const py::array_t<uint64_t, py::array::c_style>& values,
+                                        const py::array_t<int64_t, py::array::c_style>& bounds) {
+  if (values.ndim() != 1) throw py::value_error("values: must be (n,) uint64");
+  if (bounds.ndim() != 1 || bounds.size() < 1) throw py::value_error("bounds: must be (sets + 1,) int64");
+  const int64_t* const bound = bounds.data();
+  const auto sets = static_cast<size_t>(bounds.size() - 1);
+  for (size_t i = 0; i <= sets; ++i) {
+    if (bound[i] < (i ? bound[i - 1] : 0) || bound[i] > values.size()) {
+      throw py::value_error("bounds: must ascend from 0 or more to the number of values at most");
+    }
+  }
+  py::array_t<uint8_t> result({size(sets), size(dedup::bins)});
+  uint8_t* const out = result.mutable_data();
+  py::gil_scoped_release release;
+  for (size_t i = 0; i < sets; ++i) {
+    dedup::bin_sketch(values.data() + bound[i], static_cast<size_t>(bound[i + 1] - bound[i]), out + i * dedup::bins);
+  }
+  return result;
 }
 
 }  // namespace
@@ -107,6 +149,10 @@ void bind_dedup_sign(py::module_& module) {
   module.def("dedup_shingle_sets", &dedup_shingle_sets, py::arg("data"), py::arg("offsets"), py::arg("ngram"),
              py::arg("level") = "", py::arg("preset") = "code",
              "Distinct ascending shingles of all texts, and the bounds of each text's.");
+  module.def("dedup_bins", &dedup_bins, py::arg("data"), py::arg("offsets"), py::arg("ngram"), py::arg("level") = "",
+             py::arg("preset") = "code", "One-permutation sketches (texts, 1024) uint8; see csrc/dedup/bins.h.");
+  module.def("dedup_bins_of_sets", &dedup_bins_of_sets, py::arg("values").noconvert(), py::arg("bounds").noconvert(),
+             "The same of shingle sets; see dedup_shingle_sets.");
 }
 
 }  // namespace codeshell::bindings

@@ -31,7 +31,7 @@ constexpr size_t scan_block = 512;      // sketches compared with the centre of 
 
 // The documents in the order of rank, by which they are numbered from here on.
 struct Corpus {
-  Corpus(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count)
+  Corpus(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count, size_t lanes)
       : count(count), width(sketches.width()), ranks(count) {
     const auto position = [&](size_t i) { return positions ? positions[i] : static_cast<uint32_t>(i); };
     std::vector<uint64_t> order(count);
@@ -46,18 +46,30 @@ struct Corpus {
       if (i && ranks[i] == ranks[i - 1]) throw std::invalid_argument("rank: has equal places");
     }
     rows = sketches.data();
-    if (identity) return;
-    owned = aligned_bytes(count * width);
-    for (size_t i = 0; i < count; ++i) sketches.read(static_cast<uint32_t>(order[i]), owned.get() + i * width);
-    rows = owned.get();
+    if (!identity) {
+      owned = aligned_bytes(count * width);
+      for (size_t i = 0; i < count; ++i) sketches.read(static_cast<uint32_t>(order[i]), owned.get() + i * width);
+      rows = owned.get();
+    }
+    columns = aligned_bytes(lanes * count);
+    constexpr size_t block = 64;  // documents: their rows stay in the first-level cache
+    for (size_t first = 0; first < count; first += block) {
+      const size_t end = std::min(first + block, count);
+      for (size_t lane = 0; lane < lanes; ++lane) {
+        for (size_t i = first; i < end; ++i) columns.get()[lane * count + i] = rows[i * width + lane];
+      }
+    }
   }
 
   const uint8_t* row(uint32_t document) const { return rows + document * width; }
+  // A lane of all documents: a split reads it at ascending places, where rows would miss the cache at every document.
+  const uint8_t* column(uint32_t lane) const { return columns.get() + lane * count; }
 
   const size_t count, width;
   std::vector<uint32_t> ranks;  // ascending
   AlignedBytes owned;
   const uint8_t* rows;
+  AlignedBytes columns;
 };
 
 // What all repetitions share: the neighbours found. Which come first makes no difference; see Neighbours.
@@ -67,16 +79,24 @@ class Found {
       : capacity_(options.neighbours),
         sure_(options.sure),
         slots_(static_cast<uint64_t*>(std::calloc(count * capacity_ + 1, sizeof(uint64_t)))),
+        floors_(count),
         exhausted_(count) {
     if (!slots_) throw std::bad_alloc();
   }
 
   // `matches[i].index` counts in `earlier`.
   void add(uint32_t document, std::span<const Match> matches, const uint32_t* earlier) {
-    if (matches.empty()) return;
+    // Most of what a template makes look alike is worse than what is there: one look at a small array tells.
+    const uint32_t floor = std::min(floors_[document].load(std::memory_order_relaxed), sure_);
+    const auto counts = [&](const Match& match) { return match.equal >= floor; };
+    const auto first = std::find_if(matches.begin(), matches.end(), counts);
+    if (first == matches.end()) return;
     const std::lock_guard lock(locks_[document % locks_.size()]);
     Neighbours best = of(document);
-    for (const Match& match : matches) best.offer(earlier[match.index], match.equal, match.equal >= sure_);
+    for (const Match& match : matches.subspan(static_cast<size_t>(first - matches.begin()))) {
+      if (counts(match)) best.offer(earlier[match.index], match.equal, match.equal >= sure_);
+    }
+    floors_[document].store(best.floor(), std::memory_order_relaxed);
   }
 
   void add_exhausted(uint32_t document) { exhausted_[document].store(1, std::memory_order_relaxed); }
@@ -92,6 +112,7 @@ class Found {
   const size_t capacity_;
   const uint32_t sure_;
   const std::unique_ptr<uint64_t, Free> slots_;  // calloc: pages of documents without neighbours are never touched
+  std::vector<std::atomic<uint32_t>> floors_;    // Neighbours::floor() of each; it never falls
   std::vector<std::atomic<uint8_t>> exhausted_;
   std::array<std::mutex, 1024> locks_;
 };
@@ -211,8 +232,9 @@ class Tree {
         continue;
       }
       used[tried] = lane;
-      const uint8_t value = corpus_.row(set[0])[lane];
-      if (std::all_of(set.begin(), set.end(), [&](uint32_t d) { return corpus_.row(d)[lane] == value; })) continue;
+      const uint8_t* const bytes = corpus_.column(lane);
+      const uint8_t value = bytes[set[0]];
+      if (std::all_of(set.begin(), set.end(), [&](uint32_t d) { return bytes[d] == value; })) continue;
       split(set, path, lane);
       ++split_by;
     }
@@ -292,11 +314,12 @@ class Tree {
   // level.
   void split(std::span<const uint32_t> set, uint64_t path, uint32_t lane) {
     std::array<uint32_t, values> next{};
+    const uint8_t* const column = corpus_.column(lane);
     payers_.clear();
     bytes_.clear();
     for (const uint32_t document : set) {
       if (!take(document, 1)) continue;
-      const uint8_t value = corpus_.row(document)[lane];
+      const uint8_t value = column[document];
       payers_.push_back(document);
       bytes_.push_back(value);
       ++next[value];
@@ -339,7 +362,7 @@ class Tree {
 
 CpsJoinResult cpsjoin(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count,
                       const CpsJoinOptions& options, simd::Level level, unsigned threads) {
-  const Corpus corpus(sketches, positions, rank, count);
+  const Corpus corpus(sketches, positions, rank, count, options.lanes);
   Found found(count, options);
   threads = std::min(threads, options.repetitions);
   std::vector<std::unique_ptr<Tree>> trees(threads);

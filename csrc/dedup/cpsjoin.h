@@ -57,9 +57,9 @@ struct CpsJoinResult {
 
 // Documents positions[0 .. count) (null: 0 .. count - 1) of `sketches`, whose places in the keep order are rank[0 ..
 // count), distinct (null: the positions themselves). The result does not depend on the order of the documents, on
-// `threads` or on `level`. Memory: count * (width + 8 * neighbours) bytes, and up to 50 * count a thread; no copy of
-// the sketches if they are in memory, all are wanted and in the order of rank. Throws std::invalid_argument for equal
-// ranks, and what Sketches::read throws.
+// `threads` or on `level`. Memory: count * (lanes + width + 8 * neighbours) bytes, and up to 50 * count a thread; no
+// second copy of the sketches if they are in memory, all are wanted and in the order of rank. Throws
+// std::invalid_argument for equal ranks, and what Sketches::read throws.
 CpsJoinResult cpsjoin(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count,
                       const CpsJoinOptions& options, simd::Level level, unsigned threads);
 

@@ -29,6 +29,9 @@ class Neighbours {
     *at = entry;
   }
 
+  // An offer that is not sure and has fewer equal bytes changes nothing.
+  uint32_t floor() const { return static_cast<uint32_t>(slots_[capacity_ - 1] >> 32); }
+
   // Calls take(earlier, equal) for every one, in no particular order.
   template <class Take>
   void each(const Take& take) const {

@@ -65,7 +65,7 @@ def run(target: str, runs: int, seconds: int) -> int:
     failed = BUILD / "failed"
     failed.mkdir(exist_ok=True)
     options = [f"-runs={runs}", f"-max_total_time={seconds}", f"-max_len={TARGETS[target]}", "-print_final_stats=1"]
-    options += [f"-dict={FUZZ / 'dedup.dict'}", f"-artifact_prefix={failed}/{target}-", "-timeout=10"]
+    options += [f"-dict={FUZZ / 'dedup.dict'}", f"-artifact_prefix={failed}/{target}-", "-timeout=120"]
     done = subprocess.run([BUILD / f"fuzz_{target}", *options, unpack(target)], stderr=subprocess.PIPE, text=True)
     lines = done.stderr.splitlines()
     count = sum(int(line.split()[1]) for line in lines if line.startswith("stat::number_of_executed_units"))

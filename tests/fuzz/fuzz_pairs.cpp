@@ -1,6 +1,7 @@
 // From candidate pairs to who stays: sets, intersections, decisions, and the stream's matcher.
 //
-//   - intersections are std::set_intersection's at every level, and needed_shared the least number that will do;
+//   - intersections are std::set_intersection's at every level, and needed_shared the least number that will do; the
+//     one-permutation sketches of the two sets are the same at every level;
 //   - set files of any content are refused or read, in bounds; whatever `verify` then says is the same at every level;
 //   - the greedy decision and the components are those of their definitions, and bad edges are refused;
 //   - the matcher, given any keys, sketches and fingerprints, decides the same for one batch as for two, at any level;
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "dedup/bins.h"
 #include "dedup/decide.h"
 #include "dedup/matcher.h"
 #include "dedup/sets.h"
@@ -46,6 +48,22 @@ std::vector<uint64_t> ascending(const uint8_t* steps, size_t count, unsigned shi
   return values;
 }
 
+// One-permutation sketches of two sets: the same whatever the order and the level, and never more than there is.
+void check_bins(const std::vector<uint64_t>& a, const std::vector<uint64_t>& b, size_t all, double threshold,
+                Level wide) {
+  std::array<uint8_t, bins> one, turned, other;
+  bin_sketch(a.data(), a.size(), one.data());
+  const std::vector<uint64_t> reversed(a.rbegin(), a.rend());
+  bin_sketch(reversed.data(), reversed.size(), turned.data());
+  REQUIRE(one == turned);
+  bin_sketch(b.data(), b.size(), other.data());
+  const Agreement narrow = agree(Level::scalar)(one.data(), other.data());
+  const Agreement seen = agree(wide)(one.data(), other.data());
+  REQUIRE(narrow.filled == seen.filled && narrow.equal == seen.equal);
+  REQUIRE(seen.equal <= seen.filled && seen.filled <= std::min(bins, all));
+  REQUIRE(a != b || (seen.equal == seen.filled && may_reach(seen, a.size() + b.size(), threshold)));
+}
+
 void check_intersection(const Input& input, Level wide) {
   const size_t size = input.body_size(), cut = std::min<size_t>(input[2] * 2u, size);
   const auto a = ascending(input.body(), cut, input[3] % 50),
@@ -64,6 +82,7 @@ void check_intersection(const Input& input, Level wide) {
       REQUIRE(shared.size() >= least ? found == shared.size() : found < least);
     }
   }
+  check_bins(a, b, a.size() + b.size() - shared.size(), threshold, wide);
 }
 
 // A file that is in memory only, and stays open.

@@ -11,6 +11,7 @@ Any range of an array can be read alone, so a task takes just its part of every 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,27 +26,29 @@ ALIGNMENT = 64
 """Bytes: a cache line, so that C++ finds rows of sketches aligned."""
 
 
-def write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write the file: the same arrays give the same bytes."""
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Sequence[NDArray[Any]]]) -> None:
+    """Write the file: the same arrays give the same bytes. Several arrays under one name are one, end to end: large
+    ones need not be joined in memory first."""
     entries: dict[str, dict[str, Any]] = {}
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
+    parts = {name: [value] if isinstance(value, np.ndarray) else list(value) for name, value in arrays.items()}
+    for name, pieces in parts.items():
         entries[name] = {
-            "dtype": array.dtype.newbyteorder("<").str,
-            "shape": list(array.shape),
+            "dtype": pieces[0].dtype.newbyteorder("<").str,
+            "shape": [sum(len(piece) for piece in pieces), *pieces[0].shape[1:]],
             "offset": "0" * 16,  # of fixed width, so that the header's length does not depend on it
         }
     header = _pack(entries)
     at = _aligned(16 + len(header))
-    for name, array in arrays.items():
+    for name, pieces in parts.items():
         entries[name]["offset"] = f"{at:016d}"
-        at = _aligned(at + array.nbytes)
+        at = _aligned(at + sum(piece.nbytes for piece in pieces))
     header = _pack(entries)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(MAGIC + len(header).to_bytes(8, "little") + header)
-        for name, array in arrays.items():
+        for name, pieces in parts.items():
             file.write(b"\0" * (int(entries[name]["offset"]) - file.tell()))
-            _write(file, array)
+            for piece in pieces:
+                _write(file, np.ascontiguousarray(piece))
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

@@ -146,7 +146,7 @@ def edges_range(task: RangeTask) -> dict[str, int]:
         parameters.sure,
         threads=1,
     )
-    _write_edges(task.output, edges, corpus.documents, heavy)
+    write_edges(task.output, edges, corpus.documents, heavy)
     return dict(counts)
 
 
@@ -165,11 +165,12 @@ def join(corpus: Corpus, positions: NDArray[np.uint32], output: Path, threads: i
         parameters.seed,
         threads=threads,
     )
-    _write_edges(output, edges, corpus.documents, np.empty(0, np.uint32))
+    write_edges(output, edges, corpus.documents, np.empty(0, np.uint32))
     return {f"join_{name}": value for name, value in counts.items()} | {"join_documents": len(positions)}
 
 
-def _write_edges(output: Path, edges: NDArray[np.uint32], documents: int, heavy: NDArray[np.uint32]) -> None:
+def write_edges(output: Path, edges: NDArray[np.uint32], documents: int, heavy: NDArray[np.uint32]) -> None:
+    """Write (m, 2) edges in any order, and the documents that are left to the join."""
     packed = pack(edges)
     packed.sort()
     chunks = -(-documents // CHUNK)
@@ -192,7 +193,7 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
 
 def unpack(packed: NDArray[np.uint64]) -> NDArray[np.uint32]:
     """The inverse of `pack`."""
-    return np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
+    return np.ascontiguousarray(packed.astype("<u8", copy=False).view("<u4").reshape(-1, 2)[:, ::-1])
 
 
 def _range_tasks(corpus: Corpus, name: str, step: str, bytes_each: int, workers: int) -> tuple[str, list[RangeTask]]:

@@ -10,7 +10,7 @@ equals. With `cluster="components"` the earliest document of every connected com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,14 +64,17 @@ def sets_shard(task: SetsTask) -> dict[str, Any]:
         )
         values.append(found)
         sizes.append(np.diff(bounds))
-    write_sets(task.output, np.flatnonzero(wanted), np.concatenate(sizes), np.concatenate(values))
+    write_sets(task.output, np.flatnonzero(wanted), np.concatenate(sizes), values)
     return {"sets": int(wanted.sum())}
 
 
 def write_sets(
-    output: Path, documents: NDArray[np.integer[Any]], sizes: NDArray[np.int64], values: NDArray[np.uint64]
+    output: Path,
+    documents: NDArray[np.integer[Any]],
+    sizes: NDArray[np.int64],
+    values: NDArray[np.uint64] | Sequence[NDArray[np.uint64]],
 ) -> None:
-    """Write a file of sets."""
+    """Write a file of sets; `values` in one or in several arrays."""
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     write_arrays(output, {"documents": documents.astype(np.uint32), "bounds": bounds, "values": values})
 
@@ -120,12 +123,16 @@ class Chunks:
         return len(self._range)
 
 
-def named(chunks: Iterable[NDArray[np.uint32]], documents: int, order: NDArray[np.uint32] | None) -> NDArray[np.bool_]:
-    """(documents,) by position: which occur in an edge."""
+def named(
+    chunks: Iterable[NDArray[np.uint32]], documents: int, order: NDArray[np.uint32] | None
+) -> tuple[NDArray[np.bool_], int]:
+    """(documents,) by position: which occur in an edge; and how many edges there are."""
     wanted = np.zeros(documents, np.bool_)
+    count = 0
     for edges in chunks:
         wanted[edges.ravel() if order is None else order[edges.ravel()]] = True
-    return wanted
+        count += len(edges)
+    return wanted, count
 
 
 def inverse(rank: NDArray[np.uint32] | None) -> NDArray[np.uint32] | None:

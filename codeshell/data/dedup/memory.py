@@ -50,7 +50,7 @@ def search_texts(
     order = inverse(rank)
     sets = None
     if parameters.verify == "exact":
-        sets = _sets(pieces, named(edges, documents, order), parameters)
+        sets = _sets(pieces, named(edges, documents, order)[0], parameters)
     verify = Verifier(parameters, order, sets, _C.DedupSketches.from_array(sketches), threads)
     return with_same(decide(edges, documents, order, verify), same, representative, documents)
 

@@ -3,6 +3,7 @@
     sign        shard by shard       signed.py       read the texts, MinHash them: band keys, sketches, fingerprints
     same        by key range         candidates.py   documents of equal fingerprints become one
     edges       by key range         candidates.py   equal band keys, then sketches: candidate pairs
+    bins        shard by shard       sharpen.py      only where candidates abound: sharper sketches, fewer candidates
     sets        shard by shard       decide.py       read the candidates again: their shingle sets
     decide      in the keep order    decide.py       exact Jaccards; who stays
 
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from codeshell.data.dedup import sharpen
 from codeshell.data.dedup.arrays import ArrayFile, save_array
 from codeshell.data.dedup.candidates import Corpus, find_edges, find_same
 from codeshell.data.dedup.decide import (
@@ -137,13 +139,19 @@ def search(task: Search, engine: Engine) -> Found:
     edges, counts = find_edges(engine, corpus)
     chunks = Chunks(edges, corpus.documents, prior)
     order = inverse(corpus.load_rank())
-    verify = Verifier(
-        parameters,
-        order,
-        _sets(task, engine, corpus, chunks, order, statistics) if _needs_sets(task) else None,
-        corpus.sketches() if parameters.verify == "signature" else None,
-        min(engine.workers, thread_count(0)),
-    )
+    threads = min(engine.workers, thread_count(0))
+    sets = None
+    if parameters.verify == "exact" or task.all_sets:
+        wanted, count = named(chunks, corpus.documents, order)
+        if parameters.verify == "exact" and count > sharpen.EDGES * corpus.documents:
+            tasks = _bins(task, corpus, wanted)
+            edges = sharpen.sharpen(engine, corpus, chunks, wanted, tasks, order, threads)
+            chunks = Chunks(edges, corpus.documents, prior)
+            wanted, left = named(chunks, corpus.documents, order)
+            counts |= {"sharpened_pairs": count, "sharpened_left": left}
+        sets = _sets(task, engine, corpus, wanted, statistics)
+    sketches = corpus.sketches() if parameters.verify == "signature" else None
+    verify = Verifier(parameters, order, sets, sketches, threads)
     with Progress("decide", total=len(chunks), unit="chunks") as progress:
         decisions = decide(progress.over(chunks), corpus.documents, order, verify)
     decisions = with_same(decisions, same, representative, corpus.documents)
@@ -161,10 +169,6 @@ def search(task: Search, engine: Engine) -> Found:
     return Found(decisions, firsts, prior, totals | counts | verified)
 
 
-def _needs_sets(task: Search) -> bool:
-    return task.parameters.verify == "exact" or task.all_sets
-
-
 def _sign(task: Search, engine: Engine) -> list[dict[str, Any]]:
     wanted = {"text"} | ({"id"} if task.ids else set())
     if task.parameters.order_column:
@@ -176,17 +180,33 @@ def _sign(task: Search, engine: Engine) -> list[dict[str, Any]]:
     return map_shards(engine, task.directory, "sign", sign_shard, tasks)
 
 
+def _bins(task: Search, corpus: Corpus, wanted: NDArray[np.bool_]) -> list[sharpen.BinsTask]:
+    path = task.directory / "wanted-bins.npy"
+    save_array(path, wanted)
+    firsts = corpus.signed.firsts.tolist()
+    sizes = np.diff(corpus.signed.firsts).tolist()
+    sources: list[tuple[Any, Path | None]] = [(None, segment.sets) for segment in task.prior]
+    sources += [(shard, None) for shard in task.shards]
+    return [
+        sharpen.BinsTask(
+            shard,
+            task.reader,
+            task.parameters,
+            sets,
+            path,
+            firsts[i],
+            sizes[i],
+            task.directory / f"bins-{i:05d}.bin",
+        )
+        for i, (shard, sets) in enumerate(sources)
+    ]
+
+
 def _sets(
-    task: Search,
-    engine: Engine,
-    corpus: Corpus,
-    chunks: Chunks,
-    order: NDArray[np.uint32] | None,
-    statistics: list[dict[str, Any]],
+    task: Search, engine: Engine, corpus: Corpus, wanted: NDArray[np.bool_], statistics: list[dict[str, Any]]
 ) -> Any:
-    documents = corpus.documents
-    wanted = task.directory / "wanted.npy"
-    save_array(wanted, np.ones(documents, np.bool_) if task.all_sets else named(chunks, documents, order))
+    path = task.directory / "wanted.npy"
+    save_array(path, np.ones(corpus.documents, np.bool_) if task.all_sets else wanted)
     firsts = corpus.signed.firsts.tolist()
     begin = len(task.prior)
     tasks = [
@@ -194,7 +214,7 @@ def _sets(
             shard,
             task.reader,
             task.parameters,
-            wanted,
+            path,
             firsts[begin + i],
             statistics[i]["documents"],
             task.sets_path(i),
