@@ -27,17 +27,20 @@ struct Agreement {
   uint32_t filled = 0;  // bins where either has a hash
   uint32_t equal = 0;   // of these, the equal ones
 };
-using Agree = Agreement (*)(const uint8_t* a, const uint8_t* b);
+// Of `count` bins, a multiple of 32.
+using Agree = Agreement (*)(const uint8_t* a, const uint8_t* b, size_t count);
 // The same at every level.
 Agree agree(simd::Level level);
 
-// Whether two sets may have a Jaccard of `threshold`. `shingles`: of both, with or without repetitions. A pair that has
-// it is refused with a probability below 1e-6.
+// Whether two sets may have a Jaccard of `threshold`, by what was seen of all bins or of some. `shingles`: how many
+// both have, with or without repetitions. Four standard deviations are allowed: a pair that has just the threshold is
+// refused with a probability below 1e-4.
 bool may_reach(const Agreement& seen, uint64_t shingles, double threshold);
 
-// keep[e]: may the documents of edge e reach the threshold? Edges: (count, 2) numbers of `sketches` (of width `bins`)
-// and of shingles[]. Edges in the order of their first document read it once. Returns false if `stop` ended it. Throws
-// std::invalid_argument for a document out of range, and what Sketches::read throws.
+// keep[e]: may the documents of edge e reach the threshold, by each quarter of the bins that was looked at? Edges:
+// (count, 2) numbers of `sketches` (of width `bins`) and of shingles[]. Edges in the order of their first document read
+// it once. Returns false if `stop` ended it. Throws std::invalid_argument for a document out of range, and what
+// Sketches::read throws.
 bool sharpen(const Sketches& sketches, const uint32_t* shingles, const uint32_t* edges, size_t count, double threshold,
              simd::Level level, unsigned threads, const Stop& stop, bool* keep);
 

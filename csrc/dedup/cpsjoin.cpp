@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <numeric>
 #include <span>
 #include <stdexcept>
@@ -78,10 +76,11 @@ class Found {
   Found(size_t count, const CpsJoinOptions& options)
       : capacity_(options.neighbours),
         sure_(options.sure),
-        slots_(static_cast<uint64_t*>(std::calloc(count * capacity_ + 1, sizeof(uint64_t)))),
+        bytes_(aligned_bytes(count * capacity_ * sizeof(uint64_t))),
+        slots_(reinterpret_cast<uint64_t*>(bytes_.get())),
         floors_(count),
         exhausted_(count) {
-    if (!slots_) throw std::bad_alloc();
+    std::fill_n(slots_, count * capacity_, 0);
   }
 
   // `matches[i].index` counts in `earlier`.
@@ -99,20 +98,27 @@ class Found {
     floors_[document].store(best.floor(), std::memory_order_relaxed);
   }
 
-  void add_exhausted(uint32_t document) { exhausted_[document].store(1, std::memory_order_relaxed); }
+  // Asks for what add() will look at: it is anywhere in memory.
+  void prefetch(uint32_t document) const {
+    __builtin_prefetch(&floors_[document]);
+    const uint64_t* const best = slots_ + document * capacity_ + capacity_ / 2;
+    for (size_t i = 0; i < capacity_ - capacity_ / 2; i += 64 / sizeof(uint64_t)) __builtin_prefetch(best + i);
+  }
+
+  // Looks first: a store takes the cache line away from all other threads.
+  void add_exhausted(uint32_t document) {
+    if (!exhausted(document)) exhausted_[document].store(1, std::memory_order_relaxed);
+  }
   bool exhausted(uint32_t document) const { return exhausted_[document].load(std::memory_order_relaxed); }
 
-  Neighbours of(uint32_t document) { return {slots_.get() + document * capacity_, capacity_}; }
+  Neighbours of(uint32_t document) { return {slots_ + document * capacity_, capacity_}; }
 
  private:
-  struct Free {
-    void operator()(uint64_t* slots) const { std::free(slots); }
-  };
-
   const size_t capacity_;
   const uint32_t sure_;
-  const std::unique_ptr<uint64_t, Free> slots_;  // calloc: pages of documents without neighbours are never touched
-  std::vector<std::atomic<uint32_t>> floors_;    // Neighbours::floor() of each; it never falls
+  const AlignedBytes bytes_;
+  uint64_t* const slots_;
+  std::vector<std::atomic<uint32_t>> floors_;  // Neighbours::floor() of each; it never falls
   std::vector<std::atomic<uint8_t>> exhausted_;
   std::array<std::mutex, 1024> locks_;
 };
@@ -190,6 +196,7 @@ class Tree {
 
   // Document `self` with the first `count` of those gathered, which are earlier.
   void compare(uint32_t self, const uint8_t* row, size_t count, const uint32_t* earlier) {
+    found_.prefetch(self);
     count = take(self, count);
     counts.compared += count;
     const size_t matches =
@@ -315,20 +322,27 @@ class Tree {
   void split(std::span<const uint32_t> set, uint64_t path, uint32_t lane) {
     std::array<uint32_t, values> next{};
     const uint8_t* const column = corpus_.column(lane);
-    payers_.clear();
-    bytes_.clear();
-    for (const uint32_t document : set) {
-      if (!take(document, 1)) continue;
-      const uint8_t value = column[document];
-      payers_.push_back(document);
-      bytes_.push_back(value);
+    if (payers_.size() < set.size()) {
+      for (auto* const buffer : {&payers_, &parts_}) buffer->resize(set.size());
+      bytes_.resize(set.size());
+    }
+    constexpr size_t ahead = 16;
+    size_t payers = 0;
+    for (size_t i = 0; i < set.size(); ++i) {
+      if (i + ahead < set.size()) {
+        __builtin_prefetch(&spent_[set[i + ahead]], 1);
+        __builtin_prefetch(column + set[i + ahead]);
+      }
+      if (!take(set[i], 1)) continue;
+      const uint8_t value = column[set[i]];
+      payers_[payers] = set[i];
+      bytes_[payers++] = value;
       ++next[value];
     }
-    counts.splits += payers_.size();
+    counts.splits += payers;
     uint32_t start = 0;
     for (uint32_t& entry : next) start += std::exchange(entry, start);
-    parts_.resize(std::max(parts_.size(), payers_.size()));
-    for (size_t i = 0; i < payers_.size(); ++i) parts_[next[bytes_[i]]++] = payers_[i];
+    for (size_t i = 0; i < payers; ++i) parts_[next[bytes_[i]]++] = payers_[i];
     uint32_t first = 0;
     for (size_t value = 0; value < values; ++value) {
       const std::span<const uint32_t> part(parts_.data() + first, next[value] - first);

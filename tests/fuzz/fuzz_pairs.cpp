@@ -57,8 +57,8 @@ void check_bins(const std::vector<uint64_t>& a, const std::vector<uint64_t>& b, 
   bin_sketch(reversed.data(), reversed.size(), turned.data());
   REQUIRE(one == turned);
   bin_sketch(b.data(), b.size(), other.data());
-  const Agreement narrow = agree(Level::scalar)(one.data(), other.data());
-  const Agreement seen = agree(wide)(one.data(), other.data());
+  const Agreement narrow = agree(Level::scalar)(one.data(), other.data(), bins);
+  const Agreement seen = agree(wide)(one.data(), other.data(), bins);
   REQUIRE(narrow.filled == seen.filled && narrow.equal == seen.equal);
   REQUIRE(seen.equal <= seen.filled && seen.filled <= std::min(bins, all));
   REQUIRE(a != b || (seen.equal == seen.filled && may_reach(seen, a.size() + b.size(), threshold)));

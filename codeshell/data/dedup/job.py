@@ -293,6 +293,8 @@ def _write_rows(job: Job, plan: Plan, task: Search, found: Found, engine: Engine
         path = task.directory / f"drop-{source.number:05d}.npy"
         save_array(path, np.concatenate(rows))
         tasks.append(WriteTask(source, plan.shards_of(source.number), path, job.output / "kept"))
+    # The largest first, so that no worker is left alone with it at the end.
+    tasks.sort(key=lambda one: -one.source.stamp[0])
     make_directory(job.output / "kept")
     map_shards(engine, task.directory, "write", write_source, tasks, unit="files")
 

@@ -4,7 +4,7 @@ Where a licence header and a template are most of every file, the sketches of `s
 document, hardly any of them at the threshold: 126 bytes estimate a Jaccard to within .04, and reading and merging two
 whole sets for each costs more than all else. So the texts are read once more, into sketches of 1,024 bytes that are
 four times as sharp (csrc/dedup/bins.h), and candidates that cannot reach the threshold are dropped: a pair that has it
-is lost with a probability below 1e-6. It is done if there are `EDGES` candidates a document, so where reading a text
+is lost with a probability below 1e-4. It is done if there are `EDGES` candidates a document, so where reading a text
 again costs less than verifying them.
 
 `bins-NNNNN.bin` holds `bins` (m, 1024) uint8, those of the documents of one shard that an edge names, in their order;
@@ -100,7 +100,8 @@ def sharpen(
     map_shards(engine, corpus.directory, "bins", bins_shard, tasks)
     files = [ArrayFile(task.output) for task in tasks]
     parts = [(str(file.path), file.offset("bins"), file.shape("bins")[0]) for file in files]
-    held = sum(count for _, _, count in parts) * BINS <= corpus.memory // 3
+    # The workers are idle meanwhile, so half of what all of them and this process have is ours.
+    held = sum(count for _, _, count in parts) * BINS <= corpus.memory * (engine.workers + 1) // 2
     sketches = _C.DedupSketches(parts, BINS, held)
     number = np.cumsum(wanted, dtype=np.uint32) - np.uint32(1)
     shingles = corpus.signed.column("shingles")[wanted]
