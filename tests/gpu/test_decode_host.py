@@ -11,6 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
+from codeshell.model import modules
+from codeshell.model.cache import KVCache
+from codeshell.model.config import CodeShellConfig
+from codeshell.model.modules import CodeShellForCausalLM
 from codeshell.ops import decode_cuda
 
 decode_module = sys.modules["codeshell.ops.decode"]
@@ -153,6 +157,23 @@ def test_queries_that_cannot_be_walked_are_copied(on_host):
     want = ops.decode_attention(given.q, *given.caches, **given.keywords)
     odd = torch.empty(given.q.numel() + 1).half()[1:].view(given.q.shape).copy_(given.q)
     assert torch.equal(ops.decode_attention(odd, *given.caches, **given.keywords), want)
+
+
+def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
+    """Two rows of different lengths: the logits of each next token, against the pass over the whole text."""
+    config = CodeShellConfig(n_layer=2, n_embd=256, n_head=4, num_query_groups=2, vocab_size=128, n_positions=96)
+    model = CodeShellForCausalLM(config).bfloat16().eval()
+    monkeypatch.setattr(modules, "_decodes_in_one_launch", lambda x: True)
+    ids = torch.randint(0, 128, (2, 80), generator=torch.Generator().manual_seed(0))
+    cache = KVCache(config, 2, 96, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model(ids[:, :70], attention_mask=torch.tensor([[1] * 70, [1] * 50 + [0] * 20]), cache=cache)
+        both = torch.stack([ids[0, 70:74], ids[1, 50:54]])
+        first, second = (model(both[:, i : i + 2], cache=cache).logits for i in (0, 2))
+        monkeypatch.setattr(decode_cuda, "extension", _C)
+        whole = [model(ids[row : row + 1, : n + 4]).logits[0, n:] for row, n in enumerate((70, 50))]
+    assert len(taken) == 4 and cache.lengths.tolist() == [74, 54]
+    torch.testing.assert_close(torch.cat([first, second], 1), torch.stack(whole), rtol=0.05, atol=0.02)
 
 
 def test_the_operations_and_their_fakes_agree(on_host, taken):
