@@ -162,7 +162,12 @@ def test_queries_that_cannot_be_walked_are_copied(on_host):
 def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
     """Two rows of different lengths: the logits of each next token, against the pass over the whole text."""
     config = CodeShellConfig(n_layer=2, n_embd=256, n_head=4, num_query_groups=2, vocab_size=128, n_positions=96)
+    torch.manual_seed(0)
     model = CodeShellForCausalLM(config).bfloat16().eval()
+    with torch.no_grad():
+        for block in model.transformer.h:  # so that it matters where a query looks
+            block.attn.c_attn.weight.mul_(8)
+            block.attn.c_proj.weight.mul_(8)
     monkeypatch.setattr(modules, "_decodes_in_one_launch", lambda x: True)
     ids = torch.randint(0, 128, (2, 80), generator=torch.Generator().manual_seed(0))
     cache = KVCache(config, 2, 96, dtype=torch.bfloat16)
@@ -173,7 +178,8 @@ def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
         monkeypatch.setattr(decode_cuda, "extension", _C)
         whole = [model(ids[row : row + 1, : n + 4]).logits[0, n:] for row, n in enumerate((70, 50))]
     assert len(taken) == 4 and cache.lengths.tolist() == [74, 54]
-    torch.testing.assert_close(torch.cat([first, second], 1), torch.stack(whole), rtol=0.05, atol=0.02)
+    logits, wanted = torch.cat([first, second], 1).float(), torch.stack(whole).float()
+    assert float((logits - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
 
 
 def test_the_operations_and_their_fakes_agree(on_host, taken):
@@ -190,11 +196,11 @@ def test_counters_of_a_stream_and_of_captures(monkeypatch):
     here = torch.device("cpu")
     monkeypatch.setattr(decode_cuda, "_counts", {})
     monkeypatch.setattr(decode_cuda, "_reserve", {here: torch.zeros(8, dtype=torch.int32)})
-    first = decode_cuda._counters(here, 5)
-    assert decode_cuda._counters(here, 900).data_ptr() == first.data_ptr()
-    assert decode_cuda._counters(here, 5000).numel() == 5000
+    first = decode_cuda._counters(here, 0, 5)
+    assert decode_cuda._counters(here, 0, 900).data_ptr() == first.data_ptr()
+    assert decode_cuda._counters(here, 0, 5000).numel() == 5000
     monkeypatch.setattr(decode_cuda, "_capturing", lambda device: True)
-    taken = [decode_cuda._counters(here, 4) for _ in range(3)]
+    taken = [decode_cuda._counters(here, 0, 4) for _ in range(3)]
     assert len({x.data_ptr() for x in (first, *taken)}) == 4
     assert taken[1].data_ptr() == taken[0].data_ptr() + 16 and not taken[2].any()
 
