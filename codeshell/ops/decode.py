@@ -155,9 +155,7 @@ class _NoGradient(torch.autograd.Function):
 
 def _decode(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *arguments: Any) -> _Pair:
     call = Call(*arguments)
-    if q.numel() == 0:
-        return _empty(q)
-    if q.is_cpu and decode_cuda.extension is _C:
+    if q.is_cpu and q.shape[0] and decode_cuda.extension is _C:
         _check_values(k_cache, call)
     if decode_cuda.serves(q, k_cache, v_cache, call):
         out, lse = _empty(q)
@@ -165,6 +163,8 @@ def _decode(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *argu
         return out, lse
     if call.k_new is not None:
         q = _append(q, k_cache, v_cache, call)
+    if q.numel() == 0:
+        return _empty(q)
     return (_attend_rows if q.is_cpu else _attend_masked)(q, k_cache, v_cache, call)
 
 
@@ -199,7 +199,8 @@ def _attend_rows(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, 
     out, lse = torch.zeros_like(packed), packed.new_full(packed.shape[:3], -torch.inf, dtype=torch.float32)
     row = 0
     for length, run in itertools.groupby(call.cache_seqlens.tolist()):
-        for count in [1] * len(list(run)) if call.block_table is not None else [len(list(run))]:
+        alike = len(list(run))
+        for count in [alike] if call.block_table is None else [1] * alike:
             rows, end = slice(row, row + count), length + new
             row += count
             if end == 0:

@@ -176,5 +176,9 @@ def test_no_rows_and_no_queries_are_fine():
     lengths = torch.tensor([2, 3], dtype=torch.int32)
     given = arguments(cache_seqlens=lengths)
     assert ops.decode_attention(**(given | {"q": torch.zeros(2, 0, 4, 16)})).shape == (2, 0, 4, 16)
+    new = {"q": torch.zeros(2, 0, 4, 16), "k_new": NEW + 1, "v_new": NEW + 2}
+    ops.decode_attention(**(given | new))  # appends all the same
+    assert (given["k_cache"][0, 2] == 1).all() and (given["v_cache"][1, 3] == 2).all()
+    assert given["k_cache"].sum() == NEW.numel()
     none = {name: x[:0] for name, x in given.items()}
     assert ops.decode_attention(**none).shape == (0, 1, 4, 16)
