@@ -43,7 +43,7 @@ TOTAL = 470.0
 """Seconds in all; what does not fit is left out and listed."""
 BUILD, TESTS, BENCHMARK = 200.0, 90.0, 80.0
 """Seconds for the build, one file of tests, one benchmark."""
-BENCHMARKS = ("rotary", "adamw", "overhead")
+BENCHMARKS = ("rotary", "adamw", "overhead", "decode")
 ELSEWHERE = ("ops", "optim", "integrations", "patch")
 """Folders of tests (or files test_NAME.py) whose tests with `cuda` in their name run too."""
 
