@@ -97,8 +97,8 @@ def attention(
     sdpa.say_why("codeshell.ops.attention", q, k, scale, dropout_p)
     left, right = None if window is None else window - 1, 0 if causal else None
     if cu_seqlens is None:
-        return sdpa.dense(q, k, v, left, right, scale, dropout_p, return_lse)
-    return sdpa.packed(q, k, v, cu_seqlens, cu_seqlens, left, right, scale, dropout_p, return_lse)
+        return sdpa.dense(q, k, v, left, right, scale, dropout_p, return_lse, deterministic)
+    return sdpa.packed(q, k, v, cu_seqlens, cu_seqlens, left, right, scale, dropout_p, return_lse, deterministic)
 
 
 def packed_attention(

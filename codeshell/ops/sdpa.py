@@ -8,10 +8,12 @@ key gets zeros and a log-sum-exp of minus infinity.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codeshell.ops import attention_cuda
 
@@ -30,6 +32,7 @@ def dense(
     scale: float,
     dropout_p: float,
     return_lse: bool,
+    deterministic: bool = False,
 ) -> Any:
     """Attention of q (batch, queries, heads, dim) to k, v (batch, keys, kv_heads, dim).
 
@@ -53,9 +56,11 @@ def dense(
     shared = mask is None
     if not shared:  # with a mask, the backends that do not write out the scores want every head its own keys
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=shared
-    )
+    # On a GPU the gradients of all other backends are sums in any order.
+    with sdpa_kernel(SDPBackend.MATH) if deterministic and q.is_cuda else nullcontext():
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=shared
+        )
     return F.pad(out.transpose(1, 2), (0, 0, 0, 0, blind, 0))
 
 
@@ -70,6 +75,7 @@ def packed(
     scale: float,
     dropout_p: float,
     return_lse: bool,
+    deterministic: bool = False,
 ) -> Any:
     """The same for sequences one after another, in one call of SDPA for all that have the same lengths.
 
@@ -91,7 +97,7 @@ def packed(
         alike = (lengths == lengths.new_tensor(pair)).all(1)
         index = starts[alike].unsqueeze(1) + torch.arange(queries, device=q.device)
         key_index = key_starts[alike].unsqueeze(1) + torch.arange(keys, device=q.device)
-        result = dense(q[index], k[key_index], v[key_index], left, right, scale, dropout_p, return_lse)
+        result = dense(q[index], k[key_index], v[key_index], left, right, scale, dropout_p, return_lse, deterministic)
         out, lse = result if return_lse else (result, None)
         outs.append(out.flatten(0, 1))
         rows.append(index.flatten())
@@ -153,7 +159,10 @@ def _written_out(
     """SDPA does not give the log-sum-exp. Every query sees a key, or there are no queries."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     group = q.shape[2] // k.shape[2]
-    queries, (keys, values) = q.transpose(1, 2), (x.transpose(1, 2).repeat_interleave(group, 1).to(wide) for x in (k, v))
+    queries, (keys, values) = (
+        q.transpose(1, 2),
+        (x.transpose(1, 2).repeat_interleave(group, 1).to(wide) for x in (k, v)),
+    )
     scores = queries.to(wide) @ keys.transpose(2, 3) * scale
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
