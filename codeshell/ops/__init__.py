@@ -5,7 +5,8 @@ On the CPU an operation is a C++ kernel of `codeshell._C` where that serves the 
 
 from __future__ import annotations
 
-from codeshell.ops.attention import attention, decode_attention, packed_attention
+from codeshell.ops.attention import attention, packed_attention
+from codeshell.ops.decode import decode_attention
 from codeshell.ops.gelu import gelu
 from codeshell.ops.linear import linear
 from codeshell.ops.loss import linear_cross_entropy

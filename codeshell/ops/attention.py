@@ -150,60 +150,6 @@ def packed_attention(
     return out.flatten(-2)
 
 
-def decode_attention(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    *,
-    cache_seqlens: torch.Tensor,
-    block_table: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> torch.Tensor:
-    """Causal attention of a few new queries over a cache that already holds their keys and values.
-
-    Args:
-        q: (batch, new, heads, dim); row b's queries are its last `new` positions.
-        k_cache, v_cache: (batch, capacity, kv_heads, dim), or with `block_table` (blocks, block_size, kv_heads, dim).
-        cache_seqlens: int32 (batch,), valid positions of each row, the new ones included.
-        block_table: int32 (batch, blocks per row), the blocks of each row in order.
-        scale: of the scores; None is `dim ** -0.5`.
-
-    Returns:
-        (batch, new, heads, dim).
-
-    Raises:
-        ValueError: a shape or dtype does not fit, or a row is shorter than `new` or longer than the cache.
-    """
-    if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
-        raise ValueError(
-            f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)}: must be "
-            "(batch, new, heads, dim) and twice (batch, capacity, kv_heads, dim)"
-        )
-    if q.shape[2] % k_cache.shape[2]:
-        raise ValueError(f"q has {q.shape[2]} heads, not a multiple of the cache's {k_cache.shape[2]}")
-    if cache_seqlens.shape != (q.shape[0],) or cache_seqlens.dtype != torch.int32:
-        raise ValueError(
-            f"cache_seqlens {tuple(cache_seqlens.shape)} {cache_seqlens.dtype}: must be int32 ({q.shape[0]},)"
-        )
-    if block_table is not None:
-        if block_table.dim() != 2 or block_table.shape[0] != q.shape[0]:
-            raise ValueError(f"block_table {tuple(block_table.shape)}: must be ({q.shape[0]}, blocks per row)")
-        k_cache, v_cache = (cache[block_table.long()].flatten(1, 2) for cache in (k_cache, v_cache))
-    elif k_cache.shape[0] != q.shape[0]:
-        raise ValueError(f"k_cache has {k_cache.shape[0]} rows, q {q.shape[0]}")
-    new, longest = q.shape[1], int(cache_seqlens.max())
-    if longest > k_cache.shape[1] or int(cache_seqlens.min()) < new:
-        raise ValueError(
-            f"cache_seqlens run from {int(cache_seqlens.min())} to {longest}; they must lie between the {new} new "
-            f"positions and the capacity {k_cache.shape[1]}"
-        )
-    k, v = (cache[:, :longest].transpose(1, 2).to(q.dtype) for cache in (k_cache, v_cache))
-    last = cache_seqlens.to(torch.int64).view(-1, 1, 1, 1) - new + torch.arange(new, device=q.device).view(1, 1, -1, 1)
-    seen = torch.arange(longest, device=q.device).view(1, 1, 1, -1) <= last
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=seen, scale=scale, enable_gqa=True)
-    return out.transpose(1, 2)
-
-
 class _NativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""attention, packed_attention and decode_attention against an fp64 softmax written out."""
+"""attention and packed_attention against an fp64 softmax written out."""
 
 from __future__ import annotations
 
@@ -191,26 +191,6 @@ def test_other_instruction_sets(level):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
-
-
-@pytest.mark.parametrize("new", [1, 3])
-@pytest.mark.parametrize("paged", [False, True])
-def test_decode_attention(new, paged):
-    lengths = [5, 40, 17]
-    q, k, v = (x.detach() for x in tensors(10, 3, new, 48, 4, 2, 32))
-    table = None
-    keys, values = k, v
-    if paged:
-        table = torch.randperm(9, generator=torch.Generator().manual_seed(0)).view(3, 3).to(torch.int32)
-        blocks = torch.empty(2, 9, 16, 2, 32)
-        for source, target in zip((k, v), blocks, strict=True):
-            target[table.long()] = source.view(3, 3, 16, 2, 32)
-        keys, values = blocks
-    seqlens = torch.tensor(lengths, dtype=torch.int32)
-    out = ops.decode_attention(q, keys, values, cache_seqlens=seqlens, block_table=table)
-    for row, length in enumerate(lengths):
-        want, _ = reference(q[row : row + 1], k[row : row + 1, :length], v[row : row + 1, :length])
-        assert float((out[row] - want[0]).abs().max()) < 1e-5
 
 
 def test_dropout_zeroes_and_scales():
