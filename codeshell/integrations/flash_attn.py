@@ -231,6 +231,7 @@ def flash_attn_with_kvcache(
                 "served; turn q and k before the call (codeshell.ops.rotary)"
             )
         rotary_cos, rotary_sin = rotary_cos.float(), rotary_sin.float()
+    extra: Any = {"return_lse": True} if return_softmax_lse else {}
     return ops.decode_attention(
         q,
         k_cache,
@@ -245,7 +246,7 @@ def flash_attn_with_kvcache(
         cos=rotary_cos,
         sin=rotary_sin,
         interleaved=rotary_interleaved,
-        **({"return_lse": True} if return_softmax_lse else {}),
+        **extra,
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from codeshell.ops import attention_cuda, native, sdpa
 from codeshell.ops.rotary import check_tables, rotary

@@ -318,3 +318,130 @@ def test_strides_do_not_matter():
         for arguments in ({"causal": True}, {"window_size": (3, 3)}):
             out = flash_attn_func(q, k, v, **arguments)
             assert torch.equal(out, flash_attn_func(*(x.contiguous() for x in (q, k, v)), **arguments))
+
+
+def cached(queries, new, lengths, seed=0, capacity=32, rows=None, dtype=torch.float32):
+    """q, k, v and caches for rows of such lengths; NaN lies in the caches behind them."""
+    batch = len(lengths)
+    q = random(batch, queries, 4, 32, seed=seed, dtype=dtype)
+    k, v = (random(batch, new, 2, 32, seed=seed + i, dtype=dtype) for i in (1, 2))
+    caches = [torch.full((rows or batch, capacity, 2, 32), torch.nan, dtype=dtype) for _ in range(2)]
+    for cache in caches:
+        for row, length in enumerate(lengths):
+            cache[row, :length] = random(length, 2, 32, seed=seed + row, dtype=dtype)
+    return q, k, v, *caches
+
+
+def turned(x, start, cos, sin, interleaved):
+    """Rotary embedding as flash-attn documents it: (new, heads, dim) at positions start, start + 1, …, in fp64."""
+    half = cos.shape[1]
+    cos, sin = (table.double()[start : start + len(x), None] for table in (cos, sin))
+    x, rest = x.double()[..., : 2 * half], x.double()[..., 2 * half :]
+    a, b = (x[..., ::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    a, b = a * cos - b * sin, a * sin + b * cos
+    x = torch.stack((a, b), -1).flatten(-2) if interleaved else torch.cat((a, b), -1)
+    return torch.cat((x, rest), -1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=3),
+    queries=st.integers(1, 4),
+    appended=st.booleans(),
+    rotated=st.sampled_from([None, (8, True), (8, False), (16, False)]),
+    causal=st.booleans(),
+    window=st.sampled_from([(-1, -1), (6, 0), (0, 0), (40, 40)]),
+    where=st.sampled_from(["rows", "index", "pages"]),
+)
+def test_a_cache_against_each_row_alone(lengths, queries, appended, rotated, causal, window, where):
+    rotated = rotated if appended and (causal or window == (6, 0) or queries == 1) else None
+    batch, new = len(lengths), queries if appended else 0
+    q, k, v, k_cache, v_cache = cached(queries, queries, lengths)
+    seqlens = torch.tensor(lengths, dtype=torch.int32)
+    arguments = {"causal": causal, "window_size": window, "cache_seqlens": seqlens, "return_softmax_lse": True}
+    if rotated:
+        angles = random(40, rotated[0], seed=9)
+        arguments |= {"rotary_cos": angles.cos(), "rotary_sin": angles.sin(), "rotary_interleaved": rotated[1]}
+    caches = [k_cache.clone(), v_cache.clone()]
+    if where == "index":  # other rows between them
+        index = torch.tensor([4, 1, 3][:batch], dtype=torch.int32)
+        caches = [torch.full((5, 32, 2, 32), torch.nan).index_copy(0, index.long(), cache) for cache in caches]
+        arguments["cache_batch_idx"] = index
+    elif where == "pages":
+        table = torch.randperm(4 * batch, generator=torch.Generator().manual_seed(1)).view(batch, 4)
+        pages = torch.empty(2, 4 * batch, 8, 2, 32)
+        for page, cache in zip(pages, caches, strict=True):
+            page[table] = cache.view(batch, 4, 8, 2, 32)
+        caches, arguments["block_table"] = list(pages), table.to(torch.int32)
+    before = [cache.clone() for cache in caches]
+    out, lse = flash_attn_with_kvcache(q, *caches, *((k, v) if appended else ()), **arguments)
+    for row, length in enumerate(lengths):
+        end, one, fresh = length + new, q[row], k[row]
+        if rotated:
+            one, fresh = (turned(x, length, angles.cos(), angles.sin(), rotated[1]) for x in (one, fresh))
+        keys, values = k_cache[row, :length].double(), v_cache[row, :length]
+        if appended:
+            keys, values = torch.cat((keys, fresh.double())), torch.cat((values, v[row]))
+        want, want_lse = reference(one[None], keys[None], values[None], visible(queries, end, causal, window))
+        assert close(out[row], want[0]) and close(lse[row], want_lse[0])
+        held = {
+            "rows": lambda cache, row: cache[row],
+            "index": lambda cache, row: cache[[4, 1, 3][row]],
+            "pages": lambda cache, row: cache[table[row]].flatten(0, 1),
+        }[where]
+        assert close(held(caches[0], row)[:end], keys, 1e-5) and torch.equal(held(caches[1], row)[:end], values)
+    if not appended:
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, caches, strict=True))
+
+
+def test_a_cache_without_lengths_is_full():
+    q, _, _, k_cache, v_cache = cached(1, 1, [32, 32])
+    want = flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=32, causal=True)
+    lengths = torch.full((2,), 32, dtype=torch.int32)
+    assert torch.equal(flash_attn_with_kvcache(q, k_cache, v_cache), want)
+    assert torch.equal(flash_attn_with_kvcache(q, k_cache, v_cache, cache_seqlens=lengths, num_splits=4), want)
+    assert torch.equal(flash_attn_with_kvcache(q, k_cache, v_cache, softmax_scale=32**-0.5), want)
+    assert close(flash_attn_func(q, k_cache, v_cache, causal=True), want)
+    # Nothing is behind one query, so this window is causal.
+    causal = flash_attn_with_kvcache(q, k_cache, v_cache, window_size=(5, 0), causal=True)
+    assert torch.equal(flash_attn_with_kvcache(q, k_cache, v_cache, window_size=(5, 7)), causal)
+
+
+ROWS = torch.zeros(2, dtype=torch.int32)
+TABLE = {"rotary_cos": torch.ones(32, 8), "rotary_sin": torch.zeros(32, 8)}
+NEW = {"k": torch.zeros(2, 3, 2, 32), "v": torch.zeros(2, 3, 2, 32)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"softcap": 1.0}, NotImplementedError, "softcap"),
+        ({"alibi_slopes": torch.ones(4)}, NotImplementedError, "alibi_slopes"),
+        ({"cache_leftpad": torch.zeros(2, dtype=torch.int32)}, NotImplementedError, "cache_leftpad"),
+        ({"causal": False, "window_size": (4, 4)}, NotImplementedError, "window_size is \\(4, 4\\) with 3 queries"),
+        ({"causal": False, "window_size": (4, -1)}, NotImplementedError, "window_size is \\(4, -1\\) with 3 queries"),
+        (NEW | TABLE | {"causal": False}, NotImplementedError, "rotary_cos without causal, of 3 queries"),
+        (NEW | {"v": None}, ValueError, "k and v go together"),
+        (NEW | TABLE | {"rotary_sin": None}, ValueError, "rotary_cos and rotary_sin go together"),
+        (TABLE, ValueError, "q has 3 tokens, k is missing"),
+        ({k: x[:, :2] for k, x in NEW.items()} | TABLE, ValueError, "q has 3 tokens, k has 2"),
+        (NEW | {"cache_seqlens": None}, ValueError, "cache_seqlens is missing"),
+        (NEW | {"cache_seqlens": 30}, ValueError, "run from 30 to 30; with 3 new tokens .* capacity of 32"),
+        ({"cache_seqlens": 33}, ValueError, "capacity of 32"),
+        ({"cache_seqlens": torch.tensor([1, 2])}, ValueError, "cache_seqlens \\(2,\\) torch.int64: must be int32"),
+        ({"cache_batch_idx": torch.zeros(2)}, ValueError, "cache_batch_idx \\(2,\\) torch.float32: must be int32"),
+        ({"cache_batch_idx": torch.tensor([0, 2], dtype=torch.int32)}, ValueError, "pages 0 to 1"),
+        ({"block_table": torch.tensor([[0], [-1]], dtype=torch.int32)}, ValueError, "block_table has entries from -1"),
+        ({"block_table": torch.zeros(1, 1, dtype=torch.int32)}, ValueError, "block_table \\(1, 1\\)"),
+        ({"cache_batch_idx": ROWS, "block_table": ROWS[:, None]}, ValueError, "cache_batch_idx and block_table both"),
+        ({"q": torch.zeros(2, 3, 5, 32)}, ValueError, "5 heads, not a multiple of the cache's 2"),
+        ({"q": torch.zeros(2, 3, 4, 32).half()}, ValueError, "q is torch.float16, k_cache torch.float32"),
+        ({"q": torch.zeros(3, 4, 32)}, ValueError, "q \\(3, 4, 32\\), k_cache .*: both must have four dimensions"),
+        ({"v_cache": torch.zeros(2, 31, 2, 32)}, ValueError, "v_cache \\(2, 31, 2, 32\\)"),
+    ],
+)
+def test_bad_arguments_of_a_cache_are_named(change, error, message):
+    arguments = {"q": torch.zeros(2, 3, 4, 32), "k_cache": torch.zeros(2, 32, 2, 32), "cache_seqlens": 7}
+    arguments |= {"v_cache": torch.zeros(2, 32, 2, 32), "causal": True} | change
+    with pytest.raises(error, match=message):
+        flash_attn_with_kvcache(**arguments)
