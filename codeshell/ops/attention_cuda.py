@@ -40,20 +40,15 @@ def serves(
         return False
     if not (q.device == k.device == v.device) or (cu_seqlens is not None and cu_seqlens.device != q.device):
         return False
-    return missing(q.device) is None and not differentiable(q, k, v)
+    return _on_hopper(q) and not differentiable(q, k, v)
 
 
-def missing(device: torch.device) -> str | None:
-    """Why no call on this device reaches the kernel, whatever its shapes; None if calls do."""
+def _on_hopper(x: torch.Tensor) -> bool:
     if extension is not _C:
-        return None if device.type == "cpu" else f"a tensor on {device.type}"
-    if device.type != "cuda":
-        return f"a tensor on {device.type}"
-    if torch.cuda.get_device_capability(device) != (9, 0):
-        return f"{torch.cuda.get_device_name(device)} is no GPU of compute capability 9.0"
-    if not _C.cuda_built:
-        return "this build of codeshell is without CUDA"
-    return None if enabled else "no GPU has verified the kernel yet, so CODESHELL_HOPPER_ATTENTION=1 must ask for it"
+        return x.device.type == "cpu"
+    return (
+        enabled and x.device.type == "cuda" and _C.cuda_built and torch.cuda.get_device_capability(x.device) == (9, 0)
+    )
 
 
 def forward(
@@ -82,9 +77,8 @@ def _forward(
     scale: float,
     window: int,
 ) -> _Pair:
-    absent = missing(q.device)
-    if absent is not None:
-        raise ValueError(f"q is on {q.device}; the attention kernel needs a GPU of compute capability 9.0: {absent}")
+    if not _on_hopper(q):
+        raise ValueError(f"q is on {q.device}; the attention kernel needs a GPU of compute capability 9.0")
     q, k, v = (_walkable(x) for x in (q, k, v))
     out, lse = _empty(q, k, v, cu_seqlens)
     if cu_seqlens is None:
@@ -119,6 +113,17 @@ def _walkable(x: torch.Tensor) -> torch.Tensor:
     if x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(stride and stride % 8 == 0 for stride in strides):
         return x
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def missing(device: torch.device) -> str | None:
+    """Why no call on this device reaches the kernel, whatever its tensors; None if calls do."""
+    if extension is not _C or device.type != "cuda":
+        return None if extension is not _C and device.type == "cpu" else f"tensors on {device.type}"
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        return f"a {torch.cuda.get_device_name(device)} (the kernel needs compute capability 9.0)"
+    if not _C.cuda_built:
+        return "this build of codeshell is without CUDA"
+    return None if enabled else "no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it"
 
 
 def _view(x: torch.Tensor) -> tuple[int, int, int, int]:
