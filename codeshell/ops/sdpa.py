@@ -42,26 +42,26 @@ def dense(
     queries, keys = q.shape[1], k.shape[1]
     # The first queries may see nothing. They are left out: SDPA gives NaN or zeros for them, as its backend likes.
     blind = queries if keys == 0 else 0 if right is None else min(queries, max(0, queries - keys - right))
-    q, queries = q[:, blind:], queries - blind
+    if blind:
+        result = dense(q[:, blind:], k, v, left, right, scale, dropout_p, return_lse, deterministic)
+        out, lse = result if return_lse else (result, None)
+        out = F.pad(out, (0, 0, 0, 0, blind, 0))
+        return out if lse is None else (out, F.pad(lse, (blind, 0), value=-torch.inf))
     left = None if left is None or left >= keys - 1 else left
     right = None if right is None or right >= queries - 1 else right
-    mask = None
-    if left is not None or (right is not None and (right != 0 or queries != keys)):
-        mask = _mask(queries, keys, left, right, q.device)
-    causal = mask is None and right == 0
     if return_lse:
-        out, lse = _written_out(q, k, v, _mask(queries, keys, left, right, q.device), scale)
-        return F.pad(out, (0, 0, 0, 0, blind, 0)), F.pad(lse, (blind, 0), value=-torch.inf)
+        return _written_out(q, k, v, _mask(queries, keys, left, right, q.device), scale)
+    causal = left is None and right == 0 and queries == keys
+    mask = None if causal else _mask(queries, keys, left, right, q.device)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    shared = mask is None
-    if not shared:  # with a mask, the backends that do not write out the scores want every head its own keys
+    if mask is not None:  # the backends that do not write out the scores then want every head its own keys
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     # On a GPU the gradients of all other backends are sums in any order.
     with sdpa_kernel(SDPBackend.MATH) if deterministic and q.is_cuda else nullcontext():
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=shared
+            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale, enable_gqa=mask is None
         )
-    return F.pad(out.transpose(1, 2), (0, 0, 0, 0, blind, 0))
+    return out.transpose(1, 2)
 
 
 def packed(
