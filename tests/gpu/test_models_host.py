@@ -1,4 +1,4 @@
-"""Patched models of transformers reach the Hopper kernel, which runs on the host here."""
+"""Patched models of transformers and our own model reach the Hopper kernel, which runs on the host here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import torch
 from attention_cases import poison
 
 import codeshell
+from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.model.modules import CodeShellAttention
 from codeshell.ops import attention_cuda, native
-
-pytest.importorskip("transformers", "5.0", reason="transformers 5 is not installed")
-
-from integrations.tiny import tiny, tokens
 
 
 @pytest.mark.parametrize(
@@ -19,6 +17,9 @@ from integrations.tiny import tiny, tokens
 )
 def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, side):
     """Two layers of a model: padding and documents arrive as packed sequences, a window as a window."""
+    pytest.importorskip("transformers", "5.0", reason="transformers 5 is not installed")
+    from integrations.tiny import tiny, tokens
+
     ids = tokens(2, 12)
     real = torch.ones(2, 12, dtype=torch.bool)
     arguments = {}
@@ -38,3 +39,22 @@ def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, si
     assert len(taken) == 2 and all(len(shape) == (4 if side == "none" else 3) for shape in taken)
     assert float((got - want)[real].abs().max()) < 0.03 * float(want.abs().max())
     assert all(shape.numel() == int(real.sum()) * 2 * 64 for shape in taken)
+
+
+def test_documents_of_our_model_are_isolated_bit_for_bit(host_kernels, monkeypatch):
+    """On the way that a GPU takes: perturb the first document, the logits of the others stay."""
+    monkeypatch.setattr(CodeShellAttention, "_mix_folded", CodeShellAttention._mix)
+    monkeypatch.setattr(attention_cuda, "extension", host_kernels)
+    taken = poison(monkeypatch)
+    config = CodeShellConfig(vocab_size=64, n_embd=128, n_layer=2, n_head=2, num_query_groups=1, n_positions=64)
+    torch.manual_seed(0)
+    model = CodeShellForCausalLM(config).bfloat16().eval()
+    ids = torch.randint(64, (2, 12))
+    offsets = torch.tensor([0, 7, 12, 24], dtype=torch.int32)
+    with torch.no_grad():
+        before = model(ids, cu_seqlens=offsets, max_seqlen=12).logits.flatten(0, 1)
+        ids[0, :7] = (ids[0, :7] + 1) % 64
+        after = model(ids, cu_seqlens=offsets, max_seqlen=12).logits.flatten(0, 1)
+    assert taken == [(24, 2, 64)] * 4
+    assert torch.equal(before[7:], after[7:]) and before.isfinite().all()
+    assert not torch.equal(before[:7], after[:7])
