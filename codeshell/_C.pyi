@@ -348,6 +348,47 @@ def attention_tiles(
     """The tiles of a launch in the order in which they start, of sequences as long as the longest: block of 128 rows,
     head, sequence, then of the blocks of 128 keys the first, the first and the end without a mask, and the end."""
 
+def attention_decode_cuda(
+    q: tuple[int, int, int, int],
+    k_cache: tuple[int, int, int, int],
+    v_cache: tuple[int, int, int, int],
+    k_new: tuple[int, int, int, int],
+    v_new: tuple[int, int, int, int],
+    out: int,
+    lse: int,
+    cache_seqlens: int,
+    block_table: int,
+    block_table_stride: int,
+    cos: int,
+    sin: int,
+    workspace: int,
+    counters: int,
+    shape: tuple[int, int, int, int, int, int, int, int, int, int, int, int],
+    bf16: bool,
+    interleaved: bool,
+    scale: float,
+    causal: bool,
+    window: int,
+    stream: int,
+) -> None:
+    """Decoding attention on a GPU of sm_90; codeshell/ops/decode_cuda.py is its user.
+
+    Tensors are an address and the strides in elements of batch (or page), token and head; the others addresses, 0 where
+    there is none. `shape` is batch, queries, heads, kv_heads, dim, new tokens, pages, page size, pages a row, rows and
+    columns of the rotary tables, splits. RuntimeError in a build without CUDA.
+    """
+
+def attention_decode_plan(
+    batch: int, queries: int, heads: int, kv_heads: int, dim: int, capacity: int, multiprocessors: int = 0
+) -> tuple[int, int, int]:
+    """Splits of the keys, counters (int32, 0) and fp32 numbers of workspace of a launch; `multiprocessors` 0 asks the
+    current device."""
+
+def attention_decode_tiles(
+    first_token: int, last_token: int, queries: int, total: int, causal: bool, window: int, splits: int
+) -> list[tuple[int, int]]:
+    """The tiles of 64 keys, first and end, of each split that has a part in rows of these tokens."""
+
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory by a plain kernel, both addresses 16-byte aligned; RuntimeError in a build without CUDA."""
 

@@ -2,6 +2,7 @@
 # from the root. docs/testing-kernels.md says how to add one.
 set(CODESHELL_KERNELS
   csrc/adamw/adamw.cu
+  csrc/attention/decode_sm90.cu
   csrc/attention/forward_sm90.cu
   csrc/copy/copy.cu
   csrc/rotary/rotary.cu
@@ -11,6 +12,7 @@ set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/adamw.cpp
   csrc/bindings/attention.cpp
   csrc/bindings/copy.cpp
+  csrc/bindings/decode.cpp
   csrc/bindings/rotary.cpp
   csrc/bindings/tensors.cpp
 )

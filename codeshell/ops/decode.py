@@ -1,7 +1,8 @@
 """Attention of a few new tokens over a cache of keys and values: generation's inner step.
 
 `decode_attention` reads a contiguous or paged cache, and appends the new tokens' keys and values to it where they are
-given, rotated on the way. On the CPU it is PyTorch's SDPA over a view of each row of the cache; on GPUs, where nothing
+given, rotated on the way. On the CPU it is PyTorch's SDPA over a view of each row of the cache; on Hopper GPUs the
+kernel `csrc/attention/decode_sm90.cu` where that serves the call (`decode_cuda.serves`); on other GPUs, where nothing
 may wait for the lengths, PyTorch over the whole capacity with a mask.
 """
 
@@ -12,6 +13,8 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch.autograd.function import once_differentiable
 
+from codeshell import _C
+from codeshell.ops import decode_cuda
 from codeshell.ops.library import define, differentiable, direct
 from codeshell.ops.rotary import check_tables, rotary
 
@@ -153,8 +156,12 @@ def _decode(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *argu
     call = Call(*arguments)
     if q.numel() == 0:
         return _empty(q)
-    if q.is_cpu:
+    if q.is_cpu and decode_cuda.extension is _C:
         _check_values(k_cache, call)
+    if decode_cuda.serves(q, k_cache, v_cache, call):
+        out, lse = _empty(q)
+        decode_cuda.run(q, k_cache, v_cache, call, out, lse)
+        return out, lse
     if call.k_new is not None:
         q = _append(q, k_cache, v_cache, call)
     return (_attend_rows if q.is_cpu else _attend_masked)(q, k_cache, v_cache, call)

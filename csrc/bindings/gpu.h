@@ -18,6 +18,7 @@ namespace py = pybind11;
 void bind_adamw(py::module_& module);
 void bind_attention(py::module_& module);
 void bind_copy(py::module_& module);
+void bind_decode(py::module_& module);
 void bind_rotary(py::module_& module);
 
 template <class T>

@@ -49,5 +49,6 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_adamw(module);
   codeshell::bindings::bind_attention(module);
   codeshell::bindings::bind_copy(module);
+  codeshell::bindings::bind_decode(module);
   codeshell::bindings::bind_rotary(module);
 }

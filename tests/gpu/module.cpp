@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "bindings/gpu.h"
+#include "gpu/cuda.h"
+//
+#include "gpu/check.h"
 #include "gpu/host/runtime.h"
 #include "gpu/types.h"
 #include "layer.h"
@@ -55,6 +58,7 @@ PYBIND11_MODULE(host_kernels, module) {
   bindings::bind_adamw(module);
   bindings::bind_attention(module);
   bindings::bind_copy(module);
+  bindings::bind_decode(module);
   bindings::bind_rotary(module);
 
   module.def(
@@ -63,6 +67,9 @@ PYBIND11_MODULE(host_kernels, module) {
   module.def(
       "set_multiprocessors", [](int count) { gpu::host::options().multiprocessors = count; }, py::arg("count"),
       "What gpu::multiprocessors() answers; 4 unless set.");
+  module.def(
+      "set_checks", [](bool on) { gpu::host::checks = on; }, py::arg("on"),
+      "Whether gpu::check ends a launch, as in a build without NDEBUG; on unless set.");
   module.def(
       "layer",
       [](const char* name, std::uintptr_t source, std::uintptr_t target, int64_t size, int threads) {

@@ -1,0 +1,86 @@
+// How decoding is shared among blocks: the host chooses from shapes alone into how many splits the keys of a row fall,
+// a block reads its row's length and finds its own. Host and device.
+#pragma once
+
+#include <cstdint>
+
+#include "gpu/types.h"
+
+namespace codeshell::attention::decode {
+
+inline constexpr int kKeyTile = 64;
+inline constexpr int kWarpgroupRows = 64;
+inline constexpr int kBlockRows = 2 * kWarpgroupRows;
+
+// Rows are the queries of a KV head's group: row = token * group + head of the group.
+struct Plan {
+  int row_tiles;     // of kBlockRows rows
+  int splits;        // of the keys, at most
+  int64_t counters;  // one for each batch row, KV head and row tile
+};
+
+inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// As many splits as fill the multiprocessors: the fewest whose blocks fill their waves within 5 % of the best. But no
+// more than can have a tile for each consumer; nor more than balance what a split saves and costs: a split's keys are
+// read in time ~ keys / splits, and its partial results, written and read by the one that combines, take ~ rows x
+// splits; least in all at sqrt(keys / rows).
+inline Plan plan_of(int batch, int kv_heads, int rows, int64_t capacity, int multiprocessors) {
+  const int row_tiles = static_cast<int>(ceiling(rows, kBlockRows));
+  const int64_t blocks = static_cast<int64_t>(batch) * kv_heads * row_tiles;
+  const int64_t tile_rows = rows < kBlockRows ? rows : kBlockRows;
+  int64_t most = ceiling(ceiling(capacity, kKeyTile), 2);
+  while (most > 1 && (most - 1) * (most - 1) * tile_rows >= capacity) --most;
+  const auto filled = [&](int64_t splits) {
+    return static_cast<double>(blocks * splits) /
+           static_cast<double>(ceiling(blocks * splits, multiprocessors) * multiprocessors);
+  };
+  double best = 0;
+  for (int64_t splits = 1; splits <= most && (splits == 1 || blocks * splits <= 8 * multiprocessors); ++splits)
+    best = filled(splits) > best ? filled(splits) : best;
+  int64_t splits = 1;
+  while (filled(splits) < 0.95 * best) ++splits;
+  return {row_tiles, static_cast<int>(splits), blocks};
+}
+
+// fp32 numbers of a launch's partial results: an output and a log-sum-exp a row and split.
+inline int64_t workspace_floats(int batch, int kv_heads, int rows, int dim, const Plan& plan) {
+  return plan.splits == 1 ? 0 : static_cast<int64_t>(batch) * kv_heads * rows * plan.splits * (dim + 1);
+}
+
+// Keys [begin, end) that rows of tokens first to last see at all; each of them sees every key of [free_begin,
+// free_end).
+struct Keys {
+  int begin, free_begin, free_end, end;
+};
+
+CODESHELL_HOST_DEVICE Keys keys_of(int first_token, int last_token, int queries, int total, bool causal, int window) {
+  Keys keys = {0, 0, total, total};
+  if (!causal) return keys;
+  const int shift = total - queries;  // token i sees the keys up to shift + i
+  keys.free_end = shift + first_token + 1, keys.end = shift + last_token + 1;
+  if (window > 0) keys.begin = keys.free_end - window, keys.free_begin = keys.end - window;
+  if (keys.begin < 0) keys.begin = 0;
+  if (keys.free_begin < 0) keys.free_begin = 0;
+  if (keys.end < 0) keys.end = 0;
+  return keys;
+}
+
+// The tiles [begin, end) of one of `active` splits; the splits before `active` have at least one each if there is any.
+struct Tiles {
+  int begin, end, active;
+};
+
+CODESHELL_HOST_DEVICE Tiles tiles_of(const Keys& keys, int split, int splits) {
+  const int first = keys.begin / kKeyTile, count = (keys.end + kKeyTile - 1) / kKeyTile - first;
+  Tiles tiles = {0, 0, (count + 1) / 2};  // two tiles a block, one a consumer, where there are enough splits
+  if (tiles.active > splits) tiles.active = splits;
+  if (count < 1) tiles.active = 1;
+  if (count < 1 || split >= tiles.active) return tiles;
+  const int each = count / tiles.active, more = count % tiles.active;
+  tiles.begin = first + split * each + (split < more ? split : more);
+  tiles.end = tiles.begin + each + (split < more ? 1 : 0);
+  return tiles;
+}
+
+}  // namespace codeshell::attention::decode

@@ -1,0 +1,584 @@
+// Decoding attention for sm_90a: a few new tokens of each row over its cache of keys and values, contiguous or paged,
+// in one launch. The new tokens' keys and values are appended on the way, rotated if tables are given.
+//
+//   dim   rows x keys of a consumer   shared memory                                registers
+//   64    64 x 64                     Q 2 x 8 KiB, ring 12 x (K 8 + V 8): 208 KiB   168
+//   128   64 x 64                     Q 2 x 16 KiB, ring 6 x (K 16 + V 16): 224 KiB  168
+//
+// A block has a row of the batch, a KV head, up to 128 rows of its group (row = token x group + head) and a split of
+// the keys:
+//   producer (a warp)   K0 V0  K1 V1  K2 V2 …   TMA, a stage when it is empty; then the new tokens to the cache
+//   consumer 0          Q | S0 softmax O+=P0V0 | S2 softmax O+=P2V2 | …   wgmma, 64 rows
+//   consumer 1          Q | S1 softmax O+=P1V1 | S3 …                     its softmax under the other's products
+//   both                merge · store, or store the partial result; the last block to arrive combines them, in order
+// With more than 64 rows each consumer has 64 of them and reads every tile.
+//
+// Why wgmma, when a group of 4 fills 4 of its 64 rows: padding costs no bytes, and 16 tokens of a group of 8 are 128
+// rows, 384 TFLOP/s at 3 TB/s. A tile of 64 keys at dim 128 is 32 KiB, 1700 cycles of a multiprocessor's share of the
+// memory; its products take 512.
+//
+// Not run on a GPU yet. Floor: 4 x keys x dim bytes of each row and KV head, at 4.5 TB/s.
+
+#include "gpu/cuda.h"
+//
+#include "attention/decode.h"
+#include "attention/decode_schedule.h"
+#include "attention/softmax.h"
+#include "gpu/barrier.h"
+#include "gpu/check.h"
+#include "gpu/launch.h"
+#include "gpu/mbarrier.h"
+#include "gpu/tma.h"
+#include "gpu/vector.h"
+#include "gpu/wgmma.h"
+
+namespace codeshell {
+namespace attention::decode {
+namespace {
+
+#define ROTARY_INLINE __host__ __device__ __forceinline__
+#include "rotary/rotary_math.h"
+
+constexpr int kConsumers = 2;
+constexpr int kConsumerThreads = kConsumers * gpu::kWarpgroup;
+constexpr int kThreads = kConsumerThreads + 32;
+constexpr int kScores = kKeyTile / 2;  // a thread's
+constexpr int kSteps = kKeyTile / 16;  // k-steps of the product with V
+constexpr int kPanel = 64;             // columns of a swizzled tile: 128 bytes
+constexpr int kPanelBytes = kKeyTile * 128;
+static_assert(kWarpgroupRows == kKeyTile, "tiles of Q, K and V have one shape");
+constexpr int kBlock = 1, kOwn = 2;  // named barriers: of all consumers, and + the consumer its own
+constexpr float kLog2e = 1.4426950408889634f;
+
+template <int Dim>
+constexpr uint32_t kTileBytes = kKeyTile * Dim * 2;
+constexpr uint32_t kRingBytes = 192 * 1024;  // in flight a multiprocessor: 25 MB in all, and 3.2 MB hide the latency
+template <int Dim>
+constexpr int kStages = kRingBytes / (2 * kTileBytes<Dim>);
+template <int Dim>
+constexpr uint32_t kSharedBytes = kConsumers * kTileBytes<Dim> + kRingBytes;
+
+struct Parameters {
+  gpu::TensorMap k, v;
+  AttentionDecode a;
+  int64_t capacity;
+  int group, row_tiles, box_keys;
+};
+
+template <int Dim>
+struct Barriers {
+  gpu::Mbarrier key_full[kStages<Dim>], value_full[kStages<Dim>], empty[kStages<Dim>];
+  int wrong;  // a length or an entry of the block table that is none
+  int last;   // this block arrived last of its splits
+};
+
+// A block's part.
+struct Problem {
+  int split, row_tile, head, row;  // head: of the keys; row: of the batch
+  int length, total;               // tokens in the cache, and with the new ones
+  bool fits;
+  int all_rows, first_row, rows;  // of the group: all, and the block's
+  bool by_rows;                   // each consumer has rows of its own; else all rows, and every other tile
+  Keys keys;
+  Tiles tiles;
+
+  __device__ __forceinline__ explicit Problem(const Parameters& p) {
+    int index = static_cast<int>(blockIdx.x);
+    split = index % p.a.splits, index /= p.a.splits;
+    row_tile = index % p.row_tiles, index /= p.row_tiles;
+    head = index % p.a.kv_heads, row = index / p.a.kv_heads;
+    length = p.a.cache_seqlens[row];
+    fits = length >= 0 && length <= p.capacity - p.a.new_tokens;
+    gpu::check(fits, "cache_seqlens: no place in the cache for a row of this length", length);
+    if (!fits) length = 0;
+    total = fits ? length + p.a.new_tokens : 0;
+    all_rows = p.a.queries * p.group;
+    first_row = row_tile * kBlockRows;
+    rows = all_rows - first_row < kBlockRows ? all_rows - first_row : kBlockRows;
+    by_rows = rows > kWarpgroupRows;
+    keys = keys_of(first_row / p.group, (first_row + rows - 1) / p.group, p.a.queries, total, p.a.causal, p.a.window);
+    tiles = tiles_of(keys, split, p.a.splits);
+  }
+
+  // Of this block's row in the order batch, KV head, row of the group.
+  __device__ __forceinline__ int64_t line(const Parameters& p, int row_of_group) const {
+    return (static_cast<int64_t>(row) * p.a.kv_heads + head) * all_rows + row_of_group;
+  }
+};
+
+struct Ring {
+  int stage;
+  uint32_t parity;
+
+  template <int Stages>
+  __device__ __forceinline__ void advance(int steps) {
+    stage += steps;
+    if (stage >= Stages) stage -= Stages, parity ^= 1;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ const T* at(const AttentionTensor& x, int batch, int token, int head) {
+  return static_cast<const T*>(x.data) + batch * x.batch_stride + token * x.token_stride + head * x.head_stride;
+}
+
+// Eight values of a head, turned by the angles of a position if there are tables; NaN where they have no such row.
+template <class T>
+__device__ __forceinline__ gpu::Pack<T, 8> turned(const AttentionDecode& a, const T* head, int chunk, int position) {
+  auto x = gpu::load<8>(head + 8 * chunk);
+  const int half = a.rotary_half, first = 8 * chunk;
+  if (!a.cos || first >= 2 * half) return x;
+  if (position >= a.rotary_rows) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = gpu::from_float<T>(NAN);
+    return x;
+  }
+  const bool second = first >= half;
+  const int column = a.interleaved ? first / 2 : second ? first - half : first;
+  const float *cos = a.cos + static_cast<int64_t>(position) * half + column,
+              *sin = a.sin + static_cast<int64_t>(position) * half + column;
+  if (a.interleaved) {
+    const auto c = gpu::load<4>(cos), s = gpu::load<4>(sin);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float u = gpu::to_float(x[2 * i]), w = gpu::to_float(x[2 * i + 1]);
+      turn(u, w, c[i], s[i]);
+      x[2 * i] = gpu::from_float<T>(u), x[2 * i + 1] = gpu::from_float<T>(w);
+    }
+    return x;
+  }
+  const auto other = gpu::load<8>(head + first + (second ? -half : half));
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    const auto c = gpu::load<4>(cos + 4 * part), s = gpu::load<4>(sin + 4 * part);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float mine = gpu::to_float(x[4 * part + i]), partner = gpu::to_float(other[4 * part + i]);
+      float u = second ? partner : mine, w = second ? mine : partner;
+      turn(u, w, c[i], s[i]);
+      x[4 * part + i] = gpu::from_float<T>(second ? w : u);
+    }
+  }
+  return x;
+}
+
+// A lane's box of a tile: so many keys of one page.
+struct Box {
+  int page, row;
+  bool wanted, cached;  // holds a key that is seen; holds one that is in the cache
+
+  __device__ __forceinline__ Box(const Parameters& p, const Problem& problem, int tile, int lane)
+      : page(0), row(0), wanted(false), cached(false) {
+    const int key = tile * kKeyTile + lane * p.box_keys;
+    if (lane * p.box_keys >= kKeyTile || tile >= problem.tiles.end) return;
+    if (key + p.box_keys <= problem.keys.begin || key >= problem.keys.end) return;
+    const int number = key / p.a.page_size;
+    row = key - number * p.a.page_size;
+    page = p.a.block_table ? p.a.block_table[problem.row * p.a.block_table_stride + number] : problem.row;
+    wanted = true, cached = key < problem.length;
+  }
+  __device__ __forceinline__ bool exists(const Parameters& p) const { return page >= 0 && page < p.a.pages; }
+};
+
+template <int Dim>
+__device__ __forceinline__ void load_tiles(const Parameters& p, const Problem& problem, Barriers<Dim>& barriers,
+                                           uint8_t* ring_memory, int lane) {
+  const bool elected = gpu::elect_one();
+  const uint32_t box_bytes = static_cast<uint32_t>(p.box_keys) * Dim * 2;
+  Ring ring{0, 0};
+  Box next(p, problem, problem.tiles.begin, lane);
+  for (int tile = problem.tiles.begin; tile < problem.tiles.end; ++tile, ring.advance<kStages<Dim>>(1)) {
+    const Box box = next;
+    next = Box(p, problem, tile + 1, lane);  // while this one waits
+    gpu::check(!box.wanted || box.exists(p), "block_table: no page of the cache", box.page);
+    const unsigned int loads = __ballot_sync(0xffffffffu, box.wanted && box.cached && box.exists(p));
+    const bool wrong = __any_sync(0xffffffffu, box.wanted && !box.exists(p));
+    barriers.empty[ring.stage].wait(ring.parity ^ 1);
+    if (elected && wrong) barriers.wrong = 1;
+    const uint32_t bytes = static_cast<uint32_t>(__popc(loads)) * box_bytes;
+    uint8_t* stage = ring_memory + static_cast<uint32_t>(ring.stage) * 2 * kTileBytes<Dim>;
+#pragma unroll
+    for (int values = 0; values < 2; ++values) {
+      gpu::Mbarrier& full = values ? barriers.value_full[ring.stage] : barriers.key_full[ring.stage];
+      if (elected) full.arrive_expect(bytes);
+      for (unsigned int left = loads; left; left &= left - 1) {
+        const int i = __ffs(static_cast<int>(left)) - 1;
+        const int page = __shfl_sync(0xffffffffu, box.page, i), row = __shfl_sync(0xffffffffu, box.row, i);
+        if (!elected) continue;
+        uint8_t* target = stage + values * kTileBytes<Dim> + i * p.box_keys * 128;
+#pragma unroll
+        for (int panel = 0; panel < Dim / kPanel; ++panel) {
+          gpu::tma_load(target + panel * kPanelBytes, values ? p.v : p.k, full, panel * kPanel, problem.head, row,
+                        page);
+        }
+      }
+    }
+  }
+}
+
+// The new tokens to the cache. Nobody reads them there: blocks that see them take them from where they came.
+template <int Dim, class T>
+__device__ __forceinline__ void append(const Parameters& p, const Problem& problem, int lane) {
+  constexpr int kChunks = Dim / 8;
+  for (int i = lane; i < p.a.new_tokens * kChunks; i += 32) {
+    const int token = i / kChunks, chunk = i % kChunks, key = problem.length + token;
+    const int number = key / p.a.page_size, row = key - number * p.a.page_size;
+    const int page = p.a.block_table ? p.a.block_table[problem.row * p.a.block_table_stride + number] : problem.row;
+    gpu::check(page >= 0 && page < p.a.pages, "block_table: no page of the cache", page);
+    if (page < 0 || page >= p.a.pages) continue;
+    const auto k = turned(p.a, at<T>(p.a.k_new, problem.row, token, problem.head), chunk, key);
+    gpu::store(const_cast<T*>(at<T>(p.a.k_cache, page, row, problem.head)) + 8 * chunk, k);
+    gpu::store(const_cast<T*>(at<T>(p.a.v_cache, page, row, problem.head)) + 8 * chunk,
+               gpu::load<8>(at<T>(p.a.v_new, problem.row, token, problem.head) + 8 * chunk));
+  }
+}
+
+template <int Dim, class T>
+struct Consumer {
+  static constexpr int kChunks = Dim / 8;
+
+  const Parameters& p;
+  const Problem& problem;
+  Barriers<Dim>& barriers;
+  uint8_t *query_memory, *ring_memory;
+  int consumer, thread, first_row, rows;  // rows of the group: the consumer's first, and how many
+  int first_of_thread;                    // of the thread's two, 8 apart, among the consumer's
+  bool busy;                              // the warp has rows
+  Keys keys;                              // that the consumer's rows see
+  Columns seen[2];                        // that the thread's rows see
+  float c;
+  Softmax softmax;
+  float s[kScores], o[Dim / 2];
+  uint32_t probabilities[kSteps][4];
+
+  __device__ __forceinline__ Consumer(const Parameters& parameters, const Problem& a_problem, Barriers<Dim>& b,
+                                      uint8_t* shared)
+      : p(parameters),
+        problem(a_problem),
+        barriers(b),
+        consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup),
+        thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
+        c(parameters.a.scale * kLog2e) {
+    query_memory = shared + static_cast<uint32_t>(consumer) * kTileBytes<Dim>;
+    ring_memory = shared + kConsumers * kTileBytes<Dim>;
+    const int skip = problem.by_rows ? consumer * kWarpgroupRows : 0;
+    first_row = problem.first_row + skip;
+    rows = problem.rows - skip < kWarpgroupRows ? problem.rows - skip : kWarpgroupRows;
+    busy = thread / 32 * 16 < rows;
+    first_of_thread = thread / 32 * 16 + thread % 32 / 4;
+    keys = keys_of(first_row / p.group, (first_row + rows - 1) / p.group, p.a.queries, problem.total, p.a.causal,
+                   p.a.window);
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const int token = (first_row + first_of_thread + 8 * row) / p.group;
+      const Keys own = keys_of(token, token, p.a.queries, problem.total, p.a.causal, p.a.window);
+      seen[row] = {own.begin, own.end < problem.total ? own.end : problem.total};  // padding sees what there is
+    }
+#pragma unroll
+    for (int i = 0; i < Dim / 2; ++i) o[i] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) probabilities[i][j] = 0;
+    }
+  }
+
+  // Where TMA's swizzle has a chunk of eight values.
+  __device__ __forceinline__ static uint8_t* chunk_of(uint8_t* tile, int row, int chunk) {
+    return tile + chunk / 8 * kPanelBytes + row * 128 + (chunk % 8 ^ row % 8) * 16;
+  }
+
+  // What this warpgroup wrote to shared memory is there for its products.
+  __device__ __forceinline__ void publish() {
+    gpu::fence_async_proxy();
+    gpu::barrier_sync(kOwn + consumer, gpu::kWarpgroup);
+  }
+
+  __device__ __forceinline__ void load_queries() {
+    for (int i = thread; i < kWarpgroupRows * kChunks; i += gpu::kWarpgroup) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      gpu::Pack<T, 8> x{};
+      if (row < rows) {
+        const int token = (first_row + row) / p.group, head = problem.head * p.group + (first_row + row) % p.group;
+        x = turned(p.a, at<T>(p.a.q, problem.row, token, head), chunk, problem.length + token);
+      }
+      gpu::store(reinterpret_cast<T*>(chunk_of(query_memory, row, chunk)), x);
+    }
+    publish();
+  }
+
+  // The new tokens into a tile that has their place; and zeros for the values that no row sees, because a probability
+  // of 0 does not silence a NaN. Two consumers of one tile both do it, so that neither waits for the other.
+  template <bool Values>
+  __device__ __forceinline__ void complete(uint8_t* tile_memory, int tile) {
+    const int first = tile * kKeyTile, begin = problem.keys.begin, end = problem.keys.end;
+    const bool has_new = first + kKeyTile > problem.length && end > problem.length;
+    if (!has_new && !(Values && (first < begin || first + kKeyTile > end))) return;
+    for (int i = thread; i < kKeyTile * kChunks; i += gpu::kWarpgroup) {
+      const int row = i / kChunks, chunk = i % kChunks, key = first + row;
+      gpu::Pack<T, 8> x{};
+      if (key >= begin && key < end) {
+        if (key < problem.length) continue;
+        const int token = key - problem.length;
+        if constexpr (Values) {
+          x = gpu::load<8>(at<T>(p.a.v_new, problem.row, token, problem.head) + 8 * chunk);
+        } else {
+          x = turned(p.a, at<T>(p.a.k_new, problem.row, token, problem.head), chunk, key);
+        }
+      } else if (!Values) {
+        continue;
+      }
+      gpu::store(reinterpret_cast<T*>(chunk_of(tile_memory, row, chunk)), x);
+    }
+    publish();
+  }
+
+  __device__ __forceinline__ void attend_tile(int tile, const Ring& ring) {
+    uint8_t* key_tile = ring_memory + static_cast<uint32_t>(ring.stage) * 2 * kTileBytes<Dim>;
+    uint8_t* value_tile = key_tile + kTileBytes<Dim>;
+    barriers.key_full[ring.stage].wait(ring.parity);
+    complete<false>(key_tile, tile);
+    const uint64_t a = gpu::descriptor(gpu::shared_address(query_memory));
+    const uint64_t b = gpu::descriptor(gpu::shared_address(key_tile));
+    gpu::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < Dim / 16; ++k) {
+      const uint64_t step = gpu::descriptor_step(k / (kPanel / 16) * kPanelBytes + k % (kPanel / 16) * 32);
+      gpu::wgmma<kKeyTile, T>(s, a + step, b + step, k > 0);
+    }
+    gpu::wgmma_commit();
+    gpu::wgmma_wait<0>();
+    gpu::wgmma_pin(s);
+    if (busy) {
+      const int first = tile * kKeyTile;
+      if (first < keys.free_begin || first + kKeyTile > keys.free_end) {
+        const Columns columns[2] = {{seen[0].begin - first, seen[0].end - first},
+                                    {seen[1].begin - first, seen[1].end - first}};
+        fill_unseen(s, columns, 2 * (thread % 4), -INFINITY);
+      }
+      float rescale[2];
+      softmax.update<true>(s, c, rescale);
+#pragma unroll
+      for (int i = 0; i < Dim / 2; ++i) o[i] *= rescale[i / 2 % 2];
+      to_operand<T>(s, probabilities);
+    }
+    barriers.value_full[ring.stage].wait(ring.parity);
+    complete<true>(value_tile, tile);
+    const uint64_t v = gpu::descriptor(gpu::shared_address(value_tile), 1024, kPanelBytes);
+    gpu::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      gpu::wgmma<Dim, T, gpu::Major::kMn>(o, probabilities[k], v + gpu::descriptor_step(2048u * k), true);
+    }
+    gpu::wgmma_commit();
+    gpu::wgmma_wait<0>();
+    gpu::wgmma_pin(o);
+    if (thread % 32 == 0) barriers.empty[ring.stage].arrive();
+  }
+
+  __device__ __forceinline__ void attend() {
+    const int steps = problem.by_rows ? 1 : kConsumers, start = problem.by_rows ? 0 : consumer;
+    Ring ring{start, 0};
+    for (int tile = problem.tiles.begin + start; tile < problem.tiles.end; tile += steps) {
+      attend_tile(tile, ring);
+      ring.advance<kStages<Dim>>(steps);
+    }
+  }
+
+  // The second consumer's result into the first's, through the ring's memory.
+  __device__ __forceinline__ void merge() {
+    float* exchange = reinterpret_cast<float*>(ring_memory) + thread;
+    gpu::barrier_sync(kBlock, kConsumerThreads);  // both have read their tiles
+    if (consumer == 1 && busy) {
+#pragma unroll
+      for (int i = 0; i < Dim / 2; ++i) exchange[i * gpu::kWarpgroup] = o[i];
+#pragma unroll
+      for (int row = 0; row < 2; ++row) {
+        exchange[(Dim / 2 + row) * gpu::kWarpgroup] = softmax.maximum[row];
+        exchange[(Dim / 2 + 2 + row) * gpu::kWarpgroup] = softmax.sum[row];
+      }
+    }
+    gpu::barrier_sync(kBlock, kConsumerThreads);
+    if (consumer == 1 || !busy) return;
+    float mine[2], other[2];
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const float second = exchange[(Dim / 2 + row) * gpu::kWarpgroup];
+      const float maximum = fmaxf(softmax.maximum[row], second);
+      const float base = maximum == -INFINITY ? 0.0f : maximum * c;
+      mine[row] = exp2_fast(softmax.maximum[row] * c - base);
+      other[row] = exp2_fast(second * c - base);
+      softmax.maximum[row] = maximum;
+      softmax.sum[row] = softmax.sum[row] * mine[row] + exchange[(Dim / 2 + 2 + row) * gpu::kWarpgroup] * other[row];
+    }
+#pragma unroll
+    for (int i = 0; i < Dim / 2; ++i) o[i] = o[i] * mine[i / 2 % 2] + exchange[i * gpu::kWarpgroup] * other[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ T* out_of(int row_of_group) const {
+    const int token = row_of_group / p.group, head = problem.head * p.group + row_of_group % p.group;
+    return static_cast<T*>(p.a.out) +
+           ((static_cast<int64_t>(problem.row) * p.a.queries + token) * p.a.heads + head) * Dim;
+  }
+  __device__ __forceinline__ float* lse_of(int row_of_group) const {
+    const int token = row_of_group / p.group, head = problem.head * p.group + row_of_group % p.group;
+    return p.a.lse + (static_cast<int64_t>(problem.row) * p.a.heads + head) * p.a.queries + token;
+  }
+  __device__ __forceinline__ int64_t partial(int row_of_group, int split) const {
+    return problem.line(p, row_of_group) * p.a.splits + split;
+  }
+  // Of the partial results: outputs, then the log-sum-exps.
+  __device__ __forceinline__ float* partial_lse() const {
+    return p.a.workspace + static_cast<int64_t>(p.a.batch) * p.a.kv_heads * problem.all_rows * p.a.splits * Dim;
+  }
+
+  __device__ __forceinline__ void store() {
+    if (!busy) return;
+    const int lane = thread % 32;
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      float normalise;
+      float lse = softmax.finish(row, p.a.scale, normalise);
+      if (barriers.wrong) lse = normalise = NAN;
+      if (first_of_thread + 8 * row >= rows) continue;
+      const int at_row = first_row + first_of_thread + 8 * row;
+      if (problem.tiles.active == 1) {
+        T* out = out_of(at_row) + lane % 4 * 2;
+        if (lane % 4 == 0) *lse_of(at_row) = lse;
+#pragma unroll
+        for (int j = 0; j < Dim / 8; ++j) {
+          *reinterpret_cast<uint32_t*>(out + 8 * j) =
+              pack_pair<T>(o[4 * j + 2 * row] * normalise, o[4 * j + 2 * row + 1] * normalise);
+        }
+      } else {
+        const int64_t index = partial(at_row, problem.split);
+        float* out = p.a.workspace + index * Dim + lane % 4 * 2;
+        if (lane % 4 == 0) partial_lse()[index] = lse;
+#pragma unroll
+        for (int j = 0; j < Dim / 8; ++j) {
+          gpu::store(out + 8 * j,
+                     gpu::Pack<float, 2>{{o[4 * j + 2 * row] * normalise, o[4 * j + 2 * row + 1] * normalise}});
+        }
+      }
+    }
+  }
+
+  // Whether this block is the last of its splits; it leaves the counter as it was found.
+  __device__ __forceinline__ bool arrive_last() {
+    __threadfence();
+    gpu::barrier_sync(kBlock, kConsumerThreads);
+    if (threadIdx.x == 0) {
+      const int pair = problem.row * p.a.kv_heads + problem.head;
+      unsigned int* counter = p.a.counters + static_cast<int64_t>(pair) * p.row_tiles + problem.row_tile;
+      barriers.last = atomicAdd(counter, 1u) == static_cast<unsigned int>(problem.tiles.active - 1);
+      if (barriers.last) atomicExch(counter, 0u);
+    }
+    gpu::barrier_sync(kBlock, kConsumerThreads);
+    if (!barriers.last) return false;
+    __threadfence();
+    return true;
+  }
+
+  // The splits' results by their weights, in their order.
+  __device__ __forceinline__ void combine() {
+    constexpr int kQuarters = Dim / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < problem.rows * kQuarters; i += kConsumerThreads) {
+      const int at_row = problem.first_row + i / kQuarters, column = i % kQuarters * 4;
+      const float* lses = partial_lse() + partial(at_row, 0);
+      const float* outs = p.a.workspace + partial(at_row, 0) * Dim + column;
+      float most = -INFINITY;
+#pragma unroll 4
+      for (int split = 0; split < problem.tiles.active; ++split) most = fmaxf(most, __ldcg(lses + split));
+      const float base = most == -INFINITY ? 0.0f : most;
+      float sum = 0.0f, x = 0.0f, y = 0.0f, z = 0.0f, w = 0.0f;
+#pragma unroll 4
+      for (int split = 0; split < problem.tiles.active; ++split) {
+        const float weight = exp2_fast((__ldcg(lses + split) - base) * kLog2e);
+        const float4 out = __ldcg(reinterpret_cast<const float4*>(outs + static_cast<int64_t>(split) * Dim));
+        sum += weight;
+        x += weight * out.x, y += weight * out.y, z += weight * out.z, w += weight * out.w;
+      }
+      const float normalise = sum == 0.0f ? 0.0f : 1.0f / sum;
+      const uint2 pairs = {pack_pair<T>(x * normalise, y * normalise), pack_pair<T>(z * normalise, w * normalise)};
+      *reinterpret_cast<uint2*>(out_of(at_row) + column) = pairs;
+      if (column == 0) *lse_of(at_row) = sum == 0.0f ? -INFINITY : base + logf(sum);
+    }
+  }
+};
+
+template <int Dim, class T>
+__global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Parameters p) {
+  __shared__ Barriers<Dim> barriers;
+  auto* shared = gpu::shared_memory<uint8_t>();
+  const Problem problem(p);
+  if (problem.split >= problem.tiles.active) return;
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < kStages<Dim>; ++stage) {
+      barriers.key_full[stage].init(1);
+      barriers.value_full[stage].init(1);
+      barriers.empty[stage].init((problem.by_rows ? kConsumers : 1) * gpu::kWarpgroup / 32);
+    }
+    barriers.wrong = !problem.fits;
+    gpu::fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (threadIdx.x >= kConsumerThreads) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    load_tiles<Dim>(p, problem, barriers, shared + kConsumers * kTileBytes<Dim>, lane);
+    if (p.a.new_tokens && problem.fits && problem.split == 0 && problem.row_tile == 0) append<Dim, T>(p, problem, lane);
+    return;
+  }
+  Consumer<Dim, T> consumer(p, problem, barriers, shared);
+  consumer.load_queries();
+  consumer.attend();
+  if (!problem.by_rows && problem.tiles.end - problem.tiles.begin > 1) consumer.merge();
+  if (problem.by_rows || consumer.consumer == 0) consumer.store();
+  if (problem.tiles.active > 1 && consumer.arrive_last()) consumer.combine();
+}
+
+gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionDecode& a, int box_keys) {
+  const auto size = [](int n) { return static_cast<uint64_t>(n); };
+  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
+  const auto stride = [](int n, int64_t elements) {
+    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
+  };
+  return gpu::encode_tensor_map(
+      &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
+             4,
+             x.data,
+             {size(a.dim), size(a.kv_heads), size(a.page_size), size(a.pages)},
+             {stride(a.kv_heads, x.head_stride), stride(a.page_size, x.token_stride), stride(a.pages, x.batch_stride)},
+             {kPanel, 1, static_cast<uint32_t>(box_keys), 1},
+             gpu::Swizzle::k128});
+}
+
+template <int Dim, class T>
+gpu::Error launch(const Parameters& p, unsigned int blocks, gpu::Stream stream) {
+  return gpu::launch(decode<Dim, T>, dim3(blocks), dim3(kThreads), kSharedBytes<Dim>, stream, p);
+}
+
+}  // namespace
+}  // namespace attention::decode
+
+gpu::Error launch_attention_decode(const AttentionDecode& a, gpu::Stream stream) {
+  using namespace attention::decode;
+  Parameters p{};
+  p.a = a;
+  p.group = a.heads / a.kv_heads;
+  p.row_tiles = static_cast<int>(ceiling(static_cast<int64_t>(a.queries) * p.group, kBlockRows));
+  p.capacity = a.block_table ? static_cast<int64_t>(a.pages_a_row) * a.page_size : a.page_size;
+  p.box_keys = !a.block_table || a.page_size % 64 == 0 ? 64 : a.page_size % 32 == 0 ? 32 : 16;
+  // Sums of positions, and of a position and a tile, stay below 2^31.
+  if (p.capacity > int64_t{1} << 30) return "a row's capacity is beyond 2^30 tokens";
+  if (a.window >= p.capacity) p.a.window = 0;  // beyond all keys it hides none
+  const int64_t blocks = static_cast<int64_t>(a.batch) * a.kv_heads * p.row_tiles * a.splits;
+  if (blocks > INT32_MAX) return "more than 2^31 blocks";
+  if (const auto error = encode(p.k, a.k_cache, a, p.box_keys)) return error;
+  if (const auto error = encode(p.v, a.v_cache, a, p.box_keys)) return error;
+  const auto count = static_cast<unsigned int>(blocks);
+  if (a.dim == 64) return a.bf16 ? launch<64, gpu::bf16>(p, count, stream) : launch<64, gpu::fp16>(p, count, stream);
+  if (a.dim == 128) return a.bf16 ? launch<128, gpu::bf16>(p, count, stream) : launch<128, gpu::fp16>(p, count, stream);
+  return "the head dimension is neither 64 nor 128";
+}
+
+}  // namespace codeshell

@@ -1,0 +1,133 @@
+// Decoding attention on a GPU. Tensors come as addresses; the caller (codeshell/ops/decode_cuda.py) holds them and has
+// checked that their shapes and strides agree.
+#include "attention/decode.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "attention/decode_schedule.h"
+#include "bindings/gpu.h"
+
+namespace codeshell::bindings {
+
+namespace {
+
+namespace decode = attention::decode;
+
+using TensorArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t>;
+// batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half, splits
+using Shape = std::array<int, 12>;
+
+AttentionTensor tensor(const TensorArgument& argument) {
+  const auto [address, batch, token, head] = argument;
+  return {pointer<void>(address), batch, token, head};
+}
+
+void check_heads(int heads, int kv_heads, int dim) {
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads || (dim != 64 && dim != 128))
+    throw py::value_error("decode: heads must be a multiple of kv_heads, and dim 64 or 128");
+}
+
+std::tuple<int, std::int64_t, std::int64_t> plan(int batch, int queries, int heads, int kv_heads, int dim,
+                                                 std::int64_t capacity, int multiprocessors) {
+  check_heads(heads, kv_heads, dim);
+  if (batch < 1 || queries < 1 || capacity < 1) throw py::value_error("decode: a size is below 1");
+  if (multiprocessors < 1) {
+    if constexpr (gpu::kHasKernels) {
+      multiprocessors = gpu::multiprocessors();
+    } else {
+      raise_no_kernels("decode");
+    }
+  }
+  const int rows = queries * (heads / kv_heads);
+  const auto plan = decode::plan_of(batch, kv_heads, rows, capacity, multiprocessors);
+  return {plan.splits, plan.counters, decode::workspace_floats(batch, kv_heads, rows, dim, plan)};
+}
+
+std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int queries, int total, bool causal, int window,
+                                       int splits) {
+  const auto keys = decode::keys_of(first_token, last_token, queries, total, causal, window);
+  std::vector<std::pair<int, int>> all;
+  for (int split = 0; split < decode::tiles_of(keys, 0, splits).active; ++split) {
+    const auto part = decode::tiles_of(keys, split, splits);
+    all.emplace_back(part.begin, part.end);
+  }
+  return all;
+}
+
+void launch(const TensorArgument& q, const TensorArgument& k_cache, const TensorArgument& v_cache,
+            const TensorArgument& k_new, const TensorArgument& v_new, std::uintptr_t out, std::uintptr_t lse,
+            std::uintptr_t cache_seqlens, std::uintptr_t block_table, std::int64_t block_table_stride,
+            std::uintptr_t cos, std::uintptr_t sin, std::uintptr_t workspace, std::uintptr_t counters,
+            const Shape& shape, bool bf16, bool interleaved, float scale, bool causal, int window,
+            std::uintptr_t stream) {
+  const auto [batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half,
+              splits] = shape;
+  check_heads(heads, kv_heads, dim);
+  for (const int size : {batch, queries, pages, page_size, splits}) {
+    if (size < 1) throw py::value_error("decode: a size is below 1");
+  }
+  if (block_table ? page_size % 16 || pages_a_row < 1 : pages != batch)
+    throw py::value_error("decode: pages must be of a multiple of 16 tokens; without a table one for each row");
+  if (splits > 1 && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
+  if (cos && (rotary_half % 8 || 2 * rotary_half > dim || new_tokens != queries || !sin))
+    throw py::value_error("decode: rotary tables must have a multiple of 8 columns, for as many new tokens as queries");
+  if (!(scale > 0.0f) || window < 0 || (window && !causal))
+    throw py::value_error("decode: scale must be above 0, and a window at least 1 and causal");
+  if constexpr (gpu::kHasKernels) {
+    check("decode", launch_attention_decode({tensor(q),
+                                             tensor(k_cache),
+                                             tensor(v_cache),
+                                             tensor(k_new),
+                                             tensor(v_new),
+                                             pointer<void>(out),
+                                             pointer<float>(lse),
+                                             pointer<const int>(cache_seqlens),
+                                             pointer<const int>(block_table),
+                                             block_table_stride,
+                                             pointer<const float>(cos),
+                                             pointer<const float>(sin),
+                                             pointer<float>(workspace),
+                                             pointer<unsigned int>(counters),
+                                             bf16,
+                                             batch,
+                                             queries,
+                                             heads,
+                                             kv_heads,
+                                             dim,
+                                             new_tokens,
+                                             pages,
+                                             page_size,
+                                             pages_a_row,
+                                             rotary_rows,
+                                             rotary_half,
+                                             interleaved,
+                                             scale,
+                                             causal,
+                                             window,
+                                             splits},
+                                            pointer<void>(stream)));
+  } else {
+    raise_no_kernels("decode");
+  }
+}
+
+}  // namespace
+
+void bind_decode(py::module_& module) {
+  module.def("attention_decode_cuda", &launch, py::arg("q"), py::arg("k_cache"), py::arg("v_cache"), py::arg("k_new"),
+             py::arg("v_new"), py::arg("out"), py::arg("lse"), py::arg("cache_seqlens"), py::arg("block_table"),
+             py::arg("block_table_stride"), py::arg("cos"), py::arg("sin"), py::arg("workspace"), py::arg("counters"),
+             py::arg("shape"), py::arg("bf16"), py::arg("interleaved"), py::arg("scale"), py::arg("causal"),
+             py::arg("window"), py::arg("stream"));
+  module.def("attention_decode_plan", &plan, py::arg("batch"), py::arg("queries"), py::arg("heads"),
+             py::arg("kv_heads"), py::arg("dim"), py::arg("capacity"), py::arg("multiprocessors") = 0);
+  module.def("attention_decode_tiles", &tiles, py::arg("first_token"), py::arg("last_token"), py::arg("queries"),
+             py::arg("total"), py::arg("causal"), py::arg("window"), py::arg("splits"));
+}
+
+}  // namespace codeshell::bindings

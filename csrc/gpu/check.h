@@ -1,0 +1,31 @@
+// A condition that holds unless the caller's data is wrong: checked where it costs nothing that matters, in the host
+// execution and in CUDA builds without NDEBUG (CMAKE_BUILD_TYPE=Debug), which print what and where, and end the kernel.
+#pragma once
+
+#include "gpu/cuda.h"
+#if !defined(__CUDACC__)
+#include <string>
+#elif !defined(NDEBUG)
+#include <cstdio>
+#endif
+
+namespace codeshell::gpu {
+
+#if !defined(__CUDACC__)
+namespace host {
+inline bool checks = true;  // tests of what a build with NDEBUG does turn it off
+}
+inline void check(bool holds, const char* what, int value, host::Site site = host::Site::current()) {
+  if (!holds && host::checks) host::fail(std::string(what) + ": " + std::to_string(value), site);
+}
+#elif defined(NDEBUG)
+__device__ __forceinline__ void check(bool, const char*, int) {}
+#else
+__device__ __forceinline__ void check(bool holds, const char* what, int value) {
+  if (holds) return;
+  printf("codeshell: block %u, thread %u: %s: %d\n", blockIdx.x, threadIdx.x, what, value);
+  __trap();
+}
+#endif
+
+}  // namespace codeshell::gpu
