@@ -9,7 +9,7 @@ from attention_cases import poison
 import codeshell
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.modules import CodeShellAttention
-from codeshell.ops import attention_cuda, native
+from codeshell.ops import attention_cuda, decode_cuda, native
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,35 @@ def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, si
     assert len(taken) == 2 and all(len(shape) == (4 if side == "none" else 3) for shape in taken)
     assert float((got - want)[real].abs().max()) < 0.03 * float(want.abs().max())
     assert all(shape.numel() == int(real.sum()) * 2 * 64 for shape in taken)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_a_cache_is_read_by_the_decode_kernel(host_kernels, monkeypatch, kind):
+    """A prompt, single tokens and a chunk; Mistral's window of 8 is full by then."""
+    pytest.importorskip("transformers", "5.0", reason="transformers 5 is not installed")
+    from integrations.tiny import tiny, tokens
+
+    ids = tokens(2, 14)
+    model = tiny(kind, num_attention_heads=2, num_key_value_heads=1, head_dim=64).bfloat16()
+    codeshell.patch(model)
+    taken, run = [], decode_cuda.run
+
+    def counted(q, *arguments):
+        taken.append(q.shape[1])
+        run(q, *arguments)
+
+    monkeypatch.setattr(decode_cuda, "run", counted)
+    with torch.no_grad():
+        want = model(ids, use_cache=False).logits
+        for module in (attention_cuda, decode_cuda):
+            monkeypatch.setattr(module, "extension", host_kernels)
+        cache, parts = None, []
+        for start, stop in [(0, 9), (9, 10), (10, 13), (13, 14)]:
+            output = model(ids[:, start:stop], past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            parts.append(output.logits)
+    assert taken == [1, 1, 3, 3, 1, 1]  # in both layers
+    assert float((torch.cat(parts, 1) - want).abs().max()) < 0.03 * float(want.abs().max())
 
 
 def test_documents_of_our_model_are_isolated_bit_for_bit(host_kernels, monkeypatch):
