@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +17,29 @@ from codeshell.kernels import built_hashes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(result: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+def run(result: Path, *arguments: str, path: str = "") -> tuple[int, dict[str, Any], str]:
+    """The check with `path` as PATH; without one there is no nvcc and no compute-sanitizer."""
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--dry-run", "--json", str(result)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=result.parent, check=False)
+    done = subprocess.run(
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=result.parent,
+        env=os.environ | {"PATH": path},
+        check=False,
+    )
     return done.returncode, json.loads(result.read_text()), done.stdout + done.stderr
 
 
 def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
-    code, result, output = run(tmp_path / "check.json", "--module", _C.__file__, "--benchmarks", "overhead")
+    benchmarks = ["--benchmarks", "overhead", "attention"]
+    code, result, output = run(tmp_path / "check.json", "--module", _C.__file__, *benchmarks)
     assert code == 0, output
     assert result["finished"] and result["dry_run"]
     steps = {step["name"]: step["status"] for step in result["steps"]}
+    sanitizers = [f"compute-sanitizer {checker}" for checker in ("memcheck", "synccheck", "racecheck")]
+    assert list(steps)[-3:] == sanitizers
+    assert {steps.pop(name) for name in sanitizers} == {"absent"}  # which is no failure
     assert set(steps.values()) == {"ok"}
     assert list(steps)[:2] == ["build", "facts"]
     assert "tests/gpu/test_copy_cuda.py" in steps
@@ -38,6 +51,11 @@ def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
     document = result["benchmarks"]["overhead"]
     assert document["finished"] and len(document["rows"]) > 10
     assert all(row["error"] is None for row in document["rows"])
+    assert {row["case"].split(", ")[-1] for row in result["benchmarks"]["attention"]["rows"]} == {
+        "forward",
+        "backward",
+        "deterministic backward",
+    }
     assert str(ROOT) not in json.dumps(result)
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
 
@@ -58,7 +76,32 @@ def test_without_time_everything_is_listed(tmp_path: Path) -> None:
     code, result, _ = run(tmp_path / "check.json", "--module", _C.__file__, "--seconds", "0")
     assert code == 1
     assert {step["status"] for step in result["steps"]} == {"left out"}
-    assert [step["name"] for step in result["steps"]][-1] == "benchmark overhead"
+    names = [step["name"] for step in result["steps"]]
+    assert names[-4:-3] == ["benchmark attention"] and names[-1] == "compute-sanitizer racecheck"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_small_cases_run_under_the_sanitizer(tmp_path: Path, broken: bool) -> None:
+    """One that writes down what it is given and runs it, or finds an error."""
+    tool = tmp_path / "bin" / "compute-sanitizer"
+    tool.parent.mkdir()
+    end = "echo '= Invalid __global__ read of size 16 bytes'; exit 99" if broken else 'shift 6; exec "$@"'
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n{end}\n')
+    tool.chmod(0o755)
+    arguments = ["--module", _C.__file__, "--benchmarks"]
+    code, result, output = run(tmp_path / "check.json", *arguments, path=f"{tool.parent}:/usr/bin:/bin")
+    steps = {s["name"]: (s["status"], s["detail"]) for s in result["steps"] if "sanitizer" in s["name"]}
+    calls = (tmp_path / "calls").read_text().splitlines()
+    for checker in ("memcheck", "synccheck", "racecheck"):
+        status, detail = steps[f"compute-sanitizer {checker}"]
+        own = [call for call in calls if f"--tool {checker} --target-processes all --error-exitcode 99" in call]
+        assert "tests/gpu/test_attention_cuda.py" in own[0] and "-k one_tile or packed_window" in own[0]
+        if broken:
+            assert code == 1 and status == "failed" and len(own) == 1
+            assert "test_attention_cuda.py" in detail and "Invalid __global__ read" in detail
+        else:
+            assert code == 0 and status == "ok" and len(own) == 2, output
+            assert detail.startswith("attention: ") and "decode: " in detail and "skipped" in detail
 
 
 def test_outcomes_of_a_test_run(tmp_path: Path) -> None:
