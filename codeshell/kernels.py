@@ -42,6 +42,14 @@ KERNELS = {
         torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
         tests=("gpu/test_adamw_cuda.py",),
     ),
+    "attention/decode_sm90.cu": Kernel(
+        serves="decode_attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: bf16, "
+        "fp16; head dimension 64 and 128; 1 to 16 new tokens; any group of query heads; contiguous caches, or pages of "
+        "a multiple of 16 tokens; causal, window or full; appended tokens, rotated; log-sum-exp",
+        torch="more new tokens, fp32, fp64, other head dimensions, other page sizes, a scale not above 0, caches that "
+        "are not aligned to 16 bytes, rotary tables that are not of a multiple of 8 columns, other GPUs",
+        tests=("gpu/test_decode_cuda.py",),
+    ),
     "attention/forward_sm90.cu": Kernel(
         serves="attention without gradients on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks "
         "for it: bf16, fp16; head dimension 64 and 128; "

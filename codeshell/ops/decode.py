@@ -120,7 +120,7 @@ def decode_attention(
     Raises:
         ValueError: a shape, dtype, device, stride or combination does not fit; the message names it. Values of
             `cache_seqlens` and `block_table` are checked on the CPU only, because on a GPU that would wait for it:
-            there a row whose length does not fit gives NaN and writes nothing.
+            there a row whose length or pages do not fit gives NaN.
     """
     if scale is None:
         scale = q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0

@@ -57,12 +57,12 @@ def run(
     q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call, out: torch.Tensor, lse: torch.Tensor
 ) -> None:
     """Fill `out` and `lse` (contiguous), and append to the caches, for a call that the kernel `serves`."""
-    q, k_new, v_new = (x if x is None or _walkable(x) else x.contiguous() for x in (q, call.k_new, call.v_new))
-    cos, sin = (None if x is None else _aligned(x) for x in (call.cos, call.sin))
+    q = q if _walkable(q) else _copy(q)
+    k_new, v_new = (x if x is None or _walkable(x) else _copy(x) for x in (call.k_new, call.v_new))
+    cos, sin = (x if x is None or (x.is_contiguous() and _walkable(x)) else _copy(x) for x in (call.cos, call.sin))
     lengths, table = call.cache_seqlens.contiguous(), call.block_table
     if table is not None and table.stride(1) != 1:
         table = table.contiguous()
-    assert q is not None
     batch, queries, heads, dim = q.shape
     pages, page_size, kv_heads, _ = k_cache.shape
     pages_a_row = 1 if table is None else table.shape[1]
@@ -101,6 +101,10 @@ def _multiprocessors(x: torch.Tensor) -> int:
     return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 0
 
 
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 _counts: dict[tuple[torch.device, int], torch.Tensor] = {}
 _reserve: dict[torch.device, torch.Tensor] = {}
 RESERVE = 1 << 16
@@ -113,7 +117,7 @@ def _counters(device: torch.device, count: int) -> torch.Tensor:
     stream: it gets counters for good, from a reserve zeroed before the capture; where that is used up (or there was no
     call before the capture), zeros that the graph itself writes.
     """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if _capturing(device):
         reserve = _reserve.get(device)
         if reserve is None or reserve.numel() < count:
             return torch.zeros(count, dtype=torch.int32, device=device)
@@ -134,12 +138,8 @@ def _walkable(x: torch.Tensor) -> bool:
     return x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(stride and stride % 8 == 0 for stride in strides)
 
 
-def _aligned(table: torch.Tensor) -> torch.Tensor:
-    return (
-        table
-        if table.is_contiguous() and table.data_ptr() % 16 == 0
-        else table.clone(memory_format=torch.contiguous_format)
-    )
+def _copy(x: torch.Tensor) -> torch.Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _address(x: torch.Tensor | None) -> int:

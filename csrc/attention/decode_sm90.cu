@@ -2,7 +2,7 @@
 // in one launch. The new tokens' keys and values are appended on the way, rotated if tables are given.
 //
 //   dim   rows x keys of a consumer   shared memory                                registers
-//   64    64 x 64                     Q 2 x 8 KiB, ring 12 x (K 8 + V 8): 208 KiB   168
+//   64    64 x 64                     Q 2 x 8 KiB, ring 12 x (K 8 + V 8): 208 KiB   136
 //   128   64 x 64                     Q 2 x 16 KiB, ring 6 x (K 16 + V 16): 224 KiB  168
 //
 // A block has a row of the batch, a KV head, up to 128 rows of its group (row = token x group + head) and a split of

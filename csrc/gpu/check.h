@@ -12,11 +12,8 @@
 namespace codeshell::gpu {
 
 #if !defined(__CUDACC__)
-namespace host {
-inline bool checks = true;  // tests of what a build with NDEBUG does turn it off
-}
 inline void check(bool holds, const char* what, int value, host::Site site = host::Site::current()) {
-  if (!holds && host::checks) host::fail(std::string(what) + ": " + std::to_string(value), site);
+  if (!holds && host::options().checks) host::fail(std::string(what) + ": " + std::to_string(value), site);
 }
 #elif defined(NDEBUG)
 __device__ __forceinline__ void check(bool, const char*, int) {}

@@ -28,6 +28,7 @@ CSRC = ROOT / "csrc"
 FLAGS = [
     "-std=c++20",
     "-O3",
+    "-DNDEBUG",  # as CMake's Release build
     "-DCODESHELL_WITH_KERNELS",
     "-gencode=arch=compute_90a,code=sm_90a",
     "-Xptxas=-v,--warn-on-spills",

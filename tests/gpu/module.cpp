@@ -8,9 +8,6 @@
 #include <vector>
 
 #include "bindings/gpu.h"
-#include "gpu/cuda.h"
-//
-#include "gpu/check.h"
 #include "gpu/host/runtime.h"
 #include "gpu/types.h"
 #include "layer.h"
@@ -68,7 +65,7 @@ PYBIND11_MODULE(host_kernels, module) {
       "set_multiprocessors", [](int count) { gpu::host::options().multiprocessors = count; }, py::arg("count"),
       "What gpu::multiprocessors() answers; 4 unless set.");
   module.def(
-      "set_checks", [](bool on) { gpu::host::checks = on; }, py::arg("on"),
+      "set_checks", [](bool on) { gpu::host::options().checks = on; }, py::arg("on"),
       "Whether gpu::check ends a launch, as in a build without NDEBUG; on unless set.");
   module.def(
       "layer",

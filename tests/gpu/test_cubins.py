@@ -54,6 +54,27 @@ EXPECTED = [
         shared=48,
     ),
     Expected("csrc/adamw/adamw.cu", r"adamw::gradient_norm<.*>", registers=64, instructions={LOAD_16: 4}, shared=104),
+    # Two warpgroups and the producer's warp: 288 threads of up to 224 registers. dim / 16 products with K and 4 with V;
+    # dim / 64 boxes of each; the queries and new tokens by 16 bytes, the partial results too where they are read.
+    *(
+        Expected(
+            "csrc/attention/decode_sm90.cu",
+            rf"attention::decode::decode<{dim}, gpu::(bf16|fp16)>",
+            registers=registers,
+            instructions={
+                r"HGMMA\..*": dim // 16 + 4,
+                r"HMMA\..*": 0,
+                r"UTMALDG\..*": dim // 32,
+                r"MUFU\.EX2": 32,
+                LOAD_16: 8,
+                STORE_16: 2,
+                r"LDG\.E\.(EF\.)?(U8|S8|U16|S16)\b.*": 0,
+                r"ATOMG?\..*ADD.*": 1,
+            },
+            shared=1024,
+        )
+        for dim, registers in ((64, 136), (128, 168))
+    ),
     # Three warpgroups of one block a multiprocessor: 168 registers, which setmaxnreg moves to 24, 240 and 240. Static
     # shared memory is the barriers, at the alignment of the tiles. dim / 16 products with K and 8 with V, three steps
     # and the ends; dim / 64 boxes of Q and of each K and V.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 
 import pytest
@@ -45,3 +44,239 @@ def test_every_element_against_fp64(on_host, taken, case):
     on_host.set_multiprocessors((4, 12, 40)[number % 3])
     check_case(case, "cpu", (torch.bfloat16, torch.float16)[number // 2 % 2])
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_dtypes_and_dims_against_fp64(on_host, taken, dtype, dim):
+    on_host.set_multiprocessors(8)
+    case = Case("types", (300, 20), new=2, queries=2, heads=4, kv_heads=2, rotary=dim // 2, page=32, dim=dim)
+    check_case(case, "cpu", dtype)
+    assert len(taken) == 1
+
+
+def run(case: Case, dtype: torch.dtype = torch.bfloat16):
+    """Output, LSE and caches."""
+    given = inputs(case, "cpu", dtype)
+    return [*ops.decode_attention(given.q, *given.caches, **given.keywords, return_lse=True), *given.caches]
+
+
+@pytest.mark.parametrize("name", ["splits", "four_row_tiles", "append_paged", "window", "paged_128"])
+def test_bits_do_not_depend_on_the_order_of_blocks_and_warps(on_host, name):
+    """Six orders: whichever block comes last combines the splits in the same order, and a stage read before it is full
+    or filled before it is read shows as NaN."""
+    (case,) = (case for case in CASES if case.name == name)
+    on_host.set_multiprocessors(24)
+    first = [x.nan_to_num(7.0) for x in run(case)]
+    for seed in range(1, 6):
+        on_host.set_seed(seed)
+        assert all(torch.equal(a, b.nan_to_num(7.0)) for a, b in zip(first, run(case), strict=True))
+
+
+BAD = [("page", "cache_seqlens", 2**31 - 1), ("page", "block_table", 2), ("page", "block_table", 4)]
+BAD += [("row", "cache_seqlens", value) for value in (2**31 - 1, 101, -1)]
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), BAD)
+def test_lengths_and_entries_that_are_none(on_host, name, argument, value):
+    """Debug builds stop and say what and where; others give NaN for that row alone, and do not touch its cache."""
+    case = Case(name, (100, 64), page=16 if name == "page" else 0, new=1)
+    good = run(case)
+    given = inputs(case, "cpu", torch.bfloat16)
+    if argument == "block_table":
+        given.keywords[argument][1, value] = given.caches[0].shape[0]  # entry 4 is of the new token alone
+    else:
+        given.keywords[argument][1] = value
+    before = [cache.clone() for cache in given.caches]
+    with pytest.raises(RuntimeError, match=f"{argument}: no "):
+        ops.decode_attention(given.q, *given.caches, **given.keywords)
+    for counts in decode_cuda._counts.values():
+        counts.zero_()  # the launch was cut off
+    on_host.set_checks(False)
+    for cache, old in zip(given.caches, before, strict=True):
+        cache.copy_(old)
+    out, lse = ops.decode_attention(given.q, *given.caches, **given.keywords, return_lse=True)
+    assert torch.equal(out[0], good[0][0]) and torch.equal(lse[0], good[1][0])
+    assert out[1].isnan().all() and lse[1].isnan().all()
+    if (argument, value) == ("block_table", 2):
+        return  # its new token has a place
+    others = torch.ones(given.caches[0].shape[0], dtype=torch.bool)
+    others[given.keywords["block_table"][0].long() if name == "page" else 0] = False
+    for cache, old in zip(given.caches, before, strict=True):
+        assert torch.equal(cache[others].nan_to_num(7.0), old[others].nan_to_num(7.0))
+
+
+def test_it_reads_and_appends_through_strides(on_host, taken):
+    """Caches that are views of one tensor, as (2, batch, …) or with heads before tokens."""
+    case = Case("strides", (100, 70), new=2, queries=2, heads=4, kv_heads=2, rotary=64)
+    want = run(case)
+    for make in (
+        lambda k, v: list(torch.stack([k, v])),
+        lambda k, v: [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v)],
+        lambda k, v: list(torch.cat([k, v], -1).split(64, -1)),
+    ):
+        given = inputs(case, "cpu", torch.bfloat16)
+        caches = make(*given.caches)
+        out, lse = ops.decode_attention(given.q, *caches, **given.keywords, return_lse=True)
+        for a, b in zip(want, (out, lse, *caches), strict=True):
+            assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+    assert len(taken) == 4
+
+
+def test_what_it_does_not_serve_goes_elsewhere(on_host, taken):
+    given = inputs(Case("elsewhere", (90, 30), capacity=100), "cpu", torch.bfloat16)
+    q, k, v = (x.nan_to_num(0.0) for x in (given.q, *given.caches))
+    paged = {"k_cache": k.view(-1, 8, 1, 64), "v_cache": v.view(-1, 8, 1, 64)}
+    table = torch.arange(24, dtype=torch.int32).view(2, 12)
+    odd = {"cos": torch.ones(100, 5), "sin": torch.zeros(100, 5), "k_new": k[:, :1], "v_new": v[:, :1]}
+    spread = torch.stack([k, k], -1)
+    for change in (
+        {"q": q.float(), "k_cache": k.float(), "v_cache": v.float()},
+        {"q": q[..., :32], "k_cache": k[..., :32], "v_cache": v[..., :32]},
+        {"q": q.expand(2, 17, 4, 64)},
+        {"q": q[:, :0]},
+        {"scale": -1.0},
+        {**paged, "block_table": table},
+        odd,
+        {"k_cache": spread.flatten(-2)[..., 1:65]},
+    ):
+        lengths = given.keywords["cache_seqlens"]
+        arguments = {"q": q, "k_cache": k, "v_cache": v, "cache_seqlens": lengths, **change}
+        assert torch.isfinite(ops.decode_attention(**arguments)).all()
+    assert not taken
+    ops.decode_attention(q, k, v, cache_seqlens=lengths)
+    assert len(taken) == 1
+
+
+def test_queries_that_cannot_be_walked_are_copied(on_host):
+    given = inputs(Case("walk", (90,)), "cpu", torch.float16)
+    want = ops.decode_attention(given.q, *given.caches, **given.keywords)
+    odd = torch.empty(given.q.numel() + 1).half()[1:].view(given.q.shape).copy_(given.q)
+    assert torch.equal(ops.decode_attention(odd, *given.caches, **given.keywords), want)
+
+
+def test_the_operations_and_their_fakes_agree(on_host, taken):
+    for case in (Case("read", (20, 3)), Case("append", (20, 3), page=16, new=1, rotary=64)):
+        given = inputs(case, "cpu", torch.bfloat16)
+        call = [given.keywords.get(name) for name in decode_module.Call._fields[:6]]
+        operation = torch.ops.codeshell.decode_attention_append if case.new else torch.ops.codeshell.decode_attention
+        arguments = (given.q, *(cache.nan_to_num(0.0) for cache in given.caches), *call, 0.125, True, 0, False)
+        torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_counters_of_a_stream_and_of_captures(monkeypatch):
+    """A stream keeps its own; a capture takes some for good, and makes zeros where none are left."""
+    here = torch.device("cpu")
+    monkeypatch.setattr(decode_cuda, "_counts", {})
+    monkeypatch.setattr(decode_cuda, "_reserve", {here: torch.zeros(8, dtype=torch.int32)})
+    first = decode_cuda._counters(here, 5)
+    assert decode_cuda._counters(here, 900).data_ptr() == first.data_ptr()
+    assert decode_cuda._counters(here, 5000).numel() == 5000
+    monkeypatch.setattr(decode_cuda, "_capturing", lambda device: True)
+    taken = [decode_cuda._counters(here, 4) for _ in range(3)]
+    assert len({x.data_ptr() for x in (first, *taken)}) == 4
+    assert taken[1].data_ptr() == taken[0].data_ptr() + 16 and not taken[2].any()
+
+
+def test_a_build_without_kernels_says_so():
+    if _C.cuda_built:
+        pytest.skip("this build has the kernels")
+    with pytest.raises(RuntimeError, match="built without CUDA"):
+        _C.attention_decode_plan(1, 1, 1, 1, 64, 100)
+
+
+GOOD = {
+    **dict.fromkeys(("q", "k_cache", "v_cache", "k_new", "v_new"), (0, 0, 0, 0)),
+    **dict.fromkeys(("out", "lse", "cache_seqlens", "block_table", "block_table_stride", "cos", "sin"), 0),
+    **dict.fromkeys(("workspace", "counters", "window", "stream"), 0),
+    "shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1),
+    "bf16": True,
+    "interleaved": False,
+    "scale": 1.0,
+    "causal": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (2, 0, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "size is below 1"),
+        ({"shape": (2, 1, 3, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "multiple of kv_heads"),
+        ({"shape": (2, 1, 4, 2, 96, 0, 2, 100, 1, 0, 0, 1)}, "dim 64 or 128"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 9, 40, 1, 0, 0, 1), "block_table": 16}, "multiple of 16"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 3, 100, 1, 0, 0, 1)}, "one for each row"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "need a workspace"),
+        ({"shape": (2, 1, 4, 2, 64, 1, 2, 100, 1, 9, 12, 1), "cos": 16, "sin": 16}, "multiple of 8 columns"),
+        ({"scale": 0.0}, "scale must be above 0"),
+        ({"causal": False, "window": 3}, "a window at least 1 and causal"),
+    ],
+)
+def test_the_binding_refuses(host_kernels, change, message):
+    with pytest.raises(ValueError, match=message):
+        host_kernels.attention_decode_cuda(**{**GOOD, **change})
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_every_tile_that_is_seen_has_one_split(data):
+    """Against the definition: which keys the rows see."""
+    draw = data.draw
+    queries, total = draw(st.integers(1, 16)), draw(st.integers(0, 3000))
+    first = draw(st.integers(0, queries - 1))
+    last = draw(st.integers(first, queries - 1))
+    causal = draw(st.booleans())
+    window = draw(st.integers(0, 400)) if causal else 0
+    splits = draw(st.integers(1, 40))
+    parts = _C.attention_decode_tiles(first, last, queries, total, causal, window, splits)
+    ends = [max(0, total - queries + i + 1) if causal else total for i in range(first, last + 1)]
+    begins = [max(0, end - window) if window else 0 for end in ends]
+    seen = {key // 64 for begin, end in zip(begins, ends, strict=True) for key in range(begin, end)}
+    covered = [tile for begin, end in parts for tile in range(begin, end)]
+    assert 1 <= len(parts) <= splits and covered == sorted(covered)
+    assert set(covered) >= seen and len(covered) <= len(seen) + (1 if not seen else 0)
+    sizes = [end - begin for begin, end in parts]
+    assert max(sizes) - min(sizes) <= 1 and (not seen or min(sizes) >= 1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "queries", "heads", "capacity", "blocks"),
+    [
+        (1, 1, 64, 2048, 128),
+        (8, 1, 64, 8192, 128),
+        (32, 1, 64, 32768, 256),
+        (1, 1, 32, 131072, 128),
+        (1, 16, 64, 2048, 32),
+    ],
+)
+def test_the_plan_fills_an_h200(batch, queries, heads, capacity, blocks):
+    """132 multiprocessors, 8 KV heads of 128: the cases of the benchmark."""
+    splits, counters, floats = _C.attention_decode_plan(batch, queries, heads, 8, 128, capacity, 132)
+    assert splits * batch * 8 == blocks and counters == batch * 8
+    assert floats == (0 if splits == 1 else batch * heads * queries * splits * 129)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 16), st.integers(1, 16), st.integers(1, 10**6))
+def test_the_plan_is_within_its_bounds(batch, queries, kv_heads, group, capacity):
+    splits, counters, _ = _C.attention_decode_plan(batch, queries, kv_heads * group, kv_heads, 64, capacity, 132)
+    rows = min(queries * group, 128)
+    tiles = -(-queries * group // 128)
+    assert 1 <= splits <= max(1, (-(-capacity // 64) + 1) // 2)
+    assert splits == 1 or (splits - 1) ** 2 * rows < capacity
+    assert counters == batch * kv_heads * tiles
+
+
+def test_cases_cover_what_they_are_named_after():
+    assert {case.heads // case.kv_heads for case in CASES} >= {1, 4, 8, 16}
+    assert {case.queries for case in CASES} >= {1, 4, 16}
+    assert {case.dim for case in CASES} == {64, 128} and {case.page for case in CASES} >= {0, 16, 48, 64, 128}
+    several = [
+        case
+        for case in CASES
+        if _C.attention_decode_plan(
+            len(case.lengths), case.queries, case.heads, case.kv_heads, case.dim, case.room, 40
+        )[0]
+        > 1
+    ]
+    assert {bool(case.page) for case in several} == {False, True} and any(case.window for case in several)
+    assert any(case.new for case in several)

@@ -24,6 +24,7 @@ inline constexpr int kWarp = 32;
 struct Options {
   uint64_t seed = 0;  // of the order in which warps, lanes, blocks and asynchronous copies run
   int multiprocessors = 4;
+  bool checks = true;  // whether gpu::check ends a launch, as in builds without NDEBUG
 };
 
 Options& options();

@@ -1,0 +1,97 @@
+"""The decoding kernel on a GPU, against fp64; many runs, streams and CUDA graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from decode_cases import CASES, Case, check_case, inputs
+
+from codeshell import _C, ops
+from codeshell.ops import decode_cuda
+
+pytestmark = pytest.mark.skipif(
+    not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
+    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
+)
+
+
+@pytest.fixture(autouse=True)
+def taken(monkeypatch):
+    """The kernel is on, its outputs start as NaN; the shapes that it was given."""
+    shapes = []
+    launch = decode_cuda.run
+
+    def run(q, k_cache, v_cache, call, out, lse):
+        shapes.append(q.shape)
+        launch(q, k_cache, v_cache, call, out.fill_(torch.nan), lse.fill_(torch.nan))
+
+    monkeypatch.setattr(decode_cuda, "enabled", True)
+    monkeypatch.setattr(decode_cuda, "run", run)
+    return shapes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_element_against_fp64(taken, case, dim, dtype):
+    check_case(dataclasses.replace(case, dim=dim, rotary=min(case.rotary, dim)), "cuda", dtype)
+    assert len(taken) == 1
+
+
+REAL = [
+    Case("real_2k", (2048,), heads=64, kv_heads=8, dim=128, page=16),
+    Case("real_8k", (8000, 1, 4097, 0) * 2, heads=32, kv_heads=8, dim=128, capacity=8192),
+    Case("real_tokens", (5000, 8100), queries=16, new=16, rotary=128, heads=64, kv_heads=8, dim=128, page=64),
+]
+
+
+@pytest.mark.parametrize("case", REAL, ids=lambda case: case.name)
+def test_real_shapes_against_fp64(taken, case):
+    check_case(case, "cuda", torch.bfloat16)
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("case", REAL, ids=lambda case: case.name)
+def test_a_hundred_runs_have_the_same_bits(case):
+    given = inputs(case, "cuda", torch.bfloat16)
+    first = ops.decode_attention(given.q, *given.caches, **given.keywords, return_lse=True)
+    for _ in range(100):
+        again = ops.decode_attention(given.q, *given.caches, **given.keywords, return_lse=True)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_graph_is_replayed_with_other_lengths(taken):
+    """Captured once; lengths, table and queries change in place. A second stream decodes meanwhile."""
+    case = Case("graph", (2000, 700), heads=32, kv_heads=8, dim=128, page=16, new=1, capacity=4096)
+    given = inputs(case, "cuda", torch.bfloat16)
+    caches = [cache.nan_to_num(0.5) for cache in given.caches]
+    given.keywords["block_table"].clamp_(min=0)
+
+    def step():
+        return ops.decode_attention(given.q, *caches, **given.keywords)
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = step()
+    other = torch.cuda.Stream()
+    for lengths in ((2000, 700), (17, 4000), (0, 1)):
+        given.keywords["cache_seqlens"].copy_(torch.tensor(lengths, dtype=torch.int32))
+        torch.cuda.synchronize()
+        graph.replay()
+        with torch.cuda.stream(other):
+            beside = step()
+        torch.cuda.synchronize()
+        assert torch.equal(out, beside) and torch.equal(out, step())
+
+
+def test_what_it_writes_is_nothing_the_host_waits_for():
+    given = inputs(REAL[2], "cuda", torch.bfloat16)
+    ops.decode_attention(given.q, *given.caches, **given.keywords)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ops.decode_attention(given.q, *given.caches, **given.keywords)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
