@@ -105,9 +105,7 @@ def case(session: Session, peers: dict[str, Peer], name: str, causal: bool, shap
 
     touched = 2 * shape.batch * shape.seq * (shape.heads + shape.kv_heads) * shape.dim * dtype.itemsize
     slots = session.slots(touched)
-    inputs: list[Triple] = [
-        (random(shape.heads), random(shape.kv_heads), random(shape.kv_heads)) for _ in range(slots)
-    ]
+    inputs: list[Triple] = [(random(shape.heads), random(shape.kv_heads), random(shape.kv_heads)) for _ in range(slots)]
     grad = random(shape.heads)
     deterministic = name == "deterministic backward"
 

@@ -135,7 +135,7 @@ def test_turns_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "time_gpu", time_gpu)
     steps = {name: lambda _, name=name: name for name in "abc"}
     timings, errors = harness.take_turns(steps, 2, 10, {"a", "b"})
-    assert calls == [(name, 2, 4, name != "c") for name in "abc" "abc" "ac"]
+    assert calls == [(name, 2, 4, name != "c") for name in "abcabcac"]
     assert timings["a"].microseconds == [1.0] * 4 + [4.0] * 4 + [7.0] * 4
     assert timings["a"].method == "events in 3 turns"
     assert set(timings) == {"a", "c"} and errors == {"b": "ArithmeticError: second turn"}

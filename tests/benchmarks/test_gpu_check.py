@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,29 +18,20 @@ from codeshell.kernels import built_hashes
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(result: Path, *arguments: str, path: str = "") -> tuple[int, dict[str, Any], str]:
-    """The check with `path` as PATH; without one there is no nvcc and no compute-sanitizer."""
+def run(result: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--dry-run", "--json", str(result)]
-    done = subprocess.run(
-        [*command, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=result.parent,
-        env=os.environ | {"PATH": path},
-        check=False,
-    )
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=result.parent, check=False)
     return done.returncode, json.loads(result.read_text()), done.stdout + done.stderr
 
 
 def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
-    benchmarks = ["--benchmarks", "overhead", "attention"]
-    code, result, output = run(tmp_path / "check.json", "--module", _C.__file__, *benchmarks)
+    code, result, output = run(tmp_path / "check.json", "--module", _C.__file__, "--benchmarks", "attention")
     assert code == 0, output
     assert result["finished"] and result["dry_run"]
     steps = {step["name"]: step["status"] for step in result["steps"]}
     sanitizers = [f"compute-sanitizer {checker}" for checker in ("memcheck", "synccheck", "racecheck")]
     assert list(steps)[-3:] == sanitizers
-    assert {steps.pop(name) for name in sanitizers} == {"absent"}  # which is no failure
+    assert {steps.pop(name) for name in sanitizers} <= {"ok", "absent"}  # neither is a failure
     assert set(steps.values()) == {"ok"}
     assert list(steps)[:2] == ["build", "facts"]
     assert "tests/gpu/test_copy_cuda.py" in steps
@@ -48,14 +40,11 @@ def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
     assert {"commit", "python", "versions", "processor"} <= set(result["environment"])
     counts = result["tests"]["gpu/test_copy_cuda.py"]
     assert counts["failed"] == 0 and counts["collected"] > 0
-    document = result["benchmarks"]["overhead"]
+    document = result["benchmarks"]["attention"]
     assert document["finished"] and len(document["rows"]) > 10
     assert all(row["error"] is None for row in document["rows"])
-    assert {row["case"].split(", ")[-1] for row in result["benchmarks"]["attention"]["rows"]} == {
-        "forward",
-        "backward",
-        "deterministic backward",
-    }
+    passes = {row["case"].split(", ")[-1] for row in document["rows"]}
+    assert passes == {"forward", "backward", "deterministic backward"}
     assert str(ROOT) not in json.dumps(result)
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
 
@@ -80,28 +69,46 @@ def test_without_time_everything_is_listed(tmp_path: Path) -> None:
     assert names[-4:-3] == ["benchmark attention"] and names[-1] == "compute-sanitizer racecheck"
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_small_cases_run_under_the_sanitizer(tmp_path: Path, broken: bool) -> None:
-    """One that writes down what it is given and runs it, or finds an error."""
-    tool = tmp_path / "bin" / "compute-sanitizer"
-    tool.parent.mkdir()
-    end = "echo '= Invalid __global__ read of size 16 bytes'; exit 99" if broken else 'shift 6; exec "$@"'
-    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n{end}\n')
+def test_small_cases_run_under_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that writes down what it is given: first it finds nothing, then an error."""
+    import gpu_check
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = argparse.Namespace(seconds=60.0, dry_run=True, json=tmp_path / "r.json", benchmarks=())
+    check = gpu_check.Check(arguments)
+    assert gpu_check.sanitizer() is None
+    assert check.sanitize("memcheck", 30)[0] == "absent"
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f'#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $@" >> {tmp_path}/calls\necho 2 passed\n')
     tool.chmod(0o755)
-    arguments = ["--module", _C.__file__, "--benchmarks"]
-    code, result, output = run(tmp_path / "check.json", *arguments, path=f"{tool.parent}:/usr/bin:/bin")
-    steps = {s["name"]: (s["status"], s["detail"]) for s in result["steps"] if "sanitizer" in s["name"]}
+    assert check.sanitize("racecheck", 30) == ("ok", "attention: 2 passed; decode: 2 passed")
     calls = (tmp_path / "calls").read_text().splitlines()
-    for checker in ("memcheck", "synccheck", "racecheck"):
-        status, detail = steps[f"compute-sanitizer {checker}"]
-        own = [call for call in calls if f"--tool {checker} --target-processes all --error-exitcode 99" in call]
-        assert "tests/gpu/test_attention_cuda.py" in own[0] and "-k one_tile or packed_window" in own[0]
-        if broken:
-            assert code == 1 and status == "failed" and len(own) == 1
-            assert "test_attention_cuda.py" in detail and "Invalid __global__ read" in detail
-        else:
-            assert code == 0 and status == "ok" and len(own) == 2, output
-            assert detail.startswith("attention: ") and "decode: " in detail and "skipped" in detail
+    assert len(calls) == 2 == len(gpu_check.SANITIZED)
+    for call, (name, cases) in zip(calls, gpu_check.SANITIZED.items(), strict=True):
+        assert call.startswith("1 --tool racecheck --target-processes all --error-exitcode 99 ")
+        assert f"tests/gpu/test_{name}_cuda.py" in call and call.endswith(f"-k {cases}")
+        assert (ROOT / "tests" / "gpu" / f"test_{name}_cuda.py").is_file()
+    tool.write_text("#!/bin/sh\necho '= Invalid __global__ read of size 16 bytes'\nexit 99\n")
+    status, detail = check.sanitize("memcheck", 30)
+    assert status == "failed" and "test_attention_cuda.py" in detail and "Invalid __global__ read" in detail
+
+
+def test_the_cases_of_the_sanitizer_exist() -> None:
+    """A name that no case has would select nothing."""
+    import gpu_check
+
+    attention, decode = (importlib.import_module(f"{name}_cases") for name in ("attention", "decode"))
+    for module, selected in ((attention, "attention"), (decode, "decode")):
+        names = {case.name for case in module.CASES}
+        assert set(gpu_check.SANITIZED[selected].split(" or ")) <= names
+
+
+def test_files_with_tests_for_gpus() -> None:
+    import gpu_check
+
+    found = {path.relative_to(ROOT / "tests").as_posix() for path in gpu_check.test_files()}
+    assert {"gpu/test_attention_cuda.py", "gpu/test_decode_cuda.py", "integrations/test_models_cuda.py"} <= found
+    assert "ops/test_rotary.py" in found and "ops/test_sdpa.py" not in found
 
 
 def test_outcomes_of_a_test_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 def test_the_examples_run(capsys):
     names: dict[str, object] = {}
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(example, names)
     printed = capsys.readouterr().out.strip()
