@@ -47,7 +47,7 @@ BUILD, TESTS, BENCHMARK, SANITIZER = 200.0, 90.0, 80.0, 60.0
 """Seconds for the build, one file of tests, one benchmark, one checker of the sanitizer."""
 LONGER = {"attention": 150.0}
 """Seconds for a benchmark with more rows."""
-BENCHMARKS = ("rotary", "adamw", "overhead", "attention")
+BENCHMARKS = ("rotary", "adamw", "overhead", "attention", "decode")
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
 """Racecheck knows the accesses of tensor TMA, and may report those of cp.async.bulk without a cause."""
 SANITIZED = {"attention": "one_tile or packed_window", "decode": "ragged or paged_16"}

@@ -15,6 +15,7 @@ HELP = "measure an operation on this machine against its peers and the machine's
 
 BENCHMARKS = {
     "attention": "attention, forward and backward, against torch's SDPA",
+    "decode": "attention of new tokens over a cache, against torch's SDPA, flash-attention",
     "rotary": "rotary embedding against eager PyTorch, torch.compile, Liger",
     "adamw": "AdamW steps against torch's, apex's, TransformerEngine's",
     "overhead": "what a call of an operation costs on the host",

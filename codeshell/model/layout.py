@@ -110,7 +110,7 @@ def arrange(
         raise ValueError("positions cannot be given with cache; a row's positions go on from its length")
     cos, sin = model.rotary.get(reach, device)
     decoding = cache is not None and cache.longest > 0
-    sequences = Sequences(cos, sin, flat, shape, cu_seqlens, max_seqlen, cache, rows, decoding, lengths)
+    sequences = Sequences(cos, sin, flat, shape, cu_seqlens, max_seqlen, cache, rows, decoding)
     return Arranged(tokens, sequences, targets, input_ids.shape, real, lengths, longest)
 
 

@@ -51,8 +51,6 @@ class Sequences:
     """(tokens,) int64, the cache row of each token; set if and only if `cache` is."""
     decoding: bool = False
     """The cache already held tokens before this pass."""
-    cache_seqlens: torch.Tensor | None = None
-    """int32 (batch,), lengths of the cache rows after this pass."""
 
 
 class RotaryTables:
@@ -155,18 +153,37 @@ class CodeShellAttention(nn.Module):
 
     def _mix_cached(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         cache, rows = sequences.cache, sequences.rows
-        assert cache is not None and rows is not None and sequences.cache_seqlens is not None
+        assert cache is not None and rows is not None
+        if sequences.decoding:
+            return self._decode(x, sequences, cache)
         q, k, v = self._project(x, sequences)
         cache.write(self.layer, rows, sequences.positions, k, v)
         if sequences.shape is None:
             return ops.attention(q, k, v, cu_seqlens=sequences.cu_seqlens, max_seqlen=sequences.max_seqlen)
-        batch, seq = sequences.shape
-        q = q.reshape(batch, seq, self.heads, self.head_dim)
-        if not sequences.decoding:
-            k, v = (t.reshape(batch, seq, self.kv_heads, self.head_dim) for t in (k, v))
-            return ops.attention(q, k, v)
-        keys, values = cache.keys[self.layer], cache.values[self.layer]
-        return ops.decode_attention(q, keys, values, cache_seqlens=sequences.cache_seqlens)
+        return ops.attention(*(part.reshape(*sequences.shape, *part.shape[1:]) for part in (q, k, v)))
+
+    def _decode(self, x: torch.Tensor, sequences: Sequences, cache: KVCache) -> torch.Tensor:
+        """New tokens over the cache, which takes them in. On GPUs one launch rotates, writes and attends; on the CPU
+        `rotary_qkv` turns them, because it adds the bias in the same pass."""
+        assert sequences.shape is not None
+        cos: torch.Tensor | None = None
+        sin: torch.Tensor | None = None
+        if not _decodes_in_one_launch(x):
+            q, k, v = self._project(x, sequences)
+        else:
+            cos, sin = sequences.cos, sequences.sin
+            qkv = ops.linear(x, self.c_attn.weight, self.c_attn.bias)
+            heads = qkv.view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
+            q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
+        dtype, keys = q.dtype, cache.keys[self.layer]
+        q, k, v = (part.to(keys.dtype).view(*sequences.shape, *part.shape[1:]) for part in (q, k, v))
+        return ops.decode_attention(
+            q, keys, cache.values[self.layer], cache_seqlens=cache.lengths, k_new=k, v_new=v, cos=cos, sin=sin
+        ).to(dtype)
+
+
+def _decodes_in_one_launch(x: torch.Tensor) -> bool:
+    return not x.is_cpu
 
 
 class CodeShellMLP(nn.Module):

@@ -8,6 +8,7 @@ may wait for the lengths, PyTorch over the whole capacity with a mask.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -120,7 +121,7 @@ def decode_attention(
     Raises:
         ValueError: a shape, dtype, device, stride or combination does not fit; the message names it. Values of
             `cache_seqlens` and `block_table` are checked on the CPU only, because on a GPU that would wait for it:
-            there a row whose length or pages do not fit gives NaN.
+            there a row whose length or pages do not fit gives NaN, or where PyTorch appends a device assertion.
     """
     if scale is None:
         scale = q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0
@@ -189,38 +190,45 @@ def _append(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call:
 
 
 def _attend_rows(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call) -> _Pair:
-    """One call of SDPA a row, over a view of its keys (paged: over its gathered pages), the group's heads side by side
-    as queries of their KV head."""
-    out, lse = _empty(q)
-    queries, heads, kv_heads = q.shape[1], q.shape[2], k_cache.shape[2]
+    """A call of SDPA for each run of rows of one length, over a view of their keys (paged: for each row, over its
+    gathered pages); the group's heads lie side by side as queries of their KV head."""
+    batch, queries, heads, dim = q.shape
+    kv_heads = k_cache.shape[2]
     group, new = heads // kv_heads, 0 if call.k_new is None else call.k_new.shape[1]
-    for row, length in enumerate(call.cache_seqlens.tolist()):
-        end = length + new
-        # The first query's window begins the row's keys.
-        begin = max(0, end - queries + 1 - call.window) if call.window else 0
-        if end == 0:
-            out[row].zero_()
-            lse[row].fill_(-torch.inf)
-            continue
-        k, v = (_keys_of(cache, call.block_table, row, begin, end) for cache in (k_cache, v_cache))
-        packed = q[row].reshape(queries, kv_heads, group, -1).permute(1, 0, 2, 3).flatten(1, 2)
-        seen = None
-        if call.causal and queries > 1:
-            seen = _seen(queries, end, call, begin, q.device).repeat_interleave(group, 0)
-        o, row_lse = _flash(packed, k.transpose(0, 1), v.transpose(0, 1), seen, call.scale)
-        out[row] = o.view(kv_heads, queries, group, -1).permute(1, 0, 2, 3).flatten(1, 2)
-        lse[row] = row_lse.view(kv_heads, queries, group).transpose(1, 2).flatten(0, 1)
-    return out, lse
+    packed = q.reshape(batch, queries, kv_heads, group, dim).transpose(1, 2).flatten(2, 3)
+    out, lse = torch.zeros_like(packed), packed.new_full(packed.shape[:3], -torch.inf, dtype=torch.float32)
+    row = 0
+    for length, run in itertools.groupby(call.cache_seqlens.tolist()):
+        for count in [1] * len(list(run)) if call.block_table is not None else [len(list(run))]:
+            rows, end = slice(row, row + count), length + new
+            row += count
+            if end == 0:
+                continue
+            # The first query's window begins the keys.
+            begin = max(0, end - queries + 1 - call.window) if call.window else 0
+            k, v = (_keys_of(cache, call.block_table, rows, begin, end) for cache in (k_cache, v_cache))
+            mask = None
+            if call.causal and queries > 1:
+                seen = _seen(queries, end, call, begin, q.device).repeat_interleave(group, 0)
+                mask = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
+            out[rows], lse[rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                packed[rows], k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=call.scale
+            )
+            if mask is not None and end < queries:  # the first of them see nothing
+                out[rows, :, : (queries - end) * group] = 0.0
+                lse[rows, :, : (queries - end) * group] = -torch.inf
+    out = out.view(batch, kv_heads, queries, group, dim).transpose(1, 2).reshape(q.shape)
+    return out, lse.view(batch, kv_heads, queries, group).transpose(2, 3).reshape(batch, heads, queries)
 
 
-def _keys_of(cache: torch.Tensor, table: torch.Tensor | None, row: int, begin: int, end: int) -> torch.Tensor:
-    """(end - begin, kv_heads, dim) of one row."""
+def _keys_of(cache: torch.Tensor, table: torch.Tensor | None, rows: slice, begin: int, end: int) -> torch.Tensor:
+    """(rows, end - begin, kv_heads, dim)."""
     if table is None:
-        return cache[row, begin:end]
+        return cache[rows, begin:end]
     size = cache.shape[1]
     first = begin // size
-    pages = cache[table[row, first : (end + size - 1) // size].long()]
-    return pages.flatten(0, 1)[begin - first * size : end - first * size]
+    pages = cache[table[rows.start, first : (end + size - 1) // size].long()]
+    return pages.flatten(0, 1)[begin - first * size : end - first * size].unsqueeze(0)
 
 
 def _seen(queries: int, keys: int, call: Call, begin: int, device: torch.device) -> torch.Tensor:
@@ -229,18 +237,6 @@ def _seen(queries: int, keys: int, call: Call, begin: int, device: torch.device)
     key = torch.arange(begin, keys, device=device)
     seen = key <= last
     return seen & (key > last - call.window) if call.window else seen
-
-
-def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor | None, scale: float) -> _Pair:
-    """(kv_heads, rows, dim) over (kv_heads, keys, dim)."""
-    mask = None if seen is None else torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        *(x.unsqueeze(0) for x in (q, k, v)), attn_mask=mask, scale=scale
-    )
-    if seen is not None:
-        none = ~seen.any(1)
-        out, lse = out.masked_fill(none[:, None], 0.0), lse.masked_fill(none, -torch.inf)
-    return out[0], lse[0]
 
 
 def _attend_masked(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call) -> _Pair:

@@ -50,7 +50,14 @@ def serves(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: 
 def _on_hopper(x: torch.Tensor) -> bool:
     if extension is not _C:
         return x.is_cpu
-    return x.is_cuda and _C.cuda_built and torch.cuda.get_device_capability(x.device) == (9, 0)
+    return x.is_cuda and _C.cuda_built and _facts(x.device)[0] == (9, 0)
+
+
+@lru_cache(maxsize=64)
+def _facts(device: torch.device) -> tuple[tuple[int, int], int]:
+    """Compute capability and multiprocessors of a GPU."""
+    properties = torch.cuda.get_device_properties(device)
+    return (properties.major, properties.minor), properties.multi_processor_count
 
 
 def run(
@@ -67,10 +74,17 @@ def run(
     pages, page_size, kv_heads, _ = k_cache.shape
     pages_a_row = 1 if table is None else table.shape[1]
     splits, counters, floats = _plan(
-        extension, q.device, batch, queries, heads, kv_heads, dim, pages_a_row * page_size, _multiprocessors(q)
+        extension,
+        batch,
+        queries,
+        heads,
+        kv_heads,
+        dim,
+        pages_a_row * page_size,
+        _facts(q.device)[1] if q.is_cuda else 0,
     )
     workspace = q.new_empty(floats, dtype=torch.float32) if splits > 1 else None
-    counts = _counters(q.device, counters) if splits > 1 else None
+    counts = _counters(q.device, stream_of(q), counters) if splits > 1 else None
     shape = (batch, queries, heads, kv_heads, dim, 0 if k_new is None else k_new.shape[1])
     pages_of_all = (pages, page_size, pages_a_row)
     turn = (0, 0) if cos is None else (cos.shape[0], cos.shape[1])
@@ -91,14 +105,10 @@ def run(
 
 
 @lru_cache(maxsize=1024)
-def _plan(module: Any, _device: torch.device, *shape: int) -> tuple[int, int, int]:
+def _plan(module: Any, *shape: int) -> tuple[int, int, int]:
     """Splits, counters, and fp32 numbers of workspace: from shapes alone."""
     plan: tuple[int, int, int] = module.attention_decode_plan(*shape)
     return plan
-
-
-def _multiprocessors(x: torch.Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 0
 
 
 def _capturing(device: torch.device) -> bool:
@@ -110,7 +120,7 @@ _reserve: dict[torch.device, torch.Tensor] = {}
 RESERVE = 1 << 16
 
 
-def _counters(device: torch.device, count: int) -> torch.Tensor:
+def _counters(device: torch.device, stream: int, count: int) -> torch.Tensor:
     """int32 zeros that the kernel leaves as zeros, and that no other launch uses at the same time.
 
     Launches on one stream follow each other, so a stream has its own and keeps it. A captured launch is replayed on any
@@ -125,10 +135,9 @@ def _counters(device: torch.device, count: int) -> torch.Tensor:
         return reserve[:count]
     if device.type == "cuda" and device not in _reserve:
         _reserve[device] = torch.zeros(RESERVE, dtype=torch.int32, device=device)
-    key = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
-    held = _counts.get(key)
+    held = _counts.get((device, stream))
     if held is None or held.numel() < count:
-        held = _counts[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
+        held = _counts[device, stream] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
     return held
 
 

@@ -510,6 +510,10 @@ template <int Dim, class T>
 __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Parameters p) {
   __shared__ Barriers<Dim> barriers;
   auto* shared = gpu::shared_memory<uint8_t>();
+  if (threadIdx.x == kConsumerThreads) {  // under the loads of length and pages
+    gpu::prefetch_tensor_map(p.k);
+    gpu::prefetch_tensor_map(p.v);
+  }
   const Problem problem(p);
   if (problem.split >= problem.tiles.active) return;
   if (threadIdx.x == 0) {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("name", ["rotary", "adamw", "attention"])
+@pytest.mark.parametrize("name", ["rotary", "adamw", "attention", "decode"])
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "r.json"
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--smoke", "--device", "cpu", "--json", str(out)])

@@ -87,7 +87,16 @@ def test_a_graph_is_replayed_with_other_lengths(taken):
         assert torch.equal(out, beside) and torch.equal(out, step())
 
 
-def test_what_it_writes_is_nothing_the_host_waits_for():
+@pytest.mark.parametrize("argument", ["cache_seqlens", "block_table"])
+def test_lengths_and_entries_that_are_none_give_nan(argument):
+    given = inputs(Case("none", (100, 64), page=16, new=1), "cuda", torch.bfloat16)
+    good = ops.decode_attention(given.q, *given.caches, **given.keywords)
+    given.keywords[argument][1] = 2**31 - 1
+    out = ops.decode_attention(given.q, *given.caches, **given.keywords)
+    assert torch.equal(out[0], good[0]) and out[1].isnan().all()
+
+
+def test_the_host_waits_for_nothing():
     given = inputs(REAL[2], "cuda", torch.bfloat16)
     ops.decode_attention(given.q, *given.caches, **given.keywords)
     torch.cuda.set_sync_debug_mode("error")

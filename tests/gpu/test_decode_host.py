@@ -11,6 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
+from codeshell.model import modules
+from codeshell.model.cache import KVCache
+from codeshell.model.config import CodeShellConfig
+from codeshell.model.modules import CodeShellForCausalLM
 from codeshell.ops import decode_cuda
 
 decode_module = sys.modules["codeshell.ops.decode"]
@@ -155,6 +159,29 @@ def test_queries_that_cannot_be_walked_are_copied(on_host):
     assert torch.equal(ops.decode_attention(odd, *given.caches, **given.keywords), want)
 
 
+def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
+    """Two rows of different lengths: the logits of each next token, against the pass over the whole text."""
+    config = CodeShellConfig(n_layer=2, n_embd=256, n_head=4, num_query_groups=2, vocab_size=128, n_positions=96)
+    torch.manual_seed(0)
+    model = CodeShellForCausalLM(config).bfloat16().eval()
+    with torch.no_grad():
+        for block in model.transformer.h:  # so that it matters where a query looks
+            block.attn.c_attn.weight.mul_(8)
+            block.attn.c_proj.weight.mul_(8)
+    monkeypatch.setattr(modules, "_decodes_in_one_launch", lambda x: True)
+    ids = torch.randint(0, 128, (2, 80), generator=torch.Generator().manual_seed(0))
+    cache = KVCache(config, 2, 96, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model(ids[:, :70], attention_mask=torch.tensor([[1] * 70, [1] * 50 + [0] * 20]), cache=cache)
+        both = torch.stack([ids[0, 70:74], ids[1, 50:54]])
+        first, second = (model(both[:, i : i + 2], cache=cache).logits for i in (0, 2))
+        monkeypatch.setattr(decode_cuda, "extension", _C)
+        whole = [model(ids[row : row + 1, : n + 4]).logits[0, n:] for row, n in enumerate((70, 50))]
+    assert len(taken) == 4 and cache.lengths.tolist() == [74, 54]
+    logits, wanted = torch.cat([first, second], 1).float(), torch.stack(whole).float()
+    assert float((logits - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
+
+
 def test_the_operations_and_their_fakes_agree(on_host, taken):
     for case in (Case("read", (20, 3)), Case("append", (20, 3), page=16, new=1, rotary=64)):
         given = inputs(case, "cpu", torch.bfloat16)
@@ -169,11 +196,11 @@ def test_counters_of_a_stream_and_of_captures(monkeypatch):
     here = torch.device("cpu")
     monkeypatch.setattr(decode_cuda, "_counts", {})
     monkeypatch.setattr(decode_cuda, "_reserve", {here: torch.zeros(8, dtype=torch.int32)})
-    first = decode_cuda._counters(here, 5)
-    assert decode_cuda._counters(here, 900).data_ptr() == first.data_ptr()
-    assert decode_cuda._counters(here, 5000).numel() == 5000
+    first = decode_cuda._counters(here, 0, 5)
+    assert decode_cuda._counters(here, 0, 900).data_ptr() == first.data_ptr()
+    assert decode_cuda._counters(here, 0, 5000).numel() == 5000
     monkeypatch.setattr(decode_cuda, "_capturing", lambda device: True)
-    taken = [decode_cuda._counters(here, 4) for _ in range(3)]
+    taken = [decode_cuda._counters(here, 0, 4) for _ in range(3)]
     assert len({x.data_ptr() for x in (first, *taken)}) == 4
     assert taken[1].data_ptr() == taken[0].data_ptr() + 16 and not taken[2].any()
 
