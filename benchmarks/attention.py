@@ -2,9 +2,9 @@
 
     python benchmarks/attention.py --json attention.json --chart attention.svg
 
-On a GPU the cases are the rows of the table of targets in docs/kernels/attention.md: forward and backward, causal and
-full, dim 128 at 2k to 16k tokens with 64 query and 8 key/value heads, the shape of CodeShell-7B, and dim 64. A backward
-case times the backward pass alone, of a forward pass that is kept; "deterministic" asks each contender for gradients
+On a GPU the cases are the rows of the targets in docs/kernels/attention-log.md: forward and backward, causal and full,
+dim 128 at 2k to 16k tokens with 64 query and 8 key/value heads, the shape of CodeShell-7B, and dim 64. A backward case
+times the backward pass alone, of a forward pass that is kept; "deterministic" asks each contender for gradients
 that have the same bits every time. All contenders take turns. Peers that are not installed are listed as absent:
 
     torch SDPA cuDNN, flash   one backend each, `enable_gqa`; deterministic under torch.use_deterministic_algorithms

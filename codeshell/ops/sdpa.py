@@ -112,7 +112,7 @@ def packed(
 
 def say(operation: str, reason: str) -> None:
     """One line in the log of `codeshell` for each operation and reason, at its first call."""
-    line = f"{operation}: torch's SDPA takes what no kernel of codeshell serves: {reason}"
+    line = f"{operation}: PyTorch takes what no kernel of codeshell serves: {reason}"
     if line not in _said:
         _said.add(line)
         _log.warning("%s (said once; `codeshell info --kernels` lists what is served)", line)

@@ -250,7 +250,7 @@ def test_what_torch_takes_is_said_once(caplog, monkeypatch):
             flash_attn_varlen_func(*flat, offsets, offsets, 12, 12, window_size=(2, 1))
             flash_attn_varlen_func(flat[0][:6], *flat[1:], offsets // 2, offsets, 6, 12)
     lines = [record.getMessage() for record in caplog.records]
-    serves = "torch's SDPA takes what no kernel of codeshell serves"
+    serves = "PyTorch takes what no kernel of codeshell serves"
     assert [line.split(" (said once")[0] for line in lines] == [
         f"flash_attn_func: {serves}: a window_size that is not causal",
         f"flash_attn_varlen_func: {serves}: a window_size that is not causal",

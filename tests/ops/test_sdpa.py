@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codeshell import ops
 from codeshell.kernels import KERNELS
-from codeshell.ops import attention_cuda, sdpa
+from codeshell.ops import attention_cuda, decode, sdpa
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def said(caplog, monkeypatch):
 
     def reasons():
         lines = [record.getMessage() for record in caplog.records if record.name == "codeshell"]
-        start, end = "codeshell.ops.attention: torch's SDPA takes what no kernel of codeshell serves: ", " (said once; "
+        start, end = "codeshell.ops.attention: PyTorch takes what no kernel of codeshell serves: ", " (said once; "
         assert all(line.startswith(start) and end in line for line in lines), lines
         return [line.removeprefix(start).split(end)[0] for line in lines]
 
@@ -134,6 +134,22 @@ def test_what_the_kernel_serves_is_what_is_not_said(hopper, monkeypatch):
     hopper.extension.cuda_built, attention_cuda.enabled = True, False
     on_gpu()
     assert len(taken) == 1
+
+
+def test_decoding_says_it_too(caplog, monkeypatch):
+    """But not on a CPU, where nothing else is promised."""
+    monkeypatch.setattr(sdpa, "_said", set())
+    q, k, v = (torch.zeros(1, n, h, 64) for n, h in ((1, 2), (4, 1), (4, 1)))
+    with caplog.at_level(logging.WARNING, "codeshell"):
+        ops.decode_attention(q, k, v, cache_seqlens=torch.tensor([3], dtype=torch.int32))
+        assert not caplog.records
+        call = (torch.zeros(1, dtype=torch.int32, device="meta"), *[None] * 5, 1.0, True, 0, False)
+        for _ in range(2):  # below the operation, which knows no such device
+            decode._decode(*(x.to("meta") for x in (q, k, v)), *call)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(
+        "codeshell.ops.decode_attention: PyTorch takes what no kernel of codeshell serves: tensors on"
+    )
 
 
 def test_the_list_has_what_is_said():
