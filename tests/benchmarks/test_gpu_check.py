@@ -24,6 +24,7 @@ def run(result: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(result.read_text()), done.stdout + done.stderr
 
 
+@pytest.mark.timeout(300)  # each file of tests is a process of its own
 def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
     code, result, output = run(tmp_path / "check.json", "--module", _C.__file__, "--benchmarks", "attention")
     assert code == 0, output
@@ -49,6 +50,7 @@ def test_dry_run_goes_all_the_way(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["check.json"]
 
 
+@pytest.mark.timeout(300)  # each file of tests is a process of its own
 def test_a_module_that_does_not_load_stops_nothing(tmp_path: Path) -> None:
     module = tmp_path / "_C.so"
     module.write_text("not an extension")
