@@ -1,4 +1,5 @@
-"""Everything that needs a GPU, in one command of less than 8 minutes: build, every GPU test, every GPU benchmark.
+"""Everything that needs a GPU, in one command of less than 10 minutes: build, every GPU test, every GPU benchmark, and
+small cases of the attention kernels under compute-sanitizer where that is installed.
 
     python benchmarks/gpu_check.py --json benchmarks/results/gpu-check-h200.json
 
@@ -9,7 +10,7 @@ there is no nvcc, `--module FILE` takes a `_C` that was built elsewhere from the
 Each step is a process with a time limit of its own, and none stops the run. The result is written after each step:
 
     environment, device (name, driver, clocks), kernels {source: hash of what ran}, module, dry_run, finished,
-    steps [{name, status: ok | failed | timed out | left out, seconds, detail}],
+    steps [{name, status: ok | failed | timed out | left out (no time) | absent (no such tool), seconds, detail}],
     tests {file below tests/: {passed, failed, skipped, messages}}, benchmarks {name: the benchmark's own document}
 
 `codeshell info --kernels` reads it. --dry-run goes the same way on a machine without a GPU: tests skip, benchmarks run
@@ -22,13 +23,14 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,17 @@ if "--facts" not in sys.argv:
 from codeshell.engine.files import write_json  # noqa: E402
 from codeshell.kernels import present_hashes  # noqa: E402
 
-TOTAL = 470.0
+TOTAL = 560.0
 """Seconds in all; what does not fit is left out and listed."""
-BUILD, TESTS, BENCHMARK = 200.0, 90.0, 80.0
-"""Seconds for the build, one file of tests, one benchmark."""
-BENCHMARKS = ("rotary", "adamw", "overhead", "decode")
+BUILD, TESTS, BENCHMARK, SANITIZER = 200.0, 90.0, 80.0, 60.0
+"""Seconds for the build, one file of tests, one benchmark, one checker of the sanitizer."""
+LONGER = {"attention": 150.0}
+"""Seconds for a benchmark with more rows."""
+BENCHMARKS = ("rotary", "adamw", "overhead", "attention", "decode")
+SANITIZERS = ("memcheck", "synccheck", "racecheck")
+"""Racecheck knows the accesses of tensor TMA, and may report those of cp.async.bulk without a cause."""
+SANITIZED = {"attention": "one_tile or packed_window", "decode": "ragged or paged_16"}
+"""Of tests/gpu/test_NAME_cuda.py: names of the cases that are small enough."""
 ELSEWHERE = ("ops", "optim", "integrations", "patch")
 """Folders of tests (or files test_NAME.py) whose tests with `cuda` in their name run too."""
 
@@ -89,10 +97,10 @@ class Check:
     def save(self) -> None:
         write_json(self.args.json, self.result)
 
-    def python(self, arguments: list[str], limit: float) -> tuple[str, str]:
-        """Run the interpreter with the built package; (status, end of its output)."""
+    def python(self, arguments: list[str], limit: float, under: Sequence[str] = (), **extra: str) -> tuple[str, str]:
+        """Run the interpreter with the built package, `under` another program; (status, end of its output)."""
         paths = os.pathsep.join(filter(None, (str(self.site), os.environ.get("PYTHONPATH"))))
-        return finish([sys.executable, *arguments], limit, os.environ | {"PYTHONPATH": paths})
+        return finish([*under, sys.executable, *arguments], limit, os.environ | {"PYTHONPATH": paths} | extra)
 
     # The steps
 
@@ -175,6 +183,23 @@ class Check:
         summary = f"{len(document['rows'])} rows"
         return (status, summary) if status == "ok" else (status, f"{summary}\n{detail}")
 
+    def sanitize(self, checker: str, limit: float) -> tuple[str, str]:
+        program = sanitizer()
+        if program is None:
+            return "absent", "compute-sanitizer is not on PATH and not beside nvcc; it comes with the CUDA toolkit"
+        under = [program, "--tool", checker, "--target-processes", "all", "--error-exitcode", "99"]
+        started, details = time.monotonic(), []
+        for name, cases in SANITIZED.items():
+            path = ROOT / "tests" / "gpu" / f"test_{name}_cuda.py"
+            command = ["-P", "-m", "pytest", str(path), "-q", "-x", "-p", "no:cacheprovider", "-k", cases]
+            # Every tensor its own allocation: else a neighbour's memory is no error.
+            left = limit - (time.monotonic() - started)
+            status, detail = self.python(command, left, under, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+            if status != "ok":
+                return status, f"{path.name}:\n{detail}"
+            details.append(f"{name}: {' '.join(detail.split())[-100:]}")
+        return "ok", "; ".join(details)
+
     def run(self) -> int:
         self.work.mkdir(parents=True, exist_ok=True)
         self.step("build", BUILD, self.build)
@@ -183,19 +208,23 @@ class Check:
             name = path.relative_to(ROOT).as_posix()
             self.step(name, TESTS, lambda limit, path=path: self.tests(path, limit))
         for name in self.args.benchmarks:
-            self.step(f"benchmark {name}", BENCHMARK, lambda limit, name=name: self.benchmark(name, limit))
+            limit = LONGER.get(name, BENCHMARK)
+            self.step(f"benchmark {name}", limit, lambda limit, name=name: self.benchmark(name, limit))
+        for checker in SANITIZERS:
+            name = f"compute-sanitizer {checker}"
+            self.step(name, SANITIZER, lambda limit, checker=checker: self.sanitize(checker, limit))
         self.result["finished"] = True
         self.save()
-        return int(any(step["status"] != "ok" for step in self.result["steps"]))
+        return int(any(step["status"] not in ("ok", "absent") for step in self.result["steps"]))
 
 
 def test_files() -> list[Path]:
-    """The GPU tests, and the other files that know of CUDA devices."""
+    """The GPU tests, and the other files that have tests for CUDA devices."""
     tests = ROOT / "tests"
     found = sorted((tests / "gpu").glob("test_*_cuda.py"))
     for name in ELSEWHERE:
         for path in sorted({*(tests / name).glob("test_*.py"), *tests.glob(f"test_{name}.py")}):
-            if "cuda" in path.read_text():
+            if "cuda" in path.stem or re.search(r"^def test_\w*cuda", path.read_text(), re.M):
                 found.append(path)
     return found
 
@@ -248,6 +277,13 @@ def tool(name: str) -> str:
     if not found:
         raise FileNotFoundError(f"{name} is needed to build: pip install {name}")
     return found
+
+
+def sanitizer() -> str | None:
+    """compute-sanitizer: on PATH, else beside nvcc."""
+    nvcc = shutil.which("nvcc")
+    beside = Path(nvcc).resolve().with_name("compute-sanitizer") if nvcc else None
+    return shutil.which("compute-sanitizer") or (str(beside) if beside and beside.exists() else None)
 
 
 def write_facts(out: Path) -> None:

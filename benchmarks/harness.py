@@ -6,6 +6,7 @@ contenders that do it; before anything is timed their results are compared. Then
     CPU   the contenders take turns, round by round, so that a change of the machine's speed meets them all;
     GPU   CUDA events around each call after the clocks have settled; a contender whose call takes less than 50 us on
           the device is captured in a CUDA graph of many calls and the replay is timed, which leaves the host out.
+          Contenders come one after another, or in three turns where a case says so.
 
 Data is random. A case has so many slots (copies of its data) that a call never finds in the last cache what the call
 before left there, and the outputs of all slots are kept alive, so that they rotate too. Times are medians; every round
@@ -60,6 +61,7 @@ GRAPH_BELOW = 50.0
 CPU_ROUND, HOST_ROUND = 5e-3, 1e-3
 """Seconds: shorter calls are repeated until a round takes as long, far above the clock's 50 ns. The second is for the
 host's share of calls on a GPU, whose queue must not fill up, or the host would wait for it."""
+GPU_TURNS = 3
 CACHE_TURNS = 4
 """The slots of a case together are this many times the last cache."""
 
@@ -94,6 +96,9 @@ class Case:
     slots: int = 1
     prepare: Callable[[], None] = lambda: None
     tolerance: float | None = None
+    turns: bool = False
+    """On a GPU too the contenders take turns, `GPU_TURNS` times, so that all have the same clocks and temperatures; for
+    that all their data is there at once. (On a CPU they always do.)"""
 
 
 @dataclass
@@ -221,7 +226,7 @@ class Session:
                     reference = reference or (contender.name, output)
                     compare(output, *reference, case.tolerance)
                 del output
-                if self.events:
+                if self.events and not case.turns:
                     timings[contender.name] = time_gpu(step, case.slots, self.rounds, contender.graph)
                 else:
                     steps[contender.name] = step
@@ -232,11 +237,17 @@ class Session:
                 gc.collect()
                 torch.cuda.empty_cache()
         if steps:
-            times, failed = time_cpu(steps, case.slots, self.rounds, self.shortest)
+            if self.events:
+                graphs = {contender.name for contender in case.contenders if contender.graph}
+                times, failed = take_turns(steps, case.slots, self.rounds, graphs)
+            else:
+                times, failed = time_cpu(steps, case.slots, self.rounds, self.shortest)
             timings |= times
             errors |= failed
         steps.clear()
         gc.collect()
+        if self.events:
+            torch.cuda.empty_cache()
         return self._rows(case, timings, errors)
 
     def _rows(self, case: Case, timings: dict[str, Timing], errors: dict[str, str]) -> list[dict[str, Any]]:
@@ -343,6 +354,27 @@ def time_gpu(step: Step, slots: int, rounds: int, graph: bool) -> Timing:
             if statistics.median(replayed.microseconds) < GRAPH_BELOW:
                 return replayed
     return timing
+
+
+def take_turns(
+    steps: dict[str, Step], slots: int, rounds: int, graphs: set[str]
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """`time_gpu` of each in turn, `GPU_TURNS` times; those in `graphs` may be captured. (timings, errors) by name."""
+    timings: dict[str, Timing] = {}
+    errors: dict[str, str] = {}
+    for _ in range(GPU_TURNS):
+        for name, step in steps.items():
+            if name in errors:
+                continue
+            try:
+                timing = time_gpu(step, slots, math.ceil(rounds / GPU_TURNS), name in graphs)
+            except Exception as error:
+                errors[name] = first_line(error)
+                timings.pop(name, None)
+                continue
+            earlier = timings.setdefault(name, Timing([], f"{timing.method} in {GPU_TURNS} turns", timing.calls))
+            earlier.microseconds.extend(timing.microseconds)
+    return timings, errors
 
 
 def time_events(step: Step, slots: int, kept: list[Any], rounds: int) -> list[float]:

@@ -54,7 +54,8 @@ KERNELS = {
         serves="attention without gradients on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks "
         "for it: bf16, fp16; head dimension 64 and 128; "
         "any group of query heads; causal, window or full; dense or packed sequences; log-sum-exp",
-        torch="calls that need gradients, dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs",
+        torch="calls that need gradients, dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; "
+        "of the flash_attn functions: windows that are not causal, keys in sequences of other lengths than the queries",
         tests=("gpu/test_attention_cuda.py",),
     ),
     "copy/copy.cu": Kernel(

@@ -74,7 +74,16 @@ def collect() -> dict[str, Any]:
 
 
 KERNELS = [
-    {"name": "attention", "cpu": "C++", "cuda": "torch scaled_dot_product_attention, see --kernels"},
+    {
+        "name": "attention",
+        "cpu": "C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
+        "cuda": "attention/forward_sm90.cu if asked for, else torch SDPA, see --kernels",
+    },
+    {
+        "name": "decode",
+        "cpu": "torch SDPA",
+        "cuda": "attention/decode_sm90.cu if asked for, else PyTorch, see --kernels",
+    },
     {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
     {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
     {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},

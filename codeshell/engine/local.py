@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -100,7 +102,8 @@ class LocalEngine:
         if self._pool is None:
             # forkserver: workers start clean of our threads (tokenizers, torch and Arrow start some), so none can
             # inherit a lock that is held.
-            os.environ.setdefault(*KEEP_ARROW_PAGES)
+            with _arrow_keeps_pages():
+                forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("forkserver"))
         return self._pool
 
@@ -110,3 +113,19 @@ class LocalEngine:
             for process in list((self._pool._processes or {}).values()):
                 process.kill()
             self.close()
+
+
+@contextlib.contextmanager
+def _arrow_keeps_pages() -> Iterator[None]:
+    """`KEEP_ARROW_PAGES` in the environment of what is started here, unless the caller's says otherwise.
+
+    The server from which workers fork takes the environment of this process when it starts, and can be given no other.
+    """
+    name, value = KEEP_ARROW_PAGES
+    given = name in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[name]

@@ -3,7 +3,8 @@
 A model asks once a forward for the mask of all its layers, describing it by a function of two positions, a padding
 mask and two offsets. Where that amounts to causal attention, over packed documents or over the real tokens between the
 padding, possibly with a sliding window, the answer is a `Pattern`, which the kernels run without a mask. Everything
-else (a cache with left padding, a static cache, custom masks, torch.compile) gets the dense mask of transformers' SDPA.
+else (a cache with left padding, a static cache, custom masks, torch.compile, a device without the kernels) gets the
+dense mask of transformers' SDPA. On a GPU a pattern with padding waits for it once a forward, as transformers' own do.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 from transformers import masking_utils
 from transformers.utils.import_utils import is_tracing
 
 from codeshell.integrations import ARCHITECTURES
+from codeshell.ops import attention_cuda
 
 
 class Pattern(NamedTuple):
@@ -71,8 +74,7 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
     config = arguments.get("config")
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return masking_utils.eager_mask(attention_mask=attention_mask, **arguments)
-    served = getattr(config, "model_type", None) in ARCHITECTURES and torch.device(arguments["device"]).type == "cpu"
-    if served and not is_tracing(attention_mask):
+    if _has_kernels(config, arguments) and not is_tracing(attention_mask):
         pattern = _pattern(
             arguments["q_length"],
             arguments["kv_length"],
@@ -84,6 +86,19 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
         if pattern is not None:
             return pattern
     return masking_utils.sdpa_mask(attention_mask=attention_mask, **arguments)
+
+
+def _has_kernels(config: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a pattern is better than a mask for the layers that ask. Where torch's SDPA attends, it is not: each
+    layer would make its own mask again, or take packed sequences apart."""
+    if getattr(config, "model_type", None) not in ARCHITECTURES:
+        return False
+    device = torch.device(arguments["device"])
+    if device.type == "cpu":
+        return True
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    served = dim in attention_cuda.DIMS and arguments.get("dtype") in attention_cuda.DTYPES
+    return served and attention_cuda.missing(device) is None
 
 
 def _pattern(
@@ -114,7 +129,7 @@ def _packed(sequence: torch.Tensor, window: int | None) -> Pattern:
     """Documents from the number of each token's document, (batch, seq)."""
     starts = torch.ones_like(sequence, dtype=torch.bool)
     starts[:, 1:] = sequence[:, 1:] != sequence[:, :-1]
-    offsets = torch.cat((starts.flatten().nonzero().flatten(), torch.tensor([sequence.numel()])))
+    offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=sequence.numel())
     return Pattern(window, offsets.to(torch.int32), int(offsets.diff().max()))
 
 
@@ -125,8 +140,7 @@ def _unpadded(real: torch.Tensor, window: int | None) -> Pattern | None:
         span = real.shape[1] - real.to(torch.uint8).argmax(1) - real.flip(1).to(torch.uint8).argmax(1)
         if bool(((span != lengths) & (lengths > 0)).any()):
             return None
-    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-    offsets[1:] = lengths.cumsum(0)
+    offsets = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
     return Pattern(window, offsets, max(1, int(lengths.max())), real.flatten().nonzero().flatten())
 
 

@@ -28,6 +28,9 @@ except ImportError as error:
 
 from codeshell import ops
 from codeshell.integrations.masks import Pattern, mask
+from codeshell.ops import decode_cuda
+from codeshell.ops.decode import Call
+from codeshell.ops.library import differentiable
 
 __all__ = ["NAME", "attention", "mask"]
 
@@ -126,6 +129,10 @@ def _by_pattern(
     scale: float | None,
     dropout: float,
 ) -> torch.Tensor:
+    if pattern.cu_seqlens is None and dropout == 0.0 and query.shape[2] < key.shape[2]:
+        decoded = _decoded(query, key, value, pattern.window, scale)
+        if decoded is not None:
+            return decoded
     if query.shape[2] == 1 and pattern.cu_seqlens is None:
         return _one_query(query, key, value, pattern.window, scale, dropout)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
@@ -148,6 +155,20 @@ def _by_pattern(
     if rows is not None:  # the padding's rows are zeros
         out = out.new_zeros(shape).index_copy(0, rows, out)
     return out.view(query.shape[0], query.shape[2], *out.shape[1:])
+
+
+def _decoded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, scale: float | None
+) -> torch.Tensor | None:
+    """A few tokens behind a cache, by the kernel for that; None where it does not serve them."""
+    if torch.compiler.is_compiling() or differentiable(query, key, value):
+        return None
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    lengths = torch.full((q.shape[0],), k.shape[1], dtype=torch.int32, device=q.device)
+    if not decode_cuda.serves(q, k, v, Call(lengths, None, None, None, None, None, scale, True, window or 0, False)):
+        return None
+    return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
 
 
 def _one_query(

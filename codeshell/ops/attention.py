@@ -13,9 +13,8 @@ from typing import Any, Literal, overload
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from codeshell.ops import attention_cuda, native
+from codeshell.ops import attention_cuda, native, sdpa
 from codeshell.ops.rotary import check_tables, rotary
 
 
@@ -94,9 +93,11 @@ def attention(
             q, k, v, causal, scale, window or 0, cu_seqlens
         )
         return (out, lse) if return_lse else out
+    sdpa.say_why("codeshell.ops.attention", q, k, scale, dropout_p)
+    left, right = None if window is None else window - 1, 0 if causal else None
     if cu_seqlens is None:
-        return _sdpa(q, k, v, causal, scale, window, dropout_p, return_lse)
-    return _sdpa_packed(q, k, v, causal, scale, window, dropout_p, return_lse, cu_seqlens)
+        return sdpa.dense(q, k, v, left, right, scale, dropout_p, return_lse, deterministic)
+    return sdpa.packed(q, k, v, cu_seqlens, cu_seqlens, left, right, scale, dropout_p, return_lse, deterministic)
 
 
 def packed_attention(
@@ -235,80 +236,6 @@ def _rows(positions: torch.Tensor | None, qkv: torch.Tensor) -> torch.Tensor:
     return positions.expand(shape).reshape(-1).to(torch.int32)
 
 
-def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """True where a query sees a key: causal, aligned bottom right, at most `window` keys back."""
-    last = torch.arange(queries, device=device).unsqueeze(1) + (keys - queries)
-    key = torch.arange(keys, device=device).unsqueeze(0)
-    seen = key <= last
-    return seen if window is None else seen & (key > last - window)
-
-
-def _sdpa(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    dropout_p: float,
-    return_lse: bool,
-) -> Any:
-    queries, keys = q.shape[1], k.shape[1]
-    mask = _mask(queries, keys, window, q.device) if causal and (queries != keys or window is not None) else None
-    qt, kt, vt = (x.transpose(1, 2) for x in (q, k, v))
-    if not return_lse:
-        out = F.scaled_dot_product_attention(
-            qt,
-            kt,
-            vt,
-            attn_mask=mask,
-            dropout_p=dropout_p,
-            is_causal=causal and mask is None,
-            scale=scale,
-            enable_gqa=True,
-        )
-        return out.transpose(1, 2)
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    group = q.shape[2] // k.shape[2]
-    scores = qt.to(wide) @ kt.repeat_interleave(group, 1).transpose(2, 3).to(wide) * scale
-    if causal:
-        seen = _mask(queries, keys, window, q.device)
-        scores = scores.masked_fill(~seen, -torch.inf)
-    lse = torch.logsumexp(scores, dim=-1)
-    # A query that sees nothing (more queries than keys) has an LSE of -inf and an output of zeros.
-    probability = (scores - lse.unsqueeze(-1)).exp().nan_to_num(0.0)
-    out = (probability @ vt.repeat_interleave(group, 1).to(wide)).to(q.dtype)
-    return out.transpose(1, 2), lse.to(torch.float32)
-
-
-def _sdpa_packed(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    dropout_p: float,
-    return_lse: bool,
-    cu_seqlens: torch.Tensor,
-) -> Any:
-    """One SDPA call for all sequences of one length; gathers and scatters keep the packed order."""
-    offsets = cu_seqlens.to(torch.int64)
-    starts, lengths = offsets[:-1], offsets[1:] - offsets[:-1]
-    outs, lses, rows = [], [], []
-    for length in sorted(set(lengths.tolist()) - {0}):
-        index = starts[lengths == length].unsqueeze(1) + torch.arange(length, device=q.device)
-        result = _sdpa(q[index], k[index], v[index], causal, scale, window, dropout_p, return_lse)
-        out, lse = result if return_lse else (result, None)
-        outs.append(out.flatten(0, 1))
-        rows.append(index.flatten())
-        if lse is not None:
-            lses.append(lse.transpose(0, 1).flatten(1))
-    order = torch.argsort(torch.cat(rows))
-    packed = torch.cat(outs)[order]
-    return (packed, torch.cat(lses, dim=1)[:, order]) if return_lse else packed
-
-
 def _check(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -320,20 +247,7 @@ def _check(
     dropout_p: float,
     return_lse: bool,
 ) -> None:
-    dims = 4 if cu_seqlens is None else 3
-    if (
-        q.dim() != dims
-        or k.dim() != dims
-        or k.shape != v.shape
-        or q.shape[-1] != k.shape[-1]
-        or q.shape[0] != k.shape[0]
-    ):
-        layout = "(batch, seq, heads, dim)" if dims == 4 else "(total, heads, dim) with cu_seqlens"
-        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: must be {layout}, k and v alike")
-    if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"q has {q.shape[-2]} heads, not a multiple of the {k.shape[-2]} of k")
-    if not (q.dtype == k.dtype == v.dtype) or not q.dtype.is_floating_point:
-        raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
+    check_heads(q, k, v, packed=cu_seqlens is not None)
     if window is not None and (window < 1 or not causal):
         raise ValueError(f"window is {window}: must be at least 1, and causal")
     if not 0.0 <= dropout_p < 1.0 or (dropout_p and return_lse):
@@ -342,15 +256,48 @@ def _check(
         if max_seqlen is not None:
             raise ValueError("max_seqlen goes with cu_seqlens; give both or neither")
         return
-    if cu_seqlens.dtype != torch.int32 or cu_seqlens.dim() != 1 or cu_seqlens.numel() < 2:
-        raise ValueError(f"cu_seqlens {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}: must be int32 (sequences + 1,)")
+    if q.shape[0] != k.shape[0]:
+        raise ValueError(f"q has {q.shape[0]} tokens, k {k.shape[0]}; packed sequences attend to themselves")
     if max_seqlen is None:
         raise ValueError("max_seqlen is missing; give the longest sequence's length as a Python int with cu_seqlens")
-    if cu_seqlens.device.type == "cpu":
-        lengths = cu_seqlens.diff()
-        if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != q.shape[0] or bool((lengths < 0).any()):
-            raise ValueError(
-                f"cu_seqlens must rise from 0 to the {q.shape[0]} tokens of q; it is {cu_seqlens.tolist()[:8]}…"
-            )
-        if int(lengths.max()) > max_seqlen:
-            raise ValueError(f"max_seqlen is {max_seqlen}, but a sequence has {int(lengths.max())} tokens")
+    check_offsets(q, cu_seqlens, max_seqlen, "q", "cu_seqlens", "max_seqlen")
+
+
+def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool) -> None:
+    """Raises ValueError where the three do not fit: (batch, seq, heads, dim), or `packed` (total, heads, dim)."""
+    if (
+        q.dim() != (3 if packed else 4)
+        or k.dim() != q.dim()
+        or k.shape != v.shape
+        or q.shape[-1] != k.shape[-1]
+        or (not packed and q.shape[0] != k.shape[0])
+    ):
+        layout = "(total, heads, dim) with cu_seqlens" if packed else "(batch, seq, heads, dim)"
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: must be {layout}, k and v alike")
+    if not (q.shape[-1] and q.shape[-2] and k.shape[-2]) or q.shape[-2] % k.shape[-2]:
+        raise ValueError(f"q has {q.shape[-2]} heads of {q.shape[-1]}, not a multiple of the {k.shape[-2]} of k")
+    if not (q.dtype == k.dtype == v.dtype) or not q.dtype.is_floating_point:
+        raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
+    if not (q.device == k.device == v.device):
+        raise ValueError(f"q is on {q.device}, k on {k.device}, v on {v.device}; they must be on one device")
+
+
+def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: str, given: str, limit: str) -> None:
+    """Raises ValueError where `offsets` are not those of packed sequences in `x` of at most `longest` tokens.
+
+    What they hold is checked on a CPU alone: on a GPU that would wait for it, and in a traced graph there is nothing.
+    `name`, `given` and `limit` are what the caller calls the three.
+    """
+    if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
+        raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
+    if offsets.device != x.device:
+        raise ValueError(f"{given} is on {offsets.device}, {name} on {x.device}; they must be on one device")
+    if offsets.device.type != "cpu":
+        return
+    lengths = offsets.diff()
+    if int(offsets[0]) != 0 or int(offsets[-1]) != x.shape[0] or bool((lengths < 0).any()):
+        raise ValueError(
+            f"{given} must rise from 0 to the {x.shape[0]} tokens of {name}; it is {offsets.tolist()[:8]}…"
+        )
+    if int(lengths.max()) > longest:
+        raise ValueError(f"{limit} is {longest}, but a sequence has {int(lengths.max())} tokens")

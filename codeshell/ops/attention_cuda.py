@@ -115,6 +115,17 @@ def _walkable(x: torch.Tensor) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def missing(device: torch.device) -> str | None:
+    """Why no call on this device reaches the kernel, whatever its tensors; None if calls do."""
+    if extension is not _C or device.type != "cuda":
+        return None if extension is not _C and device.type == "cpu" else f"tensors on {device.type}"
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        return f"a {torch.cuda.get_device_name(device)} (the kernel needs compute capability 9.0)"
+    if not _C.cuda_built:
+        return "this build of codeshell is without CUDA"
+    return None if enabled else "no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it"
+
+
 def _view(x: torch.Tensor) -> tuple[int, int, int, int]:
     return x.data_ptr(), x.stride(0) if x.dim() == 4 else 0, x.stride(-3), x.stride(-2)
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from codeshell import _C
-from codeshell.ops import decode_cuda
+from codeshell.ops import attention_cuda, decode_cuda, sdpa
 from codeshell.ops.library import define, differentiable, direct
 from codeshell.ops.rotary import check_tables, rotary
 
@@ -161,6 +161,9 @@ def _decode(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *argu
         out, lse = _empty(q)
         decode_cuda.run(q, k_cache, v_cache, call, out, lse)
         return out, lse
+    if not q.is_cpu:
+        why = attention_cuda.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
+        sdpa.say("codeshell.ops.decode_attention", why)
     if call.k_new is not None:
         q = _append(q, k_cache, v_cache, call)
     if q.numel() == 0:

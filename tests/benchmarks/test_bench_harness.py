@@ -121,6 +121,26 @@ def test_contenders_take_turns_and_slots_rotate() -> None:
         assert {slot for caller, slot in calls if caller == name} == {0, 1, 2, 3}
 
 
+def test_turns_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import harness
+
+    calls: list[tuple[Any, ...]] = []
+
+    def time_gpu(step: Any, slots: int, rounds: int, graph: bool) -> Any:
+        calls.append((step(0), slots, rounds, graph))
+        if step(0) == "b" and len(calls) > 3:
+            raise ArithmeticError("second turn")
+        return harness.Timing([float(len(calls))] * rounds, "events", 1)
+
+    monkeypatch.setattr(harness, "time_gpu", time_gpu)
+    steps = {name: lambda _, name=name: name for name in "abc"}
+    timings, errors = harness.take_turns(steps, 2, 10, {"a", "b"})
+    assert calls == [(name, 2, 4, name != "c") for name in "abcabcac"]
+    assert timings["a"].microseconds == [1.0] * 4 + [4.0] * 4 + [7.0] * 4
+    assert timings["a"].method == "events in 3 turns"
+    assert set(timings) == {"a", "c"} and errors == {"b": "ArithmeticError: second turn"}
+
+
 def test_a_step_that_fails_later_keeps_the_others() -> None:
     import harness
 

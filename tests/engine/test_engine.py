@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,26 @@ def test_a_killed_worker_is_told_and_resumable(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="a worker process died"):
         map_shards(LocalEngine(2), tmp_path, "square", die_on_three, items)
     assert map_shards(LocalEngine(2), tmp_path, "square", square, items)[3] == {"square": 9}
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_workers_keep_the_pages_of_arrow_and_the_caller_its_environment(tmp_path: Path, given: str | None) -> None:
+    """In a process of its own, because the server of the workers lives as long as this one."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from codeshell.engine import LocalEngine\n"
+        "def look(_):\n"
+        "    return os.environ.get('MIMALLOC_PURGE_DELAY')\n"
+        "if __name__ == '__main__':\n"
+        "    before = dict(os.environ)\n"
+        "    with LocalEngine(2) as engine:\n"
+        "        print(*set(engine.map(look, range(3))), dict(os.environ) == before)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MIMALLOC_PURGE_DELAY"}
+    environment |= {} if given is None else {"MIMALLOC_PURGE_DELAY": given}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [given or "-1", "True"]
 
 
 def test_atomic_path_leaves_whole_files_or_none(tmp_path: Path) -> None:

@@ -64,3 +64,10 @@ def host_kernels(built_host_kernels: ModuleType) -> Iterator[ModuleType]:
     built_host_kernels.set_multiprocessors(4)
     built_host_kernels.set_checks(True)
     yield built_host_kernels
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the kernels waits for their build."""
+    for item in items:
+        if "host_kernels" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(600))

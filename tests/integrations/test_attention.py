@@ -253,3 +253,18 @@ def test_a_trace_computes():
     traced = torch.jit.trace(layer, tuple(tensors(seed=0)), check_trace=False)
     q, k, v = tensors(seed=1)
     assert torch.allclose(traced(q, k, v).double(), reference(q, k, v, causal(9, 9)), atol=1e-5)
+
+
+def test_on_a_gpu_patterns_are_for_the_kernels(monkeypatch):
+    """Elsewhere torch's SDPA attends, for which one mask of all layers is better than what each makes of a pattern."""
+    config = SimpleNamespace(model_type="llama", hidden_size=512, num_attention_heads=4)
+    gpu = {"device": "cuda", "dtype": torch.bfloat16}
+    absent: str | None = "no GPU"
+    monkeypatch.setattr(masks.attention_cuda, "missing", lambda device: absent if device.type == "cuda" else "a CPU")
+    assert not masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"device": torch.device("cpu")})
+    absent = None
+    assert masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"dtype": torch.float16})
+    assert not masks._has_kernels(config, gpu | {"dtype": torch.float32})
+    assert not masks._has_kernels(SimpleNamespace(**vars(config) | {"hidden_size": 320}), gpu)
+    assert masks._has_kernels(SimpleNamespace(**vars(config) | {"hidden_size": 320, "head_dim": 64}), gpu)
+    assert not masks._has_kernels(SimpleNamespace(**vars(config) | {"model_type": "bert"}), gpu)

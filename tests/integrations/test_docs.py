@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 def test_the_examples_run(capsys):
     names: dict[str, object] = {}
     examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         exec(example, names)
     printed = capsys.readouterr().out.strip()
@@ -24,5 +24,6 @@ def test_the_examples_run(capsys):
 
 
 def test_every_type_is_in_the_table():
-    rows = "".join(line for line in PAGE.splitlines() if line.startswith("| `"))
+    (table,) = re.findall(r"^\| `model_type` .*?\n\n", PAGE, re.DOTALL | re.MULTILINE)
+    rows = "".join(line for line in table.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", rows)) - {"model_type"} == set(ARCHITECTURES)

@@ -16,9 +16,10 @@ SIDES = ["none", "left", "right"]
 
 def logits_and_gradients(model, side, dtype=torch.float64):
     """Both in fp64; the logits of real tokens."""
-    ids, mask = tokens(), padding(side)
+    ids, mask = tokens().to(model.device), padding(side)
     labels, real = ids, torch.ones_like(ids, dtype=torch.bool)
     if mask is not None:
+        mask = mask.to(model.device)
         real = mask.bool()
         labels = ids.masked_fill(~(real & real.roll(1, 1)), -100)  # nothing is predicted from padding
     output = model(ids, attention_mask=mask, labels=labels, use_cache=False)

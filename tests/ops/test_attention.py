@@ -213,6 +213,13 @@ def test_dropout_zeroes_and_scales():
         ({"max_seqlen": 8}, "max_seqlen"),
         ({"cu_seqlens": torch.tensor([0, 8], dtype=torch.int32), "max_seqlen": 8}, "total"),
         ({"dropout_p": 1.5}, "dropout_p"),
+        ({"dropout_p": 0.1, "return_lse": True}, "dropout_p is 0.1: .* 0 with return_lse"),
+        ({"k": torch.zeros(2, 8, 2, 32), "v": torch.zeros(2, 8, 2, 32)}, "q \\(1, 8, 4, 32\\), k \\(2, 8, 2, 32\\)"),
+        ({"k": torch.zeros(1, 8, 0, 32), "v": torch.zeros(1, 8, 0, 32)}, "4 heads of 32, not a multiple of the 0 of k"),
+        ({name: torch.zeros(1, 8, 2, 0) for name in "qkv"}, "2 heads of 0"),
+        ({"v": torch.zeros(1, 8, 2, 32, device="meta")}, "q is on cpu, k on cpu, v on meta"),
+        ({name: torch.zeros(1, 8, 2, 32, dtype=torch.int32) for name in "qkv"}, "one floating-point dtype"),
+        ({name: torch.zeros(8, 2, 32) for name in "qkv"}, "must be \\(batch, seq, heads, dim\\)"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
@@ -237,6 +244,31 @@ def test_bad_offsets_are_refused(offsets, longest, message):
         ops.attention(q, k, v, cu_seqlens=torch.tensor(offsets, dtype=torch.int32), max_seqlen=longest)
     with pytest.raises(ValueError, match="int32"):
         ops.attention(q, k, v, cu_seqlens=torch.tensor([0, 8]), max_seqlen=8)
+    offsets = torch.tensor([0, 8], dtype=torch.int32)
+    with pytest.raises(ValueError, match="cu_seqlens is on meta, q on cpu"):
+        ops.attention(q, k, v, cu_seqlens=offsets.to("meta"), max_seqlen=8)
+    with pytest.raises(ValueError, match="q has 8 tokens, k 7; packed sequences attend to themselves"):
+        ops.attention(q, k[:7], v[:7], cu_seqlens=offsets, max_seqlen=8)
+
+
+@pytest.mark.parametrize("dim", [32, 24])  # the kernel, and torch's SDPA
+@pytest.mark.parametrize("packed", [False, True])
+def test_strides_do_not_matter(dim, packed):
+    """Heads first, a slice of a fused projection, one key head for all, every second dimension: as copies."""
+    generator = torch.Generator().manual_seed(0)
+    fused = torch.randn(2, 20, 8, 2 * dim, generator=generator)
+    first = torch.randn(2, 8, 20, dim, generator=generator).transpose(1, 2)
+    for q, k, v in [
+        (fused[..., :4, :dim], fused[..., 4:6, :dim], fused[..., 6:, :dim]),
+        (first[:, :, :4], first[:, :, 4:6], first[:, :, 6:]),
+        (fused[..., :4, ::2], fused[..., 4:5, :dim].expand(2, 20, 2, dim), fused[..., 6:, 1::2]),
+    ]:
+        extra = {}
+        if packed:
+            q, k, v = q[1], k[1], v[1]
+            extra = {"cu_seqlens": torch.tensor([0, 9, 20], dtype=torch.int32), "max_seqlen": 11}
+        want = ops.attention(*(x.contiguous() for x in (q, k, v)), **extra)
+        assert torch.allclose(ops.attention(q, k, v, **extra), want, atol=1e-6)
 
 
 def test_positions_beyond_the_tables_are_refused():

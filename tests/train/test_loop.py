@@ -15,6 +15,7 @@ from tiny_run import texts, write_run
 from codeshell.data.token_shards import TokenCorpus
 from codeshell.errors import UserError
 from codeshell.model import CodeShellForCausalLM
+from codeshell.model.modules import CodeShellAttention
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import run
 from codeshell.train.batches import IGNORED, Documents, fold, take
@@ -124,6 +125,33 @@ def test_documents_of_a_batch_do_not_see_one_another(tiny, tokenizer, memory_cor
             losses[own, first] = float(summed_loss(model, micro, "fp32").detach())
     assert losses[True, "aaaa\n"] == losses[True, "zzzz\n"]
     assert losses[False, "aaaa\n"] != losses[False, "zzzz\n"]
+
+
+@pytest.mark.parametrize("way", ["_mix_folded", "_mix"])  # of the CPU, and that of a GPU: ops.attention
+def test_a_document_changes_no_bit_of_another(tiny, tokenizer, memory_corpus, monkeypatch, way):
+    """Neither of its logits nor of the gradients that its targets make; the second row holds the second one alone."""
+    monkeypatch.setattr(CodeShellAttention, "_mix_folded", getattr(CodeShellAttention, way))
+    recipe, _ = tiny(dropout=0.0)
+    model = build(recipe, tokenizer, CPU)[0].train()
+    results = {}
+    for own in (True, False):
+        for first in ("aaaa\n", "zzz9\n"):
+            documents = Documents(memory_corpus([first, "def f(x):\n    return x\n" * 2]), tokenizer, seed=0)
+            documents.order = lambda epoch: np.array([0, 1])
+            batch = take(documents, 32, own=own)
+            batch.targets[:6] = IGNORED
+            (micro,) = fold(batch, 16, 0, own=own)
+            model.zero_grad()
+            summed_loss(model, micro, "fp32").backward()
+            gradients = [parameter.grad.clone() for parameter in model.parameters()]
+            offsets = torch.from_numpy(micro.cu_seqlens) if own else None
+            logits = model(torch.from_numpy(micro.inputs), cu_seqlens=offsets).logits.detach().flatten(0, 1)
+            results[own, first] = [*gradients, logits[6:], logits[:6]]
+    for own in (True, False):
+        pairs = zip(results[own, "aaaa\n"], results[own, "zzz9\n"], strict=True)
+        *gradients, second, changed = (torch.equal(a, b) for a, b in pairs)
+        assert not changed
+        assert (second, all(gradients)) == (own, own)
 
 
 def poison(monkeypatch, steps: dict[int, float]) -> None:

@@ -1,0 +1,361 @@
+"""The three functions of the flash-attn package, by codeshell: other code changes an import and nothing else.
+
+    from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
+
+Names, order and defaults of the arguments, layouts and results are those of flash-attn 2
+(github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py). They run on `codeshell.ops`, so on a CPU
+too, and in fp32; what no kernel of codeshell serves runs on torch's SDPA, which the log says once. What neither can do
+is refused: a `NotImplementedError` names the argument, a `ValueError` what does not fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from codeshell import ops
+from codeshell.ops import sdpa
+from codeshell.ops.attention import check_heads, check_offsets
+
+__all__ = ["flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache"]
+
+_Window = tuple[int, int]
+_UNBOUNDED = (-1, -1)
+
+
+def flash_attn_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: _Window = _UNBOUNDED,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Any:
+    """Softmax attention, with gradients.
+
+    Args:
+        q: (batch, seqlen_q, heads, dim), floating point.
+        k, v: (batch, seqlen_k, kv_heads, dim); query head h reads head h // (heads / kv_heads) of them.
+        dropout_p: of the probabilities (torch's SDPA).
+        softmax_scale: of the scores; None is `dim ** -0.5`.
+        causal: query i stands at key i + seqlen_k - seqlen_q and sees the keys up to there.
+        window_size: (left, right), how many keys before and behind its own place a query sees; -1 is all. With
+            `causal` the right bound is 0. A bound behind (right above 0), or one only before, goes to torch's SDPA
+            with a mask.
+        softcap, alibi_slopes: refused, unless 0 and None.
+        deterministic: gradients have the same bits every time.
+        return_attn_probs: return a triple; without dropout only, because nothing here keeps the probabilities.
+
+    Returns:
+        (batch, seqlen_q, heads, dim) in the dtype of q, zeros for a query that sees no key. With `return_attn_probs`
+        also the log-sum-exp of the scores, fp32 (batch, heads, seqlen_q), minus infinity for such a query (as
+        flash-attn 3; version 2 says plus), and, as in flash-attn without dropout, a tensor without elements in the
+        place of the probabilities.
+
+    Raises:
+        ValueError: a shape, dtype, device or value does not fit.
+        NotImplementedError: an argument asks for what is refused.
+    """
+    _refuse(softcap, alibi_slopes, dropout_p, return_attn_probs)
+    check_heads(q, k, v, packed=False)
+    left, right = _bounds(window_size, causal, q.shape[1], k.shape[1])
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    if _two_sided(left, right):
+        sdpa.say("flash_attn_func", _TWO_SIDED)
+        result = sdpa.dense(q, k, v, left, right, scale, dropout_p, return_attn_probs, deterministic)
+    else:
+        result = _attention(q, k, v, left, right, scale, dropout_p, return_attn_probs, deterministic)
+    return (*result, q.new_empty(0)) if return_attn_probs else result
+
+
+def flash_attn_varlen_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: _Window = _UNBOUNDED,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: torch.Tensor | None = None,
+) -> Any:
+    """`flash_attn_func` of sequences one after another, each for itself.
+
+    The kernels serve sequences that attend to themselves: `cu_seqlens_k` the very tensor `cu_seqlens_q`, or equal to it
+    (to see that, a call waits for the GPU; handing over the same tensor saves it). Others go to torch's SDPA, a call
+    for each pair of lengths.
+
+    Args:
+        q: (total_q, heads, dim), floating point.
+        k, v: (total_k, kv_heads, dim); with `block_table` (pages, page_size, kv_heads, dim).
+        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), where each sequence begins and ends, from 0 to the total.
+        max_seqlen_q, max_seqlen_k: lengths of the longest.
+        block_table: int32 (batch, pages a sequence), the pages of each sequence's keys in order, of any page size.
+            The pages in use are copied.
+
+    The others as for `flash_attn_func`.
+
+    Returns:
+        (total_q, heads, dim); with `return_attn_probs` also fp32 (heads, total_q), and a tensor without elements.
+
+    Raises:
+        ValueError: a shape, dtype, device or value does not fit. What the offsets hold is seen on a CPU alone.
+        NotImplementedError: an argument asks for what is refused.
+    """
+    _refuse(softcap, alibi_slopes, dropout_p, return_attn_probs)
+    if block_table is not None:
+        k, v = _unpaged(k, v, cu_seqlens_k, block_table)
+    check_heads(q, k, v, packed=True)
+    check_offsets(q, cu_seqlens_q, max_seqlen_q, "q", "cu_seqlens_q", "max_seqlen_q")
+    check_offsets(k, cu_seqlens_k, max_seqlen_k, "k", "cu_seqlens_k", "max_seqlen_k")
+    if cu_seqlens_q.shape != cu_seqlens_k.shape:
+        raise ValueError(
+            f"cu_seqlens_q {tuple(cu_seqlens_q.shape)}, cu_seqlens_k {tuple(cu_seqlens_k.shape)}: must be of as many "
+            "sequences"
+        )
+    left, right = _bounds(window_size, causal, max_seqlen_q, max_seqlen_k)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    themselves = q.shape[0] == k.shape[0] and _same(cu_seqlens_q, cu_seqlens_k)
+    arguments = left, right, scale, dropout_p, return_attn_probs, deterministic
+    if themselves and not _two_sided(left, right):
+        result = _attention(q, k, v, *arguments, cu_seqlens=cu_seqlens_q, max_seqlen=max_seqlen_q)
+    else:
+        sdpa.say("flash_attn_varlen_func", _TWO_SIDED if themselves else "cu_seqlens_k other than cu_seqlens_q")
+        result = sdpa.packed(q, k, v, cu_seqlens_q, cu_seqlens_k, *arguments)
+    return (*result, q.new_empty(0)) if return_attn_probs else result
+
+
+def flash_attn_with_kvcache(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor | None = None,
+    v: torch.Tensor | None = None,
+    rotary_cos: torch.Tensor | None = None,
+    rotary_sin: torch.Tensor | None = None,
+    cache_seqlens: int | torch.Tensor | None = None,
+    cache_batch_idx: torch.Tensor | None = None,
+    cache_leftpad: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: _Window = _UNBOUNDED,
+    softcap: float = 0.0,
+    rotary_interleaved: bool = True,
+    alibi_slopes: torch.Tensor | None = None,
+    num_splits: int = 0,
+    return_softmax_lse: bool = False,
+) -> Any:
+    """Attention of a few new tokens over a cache, which first takes their keys and values; without gradients.
+
+    Args:
+        q: (batch, seqlen_q, heads, dim), floating point: the last tokens of each row.
+        k_cache, v_cache: (cache rows, capacity, kv_heads, dim) in the dtype of q, or with `block_table`
+            (pages, page_size, kv_heads, dim) of any page size.
+        k, v: (batch, seqlen_new, kv_heads, dim), written into the cache behind what is there.
+        rotary_cos, rotary_sin: (positions, rotary_dim / 2): turn `k`, and `q`, which must be as many, by the angles of
+            their positions.
+        cache_seqlens: int, or int32 (batch,) on the device: tokens in the cache before the call. None, without `k`, is
+            the whole capacity.
+        cache_batch_idx: int32 (batch,), the cache row of each row of q. Not with `block_table`.
+        block_table: int32 (batch, pages a row), the pages of each row in order.
+        causal, window_size: as for `flash_attn_func`, but that a bound behind (right above 0), or one only before, is
+            refused where it says more than `causal` does, which is with several queries.
+        rotary_interleaved: pairs are dimensions (0, 1), (2, 3), …; False: (0, rotary_dim / 2),
+            (1, rotary_dim / 2 + 1), ….
+        num_splits: how the work is cut up, which no result depends on; the kernel decides that itself.
+        return_softmax_lse: return the log-sum-exp too.
+        cache_leftpad, softcap, alibi_slopes: refused, unless None, 0 and None.
+
+    Returns:
+        (batch, seqlen_q, heads, dim) in the dtype of q, zeros for a query that sees no key; with `return_softmax_lse`
+        also fp32 (batch, heads, seqlen_q).
+
+    Raises:
+        ValueError: a shape, dtype, device or value does not fit. What the tensors of integers hold is seen on a CPU
+            alone; on a GPU a row whose length does not fit gives NaN and writes nothing.
+        NotImplementedError: an argument asks for what is refused.
+    """
+    _refuse(softcap, alibi_slopes)
+    if cache_leftpad is not None:
+        raise NotImplementedError(
+            "cache_leftpad is not served: begin each row at the cache's first token, or keep flash-attn for this call"
+        )
+    if q.dim() != 4 or k_cache.dim() != 4:
+        raise ValueError(f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}: both must have four dimensions")
+    if cache_batch_idx is not None:
+        if block_table is not None:
+            raise ValueError("cache_batch_idx and block_table both say where a row lies; give one of them")
+        if cache_batch_idx.shape != q.shape[:1] or cache_batch_idx.dtype != torch.int32:
+            raise ValueError(
+                f"cache_batch_idx {tuple(cache_batch_idx.shape)} {cache_batch_idx.dtype}: must be int32 ({q.shape[0]},)"
+            )
+        block_table = cache_batch_idx.unsqueeze(1)  # a cache whose pages are its rows
+    capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[-1])
+    if cache_seqlens is None:
+        if k is not None:
+            raise ValueError("cache_seqlens is missing; with k it says where in the cache the new tokens go")
+        cache_seqlens = capacity
+    if not isinstance(cache_seqlens, torch.Tensor):
+        cache_seqlens = torch.full((q.shape[0],), cache_seqlens, dtype=torch.int32, device=q.device)
+    left, right = _bounds(window_size, causal, q.shape[1], capacity)
+    if _two_sided(left, right):
+        raise NotImplementedError(
+            f"window_size is {tuple(window_size)} with {q.shape[1]} queries: over a cache only causal windows, "
+            "(left, 0), are served"
+        )
+    if (k is None) != (v is None):
+        raise ValueError("k and v go together; give both or neither")
+    if (rotary_cos is None) != (rotary_sin is None):
+        raise ValueError("rotary_cos and rotary_sin go together; give both or neither")
+    if rotary_cos is not None and rotary_sin is not None:
+        if k is None or k.shape[1] != q.shape[1]:
+            given = "is missing" if k is None else f"has {k.shape[1]} tokens"
+            raise ValueError(f"rotary_cos turns q and k alike: q has {q.shape[1]} tokens, k {given}")
+        if right is None and q.shape[1] > 1:
+            raise NotImplementedError(
+                f"rotary_cos without causal, of {q.shape[1]} queries, would turn them all by one angle, which is not "
+                "served; turn q and k before the call (codeshell.ops.rotary)"
+            )
+        rotary_cos, rotary_sin = rotary_cos.float(), rotary_sin.float()
+    extra: Any = {"return_lse": True} if return_softmax_lse else {}
+    return ops.decode_attention(
+        q,
+        k_cache,
+        v_cache,
+        cache_seqlens=cache_seqlens,
+        block_table=block_table,
+        scale=softmax_scale,
+        causal=right == 0,
+        window=None if left is None else left + 1,
+        k_new=k,
+        v_new=v,
+        cos=rotary_cos,
+        sin=rotary_sin,
+        interleaved=rotary_interleaved,
+        **extra,
+    )
+
+
+_TWO_SIDED = "a window_size that is not causal"
+
+
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    left: int | None,
+    right: int | None,
+    scale: float,
+    dropout_p: float,
+    return_lse: bool,
+    deterministic: bool,
+    **packed: Any,
+) -> Any:
+    """`ops.attention` in the words of `sdpa.dense`; the window has one side at most."""
+    window = None if left is None else left + 1
+    extra: Any = packed | ({"return_lse": True} if return_lse else {})
+    return ops.attention(
+        *(q, k, v),
+        causal=right == 0,
+        scale=scale,
+        window=window,
+        deterministic=deterministic,
+        dropout_p=dropout_p,
+        **extra,
+    )
+
+
+def _refuse(softcap: float, alibi_slopes: Any, dropout_p: float = 0.0, return_attn_probs: bool = False) -> None:
+    if softcap > 0.0:
+        raise NotImplementedError(
+            f"softcap is {softcap}: capped scores are not served; keep flash-attn for this call, or FlexAttention"
+        )
+    if alibi_slopes is not None:
+        raise NotImplementedError(
+            "alibi_slopes are not served; keep flash-attn for this call, or give torch's SDPA the bias as its attn_mask"
+        )
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p is {dropout_p}: must be at least 0 and below 1")
+    if dropout_p and return_attn_probs:
+        raise NotImplementedError(
+            f"return_attn_probs with dropout_p {dropout_p} asks for the probabilities, which nothing here keeps"
+        )
+
+
+def _bounds(window_size: _Window, causal: bool, queries: int, keys: int) -> tuple[int | None, int | None]:
+    """How far before and behind its place a query sees; None where that ends no query's sight."""
+    pair = isinstance(window_size, tuple | list) and len(window_size) == 2
+    if not pair or not all(isinstance(side, int) for side in window_size):
+        raise ValueError(f"window_size is {window_size!r}: must be two ints (left, right), -1 for no bound")
+    left, right = (None if side < 0 else side for side in window_size)
+    right = 0 if causal else right
+    if left is not None and left >= keys - 1:
+        left = None
+    if right is not None and right >= queries - 1:
+        right = None
+    if queries == 1 and left is not None:
+        right = 0  # there is nothing behind the one query: this window is causal
+    return left, right
+
+
+def _two_sided(left: int | None, right: int | None) -> bool:
+    return not (right == 0 or (left is None and right is None))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if a is b:
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)
+
+
+def _unpaged(
+    k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, table: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """k and v (total_k, kv_heads, dim), copied from pages (pages, page_size, kv_heads, dim)."""
+    if k.dim() != 4 or k.shape != v.shape:
+        raise ValueError(
+            f"k {tuple(k.shape)}, v {tuple(v.shape)}: with block_table both must be (pages, page_size, kv_heads, dim)"
+        )
+    if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
+        raise ValueError(f"cu_seqlens_k {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
+    if table.dim() != 2 or table.dtype != torch.int32 or table.shape[0] != offsets.numel() - 1:
+        raise ValueError(
+            f"block_table {tuple(table.shape)} {table.dtype}: must be int32 ({offsets.numel() - 1}, pages a sequence)"
+        )
+    if not (k.device == v.device == offsets.device == table.device):
+        raise ValueError(
+            f"k is on {k.device}, v on {v.device}, cu_seqlens_k on {offsets.device}, block_table on {table.device}; "
+            "they must be on one device"
+        )
+    lengths, size = offsets.diff().long(), k.shape[1]
+    if bool((lengths < 0).any()) or int(lengths.max()) > table.shape[1] * size:
+        raise ValueError(
+            f"cu_seqlens_k has sequences of {int(lengths.min())} to {int(lengths.max())} keys; block_table holds "
+            f"{table.shape[1]} pages of {size} for each"
+        )
+    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=k.device), lengths)
+    place = torch.arange(len(sequence), device=k.device) - offsets.long()[sequence]
+    pages = table[sequence, place // max(size, 1)].long()
+    if pages.numel() and (int(pages.min()) < 0 or int(pages.max()) >= k.shape[0]):
+        raise ValueError(
+            f"block_table has entries from {int(pages.min())} to {int(pages.max())}, but k has the pages 0 to "
+            f"{k.shape[0] - 1}"
+        )
+    row = pages * size + place % max(size, 1)
+    return k.flatten(0, 1)[row], v.flatten(0, 1)[row]
