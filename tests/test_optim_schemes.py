@@ -357,4 +357,6 @@ def test_schemes_without_a_kernel_are_refused(scheme):
     from codeshell import _C
 
     with pytest.raises(ValueError, match="float"):
-        _C.AdamWTable([1], [0]).step_cpu(scheme, (0.1, 0.9, 0.9, 0.1, 0.1, 0, False, [0, 0, 0, 0]), 1)
+        settings = (0.1, 0.9, 0.9, 0.1, 0.1, 0, False, [0, 0, 0, 0])
+        p = torch.ones(1)
+        _C.AdamWTable([1], [0]).step_cpu([p], [p], [{}], [p], lambda written: None, scheme, settings, False, 1)
