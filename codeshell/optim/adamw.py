@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
 from codeshell._C import same_objects
+from codeshell.optim import slabs
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
 
 _SERVED = (torch.float32, torch.bfloat16, torch.float16)
@@ -207,12 +208,19 @@ class AdamW(torch.optim.AdamW):
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
         """Take moments and masters from what was loaded, in the dtypes of this optimizer."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            moved: dict[torch.dtype, list[Tensor]] = {}
             for p, key in zip(group["params"], saved["params"], strict=True):
+                if not _is_ours(group) or p.dtype not in _SERVED:
+                    continue
                 for name in _STATE:
                     value = loaded["state"].get(key, {}).get(name)
-                    if isinstance(value, Tensor) and _is_ours(group) and p.dtype in _SERVED:
+                    if isinstance(value, Tensor):
                         dtype = torch.float32 if name == "master_param" else _moment_dtype(p, group)
                         self.state[p][name] = value.detach().clone().to(device=p.device, dtype=dtype)
+                if _may_share(p) and _is_whole(self.state[p], p):
+                    moved.setdefault(_moment_dtype(p, group), []).append(p)
+            for dtype, params in moved.items():
+                _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _set_amp(self) -> None:
         # Tells a GradScaler that step() reads grad_scale and found_inf by itself.
@@ -298,6 +306,7 @@ class AdamW(torch.optim.AdamW):
 
         `only`: of the parameters with these ids.
         """
+        self._make_states(group, only)
         kinds: dict[Kind, tuple[list[Tensor], list[dict[str, Any]], list[int]]] = {}
         rest, waiting = [], []
         for place, p in enumerate(group["params"]):
@@ -335,6 +344,17 @@ class AdamW(torch.optim.AdamW):
             states.append(state)
             streams.append(number << 32 | place)
         return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
+
+    def _make_states(self, group: dict[str, Any], only: set[int] | None) -> None:
+        """State of plain parameters on the CPU that have a gradient and none yet, many at once; `_prepare` does the
+        others.
+        """
+        new: dict[torch.dtype, list[Tensor]] = {}
+        for p in group["params"]:
+            if p.grad is not None and _may_share(p) and p not in self.state and (only is None or id(p) in only):
+                new.setdefault(_moment_dtype(p, group), []).append(p)
+        for dtype, params in new.items():
+            _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """torch's own step of some parameters of a group; not its fused one for tensors with gaps, which it takes to be
@@ -413,6 +433,32 @@ def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
     precise = group["master_weights"] or group["stochastic_rounding"]
     dtype: torch.dtype = group["moment_dtype"] or (torch.float32 if precise else p.dtype)
     return dtype
+
+
+def _may_share(p: Tensor) -> bool:
+    """Whether the parameter's state may lie side by side with others'."""
+    plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu" and p.dtype in _SERVED
+    return plain and p.numel() <= slabs.SMALL and p.is_contiguous()
+
+
+def _is_whole(state: dict[str, Any], p: Tensor) -> bool:
+    values = [(state.get(name), () if name == "step" else p.shape) for name in ("step", "exp_avg", "exp_avg_sq")]
+    return all(isinstance(value, Tensor) and value.shape == shape for value, shape in values)
+
+
+def _put_side_by_side(states: list[dict[str, Any]], params: list[Tensor], dtype: torch.dtype) -> None:
+    """Give these parameters' states one memory, with the values that they have."""
+    shapes = [p.shape for p in params]
+    new = {
+        "step": slabs.zeros([()] * len(params), torch.float32, alignment=4),
+        "exp_avg": slabs.zeros(shapes, dtype),
+        "exp_avg_sq": slabs.zeros(shapes, dtype),
+    }
+    for name, tensors in new.items():
+        for state, tensor in zip(states, tensors, strict=True):
+            if name in state:
+                tensor.copy_(state[name])
+            state[name] = tensor
 
 
 def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
