@@ -43,7 +43,7 @@ struct Place {
 
 // The first lines of what a task comes to next: a processor's own prefetching starts anew with each array.
 void prefetch(const Place& place, std::int64_t param, std::int64_t gradient, std::int64_t moment) {
-  constexpr int kLines = 4;
+  constexpr int kLines = 8;
   const Tensor& t = place.tensor;
   const std::pair<const void*, std::int64_t> arrays[4] = {
       {t.param, param}, {t.gradient, gradient}, {t.exp_avg, moment}, {t.exp_avg_sq, moment}};
