@@ -112,7 +112,7 @@ def cases(session: Session) -> Iterator[Case]:
                 lambda: lambda _: Empty.apply(*leaves, cos, sin),
                 peer=False,
             ),
-            Contender("autograd.Function of two torch.empty_like, no more", lambda: lambda _: bare(*leaves), peer=False),
+            Contender("autograd.Function of two empty_like", lambda: lambda _: bare(*leaves), peer=False),
             Contender("torch.library.custom_op, empty body", lambda: lambda _: custom_empty(*leaves, cos, sin)),
             Contender("torch.add of two tensors", lambda: lambda _: torch.add(leaves[0], leaves[0]), peer=False),
             Contender("entering no_grad", lambda: without(lambda _: None), peer=False),

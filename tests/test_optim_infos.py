@@ -138,9 +138,7 @@ def test_matches_torchs_own(description, implementation, dtype):
     differentiable = implementation == "differentiable"
     # A loop in 16 bits rounds between its operations: there torch's fused step is what ours has to match.
     fused = dtype.itemsize == 2 and implementation in ("by default", "fused")
-    b = torch.optim.AdamW(
-        theirs, **copy.deepcopy(kwargs), foreach=False, fused=fused, differentiable=differentiable
-    )
+    b = torch.optim.AdamW(theirs, **copy.deepcopy(kwargs), foreach=False, fused=fused, differentiable=differentiable)
     if differentiable:
         for p in (*mine, *theirs):
             p.requires_grad_(False)  # leaves would not let themselves be written

@@ -225,8 +225,7 @@ void mark_written(const Table& table, const py::list& tensors, std::int64_t firs
                   const py::object& increment_version) {
   py::list written;
   for (std::int64_t i = first; i < last; ++i)
-    if (table.tensors[static_cast<std::size_t>(i)].gradient)
-      written.append(tensors[static_cast<std::size_t>(i)]);
+    if (table.tensors[static_cast<std::size_t>(i)].gradient) written.append(tensors[static_cast<std::size_t>(i)]);
   if (!written.empty()) increment_version(written);
 }
 
@@ -319,7 +318,8 @@ void bind_adamw(py::module_& module) {
       .def("refresh", &refresh)
       .def("tensors",
            [](const BoundTable& t) { return bytes_of(t.tensors.data(), t.tensors.size() * sizeof(adamw::Tensor)); })
-      .def("chunks", [](const BoundTable& t) { return bytes_of(t.chunks.data(), t.chunks.size() * sizeof(adamw::Chunk)); })
+      .def("chunks",
+           [](const BoundTable& t) { return bytes_of(t.chunks.data(), t.chunks.size() * sizeof(adamw::Chunk)); })
       .def("step_cpu", &step_here)
       .def("sum_of_squares_cpu", [](const BoundTable& table, const std::string& gradient, int threads) {
         const Type type = type_named(gradient);

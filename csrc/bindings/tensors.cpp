@@ -155,8 +155,7 @@ Glance glance_at(PyObject* object) {
   }
   dlpack::View view;
   if (functions->view(object, &view)) throw py::error_already_set();
-  Glance g =
-      glance_of(static_cast<char*>(view.data) + view.byte_offset, view.dimensions, view.shape, view.strides);
+  Glance g = glance_of(static_cast<char*>(view.data) + view.byte_offset, view.dimensions, view.shape, view.strides);
   g.object = view.shape;
   g.dtype = view.lanes == 1 ? dlpack::dtype_of(view.code, view.bits) : DType::other;
   g.cuda = view.device_type == dlpack::kCuda;
