@@ -29,7 +29,10 @@ def zeros(shapes: Iterable[Sequence[int]], dtype: torch.dtype, alignment: int = 
     def fill_block() -> None:
         storage = torch.zeros(end, dtype=dtype).untyped_storage()
         # Not views of one tensor: those have one version among them all.
-        result.extend(torch.empty(0, dtype=dtype).set_(storage, at, shape) for shape, at in waiting)
+        result.extend(
+            torch.empty(0, dtype=dtype).set_(storage, at, shape)  # type: ignore[call-overload]
+            for shape, at in waiting
+        )
         waiting.clear()
 
     step = max(1, alignment // dtype.itemsize)
