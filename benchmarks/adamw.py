@@ -50,6 +50,7 @@ SCHEMES = [
     Scheme("bf16, fp32 master", 28, torch.bfloat16, {"master_weights": True}, tolerance=1e-2, master=True),
     Scheme("bf16, stochastic", 22, torch.bfloat16, {"stochastic_rounding": True}),
     Scheme("bf16 throughout", 14, torch.bfloat16, {}, tolerance=1e-2, torch_peers=True),
+    Scheme("fp16 throughout", 14, torch.float16, {}, torch_peers=True),
     Scheme(
         "bf16 throughout, stochastic",
         14,

@@ -4,8 +4,9 @@
 
 The tensors are tiny (one token, two heads and one, 8 dimensions), so nearly all of the time is Python, the dispatcher
 and the binding. Targets on two cores of a server CPU: at most 8 us with autograd and 3 us without. The other rows show
-where it goes: a torch operation, an empty body behind `torch.library.custom_op` and behind define/impl, and the loop
-that measures. The timing is of the caller's thread; where the device is a GPU it does not wait for it.
+where it goes: a torch operation, an empty body behind `torch.library.custom_op` and behind define/impl, the allocation
+of the outputs alone and as all that an autograd.Function does (the floors of the two targets), and the loop that
+measures. The timing is of the caller's thread; where the device is a GPU it does not wait for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from harness import Case, Contender, Session, Step
 from rotary import tables
 
 from codeshell.ops import rotary
+from codeshell.ops.library import apply_directly
 from codeshell.optim import AdamW
 
 HEADS, KV_HEADS, DIM = 2, 1, 8
@@ -52,6 +54,21 @@ class Empty(torch.autograd.Function):
         return *grads, None, None
 
 
+class Bare(torch.autograd.Function):
+    """The least that a differentiable operation of two outputs is: no check, no kernel, nothing saved."""
+
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor) -> Tensors:
+        return torch.empty_like(q), torch.empty_like(k)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return grads
+
+
+bare = apply_directly(Bare)
+
+
 def cases(session: Session) -> Iterator[Case]:
     device = session.device
     q, k = (torch.randn(1, 1, heads, DIM, device=device) for heads in (HEADS, KV_HEADS))
@@ -78,6 +95,7 @@ def cases(session: Session) -> Iterator[Case]:
             ),
             Contender("define/impl, empty body", lambda: lambda _: operation(q, k, cos, sin), peer=False),
             Contender("torch.library.custom_op, empty body", lambda: lambda _: custom_empty(q, k, cos, sin)),
+            Contender("two torch.empty_like", lambda: lambda _: empty(q, k, cos, sin), peer=False),
             Contender("torch.add of two tensors", lambda: lambda _: torch.add(q, q), peer=False),
             Contender("the loop that measures", lambda: lambda _: None, peer=False),
         ],
@@ -94,6 +112,7 @@ def cases(session: Session) -> Iterator[Case]:
                 lambda: lambda _: Empty.apply(*leaves, cos, sin),
                 peer=False,
             ),
+            Contender("autograd.Function of two empty_like", lambda: lambda _: bare(*leaves), peer=False),
             Contender("torch.library.custom_op, empty body", lambda: lambda _: custom_empty(*leaves, cos, sin)),
             Contender("torch.add of two tensors", lambda: lambda _: torch.add(leaves[0], leaves[0]), peer=False),
             Contender("entering no_grad", lambda: without(lambda _: None), peer=False),

@@ -1,5 +1,6 @@
 """Signatures of the C++ extension. Arrays are NumPy; work runs without the GIL."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -438,11 +439,31 @@ class AdamWTable:
         not contiguous.
         """
 
-    def all_have_gradients(self) -> bool: ...
     def tensors(self) -> bytes: ...
     def chunks(self) -> bytes: ...
-    def step_cpu(self, scheme: tuple[str, str, str, bool, bool], settings: tuple[Any, ...], threads: int) -> bool: ...
+    def step_cpu(
+        self,
+        params: list[Tensor],
+        gradients: list[Tensor | None] | None,
+        states: list[dict[str, Any]],
+        written: list[Tensor],
+        increment_version: Callable[[list[Tensor]], None],
+        scheme: tuple[str, str, str, bool, bool],
+        settings: tuple[Any, ...],
+        local: bool,
+        threads: int,
+    ) -> int:
+        """Read the addresses of tensors on the CPU and update those that have a gradient, both at once.
+
+        `written`: the tensors that autograd knows, for whose versions `increment_version` is called.
+
+        -1: all done; else the number of the first tensor that does not fit: those before it are updated, no others.
+        """
+
     def sum_of_squares_cpu(self, gradient: str, threads: int) -> float: ...
+
+def same_objects(objects: list[Any] | dict[Any, Any], others: list[Any]) -> bool:
+    """Whether the items of a list, or the values of a dict, are those of another list, each the very same object."""
 
 def adamw_step_cuda(
     table: tuple[int, int, int, int, int],

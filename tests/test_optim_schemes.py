@@ -357,4 +357,51 @@ def test_schemes_without_a_kernel_are_refused(scheme):
     from codeshell import _C
 
     with pytest.raises(ValueError, match="float"):
-        _C.AdamWTable([1], [0]).step_cpu(scheme, (0.1, 0.9, 0.9, 0.1, 0.1, 0, False, [0, 0, 0, 0]), 1)
+        settings = (0.1, 0.9, 0.9, 0.1, 0.1, 0, False, [0, 0, 0, 0])
+        p = torch.ones(1)
+        _C.AdamWTable([1], [0]).step_cpu([p], [p], [{}], [p], lambda written: None, scheme, settings, False, 1)
+
+
+@pytest.mark.parametrize("change", ["parameter's order", "gradient's dtype", "moment's dtype", "moment's memory"])
+@pytest.mark.parametrize("at", [0, 20, 39])
+def test_what_changes_between_steps_is_found_on_the_way_and_each_tensor_updated_once(change, at):
+    nets = []
+    for make in (AdamW, torch.optim.AdamW):
+        generator = torch.Generator().manual_seed(5)
+        params = [nn.Parameter(torch.randn(60, 40, generator=generator)) for _ in range(40)]
+        optimizer = make(params, lr=0.1, foreach=make is torch.optim.AdamW or None)
+        for step in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            changed = params[at]
+            if step == 1 and change == "parameter's order":
+                changed.data = changed.data.t().contiguous().t()
+            if step == 1 and change == "moment's memory":
+                optimizer.state[changed]["exp_avg"].data = optimizer.state[changed]["exp_avg"].clone()
+            if step == 1 and make is AdamW and change == "moment's dtype":
+                optimizer.state[changed]["exp_avg"] = optimizer.state[changed]["exp_avg"].double()
+            if step == 1 and make is AdamW and change == "gradient's dtype":
+                gradient = changed.grad.double()
+                changed.grad_dtype = None
+                changed.grad = gradient
+            optimizer.step()
+        assert all(optimizer.state[p]["step"].item() == 3 for p in params)
+        nets.append(params)
+    for p, q in zip(*nets, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6, check_stride=False)
+
+
+def test_states_of_small_tensors_share_memory_and_nothing_else():
+    params = [nn.Parameter(torch.ones(n)) for n in (3, 5000, 16384, 16385, 100)]
+    optimizer = AdamW(params, lr=0.1)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    small = [optimizer.state[p]["exp_avg"] for p in params if p.numel() <= 16384]
+    assert len({m.untyped_storage().data_ptr() for m in small}) == 1
+    assert small[0].untyped_storage().nbytes() <= 4 * sum(m.numel() + 16 for m in small) <= 1 << 20
+    assert all(m.data_ptr() % 64 == 0 and m.is_contiguous() and not m._is_view() for m in small)
+    version, other = small[1]._version, small[1].clone()
+    small[0].zero_()
+    assert small[1]._version == version and torch.equal(small[1], other)
+    assert optimizer.state[params[3]]["exp_avg"].untyped_storage().nbytes() == 4 * 16385

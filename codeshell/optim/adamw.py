@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
+from codeshell._C import same_objects
+from codeshell.optim import slabs
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
 
 _SERVED = (torch.float32, torch.bfloat16, torch.float16)
@@ -146,9 +147,12 @@ class AdamW(torch.optim.AdamW):
         buckets: list[Bucket] = []
         others: list[Tensor] = []
         for number, group in enumerate(self.param_groups):
-            served, rest = self._served(number, group)
-            buckets += served
-            others += [p.grad for p in rest if p.grad is not None]
+            plan = self._current_plan(number, group)
+            if not all(bucket.on_gpu or bucket.refresh() for bucket in plan.buckets):
+                del self._plans[number]
+                plan = self._current_plan(number, group)
+            buckets += plan.buckets
+            others += [p.grad for p in plan.rest if p.grad is not None]
         devices = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
         if len(devices) == 1 and not others and buckets[0].on_gpu and not any(b.kind.mesh for b in buckets):
             (device,) = devices
@@ -204,12 +208,19 @@ class AdamW(torch.optim.AdamW):
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
         """Take moments and masters from what was loaded, in the dtypes of this optimizer."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            moved: dict[torch.dtype, list[Tensor]] = {}
             for p, key in zip(group["params"], saved["params"], strict=True):
+                if not _is_ours(group) or p.dtype not in _SERVED:
+                    continue
                 for name in _STATE:
                     value = loaded["state"].get(key, {}).get(name)
-                    if isinstance(value, Tensor) and _is_ours(group) and p.dtype in _SERVED:
+                    if isinstance(value, Tensor):
                         dtype = torch.float32 if name == "master_param" else _moment_dtype(p, group)
                         self.state[p][name] = value.detach().clone().to(device=p.device, dtype=dtype)
+                if _may_share(p) and _is_whole(self.state[p], p):
+                    moved.setdefault(_moment_dtype(p, group), []).append(p)
+            for dtype, params in moved.items():
+                _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _set_amp(self) -> None:
         # Tells a GradScaler that step() reads grad_scale and found_inf by itself.
@@ -252,61 +263,55 @@ class AdamW(torch.optim.AdamW):
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         factors, self._factors = self._factors, {}
         for number, group in enumerate(self.param_groups):
-            buckets, rest = self._served(number, group)
-            for bucket in buckets:
-                on_device = (
-                    bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
-                )
-                factor = factors.get(bucket.kind.device)
-                tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
-                pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
-                addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
-                lr = 0.0 if on_device else float(group["lr"])  # Of a tensor on the CPU: no waiting.
-                beta1, beta2 = group["betas"]
-                bucket.step(
-                    (
-                        lr,
-                        float(beta1),
-                        float(beta2),
-                        group["eps"],
-                        group["weight_decay"],
-                        group["seed"],
-                        group["maximize"],
-                        addresses,
-                    )
-                )
+            plan = self._current_plan(number, group)
+            rest = plan.rest
+            left = _step_of(plan.buckets, group, scale, found_inf, factors)
+            if left:  # Something else than at the last step, found on the way: the plan was no longer right.
+                del self._plans[number]
+                again = self._checked(self._plan(number, group, set(map(id, left))))
+                left = _step_of(again.buckets, group, scale, found_inf, factors)
+                assert not left, "a tensor has changed during the step"
+                rest = rest + again.rest
             if rest:
                 for p in rest:
                     if factors and p.grad is not None:
                         p.grad.mul_(factors[p.grad.device][1])
                 self._torch_step(group, rest)
 
-    def _served(self, number: int, group: dict[str, Any]) -> tuple[list[Bucket], list[Tensor]]:
-        """The group's buckets, their addresses read, and the parameters that are left to torch."""
+    def _current_plan(self, number: int, group: dict[str, Any]) -> _Plan:
+        """How the group is served now; the buckets of a GPU have their addresses read."""
         if not _is_ours(group):
             if group["fused"] is not False and not group["foreach"] and not group["differentiable"]:
                 _say("amsgrad" if group["amsgrad"] else "betas in tensors of a GPU")
-            return [], group["params"]
-        states = self.state.values()
-        if len(states) != len(self._states) or not all(map(operator.is_, states, self._states)):
-            self._plans, self._states = {}, list(states)
+            return _Plan(group, [], group["params"], [])
+        if not same_objects(self.state, self._states):
+            self._plans, self._states = {}, list(self.state.values())
         plan = self._plans.get(number)
-        if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in plan.buckets):
-            plan = self._plans[number] = self._plan(number, group)
-            self._states = list(self.state.values())
-            for bucket in plan.buckets:
-                if not bucket.refresh():
-                    shapes = ", ".join(str(tuple(p.shape)) for p in bucket.params[:3])
-                    raise ValueError(
-                        f"AdamW: state or gradients do not fit parameters of shapes {shapes} …: {bucket.kind}"
-                    )
-        return plan.buckets, plan.rest
+        on_gpu = [bucket for bucket in plan.buckets if bucket.on_gpu] if plan else []
+        if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in on_gpu):
+            plan = self._checked(self._plan(number, group))
+            self._plans[number], self._states = plan, list(self.state.values())
+        return plan
 
-    def _plan(self, number: int, group: dict[str, Any]) -> _Plan:
-        """Sort the group's parameters into buckets; state is made for those that have a gradient and none yet."""
+    def _checked(self, plan: _Plan) -> _Plan:
+        """A new plan, of which all tensors fit, or ValueError."""
+        for bucket in plan.buckets:
+            if not bucket.refresh():
+                shapes = ", ".join(str(tuple(p.shape)) for p in bucket.params[:3])
+                raise ValueError(f"AdamW: state or gradients do not fit parameters of shapes {shapes} …: {bucket.kind}")
+        return plan
+
+    def _plan(self, number: int, group: dict[str, Any], only: set[int] | None = None) -> _Plan:
+        """Sort the group's parameters into buckets; state is made for those that have a gradient and none yet.
+
+        `only`: of the parameters with these ids.
+        """
+        self._make_states(group, only)
         kinds: dict[Kind, tuple[list[Tensor], list[dict[str, Any]], list[int]]] = {}
         rest, waiting = [], []
         for place, p in enumerate(group["params"]):
+            if only is not None and id(p) not in only:
+                continue
             if not _is_known(p) or p.dtype not in _SERVED or p.device.type not in ("cpu", "cuda"):
                 rest.append(p)
                 _say(f"parameters of {p.dtype}, {type(p).__name__}, on {p.device.type}")
@@ -339,6 +344,17 @@ class AdamW(torch.optim.AdamW):
             states.append(state)
             streams.append(number << 32 | place)
         return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
+
+    def _make_states(self, group: dict[str, Any], only: set[int] | None) -> None:
+        """State of plain parameters on the CPU that have a gradient and none yet, many at once; `_prepare` does the
+        others.
+        """
+        new: dict[torch.dtype, list[Tensor]] = {}
+        for p in group["params"]:
+            if p.grad is not None and _may_share(p) and p not in self.state and (only is None or id(p) in only):
+                new.setdefault(_moment_dtype(p, group), []).append(p)
+        for dtype, params in new.items():
+            _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """torch's own step of some parameters of a group; not its fused one for tensors with gaps, which it takes to be
@@ -373,11 +389,33 @@ class _Plan:
     def is_for(self, group: dict[str, Any]) -> bool:
         params = group["params"]
         return (
-            len(params) == len(self._params)
-            and all(map(operator.is_, params, self._params))
+            same_objects(params, self._params)
             and self._options == [group[name] for name in _OPTIONS]
             and all(p.grad is None for p in self._waiting)
         )
+
+
+def _step_of(
+    buckets: list[Bucket],
+    group: dict[str, Any],
+    scale: Tensor | None,
+    found_inf: Tensor | None,
+    factors: dict[torch.device, Tensor],
+) -> list[Tensor]:
+    """One update of the buckets of a group; returns the parameters that are not of their buckets' kind any more."""
+    left: list[Tensor] = []
+    beta1, beta2 = map(float, group["betas"])
+    for bucket in buckets:
+        on_device = bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
+        factor = factors.get(bucket.kind.device)
+        tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
+        pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
+        addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
+        lr = 0.0 if on_device else float(group["lr"])  # Of a tensor on the CPU: no waiting.
+        rates = (lr, beta1, beta2, group["eps"], group["weight_decay"])
+        done = bucket.step((*rates, group["seed"], group["maximize"], addresses))
+        left += bucket.params[done:]
+    return left
 
 
 def _is_ours(group: dict[str, Any]) -> bool:
@@ -395,6 +433,32 @@ def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
     precise = group["master_weights"] or group["stochastic_rounding"]
     dtype: torch.dtype = group["moment_dtype"] or (torch.float32 if precise else p.dtype)
     return dtype
+
+
+def _may_share(p: Tensor) -> bool:
+    """Whether the parameter's state may lie side by side with others'."""
+    plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu" and p.dtype in _SERVED
+    return plain and p.numel() <= slabs.SMALL and p.is_contiguous()
+
+
+def _is_whole(state: dict[str, Any], p: Tensor) -> bool:
+    values = [(state.get(name), () if name == "step" else p.shape) for name in ("step", "exp_avg", "exp_avg_sq")]
+    return all(isinstance(value, Tensor) and value.shape == shape for value, shape in values)
+
+
+def _put_side_by_side(states: list[dict[str, Any]], params: list[Tensor], dtype: torch.dtype) -> None:
+    """Give these parameters' states one memory, with the values that they have."""
+    shapes = [p.shape for p in params]
+    new = {
+        "step": slabs.zeros([()] * len(params), torch.float32, alignment=4),
+        "exp_avg": slabs.zeros(shapes, dtype),
+        "exp_avg_sq": slabs.zeros(shapes, dtype),
+    }
+    for name, tensors in new.items():
+        for state, tensor in zip(states, tensors, strict=True):
+            if name in state:
+                tensor.copy_(state[name])
+            state[name] = tensor
 
 
 def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:

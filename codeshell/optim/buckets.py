@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from codeshell import _C
 
@@ -114,21 +115,33 @@ class Bucket:
             self._upload()
         return True
 
-    def step(self, settings: tuple[Any, ...]) -> None:
-        """One update by the addresses of the last `refresh`. `settings`: the scalars and addresses of
-        csrc/adamw/adamw.h.
+    def step(self, settings: tuple[Any, ...]) -> int:
+        """One update; `settings` are the scalars and addresses of csrc/adamw/adamw.h.
+
+        On the CPU the addresses are read meanwhile, on a GPU they are those of the last `refresh`.
+
+        Returns:
+            How many of the parameters, in their order, this has dealt with: before the first that is not of the
+            bucket's kind any more.
         """
+        done = len(self.params)
         if self.on_gpu:
             with _device(self.kind.device):
                 self._kernels.adamw_step_cuda(self._addresses(), self._scheme, settings, _stream(self.kind.device))
+            changed = [p for p in self.params if p.grad is not None]
+            increment_version(changed)  # The kernels write behind autograd's back.
         else:
-            self._table.step_cpu(self._scheme, settings, torch.get_num_threads())
+            params, gradients, states = self._stage() if self.kind.staged else (self.params, None, self.states)
+            unfit = self._table.step_cpu(
+                *(params, gradients, states, self.params, increment_version, self._scheme, settings),
+                *(self.kind.mesh is not None, torch.get_num_threads()),
+            )
+            done = done if unfit < 0 else unfit
         for copy, original, only_unscaled in self._write_back:
             if not only_unscaled or settings[-1][1]:
                 original.copy_(copy)
         self._write_back, self._staged = [], None
-        changed = self.params if self._table.all_have_gradients() else [p for p in self.params if p.grad is not None]
-        torch.autograd.graph.increment_version(changed)  # The kernels write behind autograd's back.
+        return done
 
     def sum_of_squares(self, sums: Tensor, slot: int, last: bool, max_norm: float, result: Tensor) -> None:
         """The sum of the squares of the gradients to `sums[slot]` (fp64), on the bucket's device.

@@ -1,6 +1,8 @@
 #include "adamw/adamw_cpu.h"
 
 #include <algorithm>
+#include <deque>
+#include <utility>
 
 #include "simd/kernels.h"
 #include "simd/parallel.h"
@@ -16,11 +18,39 @@ std::int64_t bytes_of(Type type) { return type == Type::fp32 ? 4 : 2; }
 
 void* advance(void* base, std::int64_t bytes) { return static_cast<char*>(base) + bytes; }
 
-// What the chunks of one tensor share.
-struct Prepared {
-  Coefficients coefficients;
-  std::uint64_t step;
+// The coefficients of the tensors of one step. Addresses stay valid while more are added.
+class Preparation {
+ public:
+  explicit Preparation(const Settings& settings) : settings_(settings) {}
+
+  const Prepared* of(const Tensor& tensor) {
+    const auto step = static_cast<std::uint64_t>(*tensor.step) + 1;
+    if (all_.empty() || all_.back().step != step)
+      all_.push_back({step, coefficients_of(settings_, static_cast<double>(step))});
+    return &all_.back();
+  }
+
+ private:
+  const Settings& settings_;
+  std::deque<Prepared> all_;
 };
+
+// The arrays of a tensor from element `at`.
+struct Place {
+  const Tensor& tensor;
+  std::int64_t at;
+};
+
+// The first lines of what a task comes to next: a processor's own prefetching starts anew with each array.
+void prefetch(const Place& place, std::int64_t param, std::int64_t gradient, std::int64_t moment) {
+  constexpr int kLines = 8;
+  const Tensor& t = place.tensor;
+  const std::pair<const void*, std::int64_t> arrays[4] = {
+      {t.param, param}, {t.gradient, gradient}, {t.exp_avg, moment}, {t.exp_avg_sq, moment}};
+  for (const auto& [base, bytes] : arrays)
+    for (int line = 0; line < kLines; ++line)
+      __builtin_prefetch(static_cast<const char*>(base) + place.at * bytes + 64 * line, 1);
+}
 
 }  // namespace
 
@@ -38,28 +68,45 @@ Table::Table(const std::vector<std::int64_t>& sizes, const std::vector<std::int6
     }
   }
   tasks.push_back(static_cast<std::int64_t>(chunks.size()));
+  prepared.resize(tensors.size());
 }
 
-bool step_cpu(const Table& table, const Scheme& scheme, const Settings& settings, int threads) {
-  if (settings.found_inf && *settings.found_inf != 0) return false;
-  std::vector<Prepared> prepared(table.tensors.size());
-  const Prepared* last = nullptr;
-  for (std::size_t i = 0; i < prepared.size(); ++i) {
-    const Tensor& tensor = table.tensors[i];
-    if (!tensor.gradient) continue;
-    const auto step = static_cast<std::uint64_t>(*tensor.step) + 1;
-    prepared[i] =
-        last && last->step == step ? *last : Prepared{coefficients_of(settings, static_cast<double>(step)), step};
-    last = &prepared[i];
+void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int threads,
+              const std::function<std::int64_t(std::int64_t first, std::int64_t last)>& read,
+              const std::function<void()>& all_read) {
+  if (settings.found_inf && *settings.found_inf != 0) return;
+  const auto tasks = static_cast<std::int64_t>(table.tasks.size()) - 1,
+             count = static_cast<std::int64_t>(table.tensors.size());
+  Preparation preparation(settings);
+  std::int64_t done = 0;
+  const auto read_until = [&](std::int64_t last) {
+    const std::int64_t fit = read(done, last);
+    for (; done < fit; ++done) {
+      const Tensor& tensor = table.tensors[done];
+      if (!tensor.gradient) continue;
+      table.prepared[done] = preparation.of(tensor);
+      *tensor.step = static_cast<float>(table.prepared[done]->step);
+    }
+    for (; done < last; ++done) table.tensors[done].gradient = nullptr;  // Left alone, as all after them.
+    return fit == last;
+  };
+  if (tasks == 0) {  // Only empty tensors.
+    read_until(count);
+    return all_read();
   }
   const std::int64_t param = bytes_of(scheme.param), gradient = bytes_of(scheme.gradient),
                      moment = bytes_of(scheme.moment);
   const auto kernel = simd::kernels().adamw;
-  simd::parallel_for(threads, static_cast<std::int64_t>(table.tasks.size()) - 1, [&](std::int64_t task) {
-    for (std::int64_t i = table.tasks[task]; i < table.tasks[task + 1]; ++i) {
+  const auto work = [&](std::int64_t task) {
+    const std::int64_t end = table.tasks[task + 1];
+    for (std::int64_t i = table.tasks[task]; i < end; ++i) {
+      if (i + 1 < end) {
+        const Chunk& next = table.chunks[i + 1];
+        prefetch({table.tensors[next.tensor], next.piece * kChunk}, param, gradient, moment);
+      }
       const Tensor& tensor = table.tensors[table.chunks[i].tensor];
       if (!tensor.gradient) continue;
-      const Prepared& mine = prepared[table.chunks[i].tensor];
+      const Prepared& mine = *table.prepared[table.chunks[i].tensor];
       const std::int64_t at = table.chunks[i].piece * kChunk;
       Span span{advance(tensor.param, at * param),
                 advance(tensor.gradient, at * gradient),
@@ -73,10 +120,14 @@ bool step_cpu(const Table& table, const Scheme& scheme, const Settings& settings
       if (scheme.stochastic) span.keys = keys_of(settings.seed, mine.step, tensor.stream, at >> 32);
       kernel(span, scheme, mine.coefficients);
     }
-  });
-  for (std::size_t i = 0; i < prepared.size(); ++i)
-    if (table.tensors[i].gradient) *table.tensors[i].step = static_cast<float>(prepared[i].step);
-  return true;
+  };
+  simd::parallel_as_made(
+      threads, tasks,
+      [&](std::int64_t task) {
+        // Empty tensors have no chunk: they are read with what comes after them.
+        return read_until(task + 1 < tasks ? table.chunks[table.tasks[task + 1] - 1].tensor + 1 : count);
+      },
+      all_read, work);
 }
 
 double sum_of_squares_cpu(const Table& table, Type gradient, int threads) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "adamw/adamw.h"
@@ -18,16 +19,28 @@ struct Span {
   bool write_gradient;
 };
 
+// What tensors share that have been updated equally often.
+struct Prepared {
+  std::uint64_t step;
+  Coefficients coefficients;
+};
+
 struct Table {
   std::vector<Tensor> tensors;
   std::vector<Chunk> chunks;
-  std::vector<std::int64_t> tasks;  // chunks [tasks[i], tasks[i + 1]) are one task of the CPU
+  std::vector<std::int64_t> tasks;        // chunks [tasks[i], tasks[i + 1]) are one task of the CPU
+  std::vector<const Prepared*> prepared;  // of each tensor, during a step
 
   explicit Table(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& streams);
 };
 
-// One step of every tensor that has a gradient; false if found_inf said no.
-bool step_cpu(const Table& table, const Scheme& scheme, const Settings& settings, int threads);
+// One step of every tensor that has a gradient, while their addresses are read: with 10,000 small tensors that takes as
+// long as the arithmetic. read(first, last) fills in the tensors [first, last), on this thread, and returns the first
+// of them that does not fit (last: all do). The tensors before it are updated and no others. `all_read` is called once
+// after the last read, before this thread works too. Neither must throw. Nothing is called if found_inf says no.
+void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int threads,
+              const std::function<std::int64_t(std::int64_t first, std::int64_t last)>& read,
+              const std::function<void()>& all_read);
 
 // The sum of the squares of all gradients, each in fp32 within 1,024 elements and in fp64 above, in a fixed order.
 double sum_of_squares_cpu(const Table& table, Type gradient, int threads);

@@ -5,6 +5,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <exception>
+#include <optional>
 #include <tuple>
 
 #include "adamw/adamw_cpu.h"
@@ -73,8 +75,27 @@ const Names& names() {
   return interned;
 }
 
+// Where the objects of a tensor were at the last reading: they are fetched into the cache ahead of the next. Only a
+// hint: they may have moved, or be gone.
+struct Whereabouts {
+  const void *param, *gradient, *gradient_object;
+};
+
+struct BoundTable : Table {
+  using Table::Table;
+  std::vector<Whereabouts> whereabouts = std::vector<Whereabouts>(tensors.size());
+};
+
+// `object`: an address inside torch's tensor object, of some 200 bytes, as a Glance has it.
+void prefetch_object(const void* object) {
+  constexpr int kBefore = 80, kLine = 64, kLines = 4;
+  for (int line = 0; line < kLines; ++line)
+    __builtin_prefetch(static_cast<const char*>(object) - kBefore + line * kLine);
+}
+
 // The address of a tensor, or false where it is not `dtype`, `size` elements, contiguous and where it must be.
-bool read(PyObject* object, const Expected& expected, DType dtype, std::int64_t size, void** address) {
+bool read(PyObject* object, const Expected& expected, DType dtype, std::int64_t size, void** address,
+          const void** whereabouts = nullptr) {
   py::object held;
   if (expected.local) {
     held = py::reinterpret_steal<py::object>(PyObject_GetAttr(object, names().local));
@@ -84,59 +105,165 @@ bool read(PyObject* object, const Expected& expected, DType dtype, std::int64_t 
       object = held.ptr();
     }
   }
-  const Tensor t = tensor_of(object, "tensor");
-  std::int64_t next = 1;
-  for (int i = t.dimensions; i-- > 0;) {
-    if (t.shape[i] != 1 && t.strides[i] != next && size) return false;
-    next *= t.shape[i];
+  const Glance g = glance_at(object);
+  *address = g.data;
+  if (whereabouts) *whereabouts = g.object;
+  return g.contiguous && g.size == size && g.dtype == dtype && g.cuda == expected.cuda &&
+         (!g.cuda || g.device == expected.device);
+}
+
+// The state's tensors by name: as they are met in the dict, which is in torch's order, without looking each name up.
+struct StateEntries {
+  PyObject *step = nullptr, *exp_avg = nullptr, *exp_avg_sq = nullptr, *master = nullptr;
+
+  explicit StateEntries(PyObject* state) {
+    const Names& n = names();
+    const auto find = [&](PyObject* name) -> PyObject*& {
+      return name == n.step ? step : name == n.exp_avg ? exp_avg : name == n.exp_avg_sq ? exp_avg_sq : master;
+    };
+    Py_ssize_t position = 0;
+    PyObject *key, *value;
+    while (PyDict_Next(state, &position, &key, &value))
+      if (key == n.step || key == n.exp_avg || key == n.exp_avg_sq || key == n.master) find(key) = value;
+    for (PyObject* name : {n.step, n.exp_avg, n.exp_avg_sq, n.master})  // Equal names that are other objects.
+      if (PyObject*& entry = find(name); !entry) entry = PyDict_GetItemWithError(state, name);
   }
-  *address = t.data;
-  return next == size && t.dtype == dtype && t.cuda == expected.cuda && (!t.cuda || t.device == expected.device);
+};
+
+// Where a table's addresses come from: lists as long as it is.
+struct Source {
+  const py::list &params, &states;
+  const py::object& gradients;  // a list, or None: each parameter's own
+  Expected expected;
+
+  void check(const Table& table) const {
+    const auto count = static_cast<Py_ssize_t>(table.tensors.size());
+    if (PyList_GET_SIZE(params.ptr()) != count || PyList_GET_SIZE(states.ptr()) != count ||
+        (!gradients.is_none() && (!PyList_Check(gradients.ptr()) || PyList_GET_SIZE(gradients.ptr()) != count)))
+      throw py::value_error("params, gradients, states: must be lists as long as the table");
+  }
+};
+
+// Fills in the addresses of tensor i; false if one of its arrays does not fit.
+bool read_tensor(BoundTable& table, const Source& source, std::size_t i) {
+  constexpr std::size_t kAhead = 16;
+  PyObject** const params = reinterpret_cast<PyListObject*>(source.params.ptr())->ob_item;
+  if (i + kAhead < table.tensors.size()) {
+    const Whereabouts& ahead = table.whereabouts[i + kAhead];
+    __builtin_prefetch(params[i + kAhead]);
+    prefetch_object(ahead.param);
+    __builtin_prefetch(ahead.gradient);
+    prefetch_object(ahead.gradient_object);
+  }
+  const Expected& expected = source.expected;
+  const DType moment = dtype_of(expected.scheme.moment);
+  Whereabouts& whereabouts = table.whereabouts[i];
+  adamw::Tensor now{};
+  now.size = table.tensors[i].size, now.stream = table.tensors[i].stream;
+  PyObject* const parameter = params[i];
+  const auto grad = source.gradients.is_none()
+                        ? py::reinterpret_steal<py::object>(PyObject_GetAttr(parameter, names().grad))
+                        : py::reinterpret_borrow<py::object>(PyList_GET_ITEM(source.gradients.ptr(), i));
+  if (!grad) throw py::error_already_set();
+  if (!grad.is_none()) {
+    PyObject* const state = PyList_GET_ITEM(source.states.ptr(), i);
+    if (!PyDict_Check(state)) return false;
+    const StateEntries entries(state);
+    const auto part = [&](PyObject* found, DType dtype, std::int64_t size, auto** address) {
+      return found && found != Py_None && read(found, expected, dtype, size, reinterpret_cast<void**>(address));
+    };
+    whereabouts.gradient = grad.ptr();
+    if (!read(parameter, expected, dtype_of(expected.scheme.param), now.size, &now.param, &whereabouts.param) ||
+        !read(grad.ptr(), expected, dtype_of(expected.scheme.gradient), now.size, &now.gradient,
+              &whereabouts.gradient_object) ||
+        !part(entries.exp_avg, moment, now.size, &now.exp_avg) ||
+        !part(entries.exp_avg_sq, moment, now.size, &now.exp_avg_sq) ||
+        !part(entries.step, DType::fp32, 1, &now.step) ||
+        (expected.scheme.master && !part(entries.master, DType::fp32, now.size, &now.master)))
+      return false;
+    // An empty tensor's address may be null, which would say that there is no gradient: its step counts all the same.
+    if (!now.gradient && now.size == 0) now.gradient = now.step;
+  }
+  table.tensors[i] = now;
+  return true;
 }
 
 // Fills the addresses in; returns -1 where they are those that the table had, -2 where some differ, and else the number
 // of the first tensor that does not fit.
-std::int64_t refresh(Table& table, const py::list& params, const py::object& gradients, const py::list& states,
+std::int64_t refresh(BoundTable& table, const py::list& params, const py::object& gradients, const py::list& states,
                      const SchemeArgument& scheme, int device, bool local) {
-  const Expected expected{scheme_of(scheme), device >= 0, device, local};
-  const auto count = static_cast<Py_ssize_t>(table.tensors.size());
-  const bool own = gradients.is_none();
-  if (PyList_GET_SIZE(params.ptr()) != count || PyList_GET_SIZE(states.ptr()) != count ||
-      (!own && (!PyList_Check(gradients.ptr()) || PyList_GET_SIZE(gradients.ptr()) != count)))
-    throw py::value_error("params, gradients, states: must be lists as long as the table");
-  const DType param = dtype_of(expected.scheme.param), gradient = dtype_of(expected.scheme.gradient),
-              moment = dtype_of(expected.scheme.moment);
+  const Source source{params, states, gradients, {scheme_of(scheme), device >= 0, device, local}};
+  source.check(table);
   bool same = true;
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    adamw::Tensor& old = table.tensors[static_cast<std::size_t>(i)];
-    adamw::Tensor now{};
-    now.size = old.size, now.stream = old.stream;
-    PyObject* const parameter = PyList_GET_ITEM(params.ptr(), i);
-    const auto grad = own ? py::reinterpret_steal<py::object>(PyObject_GetAttr(parameter, names().grad))
-                          : py::reinterpret_borrow<py::object>(PyList_GET_ITEM(gradients.ptr(), i));
-    if (!grad) throw py::error_already_set();
-    if (!grad.is_none()) {
-      PyObject* const state = PyList_GET_ITEM(states.ptr(), i);
-      if (!PyDict_Check(state)) return i;
-      const auto part = [&](PyObject* name, DType dtype, std::int64_t size, auto** address) {
-        PyObject* const found = PyDict_GetItemWithError(state, name);
-        if (!found || found == Py_None) return false;
-        return read(found, expected, dtype, size, reinterpret_cast<void**>(address));
-      };
-      if (!read(parameter, expected, param, now.size, &now.param) ||
-          !read(grad.ptr(), expected, gradient, now.size, &now.gradient) ||
-          !part(names().exp_avg, moment, now.size, &now.exp_avg) ||
-          !part(names().exp_avg_sq, moment, now.size, &now.exp_avg_sq) ||
-          !part(names().step, DType::fp32, 1, &now.step) ||
-          (expected.scheme.master && !part(names().master, DType::fp32, now.size, &now.master)))
-        return i;
-      // An empty tensor's address may be null, which would say that there is no gradient: its step counts all the same.
-      if (!now.gradient && now.size == 0) now.gradient = now.step;
-    }
-    same = same && std::memcmp(&old, &now, sizeof now) == 0;
-    old = now;
+  for (std::size_t i = 0; i < table.tensors.size(); ++i) {
+    const adamw::Tensor old = table.tensors[i];
+    if (!read_tensor(table, source, i)) return static_cast<std::int64_t>(i);
+    same = same && std::memcmp(&old, &table.tensors[i], sizeof old) == 0;
   }
   return same ? -1 : -2;
+}
+
+// Whether two sequences of objects are the same objects; the first may be a dict, of which it is the values.
+bool same_objects(const py::object& objects, const py::list& others) {
+  const auto count = py::len(others);
+  if (py::len(objects) != count) return false;
+  if (!PyDict_Check(objects.ptr())) {
+    const py::list list = objects;
+    for (std::size_t i = 0; i < count; ++i)
+      if (PyList_GET_ITEM(list.ptr(), i) != PyList_GET_ITEM(others.ptr(), i)) return false;
+    return true;
+  }
+  Py_ssize_t position = 0;
+  PyObject* value;
+  for (Py_ssize_t i = 0; PyDict_Next(objects.ptr(), &position, nullptr, &value); ++i)
+    if (value != PyList_GET_ITEM(others.ptr(), i)) return false;
+  return true;
+}
+
+// Has autograd know that the tensors [first, last) are written, those that have a gradient.
+void mark_written(const Table& table, const py::list& tensors, std::int64_t first, std::int64_t last,
+                  const py::object& increment_version) {
+  py::list written;
+  for (std::int64_t i = first; i < last; ++i)
+    if (table.tensors[static_cast<std::size_t>(i)].gradient) written.append(tensors[static_cast<std::size_t>(i)]);
+  if (!written.empty()) increment_version(written);
+}
+
+// A step on the CPU over the addresses that the tensors have now. Returns the number of the first tensor that does not
+// fit, or -1: those before it are updated, no others.
+std::int64_t step_here(BoundTable& table, const py::list& params, const py::object& gradients, const py::list& states,
+                       const py::list& written, const py::object& increment_version, const SchemeArgument& scheme,
+                       const SettingsArgument& settings, bool local, int threads) {
+  const Source source{params, states, gradients, {scheme_of(scheme), false, 0, local}};
+  source.check(table);
+  if (py::len(written) != table.tensors.size()) throw py::value_error("written: must be a list as long as the table");
+  const Settings values = settings_of(settings);
+  std::int64_t unfit = -1;
+  std::exception_ptr error;
+  std::optional<py::gil_scoped_release> release;
+  const auto fits = [&](std::int64_t i) {
+    try {
+      return read_tensor(table, source, static_cast<std::size_t>(i));
+    } catch (...) {
+      return false;  // The caller looks at it again, and then meets the error.
+    }
+  };
+  const auto read = [&](std::int64_t first, std::int64_t last) {
+    std::int64_t i = first;
+    while (i < last && fits(i)) ++i;
+    if (i < last) unfit = i;
+    try {
+      mark_written(table, written, first, i, increment_version);
+    } catch (...) {
+      error = std::current_exception();
+      return first;
+    }
+    return i;
+  };
+  step_cpu(table, source.expected.scheme, values, threads, read, [&] { release.emplace(); });
+  release.reset();
+  if (error) std::rethrow_exception(error);
+  return unfit;
 }
 
 py::bytes bytes_of(const void* data, std::size_t size) { return {static_cast<const char*>(data), size}; }
@@ -185,30 +312,21 @@ void norm_cuda(const DeviceTable& table, const std::string& gradient, std::uintp
 }  // namespace
 
 void bind_adamw(py::module_& module) {
-  py::class_<Table>(module, "AdamWTable", py::module_local())
+  py::class_<BoundTable>(module, "AdamWTable", py::module_local())
       .def(py::init<const std::vector<std::int64_t>&, const std::vector<std::int64_t>&>(), py::arg("sizes"),
            py::arg("streams"))
       .def("refresh", &refresh)
-      .def("all_have_gradients",
-           [](const Table& t) {
-             return std::all_of(t.tensors.begin(), t.tensors.end(),
-                                [](const auto& x) { return x.gradient != nullptr; });
-           })
       .def("tensors",
-           [](const Table& t) { return bytes_of(t.tensors.data(), t.tensors.size() * sizeof(adamw::Tensor)); })
-      .def("chunks", [](const Table& t) { return bytes_of(t.chunks.data(), t.chunks.size() * sizeof(adamw::Chunk)); })
-      .def("step_cpu",
-           [](const Table& table, const SchemeArgument& scheme, const SettingsArgument& settings, int threads) {
-             const Scheme s = scheme_of(scheme);
-             const Settings t = settings_of(settings);
-             const py::gil_scoped_release release;
-             return step_cpu(table, s, t, threads);
-           })
-      .def("sum_of_squares_cpu", [](const Table& table, const std::string& gradient, int threads) {
+           [](const BoundTable& t) { return bytes_of(t.tensors.data(), t.tensors.size() * sizeof(adamw::Tensor)); })
+      .def("chunks",
+           [](const BoundTable& t) { return bytes_of(t.chunks.data(), t.chunks.size() * sizeof(adamw::Chunk)); })
+      .def("step_cpu", &step_here)
+      .def("sum_of_squares_cpu", [](const BoundTable& table, const std::string& gradient, int threads) {
         const Type type = type_named(gradient);
         const py::gil_scoped_release release;
         return sum_of_squares_cpu(table, type, threads);
       });
+  module.def("same_objects", &same_objects);
   module.def("adamw_step_cuda", &step_cuda);
   module.def("gradient_norm_cuda", &norm_cuda);
 }

@@ -130,6 +130,41 @@ Tensor tensor_of(PyObject* object, const char* name) {
   return t;
 }
 
+namespace {
+
+Glance glance_of(void* data, int dimensions, const std::int64_t* shape, const std::int64_t* strides) {
+  Glance g;
+  g.data = data, g.object = nullptr, g.size = 1, g.contiguous = true;
+  for (int i = dimensions; i-- > 0;) {
+    g.contiguous = g.contiguous && (shape[i] == 1 || strides[i] == g.size);
+    g.size *= shape[i];
+  }
+  g.contiguous = g.contiguous || g.size == 0;
+  return g;
+}
+
+}  // namespace
+
+Glance glance_at(PyObject* object) {
+  const dlpack::Functions* functions = dlpack::functions_of(Py_TYPE(object));
+  if (!functions) {
+    const Tensor t = by_attributes(object, "tensor");
+    Glance g = glance_of(t.data, t.dimensions, t.shape, t.strides);
+    g.dtype = t.dtype, g.cuda = t.cuda, g.device = t.device;
+    return g;
+  }
+  dlpack::View view;
+  if (functions->view(object, &view)) throw py::error_already_set();
+  Glance g = glance_of(static_cast<char*>(view.data) + view.byte_offset, view.dimensions, view.shape, view.strides);
+  g.object = view.shape;
+  g.dtype = view.lanes == 1 ? dlpack::dtype_of(view.code, view.bits) : DType::other;
+  g.cuda = view.device_type == dlpack::kCuda;
+  if (!g.cuda && view.device_type != dlpack::kCpu && view.device_type != dlpack::kPinned)
+    refuse_device("tensor", "a device of DLPack's type " + std::to_string(view.device_type));
+  g.device = g.cuda ? view.device_index : 0;
+  return g;
+}
+
 std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
   for (int i = 0; i < tensor.dimensions; ++i) text += (i ? ", " : "") + std::to_string(tensor.shape[i]);

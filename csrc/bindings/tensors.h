@@ -39,6 +39,19 @@ struct Tensor {
 // TypeError for something else.
 Tensor tensor_of(PyObject* object, const char* name);
 
+// What a long list of tensors is read as: no copy of shape and strides, nothing for messages.
+struct Glance {
+  void* data;
+  std::int64_t size;   // elements
+  const void* object;  // somewhere in the memory of torch's tensor object, or null
+  DType dtype;
+  bool contiguous;
+  bool cuda;
+  int device;
+};
+
+Glance glance_at(PyObject* object);
+
 // For messages: "(2, 9, 4, 32)", "float32", "cuda:0".
 std::string shape_text(const Tensor& tensor);
 const char* dtype_text(DType dtype);

@@ -1,15 +1,17 @@
 // The CPU kernels for AVX2.
 // Flags: -ffp-contract=fast (CMakeLists.txt), so that a product and a sum become one instruction where there is one.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <cstdint>
 
 #include "simd/kernels.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,bmi2")
+#pragma GCC target("avx2,fma,bmi2,f16c")
 #endif
 
 #define CODESHELL_LANES 8

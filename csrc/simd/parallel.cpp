@@ -31,17 +31,65 @@ Parallel openmp() {
   return found;
 }
 
+// function(data) on `threads` threads, of which this one is one.
+void on_threads(int threads, void (*function)(void*), void* data) {
+  if (threads <= 1) return function(data);
+  if (Parallel parallel = openmp()) return parallel(function, data, static_cast<unsigned>(threads), 0);
+  std::vector<std::thread> pool;
+  for (int i = 1; i < threads; ++i) pool.emplace_back(function, data);
+  function(data);
+  for (std::thread& thread : pool) thread.join();
+}
+
+struct MadeWork {
+  const std::function<bool(std::int64_t)>* make;
+  const std::function<void()>* made;
+  const std::function<void(std::int64_t)>* task;
+  std::int64_t tasks;
+  std::thread::id maker;
+  std::atomic<std::int64_t> ready{0}, next{0};
+  std::atomic<bool> closed{false};
+};
+
+// Whether task i is there, or will never be.
+bool wait_for(const MadeWork& work, std::int64_t i) {
+  constexpr int kSpins = 1 << 12;  // some ten microseconds: what making a task takes
+  for (int spins = 0; work.ready.load(std::memory_order_acquire) <= i; ++spins) {
+    if (work.closed.load(std::memory_order_acquire)) return work.ready.load(std::memory_order_acquire) > i;
+    if (spins >= kSpins) std::this_thread::yield();
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+  return true;
+}
+
+void make_or_follow(void* data) {
+  auto& work = *static_cast<MadeWork*>(data);
+  if (std::this_thread::get_id() == work.maker) {
+    for (std::int64_t i = 0; i < work.tasks; ++i) {
+      const bool more = (*work.make)(i);
+      work.ready.store(i + 1, std::memory_order_release);
+      if (!more) break;
+    }
+    work.closed.store(true, std::memory_order_release);
+    (*work.made)();
+  }
+  for (std::int64_t i; (i = work.next.fetch_add(1, std::memory_order_relaxed)) < work.tasks && wait_for(work, i);)
+    (*work.task)(i);
+}
+
 }  // namespace
 
 void parallel_for(int threads, std::int64_t tasks, const std::function<void(std::int64_t)>& task) {
   Work work{&task, tasks};
-  threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
-  if (threads <= 1) return drain(&work);
-  if (Parallel parallel = openmp()) return parallel(drain, &work, static_cast<unsigned>(threads), 0);
-  std::vector<std::thread> pool;
-  for (int i = 1; i < threads; ++i) pool.emplace_back(drain, &work);
-  drain(&work);
-  for (std::thread& thread : pool) thread.join();
+  on_threads(static_cast<int>(std::min<std::int64_t>(threads, tasks)), drain, &work);
+}
+
+void parallel_as_made(int threads, std::int64_t tasks, const std::function<bool(std::int64_t)>& make,
+                      const std::function<void()>& made, const std::function<void(std::int64_t)>& task) {
+  MadeWork work{&make, &made, &task, tasks, std::this_thread::get_id()};
+  on_threads(static_cast<int>(std::min<std::int64_t>(threads, tasks)), make_or_follow, &work);
 }
 
 }  // namespace codeshell::simd

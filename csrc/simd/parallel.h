@@ -12,4 +12,10 @@ namespace codeshell::simd {
 // `task` must not throw.
 void parallel_for(int threads, std::int64_t tasks, const std::function<void(std::int64_t)>& task);
 
+// The same for tasks that this thread makes while the others work: it calls make(0), make(1) … in order, and task(i)
+// runs on some thread after make(i) has returned. A task that is the last to be made is where make returns false.
+// Then `made` is called, and this thread works too. None of the three must throw.
+void parallel_as_made(int threads, std::int64_t tasks, const std::function<bool(std::int64_t)>& make,
+                      const std::function<void()>& made, const std::function<void(std::int64_t)>& task);
+
 }  // namespace codeshell::simd

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 
 import pytest
@@ -209,11 +211,26 @@ def test_the_fused_form_compiles_in_one_graph():
     check_compiled(step, torch.randn(6, 256), torch.randn(256))
 
 
-def check_compiled(step, *leaves):
-    """Values and gradients of a full graph equal eager's; aot_eager, because inductor needs a compiler at run time."""
-    cos, sin = angles_of()[:2]
+@pytest.mark.skipif(
+    not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")),
+    reason="no C++ compiler: rotary inside inductor's code is NOT tested",
+)
+def test_inductors_code_calls_it():
+    def step(q, k, cos, sin):
+        q, k = ops.rotary(q * 1, k + 1, cos, sin)
+        return (2 * q).square().sum() + k.sum()
+
+    # Small whole numbers, of which no order of summing loses a bit, turned by right angles.
+    quarter = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
+    cos, sin = quarter.repeat(2, 8), quarter.flip(1).repeat(2, 8)
+    check_compiled(step, *(torch.randint(-3, 4, (6, heads, 32)).float() for heads in (4, 2)), "inductor", (cos, sin))
+
+
+def check_compiled(step, x, y, backend="aot_eager", tables=None):
+    """Values and gradients of a full graph equal eager's; mostly by aot_eager: inductor has a compiler run."""
+    leaves, (cos, sin) = (x, y), tables or angles_of()[:2]
     losses, gradients = [], []
-    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+    for function in (step, torch.compile(step, fullgraph=True, backend=backend)):
         x, y = (leaf.clone().requires_grad_() for leaf in leaves)
         loss = function(x, y, cos, sin)
         losses.append(loss.detach())
