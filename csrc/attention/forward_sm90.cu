@@ -215,7 +215,7 @@ struct Consumer {
       }
       seen[row] = {begin - first, end - first};
     }
-    mask(s, seen, 2 * (thread % 4));
+    fill_unseen(s, seen, 2 * (thread % 4), -INFINITY);
   }
 
   // The last box of a packed sequence holds the next one's first values, and probabilities of 0 do not silence a NaN.

@@ -1,5 +1,5 @@
-// The softmax of attention's forward over fragments of wgmma: masks, the running maximum and sum of a row, and
-// probabilities as the A operand of the next product.
+// The softmax of attention over fragments of wgmma: masks, the running maximum and sum of a row, and probabilities as
+// the A operand of the next product.
 //
 // A thread holds of two rows (8 apart) of a 64 x 128 tile the columns 8 j + 2 (lane % 4) + {0, 1}; a row's four threads
 // are lanes of one quad. Scores stay unscaled: exp2(x c - m c) with c = scale log2(e) is one multiply-add and one
@@ -37,17 +37,19 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// Keys that one row sees, as columns of a tile: [begin, end).
+// What one row sees, as columns of a tile: [begin, end).
 struct Columns {
   int begin, end;
 };
 
-__device__ __forceinline__ void mask(float (&s)[kScores], const Columns (&seen)[2], int first_column) {
+// Columns that a row does not see, first_column the thread's first, become `value`.
+template <int N>
+__device__ __forceinline__ void fill_unseen(float (&s)[N], const Columns (&seen)[2], int first_column, float value) {
 #pragma unroll
-  for (int i = 0; i < kScores; ++i) {
+  for (int i = 0; i < N; ++i) {
     const int column = first_column + 8 * (i / 4) + i % 2;
     const Columns& columns = seen[i / 2 % 2];
-    if (column < columns.begin || column >= columns.end) s[i] = -INFINITY;
+    if (column < columns.begin || column >= columns.end) s[i] = value;
   }
 }
 
@@ -106,10 +108,10 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
 }
 
 // An accumulator's columns 16 k + … are exactly the A fragment of k-step k: register r holds its values 2 r, 2 r + 1.
-template <class T>
-__device__ __forceinline__ void to_operand(const float (&s)[kScores], uint32_t (&p)[kSteps][4]) {
+template <class T, int Steps>
+__device__ __forceinline__ void to_operand(const float (&s)[8 * Steps], uint32_t (&p)[Steps][4]) {
 #pragma unroll
-  for (int k = 0; k < kSteps; ++k) {
+  for (int k = 0; k < Steps; ++k) {
 #pragma unroll
     for (int r = 0; r < 4; ++r) p[k][r] = pack_pair<T>(s[8 * k + 2 * r], s[8 * k + 2 * r + 1]);
   }
