@@ -220,7 +220,7 @@ struct Consumer {
     release(barriers.sum_full[consumer]);
   }
 
-  // S of the visit is under way when it starts, and that of the next, unless it is the last, when it ends.
+  // S of the visit is there when it starts, and that of the next, unless it is the last, when it ends.
   template <bool Last>
   __device__ __forceinline__ void step(const Visit& visit) {
     float dp[kRows / 2], dq[32];
@@ -231,9 +231,7 @@ struct Consumer {
     const uint32_t queries = tile_offset(L::kQueries, stage), gradient = tile_offset(L::kGradients, stage);
     wait_queries(barriers.gradient_full, L::kGradients, visit);
     issue_scores(dp, L::kValues, gradient);
-    gpu::wgmma_wait<1>();  // S, and the last visit's dK before it
-    gpu::wgmma_pin(s);
-    if (visit.number > 0) release(barriers.query_empty[stage ^ 1]);
+    if (visit.number > 0) release(barriers.query_empty[stage ^ 1]);  // the last visit's Q: read before its end
     probabilities_of(visit, masked);
     to_operand<T, 0, kEarly>(s, probabilities);
     issue_sums<0, kEarly>(dv, probabilities, gradient);
@@ -257,7 +255,9 @@ struct Consumer {
     gpu::wgmma_wait<Last ? 1 : 2>();  // dQ
     gpu::wgmma_pin(dq);
     pass_on(dq, visit.number);
-    gpu::wgmma_wait<0>();
+    // Within the step, although it holds up nothing but the next dP: of a wait in the next, nvcc does not see what it
+    // is for (C7514), and serialises all products.
+    gpu::wgmma_wait<0>();  // dK and S
     gpu::wgmma_pin(s);
   }
 
@@ -267,9 +267,10 @@ struct Consumer {
     wait_queries(barriers.query_full, L::kQueries, visit);
     issue_scores(s, L::kKeys, tile_offset(L::kQueries, 0));
     wait_keys(barriers.value, L::kValues);
+    gpu::wgmma_wait<0>();
+    gpu::wgmma_pin(s);
     for (; visit.number + 1 < problem.visits; visit.advance(problem)) step<false>(visit);
     step<true>(visit);
-    gpu::wgmma_wait<0>();
     gpu::wgmma_pin(dk);
     gpu::wgmma_pin(dv);
     gpu::barrier_sync(kExchange, kConsumers * gpu::kWarpgroup);  // both have read K

@@ -40,6 +40,7 @@ struct Fiber {
 
 struct Barrier {
   int arrived = 0;
+  int waiting = 0;  // of those
   int expected = 0;
   uint64_t generation = 0;
   int first_thread = 0;
@@ -219,6 +220,13 @@ void run_block(const dim3& block) {
     s.fibers[i].context = make_context(s.stacks.stack(i), Stacks::kBytes, &enter);
   }
   run_warps();
+  for (int i = 0; i < kBarriers; ++i) {
+    const Barrier& barrier = s.barriers[i];
+    if (barrier.arrived == 0) continue;
+    throw std::runtime_error("kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) + ": named barrier " +
+                             std::to_string(i) + " is left with " + std::to_string(barrier.arrived) + " of " +
+                             std::to_string(barrier.expected) + " arrivals (" + describe(barrier.first_site) + ")");
+  }
   finish_async();
   while (!s.pending.empty()) run_pending();  // stores whose reads are done
   if (!s.shared.slack_untouched()) {
@@ -233,6 +241,14 @@ void run_block(const dim3& block) {
 Options& options() {
   static Options instance;
   return instance;
+}
+
+bool left_out(const char* what, Site site, int64_t object) {
+  Options& o = options();
+  if (!o.trace && o.left_out.empty()) return false;
+  const std::string place = std::string(what) + " " + describe(site) + " of " + std::to_string(object);
+  if (o.trace && std::find(o.places.begin(), o.places.end(), place) == o.places.end()) o.places.push_back(place);
+  return place == o.left_out;
 }
 
 uint32_t random_below(uint32_t bound) {  // splitmix64
@@ -366,7 +382,7 @@ void meet(const Meeting& meeting, const char* what, Perform perform, void* offer
 
 namespace {
 
-Barrier& arrive(int index, int threads, const char* what, Site site) {
+Barrier& arrive(int index, int threads, bool waits, const char* what, Site site) {
   State& s = state();
   if (index < 0 || index >= kBarriers) fail(std::string(what) + ": barrier " + std::to_string(index), site);
   const bool whole = threads < 0;
@@ -388,8 +404,12 @@ Barrier& arrive(int index, int threads, const char* what, Site site) {
              describe(barrier.first_site),
          site);
   }
+  barrier.waiting += waits;
   if (++barrier.arrived == barrier.expected) {
-    barrier.arrived = 0;
+    if (barrier.waiting == 0) {
+      fail(std::string(what) + ": barrier " + std::to_string(index) + " ends a phase for which nobody waited", site);
+    }
+    barrier.arrived = barrier.waiting = 0;
     ++barrier.generation;
   }
   return barrier;
@@ -399,13 +419,16 @@ Barrier& arrive(int index, int threads, const char* what, Site site) {
 
 void barrier_sync(int index, int threads, Site site) {
   const char* what = threads < 0 ? "__syncthreads" : "bar.sync";
+  if (left_out(what, site, index)) return;
   State& s = state();
   const uint64_t generation = index >= 0 && index < kBarriers ? s.barriers[index].generation : 0;
-  const Barrier& barrier = arrive(index, threads, what, site);
+  const Barrier& barrier = arrive(index, threads, true, what, site);
   wait_until([&] { return barrier.generation != generation; }, what, site);
 }
 
-void barrier_arrive(int index, int threads, Site site) { arrive(index, threads, "bar.arrive", site); }
+void barrier_arrive(int index, int threads, Site site) {
+  if (!left_out("bar.arrive", site, index)) arrive(index, threads, false, "bar.arrive", site);
+}
 
 void later(std::function<void()> work) { state().pending.push_back(std::move(work)); }
 
@@ -419,6 +442,7 @@ void* dynamic_shared_memory(size_t alignment, Site site) {
 size_t dynamic_shared_bytes() { return state().shared.bytes(); }
 
 bool is_shared(const void* address) { return state().shared.contains(address); }
+int64_t shared_offset(const void* address) { return state().shared.offset(address); }
 
 }  // namespace codeshell::gpu::host
 
