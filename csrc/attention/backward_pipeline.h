@@ -125,15 +125,25 @@ __device__ __forceinline__ void produce(const Parameters& p, const Problem& prob
   const auto sums = [&](uint32_t offset, int stage) {
     return reinterpret_cast<float*>(shared + offset) + stage * L::kRows;
   };
-  load_keys<Dim>(shared + L::kKeys, p.k, barriers.key, problem);
-  for (Visit visit(problem); visit.number < problem.visits; visit.advance(problem)) {
+  const auto load_query = [&](const Visit& visit) {
     const int stage = visit.stage();
     load_queries<Dim>(shared + L::kQueries + static_cast<uint32_t>(stage) * kTileBytes, sums(L::kLse, stage), p.q,
                       p.sizes.lse, barriers.query_full[stage], barriers.query_empty[stage], p, problem, visit);
-    if (visit.number == 0) load_keys<Dim>(shared + L::kValues, p.v, barriers.value, problem);
+  };
+  const auto load_gradient = [&](const Visit& visit) {
+    const int stage = visit.stage();
     load_queries<Dim>(shared + L::kGradients + static_cast<uint32_t>(stage) * kTileBytes, sums(L::kDelta, stage),
                       p.grad, p.sizes.delta, barriers.gradient_full[stage], barriers.gradient_empty[stage], p, problem,
                       visit);
+  };
+  Visit visit(problem);
+  load_keys<Dim>(shared + L::kKeys, p.k, barriers.key, problem);
+  load_query(visit);
+  load_keys<Dim>(shared + L::kValues, p.v, barriers.value, problem);
+  load_gradient(visit);
+  for (visit.advance(problem); visit.number < problem.visits; visit.advance(problem)) {
+    load_gradient(visit);  // the first to be given back
+    load_query(visit);
   }
 }
 

@@ -6,7 +6,7 @@
 //   64    128 x 128               K 16, V 16, Q 2 x 16, dO 2 x 16, dS 2 x 32, dQ 32, sums 2: 194      producer 24,
 //   128    64 x 128               K 32, V 32, Q 2 x 16, dO 2 x 16, dS 2 x 16, dQ 32, sums 1: 193      consumers 240
 //
-//   producer      warp 0   K Q0 V dO0 Q1 dO1 Q2 …                     TMA; a stage is filled when it is empty
+//   producer      warp 0   K Q0 V dO0 dO1 Q1 dO2 Q2 …                 TMA; a stage is filled when it is empty
 //                 warps 1, 2                   dQ0    dQ1    dQ2 …    each adds one consumer's half of the tile
 //   consumer      S0 | dP0        | dV0        | dQ0 dK0 S1   | dP1 …   each of 64 keys
 //                    | exp2 of S0 | dS0 of dP0 | store of dQ0 | exp2 of S1 …

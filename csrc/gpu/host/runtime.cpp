@@ -171,30 +171,44 @@ void run_pending() {
   throw std::runtime_error(message + std::to_string(exited) + (exited == 1 ? " has exited" : " have exited"));
 }
 
-// Warps run as far as they can, or are stopped at random after a step, so that over some seeds each runs far ahead of
-// the others and each lags far behind.
+// How a block's warps are run, by the seed: fairly, each as far as it can or stopped at random after a step; or by
+// rank, so that over some seeds each runs as far ahead of the others as it can and each lags behind. Copies and
+// products under way are carried out now and then, at once, or when nothing else can run.
+struct Order {
+  bool ranked;
+  uint32_t patience;
+};
+constexpr Order kOrders[4] = {{false, 4}, {false, 1}, {true, 1u << 16}, {true, 2}};
+
 void run_warps() {
   State& s = state();
+  const Order order = kOrders[options().seed % 4];
   const int warps = static_cast<int>((s.fibers.size() + kWarp - 1) / kWarp);
+  std::vector<int> ranks(static_cast<size_t>(warps));
+  for (int i = 0; i < warps; ++i) ranks[i] = i;
+  for (int i = warps; i > 1; --i) std::swap(ranks[i - 1], ranks[random_below(static_cast<uint32_t>(i))]);
   std::vector<int> candidates;
   for (;;) {
     candidates.clear();
-    for (int warp = 0; warp < warps; ++warp) {
+    for (const int warp : ranks) {
       if (warp_alive(warp)) candidates.push_back(warp);
     }
     if (candidates.empty()) return;
     bool progress = false;
     while (!candidates.empty()) {
-      if (!s.pending.empty() && random_below(4) == 0) {
+      if (!s.pending.empty() && random_below(order.patience) == 0) {
         run_pending();
         progress = true;
       }
-      const size_t pick = random_below(static_cast<uint32_t>(candidates.size()));
-      bool stalled = false;
+      const size_t pick = order.ranked ? candidates.size() - 1 : random_below(static_cast<uint32_t>(candidates.size()));
+      const int warp = candidates[pick];
+      bool ran = false, stalled = false;
       do {
-        stalled = !sweep(candidates[pick]);
-        progress |= !stalled;
-      } while (!stalled && random_below(4) != 0);
+        stalled = !sweep(warp);
+        ran |= !stalled;
+      } while (!stalled && (order.ranked || random_below(4) != 0));
+      progress |= ran;
+      if (order.ranked && ran) break;  // what it did may have freed one of a higher rank
       if (stalled) {
         candidates[pick] = candidates.back();
         candidates.pop_back();
