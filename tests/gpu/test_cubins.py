@@ -75,7 +75,12 @@ EXPECTED = [
         },
         shared=1024,
     ),
-    Expected("csrc/attention/backward_sm90.cu", r"attention::prepare<.*>", registers=40, instructions={LOAD_16: 2, STORE_16: 8}),
+    Expected(
+        "csrc/attention/backward_sm90.cu",
+        r"attention::prepare<.*>",
+        registers=40,
+        instructions={LOAD_16: 2, STORE_16: 8},
+    ),
     # 16 blocks of 128 threads a multiprocessor; the tile on its way to 16-byte stores is 64 x 64.
     Expected(
         "csrc/attention/backward_sm90.cu",

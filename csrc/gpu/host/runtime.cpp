@@ -216,7 +216,8 @@ void run_warps() {
     }
     if (progress) continue;
     if (s.pending.empty()) report_deadlock();
-    run_pending();
+    // Many are products that a wait has carried out since.
+    for (size_t count = 1 + s.pending.size() / 8; count > 0; --count) run_pending();
   }
 }
 
