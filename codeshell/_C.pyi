@@ -366,9 +366,9 @@ def attention_backward_workspace(
 def attention_visits(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, splits: int
 ) -> list[tuple[int, int, int, int, int, int, int, int]]:
-    """What the blocks of a backward launch do, of sequences as long as the longest, in their order: the block, its block
-    of 128 keys, KV head and sequence, then of each visit the head, the tile of queries, how many additions to the
-    tile's dQ come before this one's, and whether all its queries see all keys."""
+    """What the blocks of a backward launch do, of sequences as long as the longest, in their order: the block, its
+    block of 128 keys, KV head and sequence, then of each visit the head, the tile of queries, how many additions to
+    the tile's dQ come before this one's, and whether all its queries see all keys."""
 
 def attention_splits(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, multiprocessors: int

@@ -70,8 +70,8 @@ def attend(
         function = _forward if plain else _forward_op
         result = function(q, k, v, cu_seqlens, max_seqlen or 0, causal, scale, window or 0)
         return result
-    apply = _apply_attention if plain else _Attention.apply
-    result = apply(q, k, v, cu_seqlens, (max_seqlen or 0, causal, scale, window or 0), deterministic)  # type: ignore[no-untyped-call]
+    apply: Any = _apply_attention if plain else _Attention.apply
+    result = apply(q, k, v, cu_seqlens, (max_seqlen or 0, causal, scale, window or 0), deterministic)
     return result
 
 
@@ -86,7 +86,7 @@ class _Attention(torch.autograd.Function):
         settings: tuple[int, bool, float, int],
         deterministic: bool,
     ) -> _Pair:
-        function = _forward if direct(q, k, v) else _forward_op
+        function: Any = _forward if direct(q, k, v) else _forward_op
         out, lse = function(q, k, v, cu_seqlens, *settings)
         ctx.save_for_backward(q, k, v, out, lse, cu_seqlens)
         ctx.settings, ctx.deterministic = settings, deterministic
@@ -97,7 +97,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse, cu_seqlens = ctx.saved_tensors
-        function = _backward if direct(grads[0], q, k, v) else _backward_op
+        function: Any = _backward if direct(grads[0], q, k, v) else _backward_op
         deterministic = ctx.deterministic or torch.are_deterministic_algorithms_enabled()
         gradients = function(grads[0], q, k, v, out, lse, cu_seqlens, *ctx.settings, deterministic)
         return (*gradients, None, None, None)

@@ -1,4 +1,4 @@
-"""The backward kernels of attention, run on the host through the same Python as on a GPU, against fp64; their schedule."""
+"""The backward kernels of attention, run on the host through the same Python as on a GPU; their schedule."""
 
 from __future__ import annotations
 
