@@ -48,7 +48,7 @@ struct Consumer {
   int consumer, thread, first_key;  // first_key: the thread's first of two, 8 apart, in the sequence
   uint32_t base;
   float c;
-  float s[kRows / 2], dk[Dim / 2], dv[Dim / 2];
+  float s[kRows / 2], dp[kRows / 2], dq[32], dk[Dim / 2], dv[Dim / 2];
 
   __device__ __forceinline__ Consumer(const Parameters& parameters, const Problem& a_problem, Barriers& b,
                                       uint8_t* memory)
@@ -102,7 +102,7 @@ struct Consumer {
   }
 
   // The consumer's 64 x 64 of dQ = dS K: of dS a panel of 64 queries, of K a panel of 64 columns.
-  __device__ __forceinline__ void issue_queries(float (&dq)[32], int index) {
+  __device__ __forceinline__ void issue_queries(int index) {
     const uint32_t own = static_cast<uint32_t>(consumer) * kKeyPanelBytes;
     const uint64_t a = gpu::descriptor(base + score_offset(index) + (Dim == 64 ? own : 0));
     const uint64_t b = gpu::descriptor(base + L::kKeys + (Dim == 64 ? 0 : own));
@@ -173,7 +173,7 @@ struct Consumer {
   }
 
   // dS = P (dP - delta), in place of dP.
-  __device__ __forceinline__ void gradients_of(float (&dp)[kRows / 2], const Visit& visit, bool masked) {
+  __device__ __forceinline__ void gradients_of(const Visit& visit, bool masked) {
     const auto* delta = reinterpret_cast<const float*>(shared + L::kDelta) + visit.stage() * kRows + 2 * (thread % 4);
 #pragma unroll
     for (int j = 0; j < kRows / 8; ++j) {
@@ -207,7 +207,7 @@ struct Consumer {
   }
 
   // The fragment to shared memory in the order in which the threads hold it, and to the warp that adds it.
-  __device__ __forceinline__ void pass_on(const float (&dq)[32], int index) {
+  __device__ __forceinline__ void pass_on(int index) {
     barriers.sum_empty[consumer].wait(static_cast<uint32_t>(~index & 1));
     auto* sums = reinterpret_cast<float*>(shared + L::kSums + static_cast<uint32_t>(consumer) * kFragmentBytes);
 #pragma unroll
@@ -223,7 +223,6 @@ struct Consumer {
   // S of the visit is there when it starts, and that of the next, unless it is the last, when it ends.
   template <bool Last>
   __device__ __forceinline__ void step(const Visit& visit) {
-    float dp[kRows / 2], dq[32];
     uint32_t probabilities[kSteps][4], gradients[kSteps][4];
     const int stage = visit.stage();
     const bool masked = !sees_all(problem.tile.key_block, visit.tile, problem.sequence.queries, problem.sequence.keys,
@@ -237,12 +236,12 @@ struct Consumer {
     issue_sums<0, kEarly>(dv, probabilities, gradient);
     gpu::wgmma_wait<1>();
     gpu::wgmma_pin(dp);
-    gradients_of(dp, visit, masked);
+    gradients_of(visit, masked);
     to_operand<T, kEarly, kSteps>(s, probabilities);
     issue_sums<kEarly, kSteps>(dv, probabilities, gradient);
     to_operand<T, 0, kSteps>(dp, gradients);
     exchange(gradients, visit.number);
-    issue_queries(dq, visit.number);
+    issue_queries(visit.number);
     issue_sums<0, kSteps>(dk, gradients, queries);
     gpu::wgmma_wait<2>();  // dV
     release(barriers.gradient_empty[stage]);
@@ -254,7 +253,7 @@ struct Consumer {
     }
     gpu::wgmma_wait<Last ? 1 : 2>();  // dQ
     gpu::wgmma_pin(dq);
-    pass_on(dq, visit.number);
+    pass_on(visit.number);
     // Within the step, although it holds up nothing but the next dP: of a wait in the next, nvcc does not see what it
     // is for (C7514), and serialises all products.
     gpu::wgmma_wait<0>();  // dK and S
