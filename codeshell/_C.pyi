@@ -364,6 +364,39 @@ def attention_forward_cuda(
     without CUDA.
     """
 
+def attention_backward_cuda(
+    tensors: tuple[tuple[int, int, int, int], ...],
+    lse: int,
+    cu_seqlens: int,
+    workspace: int,
+    shape: tuple[int, int, int, int, int, int, int],
+    bf16: bool,
+    scale: float,
+    causal: bool,
+    window: int,
+    deterministic: bool,
+    stream: int,
+) -> None:
+    """The gradients of `attention_forward_cuda`: q, k, v, out, the gradient of out, and those of q, k and v to write.
+    `workspace` is the address of `attention_backward_workspace` bytes, a multiple of 128."""
+
+def attention_backward_workspace(
+    shape: tuple[int, int, int, int, int, int, int], packed: bool, causal: bool, window: int
+) -> int:
+    """Bytes that `attention_backward_cuda` needs on the current device; RuntimeError in a build without CUDA."""
+
+def attention_visits(
+    shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, splits: int
+) -> list[tuple[int, int, int, int, int, int, int, int]]:
+    """What the blocks of a backward launch do, of sequences as long as the longest, in their order: the block, its
+    block of 128 keys, KV head and sequence, then of each visit the head, the tile of queries, how many additions to
+    the tile's dQ come before this one's, and whether all its queries see all keys."""
+
+def attention_splits(
+    shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, multiprocessors: int
+) -> int:
+    """Into how many blocks a backward launch splits the query heads of a KV head."""
+
 def attention_tiles(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int
 ) -> list[tuple[int, int, int, int, int, int, int]]:

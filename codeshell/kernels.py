@@ -42,6 +42,11 @@ KERNELS = {
         torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
         tests=("gpu/test_adamw_cuda.py",),
     ),
+    "attention/backward_sm90.cu": Kernel(
+        serves="the gradients of what attention/forward_sm90.cu serves, and as that does; deterministic if asked for",
+        torch="what the forward pass leaves to torch; gradients of gradients are an error",
+        tests=("gpu/test_attention_cuda.py",),
+    ),
     "attention/decode_sm90.cu": Kernel(
         serves="decode_attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: bf16, "
         "fp16; head dimension 64 and 128; 1 to 16 new tokens; any group of query heads; contiguous caches, or pages of "
@@ -51,10 +56,10 @@ KERNELS = {
         tests=("gpu/test_decode_cuda.py",),
     ),
     "attention/forward_sm90.cu": Kernel(
-        serves="attention without gradients on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks "
-        "for it: bf16, fp16; head dimension 64 and 128; "
-        "any group of query heads; causal, window or full; dense or packed sequences; log-sum-exp",
-        torch="calls that need gradients, dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; "
+        serves="attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: bf16, fp16; "
+        "head dimension 64 and 128; any group of query heads; causal, window or full; dense or packed sequences; "
+        "log-sum-exp",
+        torch="dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; "
         "of the flash_attn functions: windows that are not causal, keys in sequences of other lengths than the queries",
         tests=("gpu/test_attention_cuda.py",),
     ),

@@ -2,6 +2,7 @@
 # from the root. docs/testing-kernels.md says how to add one.
 set(CODESHELL_KERNELS
   csrc/adamw/adamw.cu
+  csrc/attention/backward_sm90.cu
   csrc/attention/decode_sm90.cu
   csrc/attention/forward_sm90.cu
   csrc/copy/copy.cu

@@ -1,8 +1,9 @@
-"""Cases of the attention kernel, with a check of every element against fp64; for its host execution and for GPUs."""
+"""Cases of the attention kernels, with checks of every element against fp64; for their host execution and for GPUs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -92,27 +93,108 @@ def reference(
     return torch.cat([out[0] for out, _ in parts]), torch.cat([lse[0] for _, lse in parts], dim=1)
 
 
+def packing(case: Case, device: torch.device) -> dict[str, Any]:
+    if not case.lengths:
+        return {}
+    offsets = torch.tensor([0, *case.lengths]).cumsum(0).to(device, torch.int32)
+    return {"cu_seqlens": offsets, "max_seqlen": max(case.lengths)}
+
+
 def run(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    packed = {}
-    if case.lengths:
-        offsets = torch.tensor([0, *case.lengths]).cumsum(0).to(q.device, torch.int32)
-        packed = {"cu_seqlens": offsets, "max_seqlen": max(case.lengths)}
     out, lse = ops.attention(
-        q, k, v, causal=case.causal, window=case.window, scale=case.scale, return_lse=True, **packed
+        q,
+        k,
+        v,
+        causal=case.causal,
+        window=case.window,
+        scale=case.scale,
+        return_lse=True,
+        **packing(case, q.device),
     )
     return out, lse
 
 
-def poison(monkeypatch) -> list[torch.Size]:
-    """Outputs start as NaN; returns the shapes of those that the kernel was given."""
+def gradients(
+    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, deterministic: bool = False
+) -> tuple[torch.Tensor, ...]:
+    """Of q, k and v, by `ops.attention`."""
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    out = ops.attention(
+        *leaves,
+        causal=case.causal,
+        window=case.window,
+        scale=case.scale,
+        deterministic=deterministic,
+        **packing(case, q.device),
+    )
+    return torch.autograd.grad(out, leaves, grad)
+
+
+def dense_gradients(
+    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """Of q, k and v, by the formulas; P and dS rounded to `dtype`, and all else in fp64 or, for 16 bit, in fp32."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    group, scale = case.heads // case.kv_heads, case.dim**-0.5 if case.scale is None else case.scale
+    out, lse = (x.to(wide) for x in dense(case, q, k, v, dtype))
+    q, k, v, grad, out = (x.transpose(1, 2).to(wide) for x in (q, k, v, grad, out))
+    k, v = (x.repeat_interleave(group, 1) for x in (k, v))
+    rows = torch.arange(q.shape[2], device=q.device)[:, None] + k.shape[2] - q.shape[2]
+    keys = torch.arange(k.shape[2], device=q.device)[None]
+    unseen = (keys > rows) & case.causal
+    if case.window:
+        unseen = unseen | (keys <= rows - case.window)
+    p = (q @ k.transpose(2, 3) * scale - lse[..., None]).exp().masked_fill(unseen, 0.0)
+    delta = (out * grad).sum(-1, keepdim=True)
+    ds = (p * (grad @ v.transpose(2, 3) - delta)).masked_fill(unseen, 0.0).to(dtype).to(wide)
+    p = p.to(dtype).to(wide)
+    dq, dk, dv = ds @ k * scale, ds.transpose(2, 3) @ q * scale, p.transpose(2, 3) @ grad
+    dk, dv = (x.unflatten(1, (case.kv_heads, group)).sum(2) for x in (dk, dv))
+    return tuple(x.to(dtype).transpose(1, 2) for x in (dq, dk, dv))
+
+
+def check_gradients(case: Case, device: str, dtype: torch.dtype, deterministic: bool = False) -> None:
+    """Within twice the error of the same arithmetic in PyTorch, everywhere."""
+    q, k, v = inputs(case, device, dtype)
+    grad = torch.randn(q.shape, generator=torch.Generator().manual_seed(case.keys)).to(device, dtype)
+    found = gradients(case, q, k, v, grad, deterministic)
+    exact, same = (reference_gradients(case, q, k, v, grad, wanted) for wanted in (torch.float64, dtype))
+    for name, x, a, b in zip(("dq", "dk", "dv"), found, exact, same, strict=True):
+        assert x.dtype == dtype and x.shape == a.shape
+        bound = 2 * (b.double() - a).abs().max().item() + 1e-6
+        error = (x.double() - a).abs().max().item()
+        assert error <= bound, f"{case.name}, {name}: error {error}, of PyTorch {bound / 2}"
+
+
+def reference_gradients(
+    case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...]:
+    """`dense_gradients`, of packed sequences one by one."""
+    if not case.lengths:
+        return dense_gradients(case, q, k, v, grad, dtype)
+    parts = [
+        dense_gradients(case, *(x[None] for x in xs), dtype)
+        for xs in zip(*(x.split(case.lengths) for x in (q, k, v, grad)), strict=True)
+    ]
+    return tuple(torch.cat([x[0] for x in xs]) for xs in zip(*parts, strict=True))
+
+
+def poison(monkeypatch: Any) -> list[torch.Size]:
+    """Outputs and workspaces start as NaN; returns the shapes of the first argument of each allocation."""
     taken: list[torch.Size] = []
-    allocate = attention_cuda._empty
 
-    def poisoned(*arguments):
-        taken.append(arguments[0].shape)
-        return tuple(x.fill_(torch.nan) for x in allocate(*arguments))
+    def poisoned(allocate: Any, value: float) -> Any:
+        def wrapped(*arguments: Any) -> Any:
+            taken.append(arguments[0].shape)
+            made = allocate(*arguments)
+            for x in made if isinstance(made, tuple) else (made,):
+                x.fill_(value)
+            return made
 
-    monkeypatch.setattr(attention_cuda, "_empty", poisoned)
+        return wrapped
+
+    for name, value in (("_empty", torch.nan), ("_empty_gradients", torch.nan), ("_workspace", 0xFF)):
+        monkeypatch.setattr(attention_cuda, name, poisoned(getattr(attention_cuda, name), value))
     return taken
 
 

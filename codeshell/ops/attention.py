@@ -2,8 +2,8 @@
 
 `attention` takes separate tensors; `packed_attention` takes the fused projection Q|K|V as one tensor and rotates
 queries and keys itself, which saves the split on the way in and the concatenation on the way back. On the CPU both run
-`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs calls that
-need no gradient run `csrc/attention/forward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
+`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs, if asked
+for, `csrc/attention/forward_sm90.cu` and `backward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
 scaled_dot_product_attention (SDPA), with packed sequences of equal length sharing one call.
 """
 
@@ -86,7 +86,7 @@ def attention(
     _check(q, k, v, causal, window, cu_seqlens, max_seqlen, dropout_p, return_lse)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if dropout_p == 0.0 and attention_cuda.serves(q, k, v, scale, cu_seqlens):
-        out, lse = attention_cuda.forward(q, k, v, cu_seqlens, max_seqlen, causal, scale, window)
+        out, lse = attention_cuda.attend(q, k, v, cu_seqlens, max_seqlen, causal, scale, window, deterministic)
         return (out, lse) if return_lse else out
     if dropout_p == 0.0 and native.attention_serves(q, k, v):
         out, lse = _NativeAttention.apply(  # type: ignore[no-untyped-call]

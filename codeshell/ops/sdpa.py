@@ -136,7 +136,7 @@ def _reason(q: torch.Tensor, scale: float, dropout_p: float) -> str:
         return f"heads of {dim} (on a GPU: {' and '.join(map(str, attention_cuda.DIMS))})"
     if scale <= 0.0:
         return "a scale that is not above 0"
-    return attention_cuda.missing(q.device) or "gradients"
+    return attention_cuda.missing(q.device) or "offsets on another device"
 
 
 def _mask(queries: int, keys: int, left: Bound, right: Bound, device: torch.device) -> torch.Tensor | None:

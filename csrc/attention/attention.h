@@ -1,4 +1,5 @@
-// Attention on a GPU: what a launch takes. The kernels are forward_sm90.cu's; docs/kernels/attention.md explains them.
+// Attention on a GPU: what a launch takes. The kernels are forward_sm90.cu's and backward_sm90.cu's;
+// docs/kernels/attention.md explains them.
 #pragma once
 
 #include <cstdint>
@@ -28,5 +29,22 @@ struct AttentionForward {
 
 // Every size is at least 1, dim 64 or 128, heads a multiple of kv_heads.
 gpu::Error launch_attention_forward(const AttentionForward& arguments, gpu::Stream stream);
+
+// The sizes and the mask as of the forward pass, whose output and log-sum-exp `out` and `lse` are; grad is of `out`.
+struct AttentionBackward {
+  AttentionTensor q, k, v, out, grad, dq, dk, dv;
+  const float* lse;
+  const int* cu_seqlens;
+  void* workspace;  // of attention_backward_workspace bytes, a multiple of 128; what is in it does not matter
+  bool bf16;
+  int batch, queries, keys, longest, heads, kv_heads, dim;
+  float scale;
+  bool causal;
+  int window;
+  bool deterministic;  // the same bits of dq every time; those of dk and dv are anyway
+};
+
+int64_t attention_backward_workspace(const AttentionBackward& arguments);  // of which it reads the sizes and the mask
+gpu::Error launch_attention_backward(const AttentionBackward& arguments, gpu::Stream stream);
 
 }  // namespace codeshell

@@ -360,7 +360,7 @@ struct Consumer {
       softmax.update<true>(s, c, rescale);
 #pragma unroll
       for (int i = 0; i < Dim / 2; ++i) o[i] *= rescale[i / 2 % 2];
-      to_operand<T>(s, probabilities);
+      to_operand<T, 0, kSteps>(s, probabilities);
     }
     barriers.value_full[ring.stage].wait(ring.parity);
     complete<true>(value_tile, tile);

@@ -244,7 +244,7 @@ struct Consumer {
     release(barriers.key_empty, key_ring);
     mask_block(block);
     softmax.update<true>(s, c, rescale);
-    to_operand<T>(s, probabilities);
+    to_operand<T, 0, kSteps>(s, probabilities);
     if (turns > 0 && consumer == 1) gpu::barrier_arrive(kTurn, kConsumers * gpu::kWarpgroup);
   }
 
@@ -268,7 +268,7 @@ struct Consumer {
     release(barriers.value_empty, value_ring);
 #pragma unroll
     for (int i = 0; i < Dim / 2; ++i) o[i] *= rescale[i / 2 % 2];
-    to_operand<T>(s, probabilities);
+    to_operand<T, 0, kSteps>(s, probabilities);
   }
 
   __device__ __forceinline__ void attend() {

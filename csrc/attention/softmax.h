@@ -108,10 +108,11 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
 }
 
 // An accumulator's columns 16 k + … are exactly the A fragment of k-step k: register r holds its values 2 r, 2 r + 1.
-template <class T, int Steps>
+// K-steps [First, End) of it.
+template <class T, int First, int End, int Steps>
 __device__ __forceinline__ void to_operand(const float (&s)[8 * Steps], uint32_t (&p)[Steps][4]) {
 #pragma unroll
-  for (int k = 0; k < Steps; ++k) {
+  for (int k = First; k < End; ++k) {
 #pragma unroll
     for (int r = 0; r < 4; ++r) p[k][r] = pack_pair<T>(s[8 * k + 2 * r], s[8 * k + 2 * r + 1]);
   }

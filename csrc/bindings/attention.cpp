@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "attention/backward_schedule.h"
 #include "attention/schedule.h"
 #include "bindings/gpu.h"
 
@@ -50,6 +51,74 @@ void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgum
   }
 }
 
+// The tensors but the workspace, which is only asked for its size.
+AttentionBackward problem(const Shape& shape, bool packed, bool causal, int window) {
+  check_shape(shape);
+  const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
+  if (packed && queries != keys) throw py::value_error("attention: packed queries and keys must be equally many");
+  if (window < 0 || (window && !causal)) throw py::value_error("attention: a window must be at least 1 and causal");
+  AttentionBackward a{};
+  static const int some = 0;  // only whether it is null is asked
+  a.cu_seqlens = packed ? &some : nullptr;
+  a.batch = batch, a.queries = queries, a.keys = keys, a.longest = longest;
+  a.heads = heads, a.kv_heads = kv_heads, a.dim = dim;
+  a.causal = causal, a.window = window;
+  return a;
+}
+
+int64_t workspace(const Shape& shape, bool packed, bool causal, int window) {
+  const AttentionBackward a = problem(shape, packed, causal, window);
+  if constexpr (gpu::kHasKernels) {
+    return attention_backward_workspace(a);
+  } else {
+    raise_no_kernels("attention");
+  }
+}
+
+void backward(const std::array<TensorArgument, 8>& tensors, std::uintptr_t lse, std::uintptr_t cu_seqlens,
+              std::uintptr_t workspace, const Shape& shape, bool bf16, float scale, bool causal, int window,
+              bool deterministic, std::uintptr_t stream) {
+  AttentionBackward a = problem(shape, cu_seqlens != 0, causal, window);
+  if (!(scale > 0.0f)) throw py::value_error("attention: scale must be above 0");
+  a.q = tensor(tensors[0]), a.k = tensor(tensors[1]), a.v = tensor(tensors[2]), a.out = tensor(tensors[3]);
+  a.grad = tensor(tensors[4]), a.dq = tensor(tensors[5]), a.dk = tensor(tensors[6]), a.dv = tensor(tensors[7]);
+  a.lse = pointer<const float>(lse), a.cu_seqlens = pointer<const int>(cu_seqlens);
+  a.workspace = pointer<void>(workspace);
+  a.bf16 = bf16, a.scale = scale, a.deterministic = deterministic;
+  if constexpr (gpu::kHasKernels) {
+    check("attention_backward", launch_attention_backward(a, pointer<void>(stream)));
+  } else {
+    raise_no_kernels("attention");
+  }
+}
+
+std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int window, int splits) {
+  check_shape(shape);
+  const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
+  const int rows = attention::query_rows(dim), part = heads / kv_heads / splits;
+  const attention::BackwardSchedule schedule{(keys + attention::kBlockKeys - 1) / attention::kBlockKeys, batch,
+                                             kv_heads, splits};
+  std::vector<std::array<int, 8>> all;
+  for (int i = 0; i < attention::tiles(schedule); ++i) {
+    const auto tile = attention::tile_of(schedule, i);
+    const auto range = attention::query_tiles(tile.key_block, queries, keys, causal, window, rows);
+    for (int visit = (range.end - range.begin) * part - 1; visit >= 0; --visit) {
+      const int query_tile = range.begin + visit / part, head = part - 1 - visit % part;
+      all.push_back({i, tile.key_block, tile.kv_head, tile.sequence, (tile.kv_head * splits + tile.split) * part + head,
+                     query_tile,
+                     tile.key_block - attention::first_key_block(query_tile, queries, keys, causal, window, rows),
+                     attention::sees_all(tile.key_block, query_tile, queries, keys, causal, window, rows)});
+    }
+  }
+  return all;
+}
+
+int splits(const Shape& shape, bool causal, int window, int multiprocessors) {
+  check_shape(shape);
+  const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
+  return attention::splits_of(queries, keys, batch, heads, kv_heads, dim, causal, window, multiprocessors);
+}
+
 std::vector<std::array<int, 7>> tiles(const Shape& shape, bool causal, int window) {
   check_shape(shape);
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
@@ -70,6 +139,14 @@ void bind_attention(py::module_& module) {
   module.def("attention_forward_cuda", &forward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"),
              py::arg("lse"), py::arg("cu_seqlens"), py::arg("shape"), py::arg("bf16"), py::arg("scale"),
              py::arg("causal"), py::arg("window"), py::arg("stream"));
+  module.def("attention_backward_cuda", &backward, py::arg("tensors"), py::arg("lse"), py::arg("cu_seqlens"),
+             py::arg("workspace"), py::arg("shape"), py::arg("bf16"), py::arg("scale"), py::arg("causal"),
+             py::arg("window"), py::arg("deterministic"), py::arg("stream"));
+  module.def("attention_backward_workspace", &workspace, py::arg("shape"), py::arg("packed"), py::arg("causal"),
+             py::arg("window"));
+  module.def("attention_visits", &visits, py::arg("shape"), py::arg("causal"), py::arg("window"), py::arg("splits"));
+  module.def("attention_splits", &splits, py::arg("shape"), py::arg("causal"), py::arg("window"),
+             py::arg("multiprocessors"));
   module.def("attention_tiles", &tiles, py::arg("shape"), py::arg("causal"), py::arg("window"));
 }
 

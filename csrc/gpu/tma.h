@@ -201,7 +201,7 @@ inline void bulk_reduce_add(float* target, const float* source, uint32_t bytes, 
   host::bulk_store(target, source, bytes, true, site);
 }
 
-inline void bulk_commit() { host::bulk_commit(); }
+inline void bulk_commit(CODESHELL_SITE) { host::bulk_commit(site); }
 template <int Pending>
 void bulk_wait_read(CODESHELL_SITE) {
   host::bulk_wait(Pending, true, site);

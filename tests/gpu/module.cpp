@@ -68,6 +68,18 @@ PYBIND11_MODULE(host_kernels, module) {
       "set_checks", [](bool on) { gpu::host::options().checks = on; }, py::arg("on"),
       "Whether gpu::check ends a launch, as in a build without NDEBUG; on unless set.");
   module.def(
+      "trace",
+      [](bool on) {
+        gpu::host::options().trace = on;
+        gpu::host::options().places.clear();
+      },
+      py::arg("on"), "Whether launches note their waits, arrivals and commits for `places`; forgets those noted.");
+  module.def(
+      "places", [] { return gpu::host::options().places; }, "What was noted, each once, by its place in the source.");
+  module.def(
+      "leave_out", [](const std::string& place) { gpu::host::options().left_out = place; }, py::arg("place"),
+      "Of `places` the one whose calls do nothing from here on; '' is none.");
+  module.def(
       "layer",
       [](const char* name, std::uintptr_t source, std::uintptr_t target, int64_t size, int threads) {
         bindings::check(name, layer::launch_layer({name, bindings::pointer<const float>(source),

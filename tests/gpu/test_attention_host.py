@@ -73,7 +73,6 @@ def test_what_it_does_not_serve_goes_elsewhere(on_host, monkeypatch):
     q = torch.randn(1, 20, 2, 64).bfloat16()
     k = torch.randn(1, 20, 1, 64).bfloat16()
     for arguments in (
-        {"q": q.clone().requires_grad_()},
         {"dropout_p": 0.1},
         {"scale": -0.125},
         {"q": q.float(), "k": k.float(), "v": k.float()},
@@ -82,9 +81,6 @@ def test_what_it_does_not_serve_goes_elsewhere(on_host, monkeypatch):
     ):
         assert torch.isfinite(ops.attention(**{"q": q, "k": k, "v": k, **arguments})).all()
     assert not taken
-    with torch.no_grad():
-        ops.attention(q.clone().requires_grad_(), k, k)
-    assert len(taken) == 1
 
 
 def test_the_operation_and_its_fake_agree(on_host):

@@ -76,7 +76,42 @@ EXPECTED = [
         for dim, registers in ((64, 136), (128, 168))
     ),
     # Three warpgroups of one block a multiprocessor: 168 registers, which setmaxnreg moves to 24, 240 and 240. Static
-    # shared memory is the barriers, at the alignment of the tiles. dim / 16 products with K and 8 with V, three steps
+    # shared memory is the barriers, at the alignment of the tiles. Products: twice dim / 16 of scores, twice rows / 16
+    # of dK and dV, 8 of dQ, in two copies of the step (the last is one of its own) and scores before the first. Boxes:
+    # dim / 64 of each of K, V, Q, dO and stored of dK, dV; runs of bytes: the log-sum-exp and delta loaded, dQ added.
+    Expected(
+        "csrc/attention/backward_sm90.cu",
+        r"attention::backward<(64|128), gpu::(bf16|fp16)>",
+        registers=168,
+        instructions={
+            r"HGMMA\..*": 60,
+            r"HMMA\..*": 0,
+            r"UTMALDG\..*": 4,
+            r"UTMASTG\..*": 2,
+            r"UBLKCP.*": 2,
+            r"UBLKRED.*": 1,
+            r"USETMAXREG.*": 2,
+            r"MUFU\.EX2": 64,
+            r"WARPGROUP\.DEPBAR.*": 9,
+            STORE_16: 1,
+        },
+        shared=1024,
+    ),
+    Expected(
+        "csrc/attention/backward_sm90.cu",
+        r"attention::prepare<.*>",
+        registers=40,
+        instructions={LOAD_16: 2, STORE_16: 8},
+    ),
+    # 16 blocks of 128 threads a multiprocessor; the tile on its way to 16-byte stores is 64 x 64.
+    Expected(
+        "csrc/attention/backward_sm90.cu",
+        r"attention::finish<.*>",
+        registers=64,
+        instructions={LOAD_16: 8, STORE_16: 4},
+        shared=8192,
+    ),
+    # The same of the forward pass. dim / 16 products with K and 8 with V, three steps
     # and the ends; dim / 64 boxes of Q and of each K and V.
     Expected(
         "csrc/attention/forward_sm90.cu",

@@ -63,6 +63,8 @@ Phase unpack(const uint64_t* word, Site site) {
           static_cast<uint32_t>(*word >> 21 & kMaxCount), bytes};
 }
 
+std::map<const uint64_t*, Site> initialised;  // the block's
+
 void update(uint64_t* word, Phase phase) {
   if (phase.pending == 0 && phase.bytes == 0) {
     phase.parity ^= 1;
@@ -78,9 +80,11 @@ void mbarrier_init(uint64_t* word, uint32_t arrivals, Site site) {
   if (!is_shared(word)) fail("mbarrier: not in shared memory", site);
   if (arrivals < 1 || arrivals > kMaxCount) fail("mbarrier: a count of " + std::to_string(arrivals), site);
   *word = pack({0, arrivals, arrivals, 0});
+  initialised.insert_or_assign(word, site);
 }
 
 void mbarrier_arrive(uint64_t* word, uint32_t expected_bytes, Site site) {
+  if (left_out("mbarrier arrive", site, shared_offset(word))) return;
   Phase phase = unpack(word, site);
   if (phase.pending == 0) fail("mbarrier: more arrivals in a phase than the count given to init", site);
   if (expected_bytes + static_cast<int64_t>(phase.bytes) > static_cast<int64_t>(kMaxCount))
@@ -103,6 +107,7 @@ bool mbarrier_try_wait(const uint64_t* word, uint32_t parity, Site site) {
 }
 
 void mbarrier_wait(const uint64_t* word, uint32_t parity, Site site) {
+  if (left_out("mbarrier wait", site, shared_offset(word))) return;
   wait_until([&] { return mbarrier_try_wait(word, parity, site); }, "mbarrier wait", site);
 }
 
@@ -142,6 +147,7 @@ std::string unfinished_copies();
 std::string unfinished_products();
 
 void reset_async() {
+  initialised.clear();
   registers_of.clear();
   reset_copies();
   reset_products();
@@ -150,6 +156,13 @@ void reset_async() {
 void finish_async() {
   for (const std::string& what : {unfinished_copies(), unfinished_products()}) {
     if (!what.empty()) fail_at(what, "at the block's end");
+  }
+  for (const auto& [word, site] : initialised) {
+    const Phase phase = unpack(word, site);
+    if (phase.pending == phase.expected && phase.bytes == 0) continue;
+    fail("mbarrier: a phase that did not end: " + std::to_string(phase.expected - phase.pending) + " of " +
+             std::to_string(phase.expected) + " arrivals, " + std::to_string(phase.bytes) + " bytes to come",
+         site);
   }
 }
 

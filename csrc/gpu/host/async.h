@@ -34,7 +34,7 @@ void tma_load(void* target, const TensorMap& map, uint64_t* barrier, std::initia
 void tma_store(const TensorMap& map, const void* source, std::initializer_list<int> coordinates, bool add, Site site);
 void bulk_load(void* target, const void* source, uint32_t bytes, uint64_t* barrier, Site site);
 void bulk_store(void* target, const void* source, uint32_t bytes, bool add, Site site);
-void bulk_commit();
+void bulk_commit(Site site);
 void bulk_wait(int pending, bool read, Site site);
 
 // One wgmma.mma_async: N columns of fp32 accumulators, A by descriptor or from registers (4 words, or null).

@@ -89,6 +89,11 @@ bool SharedMemory::contains(const void* address) const {
   return byte >= segment.data() && byte < segment.data() + segment.size();
 }
 
+ptrdiff_t SharedMemory::offset(const void* address) const {
+  const auto* byte = static_cast<const char*>(address);
+  return memory_ && byte >= data_ && byte < data_ + bytes_ ? byte - data_ : byte - static_shared().data();
+}
+
 namespace {
 
 constexpr int kSignals[3] = {SIGSEGV, SIGBUS, SIGFPE};

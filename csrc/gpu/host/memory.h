@@ -25,6 +25,7 @@ class SharedMemory {
   bool slack_untouched() const;
   bool in_guard(const void* address) const;
   bool contains(const void* address) const;
+  ptrdiff_t offset(const void* address) const;  // from the start of the static or the dynamic memory
 
   char* data() const { return data_; }
   size_t bytes() const { return bytes_; }

@@ -40,6 +40,7 @@ struct Fiber {
 
 struct Barrier {
   int arrived = 0;
+  int waiting = 0;  // of those
   int expected = 0;
   uint64_t generation = 0;
   int first_thread = 0;
@@ -170,30 +171,44 @@ void run_pending() {
   throw std::runtime_error(message + std::to_string(exited) + (exited == 1 ? " has exited" : " have exited"));
 }
 
-// Warps run as far as they can, or are stopped at random after a step, so that over some seeds each runs far ahead of
-// the others and each lags far behind.
+// How a block's warps are run, by the seed: fairly, each as far as it can or stopped at random after a step; or by
+// rank, so that over some seeds each runs as far ahead of the others as it can and each lags behind. Copies and
+// products under way are carried out now and then, at once, or when nothing else can run.
+struct Order {
+  bool ranked;
+  uint32_t patience;
+};
+constexpr Order kOrders[4] = {{false, 4}, {false, 1}, {true, 1u << 16}, {true, 2}};
+
 void run_warps() {
   State& s = state();
+  const Order order = kOrders[options().seed % 4];
   const int warps = static_cast<int>((s.fibers.size() + kWarp - 1) / kWarp);
+  std::vector<int> ranks(static_cast<size_t>(warps));
+  for (int i = 0; i < warps; ++i) ranks[i] = i;
+  for (int i = warps; i > 1; --i) std::swap(ranks[i - 1], ranks[random_below(static_cast<uint32_t>(i))]);
   std::vector<int> candidates;
   for (;;) {
     candidates.clear();
-    for (int warp = 0; warp < warps; ++warp) {
+    for (const int warp : ranks) {
       if (warp_alive(warp)) candidates.push_back(warp);
     }
     if (candidates.empty()) return;
     bool progress = false;
     while (!candidates.empty()) {
-      if (!s.pending.empty() && random_below(4) == 0) {
+      if (!s.pending.empty() && random_below(order.patience) == 0) {
         run_pending();
         progress = true;
       }
-      const size_t pick = random_below(static_cast<uint32_t>(candidates.size()));
-      bool stalled = false;
+      const size_t pick = order.ranked ? candidates.size() - 1 : random_below(static_cast<uint32_t>(candidates.size()));
+      const int warp = candidates[pick];
+      bool ran = false, stalled = false;
       do {
-        stalled = !sweep(candidates[pick]);
-        progress |= !stalled;
-      } while (!stalled && random_below(4) != 0);
+        stalled = !sweep(warp);
+        ran |= !stalled;
+      } while (!stalled && (order.ranked || random_below(4) != 0));
+      progress |= ran;
+      if (order.ranked && ran) break;  // what it did may have freed one of a higher rank
       if (stalled) {
         candidates[pick] = candidates.back();
         candidates.pop_back();
@@ -201,7 +216,8 @@ void run_warps() {
     }
     if (progress) continue;
     if (s.pending.empty()) report_deadlock();
-    run_pending();
+    // Many are products that a wait has carried out since.
+    for (size_t count = 1 + s.pending.size() / 8; count > 0; --count) run_pending();
   }
 }
 
@@ -219,6 +235,13 @@ void run_block(const dim3& block) {
     s.fibers[i].context = make_context(s.stacks.stack(i), Stacks::kBytes, &enter);
   }
   run_warps();
+  for (int i = 0; i < kBarriers; ++i) {
+    const Barrier& barrier = s.barriers[i];
+    if (barrier.arrived == 0) continue;
+    throw std::runtime_error("kernel " + kernel_name(s.kernel) + ", block " + describe(blockIdx) + ": named barrier " +
+                             std::to_string(i) + " is left with " + std::to_string(barrier.arrived) + " of " +
+                             std::to_string(barrier.expected) + " arrivals (" + describe(barrier.first_site) + ")");
+  }
   finish_async();
   while (!s.pending.empty()) run_pending();  // stores whose reads are done
   if (!s.shared.slack_untouched()) {
@@ -233,6 +256,14 @@ void run_block(const dim3& block) {
 Options& options() {
   static Options instance;
   return instance;
+}
+
+bool left_out(const char* what, Site site, int64_t object) {
+  Options& o = options();
+  if (!o.trace && o.left_out.empty()) return false;
+  const std::string place = std::string(what) + " " + describe(site) + " of " + std::to_string(object);
+  if (o.trace && std::find(o.places.begin(), o.places.end(), place) == o.places.end()) o.places.push_back(place);
+  return place == o.left_out;
 }
 
 uint32_t random_below(uint32_t bound) {  // splitmix64
@@ -366,7 +397,7 @@ void meet(const Meeting& meeting, const char* what, Perform perform, void* offer
 
 namespace {
 
-Barrier& arrive(int index, int threads, const char* what, Site site) {
+Barrier& arrive(int index, int threads, bool waits, const char* what, Site site) {
   State& s = state();
   if (index < 0 || index >= kBarriers) fail(std::string(what) + ": barrier " + std::to_string(index), site);
   const bool whole = threads < 0;
@@ -388,8 +419,12 @@ Barrier& arrive(int index, int threads, const char* what, Site site) {
              describe(barrier.first_site),
          site);
   }
+  barrier.waiting += waits;
   if (++barrier.arrived == barrier.expected) {
-    barrier.arrived = 0;
+    if (barrier.waiting == 0) {
+      fail(std::string(what) + ": barrier " + std::to_string(index) + " ends a phase for which nobody waited", site);
+    }
+    barrier.arrived = barrier.waiting = 0;
     ++barrier.generation;
   }
   return barrier;
@@ -399,13 +434,16 @@ Barrier& arrive(int index, int threads, const char* what, Site site) {
 
 void barrier_sync(int index, int threads, Site site) {
   const char* what = threads < 0 ? "__syncthreads" : "bar.sync";
+  if (left_out(what, site, index)) return;
   State& s = state();
   const uint64_t generation = index >= 0 && index < kBarriers ? s.barriers[index].generation : 0;
-  const Barrier& barrier = arrive(index, threads, what, site);
+  const Barrier& barrier = arrive(index, threads, true, what, site);
   wait_until([&] { return barrier.generation != generation; }, what, site);
 }
 
-void barrier_arrive(int index, int threads, Site site) { arrive(index, threads, "bar.arrive", site); }
+void barrier_arrive(int index, int threads, Site site) {
+  if (!left_out("bar.arrive", site, index)) arrive(index, threads, false, "bar.arrive", site);
+}
 
 void later(std::function<void()> work) { state().pending.push_back(std::move(work)); }
 
@@ -419,6 +457,7 @@ void* dynamic_shared_memory(size_t alignment, Site site) {
 size_t dynamic_shared_bytes() { return state().shared.bytes(); }
 
 bool is_shared(const void* address) { return state().shared.contains(address); }
+int64_t shared_offset(const void* address) { return state().shared.offset(address); }
 
 }  // namespace codeshell::gpu::host
 

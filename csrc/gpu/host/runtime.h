@@ -12,6 +12,7 @@
 #include <functional>
 #include <source_location>
 #include <string>
+#include <vector>
 
 #include "gpu/host/vectors.h"
 
@@ -24,7 +25,10 @@ inline constexpr int kWarp = 32;
 struct Options {
   uint64_t seed = 0;  // of the order in which warps, lanes, blocks and asynchronous copies run
   int multiprocessors = 4;
-  bool checks = true;  // whether gpu::check ends a launch, as in builds without NDEBUG
+  bool checks = true;               // whether gpu::check ends a launch, as in builds without NDEBUG
+  bool trace = false;               // whether launches add to `places`
+  std::vector<std::string> places;  // of waits, arrivals and commits, in the order in which they were first reached
+  std::string left_out;             // the place whose calls do nothing: a defect, to see whether it shows
 };
 
 Options& options();
@@ -32,6 +36,10 @@ Options& options();
 // Calls thread() for every thread of the grid; throws std::runtime_error. Launches from several Python threads wait for
 // each other.
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& thread);
+
+// Called by each wait, arrival and commit first: whether it is to do nothing. `object` tells what one line of code
+// waits for apart: a barrier's index or place in shared memory.
+bool left_out(const char* what, Site site, int64_t object = 0);
 
 // Inside a kernel ----------------------------------------------------------------------------------------------------
 
@@ -77,6 +85,8 @@ size_t dynamic_shared_bytes();
 
 // Whether the address lies in the block's shared memory, static or dynamic.
 bool is_shared(const void* address);
+// How far from its start.
+int64_t shared_offset(const void* address);
 
 // A number from the seeded sequence, below `bound`.
 uint32_t random_below(uint32_t bound);

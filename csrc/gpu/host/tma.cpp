@@ -215,13 +215,15 @@ void bulk_store(void* target, const void* source, uint32_t bytes, bool add, Site
   });
 }
 
-void bulk_commit() {
+void bulk_commit(Site site) {
+  if (left_out("bulk_commit", site)) return;
   Thread& thread = own();
   thread.committed.push_back(thread.open);
   thread.open = std::make_shared<Group>();
 }
 
 void bulk_wait(int pending, bool read, Site site) {
+  if (left_out(read ? "bulk_wait_read" : "bulk_wait", site)) return;
   const std::vector<std::shared_ptr<Group>> groups = own().committed;
   const auto done = [&] {
     for (size_t i = 0; i + static_cast<size_t>(pending) < groups.size(); ++i) {

@@ -202,6 +202,7 @@ void wgmma_issue(const Product& product, Site site) {
 }
 
 void wgmma_commit(Site site) {
+  if (left_out("wgmma_commit", site)) return;
   int first = first_thread();
   meet_warpgroup(
       "wgmma_commit",
@@ -214,6 +215,7 @@ void wgmma_commit(Site site) {
 }
 
 void wgmma_wait(int pending, Site site) {
+  if (left_out("wgmma_wait", site, pending)) return;
   struct Wait {
     int first;
     int pending;

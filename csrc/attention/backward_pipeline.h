@@ -1,0 +1,179 @@
+// The main kernel of attention's backward pass but for its arithmetic: what a block does and in what order, where its
+// tiles lie in shared memory, and the warps that fetch them and that add dQ to memory.
+#pragma once
+
+#include "attention/backward_passes.h"
+#include "attention/backward_schedule.h"
+#include "gpu/cuda.h"
+#include "gpu/mbarrier.h"
+#include "gpu/semaphore.h"
+#include "gpu/tma.h"
+
+namespace codeshell::attention {
+
+inline constexpr int kStages = 2;
+inline constexpr int kConsumers = 2;
+inline constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
+inline constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
+inline constexpr int kPanel = 64;                                    // columns of a swizzled tile: 128 bytes
+inline constexpr uint32_t kKeyPanelBytes = kBlockKeys * 128;         // of K and V, and of dS: a row a key
+inline constexpr uint32_t kHalfBytes = kKeyPanelBytes / kConsumers;  // a consumer's keys of a panel
+inline constexpr uint32_t kTileBytes = kTileElements * 2;            // of Q and dO
+inline constexpr uint32_t kFragmentBytes = kFragment * 4;
+inline constexpr int kExchange = 1, kOwn = kExchange + 1;  // named barriers: all consumers; + the consumer
+
+// Offsets in shared memory.
+template <int Dim>
+struct Layout {
+  static constexpr int kRows = query_rows(Dim);
+  static constexpr uint32_t kRowPanelBytes = kRows * 128;
+  static constexpr uint32_t kKeyBytes = kBlockKeys * Dim * 2;
+  static constexpr uint32_t kScoreBytes = kBlockKeys * kRows * 2;  // of dS
+  static constexpr uint32_t kSumBytes = kRows * 4;                 // of the log-sum-exp, and of delta
+  static constexpr uint32_t kKeys = 0, kValues = kKeyBytes, kQueries = 2 * kKeyBytes;
+  static constexpr uint32_t kGradients = kQueries + kStages * kTileBytes;
+  static constexpr uint32_t kScores = kGradients + kStages * kTileBytes;
+  static constexpr uint32_t kSums = kScores + 2 * kScoreBytes;  // dQ's fragments
+  static constexpr uint32_t kLse = kSums + kConsumers * kFragmentBytes;
+  static constexpr uint32_t kDelta = kLse + kStages * kSumBytes;
+  static constexpr uint32_t kBytes = kDelta + kStages * kSumBytes;
+};
+
+struct Parameters {
+  gpu::TensorMap q, k, v, grad, dk, dv;
+  Sizes sizes;
+  BackwardSchedule schedule;
+  Rows dk_rows, dv_rows;
+  float scale;
+  bool causal;
+  int window;
+  bool deterministic;
+};
+
+struct Barriers {
+  gpu::Mbarrier key, value;
+  gpu::Mbarrier query_full[kStages], query_empty[kStages], gradient_full[kStages], gradient_empty[kStages];
+  gpu::Mbarrier sum_full[kConsumers], sum_empty[kConsumers];
+};
+
+// What a block does: its keys, and the visits of tiles of queries.
+struct Problem {
+  KeyTile tile;
+  Sequence sequence;
+  QueryTiles range;
+  int first_head, heads, visits;
+
+  __device__ __forceinline__ Problem(const Parameters& p, int index)
+      : tile(tile_of(p.schedule, index)), sequence(p.sizes, tile.sequence) {
+    heads = p.sizes.heads / p.sizes.kv_heads / p.schedule.splits;
+    first_head = (tile.kv_head * p.schedule.splits + tile.split) * heads;
+    range = query_tiles(tile.key_block, sequence.queries, sequence.keys, p.causal, p.window, query_rows(p.sizes.dim));
+    visits = (range.end - range.begin) * heads;
+  }
+  __device__ __forceinline__ int first_key() const { return tile.key_block * kBlockKeys; }
+};
+
+// The order of the visits, for all roles: the tile, and the head among the block's.
+struct Visit {
+  int number, tile, head;
+
+  __device__ __forceinline__ explicit Visit(const Problem& problem) : number(0), tile(problem.range.end - 1), head(0) {}
+  __device__ __forceinline__ void advance(const Problem& problem) {
+    ++number;
+    if (++head == problem.heads) head = 0, --tile;
+  }
+  __device__ __forceinline__ int stage() const { return number % kStages; }
+  __device__ __forceinline__ uint32_t parity() const { return static_cast<uint32_t>(number / kStages & 1); }
+};
+
+__device__ __forceinline__ int64_t unit_of(const Parameters& p, const Problem& problem, const Visit& visit) {
+  return static_cast<int64_t>(problem.sequence.first_query_tile + visit.tile) * p.sizes.heads + problem.first_head +
+         visit.head;
+}
+
+template <int Dim>
+__device__ __forceinline__ void load_keys(uint8_t* tile, const gpu::TensorMap& map, gpu::Mbarrier& full,
+                                          const Problem& problem) {
+  full.arrive_expect(Layout<Dim>::kKeyBytes);
+#pragma unroll
+  for (int panel = 0; panel < Dim / kPanel; ++panel) {
+    gpu::tma_load<gpu::CacheHint::kEvictFirst>(tile + panel * kKeyPanelBytes, map, full, panel * kPanel,
+                                               problem.tile.kv_head, problem.sequence.start + problem.first_key(),
+                                               problem.sequence.batch);
+  }
+}
+
+template <int Dim>
+__device__ __forceinline__ void load_queries(uint8_t* tile, float* sums, const gpu::TensorMap& map, const float* source,
+                                             gpu::Mbarrier& full, gpu::Mbarrier& empty, const Parameters& p,
+                                             const Problem& problem, const Visit& visit) {
+  constexpr int kRows = Layout<Dim>::kRows;
+  empty.wait(visit.parity() ^ 1);
+  full.arrive_expect(kTileBytes + Layout<Dim>::kSumBytes);
+#pragma unroll
+  for (int panel = 0; panel < Dim / kPanel; ++panel) {
+    gpu::tma_load(tile + panel * Layout<Dim>::kRowPanelBytes, map, full, panel * kPanel,
+                  problem.first_head + visit.head, problem.sequence.start + visit.tile * kRows, problem.sequence.batch);
+  }
+  gpu::bulk_load(sums, source + unit_of(p, problem, visit) * kRows, Layout<Dim>::kSumBytes, full);
+}
+
+template <int Dim>
+__device__ __forceinline__ void produce(const Parameters& p, const Problem& problem, Barriers& barriers,
+                                        uint8_t* shared) {
+  using L = Layout<Dim>;
+  const auto sums = [&](uint32_t offset, int stage) {
+    return reinterpret_cast<float*>(shared + offset) + stage * L::kRows;
+  };
+  const auto load_query = [&](const Visit& visit) {
+    const int stage = visit.stage();
+    load_queries<Dim>(shared + L::kQueries + static_cast<uint32_t>(stage) * kTileBytes, sums(L::kLse, stage), p.q,
+                      p.sizes.lse, barriers.query_full[stage], barriers.query_empty[stage], p, problem, visit);
+  };
+  const auto load_gradient = [&](const Visit& visit) {
+    const int stage = visit.stage();
+    load_queries<Dim>(shared + L::kGradients + static_cast<uint32_t>(stage) * kTileBytes, sums(L::kDelta, stage),
+                      p.grad, p.sizes.delta, barriers.gradient_full[stage], barriers.gradient_empty[stage], p, problem,
+                      visit);
+  };
+  Visit visit(problem);
+  load_keys<Dim>(shared + L::kKeys, p.k, barriers.key, problem);
+  load_query(visit);
+  load_keys<Dim>(shared + L::kValues, p.v, barriers.value, problem);
+  load_gradient(visit);
+  for (visit.advance(problem); visit.number < problem.visits; visit.advance(problem)) {
+    load_gradient(visit);  // the first to be given back
+    load_query(visit);
+  }
+}
+
+// Adds one consumer's half of each tile of dQ to the sums in memory. Deterministic: in the order of the key blocks,
+// which is that in which their blocks took their tickets.
+template <int Dim>
+__device__ __forceinline__ void add_queries(const Parameters& p, const Problem& problem, Barriers& barriers,
+                                            uint8_t* shared, int half) {
+  const auto* source =
+      reinterpret_cast<const float*>(shared + Layout<Dim>::kSums + static_cast<uint32_t>(half) * kFragmentBytes);
+  for (Visit visit(problem); visit.number < problem.visits; visit.advance(problem)) {
+    const int64_t unit = unit_of(p, problem, visit);
+    int* turn = p.sizes.turns + 2 * unit + half;
+    if (p.deterministic) {
+      gpu::semaphore_wait(
+          turn, problem.tile.key_block - first_key_block(visit.tile, problem.sequence.queries, problem.sequence.keys,
+                                                         p.causal, p.window, Layout<Dim>::kRows));
+      gpu::fence_async_proxy_global();
+    }
+    barriers.sum_full[half].wait(static_cast<uint32_t>(visit.number & 1));
+    gpu::bulk_reduce_add(p.sizes.dq + unit * kTileElements + half * kFragment, source, kFragmentBytes);
+    gpu::bulk_commit();
+    gpu::bulk_wait_read<0>();
+    barriers.sum_empty[half].arrive();
+    if (p.deterministic) {
+      gpu::bulk_wait<0>();  // read is not enough: the next block's addition must find this one's
+      gpu::fence_async_proxy_global();
+      gpu::semaphore_add(turn);
+    }
+  }
+}
+
+}  // namespace codeshell::attention

@@ -1,0 +1,43 @@
+// Counters in global memory by which blocks wait for each other.
+//
+// A block may only wait for blocks that have started: blocks of one launch run in no given order and not all at once.
+// Take a ticket (atomicAdd on a counter) for the block's place and wait for smaller tickets only; then the block with
+// the smallest that is not done never waits, and none waits for ever.
+#pragma once
+
+#include "gpu/cuda.h"
+
+namespace codeshell::gpu {
+
+#if defined(__CUDACC__)
+
+// Until *counter is at least `value`; what was done before the additions that made it so is then visible.
+__device__ __forceinline__ void semaphore_wait(const int* counter, int value) {
+  int seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+  } while (seen < value);
+}
+
+// Adds 1, after all that this thread did before.
+__device__ __forceinline__ void semaphore_add(int* counter) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(1) : "memory");
+}
+
+// Between a semaphore and bulk copies of the same thread to or from global memory, which are of another proxy.
+__device__ __forceinline__ void fence_async_proxy_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+#else
+
+inline void semaphore_wait(const int* counter, int value, host::Site site = host::Site::current()) {
+  if (host::left_out("semaphore_wait", site)) return;
+  host::wait_until([=] { return *counter >= value; }, "semaphore_wait", site);
+}
+inline void semaphore_add(int* counter, host::Site site = host::Site::current()) {
+  if (!host::left_out("semaphore_add", site)) ++*counter;
+}
+inline void fence_async_proxy_global() {}
+
+#endif
+
+}  // namespace codeshell::gpu
