@@ -186,16 +186,14 @@ def command(
     return kept, np.stack([dropped, named], axis=1)
 
 
-def candidates(files: list[Path], parameters: Parameters, directory: Path, workers: int) -> tuple[Outcome, float]:
-    """The search itself, with its candidate pairs; and its seconds."""
+def candidates(files: list[Path], parameters: Parameters, directory: Path, workers: int) -> Outcome:
+    """The search itself, with its candidate pairs."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     options = inputs.InputOptions()
     plan = inputs.plan([str(file) for file in files], options, job.SHARD_BYTES)
     task = Search(plan.shards, partial(read_shard, options=options), directory, parameters)
-    started = time.perf_counter()
     found = search(task, LocalEngine(workers))
-    seconds = time.perf_counter() - started
     edges = [unpack(ArrayFile(path).read("edges")) for path in sorted(directory.glob("edges-*.bin"))]
     same = [ArrayFile(path) for path in sorted(directory.glob("same-*.bin"))]
     representative = np.arange(found.documents)
@@ -205,9 +203,8 @@ def candidates(files: list[Path], parameters: Parameters, directory: Path, worke
     kept[found.decisions.dropped] = False
     named = np.stack([found.decisions.dropped, found.decisions.kept], axis=1)
     shutil.rmtree(directory)
-    return Outcome(
-        kept, expand(np.concatenate([np.empty((0, 2), np.uint32), *edges]), representative), pack(named)
-    ), seconds
+    seen = expand(np.concatenate([np.empty((0, 2), np.uint32), *edges]), representative)
+    return Outcome(kept, seen, pack(named))
 
 
 def expand(edges: NDArray[np.uint32], representative: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -248,7 +245,7 @@ def peer_rows(args: argparse.Namespace, files: list[Path], truth: Truth) -> list
 
 def own_rows(args: argparse.Namespace, files: list[Path], truth: Truth, documents: int) -> list[dict[str, Any]]:
     kept, named = command(files, documents, args.work / "codeshell", args.workers)
-    outcome, _ = candidates(files, Parameters(), args.work / "search", args.workers)
+    outcome = candidates(files, Parameters(), args.work / "search", args.workers)
     if not np.array_equal(kept, outcome.kept):
         raise SystemExit("codeshell: the command and the search do not keep the same documents")
     rows = [
@@ -261,11 +258,8 @@ def own_rows(args: argparse.Namespace, files: list[Path], truth: Truth, document
     for threshold in (0.5, 0.7, 0.85):
         for method in ("bands", "cpsjoin"):
             parameters = replace(Parameters(), threshold=threshold, method=method)
-            outcome, seconds = candidates(files, parameters, args.work / "search", args.workers)
-            row = {
-                "system": f"codeshell --method {method} --threshold {threshold}",
-                "search_seconds": round(seconds, 2),
-            }
+            outcome = candidates(files, parameters, args.work / "search", args.workers)
+            row = {"system": f"codeshell --method {method} --threshold {threshold}"}
             rows.append(row | judge(outcome, truth, None, threshold))
     return rows
 
