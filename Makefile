@@ -24,8 +24,10 @@ demo: $(STAMP)
 	  $(if $(CODE),--set rules.language_floor=0) $(foreach item,$(SET),--set "$(item)")
 	@echo "open $(RUN)/report.html in a browser"
 
+# Two tests at a time, each file by one process. OpenMP's threads sleep while they wait: they would spin on a core that
+# the other process needs.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

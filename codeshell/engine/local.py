@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -104,7 +105,9 @@ class LocalEngine:
             # inherit a lock that is held.
             with _arrow_keeps_pages():
                 forkserver.ensure_running()
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("forkserver"))
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("forkserver"), signal.signal, (signal.SIGINT, _pass)
+            )
         return self._pool
 
     def _kill(self) -> None:
@@ -113,6 +116,11 @@ class LocalEngine:
             for process in list((self._pool._processes or {}).values()):
                 process.kill()
             self.close()
+
+
+def _pass(number: int, frame: object) -> None:
+    """Ctrl-C of a terminal reaches the workers too, and one that it ended would begin the next task. So it is left to
+    this process, which ends them. (Not SIG_IGN: what a worker starts would inherit that.)"""
 
 
 @contextlib.contextmanager
