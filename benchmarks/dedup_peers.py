@@ -61,7 +61,9 @@ def run(peer: tuple[str, str], task: str, files: list[Path], output: Path, *opti
     return result(output)
 
 
-ENVIRONMENT = os.environ | {"PYTHONHASHSEED": "0"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Of every measured process: with bytecode, as what pip installed has."""
+ENVIRONMENT["PYTHONHASHSEED"] = "0"
 
 
 def result(output: Path) -> dict[str, Any]:

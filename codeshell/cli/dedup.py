@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codeshell.engine import Engine
 
 HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
 
@@ -55,11 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    import tempfile
-
-    from codeshell.data.dedup import job
-    from codeshell.data.dedup.inputs import InputOptions
-    from codeshell.data.dedup.parameters import Parameters
     from codeshell.engine import make_engine
     from codeshell.errors import UserError
 
@@ -69,6 +67,22 @@ def main(args: argparse.Namespace) -> int:
         low = 1 if name == "max_file_bytes" else 0
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")
+    # Before our own imports, so that workers do theirs at the same time.
+    with make_engine(args.engine, args.workers, args.address, "codeshell.data.dedup.job") as engine:
+        return _run(args, engine)
+
+
+def _run(args: argparse.Namespace, engine: Engine) -> int:
+    import tempfile
+
+    from codeshell.engine.arrow import leave_out_pandas
+
+    leave_out_pandas()
+    from codeshell.data.dedup import job
+    from codeshell.data.dedup.inputs import InputOptions
+    from codeshell.data.dedup.parameters import Parameters
+    from codeshell.errors import UserError
+
     parameters = Parameters(
         threshold=args.threshold,
         bands=args.bands,
@@ -92,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
         max_file_bytes=args.max_file_bytes,
         vendored=args.vendored,
     )
-    with tempfile.TemporaryDirectory() as scratch, make_engine(args.engine, args.workers, args.address) as engine:
+    with tempfile.TemporaryDirectory() as scratch:
         asked = job.Job(
             inputs=tuple(args.inputs),
             output=Path(args.output or scratch),

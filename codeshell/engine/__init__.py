@@ -11,13 +11,14 @@ __all__ = ["ENGINES", "Engine", "LocalEngine", "make_engine", "map_shards"]
 ENGINES = ("local", "ray")
 
 
-def make_engine(name: str, workers: int = 0, address: str | None = None) -> Engine:
+def make_engine(name: str, workers: int = 0, address: str | None = None, module: str | None = None) -> Engine:
     """The engine that a command asks for; `close` it at the end.
 
     Args:
         name: "local" or "ray".
         workers: tasks at a time; 0 means every core, of this machine or of the cluster.
         address: of a Ray cluster; see `codeshell.engine.ray.RayEngine`.
+        module: whose functions will be mapped; see `LocalEngine`.
 
     Raises:
         UserError: no such engine, an address without Ray, Ray not installed or out of reach.
@@ -32,4 +33,4 @@ def make_engine(name: str, workers: int = 0, address: str | None = None) -> Engi
         return RayEngine(workers, address)
     if address:
         raise UserError(f"--address {address}: only --engine ray connects to a cluster; leave --address out")
-    return LocalEngine(workers)
+    return LocalEngine(workers, module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,9 +15,14 @@ from multiprocessing import forkserver
 from types import TracebackType
 from typing import Protocol, TypeVar
 
+from codeshell.engine.arrow import leave_out_pandas
+
 KEEP_ARROW_PAGES = ("MIMALLOC_PURGE_DELAY", "-1")
 """For Arrow's allocator in the workers: batch after batch takes the same buffers, and without this their pages are
 given back and zeroed anew each time (a tenth of a worker's time on Parquet)."""
+
+EARLY_WORKERS = 4
+"""Started before there is work, at most: a small job on a machine of many cores may never need the others."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,13 +55,22 @@ class Engine(Protocol):
 class LocalEngine:
     """Worker processes on this machine; with one worker (or one item) everything runs in this process.
 
-    The processes are started by the first `map` that needs them and serve the later ones too (a start costs half a
-    second of imports); `close` ends them.
+    The processes are started by the first `map` that needs them and serve the later ones too; `close` ends them.
+
+    Args:
+        workers: how many; 0 means every core.
+        module: whose functions will be mapped. Some processes are started at once then and import it while the caller
+            does its own imports, which is half a second that the first `map` need not wait.
     """
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int = 0, module: str | None = None) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
+        self._module = module
         self._pool: ProcessPoolExecutor | None = None
+        if module is not None and self.workers > 1:
+            pool = self._start()
+            for _ in range(min(self.workers, EARLY_WORKERS)):
+                pool.submit(int)  # a process is started by the first task that finds none idle
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         if self.workers == 1 or len(items) <= 1:
@@ -106,7 +121,7 @@ class LocalEngine:
             with _arrow_keeps_pages():
                 forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("forkserver"), signal.signal, (signal.SIGINT, _pass)
+                self.workers, multiprocessing.get_context("forkserver"), _begin, (self._module,)
             )
         return self._pool
 
@@ -116,6 +131,15 @@ class LocalEngine:
             for process in list((self._pool._processes or {}).values()):
                 process.kill()
             self.close()
+
+
+def _begin(module: str | None) -> None:
+    """What a worker does first."""
+    signal.signal(signal.SIGINT, _pass)
+    leave_out_pandas()
+    if module is not None:
+        with contextlib.suppress(ImportError):  # the task that needs it tells better
+            importlib.import_module(module)
 
 
 def _pass(number: int, frame: object) -> None:

@@ -90,6 +90,19 @@ def test_workers_keep_the_pages_of_arrow_and_the_caller_its_environment(tmp_path
     assert done.stdout.split() == [given or "-1", "True"]
 
 
+def modules(number: int) -> bool:
+    return "codeshell.data.totals" in sys.modules
+
+
+def test_processes_that_start_early_import_what_they_will_run(tmp_path: Path) -> None:
+    with LocalEngine(2, "codeshell.data.totals") as engine:
+        assert list(engine.map(modules, range(4))) == [True] * 4
+    with LocalEngine(2, "codeshell.no_such_module") as engine:  # told by the task that needs it, not here
+        assert list(engine.map(modules, range(4))) == [False] * 4
+    with LocalEngine(1, "codeshell.no_such_module") as engine:
+        assert list(engine.map(abs, [-1])) == [1]
+
+
 def test_atomic_path_leaves_whole_files_or_none(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")

@@ -245,19 +245,19 @@ def _write_duplicates(job: Job, plan: Plan, task: Search, found: Found, index: I
     keepers, sizes = np.unique(decisions.kept, return_counts=True)
     with TableWriter(job.output / "duplicates.parquet", outputs.DUPLICATES) as writer:
         for start in range(0, max(1, len(decisions.dropped)), TABLE_ROWS):
-            part = slice(start, start + TABLE_ROWS)
-            kept, back = np.unique(decisions.kept[part], return_inverse=True)
-            ids, shards, rows = places(decisions.dropped[part])
-            kept_ids, kept_shards, kept_rows = (column.take(pa.array(back)) for column in places(kept))
-            cluster = np.searchsorted(keepers, decisions.kept[part])
-            jaccard = decisions.jaccard[part]
+            dropped, kept, jaccard = (column[start : start + TABLE_ROWS] for column in decisions)
+            positions, back = np.unique(np.concatenate([dropped, kept]), return_inverse=True)
+            both = places(positions)
+            ids, shards, rows = (column.take(pa.array(back[: len(dropped)])) for column in both)
+            kept_ids, kept_shards, kept_rows = (column.take(pa.array(back[len(dropped) :])) for column in both)
+            cluster = np.searchsorted(keepers, kept)
             writer.write(
                 pa.table(
                     {
                         "id": ids,
                         "kept_id": kept_ids,
                         "jaccard": pa.array(jaccard, mask=np.isnan(jaccard)),
-                        "cluster_id": decisions.kept[part].astype(np.int64),
+                        "cluster_id": kept.astype(np.int64),
                         "cluster_size": sizes[cluster] + 1,
                         "shard": shards,
                         "row": rows,
