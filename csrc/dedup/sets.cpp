@@ -182,4 +182,17 @@ const uint64_t* Sets::read(const Place& place, std::vector<uint64_t>& buffer) co
   return buffer.data();
 }
 
+const uint64_t* LastSets::read(uint32_t position, const Sets::Place& place) {
+  if (place.size > largest || sets_->in_memory()) return sets_->read(place, large_);
+  if (slots_.empty()) slots_.resize(slots);
+  Slot& slot = slots_[position % slots];
+  if (!slot.used || slot.position != position) {
+    slot.used = false;  // reading may throw
+    sets_->read(place, slot.values);
+    slot.position = position;
+    slot.used = true;
+  }
+  return slot.values.data();
+}
+
 }  // namespace codeshell::dedup

@@ -55,6 +55,7 @@ class Sets {
   const uint64_t* read(const Place& place, std::vector<uint64_t>& buffer) const;
 
   size_t documents() const { return documents_; }
+  bool in_memory() const { return values_ != nullptr; }
 
  private:
   // The documents of one source: a bitmap of positions that counts, and the sizes of their sets.
@@ -83,6 +84,27 @@ class Sets {
   mutable std::mutex opening_;
   mutable std::vector<std::shared_ptr<const File>> files_;  // by part; null: not open
   mutable std::list<uint32_t> opened_;                      // oldest first
+};
+
+// Reads sets for one thread and keeps some of them, because the documents of a cluster are compared with the same ones
+// again and again. Memory: 16 MiB, and the largest set.
+class LastSets {
+ public:
+  explicit LastSets(const Sets& sets) : sets_(&sets) {}
+
+  // The values of the set of a position, whose place is known; they stay until the next call.
+  const uint64_t* read(uint32_t position, const Sets::Place& place);
+
+ private:
+  static constexpr size_t slots = 1024, largest = 2048;  // values
+  struct Slot {
+    uint32_t position = 0;
+    bool used = false;
+    std::vector<uint64_t> values;
+  };
+  const Sets* sets_;
+  std::vector<Slot> slots_;  // made when the first set is read from a file
+  std::vector<uint64_t> large_;
 };
 
 }  // namespace codeshell::dedup

@@ -124,10 +124,11 @@ bool verify(const Sets& sets, const uint32_t* edges, size_t count, double thresh
     uint32_t position = 0;
     const uint64_t* values = nullptr;  // of `first`, once they are needed
     bool any = false;
-    std::vector<uint64_t> first_buffer, second_buffer;
+    std::vector<uint64_t> buffer;
+    LastSets others;
   };
   const auto make = [&] {
-    return [&, worker = Worker{}](size_t begin, size_t end) mutable {
+    return [&, worker = Worker{.others = LastSets(sets)}](size_t begin, size_t end) mutable {
       for (size_t e = begin; e < end; ++e) {
         if (!worker.any || worker.position != edges[2 * e]) {
           worker.first = find(edges[2 * e]);
@@ -140,8 +141,8 @@ bool verify(const Sets& sets, const uint32_t* edges, size_t count, double thresh
         const size_t needed = needed_shared(first.size, second.size, threshold);
         out[e] = 0.0;
         if (needed > std::min(first.size, second.size)) continue;
-        if (!worker.values) worker.values = sets.read(first, worker.first_buffer);
-        const uint64_t* const values = sets.read(second, worker.second_buffer);
+        if (!worker.values) worker.values = sets.read(first, worker.buffer);
+        const uint64_t* const values = worker.others.read(edges[2 * e + 1], second);
         const size_t shared = intersection(worker.values, first.size, values, second.size, needed, level);
         if (shared >= needed) out[e] = jaccard(shared, first.size, second.size);
       }

@@ -143,6 +143,20 @@ def test_files(
             _C.dedup_verify(opened, np.array([[absent, absent]], np.uint32), 0.5)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sets_that_take_each_others_place_in_memory(tmp_path: Path, threads: int) -> None:
+    """A thread keeps the sets that it read last, up to a size, by their positions modulo 1,024."""
+    choice = np.random.default_rng(3)
+    positions = [p + 1024 * turn for p in (0, 7, 1023) for turn in range(4)]
+    sizes = [30, 0, 2048, 5, 2049, 3000, 1, 40, 35, 2000, 2, 2500]
+    sets = {p: np.unique(choice.integers(0, 4000, size)).tolist() for p, size in zip(positions, sizes, strict=True)}
+    opened = _C.DedupSets([write_sets(tmp_path / "sets.bin", dict(sorted(sets.items()))).part()])
+    edges = np.array([(a, b) for a in positions for b in positions] * 3, np.uint32)
+    edges = edges[choice.permutation(len(edges))]
+    expected = [exact(sets[a], sets[b]) for a, b in edges.tolist()]
+    assert _C.dedup_verify(opened, edges, 0.0, threads).tolist() == expected
+
+
 def test_look_up_among_many_documents() -> None:
     """Enough positions for many blocks of the bitmap, dense and sparse."""
     choice = np.random.default_rng(1)
