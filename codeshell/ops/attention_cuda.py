@@ -65,13 +65,14 @@ def attend(
 ) -> _Pair:
     """Output and LSE of a call that the kernels `serve`, with gradients of the former; arguments as for `attention`."""
     plain = direct(q, k, v)
+    window = min(window or 0, 2**31 - 1)  # an int in C++; longer than any sequence hides nothing
     result: _Pair
     if not differentiable(q, k, v):
         function = _forward if plain else _forward_op
-        result = function(q, k, v, cu_seqlens, max_seqlen or 0, causal, scale, window or 0)
+        result = function(q, k, v, cu_seqlens, max_seqlen or 0, causal, scale, window)
         return result
     apply: Any = _apply_attention if plain else _Attention.apply
-    result = apply(q, k, v, cu_seqlens, (max_seqlen or 0, causal, scale, window or 0), deterministic)
+    result = apply(q, k, v, cu_seqlens, (max_seqlen or 0, causal, scale, window), deterministic)
     return result
 
 

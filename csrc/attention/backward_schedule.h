@@ -29,7 +29,7 @@ struct KeyTile {
   int key_block, kv_head, sequence, split;
 };
 
-inline int64_t tiles(const BackwardSchedule& s) {
+CODESHELL_HOST_DEVICE int64_t tiles(const BackwardSchedule& s) {
   return static_cast<int64_t>(s.key_blocks) * s.batch * s.kv_heads * s.splits;
 }
 
@@ -77,6 +77,7 @@ CODESHELL_HOST_DEVICE int first_key_block(int tile, int queries, int keys, bool 
 inline int splits_of(int queries, int keys, int batch, int heads, int kv_heads, int dim, bool causal, int window,
                      int multiprocessors) {
   const int group = heads / kv_heads, pairs = batch * kv_heads;
+  if (window >= keys) window = 0;  // hides none, and sums with it stay small
   int64_t total = 0, longest = 0, shortest = INT32_MAX;
   for (int n = 0; n * kBlockKeys < keys; ++n) {
     const QueryTiles range = query_tiles(n, queries, keys, causal, window, query_rows(dim));

@@ -12,8 +12,7 @@
 //                    | exp2 of S0 | dS0 of dP0 | store of dQ0 | exp2 of S1 …
 // S and dP are computed with keys as rows: then P and dS go from accumulator to operand of dV += Pᵀ dO and dK += dSᵀ Q
 // in registers. dQ = dS K sums over the keys of both consumers, so they exchange dS through shared memory, and each
-// computes half of the tile: 64 of its columns at dim 128, 64 of its rows at dim 64. At dim 64 there are no registers
-// to start dV before dS is done.
+// computes half of the tile: 64 of its columns at dim 128, 64 of its rows at dim 64.
 //
 // Not run on a GPU yet. Floor: 10 x pairs of query and key that see each other x dim FLOP of each head at 790 TFLOP/s.
 
@@ -25,6 +24,7 @@
 #include "attention/backward_schedule.h"
 #include "attention/softmax.h"
 #include "gpu/barrier.h"
+#include "gpu/check.h"
 #include "gpu/launch.h"
 #include "gpu/vector.h"
 #include "gpu/wgmma.h"
@@ -56,7 +56,7 @@ struct Consumer {
         problem(a_problem),
         barriers(b),
         shared(memory),
-        consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup - 1),
+        consumer(gpu::warpgroup_index() - 1),
         thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
         first_key(problem.first_key() + consumer * 64 + thread / 32 * 16 + thread % 32 / 4),
         base(gpu::shared_address(memory)),
@@ -343,6 +343,8 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
   __shared__ int ticket;
   auto* shared = gpu::shared_memory<uint8_t>();
   if (threadIdx.x == 0) {
+    gpu::prefetch_tensor_map(p.k), gpu::prefetch_tensor_map(p.q);
+    gpu::prefetch_tensor_map(p.v), gpu::prefetch_tensor_map(p.grad);
     barriers.key.init(1);
     barriers.value.init(1);
     for (int stage = 0; stage < kStages; ++stage) {
@@ -359,6 +361,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
     ticket = p.deterministic ? atomicAdd(p.sizes.tickets, 1) : static_cast<int>(blockIdx.x);
   }
   __syncthreads();
+  gpu::check(0 <= ticket && ticket < tiles(p.schedule), "the block's ticket", ticket);
   const Problem problem(p, ticket);
   if (problem.first_key() >= problem.sequence.keys) return;  // shorter than the longest sequence
   if (threadIdx.x < gpu::kWarpgroup) {

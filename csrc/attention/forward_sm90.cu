@@ -160,7 +160,7 @@ struct Consumer {
         problem(a_problem),
         barriers(b),
         shared(memory),
-        consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup - 1),
+        consumer(gpu::warpgroup_index() - 1),
         thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
         first_row(problem.first_row() + consumer * kRows + thread / 32 * 16 + thread % 32 / 4),
         query(gpu::shared_address(memory) + static_cast<uint32_t>(consumer * Dim / kPanel * kRowPanelBytes)),
@@ -236,6 +236,8 @@ struct Consumer {
 
   __device__ __forceinline__ void first_step(int block) {
     float rescale[2];
+    // The first consumer's first turn: free, whatever the second does meanwhile.
+    if (turns > 0 && consumer == 1) gpu::barrier_arrive(kTurn, kConsumers * gpu::kWarpgroup);
     barriers.query.wait(0);
     barriers.key_full[key_ring.stage].wait(key_ring.parity);
     issue_scores();
@@ -245,7 +247,6 @@ struct Consumer {
     mask_block(block);
     softmax.update<true>(s, c, rescale);
     to_operand<T, 0, kSteps>(s, probabilities);
-    if (turns > 0 && consumer == 1) gpu::barrier_arrive(kTurn, kConsumers * gpu::kWarpgroup);
   }
 
   template <bool Masked>
@@ -263,7 +264,7 @@ struct Consumer {
     release(barriers.key_empty, key_ring);
     if constexpr (Masked) mask_block(block);
     softmax.update<Masked>(s, c, rescale);
-    gpu::wgmma_wait<0>();
+    gpu::wgmma_wait_after<0>(softmax.sum[0] + softmax.sum[1]);  // P V ran under it
     gpu::wgmma_pin(o);
     release(barriers.value_empty, value_ring);
 #pragma unroll
@@ -340,6 +341,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   const Problem problem(p);
   if (problem.first_row() >= problem.queries) return;  // shorter than the longest sequence
   if (threadIdx.x == 0) {
+    gpu::prefetch_tensor_map(p.q), gpu::prefetch_tensor_map(p.k), gpu::prefetch_tensor_map(p.v);
     barriers.query.init(1);
     for (int stage = 0; stage < kStages; ++stage) {
       barriers.key_full[stage].init(1);

@@ -19,6 +19,13 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// The thread's warpgroup of the block, by a converged warp: a shuffle tells the compiler that it is one for all lanes.
+// What is computed from it is then in uniform registers, where wgmma wants descriptors: else each product first moves
+// its own.
+__device__ __forceinline__ int warpgroup_index() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+}
+
 // True for one lane of a converged warp, always the same one.
 __device__ __forceinline__ bool elect_one() {
   uint32_t elected = 0;
@@ -55,6 +62,8 @@ __device__ __forceinline__ void lower_registers() {
 inline uint32_t shared_address(const void* pointer, host::Site site = host::Site::current()) {
   return host::shared_address(pointer, site);
 }
+
+inline int warpgroup_index() { return static_cast<int>(threadIdx.x) / kWarpgroup; }
 
 inline bool elect_one(host::Site site = host::Site::current()) { return host::elect_one(site); }
 

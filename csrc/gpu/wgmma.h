@@ -39,6 +39,15 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// The same after `value`, which is not negative, and what it was computed from. Of a plain wait ptxas knows nothing
+// that would keep it behind arithmetic that has no use for the product: it moves the wait up, and the arithmetic no
+// longer runs under the product. It does not move it over a barrier of the warp whose mask depends on the value.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait_after(float value) {
+  __syncwarp(value < 0.0f ? 0u : 0xffffffffu);
+  wgmma_wait<Pending>();
+}
+
 // Pins accumulators to their place among asm statements: after a wait, so that the compiler reads them no earlier.
 template <int N>
 __device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
@@ -191,6 +200,11 @@ inline void wgmma_fence(host::Site site = host::Site::current()) { host::wgmma_f
 inline void wgmma_commit(host::Site site = host::Site::current()) { host::wgmma_commit(site); }
 template <int Pending>
 void wgmma_wait(host::Site site = host::Site::current()) {
+  host::wgmma_wait(Pending, site);
+}
+template <int Pending>
+void wgmma_wait_after(float value, host::Site site = host::Site::current()) {
+  if (value < 0.0f) host::fail("wgmma_wait_after: a negative value", site);
   host::wgmma_wait(Pending, site);
 }
 

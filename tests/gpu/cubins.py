@@ -46,10 +46,13 @@ class Kernel:
     spills: int = 0
     shared: int = 0
     instructions: dict[str, int] = field(default_factory=dict)  # by opcode with its modifiers
+    overlapped: dict[str, int] = field(default_factory=dict)  # of these, those under products: see count
 
-    def count(self, pattern: str) -> int:
-        """How many instructions have an opcode, modifiers included, that the pattern matches whole."""
-        return sum(n for opcode, n in self.instructions.items() if re.fullmatch(pattern, opcode))
+    def count(self, pattern: str, under_products: bool = False) -> int:
+        """How many instructions have an opcode, modifiers included, that the pattern matches whole; all, or those that
+        run while products of wgmma do: after one, or after a wait that leaves some unfinished."""
+        counted = self.overlapped if under_products else self.instructions
+        return sum(n for opcode, n in counted.items() if re.fullmatch(pattern, opcode))
 
 
 @dataclass
@@ -139,12 +142,18 @@ def _parse_resources(log: str) -> tuple[dict[str, Kernel], list[str]]:
 
 
 def _count_instructions(sass: str, kernels: dict[str, Kernel]) -> None:
-    kernel = None
+    kernel, products = None, False
     for line in sass.splitlines():
         if match := re.search(r"Function : (\w+)", line):
-            kernel = kernels.get(match[1])
+            kernel, products = kernels.get(match[1]), False
         elif kernel and (match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line)):
             kernel.instructions[match[1]] = kernel.instructions.get(match[1], 0) + 1
+            if match[1].startswith("HGMMA"):
+                products = True
+            elif wait := re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\w+)", line):
+                products = int(wait[1], 16) > 0
+            if products:
+                kernel.overlapped[match[1]] = kernel.overlapped.get(match[1], 0) + 1
 
 
 @cache

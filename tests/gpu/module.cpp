@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/gpu.h"
@@ -72,8 +73,19 @@ PYBIND11_MODULE(host_kernels, module) {
       [](bool on) {
         gpu::host::options().trace = on;
         gpu::host::options().places.clear();
+        gpu::host::options().launches.clear();
       },
-      py::arg("on"), "Whether launches note their waits, arrivals and commits for `places`; forgets those noted.");
+      py::arg("on"),
+      "Whether launches are noted for `launches`, and their waits, arrivals and commits for `places`; forgets those "
+      "noted.");
+  module.def(
+      "launches",
+      [] {
+        std::vector<std::pair<std::string, size_t>> all;
+        for (const auto& launch : gpu::host::options().launches) all.emplace_back(launch.kernel, launch.dynamic_shared);
+        return all;
+      },
+      "What was noted: each launch's kernel and bytes of dynamic shared memory.");
   module.def(
       "places", [] { return gpu::host::options().places; }, "What was noted, each once, by its place in the source.");
   module.def(

@@ -103,6 +103,7 @@ def test_a_group_split_over_blocks_has_the_same_gradients(on_host, monkeypatch, 
     case = Case("split", 200, 200, heads=4, kv_heads=1, dim=128, lengths=lengths)
     shape = (max(1, len(lengths)), 200, 200, 200, 4, 1, 128)
     assert [_C.attention_splits(shape, True, 0, count) for count in (1, 1000)] == [1, 4]
+    assert _C.attention_splits(shape, True, 2**31 - 1, 1000) == 4
     on_host.set_multiprocessors(1000)
     check_gradients(case, "cpu", torch.bfloat16)
     q, k, v = inputs(case, "cpu", torch.bfloat16)

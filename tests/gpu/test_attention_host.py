@@ -68,6 +68,11 @@ def test_unaligned_and_expanded_inputs_are_copied(on_host):
         assert torch.equal(ops.attention(other, k.expand(1, 40, 2, 64), k.expand(1, 40, 2, 64)), expected)
 
 
+def test_a_window_beyond_all_integers_hides_nothing(on_host):
+    q = torch.randn(1, 40, 2, 64).half()
+    assert torch.equal(ops.attention(q, q, q, window=2**40), ops.attention(q, q, q))
+
+
 def test_what_it_does_not_serve_goes_elsewhere(on_host, monkeypatch):
     taken = poison(monkeypatch)
     q = torch.randn(1, 20, 2, 64).bfloat16()

@@ -287,6 +287,7 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, 
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
     refuse("a grid of " + describe(grid) + " blocks");
   if (dynamic_shared > kMaxDynamicShared) refuse(std::to_string(dynamic_shared) + " bytes of dynamic shared memory");
+  if (options().trace) options().launches.push_back({kernel_name(kernel), dynamic_shared});
 
   s.thread = &thread;
   s.failure.clear();

@@ -22,13 +22,20 @@ using Site = std::source_location;
 
 inline constexpr int kWarp = 32;
 
+// A launch as noted.
+struct Launch {
+  std::string kernel;
+  size_t dynamic_shared;
+};
+
 struct Options {
   uint64_t seed = 0;  // of the order in which warps, lanes, blocks and asynchronous copies run
   int multiprocessors = 4;
   bool checks = true;               // whether gpu::check ends a launch, as in builds without NDEBUG
-  bool trace = false;               // whether launches add to `places`
+  bool trace = false;               // whether launches add to `places` and `launches`
   std::vector<std::string> places;  // of waits, arrivals and commits, in the order in which they were first reached
-  std::string left_out;             // the place whose calls do nothing: a defect, to see whether it shows
+  std::vector<Launch> launches;
+  std::string left_out;  // the place whose calls do nothing: a defect, to see whether it shows
 };
 
 Options& options();
