@@ -4,6 +4,7 @@
 
 #include "attention/backward_passes.h"
 #include "attention/backward_schedule.h"
+#include "gpu/check.h"
 #include "gpu/cuda.h"
 #include "gpu/mbarrier.h"
 #include "gpu/semaphore.h"
@@ -64,13 +65,20 @@ struct Problem {
   int first_head, heads, visits;
 
   __device__ __forceinline__ Problem(const Parameters& p, int index)
-      : tile(tile_of(p.schedule, index)), sequence(p.sizes, tile.sequence) {
+      : tile(tile_of(p.schedule, checked(p.schedule, index))), sequence(p.sizes, tile.sequence) {
     heads = p.sizes.heads / p.sizes.kv_heads / p.schedule.splits;
     first_head = (tile.kv_head * p.schedule.splits + tile.split) * heads;
     range = query_tiles(tile.key_block, sequence.queries, sequence.keys, p.causal, p.window, query_rows(p.sizes.dim));
     visits = (range.end - range.begin) * heads;
   }
   __device__ __forceinline__ int first_key() const { return tile.key_block * kBlockKeys; }
+
+ private:
+  // A ticket that was read before it was there would send the block into memory of nobody's.
+  static __device__ __forceinline__ int checked(const BackwardSchedule& schedule, int index) {
+    gpu::check(index >= 0 && index < tiles(schedule), "a block's place is not in the schedule", index);
+    return index;
+  }
 };
 
 // The order of the visits, for all roles: the tile, and the head among the block's.

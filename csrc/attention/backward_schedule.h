@@ -29,7 +29,7 @@ struct KeyTile {
   int key_block, kv_head, sequence, split;
 };
 
-inline int64_t tiles(const BackwardSchedule& s) {
+CODESHELL_HOST_DEVICE int64_t tiles(const BackwardSchedule& s) {
   return static_cast<int64_t>(s.key_blocks) * s.batch * s.kv_heads * s.splits;
 }
 

@@ -343,6 +343,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
   __shared__ int ticket;
   auto* shared = gpu::shared_memory<uint8_t>();
   if (threadIdx.x == 0) {
+    for (const gpu::TensorMap* map : {&p.k, &p.q, &p.v, &p.grad}) gpu::prefetch_tensor_map(*map);
     barriers.key.init(1);
     barriers.value.init(1);
     for (int stage = 0; stage < kStages; ++stage) {

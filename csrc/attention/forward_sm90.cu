@@ -263,7 +263,7 @@ struct Consumer {
     release(barriers.key_empty, key_ring);
     if constexpr (Masked) mask_block(block);
     softmax.update<Masked>(s, c, rescale);
-    gpu::wgmma_wait<0>();
+    gpu::wgmma_wait_after<0>(softmax.sum[0] + softmax.sum[1]);  // P V, under which the softmax has run
     gpu::wgmma_pin(o);
     release(barriers.value_empty, value_ring);
 #pragma unroll
@@ -340,6 +340,7 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   const Problem problem(p);
   if (problem.first_row() >= problem.queries) return;  // shorter than the longest sequence
   if (threadIdx.x == 0) {
+    for (const gpu::TensorMap* map : {&p.q, &p.k, &p.v, &p.out}) gpu::prefetch_tensor_map(*map);
     barriers.query.init(1);
     for (int stage = 0; stage < kStages; ++stage) {
       barriers.key_full[stage].init(1);

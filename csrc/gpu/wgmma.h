@@ -39,6 +39,22 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
+// A wait that comes after the arithmetic that made `value`, which is at least 0 or NaN. ptxas moves a wait up over all
+// arithmetic that does not need its products, and what was to run under them runs after them. It moves none over an
+// instruction with effects, here one that is never executed and would change nothing, whose condition needs the value.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait_after(float value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred never;\n"
+      "setp.lt.f32 never, %1, 0f00000000;\n"
+      "@never nanosleep.u32 1;\n"
+      "wgmma.wait_group.sync.aligned %0;\n"
+      "}\n" ::"n"(Pending),
+      "f"(value)
+      : "memory");
+}
+
 // Pins accumulators to their place among asm statements: after a wait, so that the compiler reads them no earlier.
 template <int N>
 __device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
@@ -191,6 +207,11 @@ inline void wgmma_fence(host::Site site = host::Site::current()) { host::wgmma_f
 inline void wgmma_commit(host::Site site = host::Site::current()) { host::wgmma_commit(site); }
 template <int Pending>
 void wgmma_wait(host::Site site = host::Site::current()) {
+  host::wgmma_wait(Pending, site);
+}
+
+template <int Pending>
+void wgmma_wait_after(float, host::Site site = host::Site::current()) {
   host::wgmma_wait(Pending, site);
 }
 

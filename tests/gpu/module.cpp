@@ -72,10 +72,15 @@ PYBIND11_MODULE(host_kernels, module) {
       [](bool on) {
         gpu::host::options().trace = on;
         gpu::host::options().places.clear();
+        gpu::host::options().launches.clear();
       },
-      py::arg("on"), "Whether launches note their waits, arrivals and commits for `places`; forgets those noted.");
+      py::arg("on"), "Whether launches note what `places` and `launches` return; forgets what was noted.");
   module.def(
-      "places", [] { return gpu::host::options().places; }, "What was noted, each once, by its place in the source.");
+      "places", [] { return gpu::host::options().places; },
+      "Waits, arrivals and commits that were noted, each once, by their place in the source.");
+  module.def(
+      "launches", [] { return gpu::host::options().launches; },
+      "Of those noted, in order: the kernel, and the bytes of dynamic shared memory that the launch asked for.");
   module.def(
       "leave_out", [](const std::string& place) { gpu::host::options().left_out = place; }, py::arg("place"),
       "Of `places` the one whose calls do nothing from here on; '' is none.");

@@ -86,8 +86,7 @@ def test_nothing_can_be_left_out(on_host, launch, case, fewest):
     launch = launch(case)
     on_host.trace(True)
     right = launch()
-    # Without the block's first barrier threads take what is in shared memory for their tile, and wander off.
-    places = [place for place in on_host.places() if not place.startswith("__syncthreads")]
+    places = on_host.places()
     on_host.trace(False)
     assert len(places) >= fewest
 

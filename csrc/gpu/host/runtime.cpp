@@ -288,6 +288,8 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, 
     refuse("a grid of " + describe(grid) + " blocks");
   if (dynamic_shared > kMaxDynamicShared) refuse(std::to_string(dynamic_shared) + " bytes of dynamic shared memory");
 
+  if (options().trace) options().launches.emplace_back(kernel_name(kernel), dynamic_shared);
+
   s.thread = &thread;
   s.failure.clear();
   s.running = -1;

@@ -12,6 +12,7 @@
 #include <functional>
 #include <source_location>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpu/host/vectors.h"
@@ -26,9 +27,10 @@ struct Options {
   uint64_t seed = 0;  // of the order in which warps, lanes, blocks and asynchronous copies run
   int multiprocessors = 4;
   bool checks = true;               // whether gpu::check ends a launch, as in builds without NDEBUG
-  bool trace = false;               // whether launches add to `places`
+  bool trace = false;               // whether launches add to what follows
   std::vector<std::string> places;  // of waits, arrivals and commits, in the order in which they were first reached
-  std::string left_out;             // the place whose calls do nothing: a defect, to see whether it shows
+  std::vector<std::pair<std::string, size_t>> launches;  // with `trace`: kernels and their dynamic shared memory, bytes
+  std::string left_out;  // the place whose calls do nothing: a defect, to see whether it shows
 };
 
 Options& options();
