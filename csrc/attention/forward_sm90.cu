@@ -341,7 +341,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   const Problem problem(p);
   if (problem.first_row() >= problem.queries) return;  // shorter than the longest sequence
   if (threadIdx.x == 0) {
-    gpu::prefetch_tensor_map(p.q), gpu::prefetch_tensor_map(p.k), gpu::prefetch_tensor_map(p.v);
+    gpu::prefetch_tensor_map(p.q), gpu::prefetch_tensor_map(p.k);
+    gpu::prefetch_tensor_map(p.v), gpu::prefetch_tensor_map(p.out);
     barriers.query.init(1);
     for (int stage = 0; stage < kStages; ++stage) {
       barriers.key_full[stage].init(1);

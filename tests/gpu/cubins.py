@@ -17,8 +17,9 @@ import site
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -45,14 +46,47 @@ class Kernel:
     stack: int = 0
     spills: int = 0
     shared: int = 0
-    instructions: dict[str, int] = field(default_factory=dict)  # by opcode with its modifiers
-    overlapped: dict[str, int] = field(default_factory=dict)  # of these, those under products: see count
+    listing: list[str] = field(default_factory=list)  # the instructions with their operands, as they lie in memory
+
+    @cached_property
+    def instructions(self) -> dict[str, int]:
+        """How many of each opcode with its modifiers."""
+        return Counter(line.split()[0] for line in self.listing)
 
     def count(self, pattern: str, under_products: bool = False) -> int:
-        """How many instructions have an opcode, modifiers included, that the pattern matches whole; all, or those that
-        run while products of wgmma do: after one, or after a wait that leaves some unfinished."""
-        counted = self.overlapped if under_products else self.instructions
-        return sum(n for opcode, n in counted.items() if re.fullmatch(pattern, opcode))
+        """How many instructions have an opcode, modifiers included, that the pattern matches whole; all of them, or
+        those that lie where a product of wgmma is unfinished."""
+        if under_products:
+            return self.beside_products(pattern)[0]
+        return sum(n for opcode, n in self.instructions.items() if re.fullmatch(pattern, opcode))
+
+    def beside_products(self, pattern: str) -> tuple[int, int]:
+        """How many instructions of an opcode lie where a wgmma is unfinished, and how many where none is.
+
+        In the order of the listing, which is that of a run where no loop or branch changes how many are unfinished.
+        """
+        unfinished, beside, alone = 0, 0, 0
+        for line in self.listing:
+            if line.startswith("HGMMA") and line.endswith("gsb0"):  # the last of a group
+                unfinished += 1
+            elif match := re.fullmatch(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\w+)", line):
+                unfinished = min(unfinished, int(match[1], 16))
+            elif re.fullmatch(pattern, line.split()[0]):
+                beside, alone = beside + (unfinished > 0), alone + (unfinished == 0)
+        return beside, alone
+
+    def unfenced_stores(self) -> list[str]:
+        """Where threads hand shared memory on that they wrote to, with no fence for the asynchronous proxy between:
+        named barriers, arrivals on mbarriers, products and copies of boxes. __syncthreads is for the threads' own."""
+        written, found = False, []
+        for line in self.listing:
+            if line.startswith("STS"):
+                written = True
+            elif line.startswith("FENCE.VIEW.ASYNC") or re.fullmatch(r"BAR\.SYNC\S* 0x0", line):
+                written = False
+            elif written and re.match(r"BAR\.|SYNCS\.ARRIVE|HGMMA|UTMASTG|UBLK", line):
+                found.append(line)
+        return found
 
 
 @dataclass
@@ -141,19 +175,13 @@ def _parse_resources(log: str) -> tuple[dict[str, Kernel], list[str]]:
     return kernels, warnings
 
 
-def _count_instructions(sass: str, kernels: dict[str, Kernel]) -> None:
-    kernel, products = None, False
+def _list_instructions(sass: str, kernels: dict[str, Kernel]) -> None:
+    kernel = None
     for line in sass.splitlines():
         if match := re.search(r"Function : (\w+)", line):
-            kernel, products = kernels.get(match[1]), False
-        elif kernel and (match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line)):
-            kernel.instructions[match[1]] = kernel.instructions.get(match[1], 0) + 1
-            if match[1].startswith("HGMMA"):
-                products = True
-            elif wait := re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, 0x(\w+)", line):
-                products = int(wait[1], 16) > 0
-            if products:
-                kernel.overlapped[match[1]] = kernel.overlapped.get(match[1], 0) + 1
+            kernel = kernels.get(match[1])
+        elif kernel and (match := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z].*?)\s*;", line)):
+            kernel.listing.append(match[1])
 
 
 @cache
@@ -183,7 +211,7 @@ def compile_kernels(source: str) -> Cubin:
                 sass = subprocess.run(
                     command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
                 )
-                _count_instructions(sass.stdout, kernels)
+                _list_instructions(sass.stdout, kernels)
             kept.write_text(json.dumps(asdict(Cubin(list(kernels.values()), warnings))))
     data = json.loads(kept.read_text())
     return Cubin([Kernel(**kernel) for kernel in data["kernels"]], data["warnings"])

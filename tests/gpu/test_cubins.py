@@ -89,6 +89,7 @@ EXPECTED = [
             r"HMMA\..*": 0,
             r"UTMALDG\..*": 4,
             r"UTMASTG\..*": 2,
+            r"UTMACCTL\.PF.*": 4,
             r"UBLKCP.*": 2,
             r"UBLKRED\.G\.S\.ADD\.F32\..*": 1,
             r"(RED|ATOMG?)\..*F32.*": 0,
@@ -127,6 +128,7 @@ EXPECTED = [
             r"HMMA\..*": 0,
             r"UTMALDG\..*": 6,
             r"UTMASTG\..*": 1,
+            r"UTMACCTL\.PF.*": 4,
             r"USETMAXREG.*": 2,
             r"MUFU\.EX2": 64,
             STORE_16: 1,
@@ -191,6 +193,28 @@ def test_kernels_are_as_designed(row: Expected) -> None:
         for pattern, count in row.under_products.items():
             found = kernel.count(pattern, under_products=True)
             assert found >= count, f"{kernel.name}: {pattern} {found} times while products run"
+
+
+@pytest.mark.timeout(600)
+def test_exponentials_run_beside_products() -> None:
+    """ptxas moves waits, and a kernel that waits too early gives the same numbers."""
+    for kernel in compile_kernels("csrc/attention/forward_sm90.cu").kernels:
+        # 64 scores and two rescalings a thread: in each of three steps, and in the first, which has no other product.
+        assert kernel.beside_products(r"MUFU\.EX2") == (3 * 66, 66), kernel.name
+    for kernel in compile_kernels("csrc/attention/backward_sm90.cu").matching(r"attention::backward<.*>"):
+        beside, alone = kernel.beside_products(r"MUFU\.EX2")  # 32 or 64 scores a thread, two copies of the step
+        assert (beside, alone) == (64 if "<128" in kernel.name else 128, 0), kernel.name
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("source", ["forward_sm90.cu", "backward_sm90.cu"])
+def test_what_products_and_copies_read_is_fenced(source: str) -> None:
+    """The host execution has one proxy and cannot show a fence that is missing."""
+    kernels = compile_kernels(f"csrc/attention/{source}").matching(r"attention::(forward|backward)<.*>")
+    assert len(kernels) == 4
+    for kernel in kernels:
+        assert kernel.count(r"STS\b.*") > 30, kernel.name
+        assert not kernel.unfenced_stores(), kernel.name
 
 
 @pytest.mark.timeout(600)
