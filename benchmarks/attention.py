@@ -215,13 +215,16 @@ def flash(function: Callable[..., Any]) -> Function:
 
 @contextmanager
 def reproducibly() -> Iterator[None]:
-    """torch's own word for it; an operation that cannot raises."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """torch's own word for it; an operation that cannot raises. Without the NaN that torch else writes into all that it
+    allocates meanwhile: a pass over the gradients that has no part in the work."""
+    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def main() -> int:
