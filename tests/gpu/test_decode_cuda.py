@@ -43,6 +43,7 @@ def test_every_element_against_fp64(taken, case, dim, dtype):
 REAL = [
     Case("real_2k", (2048,), heads=64, kv_heads=8, dim=128, page=16),
     Case("real_8k", (8000, 1, 4097, 0) * 2, heads=32, kv_heads=8, dim=128, capacity=8192),
+    Case("real_uneven", (30000, *range(500, 2400, 61)), heads=32, kv_heads=8, dim=128, page=16),
     Case("real_tokens", (5000, 8100), queries=16, new=16, rotary=128, heads=64, kv_heads=8, dim=128, page=64),
 ]
 
@@ -99,7 +100,7 @@ def test_lengths_and_entries_that_are_none_give_nan(argument):
 
 
 def test_the_host_waits_for_nothing():
-    given = inputs(REAL[2], "cuda", torch.bfloat16)
+    given = inputs(REAL[-1], "cuda", torch.bfloat16)
     ops.decode_attention(given.q, *given.caches, **given.keywords)
     torch.cuda.set_sync_debug_mode("error")
     try:
