@@ -117,8 +117,8 @@ def _capturing(device: torch.device) -> bool:
 
 _counts: dict[tuple[torch.device, int], torch.Tensor] = {}
 _reserve: dict[torch.device, torch.Tensor] = {}
-RESERVE = 1 << 20
-"""4 MB: captures of 40 layers at 40 batch sizes take about half of it."""
+RESERVE = 1 << 21
+"""8 MB: captures of 40 layers of 8 KV heads, at 32 batch sizes up to 256, take 1.3 million."""
 
 
 def _counters(device: torch.device, stream: int, count: int) -> torch.Tensor:
