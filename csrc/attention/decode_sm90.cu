@@ -611,10 +611,8 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Pa
 
 gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionDecode& a, int box_keys) {
   const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
-  const auto stride = [](int n, int64_t elements) {
-    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
-  };
+  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16, documented as a row at least.
+  const auto stride = [&](int n, int64_t elements) { return static_cast<uint64_t>(2 * (n == 1 ? a.dim : elements)); };
   return gpu::encode_tensor_map(
       &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
              4,
