@@ -10,7 +10,6 @@
 #include "gpu/tma.h"
 
 namespace codeshell::attention::decode {
-namespace {
 
 struct Parameters {
   gpu::TensorMap k, v;
@@ -114,5 +113,4 @@ struct Problem {
   }
 };
 
-}  // namespace
 }  // namespace codeshell::attention::decode
