@@ -18,7 +18,6 @@ that for the backward pass; the floor is a matrix product. The kernels run even 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -163,14 +162,9 @@ def find_peers(session: Session) -> dict[str, Peer]:
         "FlashAttention 3": ("flash_attn_interface", "fa3_fwd_interface"),
         "FlashAttention 4": ("flash_attn.cute",),
     }.items():
-        for module in modules:
-            try:
-                function = importlib.import_module(module).flash_attn_func
-            except Exception as error:  # a wheel of another torch fails to load in many ways
-                session.absent(f"{name} ({module})", harness.first_line(error))
-                continue
-            found[name] = Peer(flash(function), backward=module != "fa3_fwd_interface")
-            break
+        there = session.found(name, modules, "flash_attn_func")
+        if there is not None:
+            found[name] = Peer(flash(there[1]), backward=there[0] != "fa3_fwd_interface")
     return found
 
 
@@ -215,13 +209,16 @@ def flash(function: Callable[..., Any]) -> Function:
 
 @contextmanager
 def reproducibly() -> Iterator[None]:
-    """torch's own word for it; an operation that cannot raises."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """torch's own word for it; an operation that cannot raises. Without the NaN that torch else writes into all that it
+    allocates meanwhile: a pass over the gradients that has no part in the work."""
+    before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def main() -> int:

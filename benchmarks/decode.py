@@ -4,14 +4,13 @@
 
 New tokens of each row over a full cache of 8 key/value heads of 128 dimensions, 64 or 32 query heads. Bytes are the
 keys and values, each read once; queries and outputs are not counted. torch's SDPA reads a contiguous cache, with all
-lengths alike and so without a mask; flash_attn_with_kvcache (FA3 as `flash_attn_interface`, FA2 as `flash_attn`) takes
-part where it is installed. On a GPU of compute capability 9.0 the Hopper kernel is turned on for this.
+lengths alike and so without a mask; flash_attn_with_kvcache takes part where it is installed: FA3 as
+`flash_attn_interface` or, of the fa3-fwd wheel, `fa3_fwd_interface`, and FA2 as `flash_attn`. One case has a long row
+beside short ones. On a GPU of compute capability 9.0 the Hopper kernel is turned on for this.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -29,19 +28,39 @@ from codeshell.ops import decode_attention, decode_cuda, rotary
 KV_HEADS, DIM = 8, 128
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-FLASH = {"FA3": "flash_attn_interface", "FA2": "flash_attn"}
+FLASH = {
+    "FA3": (("flash_attn_interface", "fa3_fwd_interface"), "page_table"),
+    "FA2": (("flash_attn",), "block_table"),
+}
+"""Modules, and what they call the block table."""
+SHORT = 16
+"""The short rows of the uneven case are so many times shorter than the long one."""
+
+
+Flash = dict[str, tuple[Callable[..., torch.Tensor], str]]
+"""flash_attn_with_kvcache by name, and what it calls the block table."""
 
 
 class Data:
     """Slots of caches, full to their capacity; paged ones shuffled."""
 
     def __init__(
-        self, session: Session, batch: int, tokens: int, keys: int, heads: int, page: int, dtype: torch.dtype
+        self,
+        session: Session,
+        batch: int,
+        tokens: int,
+        keys: int,
+        heads: int,
+        page: int,
+        dtype: torch.dtype,
+        uneven: bool = False,
     ) -> None:
         device = session.device
         generator = torch.Generator(device).manual_seed(0)
         self.tokens, self.keys, self.heads, self.page = tokens, keys, heads, page
-        self.bytes = 2 * batch * keys * KV_HEADS * DIM * dtype.itemsize
+        lengths = [keys] + [keys // SHORT if uneven else keys] * (batch - 1)
+        self.uneven = uneven
+        self.bytes = 2 * sum(lengths) * KV_HEADS * DIM * dtype.itemsize
         self.slots = session.slots(self.bytes)
 
         def random(*shape: int) -> torch.Tensor:
@@ -51,7 +70,7 @@ class Data:
         self.q = random(batch, tokens, heads, DIM)
         self.new = [random(batch, tokens, KV_HEADS, DIM) for _ in range(2)]
         self.caches = [[random(*rows, KV_HEADS, DIM) for _ in range(2)] for _ in range(self.slots)]
-        self.lengths = torch.full((batch,), keys, dtype=torch.int32, device=device)
+        self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
         self.table = None
         if page:
             order = torch.randperm(rows[0], generator=generator, device=device)
@@ -97,20 +116,26 @@ class Data:
             self.q = kept
 
 
-def peers(data: Data) -> list[Contender]:
-    found = [] if data.page else [Contender("torch SDPA", lambda: data.sdpa)]
-    if data.q.is_cuda:
-        for name, module in FLASH.items():
-            if importlib.util.find_spec(module):
-                table = "page_table" if name == "FA3" else "block_table"
-                function = lambda module=module: importlib.import_module(module).flash_attn_with_kvcache  # noqa: E731
-                make = lambda function=function, table=table: data.flash(function(), table)  # noqa: E731
-                found.append(Contender(f"{name} flash_attn_with_kvcache", make))
+def peers(data: Data, flash: Flash) -> list[Contender]:
+    found = [] if data.page or data.uneven else [Contender("torch SDPA", lambda: data.sdpa)]
+    for name, (function, table) in flash.items():
+        make = lambda function=function, table=table: data.flash(function, table)  # noqa: E731
+        found.append(Contender(f"{name} flash_attn_with_kvcache", make))
+    return found
+
+
+def find_flash(session: Session) -> Flash:
+    found = {}
+    for name, (modules, table) in FLASH.items():
+        if session.device.type == "cpu":
+            session.absent(name, "its kernels need a GPU")
+        elif there := session.found(name, modules, "flash_attn_with_kvcache"):
+            found[name] = there[1], table
     return found
 
 
 def cases(session: Session) -> Iterator[Case]:
-    gpu, smoke = session.device.type == "cuda", session.args.smoke
+    gpu, smoke, flash = session.device.type == "cuda", session.args.smoke, find_flash(session)
     shapes = [(2, 1, 32, 32), (1, 3, 32, 16)] if smoke else [(1, 1, 2048, 32), (4, 1, 2048, 32), (1, 16, 2048, 32)]
     if gpu and not smoke:
         shapes = [(1, 1, 2048, 64), (8, 1, 8192, 64), (32, 1, 32768, 64), (8, 8, 8192, 64), (8, 16, 8192, 64)]
@@ -118,17 +143,20 @@ def cases(session: Session) -> Iterator[Case]:
     for dtype in (torch.bfloat16,) if gpu else (torch.float32, torch.bfloat16):
         for batch, tokens, keys, heads in shapes:
             for page in (0, 16):
-                yield from shape_cases(session, batch, tokens, keys, heads, page, dtype)
+                yield from shape_cases(session, flash, batch, tokens, keys, heads, page, dtype)
+        batch, keys, heads = (3, 64, 32) if smoke else (32, 32768, 64) if gpu else (4, 4096, 32)
+        yield from shape_cases(session, flash, batch, 1, keys, heads, 16, dtype, uneven=True)
 
 
-def shape_cases(session: Session, *shape: Any) -> Iterator[Case]:
+def shape_cases(session: Session, flash: Flash, *shape: Any, uneven: bool = False) -> Iterator[Case]:
     batch, tokens, keys, heads, page, dtype = shape
-    data = Data(session, *shape)
+    data = Data(session, *shape, uneven)
     form = f"pages of {page}" if page else "contiguous"
-    title = f"{batch} x {tokens} tokens over {keys}, {heads}/{KV_HEADS} heads, d {DIM}, {form}, {NAMES[dtype]}"
+    over = f"{keys}, the other rows {keys // SHORT}" if uneven else f"{keys}"
+    title = f"{batch} x {tokens} tokens over {over}, {heads}/{KV_HEADS} heads, d {DIM}, {form}, {NAMES[dtype]}"
     common: dict[str, Any] = {"bytes": data.bytes, "slots": data.slots, "floor": "read", "tolerance": TOLERANCE[dtype]}
     ours = Contender("codeshell.ops.decode_attention", lambda: data.ours, ours=True)
-    yield Case(title, [ours, *peers(data)], **common)
+    yield Case(title, [ours, *peers(data, flash)], **common)
     if page == 0 and batch > 1:
         one = Contender("codeshell.ops.decode_attention", lambda: data.appended, ours=True)
         three = Contender("rotary, two writes, torch SDPA", lambda: data.three_calls)
@@ -139,11 +167,6 @@ def main() -> int:
     args = harness.parser(__doc__).parse_args()
     decode_cuda.enabled = True
     session = Session("decode", args, floors=("copy", "read"))
-    for name, module in FLASH.items():
-        if session.device.type == "cpu":
-            session.absent(name, "its kernels need a GPU")
-        elif not importlib.util.find_spec(module):
-            session.absent(name, f"not installed ({'fa3-fwd' if name == 'FA3' else 'flash-attn'})")
     session.run(cases(session))
     return session.finish()
 

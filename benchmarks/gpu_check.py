@@ -154,7 +154,8 @@ class Check:
         out = self.work / "junit.xml"
         out.unlink(missing_ok=True)
         # -P: the folder we stand in has a codeshell without the extension that was built here.
-        command = ["-P", "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider", f"--junitxml={out}"]
+        # -vv: a test that hangs has written its name before the limit ends it.
+        command = ["-P", "-m", "pytest", str(path), "-vv", "-p", "no:cacheprovider", f"--junitxml={out}"]
         if path.parent.name != "gpu":
             command += ["-k", "cuda"]
         status, detail = self.python(command, limit)

@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import math
 import os
 import statistics
@@ -179,6 +180,15 @@ class Session:
         """Note a peer that cannot take part."""
         self.result["absent"][peer] = why
         print(f"without {peer}: {why}")
+
+    def found(self, peer: str, modules: Sequence[str], name: str) -> tuple[str, Callable[..., Any]] | None:
+        """The first of the modules that has a function `name`, and that; those that lack it are noted as absent."""
+        for module in modules:
+            try:
+                return module, getattr(importlib.import_module(module), name)
+            except Exception as error:  # a wheel of another torch fails to load in many ways
+                self.absent(f"{peer} ({module})", first_line(error))
+        return None
 
     def slots(self, footprint: int) -> int:
         """How many copies of a call's data (bytes in memory, not moved) make `CACHE_TURNS` times the last cache."""

@@ -1,6 +1,6 @@
 """Signatures of the C++ extension. Arrays are NumPy; work runs without the GIL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -436,8 +436,11 @@ def attention_decode_cuda(
 def attention_decode_plan(
     batch: int, queries: int, heads: int, kv_heads: int, dim: int, capacity: int, multiprocessors: int = 0
 ) -> tuple[int, int, int]:
-    """Splits of the keys, counters (int32, 0) and fp32 numbers of workspace of a launch; `multiprocessors` 0 asks the
-    current device."""
+    """Slots (blocks of a KV head and row tile), counters (int32, 0) and fp32 numbers of workspace of a launch;
+    `multiprocessors` 0 asks the current device."""
+
+def attention_decode_shares(tiles: Sequence[int], slots: int) -> list[int]:
+    """How many of the slots each row of the batch gets, by the tiles of 64 keys that it reads."""
 
 def attention_decode_tiles(
     first_token: int, last_token: int, queries: int, total: int, causal: bool, window: int, splits: int

@@ -21,8 +21,8 @@ struct AttentionDecode {
   const int* block_table;      // (batch, pages_a_row) on the device, or null
   int64_t block_table_stride;  // of a row
   const float *cos, *sin;      // (rotary_rows, rotary_half), 16-byte aligned, or null
-  float* workspace;            // workspace_floats(); null with one split
-  unsigned int* counters;      // plan's count, all 0, as they are left; null with one split
+  float* workspace;            // workspace_floats(); null with a slot a row
+  unsigned int* counters;      // plan's count, all 0, as they are left; null with a slot a row
   bool bf16;                   // else fp16
   int batch, queries, heads, kv_heads, dim, new_tokens;
   int pages, page_size, pages_a_row;
@@ -31,7 +31,7 @@ struct AttentionDecode {
   float scale;  // above 0
   bool causal;  // aligned bottom right
   int window;   // a query sees its latest `window` keys; 0 is all of them
-  int splits;   // plan's
+  int slots;    // plan's
 };
 
 // Every size but new_tokens is at least 1, dim 64 or 128, heads a multiple of kv_heads, page_size of 16 with a table.

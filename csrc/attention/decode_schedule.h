@@ -1,5 +1,6 @@
-// How decoding is shared among blocks: the host chooses from shapes alone into how many splits the keys of a row fall,
-// a block reads its row's length and finds its own. Host and device.
+// How decoding is shared among blocks. The host knows shapes alone and fixes the slots: blocks of each KV head and row
+// tile, for all rows of the batch together. Each block reads all lengths and finds how many of the slots each row gets,
+// and so its own row and split: longer rows are split more. Host and device.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +16,21 @@ inline constexpr int kBlockRows = 2 * kWarpgroupRows;
 // Rows are the queries of a KV head's group: row = token * group + head of the group.
 struct Plan {
   int row_tiles;     // of kBlockRows rows
-  int splits;        // of the keys, at most
+  int slots;         // at least one for each row of the batch
   int64_t counters;  // one for each batch row, KV head and row tile
 };
 
 inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// As many splits as fill the multiprocessors: the fewest whose blocks fill their waves within 5 % of the best. But no
-// more than can have a tile for each consumer; nor more than balance what a split saves and costs: a split's keys are
-// read in time ~ keys / splits, and its partial results, written and read by the one that combines, take ~ rows x
-// splits; least in all at sqrt(keys / rows).
+// Rows of the batch beyond which no slots are to spare: then there are many blocks, and each would read many lengths.
+inline constexpr int kMostBalanced = 256;
+
+// For rows of one length, as many splits as fill the multiprocessors: the fewest whose blocks fill their waves within
+// 5 % of the best. But no more than can have a tile for each consumer; nor more than balance what a split saves and
+// costs: a split's keys are read in time ~ keys / splits, and its partial results, written and read by the one that
+// combines, take ~ rows x splits; least in all at sqrt(keys / rows).
+// Where that is no split at all, some slots are to spare for long rows among short ones: two waves of blocks at most,
+// which end at once if there are none, and fewer than rows, so that rows of one length stay whole.
 inline Plan plan_of(int batch, int kv_heads, int rows, int64_t capacity, int multiprocessors) {
   const int row_tiles = static_cast<int>(ceiling(rows, kBlockRows));
   const int64_t blocks = static_cast<int64_t>(batch) * kv_heads * row_tiles;
@@ -40,12 +46,24 @@ inline Plan plan_of(int batch, int kv_heads, int rows, int64_t capacity, int mul
     best = filled(splits) > best ? filled(splits) : best;
   int64_t splits = 1;
   while (filled(splits) < 0.95 * best) ++splits;
-  return {row_tiles, static_cast<int>(splits), blocks};
+  int64_t slots = batch * splits;
+  if (splits == 1 && batch <= kMostBalanced && most > 1) {
+    const int64_t spare = ceiling(2 * multiprocessors, static_cast<int64_t>(kv_heads) * row_tiles);
+    slots += spare < batch - 1 ? spare : batch - 1;
+  }
+  if (batch * ceiling(capacity, kKeyTile) > INT32_MAX) slots = batch;  // beyond what the shares are computed in
+  return {row_tiles, static_cast<int>(slots), blocks};
 }
 
-// fp32 numbers of a launch's partial results: an output and a log-sum-exp a row and split.
+// Slots that may have partial results. A split row has two or more, of which all but one are beyond the row's own.
+CODESHELL_HOST_DEVICE int partial_slots(int batch, int slots) {
+  const int beyond = slots - batch;
+  return 2 * beyond < slots ? 2 * beyond : slots;
+}
+
+// fp32 numbers of a launch's partial results: an output and a log-sum-exp a row and slot.
 inline int64_t workspace_floats(int batch, int kv_heads, int rows, int dim, const Plan& plan) {
-  return plan.splits == 1 ? 0 : static_cast<int64_t>(batch) * kv_heads * rows * plan.splits * (dim + 1);
+  return static_cast<int64_t>(partial_slots(batch, plan.slots)) * kv_heads * rows * (dim + 1);
 }
 
 // Keys [begin, end) that rows of tokens first to last see at all; each of them sees every key of [free_begin,
@@ -66,13 +84,36 @@ CODESHELL_HOST_DEVICE Keys keys_of(int first_token, int last_token, int queries,
   return keys;
 }
 
+CODESHELL_HOST_DEVICE int tile_count(const Keys& keys) {
+  return (keys.end + kKeyTile - 1) / kKeyTile - keys.begin / kKeyTile;
+}
+
+// Into how many splits a row of so many tiles falls: of `chunk` tiles at most, each with one at least.
+CODESHELL_HOST_DEVICE int splits_of(int tiles, int chunk) { return tiles > chunk ? (tiles + chunk - 1) / chunk : 1; }
+
+// The tiles of a split, so few that the splits of all rows fit the slots; nearly the fewest, and two (one a consumer)
+// at least. `total` is of all rows; count(chunk) is the sum of splits_of over them.
+template <class Count>
+CODESHELL_HOST_DEVICE int chunk_of(int total, int batch, int slots, Count count) {
+  constexpr int kSteps = 4;  // a sixteenth of the way between the bounds
+  const auto ceil = [](int a, int b) { return a > 2 * b ? (a - 1) / b + 1 : 2; };
+  int low = ceil(total, slots);
+  if (batch == 1 || count(low) <= slots) return low;
+  int high = ceil(total, slots - batch);  // a row has less than one more than total / chunk
+  for (int step = 0; step < kSteps && high - low > 1; ++step) {
+    const int middle = low + (high - low) / 2;
+    (count(middle) <= slots ? high : low) = middle;
+  }
+  return high;
+}
+
 // The tiles [begin, end) of one of `active` splits; the splits before `active` have at least one each if there is any.
 struct Tiles {
   int begin, end, active;
 };
 
 CODESHELL_HOST_DEVICE Tiles tiles_of(const Keys& keys, int split, int splits) {
-  const int first = keys.begin / kKeyTile, count = (keys.end + kKeyTile - 1) / kKeyTile - first;
+  const int first = keys.begin / kKeyTile, count = tile_count(keys);
   Tiles tiles = {0, 0, (count + 1) / 2};  // two tiles a block, one a consumer, where there are enough splits
   if (tiles.active > splits) tiles.active = splits;
   if (count < 1) tiles.active = 1;

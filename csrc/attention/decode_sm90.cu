@@ -6,7 +6,7 @@
 //   128   64 x 64                     Q 2 x 16 KiB, ring 6 x (K 16 + V 16): 224 KiB  168
 //
 // A block has a row of the batch, a KV head, up to 128 rows of its group (row = token x group + head) and a split of
-// the keys:
+// the keys; its producer first finds out which row and split, from the lengths of all rows (decode_schedule.h):
 //   producer (a warp)   K0 V0  K1 V1  K2 V2 …   TMA, a stage when it is empty; then the new tokens to the cache
 //   consumer 0          Q | S0 softmax O+=P0V0 | S2 softmax O+=P2V2 | …   wgmma, 64 rows
 //   consumer 1          Q | S1 softmax O+=P1V1 | S3 …                     its softmax under the other's products
@@ -22,6 +22,7 @@
 #include "gpu/cuda.h"
 //
 #include "attention/decode.h"
+#include "attention/decode_problem.h"
 #include "attention/decode_schedule.h"
 #include "attention/softmax.h"
 #include "gpu/barrier.h"
@@ -58,52 +59,12 @@ constexpr int kStages = kRingBytes / (2 * kTileBytes<Dim>);
 template <int Dim>
 constexpr uint32_t kSharedBytes = kConsumers * kTileBytes<Dim> + kRingBytes;
 
-struct Parameters {
-  gpu::TensorMap k, v;
-  AttentionDecode a;
-  int64_t capacity;
-  int group, row_tiles, box_keys;
-};
-
 template <int Dim>
 struct Barriers {
   gpu::Mbarrier key_full[kStages<Dim>], value_full[kStages<Dim>], empty[kStages<Dim>];
+  Share share;
   int wrong;  // a length or an entry of the block table that is none
   int last;   // this block arrived last of its splits
-};
-
-// A block's part.
-struct Problem {
-  int split, row_tile, head, row;  // head: of the keys; row: of the batch
-  int length, total;               // tokens in the cache, and with the new ones
-  bool fits;
-  int all_rows, first_row, rows;  // of the group: all, and the block's
-  bool by_rows;                   // each consumer has rows of its own; else all rows, and every other tile
-  Keys keys;
-  Tiles tiles;
-
-  __device__ __forceinline__ explicit Problem(const Parameters& p) {
-    int index = static_cast<int>(blockIdx.x);
-    split = index % p.a.splits, index /= p.a.splits;
-    row_tile = index % p.row_tiles, index /= p.row_tiles;
-    head = index % p.a.kv_heads, row = index / p.a.kv_heads;
-    length = p.a.cache_seqlens[row];
-    fits = length >= 0 && length <= p.capacity - p.a.new_tokens;
-    gpu::check(fits, "cache_seqlens: no place in the cache for a row of this length", length);
-    if (!fits) length = 0;
-    total = fits ? length + p.a.new_tokens : 0;
-    all_rows = p.a.queries * p.group;
-    first_row = row_tile * kBlockRows;
-    rows = all_rows - first_row < kBlockRows ? all_rows - first_row : kBlockRows;
-    by_rows = rows > kWarpgroupRows;
-    keys = keys_of(first_row / p.group, (first_row + rows - 1) / p.group, p.a.queries, total, p.a.causal, p.a.window);
-    tiles = tiles_of(keys, split, p.a.splits);
-  }
-
-  // Of this block's row in the order batch, KV head, row of the group.
-  __device__ __forceinline__ int64_t line(const Parameters& p, int row_of_group) const {
-    return (static_cast<int64_t>(row) * p.a.kv_heads + head) * all_rows + row_of_group;
-  }
 };
 
 struct Ring {
@@ -424,12 +385,10 @@ struct Consumer {
     const int token = row_of_group / p.group, head = problem.head * p.group + row_of_group % p.group;
     return p.a.lse + (static_cast<int64_t>(problem.row) * p.a.heads + head) * p.a.queries + token;
   }
-  __device__ __forceinline__ int64_t partial(int row_of_group, int split) const {
-    return problem.line(p, row_of_group) * p.a.splits + split;
-  }
   // Of the partial results: outputs, then the log-sum-exps.
   __device__ __forceinline__ float* partial_lse() const {
-    return p.a.workspace + static_cast<int64_t>(p.a.batch) * p.a.kv_heads * problem.all_rows * p.a.splits * Dim;
+    return p.a.workspace +
+           static_cast<int64_t>(partial_slots(p.a.batch, p.a.slots)) * p.a.kv_heads * problem.all_rows * Dim;
   }
 
   __device__ __forceinline__ void store() {
@@ -451,7 +410,7 @@ struct Consumer {
               pack_pair<T>(o[4 * j + 2 * row] * normalise, o[4 * j + 2 * row + 1] * normalise);
         }
       } else {
-        const int64_t index = partial(at_row, problem.split);
+        const int64_t index = problem.partial(p, problem.share.split, at_row);
         float* out = p.a.workspace + index * Dim + lane % 4 * 2;
         if (lane % 4 == 0) partial_lse()[index] = lse;
 #pragma unroll
@@ -482,19 +441,20 @@ struct Consumer {
   // The splits' results by their weights, in their order.
   __device__ __forceinline__ void combine() {
     constexpr int kQuarters = Dim / 4;
+    const int64_t stride = static_cast<int64_t>(p.a.kv_heads) * problem.all_rows;  // of a split
     for (int i = static_cast<int>(threadIdx.x); i < problem.rows * kQuarters; i += kConsumerThreads) {
       const int at_row = problem.first_row + i / kQuarters, column = i % kQuarters * 4;
-      const float* lses = partial_lse() + partial(at_row, 0);
-      const float* outs = p.a.workspace + partial(at_row, 0) * Dim + column;
+      const float* lses = partial_lse() + problem.partial(p, 0, at_row);
+      const float* outs = p.a.workspace + problem.partial(p, 0, at_row) * Dim + column;
       float most = -INFINITY;
-#pragma unroll 4
-      for (int split = 0; split < problem.tiles.active; ++split) most = fmaxf(most, __ldcg(lses + split));
+#pragma unroll 8
+      for (int split = 0; split < problem.tiles.active; ++split) most = fmaxf(most, __ldcg(lses + split * stride));
       const float base = most == -INFINITY ? 0.0f : most;
       float sum = 0.0f, x = 0.0f, y = 0.0f, z = 0.0f, w = 0.0f;
-#pragma unroll 4
+#pragma unroll 8
       for (int split = 0; split < problem.tiles.active; ++split) {
-        const float weight = exp2_fast((__ldcg(lses + split) - base) * kLog2e);
-        const float4 out = __ldcg(reinterpret_cast<const float4*>(outs + static_cast<int64_t>(split) * Dim));
+        const float weight = exp2_fast((__ldcg(lses + split * stride) - base) * kLog2e);
+        const float4 out = __ldcg(reinterpret_cast<const float4*>(outs + split * stride * Dim));
         sum += weight;
         x += weight * out.x, y += weight * out.y, z += weight * out.z, w += weight * out.w;
       }
@@ -510,26 +470,34 @@ template <int Dim, class T>
 __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Parameters p) {
   __shared__ Barriers<Dim> barriers;
   auto* shared = gpu::shared_memory<uint8_t>();
-  if (threadIdx.x == kConsumerThreads) {  // under the loads of length and pages
-    gpu::prefetch_tensor_map(p.k);
-    gpu::prefetch_tensor_map(p.v);
-  }
-  const Problem problem(p);
-  if (problem.split >= problem.tiles.active) return;
-  if (threadIdx.x == 0) {
+  if (threadIdx.x >= kConsumerThreads) {
+    if (threadIdx.x == kConsumerThreads) {  // under the loads of lengths and pages
+      gpu::prefetch_tensor_map(p.k);
+      gpu::prefetch_tensor_map(p.v);
+    }
+    const Share share = find_share(p, slot_of_block(p), static_cast<int>(threadIdx.x) % 32);
+    if (threadIdx.x == kConsumerThreads) {
+      barriers.share = share;
+      barriers.wrong = !has_place(p, share.length);
+    }
+  } else if (threadIdx.x == 0) {
+    const int readers = rows_of_block(p) > kWarpgroupRows ? kConsumers : 1;  // of a stage
     for (int stage = 0; stage < kStages<Dim>; ++stage) {
       barriers.key_full[stage].init(1);
       barriers.value_full[stage].init(1);
-      barriers.empty[stage].init((problem.by_rows ? kConsumers : 1) * gpu::kWarpgroup / 32);
+      barriers.empty[stage].init(readers * gpu::kWarpgroup / 32);
     }
-    barriers.wrong = !problem.fits;
     gpu::fence_mbarrier_init();
   }
   __syncthreads();
+  if (barriers.share.splits == 0) return;
+  const Problem problem(p, barriers.share);
+  if (problem.share.split >= problem.tiles.active) return;
   if (threadIdx.x >= kConsumerThreads) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     load_tiles<Dim>(p, problem, barriers, shared + kConsumers * kTileBytes<Dim>, lane);
-    if (p.a.new_tokens && problem.fits && problem.split == 0 && problem.row_tile == 0) append<Dim, T>(p, problem, lane);
+    if (p.a.new_tokens && problem.fits && problem.share.split == 0 && problem.row_tile == 0)
+      append<Dim, T>(p, problem, lane);
     return;
   }
   Consumer<Dim, T> consumer(p, problem, barriers, shared);
@@ -542,10 +510,8 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Pa
 
 gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionDecode& a, int box_keys) {
   const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
-  const auto stride = [](int n, int64_t elements) {
-    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
-  };
+  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16, documented as a row at least.
+  const auto stride = [&](int n, int64_t elements) { return static_cast<uint64_t>(2 * (n == 1 ? a.dim : elements)); };
   return gpu::encode_tensor_map(
       &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
              4,
@@ -575,8 +541,9 @@ gpu::Error launch_attention_decode(const AttentionDecode& a, gpu::Stream stream)
   // Sums of positions, and of a position and a tile, stay below 2^31.
   if (p.capacity > int64_t{1} << 30) return "a row's capacity is beyond 2^30 tokens";
   if (a.window >= p.capacity) p.a.window = 0;  // beyond all keys it hides none
-  const int64_t blocks = static_cast<int64_t>(a.batch) * a.kv_heads * p.row_tiles * a.splits;
+  const int64_t blocks = static_cast<int64_t>(a.slots) * a.kv_heads * p.row_tiles;
   if (blocks > INT32_MAX) return "more than 2^31 blocks";
+  if (a.slots > a.batch && a.slots > 0xffff) return "more than 65,535 slots";  // find_share sums 16 bits
   if (const auto error = encode(p.k, a.k_cache, a, p.box_keys)) return error;
   if (const auto error = encode(p.v, a.v_cache, a, p.box_keys)) return error;
   const auto count = static_cast<unsigned int>(blocks);

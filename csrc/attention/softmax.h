@@ -68,8 +68,10 @@ struct Softmax {
 #pragma unroll
       for (int j = 0; j < N / 4; ++j) m = fmaxf(m, fmaxf(s[4 * j + 2 * row], s[4 * j + 2 * row + 1]));
       m = quad_max(m);
-      const float base = Masked && m == -INFINITY ? 0.0f : m * c;
-      rescale[row] = exp2_fast(maximum[row] * c - base);
+      const float shown = Masked && m == -INFINITY ? 0.0f : m, base = shown * c;
+      // The difference first: exactly 1 where the maximum stays. As a multiply-add of m c and the rounded m c it would
+      // be off by up to 2^-24 |m c|, tile after tile to the same side.
+      rescale[row] = exp2_fast((maximum[row] - shown) * c);
       maximum[row] = m;
       float total = sum[row] * rescale[row];
 #pragma unroll

@@ -19,7 +19,7 @@ namespace {
 namespace decode = attention::decode;
 
 using TensorArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t>;
-// batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half, splits
+// batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half, slots
 using Shape = std::array<int, 12>;
 
 AttentionTensor tensor(const TensorArgument& argument) {
@@ -45,7 +45,7 @@ std::tuple<int, std::int64_t, std::int64_t> plan(int batch, int queries, int hea
   }
   const int rows = queries * (heads / kv_heads);
   const auto plan = decode::plan_of(batch, kv_heads, rows, capacity, multiprocessors);
-  return {plan.splits, plan.counters, decode::workspace_floats(batch, kv_heads, rows, dim, plan)};
+  return {plan.slots, plan.counters, decode::workspace_floats(batch, kv_heads, rows, dim, plan)};
 }
 
 std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int queries, int total, bool causal, int window,
@@ -59,6 +59,24 @@ std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int quer
   return all;
 }
 
+// Splits of each row.
+std::vector<int> shares(const std::vector<int>& tiles_of_rows, int slots) {
+  const int batch = static_cast<int>(tiles_of_rows.size());
+  if (batch < 1 || slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
+  int total = 0;
+  for (const int tiles : tiles_of_rows) total += tiles;
+  const auto count = [&](int chunk) {
+    int sum = 0;
+    for (const int tiles : tiles_of_rows) sum += decode::splits_of(tiles, chunk);
+    return sum;
+  };
+  std::vector<int> splits(tiles_of_rows.size(), 1);
+  if (slots == batch) return splits;
+  const int chunk = decode::chunk_of(total, batch, slots, count);
+  for (size_t row = 0; row < splits.size(); ++row) splits[row] = decode::splits_of(tiles_of_rows[row], chunk);
+  return splits;
+}
+
 void launch(const TensorArgument& q, const TensorArgument& k_cache, const TensorArgument& v_cache,
             const TensorArgument& k_new, const TensorArgument& v_new, std::uintptr_t out, std::uintptr_t lse,
             std::uintptr_t cache_seqlens, std::uintptr_t block_table, std::int64_t block_table_stride,
@@ -66,14 +84,15 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
             const Shape& shape, bool bf16, bool interleaved, float scale, bool causal, int window,
             std::uintptr_t stream) {
   const auto [batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half,
-              splits] = shape;
+              slots] = shape;
   check_heads(heads, kv_heads, dim);
-  for (const int size : {batch, queries, pages, page_size, splits}) {
+  for (const int size : {batch, queries, pages, page_size}) {
     if (size < 1) throw py::value_error("decode: a size is below 1");
   }
   if (block_table ? page_size % 16 || pages_a_row < 1 : pages != batch)
     throw py::value_error("decode: pages must be of a multiple of 16 tokens; without a table one for each row");
-  if (splits > 1 && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
+  if (slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
+  if (slots > batch && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
   if (cos && (rotary_half % 8 || 2 * rotary_half > dim || new_tokens != queries || !sin))
     throw py::value_error("decode: rotary tables must have a multiple of 8 columns, for as many new tokens as queries");
   if (!(scale > 0.0f) || window < 0 || (window && !causal))
@@ -109,7 +128,7 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
                                              scale,
                                              causal,
                                              window,
-                                             splits},
+                                             slots},
                                             pointer<void>(stream)));
   } else {
     raise_no_kernels("decode");
@@ -128,6 +147,7 @@ void bind_decode(py::module_& module) {
              py::arg("kv_heads"), py::arg("dim"), py::arg("capacity"), py::arg("multiprocessors") = 0);
   module.def("attention_decode_tiles", &tiles, py::arg("first_token"), py::arg("last_token"), py::arg("queries"),
              py::arg("total"), py::arg("causal"), py::arg("window"), py::arg("splits"));
+  module.def("attention_decode_shares", &shares, py::arg("tiles"), py::arg("slots"));
 }
 
 }  // namespace codeshell::bindings

@@ -43,6 +43,7 @@ def test_every_element_against_fp64(taken, case, dim, dtype):
 REAL = [
     Case("real_2k", (2048,), heads=64, kv_heads=8, dim=128, page=16),
     Case("real_8k", (8000, 1, 4097, 0) * 2, heads=32, kv_heads=8, dim=128, capacity=8192),
+    Case("real_uneven", (30000, *range(500, 2400, 61)), heads=32, kv_heads=8, dim=128, page=16),
     Case("real_tokens", (5000, 8100), queries=16, new=16, rotary=128, heads=64, kv_heads=8, dim=128, page=64),
 ]
 
@@ -67,7 +68,9 @@ def test_a_graph_is_replayed_with_other_lengths(taken):
     case = Case("graph", (2000, 700), heads=32, kv_heads=8, dim=128, page=16, new=1, capacity=4096)
     given = inputs(case, "cuda", torch.bfloat16)
     caches = [cache.nan_to_num(0.5) for cache in given.caches]
-    given.keywords["block_table"].clamp_(min=0)
+    table = given.keywords["block_table"]
+    nobodys = set(range(caches[0].shape[0])) - set(table.flatten().tolist())
+    table[table < 0] = torch.tensor(sorted(nobodys)[: int((table < 0).sum())], dtype=torch.int32, device="cuda")
 
     def step():
         return ops.decode_attention(given.q, *caches, **given.keywords)
@@ -97,7 +100,7 @@ def test_lengths_and_entries_that_are_none_give_nan(argument):
 
 
 def test_the_host_waits_for_nothing():
-    given = inputs(REAL[2], "cuda", torch.bfloat16)
+    given = inputs(REAL[-1], "cuda", torch.bfloat16)
     ops.decode_attention(given.q, *given.caches, **given.keywords)
     torch.cuda.set_sync_debug_mode("error")
     try:

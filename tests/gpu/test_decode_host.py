@@ -216,7 +216,7 @@ GOOD = {
     **dict.fromkeys(("q", "k_cache", "v_cache", "k_new", "v_new"), (0, 0, 0, 0)),
     **dict.fromkeys(("out", "lse", "cache_seqlens", "block_table", "block_table_stride", "cos", "sin"), 0),
     **dict.fromkeys(("workspace", "counters", "window", "stream"), 0),
-    "shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1),
+    "shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 2),
     "bf16": True,
     "interleaved": False,
     "scale": 1.0,
@@ -227,13 +227,14 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": (2, 0, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "size is below 1"),
-        ({"shape": (2, 1, 3, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "multiple of kv_heads"),
-        ({"shape": (2, 1, 4, 2, 96, 0, 2, 100, 1, 0, 0, 1)}, "dim 64 or 128"),
-        ({"shape": (2, 1, 4, 2, 64, 0, 9, 40, 1, 0, 0, 1), "block_table": 16}, "multiple of 16"),
-        ({"shape": (2, 1, 4, 2, 64, 0, 3, 100, 1, 0, 0, 1)}, "one for each row"),
-        ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "need a workspace"),
-        ({"shape": (2, 1, 4, 2, 64, 1, 2, 100, 1, 9, 12, 1), "cos": 16, "sin": 16}, "multiple of 8 columns"),
+        ({"shape": (2, 0, 4, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "size is below 1"),
+        ({"shape": (2, 1, 3, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "multiple of kv_heads"),
+        ({"shape": (2, 1, 4, 2, 96, 0, 2, 100, 1, 0, 0, 2)}, "dim 64 or 128"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 9, 40, 1, 0, 0, 2), "block_table": 16}, "multiple of 16"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 3, 100, 1, 0, 0, 2)}, "one for each row"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 3)}, "need a workspace"),
+        ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "needs a slot"),
+        ({"shape": (2, 1, 4, 2, 64, 1, 2, 100, 1, 9, 12, 2), "cos": 16, "sin": 16}, "multiple of 8 columns"),
         ({"scale": 0.0}, "scale must be above 0"),
         ({"causal": False, "window": 3}, "a window at least 1 and causal"),
     ],
@@ -266,31 +267,87 @@ def test_every_tile_that_is_seen_has_one_split(data):
 
 
 @pytest.mark.parametrize(
-    ("batch", "queries", "heads", "capacity", "blocks"),
+    ("batch", "queries", "heads", "capacity", "blocks", "spare"),
     [
-        (1, 1, 64, 2048, 128),
-        (8, 1, 64, 8192, 128),
-        (32, 1, 64, 32768, 256),
-        (1, 1, 32, 131072, 128),
-        (1, 16, 64, 2048, 32),
+        (1, 1, 64, 2048, 128, 0),
+        (8, 1, 64, 8192, 128, 0),
+        (32, 1, 64, 32768, 256, 31),
+        (128, 1, 64, 32768, 1024, 33),
+        (1, 1, 32, 131072, 128, 0),
+        (1, 16, 64, 2048, 32, 0),
     ],
 )
-def test_the_plan_fills_an_h200(batch, queries, heads, capacity, blocks):
-    """132 multiprocessors, 8 KV heads of 128: the cases of the benchmark."""
-    splits, counters, floats = _C.attention_decode_plan(batch, queries, heads, 8, 128, capacity, 132)
-    assert splits * batch * 8 == blocks and counters == batch * 8
-    assert floats == (0 if splits == 1 else batch * heads * queries * splits * 129)
+def test_the_plan_fills_an_h200(batch, queries, heads, capacity, blocks, spare):
+    """132 multiprocessors, 8 KV heads of 128: the cases of the benchmark. Rows of one length leave the slots that are
+    to spare alone."""
+    slots, counters, floats = _C.attention_decode_plan(batch, queries, heads, 8, 128, capacity, 132)
+    assert slots == blocks // 8 + spare and counters == batch * 8
+    assert 8 * sum(_C.attention_decode_shares([capacity // 64] * batch, slots)) == blocks
+    assert floats == min(slots, 2 * (slots - batch)) * heads * queries * 129
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 16), st.integers(1, 16), st.integers(1, 10**6))
 def test_the_plan_is_within_its_bounds(batch, queries, kv_heads, group, capacity):
-    splits, counters, _ = _C.attention_decode_plan(batch, queries, kv_heads * group, kv_heads, 64, capacity, 132)
+    slots, counters, _ = _C.attention_decode_plan(batch, queries, kv_heads * group, kv_heads, 64, capacity, 132)
     rows = min(queries * group, 128)
     tiles = -(-queries * group // 128)
-    assert 1 <= splits <= max(1, (-(-capacity // 64) + 1) // 2)
+    assert counters == batch * kv_heads * tiles and slots >= batch
+    if slots < 2 * batch:
+        assert (slots - batch) * kv_heads * tiles < 2 * 132 + kv_heads * tiles
+    splits = max(_C.attention_decode_shares([-(-capacity // 64)] * batch, slots))
+    assert splits <= slots // batch and splits <= max(1, (-(-capacity // 64) + 1) // 2)
     assert splits == 1 or (splits - 1) ** 2 * rows < capacity
-    assert counters == batch * kv_heads * tiles
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_rows_share_the_slots_by_their_lengths(data):
+    tiles = data.draw(st.lists(st.integers(0, 2000) | st.integers(0, 3), min_size=1, max_size=70))
+    batch = len(tiles)
+    slots = batch + data.draw(st.integers(1, 100))
+    splits = _C.attention_decode_shares(tiles, slots)
+    assert min(splits) >= 1 and sum(splits) <= slots
+    # Partial results of split rows alone have a place.
+    assert sum(n for n in splits if n > 1) <= min(slots, 2 * (slots - batch))
+    assert all(n == 1 or 2 * n <= count + 1 for n, count in zip(splits, tiles, strict=True))
+    longest = max(-(-count // n) for n, count in zip(splits, tiles, strict=True))
+    # The least that could do, if a split could be of any size, and what a simple division by the slots beyond gives.
+    low, high = (max(2, -(-sum(tiles) // n)) for n in (slots, slots - batch))
+    assert longest <= high
+    shortest = next(c for c in range(low, high + 1) if sum(max(1, -(-n // c)) for n in tiles) <= slots)
+    assert longest <= shortest + (high - low) / 16 + 1
+    assert splits == _C.attention_decode_shares(tiles, slots)
+
+
+def test_a_long_row_beside_short_ones_is_split():
+    """32 rows of 8 KV heads on 132 multiprocessors: one of 32k keys beside 31 of 2k."""
+    slots, _, _ = _C.attention_decode_plan(32, 1, 64, 8, 128, 32768, 132)
+    tiles = [32] * 20 + [512] + [32] * 11
+    splits = _C.attention_decode_shares(tiles, slots)
+    assert splits[20] == 16 and sum(splits) == 47, "all of one size: with smaller splits each short row would be two"
+
+
+UNEVEN = (1000, 3, 0, 64, 40, 10, 500, 129)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("spare", UNEVEN, heads=4, new=1, page=16),
+        Case("several_splits", (700, 0, 90), heads=8, kv_heads=2, dim=128),
+        Case("two_row_tiles", (600, 5), queries=16, heads=8, new=16),
+        Case("more_rows_than_lanes", (5,) * 17 + (400,) + (1,) * 16 + (300, 0), window=350),
+    ],
+    ids=lambda case: case.name,
+)
+def test_rows_of_different_lengths_against_fp64(on_host, taken, case):
+    on_host.set_multiprocessors(4 if case.name != "more_rows_than_lanes" else 18)
+    batch = len(case.lengths)
+    slots, _, _ = on_host.attention_decode_plan(batch, case.queries, case.heads, case.kv_heads, 64, case.room)
+    assert slots > batch
+    check_case(case, "cpu", torch.bfloat16)
+    assert len(taken) == 1
 
 
 def test_cases_cover_what_they_are_named_after():
@@ -303,7 +360,7 @@ def test_cases_cover_what_they_are_named_after():
         if _C.attention_decode_plan(
             len(case.lengths), case.queries, case.heads, case.kv_heads, case.dim, case.room, 40
         )[0]
-        > 1
+        > len(case.lengths)
     ]
     assert {bool(case.page) for case in several} == {False, True} and any(case.window for case in several)
     assert any(case.new for case in several)

@@ -145,6 +145,13 @@ inline int __all_sync(unsigned int mask, bool predicate, CODESHELL_SITE) {
   return codeshell::gpu::host::ballot(mask, "__all_sync", predicate, site) == mask;
 }
 
+// Of all lanes.
+inline unsigned int __reduce_add_sync(unsigned int mask, unsigned int value, CODESHELL_SITE) {
+  for (int bits = 16; bits > 0; bits /= 2)
+    value += codeshell::gpu::host::shuffle(mask, "__reduce_add_sync", value, codeshell::gpu::host::lane() ^ bits, site);
+  return value;
+}
+
 // Any subset that holds the caller is a valid answer on a GPU; the smallest is the one that finds wrong uses.
 inline unsigned int __activemask() { return 1u << codeshell::gpu::host::lane(); }
 
