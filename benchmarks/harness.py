@@ -85,7 +85,7 @@ class Case:
     """A piece of work and who does it.
 
     `prepare` fills the slots' data anew, the same each time: it runs before each contender's first call, whose output
-    is compared with the first contender's to within `tolerance` of the largest value (None: not compared).
+    is compared with the first peer's to within `tolerance` of the largest value (None: not compared).
     """
 
     name: str
@@ -148,6 +148,7 @@ class Session:
         self.rounds = args.rounds or (3 if args.smoke else 9 if device == "cpu" else 30)
         self.shortest = 1e-5 if args.smoke else HOST_ROUND if device == "cuda" else CPU_ROUND
         self.started = time.monotonic()
+        self.failed = False
         if args.smoke:
             self.threads = 1
         torch.set_num_threads(self.threads)
@@ -195,8 +196,9 @@ class Session:
         return max(1, math.ceil(CACHE_TURNS * self.cache / max(footprint, 1)))
 
     def run(self, cases: Iterable[Case]) -> None:
-        """Measure the cases in turn. They may be a generator that makes each case's data when it is reached."""
-        for case in cases:
+        """Measure the cases in turn. They may be a generator that makes each case's data when it is reached; one that
+        fails there ends the run, and `finish` says so."""
+        for case in self._made(cases):
             if self.args.only and not any(text in case.name for text in self.args.only):
                 continue
             if time.monotonic() - self.started > self.args.seconds:
@@ -208,13 +210,26 @@ class Session:
             print(chart.table(case.name, rows), flush=True)
             self._save()
 
+    def _made(self, cases: Iterable[Case]) -> Iterator[Case]:
+        made = iter(cases)
+        while True:
+            try:
+                case = next(made)
+            except StopIteration:
+                return
+            except Exception as error:  # no memory for its data; or a peer broke the GPU's context for good
+                self.failed = True
+                self.absent("the cases from here on", first_line(error))
+                return
+            yield case
+
     def finish(self) -> int:
-        """Measure copying again, write the last state; 1 if a contender of ours failed."""
-        if "copy" in self.floors:
+        """Measure copying again, write the last state; 1 if a contender of ours failed, or a case could not be made."""
+        if "copy" in self.floors and not self.failed:
             self.result["copy_at_end"] = measure_floor("copy", self)["rate"]
-        self.result["finished"] = True
+        self.result["finished"] = not self.failed
         self._save()
-        return int(any(row["ours"] and row["error"] for row in self.rows))
+        return int(self.failed or any(row["ours"] and row["error"] for row in self.rows))
 
     def _save(self) -> None:
         if self.args.json:
@@ -227,7 +242,8 @@ class Session:
         errors: dict[str, str] = {}
         steps: dict[str, Step] = {}
         reference: tuple[str, list[np.ndarray]] | None = None
-        for contender in case.contenders:
+        # Ours last: what it computes is compared with a peer's, not theirs with it.
+        for contender in sorted(case.contenders, key=lambda contender: contender.ours):
             try:
                 case.prepare()
                 step = contender.make()
@@ -244,9 +260,9 @@ class Session:
                 errors[contender.name] = first_line(error)
             if self.events:
                 step = None  # type: ignore[assignment]  # its memory goes before the next contender takes its own
-                gc.collect()
-                torch.cuda.empty_cache()
+                give_memory_back()
         if steps:
+            steps = {contender.name: steps[contender.name] for contender in case.contenders if contender.name in steps}
             if self.events:
                 graphs = {contender.name for contender in case.contenders if contender.graph}
                 times, failed = take_turns(steps, case.slots, self.rounds, graphs)
@@ -255,9 +271,9 @@ class Session:
             timings |= times
             errors |= failed
         steps.clear()
-        gc.collect()
         if self.events:
-            torch.cuda.empty_cache()
+            give_memory_back()
+        gc.collect()
         return self._rows(case, timings, errors)
 
     def _rows(self, case: Case, timings: dict[str, Timing], errors: dict[str, str]) -> list[dict[str, Any]]:
@@ -413,6 +429,12 @@ def time_replays(step: Step, slots: int, kept: list[Any], calls: int, rounds: in
     graph.replay()
     times = time_events(lambda _: graph.replay(), 1, [None], rounds)
     return [value / calls for value in times]
+
+
+def give_memory_back() -> None:
+    gc.collect()
+    with contextlib.suppress(RuntimeError):  # of a call before, which has its row
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

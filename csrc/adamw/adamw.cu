@@ -19,6 +19,7 @@
 // cuda.h first: the others take __host__ __device__ from it.
 #include "adamw/adamw.h"
 #include "gpu/launch.h"
+#include "gpu/semaphore.h"
 #include "gpu/types.h"
 #include "gpu/vector.h"
 
@@ -252,12 +253,13 @@ struct Kernel {
 // counter is zero again for the next launch.
 __device__ __forceinline__ bool is_last_block(unsigned int* finished) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(finished, 1u) == gridDim.x - 1;
+  if (threadIdx.x == 0) {
+    const bool is = gpu::counter_arrive(finished) == gridDim.x - 1;
+    if (is) *finished = 0;
+    last = is;
+  }
   __syncthreads();
-  if (last && threadIdx.x == 0) *finished = 0;
-  if (last) __threadfence();
   return last;
 }
 

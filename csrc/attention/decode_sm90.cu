@@ -29,6 +29,7 @@
 #include "gpu/check.h"
 #include "gpu/launch.h"
 #include "gpu/mbarrier.h"
+#include "gpu/semaphore.h"
 #include "gpu/tma.h"
 #include "gpu/vector.h"
 #include "gpu/wgmma.h"
@@ -424,39 +425,48 @@ struct Consumer {
 
   // Whether this block is the last of its splits; it leaves the counter as it was found.
   __device__ __forceinline__ bool arrive_last() {
-    __threadfence();
-    gpu::barrier_sync(kBlock, kConsumerThreads);
+    gpu::barrier_sync(kBlock, kConsumerThreads);  // all of the block's results are written
     if (threadIdx.x == 0) {
       const int pair = problem.row * p.a.kv_heads + problem.head;
       unsigned int* counter = p.a.counters + static_cast<int64_t>(pair) * p.row_tiles + problem.row_tile;
-      barriers.last = atomicAdd(counter, 1u) == static_cast<unsigned int>(problem.tiles.active - 1);
-      if (barriers.last) atomicExch(counter, 0u);
+      barriers.last = gpu::counter_arrive(counter) == static_cast<unsigned int>(problem.tiles.active - 1);
+      if (barriers.last) *counter = 0;
     }
     gpu::barrier_sync(kBlock, kConsumerThreads);
-    if (!barriers.last) return false;
-    __threadfence();
-    return true;
+    return barriers.last;
   }
 
-  // The splits' results by their weights, in their order.
+  // The splits' results by their weights, in their order. Loads of several splits are in flight at once: where keys are
+  // few, waiting for them is a good part of the launch.
   __device__ __forceinline__ void combine() {
-    constexpr int kQuarters = Dim / 4;
-    const int64_t stride = static_cast<int64_t>(p.a.kv_heads) * problem.all_rows;  // of a split
+    constexpr int kQuarters = Dim / 4, kAtOnce = 8;
+    const int64_t next = static_cast<int64_t>(p.a.kv_heads) * problem.all_rows;  // split
     for (int i = static_cast<int>(threadIdx.x); i < problem.rows * kQuarters; i += kConsumerThreads) {
       const int at_row = problem.first_row + i / kQuarters, column = i % kQuarters * 4;
       const float* lses = partial_lse() + problem.partial(p, 0, at_row);
       const float* outs = p.a.workspace + problem.partial(p, 0, at_row) * Dim + column;
-      float most = -INFINITY;
-#pragma unroll 8
-      for (int split = 0; split < problem.tiles.active; ++split) most = fmaxf(most, __ldcg(lses + split * stride));
-      const float base = most == -INFINITY ? 0.0f : most;
-      float sum = 0.0f, x = 0.0f, y = 0.0f, z = 0.0f, w = 0.0f;
-#pragma unroll 8
-      for (int split = 0; split < problem.tiles.active; ++split) {
-        const float weight = exp2_fast((__ldcg(lses + split * stride) - base) * kLog2e);
-        const float4 out = __ldcg(reinterpret_cast<const float4*>(outs + split * stride * Dim));
-        sum += weight;
-        x += weight * out.x, y += weight * out.y, z += weight * out.z, w += weight * out.w;
+      float base = 0.0f, most = -INFINITY, sum = 0.0f, x = 0.0f, y = 0.0f, z = 0.0f, w = 0.0f;
+      for (int first = 0; first < problem.tiles.active; first += kAtOnce) {
+        float lse[kAtOnce];
+        float4 out[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const bool there = first + j < problem.tiles.active;
+          lse[j] = there ? __ldcg(lses + (first + j) * next) : -INFINITY;
+          out[j] = there ? __ldcg(reinterpret_cast<const float4*>(outs + (first + j) * next * Dim)) : float4{};
+        }
+        const float before = most;
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) most = fmaxf(most, lse[j]);
+        base = most == -INFINITY ? 0.0f : most;
+        const float rescale = exp2_fast((before - base) * kLog2e);
+        sum *= rescale, x *= rescale, y *= rescale, z *= rescale, w *= rescale;
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const float weight = exp2_fast((lse[j] - base) * kLog2e);
+          sum += weight;
+          x += weight * out[j].x, y += weight * out[j].y, z += weight * out[j].z, w += weight * out[j].w;
+        }
       }
       const float normalise = sum == 0.0f ? 0.0f : 1.0f / sum;
       const uint2 pairs = {pack_pair<T>(x * normalise, y * normalise), pack_pair<T>(z * normalise, w * normalise)};

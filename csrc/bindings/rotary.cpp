@@ -229,6 +229,7 @@ void run(const char* op, const Arguments& a, const Tensor& like, const char* nam
       gpu::Error error = nullptr;
       {
         const py::gil_scoped_release release;
+        const gpu::OnDevice there(like.device);
         error = rotary::launch_rotary(a, queue);
       }
       if (error) check((std::string(op) + " of " + described(name, like)).c_str(), error);

@@ -14,4 +14,14 @@ int multiprocessors() {
   return counts[device] > 0 ? counts[device] : 1;
 }
 
+OnDevice::OnDevice(int device) {
+  int current = 0;
+  if (cudaGetDevice(&current) == cudaSuccess && current != device && cudaSetDevice(device) == cudaSuccess)
+    before_ = current;
+}
+
+OnDevice::~OnDevice() {
+  if (before_ >= 0) cudaSetDevice(before_);
+}
+
 }  // namespace codeshell::gpu

@@ -27,6 +27,18 @@ inline constexpr bool kHasKernels = false;
 int multiprocessors();
 #endif
 
+// While it lives, launches go to this device: tensors may lie on another than the one that is current.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = -1;  // to go back to; -1 where it was this one
+};
+
 }  // namespace codeshell::gpu
 
 #if defined(__CUDACC__)

@@ -84,7 +84,7 @@ def test_rows_ratios_json_and_chart(tmp_path: Path) -> None:
         assert row["ratio_to_floor"] == pytest.approx(row["gigabytes_per_second"] / floor, rel=1e-3)
         assert row["ratio_to_peer"] == pytest.approx(best / row["microseconds"], rel=1e-3)
     assert rows["wrong peer"]["microseconds"] is None
-    assert "not the result of ours" in rows["wrong peer"]["error"]
+    assert "not the result of peer" in rows["wrong peer"]["error"]
     assert rows["broken peer"]["error"] == "RuntimeError: no such kernel"
     other = rows["another piece of work"]
     assert other["microseconds"] > 0 and other["ratio_to_peer"] is None and other["ratio_to_floor"] is None
@@ -100,11 +100,29 @@ def test_what_fails_of_ours_fails_the_run(tmp_path: Path) -> None:
     import harness
 
     session = make_session(tmp_path)
-    session.run([harness.Case("1000 values", contenders(wrong)[:2][::-1], tolerance=1e-6)])
+    session.run([harness.Case("1000 values", contenders(wrong)[:2], tolerance=1e-6)])
     assert session.finish() == 1
+    ours, peer = session.rows
+    assert "not the result of peer" in ours["error"] and ours["microseconds"] is None
+    assert peer["error"] is None and peer["microseconds"] > 0
     session = make_session(tmp_path)
     session.run([harness.Case("1000 values", contenders(failing)[:2])])
     assert session.finish() == 1
+
+
+def test_a_case_that_cannot_be_made_keeps_the_rows_before_it(tmp_path: Path) -> None:
+    import harness
+
+    def cases() -> Any:
+        yield harness.Case("1000 values", contenders()[:2])
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
+
+    session = make_session(tmp_path)
+    session.run(cases())
+    assert session.finish() == 1
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert len(result["rows"]) == 2 and not result["finished"]
+    assert "illegal memory access" in result["absent"]["the cases from here on"]
 
 
 def test_contenders_take_turns_and_slots_rotate() -> None:

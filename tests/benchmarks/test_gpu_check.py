@@ -68,7 +68,7 @@ def test_without_time_everything_is_listed(tmp_path: Path) -> None:
     assert code == 1
     assert {step["status"] for step in result["steps"]} == {"left out"}
     names = [step["name"] for step in result["steps"]]
-    assert names[-4] == "benchmark decode" and names[-1] == "compute-sanitizer racecheck"
+    assert names[-4] == "benchmark overhead" and names[-1] == "compute-sanitizer racecheck"
 
 
 def test_small_cases_run_under_the_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,3 +117,11 @@ def test_graphs_and_streams() -> None:
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(captured, direct, strict=True))
     close(captured, ops.rotary(*wide(q, k), cos.cpu(), sin.cpu()))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_device_that_is_not_current() -> None:
+    cos, sin = angles(64, 32)
+    q, k = (torch.randn(1, 64, heads, 64) for heads in (4, 2))
+    close(ops.rotary(*(x.to("cuda:1") for x in (q, k, cos, sin))), ops.rotary(*wide(q, k), cos, sin))
+    assert torch.cuda.current_device() == 0

@@ -13,6 +13,7 @@
 #include "gpu/host/fiber.h"
 #include "gpu/host/memory.h"
 #include "gpu/host/names.h"
+#include "gpu/launch.h"
 
 uint3 threadIdx;
 uint3 blockIdx;
@@ -465,5 +466,8 @@ int64_t shared_offset(const void* address) { return state().shared.offset(addres
 namespace codeshell::gpu {
 
 int multiprocessors() { return host::options().multiprocessors; }
+
+OnDevice::OnDevice(int) {}
+OnDevice::~OnDevice() = default;
 
 }  // namespace codeshell::gpu
