@@ -248,8 +248,8 @@ def _check(
     return_lse: bool,
 ) -> None:
     check_heads(q, k, v, packed=cu_seqlens is not None)
-    if window is not None and (window < 1 or not causal):
-        raise ValueError(f"window is {window}: must be at least 1, and causal")
+    if window is not None and (isinstance(window, float) or window < 1 or not causal):
+        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
     if not 0.0 <= dropout_p < 1.0 or (dropout_p and return_lse):
         raise ValueError(f"dropout_p is {dropout_p}: must be at least 0 and below 1, and 0 with return_lse")
     if cu_seqlens is None:

@@ -158,3 +158,9 @@ def test_the_diff_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(line)["diff"].startswith("--- a.py")
     shard_path(tmp_path / "collect", "documents", 0).unlink()
     assert say(capsys, "b.py", "--run", tmp_path, "--diff")[-1] == "  no diff: no two texts to compare here"
+
+
+def test_an_empty_key_and_a_damaged_plan(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ID-OR-PATH: it is empty" in complaint(capsys, "", "--dedup", output)
+    (output / "plan.json").write_text("[]")
+    assert "plan.json: not a plan of codeshell dedup" in complaint(capsys, "b.py", "--dedup", output, "--diff")

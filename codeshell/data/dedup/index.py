@@ -67,18 +67,22 @@ class Index:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(f"{directory}: an index of format {found}, not {FORMAT}; make a new one with this version")
-        for name in COMPARED:
-            old, new = manifest["parameters"][name], getattr(parameters, name)
+        try:
+            made = {name: manifest["parameters"][name] for name in COMPARED}
+            checks = [
+                (str(directory / segment["name"] / name), facts["bytes"], facts["crc32"])
+                for segment in manifest["segments"]
+                for name, facts in segment["files"].items()
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({error}); restore the index from a copy, or make a new one") from None
+        for name, old in made.items():
+            new = getattr(parameters, name)
             if old != new:
                 raise UserError(
                     f"{directory}: made with {name} {old}, but this run has {new}; use the same or a new index"
                 )
         index = Index(directory, parameters, tuple(manifest["segments"]))
-        checks = [
-            (str(directory / segment["name"] / name), facts["bytes"], facts["crc32"])
-            for segment in index.segments
-            for name, facts in segment["files"].items()
-        ]
         for (file, _, _), wrong in zip(checks, engine.map(_check, checks), strict=True):
             if wrong:
                 raise UserError(f"{file}: {wrong}; restore the index from a copy, or make a new one")
