@@ -122,7 +122,10 @@ def packed_attention(
         scale, window, cu_seqlens, max_seqlen, dropout_p: as for `attention`.
 
     Returns:
-        (batch, seq, heads * dim) or (total, heads * dim).
+        (batch, seq, heads * dim) or (total, heads * dim), in the floating-point dtype of qkv.
+
+    Raises:
+        ValueError: an argument's shape, dtype, device or value does not fit; the message names it.
     """
     if qkv.dim() not in (2, 3) or qkv.shape[-1] % (heads + 2 * kv_heads):
         raise ValueError(
@@ -288,6 +291,8 @@ def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: st
     What they hold is checked on a CPU alone: on a GPU that would wait for it, and in a traced graph there is nothing.
     `name`, `given` and `limit` are what the caller calls the three.
     """
+    if not isinstance(offsets, torch.Tensor):
+        raise ValueError(f"{given} is a {type(offsets).__name__}: must be an int32 tensor (sequences + 1,)")
     if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
         raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
     if offsets.device != x.device:

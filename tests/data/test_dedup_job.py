@@ -296,6 +296,7 @@ class TestIndex:
         (tmp_path / "other" / "thing").write_text("x")
         with pytest.raises(UserError, match="other files are"):
             self.one(halves[1], tmp_path / "2", tmp_path / "other")
+        assert names(tmp_path / "other") == ["thing"]
 
 
 def test_options_reach_the_reader(tmp_path: Path) -> None:

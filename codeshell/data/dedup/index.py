@@ -59,9 +59,8 @@ class Index:
                 or a directory of something else.
         """
         path = directory / "index.json"
+        check_directory(directory)
         if not path.exists():
-            if directory.exists() and any(p for p in directory.iterdir() if not _ours(p)):
-                raise UserError(f"{directory}: no index is here, but other files are; choose another --index")
             return Index(directory, parameters, ())
         manifest = read_json(path)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -202,6 +201,13 @@ def _crc32(path: Path) -> int:
 
 def _job_key(job: dict[str, Any]) -> str:
     return hashlib.md5(json.dumps(job, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def check_directory(directory: Path) -> None:
+    """Raise a `UserError` if a directory holds something, and no index."""
+    new = directory.is_dir() and not (directory / "index.json").exists()
+    if new and any(not _ours(path) for path in directory.iterdir()):
+        raise UserError(f"{directory}: no index is here, but other files are; choose another --index")
 
 
 def _ours(path: Path) -> bool:

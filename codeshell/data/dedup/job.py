@@ -31,7 +31,7 @@ from codeshell import __version__
 from codeshell.data.dedup import inputs, outputs
 from codeshell.data.dedup.arrays import ArrayFile, save_array
 from codeshell.data.dedup.batches import Batch, read
-from codeshell.data.dedup.index import Index
+from codeshell.data.dedup.index import Index, check_directory
 from codeshell.data.dedup.inputs import InputOptions, Plan, Source
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import MEMORY, Found, Search, search
@@ -134,6 +134,7 @@ def _index_lock(job: Job) -> Iterator[None]:
     if job.index is None or (job.write == "nothing" and not job.index.exists()):
         yield
         return
+    check_directory(job.index)  # before a lock is left in it
     with lock(make_directory(job.index), "index.lock"):
         yield
 
