@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
         ([folder, "--max-file-bytes", "0"], "--max-file-bytes"),
     ]
     for arguments, message in cases:
-        assert main(["dedup", *arguments, "-o", output]) == 2, arguments
+        assert main(["dedup", "--workers", "1", *arguments, "-o", output]) == 2, arguments
         error = capsys.readouterr().err
         assert message in error, (arguments, error)
         assert error.count("\n") == 1, error
