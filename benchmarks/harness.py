@@ -138,6 +138,10 @@ class Session:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
+        if args.threads < 1 or args.rounds < 0:
+            raise SystemExit(
+                f"--threads {args.threads} --rounds {args.rounds}: threads must be 1 or more, rounds 0 or more"
+            )
         for path in (args.json, args.chart):
             if path and not path.parent.is_dir():
                 raise SystemExit(f"{path}: there is no folder {path.parent}")

@@ -9,9 +9,17 @@ import argparse
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "explain", "report", "bench", "info")
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are one line, as all bad input is: the usage of argparse can be twenty lines before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     from codeshell import __version__
     from codeshell.errors import UserError
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="codeshell",
         description="From a folder of code to a trained and evaluated code model.",
         epilog="example: codeshell run recipes/demo.toml -o runs/demo",

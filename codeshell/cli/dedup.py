@@ -65,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
     for name in ("max_file_bytes", "workers"):
         low = 1 if name == "max_file_bytes" else 0
+        if getattr(args, name) >= 1 << 62:
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is too much; give a smaller number")
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")
     # Before our own imports, so that workers do theirs at the same time.
@@ -154,7 +156,9 @@ def parse_size(text: str, name: str) -> int:
     if not found:
         raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
     unit = (found[2] or "").lower()
-    size = int(float(found[1]) * (1024 if unit.endswith("i") else 1000) ** UNITS[unit[:1]])
+    size = float(found[1]) * (1024 if unit.endswith("i") else 1000) ** UNITS[unit[:1]]
     if size < 64 << 20:
         raise UserError(f"{name}: {text} is too little; give 64MiB or more")
-    return size
+    if size >= 1 << 62:
+        raise UserError(f"{name}: {text} is more than there is; give what this machine has")
+    return int(size)

@@ -44,8 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import json
 
+    from codeshell.errors import UserError
+
     # What is not UTF-8 in an argument, as ids and paths show it.
     key = args.document.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not key.strip():
+        raise UserError("ID-OR-PATH: it is empty; give an id or its beginning, or the end of a path")
     words: Callable[[dict[str, Any]], str]
     if args.dedup is not None:
         rows, words = _answers(Path(args.dedup), key, args.diff), describe_duplicate
@@ -65,7 +69,7 @@ def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
     from codeshell.report import read
 
     if not (run / "collect").is_dir():
-        raise UserError(f"{run}: not a run's directory (no collect/ in it); give one with --run")
+        raise UserError(f"{run}: not a run's directory (no collect/ in it); give one with --run, or --dedup DIR")
     kept, dropped = provenance.find(run, key)
     rows = kept + dropped
     if not rows:

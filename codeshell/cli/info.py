@@ -86,7 +86,7 @@ KERNELS = [
     },
     {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
     {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
-    {"name": "minhash", "cpu": "C++ (avx512, avx2, scalar)", "cuda": "none"},
+    {"name": "minhash", "cpu": "C++ (avx512, avx2, neon, scalar)", "cuda": "none"},
     {"name": "measures", "cpu": "C++", "cuda": "none"},
 ]
 """Which code serves each operation at this version."""

@@ -29,6 +29,9 @@ BATCH_ROWS = 256
 PARQUET_BUFFER = 1 << 20
 """Bytes read at a time of a column chunk."""
 
+UNSIZED_BYTES = 1 << 20
+"""Read at most of a file that says it is empty, as those of /proc do."""
+
 NUL_BYTES = 8192
 """A zero byte within this makes a file binary, as git judges."""
 
@@ -74,9 +77,10 @@ def read_file(path: str, limit: int) -> tuple[bytes, str]:
             return b"", "special_file"
         if status.st_size > limit:
             return b"", "over_large"
-        data = os.read(descriptor, limit + 1)
-        while len(data) < status.st_size and len(data) <= limit:
-            more = os.read(descriptor, limit + 1 - len(data))
+        wanted = min(limit, status.st_size or UNSIZED_BYTES) + 1  # os.read takes the memory before it looks
+        data = os.read(descriptor, wanted)
+        while len(data) < status.st_size:
+            more = os.read(descriptor, wanted - len(data))
             if not more:
                 break
             data += more

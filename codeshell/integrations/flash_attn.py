@@ -203,6 +203,11 @@ def flash_attn_with_kvcache(
             raise ValueError(
                 f"cache_batch_idx {tuple(cache_batch_idx.shape)} {cache_batch_idx.dtype}: must be int32 ({q.shape[0]},)"
             )
+        rows = k_cache.shape[0]
+        if cache_batch_idx.device.type == "cpu" and bool(((cache_batch_idx < 0) | (cache_batch_idx >= rows)).any()):
+            raise ValueError(
+                f"cache_batch_idx is {cache_batch_idx.tolist()[:8]}…, but k_cache has the rows 0 to {rows - 1}"
+            )
         block_table = cache_batch_idx.unsqueeze(1)  # a cache whose pages are its rows
     capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[-1])
     if cache_seqlens is None:

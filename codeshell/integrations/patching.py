@@ -99,8 +99,11 @@ def unpatch(model: torch.nn.Module) -> None:
     """Undo `patch`, on the model and on every model inside it; a model that is not patched stays as it is.
 
     Raises:
-        ValueError: a patched layer's class was derived from since, as fully_shard does; the model is untouched.
+        ValueError: no model; or a patched layer's class was derived from since, as fully_shard does, and the model is
+            untouched.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f"codeshell.unpatch takes a model, not a {type(model).__name__}")
     patched = [module for module in model.modules() if _is_patched(module)]
     for layer in patched:
         if _ORIGINAL not in type(layer).__dict__:

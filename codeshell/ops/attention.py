@@ -122,7 +122,10 @@ def packed_attention(
         scale, window, cu_seqlens, max_seqlen, dropout_p: as for `attention`.
 
     Returns:
-        (batch, seq, heads * dim) or (total, heads * dim).
+        (batch, seq, heads * dim) or (total, heads * dim), in the floating-point dtype of qkv.
+
+    Raises:
+        ValueError: an argument's shape, dtype, device or value does not fit; the message names it.
     """
     if qkv.dim() not in (2, 3) or qkv.shape[-1] % (heads + 2 * kv_heads):
         raise ValueError(
@@ -248,8 +251,8 @@ def _check(
     return_lse: bool,
 ) -> None:
     check_heads(q, k, v, packed=cu_seqlens is not None)
-    if window is not None and (window < 1 or not causal):
-        raise ValueError(f"window is {window}: must be at least 1, and causal")
+    if window is not None and (isinstance(window, float) or window < 1 or not causal):
+        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
     if not 0.0 <= dropout_p < 1.0 or (dropout_p and return_lse):
         raise ValueError(f"dropout_p is {dropout_p}: must be at least 0 and below 1, and 0 with return_lse")
     if cu_seqlens is None:
@@ -288,6 +291,8 @@ def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: st
     What they hold is checked on a CPU alone: on a GPU that would wait for it, and in a traced graph there is nothing.
     `name`, `given` and `limit` are what the caller calls the three.
     """
+    if not isinstance(offsets, torch.Tensor):
+        raise ValueError(f"{given} is a {type(offsets).__name__}: must be an int32 tensor (sequences + 1,)")
     if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
         raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
     if offsets.device != x.device:

@@ -231,6 +231,8 @@ def test_no_path_of_the_machine_in_a_result(monkeypatch: pytest.MonkeyPatch) -> 
 def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"there is no folder .*nowhere"):
         make_session(tmp_path, "--json", str(tmp_path / "nowhere" / "r.json"))
+    with pytest.raises(SystemExit, match="threads must be 1 or more"):
+        make_session(tmp_path, "--threads", "0")
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="torch finds no CUDA device here; use --device cpu"):
             make_session(tmp_path, "--device", "cuda")

@@ -102,15 +102,24 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
         ([folder, "--keep-order", "best"], "keep-order: 'best' is none of"),
         ([folder, "--memory", "lots"], "'lots' is not a size"),
         ([folder, "--memory", "1MB"], "too little"),
+        ([folder, "--memory", "9" * 400], "more than there is"),
+        ([folder, "--ngram", "99999999999"], "ngram: 99999999999 is not below"),
+        ([folder, "--max-file-bytes", "9" * 30], "--max-file-bytes"),
         ([folder, "--workers", "-1"], "--workers"),
         ([str(inputs / "in" / "d.bin")], "no document"),
         ([folder, "--max-file-bytes", "0"], "--max-file-bytes"),
     ]
     for arguments, message in cases:
-        assert main(["dedup", *arguments, "-o", output]) == 2, arguments
+        assert main(["dedup", "--workers", "1", *arguments, "-o", output]) == 2, arguments
         error = capsys.readouterr().err
         assert message in error, (arguments, error)
         assert error.count("\n") == 1, error
+    for arguments in ([folder, "--threshold", "much"], [folder, "--no-such-flag"], []):
+        with pytest.raises(SystemExit) as caught:
+            main(["dedup", *arguments, "-o", output])
+        error = capsys.readouterr().err
+        assert caught.value.code == 2 and error.count("\n") == 1, error
+        assert error.startswith("codeshell") and "--help" in error
     assert main(["dedup", folder, "-o", folder]) == 2
     assert "not empty" in capsys.readouterr().err
     assert main(["dedup", folder]) == 2

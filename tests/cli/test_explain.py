@@ -120,7 +120,7 @@ def test_a_key_that_fits_none_or_many(output: Path, tmp_path: Path, capsys: pyte
     assert "24 documents fit: copies/00/a_copy.py" in line and "and 19 more" in line
     line = complaint(capsys, "copies/07/a_cop.py", "--dedup", output)
     assert "near it: copies/" in line and "copies/07/a_copy.py" in line
-    for key in ("zzzzzz", "\u202e", "", "\udcff"):
+    for key in ("zzzzzz", "\u202e", "\udcff"):
         line = complaint(capsys, key, "--dedup", output)
         assert "neither dropped nor kept" in line or "2 documents fit" in line
         assert "\u202e" not in line and "near it" not in line
@@ -158,3 +158,9 @@ def test_the_diff_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(line)["diff"].startswith("--- a.py")
     shard_path(tmp_path / "collect", "documents", 0).unlink()
     assert say(capsys, "b.py", "--run", tmp_path, "--diff")[-1] == "  no diff: no two texts to compare here"
+
+
+def test_an_empty_key_and_a_damaged_plan(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ID-OR-PATH: it is empty" in complaint(capsys, "", "--dedup", output)
+    (output / "plan.json").write_text("[]")
+    assert "plan.json: not a plan of codeshell dedup" in complaint(capsys, "b.py", "--dedup", output, "--diff")

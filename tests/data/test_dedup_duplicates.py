@@ -406,6 +406,10 @@ def test_bad_calls() -> None:
         deduper.add(["a", "b"], ["x"])
     with pytest.raises(ValueError, match="null"):
         deduper.add(["a", "b"], pa.array(["x", None]))
+    for ids in (None, 5, ["a", 1]):
+        with pytest.raises(ValueError, match="ids: not all of one type"):
+            deduper.add(ids, ["x", "y"])  # type: ignore[arg-type]
+    deduper.add([], [])  # of no type yet
     deduper.add(["a"], ["one two three four five six"])  # what failed has left nothing behind
     with pytest.raises(ValueError, match="type int64"):
         deduper.add([1], ["x"])

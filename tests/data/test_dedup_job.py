@@ -239,6 +239,8 @@ class TestIndex:
         before = content(tmp_path / "index")
         self.one(halves[1], tmp_path / "2", tmp_path / "index", write="nothing")
         assert content(tmp_path / "index") == before
+        self.one(halves[1], tmp_path / "3", tmp_path / "none", write="nothing")
+        assert not (tmp_path / "none").exists()
 
     def test_a_killed_run_leaves_it(self, halves: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         index = tmp_path / "index"
@@ -275,6 +277,10 @@ class TestIndex:
         (index / "index.json").write_text(json.dumps(manifest | {"format": 99}))
         with pytest.raises(UserError, match="format 99"):
             self.one(halves[1], tmp_path / "2", index)
+        for broken in ({"format": 1}, manifest | {"segments": [{"name": "x"}]}, manifest | {"parameters": []}):
+            (index / "index.json").write_text(json.dumps(broken))
+            with pytest.raises(UserError, match="json: damaged"):
+                self.one(halves[1], tmp_path / "2", index)
         (index / "index.json").write_text(json.dumps(manifest))
         files = sorted((index / "segment-00000").iterdir())
         for path in random.Random(1).sample(files, 3):
@@ -290,6 +296,7 @@ class TestIndex:
         (tmp_path / "other" / "thing").write_text("x")
         with pytest.raises(UserError, match="other files are"):
             self.one(halves[1], tmp_path / "2", tmp_path / "other")
+        assert names(tmp_path / "other") == ["thing"]
 
 
 def test_options_reach_the_reader(tmp_path: Path) -> None:
@@ -299,3 +306,91 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
         job.run(Job(inputs=(str(tmp_path / "a.parquet"),), output=tmp_path / "out", options=options), engine)
     (row,) = pq.read_table(tmp_path / "out" / "duplicates.parquet").to_pylist()
     assert (row["id"], row["kept_id"], row["jaccard"]) == ("8", "7", 1.0)
+
+
+def dies_before_writing(monkeypatch: pytest.MonkeyPatch, folder: Path, output: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_write_duplicates", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            one_folder(folder, output)
+
+
+def one_folder(folder: Path, output: Path, **settings: Any) -> dict[str, Any]:
+    with LocalEngine(1) as engine:
+        return job.run(Job(inputs=(str(folder),), output=output, parameters=CERTAIN, **settings), engine)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, texts: list[str]) -> Path:
+    """Python files of which a third are near duplicates."""
+    (tmp_path / "src").mkdir()
+    for number, text in enumerate(texts[:30]):
+        (tmp_path / "src" / f"f{number:02}.py").write_text(text)
+    return tmp_path / "src"
+
+
+def names(path: Path) -> list[str]:
+    return sorted(one.name for one in path.rglob("*") if one.is_file())
+
+
+@pytest.mark.parametrize("where", ["beside", "inside"])
+def test_a_resumed_job_is_of_the_files_that_it_listed(
+    where: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that came since, the job's own in the folder that it reads among them, once shifted all that follow."""
+    one_folder(folder, tmp_path / "whole")
+    output = tmp_path / "out" if where == "beside" else folder / "a" / "out"
+    dies_before_writing(monkeypatch, folder, output)
+    (folder / "f000.py").write_text("came later")
+    one_folder(folder, output)
+    assert (output / "duplicates.parquet").read_bytes() == (tmp_path / "whole" / "duplicates.parquet").read_bytes()
+    kept = names(output / "kept")
+    assert kept == names(tmp_path / "whole" / "kept")
+    assert len(kept) < 30
+
+
+def test_what_the_job_writes_is_none_of_its_inputs(folder: Path, tmp_path: Path) -> None:
+    (folder / "data").mkdir()
+    first = one_folder(folder, tmp_path / "1", index=folder / "index")
+    (folder / "out").mkdir()
+    second = one_folder(folder, folder / "out", index=folder / "index")
+    assert (first["documents"], second["documents"], second["kept"]) == (30, 30, 0)
+    pq.write_table(pa.table({"text": ["a b c d e f"]}), folder / "data" / "a.parquet")
+    for name in ("1", "2"):  # a folder of data stays one
+        assert one_folder(folder / "data", folder / "data" / name, write="nothing")["documents"] == 1
+        shutil.rmtree(folder / "data" / name)
+
+
+def test_files_that_go_while_they_are_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from codeshell.data.dedup import search
+
+    real = search.sets_shard
+
+    def goes(task: Any) -> Any:
+        (folder / "f00.py").unlink()
+        return real(task)
+
+    monkeypatch.setattr(search, "sets_shard", goes)
+    with pytest.raises(UserError, match="30 documents became 29; run again in a new output directory"):
+        one_folder(folder, tmp_path / "out")
+
+
+def test_inputs_without_a_file_touch_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    one_folder(folder, tmp_path / "done")
+    (tmp_path / "project" / "work").mkdir(parents=True)
+    (tmp_path / "project" / "work" / "thesis").write_text("x")
+    before = names(tmp_path)
+    for output in (tmp_path / "done", tmp_path / "project", tmp_path / "new"):
+        with pytest.raises(UserError, match="no document in the inputs"):
+            one_folder(tmp_path / "empty", output, index=tmp_path / "index")
+    assert names(tmp_path) == before
+    assert not (tmp_path / "new").exists() and not (tmp_path / "index").exists()
+
+
+def test_an_order_of_no_documents(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([None], pa.string()), "n": [1]}), tmp_path / "a.parquet")
+    order = {"parameters": Parameters(keep_order="column:n"), "options": InputOptions(order_column="n")}
+    with LocalEngine(1) as engine, pytest.raises(UserError, match="1 no_text"):
+        job.run(Job((str(tmp_path / "a.parquet"),), tmp_path / "out", **order), engine)  # type: ignore[arg-type]
+    assert names(tmp_path) == ["a.parquet"]

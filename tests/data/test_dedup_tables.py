@@ -63,6 +63,25 @@ def test_polars() -> None:
     assert answer(find_duplicates(frame["body"], **CERTAIN)) == EXPECTED
     assert deduplicate(frame, column="body", **CERTAIN)["body"].to_list() == KEPT
     assert deduplicate(frame["body"], **CERTAIN).to_list() == KEPT
+    longest = sorted(range(len(TEXTS)), key=lambda i: -len(TEXTS[i]))
+    found = find_duplicates(frame, column="body", keep_order="longest", **CERTAIN)
+    assert answer(found) == by_definition(TEXTS, 0.7, longest)
+    coded = frame.with_columns(polars.col("body").cast(polars.Categorical), name=polars.Series(TEXTS))
+    assert answer(find_duplicates(coded, column="body", **CERTAIN)) == EXPECTED
+    by_name = find_duplicates(coded, column="body", keep_order="column:name", **CERTAIN)
+    assert answer(by_name) == by_definition(TEXTS, 0.7, sorted(range(len(TEXTS)), key=lambda i: TEXTS[i].encode()))
+    with pytest.raises(ValueError, match="a LazyFrame is not in memory"):
+        find_duplicates(frame.lazy(), column="body")
+
+
+def test_string_views() -> None:
+    """Arrow's own kernels do not filter or measure them."""
+    array = pa.array(TEXTS, pa.string_view())
+    table = pa.table({"text": array, "n": range(len(TEXTS))})
+    assert answer(find_duplicates(table, **CERTAIN)) == EXPECTED
+    assert deduplicate(array, **CERTAIN) == pa.array(KEPT, pa.string_view())
+    left = deduplicate(table, **CERTAIN)
+    assert left["text"].to_pylist() == KEPT and left.schema == table.schema
 
 
 def test_hugging_face_datasets() -> None:
@@ -72,6 +91,15 @@ def test_hugging_face_datasets() -> None:
     )
     assert answer(find_duplicates(data, **CERTAIN)) == EXPECTED
     assert deduplicate(data, **CERTAIN)["text"][:] == KEPT
+    with pytest.raises(ValueError, match="a IterableDataset is not in memory"):
+        find_duplicates(data.to_iterable_dataset())
+    with pytest.raises(ValueError, match="a DatasetDict; give a sequence"):
+        find_duplicates(datasets.DatasetDict({"train": data}))
+
+
+def test_iterators_are_taken_once() -> None:
+    assert answer(find_duplicates(iter(TEXTS), **CERTAIN)) == EXPECTED
+    assert deduplicate(iter(TEXTS), **CERTAIN) == KEPT  # type: ignore[comparison-overlap]
 
 
 def test_keep_orders() -> None:
@@ -102,6 +130,15 @@ def test_progress_and_threads() -> None:
         (["a"], {"keep_order": "column:stars"}, "no column 'stars'"),
         (["a"], {"shingles": "words"}, "shingles: 'words'"),
         (["a"], {"verify": "maybe"}, "verify: 'maybe'"),
+        ({"text": ["a"]}, {}, "a dict; give a sequence"),
+        ({"a", "b"}, {}, "a set; give a sequence"),
+        (["a"], {"threshold": "high"}, "threshold: high is not in"),
+        (["a"], {"bands": 2.5}, "bands: 2.5 is not a whole number"),
+        (["a"], {"ngram": 1 << 31}, "ngram: 2147483648 is not below"),
+        (["a"], {"seed": None}, "seed: None is not a whole number"),
+        (["a"], {"threads": 1.5}, "threads: 1.5 is not a whole number"),
+        (["a"], {"keep_order": None}, "keep_order: None is none of"),
+        (pa.table({"text": ["a"], "n": [[1]]}), {"keep_order": "column:n"}, "n' holds list.* has no order"),
     ],
 )
 def test_bad_arguments(data: Any, settings: dict[str, Any], message: str) -> None:

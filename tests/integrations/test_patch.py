@@ -337,3 +337,8 @@ def test_without_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "need transformers 5 or newer: pip install 'transformers>=5'" in done.stdout, done.stderr
+
+
+def test_unpatch_of_no_model():
+    with pytest.raises(ValueError, match="takes a model, not a NoneType"):
+        codeshell.unpatch(None)

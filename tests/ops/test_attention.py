@@ -209,6 +209,8 @@ def test_dropout_zeroes_and_scales():
         ({"k": torch.zeros(1, 8, 2, 16), "v": torch.zeros(1, 8, 2, 16)}, "q .*k"),
         ({"q": torch.zeros(1, 8, 4, 32, dtype=torch.bfloat16)}, "dtype"),
         ({"window": 0}, "window"),
+        ({"window": 1.5}, "window is 1.5: must be an int"),
+        ({"cu_seqlens": [0, 8], "max_seqlen": 8} | {name: torch.zeros(8, 2, 32) for name in "qkv"}, "is a list"),
         ({"window": 4, "causal": False}, "window"),
         ({"max_seqlen": 8}, "max_seqlen"),
         ({"cu_seqlens": torch.tensor([0, 8], dtype=torch.int32), "max_seqlen": 8}, "total"),

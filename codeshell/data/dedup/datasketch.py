@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -134,10 +134,10 @@ def _arguments(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme: {scheme!r} is none of {', '.join(SCHEMES)}")
     kind = SCHEMES[scheme]
-    if not 1 <= num_perm <= MAX_LANES:
-        raise ValueError(f"num_perm: {num_perm} is not in 1..{MAX_LANES}")
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"seed: {seed} is not an unsigned 32-bit number, which datasketch's generator needs")
+    if not isinstance(num_perm, SupportsIndex) or not 1 <= num_perm <= MAX_LANES:
+        raise ValueError(f"num_perm: {num_perm!r} is not in 1..{MAX_LANES}")
+    if not isinstance(seed, SupportsIndex) or not 0 <= seed < 1 << 32:
+        raise ValueError(f"seed: {seed!r} is not an unsigned 32-bit number, which datasketch's generator needs")
     if hash is None:
         wide = kind == "affine64"
     elif hash == GIVEN and given:

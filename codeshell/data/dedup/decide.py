@@ -24,6 +24,7 @@ from codeshell.data.dedup.candidates import CHUNK, distinct, unpack
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.signed import Reader
 from codeshell.data.dedup.texts import TextBuffers, text_buffers
+from codeshell.errors import UserError
 
 VERIFY_EDGES = 1 << 22
 """Edges verified in one call: 64 MB of them and their Jaccards."""
@@ -80,7 +81,11 @@ def write_sets(
 
 
 def wanted_texts(shard: Any, reader: Reader, wanted: NDArray[np.bool_]) -> Iterator[TextBuffers]:
-    """Read a shard again and yield the texts of its `wanted` documents, in order."""
+    """Read a shard again and yield the texts of its `wanted` documents, in order.
+
+    Raises:
+        UserError: files of a folder have come or gone since the shard was signed, so that others are in their places.
+    """
     if not wanted.any():
         return
     first = 0
@@ -89,6 +94,8 @@ def wanted_texts(shard: Any, reader: Reader, wanted: NDArray[np.bool_]) -> Itera
         first += len(batch.rows)
         if len(rows):
             yield from text_buffers(batch.texts if len(rows) == len(batch.rows) else batch.texts.take(rows))
+    if first != len(wanted):
+        raise UserError(f"inputs: {len(wanted):,} documents became {first:,}; run again in a new output directory")
 
 
 def open_sets(files: list[tuple[Path, int]]) -> Any:

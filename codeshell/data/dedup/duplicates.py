@@ -94,11 +94,16 @@ class Deduper:
         """
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
-        labels = ids if isinstance(ids, pa.Array) else pa.array(ids)
+        try:
+            labels = ids if isinstance(ids, pa.Array) else pa.array(ids)
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise ValueError(f"ids: not all of one type ({error})") from None
         pieces = list(text_buffers(texts))
         count = sum(len(piece) for piece in pieces)
         if len(labels) != count:
             raise ValueError(f"ids: {len(labels)} ids for {count} texts")
+        if not count:
+            return
         if self._ids and self._ids[0].type != labels.type:
             raise ValueError(f"ids: of type {labels.type}, but those before were {self._ids[0].type}")
         first = self._matcher.documents

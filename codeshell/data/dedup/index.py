@@ -59,26 +59,29 @@ class Index:
                 or a directory of something else.
         """
         path = directory / "index.json"
+        check_directory(directory)
         if not path.exists():
-            if directory.exists() and any(p for p in directory.iterdir() if not _ours(p)):
-                raise UserError(f"{directory}: no index is here, but other files are; choose another --index")
             return Index(directory, parameters, ())
         manifest = read_json(path)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(f"{directory}: an index of format {found}, not {FORMAT}; make a new one with this version")
-        for name in COMPARED:
-            old, new = manifest["parameters"][name], getattr(parameters, name)
+        try:
+            made = {name: manifest["parameters"][name] for name in COMPARED}
+            checks = [
+                (str(directory / segment["name"] / name), facts["bytes"], facts["crc32"])
+                for segment in manifest["segments"]
+                for name, facts in segment["files"].items()
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged ({error}); restore the index from a copy, or make a new one") from None
+        for name, old in made.items():
+            new = getattr(parameters, name)
             if old != new:
                 raise UserError(
                     f"{directory}: made with {name} {old}, but this run has {new}; use the same or a new index"
                 )
         index = Index(directory, parameters, tuple(manifest["segments"]))
-        checks = [
-            (str(directory / segment["name"] / name), facts["bytes"], facts["crc32"])
-            for segment in index.segments
-            for name, facts in segment["files"].items()
-        ]
         for (file, _, _), wrong in zip(checks, engine.map(_check, checks), strict=True):
             if wrong:
                 raise UserError(f"{file}: {wrong}; restore the index from a copy, or make a new one")
@@ -198,6 +201,13 @@ def _crc32(path: Path) -> int:
 
 def _job_key(job: dict[str, Any]) -> str:
     return hashlib.md5(json.dumps(job, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def check_directory(directory: Path) -> None:
+    """Raise a `UserError` if a directory holds something, and no index."""
+    new = directory.is_dir() and not (directory / "index.json").exists()
+    if new and any(not _ours(path) for path in directory.iterdir()):
+        raise UserError(f"{directory}: no index is here, but other files are; choose another --index")
 
 
 def _ours(path: Path) -> bool:

@@ -110,8 +110,10 @@ class Plan:
         return [shard for shard in self.shards if shard.source.number == source]
 
 
-def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int) -> Plan:
+def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Sequence[Path] = ()) -> Plan:
     """List the inputs and cut them into shards of about `shard_bytes` of text.
+
+    What is below the directories `own`, which the job itself writes to, is none of the inputs.
 
     Footers of Parquet files and the first lines of JSONL files are read, to check the columns; a plain JSONL file that
     is cut is read through once, to count its lines.
@@ -122,7 +124,8 @@ def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int) -> Plan
     """
     if not inputs:
         raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
-    listing = _Listing([unit for text in inputs for unit in _expand(text)], options)
+    written = [os.path.realpath(path) for path in own]
+    listing = _Listing([unit for text in inputs for unit in _expand(text, written)], options, written)
     sources = listing.sources()
     order_type = columns.common_order_type(
         [(source.name, columns.check(source.kind, source.path, source.name, options)) for source, _ in sources]
@@ -154,14 +157,17 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """What `write_plan` wrote."""
+    """What `write_plan` wrote; a damaged file is a `UserError`."""
     tree = read_json(path)
-    sources = [Source(**{**entry, "stamp": tuple(entry["stamp"])}) for entry in tree["sources"]]
-    shards = [
-        Shard(**{**entry, "source": sources[entry["source"]], "files": tuple(entry["files"])})
-        for entry in tree["shards"]
-    ]
-    return Plan(sources, shards, tree["repeated"], tree["left_out"])
+    try:
+        sources = [Source(**{**entry, "stamp": tuple(entry["stamp"])}) for entry in tree["sources"]]
+        shards = [
+            Shard(**{**entry, "source": sources[entry["source"]], "files": tuple(entry["files"])})
+            for entry in tree["shards"]
+        ]
+        return Plan(sources, shards, tree["repeated"], tree["left_out"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: not a plan of codeshell dedup ({error}); run again in a new directory") from None
 
 
 def check_unchanged(source: Source) -> None:
@@ -190,7 +196,8 @@ Files = list[tuple[str, int]]
 class _Listing:
     """Turns units into sources: walks the folders, puts single files together, leaves out what was given before."""
 
-    def __init__(self, units: list[_Unit], options: InputOptions) -> None:
+    def __init__(self, units: list[_Unit], options: InputOptions, own: Sequence[str]) -> None:
+        self._own = own
         self.left_out: Counter[str] = Counter()
         self.repeated = 0
         self._units = units
@@ -235,7 +242,10 @@ class _Listing:
     def _walk(self, root: str, shared: bool) -> Iterator[tuple[str, int]]:
         """The files of a folder; `shared` if they may also be given in other ways."""
         options = self._options
+        own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
         for entry in walk.walk(root, max_file_bytes=options.max_file_bytes, vendored=options.vendored):
+            if f"{entry.path}/".startswith(own):
+                continue
             if entry.reason:
                 self.left_out[entry.reason] += 1
             elif shared and f"{root}/{entry.path}" in self._seen:
@@ -268,7 +278,7 @@ class _Listing:
         return Source(number, kind, unit.path, unit.name, self._outputs[owner] + slash + rest, stamp)
 
 
-def _expand(text: str) -> Iterator[_Unit]:
+def _expand(text: str, own: Sequence[str]) -> Iterator[_Unit]:
     """What one input stands for: globs, data set folders, and what kind of thing each path is."""
     path = text.removeprefix("file://")
     if readers.is_url(path):
@@ -290,7 +300,7 @@ def _expand(text: str) -> Iterator[_Unit]:
             shown = place
         if Path(place).is_dir():
             top = Path(place).name or "root"
-            data = _data_files(place)
+            data = _data_files(place, own)
             for inner in data:
                 kind = readers.kind_of(inner)
                 yield _Unit(kind, f"{place}/{inner}", f"{shown}/{inner}", place, f"{top}/{inner}")
@@ -332,11 +342,14 @@ def _expand_url(url: str) -> Iterator[_Unit]:
             yield _Unit(kind, full, full, full, name.rsplit("/", 1)[-1])
 
 
-def _data_files(root: str) -> list[str]:
-    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else."""
+def _data_files(root: str, own: Sequence[str]) -> list[str]:
+    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else (but `own`
+    directories)."""
     found: list[str] = []
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not _passed_over([name])]
+        folders[:] = [
+            name for name in folders if not _passed_over([name]) and os.path.realpath(f"{folder}/{name}") not in own
+        ]
         for file in files:
             if readers.kind_of(file):
                 found.append(os.path.relpath(f"{folder}/{file}", root))

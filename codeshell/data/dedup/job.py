@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from codeshell import __version__
 from codeshell.data.dedup import inputs, outputs
 from codeshell.data.dedup.arrays import ArrayFile, save_array
 from codeshell.data.dedup.batches import Batch, read
-from codeshell.data.dedup.index import Index
+from codeshell.data.dedup.index import Index, check_directory
 from codeshell.data.dedup.inputs import InputOptions, Plan, Source
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import MEMORY, Found, Search, search
@@ -77,16 +77,21 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
         UserError: bad input, an output directory of something else, an index that does not fit, a full disk.
     """
     started = time.monotonic()
-    with _index_lock(job.index):
-        plan = inputs.plan(job.inputs, job.options, job.shard_bytes)
-        if not plan.shards:
-            _give_up(job, plan.left_out)
+    own = [path for path in (job.output, job.index) if path]
+    plan = inputs.plan(job.inputs, job.options, job.shard_bytes, own)
+    if not plan.shards:
+        raise _nothing(job, plan.left_out)
+    with _index_lock(job):
         index = Index.open(job.index, job.parameters, engine) if job.index else None
         asked = _asked(job, plan)
         resumed = _begin(job.output, asked)
         if index and resumed:
             index = index.before(asked)  # a run that was killed at its very end may have added its segment
-        inputs.write_plan(job.output / "plan.json", plan)
+        listed = job.output / "plan.json"
+        if resumed and listed.exists():
+            plan = inputs.read_plan(listed)  # what is done is of these files, whatever the folders hold by now
+        else:
+            inputs.write_plan(listed, plan)
         with lock(job.output, "job.lock"):
             work = make_directory(job.output / "work")
             task = Search(
@@ -101,7 +106,8 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
             )
             found = search(task, engine)
             if found.documents == 0:
-                _give_up(job, plan.left_out | found.counts["left_out"])
+                _clear(job.output)
+                raise _nothing(job, plan.left_out | found.counts["left_out"])
             statistics = _statistics(job, plan, task, found)
             searched = time.monotonic()
             _write_duplicates(job, plan, task, found, index)
@@ -124,21 +130,26 @@ def _read(shard: inputs.Shard, wanted: frozenset[str], options: InputOptions) ->
 
 
 @contextlib.contextmanager
-def _index_lock(directory: Path | None) -> Iterator[None]:
-    if directory is None:
+def _index_lock(job: Job) -> Iterator[None]:
+    if job.index is None or (job.write == "nothing" and not job.index.exists()):
         yield
         return
-    with lock(make_directory(directory), "index.lock"):
+    check_directory(job.index)  # before a lock is left in it
+    with lock(make_directory(job.index), "index.lock"):
         yield
 
 
-def _give_up(job: Job, left_out: dict[str, int]) -> NoReturn:
-    """There is nothing to compare: leave the output directory as it was and say why."""
-    for path in ("job.json", "plan.json", "job.lock"):
-        (job.output / path).unlink(missing_ok=True)
-    shutil.rmtree(job.output / "work", ignore_errors=True)
+def _nothing(job: Job, left_out: dict[str, int]) -> UserError:
+    """There is nothing to compare: say why."""
     why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "they are empty"
-    raise UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
+    return UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
+
+
+def _clear(output: Path) -> None:
+    """Leave an output directory that is this job's as it was before."""
+    for path in ("job.json", "plan.json", "job.lock"):
+        (output / path).unlink(missing_ok=True)
+    shutil.rmtree(output / "work", ignore_errors=True)
 
 
 def _asked(job: Job, plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +114,8 @@ def minhash(
         )
     if hash is not None:
         raise ValueError("hash: the scheme codeshell has one hash function; leave this out")
-    if not 1 <= lanes <= MAX_LANES:
-        raise ValueError(f"num_perm: {lanes} is not in 1..{MAX_LANES}")
+    if not isinstance(lanes, SupportsIndex) or not 1 <= lanes <= MAX_LANES:
+        raise ValueError(f"num_perm: {lanes!r} is not in 1..{MAX_LANES}")
     seed = SEED if seed is None else seed
     check_parameters(seed=seed)
     parts = [
@@ -171,8 +171,10 @@ def thread_count(threads: int) -> int:
     """`threads`, or for 0 the cores that this process may use.
 
     Raises:
-        ValueError: `threads` is negative.
+        ValueError: `threads` is negative or no whole number.
     """
+    if not isinstance(threads, SupportsIndex):
+        raise ValueError(f"threads: {threads!r} is not a whole number")
     if threads < 0:
         raise ValueError(f"threads: {threads} is negative; 0 means all cores")
     return threads or len(os.sched_getaffinity(0))
@@ -188,14 +190,18 @@ def check_parameters(
     shingles: str = "code",
 ) -> None:
     """Raise a `ValueError` that names the first impossible parameter."""
-    for name, value in (("bands", bands), ("rows", rows), ("ngram", ngram)):
-        if value < 1:
+    for name, value in (("bands", bands), ("rows", rows), ("ngram", ngram), ("seed", seed)):
+        if not isinstance(value, SupportsIndex):
+            raise ValueError(f"{name}: {value!r} is not a whole number")
+        if name != "seed" and value < 1:
             raise ValueError(f"{name}: {value} is below 1")
+    if ngram >= 1 << 31:
+        raise ValueError(f"ngram: {ngram} is not below 2^31")
     if bands * rows > MAX_LANES:
         raise ValueError(f"bands * rows: {bands} x {rows} is more than {MAX_LANES} lanes")
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed: {seed} is not an unsigned 64-bit number")
-    if not 0.0 < threshold <= 1.0:
+    if not isinstance(threshold, SupportsFloat) or not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold: {threshold} is not in (0, 1]")
     if shingles not in SHINGLES:
         raise ValueError(f"shingles: {shingles!r} is none of {', '.join(SHINGLES)}")

@@ -73,7 +73,7 @@ class Parameters:
     @property
     def order_column(self) -> str | None:
         """The column of a `keep_order` by one. Its name may hold colons, but not end in ":desc"."""
-        kind, _, name = self.keep_order.partition(":")
+        kind, _, name = str(self.keep_order).partition(":")
         return (name.removesuffix(":desc") or None) if kind == "column" else None
 
     @property

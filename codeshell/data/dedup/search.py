@@ -229,7 +229,7 @@ def _sets(
 def _write_rank(task: Search, prior: int, firsts: NDArray[np.int64]) -> Path | None:
     """The file of ranks of the keep order, or None for the input's own order."""
     parameters = task.parameters
-    if parameters.keep_order == "first":
+    if parameters.keep_order == "first" or firsts[-1] == prior:
         return None
     if parameters.keep_order == "longest":
         new = SignedShards([task.signed_path(i) for i in range(len(task.shards))], firsts[len(task.prior) :])

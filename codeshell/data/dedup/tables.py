@@ -6,7 +6,7 @@ is read where it lies if its strings are `large_string`, else after Arrow's cast
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from codeshell.data.dedup.columns import order_type
 from codeshell.data.dedup.memory import search_texts
 from codeshell.data.dedup.minhash import thread_count
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import column_keys
+from codeshell.data.dedup.texts import large_strings
 
 Data = TypeVar("Data")
 
@@ -74,12 +76,12 @@ def deduplicate(data: Data, **settings: Any) -> Data:
     Args:
         data, settings: see `find_duplicates`. A Hugging Face dataset gives one that selects rows, without a copy.
     """
-    found = find_duplicates(data, **settings)
-    source: Any = data
+    source: Any = list(data) if isinstance(data, Iterator) else data
+    found = find_duplicates(source, **settings)
     stays = np.ones(len(source), np.bool_)
     stays[found["index"].to_numpy()] = False
     if isinstance(source, pa.Table | pa.Array | pa.ChunkedArray):
-        result: Any = source.filter(pa.array(stays))
+        result: Any = _filtered(source, pa.array(stays))
     elif hasattr(source, "select") and hasattr(source, "with_format"):
         result = source.select(np.flatnonzero(stays))
     elif hasattr(source, "iloc"):
@@ -91,10 +93,27 @@ def deduplicate(data: Data, **settings: Any) -> Data:
     return result  # type: ignore[no-any-return]
 
 
+def _filtered(data: Any, mask: pa.BooleanArray) -> Any:
+    """An Arrow table or array with the rows of the mask. Arrow cannot filter string views, as polars gives them: those
+    become large strings for it."""
+    if isinstance(data, pa.Table):
+        fields = [field.with_type(_without_views(field.type)) for field in data.schema]
+        return data.cast(pa.schema(fields)).filter(mask).cast(data.schema)
+    return data.cast(_without_views(data.type)).filter(mask).cast(data.type)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
+
+
 def _texts(data: Any, column: str) -> tuple[pa.ChunkedArray, pa.Table | None]:
     """The column of texts, and the table that it is of."""
     if isinstance(data, str):
         raise ValueError("data: a single str; give a sequence of texts")
+    if isinstance(data, Mapping | Set):
+        raise ValueError(f"data: a {type(data).__name__}; give a sequence of texts, a table or a frame")
+    if not hasattr(data, "__len__") and (hasattr(data, "collect") or hasattr(data, "with_format")):
+        raise ValueError(f"data: a {type(data).__name__} is not in memory; collect it, or feed its texts to Deduper")
     table: pa.Table | None = None
     if isinstance(data, pa.Table):
         table = data
@@ -113,15 +132,14 @@ def _texts(data: Any, column: str) -> tuple[pa.ChunkedArray, pa.Table | None]:
 
 
 def _chunked(values: Any) -> pa.ChunkedArray:
-    if isinstance(values, pa.ChunkedArray):
-        return values
     try:
-        if not isinstance(values, pa.Array):
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
             stream = hasattr(values, "__arrow_c_stream__")
             values = pa.chunked_array(values) if stream else pa.array(values, pa.large_string())
     except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"texts: not all are valid Unicode strings ({error})") from None
-    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+    return pa.chunked_array([large_strings(chunk) for chunk in chunks], pa.large_string())
 
 
 def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters) -> NDArray[np.uint32] | None:
@@ -134,7 +152,12 @@ def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters
         if table is None or name not in table.column_names:
             have = f"; it has {', '.join(table.column_names)}" if table is not None else ""
             raise ValueError(f"keep_order: no column {name!r} in the data{have}")
-        keys = column_keys(table[name], descending=parameters.order_descending)
+        values = table[name]
+        if not order_type(values.type):
+            raise ValueError(f"keep_order: column {name!r} holds {values.type}, which has no order")
+        if pa.types.is_string_view(values.type):  # Arrow cannot rank these
+            values = values.cast(pa.large_string())
+        keys = column_keys(values, descending=parameters.order_descending)
     order = np.lexsort(keys[::-1])
     rank = np.empty(len(order), np.uint32)
     rank[order] = np.arange(len(order), dtype=np.uint32)

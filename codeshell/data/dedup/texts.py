@@ -56,19 +56,31 @@ def text_buffers(texts: Texts) -> Iterator[TextBuffers]:
     else:
         try:
             array = pa.array(texts, pa.large_string())
-        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"texts: not all are valid Unicode strings ({error})") from None
         yield _array_buffers(array)
 
 
-def _array_buffers(array: pa.Array) -> TextBuffers:
+def large_strings(array: pa.Array) -> pa.LargeStringArray:
+    """The array itself, or what Arrow makes of another string type or a dictionary of strings.
+
+    Raises:
+        ValueError: an element is null or not a string.
+    """
+    if not array.null_count and array.type != pa.large_string():
+        coded = pa.types.is_dictionary(array.type)
+        values = array.dictionary if coded else array
+        if values.type not in (pa.string(), pa.large_string(), pa.string_view()):
+            raise ValueError(f"texts: Arrow type {array.type} is not a string type")
+        values = values.cast(pa.large_string())
+        array = values.take(array.indices) if coded else values
     if array.null_count:
         raise ValueError(f"texts: {array.null_count} of {len(array)} are null; drop or fill them")
-    if array.type != pa.large_string():
-        value = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
-        if value not in (pa.string(), pa.large_string(), pa.string_view()):
-            raise ValueError(f"texts: Arrow type {array.type} is not a string type")
-        array = array.cast(pa.large_string())
+    return array
+
+
+def _array_buffers(array: pa.Array) -> TextBuffers:
+    array = large_strings(array)
     _, offsets, data = array.buffers()
     if offsets is None or offsets.size == 0:
         return TextBuffers(b"", np.zeros(1, np.int64))
