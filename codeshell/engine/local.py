@@ -67,6 +67,7 @@ class LocalEngine:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._module = module
         self._pool: ProcessPoolExecutor | None = None
+        self._used = False
         if module is not None and self.workers > 1:
             pool = self._start()
             for _ in range(min(self.workers, EARLY_WORKERS)):
@@ -78,6 +79,7 @@ class LocalEngine:
                 yield function(item)
             return
         pool = self._start()
+        self._used = True
         pending: deque[Future[Result]] = deque()
         try:
             # Twice the workers in flight, not all of them: results come back in order and do not pile up.
@@ -101,10 +103,12 @@ class LocalEngine:
                 future.cancel()
 
     def close(self) -> None:
-        """End the worker processes, after what they are doing now."""
+        """End the worker processes, after what they are doing now; those that have got nothing to do, at once."""
         if self._pool is not None:
+            if not self._used:
+                self._kill_workers()
             self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+            self._pool, self._used = None, False
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -127,10 +131,13 @@ class LocalEngine:
 
     def _kill(self) -> None:
         # An interrupt waits for nobody: files are written whole or not at all, so a killed worker leaves none half.
+        self._kill_workers()
+        self.close()
+
+    def _kill_workers(self) -> None:
         if self._pool is not None:
             for process in list((self._pool._processes or {}).values()):
                 process.kill()
-            self.close()
 
 
 def _begin(module: str | None) -> None:
