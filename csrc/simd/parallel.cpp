@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -31,12 +32,19 @@ Parallel openmp() {
   return found;
 }
 
-// function(data) on `threads` threads, of which this one is one.
+// function(data) on `threads` threads, of which this one is one. More than kMaxThreads are of no use, and OpenMP's
+// runtime ends the process where the system gives it no more.
 void on_threads(int threads, void (*function)(void*), void* data) {
+  constexpr int kMaxThreads = 1024;
+  threads = std::min(threads, kMaxThreads);
   if (threads <= 1) return function(data);
   if (Parallel parallel = openmp()) return parallel(function, data, static_cast<unsigned>(threads), 0);
   std::vector<std::thread> pool;
-  for (int i = 1; i < threads; ++i) pool.emplace_back(function, data);
+  try {
+    for (int i = 1; i < threads; ++i) pool.emplace_back(function, data);
+  } catch (const std::exception&) {
+    // The system starts no more of them: those that run share the work. (To let go of a running one ends the process.)
+  }
   function(data);
   for (std::thread& thread : pool) thread.join();
 }

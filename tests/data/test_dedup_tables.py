@@ -137,6 +137,7 @@ def test_progress_and_threads() -> None:
         (["a"], {"ngram": 1 << 31}, "ngram: 2147483648 is not below"),
         (["a"], {"seed": None}, "seed: None is not a whole number"),
         (["a"], {"threads": 1.5}, "threads: 1.5 is not a whole number"),
+        (["a"], {"threads": 1_000_000}, "threads: 1000000 is not in 0..1024"),
         (["a"], {"keep_order": None}, "keep_order: None is none of"),
         (pa.table({"text": ["a"], "n": [[1]]}), {"keep_order": "column:n"}, "n' holds list.* has no order"),
     ],

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from codeshell.data.dedup.checks import thread_count
 from codeshell.data.dedup.columns import order_type
 from codeshell.data.dedup.memory import search_texts
-from codeshell.data.dedup.minhash import thread_count
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import column_keys
 from codeshell.data.dedup.texts import large_strings
