@@ -107,6 +107,8 @@ def damage(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; mend the path") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: its name is not UTF-8, and Arrow opens no such path; rename it") from None
     except (OSError, EOFError, pa.ArrowException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read whole ({text}); mend it or leave it out") from None
