@@ -64,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
     if args.output is None and not args.dry_run:
         raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
     for flag, value in (("-o", args.output), ("--index", args.index)):
+        if value == "":  # of a shell variable that is not set, say
+            raise UserError(f"{flag} DIR: empty; name a directory")
         if value and not is_utf8(value):
             raise UserError(f"{flag} {value!r}: not UTF-8, and Arrow opens no such path; name another directory")
     for name in ("max_file_bytes", "workers"):

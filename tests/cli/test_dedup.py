@@ -110,6 +110,7 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
         ([str(inputs / "in" / "d.bin")], "no document"),
         ([folder, "--max-file-bytes", "0"], "--max-file-bytes"),
         ([str(inputs / "\udcff.parquet"), "--text-column", "content"], "its name is not UTF-8"),
+        ([folder, "--index", ""], "--index DIR: empty"),
         ([folder, "--index", "index\udcff"], "--index 'index\\udcff': not UTF-8"),
     ]
     for arguments, message in cases:
@@ -125,6 +126,8 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
         assert error.startswith("codeshell") and "--help" in error
     assert main(["dedup", folder, "-o", folder]) == 2
     assert "not empty" in capsys.readouterr().err
+    assert main(["dedup", folder, "-o", ""]) == 2
+    assert "-o DIR: empty; name a directory" in capsys.readouterr().err
     assert main(["dedup", folder, "-o", "out\udcff"]) == 2
     assert "-o 'out\\udcff': not UTF-8" in capsys.readouterr().err
     assert main(["dedup", folder]) == 2
