@@ -127,11 +127,16 @@ def open_binary(path: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def driver(url: str) -> Iterator[None]:
-    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`."""
+    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`. `OSError` is left to `damage`."""
     try:
         yield
+    except (OSError, UserError, pa.ArrowException):
+        raise
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: {error}; install the fsspec driver for this kind of URL") from None
+    except Exception as error:  # The drivers' network libraries have exceptions of their own.
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{url}: cannot be opened ({text}); mend the URL, or see to network and credentials") from None
 
 
 @contextlib.contextmanager
