@@ -162,7 +162,7 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
         raise ValueError("sets: a single string; give a sequence of sets")
     try:
         if not isinstance(sets, pa.Array | pa.ChunkedArray):
-            members = [one if isinstance(one, list | tuple | set | frozenset) else list(one) for one in sets]
+            members = [_members(one) for one in sets]
             bounds = np.zeros(len(members) + 1, np.int64)
             np.cumsum([len(one) for one in members], out=bounds[1:])
             values = pa.array(list(chain.from_iterable(members)), element)
@@ -176,6 +176,13 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
         if array.null_count or array.values.null_count:
             raise ValueError("sets: a set or an element is null")
     return arrays
+
+
+def _members(one: Iterable[Any]) -> Any:
+    """A set as something that has a length."""
+    if isinstance(one, str | bytes):  # its characters are hardly what is meant
+        raise TypeError("an element is a single string")
+    return one if isinstance(one, list | tuple | set | frozenset) else list(one)
 
 
 def _binary_buffers(values: pa.LargeBinaryArray) -> TextBuffers:
