@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <thread>
-#include <vector>
+
+#include "simd/threads.h"
 
 namespace codeshell::simd {
 
@@ -39,14 +39,8 @@ void on_threads(int threads, void (*function)(void*), void* data) {
   threads = std::min(threads, kMaxThreads);
   if (threads <= 1) return function(data);
   if (Parallel parallel = openmp()) return parallel(function, data, static_cast<unsigned>(threads), 0);
-  std::vector<std::thread> pool;
-  try {
-    for (int i = 1; i < threads; ++i) pool.emplace_back(function, data);
-  } catch (const std::exception&) {
-    // The system starts no more of them: those that run share the work. (To let go of a running one ends the process.)
-  }
+  const auto others = start_threads(static_cast<std::size_t>(threads - 1), [=] { function(data); });
   function(data);
-  for (std::thread& thread : pool) thread.join();
 }
 
 struct MadeWork {
