@@ -19,7 +19,13 @@ class _Parser(argparse.ArgumentParser):
     """Bad arguments are one line, as all bad input is: the usage of argparse can be twenty lines before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        self.exit(2, _printable(f"{self.prog}: error: {message}; see {self.prog} --help\n"))
+
+
+def _printable(line: str) -> str:
+    """A line for stderr whatever its encoding: it may name a path with bytes that are not UTF-8."""
+    encoding = sys.stderr.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         result: int = args.main(args)
         return result
     except UserError as error:
-        print(f"codeshell: error: {error}", file=sys.stderr)
+        print(_printable(f"codeshell: error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("codeshell: interrupted; what is finished is kept", file=sys.stderr)

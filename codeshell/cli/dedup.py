@@ -63,6 +63,11 @@ def main(args: argparse.Namespace) -> int:
 
     if args.output is None and not args.dry_run:
         raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
+    for flag, value in (("-o", args.output), ("--index", args.index)):
+        if value == "":  # of a shell variable that is not set, say
+            raise UserError(f"{flag} DIR: empty; name a directory")
+        if value and not is_utf8(value):
+            raise UserError(f"{flag} {value!r}: not UTF-8, and Arrow opens no such path; name another directory")
     for name in ("max_file_bytes", "workers"):
         low = 1 if name == "max_file_bytes" else 0
         if getattr(args, name) >= 1 << 62:
@@ -146,6 +151,11 @@ def summary(statistics: dict[str, Any]) -> list[str]:
         index = statistics["index"]
         lines.append(f"index: {index['before']:,} documents before, {index['added']:,} added")
     return lines
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path of the command line holds no byte that is not UTF-8: Python makes a surrogate of such a one."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def parse_size(text: str, name: str) -> int:

@@ -212,7 +212,7 @@ def _expand_url(url: str) -> list[str]:
         return [url]
     import fsspec
 
-    with readers.damage(url):
+    with readers.damage(url), readers.driver(url):
         system, path = fsspec.core.url_to_fs(url)
         return sorted(system.unstrip_protocol(name) for name in system.glob(path))
 

@@ -107,6 +107,8 @@ def damage(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; mend the path") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: its name is not UTF-8, and Arrow opens no such path; rename it") from None
     except (OSError, EOFError, pa.ArrowException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read whole ({text}); mend it or leave it out") from None
@@ -125,11 +127,16 @@ def open_binary(path: str) -> IO[bytes]:
 
 @contextlib.contextmanager
 def driver(url: str) -> Iterator[None]:
-    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`."""
+    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`. `OSError` is left to `damage`."""
     try:
         yield
+    except (OSError, UserError, pa.ArrowException):
+        raise
     except (ImportError, ValueError) as error:
         raise UserError(f"{url}: {error}; install the fsspec driver for this kind of URL") from None
+    except Exception as error:  # The drivers' network libraries have exceptions of their own.
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{url}: cannot be opened ({text}); mend the URL, or see to network and credentials") from None
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from codeshell.engine.arrow import leave_out_pandas
+from codeshell.errors import UserError
 
 KEEP_ARROW_PAGES = ("MIMALLOC_PURGE_DELAY", "-1")
 """For Arrow's allocator in the workers: batch after batch takes the same buffers, and without this their pages are
@@ -91,7 +92,7 @@ class LocalEngine:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             self.close()
-            raise RuntimeError(
+            raise UserError(
                 "a worker process died (killed, or out of memory); run again to resume, with fewer --workers "
                 "if memory is short"
             ) from error

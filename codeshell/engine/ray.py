@@ -79,8 +79,8 @@ class RayEngine:
         """As `Engine.map`. Results that are ready before their turn wait here, so they had better be small.
 
         Raises:
-            RuntimeError: a task whose worker died each of `ATTEMPTS` times.
-            UserError: a node that lacks a module or has another version of codeshell.
+            UserError: a task whose worker died each of `ATTEMPTS` times; a node that lacks a module or has another
+                version of codeshell.
         """
         self._connect()
         ray = self._ray
@@ -290,7 +290,7 @@ def _lost(ray: Any) -> tuple[type[Exception], ...]:
 
 
 def _died(error: Exception) -> Exception:
-    return RuntimeError(
+    return UserError(
         f"a worker process died {ATTEMPTS} times at the same task (killed, or out of memory; Ray says: {_line(error)})"
         "; run again to resume, with fewer --workers if memory is short"
     )

@@ -4,8 +4,9 @@
 #include <atomic>
 #include <bit>
 #include <mutex>
-#include <thread>
 #include <utility>
+
+#include "simd/threads.h"
 
 namespace codeshell::dedup {
 
@@ -76,8 +77,7 @@ void Overlap::compare(const Texts& texts, unsigned threads) {
     }
   };
   {
-    std::vector<std::jthread> others;
-    for (unsigned t = 1; t < threads; ++t) others.emplace_back(work);
+    const auto others = simd::start_threads(std::max(threads, 1U) - 1, work);
     work();
   }
   next_ += static_cast<int64_t>(texts.count);

@@ -5,11 +5,11 @@
 #include <cstring>
 #include <exception>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "dedup/hash.h"
 #include "dedup/shingles.h"
+#include "simd/threads.h"
 
 namespace codeshell::dedup {
 
@@ -155,8 +155,7 @@ void sign(const Texts& texts, const Shingling& shingling, const MinHash& minhash
     }
   };
   {
-    std::vector<std::jthread> others;
-    for (unsigned t = 1; t < threads; ++t) others.emplace_back(work);
+    const auto others = simd::start_threads(std::max(threads, 1U) - 1, work);
     work();
   }
   if (error) std::rethrow_exception(error);

@@ -7,8 +7,8 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <thread>
-#include <vector>
+
+#include "simd/threads.h"
 
 namespace codeshell::dedup {
 
@@ -38,9 +38,8 @@ bool share(size_t count, size_t grain, unsigned threads, const Stop& stop, const
     }
   };
   {
-    std::vector<std::jthread> others;
     const size_t useful = std::min<size_t>(threads, (count + grain - 1) / grain);
-    for (size_t t = 1; t < useful; ++t) others.emplace_back(work, false);
+    const auto others = simd::start_threads(std::max<size_t>(useful, 1) - 1, [&] { work(false); });
     work(true);
     // The caller may be out of work while others are not; they finish one range each.
   }

@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <thread>
-#include <vector>
+
+#include "simd/threads.h"
 
 namespace codeshell::simd {
 
@@ -31,14 +32,15 @@ Parallel openmp() {
   return found;
 }
 
-// function(data) on `threads` threads, of which this one is one.
+// function(data) on `threads` threads, of which this one is one. More than kMaxThreads are of no use, and OpenMP's
+// runtime ends the process where the system gives it no more.
 void on_threads(int threads, void (*function)(void*), void* data) {
+  constexpr int kMaxThreads = 1024;
+  threads = std::min(threads, kMaxThreads);
   if (threads <= 1) return function(data);
   if (Parallel parallel = openmp()) return parallel(function, data, static_cast<unsigned>(threads), 0);
-  std::vector<std::thread> pool;
-  for (int i = 1; i < threads; ++i) pool.emplace_back(function, data);
+  const auto others = start_threads(static_cast<std::size_t>(threads - 1), [=] { function(data); });
   function(data);
-  for (std::thread& thread : pool) thread.join();
 }
 
 struct MadeWork {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import re
 import subprocess
@@ -55,6 +56,18 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("codeshell: error: ")
     return lines[-1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_errors_are_printed_whatever_the_terminal_takes(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path may hold bytes that are not UTF-8, and stderr may be strict (PYTHONIOENCODING)."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding, "strict", write_through=True))
+    assert main(["dedup", "absent-\udcff", "--dry-run", "--workers", "1"]) == 2
+    with pytest.raises(SystemExit):
+        main(["dedup", "in", "--absent-\udcff"])
+    lines = written.getvalue().decode(encoding).splitlines()
+    assert len(lines) == 2 and all("absent-\\udcff" in line for line in lines)
 
 
 def test_bad_recipe_and_bad_flags(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -224,3 +224,9 @@ def test_things_that_are_no_sets() -> None:
     with pytest.raises(ValueError, match="num_perm"):
         minhash(["a"], num_perm=0)
     assert minhash(["a"], num_perm=10).shape == (1, 10)
+
+
+def test_a_string_is_no_set() -> None:
+    """Its characters would be the elements: hardly what is meant by a list of texts."""
+    with pytest.raises(ValueError, match=r"sets: not sets of strings .an element is a single string"):
+        minhash_sets(["a text", "another"])

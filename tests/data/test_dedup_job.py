@@ -388,6 +388,18 @@ def test_inputs_without_a_file_touch_nothing(folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "new").exists() and not (tmp_path / "index").exists()
 
 
+def test_names_that_are_not_utf8(texts: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xff.py")).write_text(texts[0])
+    (folder / "b.py").write_text(texts[0])
+    one_folder(folder, tmp_path / "out")
+    (row,) = pq.read_table(tmp_path / "out" / "duplicates.parquet").to_pylist()
+    assert (row["id"].rsplit("/", 1)[1], row["kept_id"].rsplit("/", 1)[1]) == ("\\xff.py", "b.py")
+    assert os.listdir(os.fsencode(tmp_path / "out" / "kept")) == [b"caf\xe9"]  # noqa: PTH208
+    assert one_folder(folder, tmp_path / "again", index=tmp_path / "seen")["documents"] == 2
+
+
 def test_an_order_of_no_documents(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([None], pa.string()), "n": [1]}), tmp_path / "a.parquet")
     order = {"parameters": Parameters(keep_order="column:n"), "options": InputOptions(order_column="n")}

@@ -137,13 +137,29 @@ def test_progress_and_threads() -> None:
         (["a"], {"ngram": 1 << 31}, "ngram: 2147483648 is not below"),
         (["a"], {"seed": None}, "seed: None is not a whole number"),
         (["a"], {"threads": 1.5}, "threads: 1.5 is not a whole number"),
+        (["a"], {"threads": 1_000_000}, "threads: 1000000 is not in 0..1024"),
         (["a"], {"keep_order": None}, "keep_order: None is none of"),
         (pa.table({"text": ["a"], "n": [[1]]}), {"keep_order": "column:n"}, "n' holds list.* has no order"),
+        (pa.table({"text": ["x"], "n": [1]}), {"keep_order": "column:m"}, "keep_order: no column 'm' in .* text, n"),
+        (pa.table([["x"], ["y"]], ["text", "text"]), {}, "column: more than one 'text' in the data"),
     ],
 )
 def test_bad_arguments(data: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_duplicates(data, **settings)
+
+
+def test_other_columns_may_hold_anything() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: its frames are not tested")
+    frame = pandas.DataFrame({"text": TEXTS, "any": [object() for _ in TEXTS], 5: range(len(TEXTS))})
+    assert deduplicate(frame, **CERTAIN)["text"].tolist() == KEPT
+    with pytest.raises(ValueError, match="cannot be taken by Arrow"):
+        deduplicate(frame, keep_order="column:any")
+
+
+def test_a_record_batch() -> None:
+    batch = pa.record_batch({"text": TEXTS})
+    assert deduplicate(batch, **CERTAIN).equals(pa.record_batch({"text": KEPT}))
 
 
 def test_nothing() -> None:

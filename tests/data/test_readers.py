@@ -196,3 +196,16 @@ def test_one_huge_row_group_is_streamed_in_row_groups(tmp_path: Path, monkeypatc
     source = pq.ParquetFile(tmp_path / "run/collect/documents-00000.parquet")
     assert source.metadata.num_rows == len(RECORDS)
     assert source.num_row_groups > 3
+
+
+def test_what_a_driver_of_urls_raises_names_the_url() -> None:
+    class NetworkError(Exception):
+        """Of a library that fsspec's driver uses: no OSError."""
+
+    with (
+        pytest.raises(UserError, match=r"hf://a: cannot be opened \(no route\); mend the URL"),
+        readers.driver("hf://a"),
+    ):
+        raise NetworkError("no\nroute")
+    with pytest.raises(FileNotFoundError), readers.driver("hf://a"):
+        raise FileNotFoundError

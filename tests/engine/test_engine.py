@@ -65,7 +65,7 @@ def test_a_failed_shard_keeps_the_others_and_resumes(tmp_path: Path, workers: in
 
 def test_a_killed_worker_is_told_and_resumable(tmp_path: Path) -> None:
     items = [(str(tmp_path), number) for number in range(5)]
-    with pytest.raises(RuntimeError, match="a worker process died"):
+    with pytest.raises(UserError, match="a worker process died"):
         map_shards(LocalEngine(2), tmp_path, "square", die_on_three, items)
     assert map_shards(LocalEngine(2), tmp_path, "square", square, items)[3] == {"square": 9}
 

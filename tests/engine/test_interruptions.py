@@ -103,7 +103,7 @@ def test_an_interrupt_ends_at_once_and_leaves_no_process(tmp_path: Path, group: 
 
 def test_an_engine_works_again_after_a_worker_was_killed() -> None:
     with LocalEngine(2) as engine:
-        with pytest.raises(RuntimeError, match=r"a worker process died \(killed, or out of memory\); run again to"):
+        with pytest.raises(UserError, match=r"a worker process died \(killed, or out of memory\); run again to"):
             list(engine.map(die_on_two, range(6)))
         assert list(engine.map(double, range(6))) == [0, 2, 4, 6, 8, 10]
 

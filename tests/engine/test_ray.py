@@ -405,7 +405,7 @@ def test_a_worker_that_dies_is_tried_again_but_not_for_ever(
     assert told.err.startswith("ray: 1 tasks lost (The worker died unexpectedly")
     assert told.err.count("\n") == 1
     assert told.out == ""
-    with pytest.raises(RuntimeError, match=f"^a worker process died {ATTEMPTS} times .* run again to resume"):
+    with pytest.raises(UserError, match=f"^a worker process died {ATTEMPTS} times .* run again to resume"):
         list(engine.map(die, [(tmp_path, 99)]))
     assert (tmp_path / "deaths").stat().st_size == ATTEMPTS
 

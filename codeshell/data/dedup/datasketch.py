@@ -6,7 +6,6 @@ Three schemes, as datasketch 2.0 names them: "legacy" (all there was before 2.0)
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codeshell import _C
+from codeshell.data.dedup.checks import thread_count
 from codeshell.data.dedup.texts import TextBuffers, Texts, text_buffers
 
 NUM_PERM, SEED = 128, 1
@@ -110,9 +110,7 @@ def minhash_sets(
             too large for the scheme).
     """
     arguments = _arguments(scheme, num_perm, seed, hash, given=True)
-    if threads < 0:
-        raise ValueError(f"threads: {threads} is negative; 0 means all cores")
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = thread_count(threads)
     parts = []
     for array in _list_arrays(sets, pa.uint64() if hash == GIVEN else pa.large_binary()):
         bounds = np.asarray(array.offsets, np.int64)
@@ -164,7 +162,7 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
         raise ValueError("sets: a single string; give a sequence of sets")
     try:
         if not isinstance(sets, pa.Array | pa.ChunkedArray):
-            members = [one if isinstance(one, list | tuple | set | frozenset) else list(one) for one in sets]
+            members = [_members(one) for one in sets]
             bounds = np.zeros(len(members) + 1, np.int64)
             np.cumsum([len(one) for one in members], out=bounds[1:])
             values = pa.array(list(chain.from_iterable(members)), element)
@@ -178,6 +176,13 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
         if array.null_count or array.values.null_count:
             raise ValueError("sets: a set or an element is null")
     return arrays
+
+
+def _members(one: Iterable[Any]) -> Any:
+    """A set as something that has a length."""
+    if isinstance(one, str | bytes):  # its characters are hardly what is meant
+        raise TypeError("an element is a single string")
+    return one if isinstance(one, list | tuple | set | frozenset) else list(one)
 
 
 def _binary_buffers(values: pa.LargeBinaryArray) -> TextBuffers:

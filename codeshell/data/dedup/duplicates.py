@@ -18,7 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup.minhash import BANDS, ROWS, SEED, THRESHOLD, shingle_length, sign, thread_count
+from codeshell.data.dedup.checks import thread_count
+from codeshell.data.dedup.minhash import BANDS, ROWS, SEED, THRESHOLD, shingle_length, sign
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.texts import TextBuffers, Texts, cut, text_buffers
 

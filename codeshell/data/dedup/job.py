@@ -37,7 +37,7 @@ from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import MEMORY, Found, Search, search
 from codeshell.data.shards import TableWriter, read_table
 from codeshell.engine import Engine, map_shards
-from codeshell.engine.files import lock, make_directory, read_json, write_json
+from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.errors import UserError
 
 SHARD_BYTES = 64 << 20
@@ -175,7 +175,8 @@ def _begin(output: Path, asked: dict[str, Any]) -> bool:
     if not path.exists():
         if any(output.iterdir()):
             raise UserError(f"{output}: not empty; choose another -o")
-        write_json(path, asked)
+        # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
+        write_text(path, json.dumps(asked, indent=2, sort_keys=True) + "\n")
         return False
     if (output / "stats.json").exists():
         raise UserError(f"{output}: not empty, it holds a finished job; choose another -o")

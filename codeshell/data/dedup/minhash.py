@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple, Protocol, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from codeshell import _C
 from codeshell.data.dedup import datasketch
+from codeshell.data.dedup.checks import thread_count
 from codeshell.data.dedup.texts import TextBuffers, Texts, text_buffers
 
 BANDS, ROWS, NGRAM, THRESHOLD, SEED = 21, 6, 5, 0.7, 0
@@ -165,19 +165,6 @@ def shingle_length(shingles: str, ngram: int | None) -> int:
     if ngram is not None:
         return ngram
     return 24 if shingles == "char-24" else NGRAM
-
-
-def thread_count(threads: int) -> int:
-    """`threads`, or for 0 the cores that this process may use.
-
-    Raises:
-        ValueError: `threads` is negative or no whole number.
-    """
-    if not isinstance(threads, SupportsIndex):
-        raise ValueError(f"threads: {threads!r} is not a whole number")
-    if threads < 0:
-        raise ValueError(f"threads: {threads} is negative; 0 means all cores")
-    return threads or len(os.sched_getaffinity(0))
 
 
 def check_parameters(

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from codeshell.data.dedup import sharpen
 from codeshell.data.dedup.arrays import ArrayFile, save_array
 from codeshell.data.dedup.candidates import Corpus, find_edges, find_same
+from codeshell.data.dedup.checks import thread_count
 from codeshell.data.dedup.decide import (
     Chunks,
     Decisions,
@@ -41,7 +42,6 @@ from codeshell.data.dedup.decide import (
     sets_shard,
     with_same,
 )
-from codeshell.data.dedup.minhash import thread_count
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.signed import Reader, SignedShards, SignTask, sign_shard
 from codeshell.data.shards import read_table

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from codeshell.data.dedup.checks import thread_count
 from codeshell.data.dedup.columns import order_type
 from codeshell.data.dedup.memory import search_texts
-from codeshell.data.dedup.minhash import thread_count
 from codeshell.data.dedup.parameters import Parameters
 from codeshell.data.dedup.search import column_keys
 from codeshell.data.dedup.texts import large_strings
@@ -38,8 +38,8 @@ def find_duplicates(
     >>> find_duplicates(dataset, column="content", keep_order="column:stars:desc")
 
     Args:
-        data: a sequence of strings; an Arrow array, chunked array or table; a pandas or polars series or frame; or a
-            Hugging Face dataset (in memory or mapped, not streamed).
+        data: a sequence of strings; an Arrow array, chunked array, record batch or table; a pandas or polars series or
+            frame; or a Hugging Face dataset (in memory or mapped, not streamed).
         column: of a table, frame or dataset.
         threads: for signatures and verification; 0 means all cores. The result does not depend on it.
         progress: called with the number of texts signed, every 8 MB of text or so.
@@ -56,7 +56,7 @@ def find_duplicates(
     """
     asked = Parameters(**parameters)
     asked.check()
-    texts, table = _texts(data, column)
+    texts, table = _texts(data, column, asked.order_column)
     workers = thread_count(threads)
     dropped, kept, jaccard = search_texts(
         texts, asked, rank=_rank(texts, table, asked), threads=workers, progress=progress
@@ -80,7 +80,7 @@ def deduplicate(data: Data, **settings: Any) -> Data:
     found = find_duplicates(source, **settings)
     stays = np.ones(len(source), np.bool_)
     stays[found["index"].to_numpy()] = False
-    if isinstance(source, pa.Table | pa.Array | pa.ChunkedArray):
+    if isinstance(source, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
         result: Any = _filtered(source, pa.array(stays))
     elif hasattr(source, "select") and hasattr(source, "with_format"):
         result = source.select(np.flatnonzero(stays))
@@ -96,7 +96,7 @@ def deduplicate(data: Data, **settings: Any) -> Data:
 def _filtered(data: Any, mask: pa.BooleanArray) -> Any:
     """An Arrow table or array with the rows of the mask. Arrow cannot filter string views, as polars gives them: those
     become large strings for it."""
-    if isinstance(data, pa.Table):
+    if isinstance(data, pa.Table | pa.RecordBatch):
         fields = [field.with_type(_without_views(field.type)) for field in data.schema]
         return data.cast(pa.schema(fields)).filter(mask).cast(data.schema)
     return data.cast(_without_views(data.type)).filter(mask).cast(data.type)
@@ -106,29 +106,39 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
 
 
-def _texts(data: Any, column: str) -> tuple[pa.ChunkedArray, pa.Table | None]:
-    """The column of texts, and the table that it is of."""
+def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, pa.Table | None]:
+    """The column of texts; of a table, frame or dataset also a table of it and the column `order`."""
     if isinstance(data, str):
         raise ValueError("data: a single str; give a sequence of texts")
     if isinstance(data, Mapping | Set):
         raise ValueError(f"data: a {type(data).__name__}; give a sequence of texts, a table or a frame")
     if not hasattr(data, "__len__") and (hasattr(data, "collect") or hasattr(data, "with_format")):
         raise ValueError(f"data: a {type(data).__name__} is not in memory; collect it, or feed its texts to Deduper")
-    table: pa.Table | None = None
-    if isinstance(data, pa.Table):
-        table = data
-    elif hasattr(data, "with_format") and hasattr(data, "column_names"):
-        if column in data.column_names:
-            table = data.with_format("arrow")[:]
-        else:
-            raise ValueError(f"column: no {column!r} in the data; it has {', '.join(data.column_names)}")
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    dataset = hasattr(data, "with_format") and hasattr(data, "column_names")
+    if dataset or isinstance(data, pa.Table):
+        names = list(data.column_names)
     elif hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__"):
-        table = pa.table(data)
-    if table is not None:
-        if column not in table.column_names:
-            raise ValueError(f"column: no {column!r} in the data; it has {', '.join(table.column_names)}")
-        return _chunked(table[column]), table
-    return _chunked(data), None
+        names = list(data.columns)
+    else:
+        return _chunked(data), None
+    for argument, kind, name in (("column", "", column), ("keep_order", "column ", order)):
+        if name is not None and names.count(name) != 1:
+            have = f"more than one {name!r}" if name in names else f"no {kind}{name!r}"
+            raise ValueError(f"{argument}: {have} in the data; it has {', '.join(map(str, names))}")
+    # Only what is asked for: other columns may hold what Arrow cannot.
+    wanted = list(dict.fromkeys(name for name in (column, order) if name is not None))
+    if dataset:
+        table = data.select_columns(wanted).with_format("arrow")[:]
+    elif isinstance(data, pa.Table):
+        table = data.select(wanted)
+    else:
+        try:
+            table = pa.table(data[wanted])
+        except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"data: its columns {', '.join(wanted)} cannot be taken by Arrow ({error})") from None
+    return _chunked(table[column]), table
 
 
 def _chunked(values: Any) -> pa.ChunkedArray:
@@ -149,9 +159,8 @@ def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters
         keys = [-pc.binary_length(texts).to_numpy().astype(np.int64)]
     else:
         name = parameters.order_column
-        if table is None or name not in table.column_names:
-            have = f"; it has {', '.join(table.column_names)}" if table is not None else ""
-            raise ValueError(f"keep_order: no column {name!r} in the data{have}")
+        if table is None:
+            raise ValueError(f"keep_order: no column {name!r} in the data")
         values = table[name]
         if not order_type(values.type):
             raise ValueError(f"keep_order: column {name!r} holds {values.type}, which has no order")
