@@ -53,6 +53,21 @@ def apply_directly(function: type[torch.autograd.Function]) -> Callable[..., Any
     return apply
 
 
+def check_one_device(first: str, /, **tensors: torch.Tensor | None) -> None:
+    """For tracing and where a call has failed: the extension itself checks devices that it can read.
+
+    Raises:
+        ValueError: a tensor is on another device than the one named `first`.
+    """
+    like = tensors[first]
+    for name, x in tensors.items():
+        if x is not None and like is not None and x.device != like.device:
+            raise ValueError(
+                f"{name} {tuple(x.shape)} is on {x.device}, {first} {tuple(like.shape)} on {like.device}; they must be "
+                "on one device"
+            )
+
+
 def stream_of(x: torch.Tensor) -> int:
     """The current CUDA stream of the tensor's device as an integer; 0 on the CPU."""
     return 0 if x.is_cpu else torch._C._cuda_getCurrentRawStream(x.get_device())

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from codeshell import _C
-from codeshell.ops.library import apply_directly, define, differentiable, direct, stream_of
+from codeshell.ops.library import apply_directly, check_one_device, define, differentiable, direct, stream_of
 
 extension: Any = _C
 """What holds the kernels; tests put the module in that runs the CUDA kernels on the host."""
@@ -139,7 +139,12 @@ def rotary_qkv(
 
 
 def _rotate_into(out_q: torch.Tensor, out_k: torch.Tensor, q: torch.Tensor, k: torch.Tensor, /, *angles: Any) -> _Pair:
-    if not extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q)):
+    try:
+        done = extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q))
+    except RuntimeError:
+        _check_devices("q", angles, q=q, k=k)
+        raise
+    if not done:
         turn = Angles(*angles)
         out_q.copy_(_reference(q, turn))
         out_k.copy_(_reference(k, turn))
@@ -169,7 +174,12 @@ def _rotate_qkv(
     qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q, k, v = _empty_parts(qkv, heads, kv_heads)
-    if not extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv)):
+    try:
+        done = extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv))
+    except RuntimeError:
+        _check_devices("qkv", angles, qkv=qkv, bias=bias)
+        raise
+    if not done:
         turn = Angles(*angles)
         biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
         heads_of_all = biased.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
@@ -201,8 +211,25 @@ def _rotate_qkv_backward(
     return grad_qkv, grad_bias
 
 
+def _check_devices(first: str, angles: tuple[Any, ...], **tensors: torch.Tensor | None) -> None:
+    cos, sin, positions, cu_seqlens = angles[:4]
+    check_one_device(first, **tensors, cos=cos, sin=sin, positions=positions, cu_seqlens=cu_seqlens)
+
+
 def _fake_pair(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> _Pair:
+    _check_devices("q", angles, q=q, k=k)
     return torch.empty_like(q), torch.empty_like(k)
+
+
+def _fake_inplace(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> None:
+    _check_devices("q", angles, q=q, k=k)
+
+
+def _fake_qkv(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
+) -> tuple[torch.Tensor, ...]:
+    _check_devices("qkv", angles, qkv=qkv, bias=bias)
+    return tuple(_empty_parts(qkv, heads, kv_heads))
 
 
 def _fake_qkv_backward(
@@ -218,13 +245,11 @@ _ANGLES = (
     "bool conjugate"
 )
 _rotary_op = define(f"rotary(Tensor q, Tensor k, {_ANGLES}) -> (Tensor, Tensor)", _rotate, _fake_pair)
-_rotary_inplace_op = define(
-    f"rotary_(Tensor(a!) q, Tensor(b!) k, {_ANGLES}) -> ()", _rotate_, lambda q, k, *angles: None
-)
+_rotary_inplace_op = define(f"rotary_(Tensor(a!) q, Tensor(b!) k, {_ANGLES}) -> ()", _rotate_, _fake_inplace)
 _rotary_qkv_op = define(
     f"rotary_qkv(Tensor qkv, Tensor? bias, int heads, int kv_heads, {_ANGLES}) -> (Tensor, Tensor, Tensor)",
     _rotate_qkv,
-    lambda qkv, bias, heads, kv_heads, *angles: tuple(_empty_parts(qkv, heads, kv_heads)),
+    _fake_qkv,
 )
 _rotary_qkv_backward_op = define(
     f"rotary_qkv_backward(Tensor grad_q, Tensor grad_k, Tensor grad_v, bool with_bias, {_ANGLES}) -> (Tensor, Tensor)",

@@ -129,6 +129,24 @@ def test_bad_arguments_of_the_fused_form_are_named(change, message):
         ops.rotary_qkv(**(arguments | change))
 
 
+def test_tensors_of_several_devices_are_named():
+    """Devices that the extension cannot read, and tracing; tensors on CUDA and CPU it compares itself."""
+    q, k, table = torch.randn(1, 4, 2, 8), torch.randn(1, 4, 1, 8), torch.randn(4, 4)
+    meta = q.to("meta")
+    for arguments, message in [
+        ((meta, k, table, table), r"k \(1, 4, 1, 8\) is on cpu, q \(1, 4, 2, 8\) on meta; they must be on one device"),
+        ((q, k.to("meta"), table, table), r"k \(1, 4, 1, 8\) is on meta, q"),
+        ((q, k, table, table.to("meta")), r"sin \(4, 4\) is on meta, q"),
+    ]:
+        for inplace in (False, True):
+            with pytest.raises(ValueError, match=message):
+                ops.rotary(*arguments, inplace=inplace)
+    qkv = torch.randn(1, 4, 4 * 8)
+    for x, bias in ((qkv.to("meta"), torch.randn(32)), (qkv, torch.randn(32).to("meta"))):
+        with pytest.raises(ValueError, match=r"bias \(32,\) is on \w+, qkv"):
+            ops.rotary_qkv(x, bias, table.to(x.device), table.to(x.device), heads=2, kv_heads=1)
+
+
 def test_empty_tensors():
     cos, sin = torch.zeros(4, 8), torch.zeros(4, 8)
     q, k = ops.rotary(torch.zeros(0, 4, 16), torch.zeros(0, 2, 16), cos, sin)
