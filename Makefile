@@ -60,8 +60,10 @@ $(STAMP): $(VENV)/bin/python constraints.txt pyproject.toml $(SOURCES)
 	@$(BIN)/codeshell info
 	@touch $@
 
+# What the extra names, not the package with it: pip would build the extension anew, which takes minutes.
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	$(BIN)/pip install -q -c constraints.txt -r $(VENV)/dev.txt
 	@touch $@
 
 clean:
