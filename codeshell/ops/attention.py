@@ -251,8 +251,7 @@ def _check(
     return_lse: bool,
 ) -> None:
     check_heads(q, k, v, packed=cu_seqlens is not None)
-    if window is not None and (isinstance(window, float) or window < 1 or not causal):
-        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
+    check_window(window, causal)
     if not 0.0 <= dropout_p < 1.0 or (dropout_p and return_lse):
         raise ValueError(f"dropout_p is {dropout_p}: must be at least 0 and below 1, and 0 with return_lse")
     if cu_seqlens is None:
@@ -283,6 +282,12 @@ def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool)
         raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
     if not (q.device == k.device == v.device):
         raise ValueError(f"q is on {q.device}, k on {k.device}, v on {v.device}; they must be on one device")
+
+
+def check_window(window: int | None, causal: bool) -> None:
+    """Raises ValueError for a sliding window that is none, or without a causal mask."""
+    if window is not None and (isinstance(window, float) or window < 1 or not causal):
+        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
 
 
 def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: str, given: str, limit: str) -> None:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from codeshell import _C
 from codeshell.ops import attention_cuda, decode_cuda, sdpa
+from codeshell.ops.attention import check_window
 from codeshell.ops.library import define, differentiable, direct
 from codeshell.ops.rotary import check_tables, rotary
 
@@ -300,8 +301,7 @@ def _check(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: 
             f"block_table {tuple(table.shape)} {table.dtype} of pages of {k_cache.shape[1]}: must be int32 "
             f"({batch}, pages a row), pages of at least 1"
         )
-    if window is not None and (isinstance(window, float) or window < 1 or not call.causal):
-        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
+    check_window(window, call.causal)
     if (k_new is None) != (v_new is None) or (cos is None) != (sin is None):
         raise ValueError("k_new and v_new, and cos and sin, go together; give both or neither")
     if k_new is not None and v_new is not None:

@@ -19,5 +19,5 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for name in ("harness", "chart", "gpu_check", "rotary", "adamw", "attention", "decode"):
+    for name in ("harness", "timing", "chart", "gpu_check", "rotary", "adamw", "attention", "decode"):
         sys.modules.pop(name, None)

@@ -140,7 +140,7 @@ def test_contenders_take_turns_and_slots_rotate() -> None:
 
 
 def test_turns_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness
+    import timing
 
     calls: list[tuple[Any, ...]] = []
 
@@ -148,11 +148,11 @@ def test_turns_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((step(0), slots, rounds, graph))
         if step(0) == "b" and len(calls) > 3:
             raise ArithmeticError("second turn")
-        return harness.Timing([float(len(calls))] * rounds, "events", 1)
+        return timing.Timing([float(len(calls))] * rounds, "events", 1)
 
-    monkeypatch.setattr(harness, "time_gpu", time_gpu)
+    monkeypatch.setattr(timing, "time_gpu", time_gpu)
     steps = {name: lambda _, name=name: name for name in "abc"}
-    timings, errors = harness.take_turns(steps, 2, 10, {"a", "b"})
+    timings, errors = timing.take_turns(steps, 2, 10, {"a", "b"})
     assert calls == [(name, 2, 4, name != "c") for name in "abcabcac"]
     assert timings["a"].microseconds == [1.0] * 4 + [4.0] * 4 + [7.0] * 4
     assert timings["a"].method == "events in 3 turns"
