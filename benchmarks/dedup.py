@@ -40,8 +40,8 @@ import pyarrow as pa
 from dedup_corpora import Shards, parquet_files, read_texts
 
 from codeshell import _C
-from codeshell.data.dedup import text_buffers
-from codeshell.data.dedup.minhash import BANDS, NGRAM, ROWS, SEED
+from codeshell.dedup.minhash import BANDS, NGRAM, ROWS, SEED
+from codeshell.documents.texts import text_buffers
 
 PAGE = resource.getpagesize()
 

@@ -2,11 +2,11 @@
 
     python benchmarks/dedup_cluster.py --documents 100000000 --directory /fast/disk --json
 
-Every shard gets the file that signing would have written, without sketches: 21 random band keys a document. Of the
-documents a fifth are copies: such a one shares each key of an earlier document with probability 0.4 (as at Jaccard
-.86 with 6 rows), and one in fifty has the fingerprint of an earlier one. Then `data.dedup.search` runs from there on
-with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. Nothing of it is
-simulated; what is missing is reading texts, comparing sketches and exact Jaccards.
+Every shard gets the file that signing would have written, without sketches: 21 random band keys per document. Of the
+documents a fifth are copies: a copy shares each key of an earlier document with probability 0.4 (as at Jaccard 0.86
+with 6 rows), and one in fifty has the fingerprint of an earlier one. Then `codeshell.dedup.search` runs from there on
+with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. None of these
+steps is simulated; what is missing is reading texts, comparing sketches and exact Jaccards.
 
 Reports seconds and peak memory of every step, and checks the outcome against what was planted.
 """
@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from codeshell.data.dedup import search as steps
-from codeshell.data.dedup.arrays import write_arrays
-from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.signed import partitioned
+from codeshell.dedup import search as steps
+from codeshell.dedup.parameters import Parameters
+from codeshell.dedup.sign import partitioned
+from codeshell.documents.arrays import write_arrays
 from codeshell.engine import LocalEngine, map_shards
 from codeshell.engine.files import write_json
 

@@ -199,7 +199,7 @@ def header(base: list[Path], out: Path, *, documents: int, shards: int, seed: in
 
 def files(folders: list[Path], out: Path, *, shards: int, distinct: bool) -> None:
     """Pack the files that `codeshell dedup` would read below the folders; `distinct`: of equal texts the first."""
-    from codeshell.data import readers, walk
+    from codeshell.documents import readers, walk
 
     limit = 1_000_000
     found = [

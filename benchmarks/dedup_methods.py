@@ -45,10 +45,10 @@ from dedup_quality import Truth, check, expand, truth_of
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup.candidates import equal_prints
-from codeshell.data.dedup.minhash import band_keys, sign
-from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.texts import TextBuffers, text_buffers
+from codeshell.dedup.candidates import equal_prints
+from codeshell.dedup.minhash import band_keys, sign
+from codeshell.dedup.parameters import Parameters
+from codeshell.documents.texts import TextBuffers, text_buffers
 
 THRESHOLDS = (0.5, 0.7, 0.85)
 TARGETS = (0.9, 0.95, 0.98)

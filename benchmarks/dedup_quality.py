@@ -43,11 +43,13 @@ from exact_join import exact_pairs
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup import batches, inputs, job, text_buffers
-from codeshell.data.dedup.arrays import ArrayFile
-from codeshell.data.dedup.candidates import unpack
-from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.search import Search, search
+from codeshell.dedup import job
+from codeshell.dedup.candidates import unpack
+from codeshell.dedup.parameters import Parameters
+from codeshell.dedup.search import Search, search
+from codeshell.documents import batches, inputs
+from codeshell.documents.arrays import ArrayFile
+from codeshell.documents.texts import text_buffers
 from codeshell.engine import LocalEngine
 
 THRESHOLD, LEAST = 0.7, 0.5

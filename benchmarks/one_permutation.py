@@ -22,7 +22,7 @@ from typing import Any
 import dedup_peers
 import numpy as np
 
-from codeshell.data import readers, walk
+from codeshell.documents import readers, walk
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [

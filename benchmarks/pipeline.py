@@ -31,11 +31,13 @@ from pathlib import Path
 from typing import Any
 
 from codeshell import _C
-from codeshell.data import collect, filter, readers, scores, walk
-from codeshell.data.shards import document_id
+from codeshell.data import collect, filter
+from codeshell.documents import readers, walk
+from codeshell.documents.shards import document_id
 from codeshell.engine import LocalEngine
 from codeshell.environment import environment
 from codeshell.recipe import Collect, Recipe, Rules
+from codeshell.scorers import text as scores
 
 LIMIT = Collect().max_file_bytes
 
@@ -163,7 +165,7 @@ def measure_plainly(strings: list[str]) -> None:
 def write_documents(texts: list[bytes], ids: list[str]) -> None:
     import pyarrow as pa
 
-    from codeshell.data.shards import DOCUMENTS, write_table
+    from codeshell.documents.shards import DOCUMENTS, write_table
 
     count = len(texts)
     strings = pa.array(texts, pa.large_binary()).view(pa.large_string())

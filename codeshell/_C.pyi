@@ -48,7 +48,7 @@ def dedup_sign(
     level: str = "",
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint32]]:
     """Band keys (texts, bands), sketches (texts, bands * rows padded to whole 64), fingerprints (texts, 2) and shingle
-    counts (texts,): see `codeshell.data.dedup.minhash.Signed`."""
+    counts (texts,): see `codeshell.dedup.minhash.Signed`."""
 
 def dedup_minhash(
     data: Buffer,
@@ -294,7 +294,7 @@ class DedupOverlap:
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """By text of the small set: the stream's earliest text of highest Jaccard (-1: none), and that Jaccard."""
 
-# neural: tensors as (address, token stride, head stride), strides in elements; see codeshell/ops/native.py.
+# neural: tensors as (address, token stride, head stride), strides in elements; see codeshell/ops/cpu.py.
 _View = tuple[int, int, int]
 
 def attention_forward(

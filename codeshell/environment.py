@@ -1,4 +1,7 @@
-"""Where something ran: versions, machine, commit, command. Needs nothing but the standard library and the extension."""
+"""Where something runs: the cores it may use; versions, machine, commit and command for the records.
+
+Needs nothing but the standard library and the extension.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,28 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
+
+MAX_THREADS = 1024
+"""Far beyond any use; OpenMP's runtime ends the process where the system gives it no more threads."""
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may run on, which a container or `taskset` may have limited."""
+    return len(os.sched_getaffinity(0))
+
+
+def thread_count(threads: int) -> int:
+    """`threads`, or the usable cores where it is 0.
+
+    Raises:
+        ValueError: `threads` is negative, more than `MAX_THREADS`, or no whole number.
+    """
+    if not isinstance(threads, SupportsIndex):
+        raise ValueError(f"threads: {threads!r} is not a whole number")
+    if not 0 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads: {threads} is not in 0..{MAX_THREADS}; 0 means all cores")
+    return threads or usable_cores()
 
 
 def environment(workers: int) -> dict[str, Any]:
@@ -28,7 +52,7 @@ def environment(workers: int) -> dict[str, Any]:
         "versions": versions,
         "system": platform.platform(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "workers": workers,
         "simd": _C.simd_level(),
         "cuda_built": _C.cuda_built,

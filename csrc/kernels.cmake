@@ -22,9 +22,9 @@ set(CODESHELL_KERNEL_CPU_SOURCES
   csrc/rotary/rotary_cpu.cpp
   csrc/adamw/adamw_cpu.cpp
   csrc/simd/cpu.cpp
-  csrc/simd/kernels.cpp
-  csrc/simd/kernels_avx2.cpp
-  csrc/simd/kernels_avx512.cpp
-  csrc/simd/kernels_baseline.cpp
+  csrc/cpu/kernels.cpp
+  csrc/cpu/kernels_avx2.cpp
+  csrc/cpu/kernels_avx512.cpp
+  csrc/cpu/kernels_baseline.cpp
   csrc/simd/parallel.cpp
 )

@@ -136,7 +136,7 @@ def test_sigkill_in_every_stage_changes_nothing(finished: Path, corpus: Path, tm
             process = subprocess.run(
                 [
                     sys.executable,
-                    Path(__file__).parent / "killed_run.py",
+                    Path(__file__).parent / "helpers" / "killed_run.py",
                     run / stage.directories[0],
                     str(number),
                     *arguments,

@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")
     # Before our own imports, so that workers do theirs at the same time.
-    with make_engine(args.engine, args.workers, args.address, "codeshell.data.dedup.job") as engine:
+    with make_engine(args.engine, args.workers, args.address, "codeshell.dedup.job") as engine:
         return _run(args, engine)
 
 
@@ -85,9 +85,9 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
     from codeshell.engine.arrow import leave_out_pandas
 
     leave_out_pandas()
-    from codeshell.data.dedup import job
-    from codeshell.data.dedup.inputs import InputOptions
-    from codeshell.data.dedup.parameters import Parameters
+    from codeshell.dedup import job
+    from codeshell.dedup.parameters import Parameters
+    from codeshell.documents.inputs import InputOptions
     from codeshell.errors import UserError
 
     parameters = Parameters(

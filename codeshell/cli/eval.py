@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codeshell.evaluate.evaluation import Evaluation
+    from codeshell.evaluate.subject import Evaluation
     from codeshell.recipe import Evaluate, Recipe
 
 HELP = "bits per byte, infilling and functions of a model on held-out documents, with intervals"
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
     from codeshell.engine.files import write_json
     from codeshell.evaluate.claims import make_claims
-    from codeshell.evaluate.evaluation import NotRunError
+    from codeshell.evaluate.subject import NotRunError
 
     evaluation = _prepare(args)
     work = {
@@ -106,7 +106,7 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
     elif run is not None and not args.corpus:
         train = Corpus(split_paths(run, "train", seed=seed))
 
-    from codeshell.evaluate.evaluation import Evaluation, load_model
+    from codeshell.evaluate.subject import Evaluation, load_model
     from codeshell.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(args.tokenizer or model_directory)

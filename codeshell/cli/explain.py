@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
     """The rows of a run that fit the key, those that stay first; with `diff` under that name."""
-    from codeshell.data import provenance
+    from codeshell.documents import provenance
     from codeshell.errors import UserError
     from codeshell.report import read
 
@@ -138,7 +138,7 @@ def resolve(key: str, directory: Path, table: pa.Table) -> str:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from codeshell.data.shards import read_table
+    from codeshell.documents.shards import read_table
     from codeshell.errors import UserError
 
     columns = [table["id"], table["kept_id"]]

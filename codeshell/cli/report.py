@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from codeshell.errors import UserError
-    from codeshell.report import dedup, stage
+    from codeshell.report import dedup, run_page
 
     run = Path(args.run)
     if not run.is_dir():
@@ -32,6 +32,6 @@ def main(args: argparse.Namespace) -> int:
     output = Path(args.output) if args.output else run / "report.html"
     if output.is_dir():
         raise UserError(f"{output}: is a directory; give a file name")
-    (dedup if dedup.is_output(run) else stage).write(run, output)
+    (dedup if dedup.is_output(run) else run_page).write(run, output)
     print(output)
     return 0

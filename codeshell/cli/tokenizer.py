@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,12 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from codeshell.environment import usable_cores
     from codeshell.errors import UserError
     from codeshell.tokenizer.tokenizer import tokenizer_threads
 
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: give 1 or more, or 0 for every core")
-    args.threads = args.threads or len(os.sched_getaffinity(0))
+    args.threads = args.threads or usable_cores()
     with tokenizer_threads(args.threads):
         return _train(args) if args.tokenizer_command == "train" else _stats(args)
 

@@ -1,1 +1,1 @@
-"""data."""
+"""The stages of the data pipeline: collect, filter, neardup, split, tokens. Nothing here imports torch."""

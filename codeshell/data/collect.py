@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from codeshell.data import languages, readers, scores, walk
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
+from codeshell.documents import languages, readers, walk
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_json, write_text
 from codeshell.engine.memory import give_back_large_blocks
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, Recipe, to_tree
+from codeshell.scorers import text as scores
 
 GROUP_BYTES = 8 << 20
 """Text in a row group at most (unless one document is longer); with `ROW_GROUP` what a worker holds at once."""

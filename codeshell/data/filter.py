@@ -25,15 +25,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.data import languages
-from codeshell.data.dedup.arrays import save_array
-from codeshell.data.provenance import DROPPED
 from codeshell.data.rules import RULES, decide, thresholds
-from codeshell.data.shards import KEPT, list_shards, read_table, shard_path, write_table
+from codeshell.documents import languages
+from codeshell.documents.arrays import save_array
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import KEPT, list_shards, read_table, shard_path, write_table
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly
 from codeshell.engine.memory import give_back_large_blocks
-from codeshell.engine.stage import marker_path
+from codeshell.engine.shard_map import marker_path
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, Rules
 

@@ -1,7 +1,7 @@
 """Near duplicates, as a stage: `filter/kept-*` to `neardup/kept-*` and `neardup/dropped-*`.
 
-The search is `data.dedup.search`; its files lie in `neardup/work` while it lasts. The outcome depends on the order of
-the documents alone, not on shards or workers.
+The search is `codeshell.dedup.search`; its files are in `neardup/work` while it lasts. The outcome depends only on the
+order of the documents, not on shards or workers.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell.data.dedup.batches import Batch
-from codeshell.data.dedup.parameters import Parameters
-from codeshell.data.dedup.search import Search, search
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import KEPT, list_shards, read_kept, read_table, shard_path, write_table
-from codeshell.data.totals import by_language, totals
+from codeshell.dedup.parameters import Parameters
+from codeshell.dedup.search import Search, search
+from codeshell.documents.batches import Batch
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import (
+    KEPT,
+    by_language,
+    list_shards,
+    read_kept,
+    read_table,
+    shard_path,
+    totals,
+    write_table,
+)
 from codeshell.engine import Engine
 from codeshell.engine.files import make_directory
 from codeshell.errors import UserError

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from codeshell.data import languages
+from codeshell.documents import languages
 from codeshell.errors import UserError
 from codeshell.recipe import Rules
 
@@ -131,7 +131,7 @@ def decide(scores: pa.Table, table: dict[str, Thresholds]) -> Decision:
     """Apply the rules, in order, to every document.
 
     Args:
-        scores: columns of `codeshell.data.scores.SCORES`; those of the rules and `language` are used.
+        scores: columns of `codeshell.scorers.text.SCORES`; those of the rules and `language` are used.
         table: of `thresholds`; has every language that is in `scores`.
     """
     count = scores.num_rows

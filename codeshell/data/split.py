@@ -25,19 +25,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.dedup import text_buffers
 from codeshell.data.neardup import dropped_rows
-from codeshell.data.shards import (
+from codeshell.documents.shards import (
     DOCUMENTS,
     KEPT,
+    by_language,
     list_shards,
     read_kept,
     read_table,
     shard_path,
     take_rows,
+    totals,
     write_table,
 )
-from codeshell.data.totals import by_language, totals
+from codeshell.documents.texts import text_buffers
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.data.shards import list_shards
-from codeshell.data.token_shards import TokenShardWriter
+from codeshell.documents.shards import list_shards
+from codeshell.documents.token_shards import TokenShardWriter
 from codeshell.engine.files import TEMPORARY, make_directory, remove_quietly
 from codeshell.engine.local import Engine
-from codeshell.engine.stage import map_shards
+from codeshell.engine.shard_map import map_shards
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer

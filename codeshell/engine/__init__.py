@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codeshell.engine.local import Engine, LocalEngine
-from codeshell.engine.stage import map_shards
+from codeshell.engine.shard_map import map_shards
 from codeshell.errors import UserError
 
 __all__ = ["ENGINES", "Engine", "LocalEngine", "make_engine", "map_shards"]

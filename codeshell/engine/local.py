@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from codeshell.engine.arrow import leave_out_pandas
+from codeshell.environment import usable_cores
 from codeshell.errors import UserError
 
 KEEP_ARROW_PAGES = ("MIMALLOC_PURGE_DELAY", "-1")
@@ -65,7 +66,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers: int = 0, module: str | None = None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or usable_cores()
         self._module = module
         self._pool: ProcessPoolExecutor | None = None
         self._used = False

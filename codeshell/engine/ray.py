@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from codeshell import __version__
 from codeshell.engine import files
+from codeshell.environment import usable_cores
 from codeshell.errors import UserError
 
 Item = TypeVar("Item")
@@ -158,7 +159,7 @@ class RayEngine:
             return
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == "local":
-            cpus = self._limit or len(os.sched_getaffinity(0))
+            cpus = self._limit or usable_cores()
             with _loopback():
                 ray.init(
                     address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet

@@ -58,6 +58,6 @@ __all__ = ["run"]
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Evaluate the model of the run in `directory`; see the module's text for what is written and returned."""
-    from codeshell.evaluate.stage import run as run_stage
+    from codeshell.evaluate.evaluate_run import run as run_stage
 
     return run_stage(recipe, directory, engine)

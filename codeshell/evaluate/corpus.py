@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.data.shards import document_id, list_shards
+from codeshell.documents.shards import document_id, list_shards
 from codeshell.errors import UserError
 from codeshell.randomness import draw
 

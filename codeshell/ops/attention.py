@@ -2,7 +2,7 @@
 
 `attention` takes separate tensors; `packed_attention` takes the fused projection Q|K|V as one tensor and rotates
 queries and keys itself, which saves the split on the way in and the concatenation on the way back. On the CPU both run
-`csrc/attention/attention_cpu.cpp` where it serves the case (`native.attention_serves`), and on Hopper GPUs, if asked
+`csrc/attention/attention_cpu.cpp` where it serves the case (`cpu.attention_serves`), and on Hopper GPUs, if asked
 for, `csrc/attention/forward_sm90.cu` and `backward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
 scaled_dot_product_attention (SDPA), with packed sequences of equal length sharing one call.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from torch.autograd.function import once_differentiable
 
-from codeshell.ops import attention_cuda, native, sdpa
+from codeshell.ops import attention_cuda, cpu, sdpa
 from codeshell.ops.rotary import check_tables, rotary
 
 
@@ -88,7 +88,7 @@ def attention(
     if dropout_p == 0.0 and attention_cuda.serves(q, k, v, scale, cu_seqlens):
         out, lse = attention_cuda.attend(q, k, v, cu_seqlens, max_seqlen, causal, scale, window, deterministic)
         return (out, lse) if return_lse else out
-    if dropout_p == 0.0 and native.attention_serves(q, k, v):
+    if dropout_p == 0.0 and cpu.attention_serves(q, k, v):
         out, lse = _NativeAttention.apply(  # type: ignore[no-untyped-call]
             q, k, v, causal, scale, window or 0, cu_seqlens
         )
@@ -135,7 +135,7 @@ def packed_attention(
     dim = qkv.shape[-1] // (heads + 2 * kv_heads)
     q, k, v = _split(qkv, heads, kv_heads)
     scale = dim**-0.5 if scale is None else scale
-    if dropout_p == 0.0 and native.attention_serves(q, k, v) and 2 * cos.shape[-1] == dim:
+    if dropout_p == 0.0 and cpu.attention_serves(q, k, v) and 2 * cos.shape[-1] == dim:
         check_tables(cos, sin, dim)
         _check(q, k, v, True, window, cu_seqlens, max_seqlen, dropout_p, False)
         rows = _rows(positions, qkv)
@@ -164,9 +164,9 @@ class _NativeAttention(torch.autograd.Function):
         window: int,
         cu_seqlens: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        q, k, v = (native.packable(x) for x in (q, k, v))
+        q, k, v = (cpu.packable(x) for x in (q, k, v))
         out = torch.empty(q.shape, dtype=q.dtype)
-        problem = native.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
+        problem = cpu.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
         lse = problem.forward(out)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.settings = (causal, scale, window, cu_seqlens)
@@ -181,7 +181,7 @@ class _NativeAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
         causal, scale, window, cu_seqlens = ctx.settings
-        problem = native.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
+        problem = cpu.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
         gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
         problem.backward(grads[0], out, lse, gradients[0], gradients[1], gradients[2])
         return (*gradients, None, None, None, None)
@@ -206,7 +206,7 @@ class _NativePackedAttention(torch.autograd.Function):
         ctx.heads = (heads, kv_heads)
         q, k, v = _split(qkv, heads, kv_heads)
         out = torch.empty(q.shape, dtype=q.dtype)
-        lse = native.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions).forward(out)
+        lse = cpu.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions).forward(out)
         ctx.save_for_backward(qkv, out, lse, cos, sin, positions)
         return out.flatten(-2)
 
@@ -217,7 +217,7 @@ class _NativePackedAttention(torch.autograd.Function):
         gradient = torch.empty_like(qkv)
         q, k, v = _split(qkv, *ctx.heads)
         scale, window, cu_seqlens = ctx.settings
-        problem = native.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions)
+        problem = cpu.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions)
         problem.backward(grads[0].view(out.shape), out, lse, *_split(gradient, *ctx.heads))
         return (gradient, *[None] * 8)
 

@@ -8,12 +8,12 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from codeshell.ops import native
+from codeshell.ops import cpu
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`, elementwise; computed in fp32, returned in x's dtype."""
-    if native.serves(x) and x.is_contiguous():
+    if cpu.serves(x) and x.is_contiguous():
         out: torch.Tensor = _NativeGelu.apply(x)  # type: ignore[no-untyped-call]
         return out
     return F.gelu(x, approximate="tanh")
@@ -23,10 +23,10 @@ class _NativeGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return native.gelu_forward(x)
+        return cpu.gelu_forward(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (x,) = ctx.saved_tensors
-        return native.gelu_backward(x, grads[0].contiguous())
+        return cpu.gelu_backward(x, grads[0].contiguous())

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from codeshell.ops import native
+from codeshell.ops import cpu
 from codeshell.ops.linear import widens
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -138,8 +138,8 @@ def _softmax_gradient_(
     logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
 ) -> torch.Tensor:
     """Fill `losses` (one a row, 0 where not counted) and give (softmax - one-hot) * scale, in the logits' memory."""
-    if native.serves(logits):
-        native.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
+    if cpu.serves(logits):
+        cpu.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
         return logits
     counted = targets != ignore_index
     wide = logits.to(losses.dtype)

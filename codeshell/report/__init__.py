@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from codeshell.report.stage import render, run
+from codeshell.report.run_page import render, run
 
 __all__ = ["render", "run"]

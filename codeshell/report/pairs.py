@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from codeshell.data.dedup.batches import texts_at
-from codeshell.data.dedup.inputs import InputOptions, Shard, read_plan
-from codeshell.data.languages import by_name
-from codeshell.data.provenance import DROPPED
-from codeshell.data.readers import open_parquet
-from codeshell.data.shards import list_shards, read_table
+from codeshell.documents.batches import texts_at
+from codeshell.documents.inputs import InputOptions, Shard, read_plan
+from codeshell.documents.languages import by_name
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.readers import open_parquet
+from codeshell.documents.shards import list_shards, read_table
 from codeshell.errors import UserError
 from codeshell.report import read
 from codeshell.report.format import number

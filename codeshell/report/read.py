@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import list_shards
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import list_shards
 from codeshell.engine.files import read_json
 from codeshell.errors import UserError
 

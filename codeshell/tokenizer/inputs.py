@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codeshell.data import languages, readers, walk
-from codeshell.data.shards import list_shards
+from codeshell.documents import languages, readers, walk
+from codeshell.documents.shards import list_shards
 from codeshell.errors import UserError
 from codeshell.recipe import Collect
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from codeshell.data.shards import list_shards
+from codeshell.documents.shards import list_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codeshell.train.flops import flops_per_token
-    from codeshell.train.stage import run
+    from codeshell.train.train_run import run
 
 __all__ = ["flops_per_token", "run"]
 
-_HOME = {"flops_per_token": "codeshell.train.flops", "run": "codeshell.train.stage"}
+_HOME = {"flops_per_token": "codeshell.train.flops", "run": "codeshell.train.train_run"}
 
 
 def __getattr__(name: str) -> Any:

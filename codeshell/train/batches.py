@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from codeshell.randomness import draw, mix
 
 if TYPE_CHECKING:
-    from codeshell.data.token_shards import TokenCorpus
+    from codeshell.documents.token_shards import TokenCorpus
     from codeshell.tokenizer import Tokenizer
 
 IGNORED = -100

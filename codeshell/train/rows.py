@@ -24,7 +24,7 @@ from codeshell.train import fim
 from codeshell.train.batches import IGNORED, Batch, Ints, Position, Positions, document_keys
 
 if TYPE_CHECKING:
-    from codeshell.data.token_shards import TokenCorpus
+    from codeshell.documents.token_shards import TokenCorpus
     from codeshell.tokenizer import Tokenizer
 
 PART_CONTEXTS = 4

@@ -14,7 +14,7 @@ from codeshell.train.batches import IGNORED, Batch, Documents, fold, take
 from codeshell.train.forward import summed_loss
 
 if TYPE_CHECKING:
-    from codeshell.data.token_shards import TokenCorpus
+    from codeshell.documents.token_shards import TokenCorpus
     from codeshell.model import CodeShellForCausalLM
     from codeshell.tokenizer import Tokenizer
 

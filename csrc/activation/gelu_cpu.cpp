@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "simd/kernels.h"
+#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::activation {

@@ -4,7 +4,7 @@
 #include <deque>
 #include <utility>
 
-#include "simd/kernels.h"
+#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::adamw {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "simd/kernels.h"
+#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::attention {

@@ -17,7 +17,7 @@
 #include "gpu/cuda.h"
 //
 #include "attention/attention.h"
-#include "attention/schedule.h"
+#include "attention/forward_schedule.h"
 #include "attention/softmax.h"
 #include "gpu/barrier.h"
 #include "gpu/launch.h"

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "attention/schedule.h"
+#include "attention/forward_schedule.h"
 #include "gpu/cuda.h"
 #include "gpu/types.h"
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "attention/backward_schedule.h"
-#include "attention/schedule.h"
+#include "attention/forward_schedule.h"
 #include "bindings/gpu.h"
 
 namespace codeshell::bindings {

@@ -3,7 +3,7 @@
 
 #include "gpu/types.h"
 #include "rotary/rotary.h"
-#include "simd/kernels.h"
+#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::rotary {

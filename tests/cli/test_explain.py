@@ -1,4 +1,4 @@
-"""`codeshell explain` of a dedup's output, and its diffs of a run; see tests/data/test_provenance.py for the rest."""
+"""`codeshell explain` of a dedup's output, and its diffs; tests/documents/test_provenance.py has the rest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dedup_output import build
+from helpers.dedup_output import build
 
 from codeshell.cli import main
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import DOCUMENTS, document_id, shard_path, write_rows
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import DOCUMENTS, document_id, shard_path, write_rows
 
 LINES = [f"line {number} of a file that is long enough" for number in range(30)]
 TEXT = "\n".join(LINES) + "\n"

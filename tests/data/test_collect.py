@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from trees import (
+from helpers.trees import (
     HOSTILE_DOCUMENTS,
     HOSTILE_DROPS,
     HOSTILE_LIMIT,
@@ -26,10 +26,12 @@ from trees import (
     write_tree,
 )
 
-from codeshell.data import collect, readers, scores, shards, walk
-from codeshell.data.provenance import DROPPED
+from codeshell.data import collect
+from codeshell.documents import readers, shards, walk
+from codeshell.documents.provenance import DROPPED
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
+from codeshell.scorers import text as scores
 
 
 def test_hostile_tree_every_entry_is_a_document_or_a_counted_drop(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from trees import recipe, run_collect, run_filter
+from helpers.trees import recipe, run_collect, run_filter
 settings = recipe({root!r}, shard_bytes=2000)
 run_collect(settings, Path({run!r}))
 run_filter(settings, Path({run!r}))
@@ -226,7 +228,7 @@ run_filter(settings, Path({run!r}))
 @pytest.mark.parametrize("after", ["collect/plan.json", "collect/collect-00003.json", "filter/decide-00002.json"])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, after: str) -> None:
     root = write_tree(tmp_path / "code", {f"p{i % 7}/m{i}.py": program(i % 50) for i in range(60)})
-    code = CHILD.format(tests=str(Path(__file__).parent), root=str(root), run=str(tmp_path / "killed"))
+    code = CHILD.format(tests=str(Path(__file__).parents[1]), root=str(root), run=str(tmp_path / "killed"))
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / after).exists() and child.poll() is None and time.monotonic() < deadline:

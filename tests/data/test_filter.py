@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trees import contents, program, recipe, rows, run_collect, run_filter, write_tree
+from helpers.trees import contents, program, recipe, rows, run_collect, run_filter, write_tree
 
 from codeshell.data import filter as filtering
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import KEPT, list_shards, read_kept, read_table
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import KEPT, list_shards, read_kept, read_table
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, Rules
 
@@ -141,7 +141,7 @@ def test_other_thresholds_do_not_score_again(tmp_path: Path, monkeypatch: pytest
     run_collect(recipe(root), tmp_path / "run")
     before = contents(tmp_path / "run/collect")
     (tmp_path / "run/collect/documents-00000.parquet").read_bytes()
-    from codeshell.data import scores
+    from codeshell.scorers import text as scores
 
     monkeypatch.setattr(scores, "measure", None)
     rules = Rules(language_floor=0, overrides={"python": {"max_line_length": 2000, "mean_line_length": 0}})

@@ -8,14 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from corpus_builder import build, stdlib_texts
-from test_dedup_duplicates import edited
+from helpers.corpus_builder import build, edited, stdlib_texts
 
 from codeshell.data import neardup
-from codeshell.data.dedup import search
-from codeshell.data.provenance import DROPPED, find
-from codeshell.data.shards import KEPT, list_shards
-from codeshell.dedup import find_duplicates, jaccard
+from codeshell.dedup import find_duplicates, jaccard, search
+from codeshell.documents.provenance import DROPPED, find
+from codeshell.documents.shards import KEPT, list_shards
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import NearDedup, Recipe

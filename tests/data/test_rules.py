@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from codeshell.data import rules
-from codeshell.data.scores import SCORES
 from codeshell.errors import UserError
 from codeshell.recipe import Rules
+from codeshell.scorers.text import SCORES
 
 GOOD: dict[str, Any] = {
     "id": "0" * 32,

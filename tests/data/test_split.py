@@ -8,15 +8,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from corpus_builder import build, stdlib_texts
+from helpers.corpus_builder import build, edited, stdlib_texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dedup_duplicates import edited
 
 from codeshell.data import split
-from codeshell.data.provenance import find
-from codeshell.data.shards import DOCUMENTS, list_shards
 from codeshell.dedup import jaccard
+from codeshell.documents.provenance import find
+from codeshell.documents.shards import DOCUMENTS, list_shards
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, NearDedup, Recipe, Split

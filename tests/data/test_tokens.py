@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from codeshell.data import tokens
-from codeshell.data.shards import DOCUMENTS, document_id, shard_path, write_rows
-from codeshell.data.token_shards import TokenCorpus, TokenShard
+from codeshell.documents.shards import DOCUMENTS, document_id, shard_path, write_rows
+from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe

@@ -34,7 +34,7 @@ def test_pandas_is_left_out_and_works_when_it_is_wanted() -> None:
 
 
 def test_workers_start_without_pandas() -> None:
-    with LocalEngine(2, "codeshell.data.dedup.job") as engine:
+    with LocalEngine(2, "codeshell.dedup.job") as engine:
         assert list(engine.map(has_pandas, range(4))) == [False] * 4
 
 

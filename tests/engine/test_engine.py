@@ -91,11 +91,11 @@ def test_workers_keep_the_pages_of_arrow_and_the_caller_its_environment(tmp_path
 
 
 def modules(number: int) -> bool:
-    return "codeshell.data.totals" in sys.modules
+    return "codeshell.documents.columns" in sys.modules
 
 
 def test_processes_that_start_early_import_what_they_will_run(tmp_path: Path) -> None:
-    with LocalEngine(2, "codeshell.data.totals") as engine:
+    with LocalEngine(2, "codeshell.documents.columns") as engine:
         assert list(engine.map(modules, range(4))) == [True] * 4
     with LocalEngine(2, "codeshell.no_such_module") as engine:  # told by the task that needs it, not here
         assert list(engine.map(modules, range(4))) == [False] * 4

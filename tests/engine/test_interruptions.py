@@ -172,6 +172,6 @@ def test_markers_that_are_seen_late_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_nodes_do_not_share_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codeshell.engine.stage.SEEN_SECONDS", 0.2)
+    monkeypatch.setattr("codeshell.engine.shard_map.SEEN_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"double-00000\.json: written, but not seen here; every node must have"):
         map_shards(ElsewhereEngine(0), tmp_path, "double", count, [5])

@@ -25,9 +25,9 @@ import pytest
 
 import codeshell.engine.ray as ray_module
 from codeshell.cli import main
-from codeshell.data.dedup import job as dedup_job
-from codeshell.data.dedup.batches import Batch, read
-from codeshell.data.dedup.inputs import InputOptions, Shard
+from codeshell.dedup import job as dedup_job
+from codeshell.documents.batches import Batch, read
+from codeshell.documents.inputs import InputOptions, Shard
 from codeshell.engine import Engine, LocalEngine, make_engine, map_shards
 from codeshell.engine.files import TEMPORARY, atomic_path
 from codeshell.engine.ray import ATTEMPTS, RayEngine

@@ -8,13 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.evaluation_fakes import document, write_documents
 
-from codeshell.data.shards import document_id
+from codeshell.documents.shards import document_id
 from codeshell.errors import UserError
 from codeshell.evaluate import corpus as corpus_module
 from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
-
-from .fakes import document, write_documents
 
 DOCUMENTS = [
     document(f"{'é' if n % 3 else 'e'} file {n}\n" * (n + 1), language="Python" if n % 2 else "C", path=f"{n}.py")

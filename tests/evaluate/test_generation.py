@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.evaluation_run import tiny_model
 
 from codeshell.evaluate import generation
 from codeshell.evaluate.generation import generate
-
-from .conftest import tiny_model
 
 PROMPTS = [[1, 2, 3], [9], list(range(40)), [7, 7], list(range(100, 112))]
 STOPS = frozenset(range(256, 276))

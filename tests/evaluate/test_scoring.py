@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.evaluation_fakes import SumModel, UniformModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.evaluate import scoring
 from codeshell.evaluate.scoring import score, windows
-
-from .fakes import SumModel, UniformModel
 
 
 @settings(max_examples=100)

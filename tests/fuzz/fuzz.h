@@ -1,7 +1,7 @@
 // What the fuzz targets share: a check that ends the process, and the reading of an input.
 //
 // An input is a header of a few bytes, which choose options, and a body. Bytes that are not there are zeros, so every
-// input means something. tests/data/test_dedup_fuzz.py reads the same format: keep the two alike.
+// input means something. tests/dedup/test_fuzz.py reads the same format: keep the two alike.
 #pragma once
 
 #include <algorithm>

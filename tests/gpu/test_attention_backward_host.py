@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import CASES, Case, check_gradients, gradients, inputs, poison
+from helpers.attention_cases import CASES, Case, check_gradients, gradients, inputs, poison
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from attention_cases import CASES, Case, check_case, check_gradients, gradients, inputs, poison, run
+from helpers.attention_cases import CASES, Case, check_case, check_gradients, gradients, inputs, poison, run
 
 from codeshell import _C, ops
 from codeshell.ops import attention_cuda

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attention_cases import Case, inputs, packing, run
+from helpers.attention_cases import Case, inputs, packing, run
 
 from codeshell.ops import attention_cuda
 

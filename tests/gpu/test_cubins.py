@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from cubins import ROOT, compile_kernels
+from helpers.cubins import ROOT, compile_kernels
 
 # By opcode with its modifiers: .EF is the streaming hint, .CONSTANT the read-only path.
 LOAD_16 = r"LDG\.E\.(EF\.)?128(\.CONSTANT|\.STRONG.*)?"

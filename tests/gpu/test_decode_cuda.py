@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from decode_cases import CASES, Case, check_case, inputs
+from helpers.decode_cases import CASES, Case, check_case, inputs
 
 from codeshell import _C, ops
 from codeshell.ops import decode_cuda

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from decode_cases import CASES, Case, check_case, inputs
+from helpers.decode_cases import CASES, Case, check_case, inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import poison
+from helpers.attention_cases import poison
 
 import codeshell
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.modules import CodeShellAttention
-from codeshell.ops import attention_cuda, decode_cuda, native
+from codeshell.ops import attention_cuda, cpu, decode_cuda
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from codeshell.ops import attention_cuda, decode_cuda, native
 def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, side):
     """Two layers of a model: padding and documents arrive as packed sequences, a window as a window."""
     pytest.importorskip("transformers", "5.0", reason="transformers 5 is not installed")
-    from integrations.tiny import tiny, tokens
+    from helpers.tiny_transformers import tiny, tokens
 
     ids = tokens(2, 12)
     real = torch.ones(2, 12, dtype=torch.bool)
@@ -33,7 +33,7 @@ def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, si
     with torch.no_grad():
         want = model(ids, use_cache=False, **arguments).logits  # by the kernel of the CPU
         monkeypatch.setattr(attention_cuda, "extension", host_kernels)
-        monkeypatch.setattr(native, "attention_serves", lambda *_: pytest.fail("not the Hopper kernel"))
+        monkeypatch.setattr(cpu, "attention_serves", lambda *_: pytest.fail("not the Hopper kernel"))
         taken = poison(monkeypatch)
         got = model(ids, use_cache=False, **arguments).logits
     assert len(taken) == 2 and all(len(shape) == (4 if side == "none" else 3) for shape in taken)
@@ -45,7 +45,7 @@ def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, si
 def test_a_cache_is_read_by_the_decode_kernel(host_kernels, monkeypatch, kind):
     """A prompt, single tokens and a chunk; Mistral's window of 8 is full by then."""
     pytest.importorskip("transformers", "5.0", reason="transformers 5 is not installed")
-    from integrations.tiny import tiny, tokens
+    from helpers.tiny_transformers import tiny, tokens
 
     ids = tokens(2, 14)
     model = tiny(kind, num_attention_heads=2, num_key_value_heads=1, head_dim=64).bfloat16()

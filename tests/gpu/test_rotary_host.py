@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
+from helpers.rotary_cases import CASES, QKV_CASES, check_case, check_qkv_case, random_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rotary_cases import CASES, QKV_CASES, check_case, check_qkv_case, random_case
 
 from codeshell import ops
 

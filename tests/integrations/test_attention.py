@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.tiny_transformers import tiny, tokens, transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.integrations import masks
 from codeshell.integrations.masks import Pattern
-
-from .tiny import tiny, tokens, transformers
 
 interface = pytest.importorskip("codeshell.integrations.transformers")
 masking = transformers.masking_utils

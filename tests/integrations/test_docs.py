@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from codeshell.integrations import ARCHITECTURES
+from helpers import tiny_transformers  # noqa: F401 (skips without transformers)
 
-from . import tiny  # noqa: F401 (skips without transformers)
+from codeshell.integrations import ARCHITECTURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
 

@@ -6,10 +6,9 @@ import functools
 
 import pytest
 import torch
+from helpers.tiny_transformers import KINDS, WINDOW, padding, tiny, tokens
 
 import codeshell
-
-from .tiny import KINDS, WINDOW, padding, tiny, tokens
 
 SIDES = ["none", "left", "right"]
 

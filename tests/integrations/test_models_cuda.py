@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.tiny_transformers import padding, tiny, tokens
 
 import codeshell
 from codeshell import _C
@@ -11,7 +12,6 @@ from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen
 from codeshell.ops import attention_cuda
 
 from .test_models import distances, logits_and_gradients
-from .tiny import padding, tiny, tokens
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),

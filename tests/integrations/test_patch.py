@@ -11,11 +11,10 @@ from types import MethodType
 
 import pytest
 import torch
+from helpers.tiny_transformers import KINDS, config, padding, tiny, tokens, transformers
 
 import codeshell
 from codeshell.integrations import ARCHITECTURES, patching
-
-from .tiny import KINDS, config, padding, tiny, tokens, transformers
 
 
 def logits(model):

@@ -8,8 +8,8 @@ import pickle
 
 import pytest
 import torch
+from helpers.tiny_models import tiny_model, tokens
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model, tokens
 
 from codeshell.errors import UserError
 from codeshell.model import CodeShellForCausalLM

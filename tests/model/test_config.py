@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny import SHAPE
+from helpers.tiny_models import SHAPE
 
 from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig

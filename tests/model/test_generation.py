@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny import tiny_model, tokens
+from helpers.tiny_models import tiny_model, tokens
 
 from codeshell.model.generation import complete, complete_batch, generate, infill_prompt, sample
 

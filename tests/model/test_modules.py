@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tiny import SHAPE, tiny_model, tokens
+from helpers.tiny_models import SHAPE, tiny_model, tokens
 
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM, KVCache
 from codeshell.model.modules import RotaryTables

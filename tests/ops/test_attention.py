@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
-from codeshell.ops import native
+from codeshell.ops import cpu
 from codeshell.ops.rotary import rotary
 
 
@@ -121,7 +121,7 @@ def test_packed_sequences_equal_each_alone(lengths, dim, window):
 def test_every_element_is_written():
     q, k, v = (x.detach() for x in tensors(5, 2, 77, 77, 4, 2, 32))
     out = torch.full_like(q, torch.nan)
-    problem = native.AttentionProblem(q, k, v, True, 0.2, 0, None)
+    problem = cpu.AttentionProblem(q, k, v, True, 0.2, 0, None)
     lse = problem.forward(out)
     gradients = [torch.full_like(x, torch.nan) for x in (q, k, v)]
     problem.backward(torch.ones_like(out), out, lse, *gradients)

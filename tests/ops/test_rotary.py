@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+from helpers.rotary_cases import BAD_ARGUMENTS, CASES, QKV_CASES, check_case, check_qkv_case, random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rotary_cases import BAD_ARGUMENTS, CASES, QKV_CASES, check_case, check_qkv_case, random_case
 
 from codeshell import _C, ops
 from codeshell.model.config import CodeShellConfig

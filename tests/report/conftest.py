@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic_run import build
+from helpers.synthetic_run import build
 
-from codeshell.report.stage import write
+from codeshell.report.run_page import write
 
 
 @pytest.fixture(scope="session")

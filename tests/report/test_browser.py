@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
+from helpers import browser
 
 
 @pytest.fixture(scope="module")

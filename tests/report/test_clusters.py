@@ -10,20 +10,20 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import browser
 import lxml.html
 import numpy as np
 import pyarrow as pa
 import pytest
-from dedup_output import SCHEMA, Drops, build, finish
+from helpers import browser
+from helpers.dedup_output import SCHEMA, Drops, build, finish
+from helpers.synthetic_run import HOSTILE, document, dropped, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_run import HOSTILE, document, dropped, source
 
 from codeshell.cli import main
-from codeshell.data.dedup.inputs import InputOptions
-from codeshell.data.provenance import DROPPED
-from codeshell.data.shards import DOCUMENTS, shard_path, write_rows
+from codeshell.documents.inputs import InputOptions
+from codeshell.documents.provenance import DROPPED
+from codeshell.documents.shards import DOCUMENTS, shard_path, write_rows
 from codeshell.errors import UserError
 from codeshell.report import dedup, read
 from codeshell.report.clusters import (
@@ -249,7 +249,7 @@ def test_nothing_was_dropped(tmp_path: Path, run: Path) -> None:
     shutil.copytree(run, without)
     for path in (without / "neardup").glob("dropped-*.parquet"):
         write_rows(path, DROPPED, [])
-    from codeshell.report.stage import render
+    from codeshell.report.run_page import render
 
     assert "No near duplicates were found." in text_of(render(without))
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import lxml.html
 import pytest
-from synthetic_run import HOSTILE, build
+from helpers.synthetic_run import HOSTILE, build
 
 import codeshell.report
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
-from codeshell.report.stage import render, write
+from codeshell.report.run_page import render, write
 
 SECTIONS = ("funnel", "languages", "duplicates", "corpus", "training", "evaluation", "samples", "environment")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from codeshell.cli import tokenizer as command
-from codeshell.data.shards import DOCUMENTS, shard_path, write_rows
+from codeshell.documents.shards import DOCUMENTS, shard_path, write_rows
 from codeshell.errors import UserError
 from codeshell.tokenizer import Tokenizer, inputs
 from codeshell.tokenizer.train import train

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from codeshell.data.shards import DOCUMENTS, document_id, shard_path, write_rows
+from codeshell.documents.shards import DOCUMENTS, document_id, shard_path, write_rows
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe

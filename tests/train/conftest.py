@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_run import MemoryCorpus, byte_tokenizer, texts, tiny_recipe, write_run
+from helpers.tiny_run import MemoryCorpus, byte_tokenizer, texts, tiny_recipe, write_run
 
 from codeshell.tokenizer import Tokenizer
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import texts, write_run
+from helpers.tiny_run import texts, write_run
 
-from codeshell.data.token_shards import TokenCorpus
+from codeshell.documents.token_shards import TokenCorpus
 from codeshell.errors import UserError
 from codeshell.model import CodeShellForCausalLM
 from codeshell.model.modules import CodeShellAttention
@@ -22,7 +22,7 @@ from codeshell.train.batches import IGNORED, Documents, fold, take
 from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
-from codeshell.train.stage import build
+from codeshell.train.train_run import build
 from codeshell.train.validate import Validation
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import texts, tiny_recipe, write_run
+from helpers.tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.train import run
 from codeshell.train.loop import Trainer
@@ -73,7 +73,7 @@ def test_sigkill_at_any_moment_changes_no_bit(tiny, tmp_path, unbroken):
     _, directory = tiny(tmp_path / "killed")
     kills = 6
     seed = int.from_bytes(os.urandom(4), "little")
-    script = Path(__file__).with_name("killer.py")
+    script = Path(__file__).parents[1] / "helpers" / "killer.py"
     done = subprocess.run(
         [sys.executable, script, directory, str(kills), str(seed)], capture_output=True, text=True, timeout=100
     )

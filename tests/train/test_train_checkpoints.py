@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tiny_run import texts, tiny_recipe, write_run
+from helpers.tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree

@@ -1,0 +1,190 @@
+"""Writes what stays of each input, in its format and order, and the table of duplicates."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from codeshell.documents import readers
+from codeshell.documents.columns import LONGEST_LINE
+from codeshell.documents.inputs import Shard, Source, check_unchanged
+from codeshell.engine.files import atomic_path, disk_error, make_directory
+
+DUPLICATES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kept_id", pa.string()),
+        ("jaccard", pa.float64()),
+        ("cluster_id", pa.int64()),
+        ("cluster_size", pa.int64()),
+        ("shard", pa.int32()),
+        ("row", pa.int64()),
+        ("kept_shard", pa.int32()),
+        ("kept_row", pa.int64()),
+    ]
+)
+"""A dropped document and the kept one that it names. `shard` is the number of the source (`plan.sources`); of a
+document that an index remembers, `kept_shard` and `kept_row` are null. `cluster_id` is the kept document's number."""
+
+GROUP_BYTES = 128 << 20
+"""Of a row group that is held whole; a larger one is written as several."""
+
+BATCH_BYTES = 16 << 20
+"""Read at once, about."""
+
+DICTIONARY_BYTES = 64
+"""A value on average, encoded, at most in a column that is written with a dictionary as it was read. Of longer values
+the writer's dictionary is full after some hundred, and hashing and copying them was for nothing."""
+
+
+def write_kept(
+    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path
+) -> dict[str, int]:
+    """Write one source without some of its rows to `destination / source.output`.
+
+    Args:
+        source: a Parquet or JSONL file or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
+        drop_rows: (k,) ascending, each once.
+        destination: the directory of all kept files; made if it is not there.
+
+    Returns:
+        `rows` written and `dropped`; of a folder also `unreadable`: files that are not there any more.
+    """
+    check_unchanged(source)
+    output = destination / source.output
+    make_directory(output.parent)
+    if source.kind == "parquet":
+        rows = _write_parquet(source, drop_rows, output)
+    elif source.kind == "jsonl":
+        rows = _write_jsonl(source, drop_rows, output)
+    else:
+        return _copy_files(source, shards, drop_rows, output)
+    return {"rows": rows, "dropped": len(drop_rows)}
+
+
+def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+    written = first = 0
+    with readers.open_parquet(source.path) as file, atomic_path(output) as temporary:
+        metadata = file.metadata
+        with pq.ParquetWriter(temporary, file.schema_arrow, **_settings(metadata)) as writer:
+            for group in range(metadata.num_row_groups):
+                rows, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+                held: list[pa.RecordBatch] = []
+                held_bytes = 0
+                # Small batches even of a group that is held whole: their buffers serve again.
+                for batch in file.iter_batches(
+                    max(1, rows * BATCH_BYTES // max(size, 1)), row_groups=[group], use_threads=False
+                ):
+                    begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
+                    held.extend(_runs(batch, drop_rows[begin:end] - first))
+                    first += batch.num_rows
+                    held_bytes += batch.nbytes
+                    if held_bytes >= GROUP_BYTES:
+                        written += _write_group(writer, held)
+                        held_bytes = 0
+                written += _write_group(writer, held)
+    return written
+
+
+def _runs(batch: pa.RecordBatch, drop: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+    """What lies between the rows to `drop` (ascending), where it lies: to filter would copy every text."""
+    begins = np.concatenate([np.zeros(1, np.int64), drop + 1])
+    ends = np.append(drop, batch.num_rows)
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        if begin < end:
+            yield batch.slice(begin, end - begin)
+
+
+def _write_group(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> int:
+    """Write batches as one row group and forget them; returns its rows."""
+    table = pa.Table.from_batches(batches, writer.schema)
+    if table.num_rows:
+        writer.write_table(table, row_group_size=table.num_rows)
+    batches.clear()
+    return int(table.num_rows)
+
+
+def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """How the input's columns are written, as arguments of `ParquetWriter`: the first row group speaks for all."""
+    if metadata.num_row_groups == 0:
+        return {}
+    group = metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    codecs = {"UNCOMPRESSED": "NONE", "LZ4_RAW": "LZ4"}
+    return {
+        "compression": {c.path_in_schema: codecs.get(c.compression, c.compression) for c in columns},
+        "use_dictionary": [
+            c.path_in_schema
+            for c in columns
+            if c.has_dictionary_page and c.total_uncompressed_size <= DICTIONARY_BYTES * c.num_values
+        ],
+        "write_statistics": [c.path_in_schema for c in columns if c.is_stats_set],
+    }
+
+
+def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+    dropped, at, written = [*drop_rows.tolist(), -1], 0, 0
+    with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+        for number, _, line in readers.numbered_lines(source.path, 0, None, LONGEST_LINE):
+            if number == dropped[at]:
+                at += 1
+                continue
+            if line is None:
+                raise ValueError(f"{source.name}: a line over {LONGEST_LINE} bytes")
+            if line.isspace():
+                continue
+            file.write(line)
+            written += 1
+    return written
+
+
+@contextlib.contextmanager
+def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
+    """A file to write, compressed as the name `like` says; the same content gives the same bytes."""
+    with open(path, "wb") as raw:
+        if like.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
+                yield file
+        elif like.lower().endswith(".zst"):
+            with pa.CompressedOutputStream(pa.PythonFile(raw, "w"), "zstd") as file:
+                yield file
+        else:
+            yield raw
+
+
+def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path) -> dict[str, int]:
+    """Copy the files that stay; the folder gets its name when all of them are there."""
+    dropped = set(drop_rows.tolist())
+    counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}
+    temporary = output.with_name(output.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(output, ignore_errors=True)
+    make_directory(temporary)
+    for shard in shards:
+        for row, name in enumerate(shard.files, shard.first_row):
+            if row in dropped:
+                continue
+            target = temporary / name
+            make_directory(target.parent)
+            try:
+                data = Path(source.path, name).read_bytes()
+            except OSError:
+                counts["unreadable"] += 1
+                continue
+            try:
+                target.write_bytes(data)
+            except OSError as error:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise disk_error(error, target) from error
+            counts["rows"] += 1
+    temporary.rename(output)
+    return counts

@@ -1,0 +1,170 @@
+"""The first step of the search: one file of signatures a shard.
+
+`sign-NNNNN.bin` holds, for the documents of its shard in their order (`arrays.py` is the container):
+
+    sketches            (n, width) uint8     low byte of every MinHash lane
+    shingles            (n,) uint32          how many, with repetitions
+    bytes               (n,) int64           of text
+    rows                (n,) int64           place in the input file
+    and, ordered by partition (the highest 12 bits of the key), so that a task reads its range of every shard's file:
+    key_bounds          (4097,) int64        partition p is keys[key_bounds[p]:key_bounds[p + 1]]
+    keys                (k,) uint64          band keys; no zeros
+    key_documents       (k,) uint32          numbered within the shard
+    print_bounds        (4097,) int64        the same for the fingerprints
+    prints              (n, 2) uint64
+    print_documents     (n,) uint32
+
+`documents-NNNNN.parquet` beside it holds `id` and, for an order by a column, `order`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from codeshell.dedup.minhash import sign
+from codeshell.dedup.parameters import Parameters
+from codeshell.documents.arrays import ArrayFile, write_arrays
+from codeshell.documents.batches import Batch
+from codeshell.documents.shards import write_table
+from codeshell.documents.texts import text_buffers
+
+PARTITION_BITS = 12
+PARTITIONS = 1 << PARTITION_BITS
+"""A task takes a range of them: 4,096 are enough to cut 10^9 documents into tasks of 2 GB."""
+
+
+Reader = Callable[[Any, frozenset[str]], Iterator[Batch]]
+"""`reader(shard, wanted)` yields the shard's documents in order, the same at every call; `wanted` is a subset of
+{"text", "id", "order"}. It is pickled with the shard: a module-level function or a `functools.partial` of one."""
+
+
+@dataclass(frozen=True)
+class SignTask:
+    """One shard to sign."""
+
+    shard: Any
+    reader: Reader
+    parameters: Parameters
+    output: Path
+    documents: Path
+    wanted: frozenset[str]
+
+
+def sign_shard(task: SignTask) -> dict[str, Any]:
+    """Write the two files of one shard; the statistics are counts."""
+    parts: dict[str, list[NDArray[Any]]] = {}
+    labels: list[pa.Table] = []
+    left_out: dict[str, int] = {}
+    for batch in task.reader(task.shard, task.wanted):
+        for reason, count in batch.left_out.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+        if len(batch.rows) == 0:
+            continue
+        for piece in text_buffers(batch.texts):
+            signed = sign(piece, task.parameters)
+            lengths = np.diff(piece.offsets)
+            named = signed._asdict() | {"bytes": lengths}
+            for name, array in named.items():
+                parts.setdefault(name, []).append(array)
+        parts.setdefault("rows", []).append(batch.rows)
+        columns = {name: getattr(batch, column) for name, column in (("id", "ids"), ("order", "order"))}
+        labels.append(pa.table({name: column for name, column in columns.items() if column is not None}))
+    arrays = _layout(parts, task.parameters)
+    write_arrays(task.output, arrays)
+    if labels and labels[0].num_columns:
+        write_table(task.documents, pa.concat_tables(labels, promote_options="permissive"))
+    return {
+        "documents": len(arrays["rows"]),
+        "bytes": int(arrays["bytes"].sum()),
+        "keys": len(arrays["keys"]),
+        "left_out": left_out,
+    }
+
+
+def _layout(parts: dict[str, list[NDArray[Any]]], parameters: Parameters) -> dict[str, NDArray[Any]]:
+    empty: dict[str, NDArray[Any]] = {
+        "keys": np.empty((0, parameters.bands), np.uint64),
+        "sketches": np.empty((0, parameters.width), np.uint8),
+        "fingerprints": np.empty((0, 2), np.uint64),
+        "shingles": np.empty(0, np.uint32),
+        "bytes": np.empty(0, np.int64),
+        "rows": np.empty(0, np.int64),
+    }
+    whole = {name: np.concatenate(parts[name]) if name in parts else array for name, array in empty.items()}
+    arrays = {name: whole[name] for name in ("sketches", "shingles", "bytes", "rows")}
+    return arrays | partitioned(whole["keys"], whole["fingerprints"])
+
+
+def partitioned(keys: NDArray[np.uint64], prints: NDArray[np.uint64]) -> dict[str, NDArray[Any]]:
+    """The partitioned arrays of (n, bands) keys and (n, 2) fingerprints."""
+    document, band = np.nonzero(keys)
+    flat = keys[document, band]
+    order, bounds = _by_partition(flat)
+    arrays: dict[str, NDArray[Any]] = {"key_bounds": bounds, "keys": flat[order]}
+    arrays["key_documents"] = document[order].astype(np.uint32)
+    order, bounds = _by_partition(prints[:, 1])
+    return arrays | {"print_bounds": bounds, "prints": prints[order], "print_documents": order.astype(np.uint32)}
+
+
+def _by_partition(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    partition = (keys >> np.uint64(64 - PARTITION_BITS)).astype(np.uint16)
+    bounds = np.zeros(PARTITIONS + 1, np.int64)
+    np.cumsum(np.bincount(partition, minlength=PARTITIONS), out=bounds[1:])
+    return np.argsort(partition, kind="stable"), bounds  # a radix sort: 16-bit keys
+
+
+class SignedShards(NamedTuple):
+    """The signed shards of a search, in order; document i of shard s has the position `firsts[s] + i`."""
+
+    files: Sequence[Path]
+    firsts: NDArray[np.int64]
+    """(shards + 1,)."""
+
+    def partitions(self, name: str, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """The `keys` or `prints` of the partitions [begin, end) of all shards, and the positions of their documents."""
+        owner = {"keys": "key", "prints": "print"}[name]
+        values: list[NDArray[Any]] = []
+        positions: list[NDArray[np.uint32]] = []
+        for path, first in zip(self.files, self.firsts[:-1].tolist(), strict=True):
+            file = ArrayFile(path)
+            bounds = file.read(f"{owner}_bounds")
+            start, stop = int(bounds[begin]), int(bounds[end])
+            values.append(file.read(name, start, stop))
+            positions.append(file.read(f"{owner}_documents", start, stop) + np.uint32(first))
+        return np.concatenate(values), np.concatenate(positions)
+
+    def partition_sizes(self, name: str) -> NDArray[np.int64]:
+        """(4096,) how many keys or fingerprints each partition has in all shards."""
+        total = np.zeros(PARTITIONS, np.int64)
+        for path in self.files:
+            total += np.diff(ArrayFile(path).read({"keys": "key_bounds", "prints": "print_bounds"}[name]))
+        return total
+
+    def column(self, name: str) -> NDArray[Any]:
+        """An array of all documents in the order of their positions: `bytes`, `rows` or `shingles`."""
+        return np.concatenate([ArrayFile(path).read(name) for path in self.files])
+
+    def sketch_parts(self) -> list[tuple[str, int, int]]:
+        """Where the sketches lie: (path, byte offset, documents) by shard."""
+        files = [ArrayFile(path) for path in self.files]
+        return [(str(file.path), file.offset("sketches"), file.shape("sketches")[0]) for file in files]
+
+
+def ranges(sizes: NDArray[np.int64], largest: int) -> list[tuple[int, int]]:
+    """Cut partitions of the given sizes into consecutive ranges of at most `largest` entries (or one partition)."""
+    result: list[tuple[int, int]] = []
+    begin, total = 0, 0
+    for partition, size in enumerate(sizes.tolist()):
+        if total and total + size > largest:
+            result.append((begin, partition))
+            begin, total = partition, 0
+        total += size
+    result.append((begin, len(sizes)))
+    return result

@@ -1,0 +1,1 @@
+"""Where generated code is handled: in processes of their own with limits on time and memory."""

@@ -1,0 +1,1 @@
+"""Scorers: measures of documents, as columns beside them. A rule reads these columns; a scorer decides nothing."""

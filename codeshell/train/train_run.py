@@ -1,0 +1,257 @@
+"""The training stage: from token shards to a trained model in `model/` and `model-starcoder2/`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from codeshell.documents.token_shards import TokenCorpus
+from codeshell.engine import Engine
+from codeshell.engine.files import TEMPORARY, make_directory
+from codeshell.engine.memory import keep_large_blocks
+from codeshell.environment import usable_cores
+from codeshell.errors import UserError
+from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.model.precision import resolve
+from codeshell.optim import AdamW, parameter_groups
+from codeshell.randomness import draw
+from codeshell.recipe import Recipe, to_tree
+from codeshell.tokenizer import Tokenizer
+from codeshell.train import checkpoints
+from codeshell.train.batches import fingerprint
+from codeshell.train.checkpoints import State
+from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
+from codeshell.train.loop import Trainer
+from codeshell.train.rows import Lanes
+from codeshell.train.schedule import stretches
+from codeshell.train.spikes import mean_of_last
+from codeshell.train.validate import Validation
+
+FINAL_STEPS = 20
+"""The final training loss is the mean over this many steps: one batch is noise."""
+
+LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
+
+
+def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+    """Train on `tokens/` with `tokenizer/`, or go on where a run before stopped.
+
+    Args:
+        recipe: the settings; `seed`, `model` and `train` are used.
+        directory: of the run.
+        engine: not used, training is one process.
+
+    Returns:
+        The statistics of docs/run-directory.md.
+
+    Raises:
+        UserError: no tokens or too few, a checkpoint of another run, a stop by the spike policy, a full disk.
+        Interrupted: SIGTERM; the run is saved.
+    """
+    home = make_directory(directory / "train")
+    train = recipe.train
+    threads = train.threads or usable_cores()
+    torch.set_num_threads(threads)
+    keep_large_blocks()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = _tokenizer(directory)
+    corpus = _corpus(directory, "train", tokenizer)
+    if corpus is None:
+        raise UserError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
+    available = corpus.n_tokens + len(corpus)
+    if available <= train.batch_tokens:
+        raise UserError(
+            f"{directory / 'tokens'}: {available:,} tokens to train on, no more than one batch "
+            f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
+        )
+    model, optimizer = build(recipe, tokenizer, device)
+    own = train.document_attention == "own"
+    lanes = Lanes(
+        corpus,
+        tokenizer,
+        batch_tokens=train.batch_tokens,
+        contexts=[phase.context for phase in train.phases],
+        seed=recipe.seed,
+        fim_rate=train.fim_rate,
+        spm_rate=train.spm_rate,
+        own=own,
+    )
+    held_out = _corpus(directory, "valid", tokenizer)
+    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, own=own) if held_out else None
+    if validation is not None and validation.n_bytes == 0:
+        validation = None  # Only documents of one token, which nothing can predict.
+    model_settings, train_settings = checkpoints.sections(recipe)
+    state = State(
+        seed=recipe.seed,
+        model=model_settings,
+        train=train_settings,
+        precision=resolve(train.precision, device),
+        threads=threads,
+        tokenizer=tokenizer.hash,
+        corpus=fingerprint(corpus),
+    )
+    state = _resume(home / "checkpoints", recipe, model, optimizer, state)
+    if state.step < train.steps:
+        _announce(recipe, model, state, available, validation is not None)
+        Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
+    for name, layout in LAYOUTS.items():
+        _export(directory / name, model, layout, tokenizer)
+    return _statistics(recipe, model, state)
+
+
+def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
+    """The model with its initial weights, a function of the recipe's seed, and its optimizer.
+
+    Weight decay is for matrices; biases and LayerNorm weights have none.
+    """
+    shape = recipe.model
+    torch.manual_seed(draw(recipe.seed, "weights"))
+    try:
+        config = CodeShellConfig(
+            vocab_size=tokenizer.padded_vocab_size,
+            n_vocab_used=tokenizer.vocab_size,
+            n_positions=shape.n_positions,
+            n_embd=shape.n_embd,
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_inner=shape.n_inner or None,
+            num_query_groups=shape.num_query_groups,
+            attn_pdrop=shape.dropout,
+            embd_pdrop=shape.dropout,
+            resid_pdrop=shape.dropout,
+            bos_token_id=tokenizer.eot,
+            eos_token_id=tokenizer.eot,
+        )
+    except ValueError as error:
+        raise UserError(f"recipe, model: {error}") from None
+    model = CodeShellForCausalLM(config).to(device)
+    train = recipe.train
+    groups = parameter_groups(model, train.weight_decay)
+    optimizer = AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps)
+    return model, optimizer
+
+
+def _tokenizer(directory: Path) -> Tokenizer:
+    if not (directory / "tokenizer" / "tokenizer.json").exists():
+        raise UserError(f"{directory / 'tokenizer'}: no tokenizer.json, so nothing to train with; {_remedy(directory)}")
+    return Tokenizer.load(directory / "tokenizer")
+
+
+def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | None:
+    """The token shards of a split; None if there are none or they are empty."""
+    paths = sorted((directory / "tokens").glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].tokens"))
+    corpus = TokenCorpus(paths, tokenizer.hash) if paths else None
+    return corpus if corpus is not None and corpus.n_tokens > 0 else None
+
+
+def _remedy(directory: Path) -> str:
+    return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
+
+
+def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State) -> State:
+    """Load the newest checkpoint that is whole; `fresh` if there is none at all."""
+    steps = checkpoints.list_steps(root)
+    for step in reversed(steps):
+        path = checkpoints.step_directory(root, step)
+        try:
+            state = checkpoints.read_state(path)
+        except checkpoints.DamagedError as error:
+            _say(f"train: {path} is damaged ({error}); trying the one before")
+            continue
+        checkpoints.check(path, state, recipe, fresh.tokenizer, fresh.corpus, model)
+        checkpoints.load(path, model, optimizer)
+        if state.step == recipe.train.steps:
+            _say(f"train: {path} is the last step; nothing to train")
+        else:
+            _say(f"train: going on from {path}, step {state.step} of {recipe.train.steps}")
+            for name in ("precision", "threads"):
+                was, now = getattr(state, name), getattr(fresh, name)
+                if was != now:
+                    _say(f"train: {name} was {was}, is {now}: the result will differ from an unbroken run by rounding")
+        state.precision, state.threads, state.train = fresh.precision, fresh.threads, fresh.train
+        return state
+    if steps:
+        raise UserError(f"{root}: every checkpoint is damaged; delete this directory to train from the start")
+    return fresh
+
+
+def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, available: int, validates: bool) -> None:
+    """Say what is about to be trained: every setting, the size, the work."""
+    tree = to_tree(recipe)
+    for section in ("model", "train"):
+        settings = {key: value for key, value in tree[section].items() if key != "phases"}
+        _say(f"{section}: " + ", ".join(f"{key}={value}" for key, value in settings.items()) + f", seed={recipe.seed}")
+    for part in stretches(recipe.train):
+        work = flops_per_token(model.config, part.context) / 1e6
+        _say(
+            f"phase {part.index}: steps {part.first} to {part.last}, context {part.context}, "
+            f"learning rate x {part.lr_scale:g}, {work:,.1f} MFLOP a token"
+        )
+    total = recipe.train.steps * recipe.train.batch_tokens
+    _say(
+        f"train: {model.num_parameters():,} parameters, {total:,} tokens "
+        f"({total / available:.2f} epochs of {available:,}), {state.precision}, {state.threads} threads"
+    )
+    _say(f"train: FLOPs by {CONVENTION}")
+    device = next(model.parameters()).device
+    if device.type == "cuda" and peak_flops(torch.cuda.get_device_name(device), state.precision) is None:
+        _say(f"train: the peak of {torch.cuda.get_device_name(device)} in {state.precision} is not known: no MFU")
+    if not validates:
+        _say("train: the validation split is empty; there is no validation")
+
+
+def _export(
+    target: Path, model: CodeShellForCausalLM, layout: Literal["codeshell", "starcoder2"], tokenizer: Tokenizer
+) -> None:
+    """Write a model directory whole, in place of one that is there."""
+    temporary = target.with_name(target.name + TEMPORARY)
+    with checkpoints.disk_errors(target, temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        model.save_pretrained(temporary, layout=layout)
+        tokenizer.save(temporary)
+        checkpoints.flush_directory(temporary)
+        checkpoints.replace_directory(temporary, target)
+
+
+def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> dict[str, Any]:
+    """A function of the recipe and the last checkpoint alone."""
+    train = recipe.train
+    results = {result.step: result for result in state.phase_results}
+    phases: list[dict[str, Any]] = []
+    for part in stretches(train):
+        result = results.get(part.last) if part.first <= part.last else None
+        phases.append(
+            {
+                "context": part.context,
+                "lr_scale": part.lr_scale,
+                "first_step": part.first,
+                "last_step": part.last,
+                "tokens": (part.last - part.first + 1) * train.batch_tokens,
+                "flops_per_token": flops_per_token(model.config, part.context),
+                "valid_loss": result.valid_loss if result else None,
+                "valid_bits_per_byte": result.valid_bits_per_byte if result else None,
+            }
+        )
+    final = results.get(train.steps)
+    work = sum(phase["flops_per_token"] * phase["tokens"] for phase in phases)
+    return {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "parameters": model.num_parameters(),
+        "final_train_loss": mean_of_last(state.recent, FINAL_STEPS),
+        "final_valid_loss": final.valid_loss if final else None,
+        "final_valid_bits_per_byte": final.valid_bits_per_byte if final else None,
+        "skipped_updates": state.skipped,
+        "flops_per_token": round(work / state.tokens),
+        "flops_convention": CONVENTION,
+        "phases": phases,
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

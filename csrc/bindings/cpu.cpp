@@ -1,0 +1,99 @@
+// neural: the model's operations on the CPU. Tensors come as addresses, because bf16 has no buffer format; the caller
+// (codeshell/ops/cpu.py) holds them and has checked shapes, dtypes and strides.
+#include <pybind11/stl.h>
+
+#include <array>
+#include <tuple>
+
+#include "activation/gelu_cpu.h"
+#include "attention/attention_cpu.h"
+#include "bindings/buffers.h"
+#include "loss/cross_entropy_cpu.h"
+
+namespace codeshell::bindings {
+
+namespace {
+
+template <class T>
+T* at(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+using ViewArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t>;
+using SequenceOffsets = py::array_t<std::int32_t, py::array::c_style>;
+
+attention::View view_of(const ViewArgument& argument) {
+  return {at<void>(std::get<0>(argument)), std::get<1>(argument), std::get<2>(argument)};
+}
+
+attention::Problem attention_problem(const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16,
+                                     const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
+                                     const std::array<std::int64_t, 3>& shape, float scale, bool causal,
+                                     std::int64_t window, const std::array<std::uintptr_t, 3>& rotary) {
+  const auto [heads, kv_heads, dim] = shape;
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads || dim < 16 || dim > 256 || dim % 16)
+    throw py::value_error("shape: heads must be a multiple of kv_heads, and dim a multiple of 16 up to 256");
+  if (query_offsets.ndim() != 1 || query_offsets.size() < 2 || key_offsets.ndim() != 1 ||
+      key_offsets.size() != query_offsets.size())
+    throw py::value_error("offsets: must be (sequences + 1,) int32, alike for queries and keys");
+  attention::Problem p;
+  p.q = view_of(tensors[0]), p.k = view_of(tensors[1]), p.v = view_of(tensors[2]), p.out = view_of(tensors[3]);
+  p.lse = at<float>(lse);
+  p.bf16 = bf16;
+  p.query_offsets = query_offsets.data();
+  p.key_offsets = key_offsets.data();
+  p.sequences = query_offsets.size() - 1;
+  p.query_tokens = p.query_offsets[p.sequences];
+  p.heads = heads, p.kv_heads = kv_heads, p.dim = dim;
+  p.scale = scale, p.causal = causal, p.window = window;
+  p.cos = at<float>(rotary[0]), p.sin = at<float>(rotary[1]), p.positions = at<std::int32_t>(rotary[2]);
+  return p;
+}
+
+}  // namespace
+
+void bind_neural(py::module_& module) {
+  module.def("attention_forward", [](const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16,
+                                     const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
+                                     const std::array<std::int64_t, 3>& shape, float scale, bool causal,
+                                     std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+    const auto problem =
+        attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
+    const py::gil_scoped_release release;
+    attention::forward(problem, threads);
+  });
+  module.def("attention_backward", [](const std::array<ViewArgument, 4>& tensors,
+                                      const std::array<ViewArgument, 4>& gradients, std::uintptr_t lse, bool bf16,
+                                      const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
+                                      const std::array<std::int64_t, 3>& shape, float scale, bool causal,
+                                      std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+    auto problem =
+        attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
+    problem.grad_q = view_of(gradients[0]), problem.grad_k = view_of(gradients[1]);
+    problem.grad_v = view_of(gradients[2]), problem.grad_out = view_of(gradients[3]);
+    const py::gil_scoped_release release;
+    attention::backward(problem, threads);
+  });
+  module.def(
+      "gelu_forward",
+      [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
+        activation::gelu(at<void>(x), at<void>(y), n, bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "gelu_backward",
+      [](std::uintptr_t x, std::uintptr_t dy, std::uintptr_t grad, std::int64_t n, bool bf16, int threads) {
+        activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "cross_entropy",
+      [](std::uintptr_t logits, std::int64_t rows, std::int64_t n, std::uintptr_t targets, std::int64_t ignore_index,
+         float scale, std::uintptr_t losses, bool bf16, int threads) {
+        loss::cross_entropy(at<void>(logits), rows, n, at<std::int64_t>(targets), ignore_index, scale,
+                            at<float>(losses), bf16, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace codeshell::bindings
