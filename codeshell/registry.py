@@ -1,0 +1,92 @@
+"""Registries: the names of an extension point, each with the place of its object, which is loaded at its first use.
+
+Scorers, tasks, rules and operations each have one. What the package brings is a line of a table; what a user brings is
+named by its place, `FILE.py:NAME` or `package.module:NAME`, wherever a name is taken: in a recipe or on a command line.
+A place is a string, so it reaches the worker processes of any engine, and each of them loads the object for itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from codeshell.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The objects of one extension point, by name or by place.
+
+    Args:
+        what: what one of them is called in messages, for example "scorer".
+        table: name to place (`package.module:NAME`) of what the package brings, in the order in which it is listed.
+    """
+
+    def __init__(self, what: str, table: Mapping[str, str]) -> None:
+        self.what = what
+        self._table = dict(table)
+        self._loaded: dict[str, T] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._table
+
+    def get(self, name: str) -> T:
+        """The object of this name, or at this place.
+
+        Raises:
+            UserError: no such name, no such file or module, or no such object in it.
+        """
+        if name not in self._loaded:
+            if name not in self._table and ":" not in name:
+                near = difflib.get_close_matches(name, list(self._table), 1)
+                hint = f"did you mean {near[0]}" if near else f"is it one of {', '.join(self._table)}"
+                raise UserError(f"{self.what} {name!r}: unknown; {hint}? One of your own is named by FILE.py:NAME")
+            self._loaded[name] = load(self._table.get(name, name), self.what)
+        return self._loaded[name]
+
+
+def load(place: str, what: str = "object") -> Any:
+    """The object at `FILE.py:NAME` or `package.module:NAME`.
+
+    Raises:
+        UserError: the file or module is not there or is no Python, or has no such object. What it raises itself comes
+            as it is: the traceback shows its author the line.
+    """
+    where, _, attribute = place.rpartition(":")
+    try:
+        module = _load_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise UserError(f"{what} {place}: {where!r} cannot be loaded ({error}); name FILE.py:NAME") from None
+    if not hasattr(module, attribute):
+        raise UserError(f"{what} {place}: {where} has no {attribute!r}; name what is defined there")
+    return getattr(module, attribute)
+
+
+def _load_file(path: str) -> ModuleType:
+    """Run a Python file once per process, as a module whose name no other file has."""
+    full = Path(path).resolve()
+    name = f"codeshell_user_{full.stem}_{zlib.crc32(str(full).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, full)
+    if spec is None or spec.loader is None:
+        raise OSError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it is being made
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
