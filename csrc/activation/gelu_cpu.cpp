@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::activation {
@@ -23,15 +22,15 @@ void by_tasks(std::int64_t n, int threads, F&& work) {
 void gelu(const void* x, void* y, std::int64_t n, bool bf16, int threads) {
   const std::int64_t size = bf16 ? 2 : 4;
   by_tasks(n, threads, [&](std::int64_t at, long m) {
-    simd::kernels().gelu(static_cast<const char*>(x) + at * size, static_cast<char*>(y) + at * size, m, bf16);
+    cpu_kernels().gelu(static_cast<const char*>(x) + at * size, static_cast<char*>(y) + at * size, m, bf16);
   });
 }
 
 void gelu_backward(const void* x, const void* dy, void* grad, std::int64_t n, bool bf16, int threads) {
   const std::int64_t size = bf16 ? 2 : 4;
   by_tasks(n, threads, [&](std::int64_t at, long m) {
-    simd::kernels().gelu_backward(static_cast<const char*>(x) + at * size, static_cast<const char*>(dy) + at * size,
-                                  static_cast<char*>(grad) + at * size, m, bf16);
+    cpu_kernels().gelu_backward(static_cast<const char*>(x) + at * size, static_cast<const char*>(dy) + at * size,
+                                static_cast<char*>(grad) + at * size, m, bf16);
   });
 }
 

@@ -5,6 +5,13 @@
 
 namespace codeshell::activation {
 
+// What is compiled once per instruction set (gelu_cpu.inc); csrc/cpu chooses. n elements of fp32, or of bf16.
+struct CpuKernels {
+  void (*gelu)(const void* x, void* y, long n, bool bf16);
+  void (*gelu_backward)(const void* x, const void* dy, void* grad, long n, bool bf16);
+};
+const CpuKernels& cpu_kernels();
+
 void gelu(const void* x, void* y, std::int64_t n, bool bf16, int threads);
 void gelu_backward(const void* x, const void* dy, void* grad, std::int64_t n, bool bf16, int threads);
 

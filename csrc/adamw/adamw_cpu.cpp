@@ -4,7 +4,6 @@
 #include <deque>
 #include <utility>
 
-#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::adamw {
@@ -96,7 +95,7 @@ void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int 
   }
   const std::int64_t param = bytes_of(scheme.param), gradient = bytes_of(scheme.gradient),
                      moment = bytes_of(scheme.moment);
-  const auto kernel = simd::kernels().adamw;
+  const auto kernel = cpu_kernels().step;
   const auto work = [&](std::int64_t task) {
     const std::int64_t end = table.tasks[task + 1];
     for (std::int64_t i = table.tasks[task]; i < end; ++i) {
@@ -133,7 +132,7 @@ void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int 
 double sum_of_squares_cpu(const Table& table, Type gradient, int threads) {
   std::vector<double> sums(table.chunks.size());
   const std::int64_t bytes = bytes_of(gradient);
-  const auto kernel = simd::kernels().sum_of_squares;
+  const auto kernel = cpu_kernels().sum_of_squares;
   simd::parallel_for(threads, static_cast<std::int64_t>(table.tasks.size()) - 1, [&](std::int64_t task) {
     for (std::int64_t i = table.tasks[task]; i < table.tasks[task + 1]; ++i) {
       const Tensor& tensor = table.tensors[table.chunks[i].tensor];

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::attention {
@@ -35,8 +34,8 @@ void run(const Problem& p, int threads, Task task, long copies) {
 
 }  // namespace
 
-void forward(const Problem& problem, int threads) { run(problem, threads, simd::kernels().attend, 3); }
+void forward(const Problem& problem, int threads) { run(problem, threads, cpu_kernels().attend, 3); }
 
-void backward(const Problem& problem, int threads) { run(problem, threads, simd::kernels().differentiate, 5); }
+void backward(const Problem& problem, int threads) { run(problem, threads, cpu_kernels().differentiate, 5); }
 
 }  // namespace codeshell::attention

@@ -33,6 +33,14 @@ struct Problem {
   const std::int32_t* positions = nullptr;  // (query_tokens): rows of cos and sin; queries and keys are the same tokens
 };
 
+// What is compiled once per instruction set (attention_cpu.inc): one task, which is all queries of one sequence that read
+// one key/value head. csrc/cpu chooses.
+struct CpuKernels {
+  void (*attend)(const Problem&, long sequence, long kv, float* scratch);
+  void (*differentiate)(const Problem&, long sequence, long kv, float* scratch);
+};
+const CpuKernels& cpu_kernels();
+
 // Both share (sequence, key/value head) pairs between threads; the bits do not depend on `threads`.
 void forward(const Problem& problem, int threads);
 void backward(const Problem& problem, int threads);

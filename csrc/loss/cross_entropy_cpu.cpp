@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::loss {
@@ -17,7 +16,7 @@ void cross_entropy(void* logits, std::int64_t rows, std::int64_t n, const std::i
     for (std::int64_t r = i * block; r < std::min(rows, (i + 1) * block); ++r) {
       void* row = static_cast<char*>(logits) + r * n * (bf16 ? 2 : 4);
       const long target = targets[r] == ignore_index ? -1 : static_cast<long>(targets[r]);
-      losses[r] = simd::kernels().cross_entropy(row, static_cast<long>(n), target, scale, bf16, scratch.data());
+      losses[r] = cpu_kernels().cross_entropy(row, static_cast<long>(n), target, scale, bf16, scratch.data());
     }
   });
 }

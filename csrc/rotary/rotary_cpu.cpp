@@ -1,9 +1,9 @@
+#include "rotary/rotary_cpu.h"
+
 #include <algorithm>
 #include <vector>
 
 #include "gpu/types.h"
-#include "rotary/rotary.h"
-#include "cpu/kernels.h"
 #include "simd/parallel.h"
 
 namespace codeshell::rotary {
@@ -26,7 +26,7 @@ void rotate_in_tasks(const Arguments& a, int threads) {
   const std::int64_t token_bytes = a.heads * a.dim * (a.type == Type::fp32 ? 4 : 2);
   const std::int64_t task = std::max<std::int64_t>(1, kTaskBytes / std::max<std::int64_t>(1, token_bytes));
   simd::parallel_for(threads, (tokens + task - 1) / task, [&](std::int64_t i) {
-    simd::kernels().rotate(a, i * task, std::min(tokens, (i + 1) * task), nullptr);
+    cpu_kernels().rotate(a, i * task, std::min(tokens, (i + 1) * task), nullptr);
   });
 }
 
@@ -35,7 +35,7 @@ void rotate_and_sum(const Arguments& a, int threads) {
   simd::parallel_for(threads, chunks, [&](std::int64_t i) {
     float* partial = a.partial_sums + i * width;
     std::fill_n(partial, width, 0.0f);
-    simd::kernels().rotate(a, tokens * i / chunks, tokens * (i + 1) / chunks, partial);
+    cpu_kernels().rotate(a, tokens * i / chunks, tokens * (i + 1) / chunks, partial);
   });
   simd::parallel_for(threads, (width + kSumColumns - 1) / kSumColumns, [&](std::int64_t task) {
     const std::int64_t first = task * kSumColumns, columns = std::min(kSumColumns, width - first);

@@ -1,5 +1,5 @@
 // The arithmetic of rotary embedding, one source for the GPU and for every instruction set of the CPU. It is included
-// inside the namespace of its user, after ROTARY_INLINE is defined, and includes nothing itself (simd/vector.inc says
+// inside the namespace of its user, after ROTARY_INLINE is defined, and includes nothing itself (cpu/vector.inc says
 // why).
 
 // The pair (a, b), turned by the angle of cosine c and sine s. V is a float or a vector of floats.
