@@ -16,8 +16,6 @@
 
 namespace codeshell::attention {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
 // What all kernels of a launch know of its sizes, and where its workspace lies.
 struct Sizes {
   const int* cu_seqlens;

@@ -4,6 +4,7 @@
 
 #include "attention/backward_passes.h"
 #include "attention/backward_schedule.h"
+#include "attention/tensor_maps.h"
 #include "gpu/cuda.h"
 #include "gpu/mbarrier.h"
 #include "gpu/semaphore.h"
@@ -15,7 +16,6 @@ inline constexpr int kStages = 2;
 inline constexpr int kConsumers = 2;
 inline constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
 inline constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
-inline constexpr int kPanel = 64;                                    // columns of a swizzled tile: 128 bytes
 inline constexpr uint32_t kKeyPanelBytes = kBlockKeys * 128;         // of K and V, and of dS: a row a key
 inline constexpr uint32_t kHalfBytes = kKeyPanelBytes / kConsumers;  // a consumer's keys of a panel
 inline constexpr uint32_t kTileBytes = kTileElements * 2;            // of Q and dO

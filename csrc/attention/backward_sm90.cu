@@ -23,6 +23,7 @@
 #include "attention/backward_pipeline.h"
 #include "attention/backward_schedule.h"
 #include "attention/softmax.h"
+#include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
 #include "gpu/check.h"
 #include "gpu/launch.h"
@@ -382,24 +383,6 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
   }
 }
 
-gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionBackward& a, int heads, int tokens,
-                  int box_tokens) {
-  const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
-  const auto stride = [](int n, int64_t elements) {
-    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
-  };
-  const int batch = a.cu_seqlens ? 1 : a.batch;
-  return gpu::encode_tensor_map(
-      &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
-             4,
-             x.data,
-             {size(a.dim), size(heads), size(tokens), size(batch)},
-             {stride(heads, x.head_stride), stride(tokens, x.token_stride), stride(batch, x.batch_stride)},
-             {kPanel, 1, static_cast<uint32_t>(box_tokens), 1},
-             gpu::Swizzle::k128});
-}
-
 int splits_for(const AttentionBackward& a) {
   const int queries = a.cu_seqlens ? a.longest : a.queries, keys = a.cu_seqlens ? a.longest : a.keys;
   return splits_of(queries, keys, a.batch, a.heads, a.kv_heads, a.dim, a.causal, a.window, gpu::multiprocessors());
@@ -440,12 +423,14 @@ gpu::Error launch_attention_backward(const AttentionBackward& a, gpu::Stream str
   const int longest_queries = packed ? a.longest : a.queries, longest_keys = packed ? a.longest : a.keys;
   const int rows = query_rows(a.dim), splits = splits_for(a);
   Parameters p{};
-  if (const auto error = encode(p.q, a.q, a, a.heads, a.queries, rows)) return error;
-  if (const auto error = encode(p.k, a.k, a, a.kv_heads, a.keys, kBlockKeys)) return error;
-  if (const auto error = encode(p.v, a.v, a, a.kv_heads, a.keys, kBlockKeys)) return error;
-  if (const auto error = encode(p.grad, a.grad, a, a.heads, a.queries, rows)) return error;
-  if (const auto error = encode(p.dk, a.dk, a, a.kv_heads, a.keys, 64)) return error;
-  if (const auto error = encode(p.dv, a.dv, a, a.kv_heads, a.keys, 64)) return error;
+  const int batch = packed ? 1 : a.batch;
+  const MapSizes queries{batch, a.queries, a.heads, a.dim}, keys{batch, a.keys, a.kv_heads, a.dim};
+  if (const auto error = encode(p.q, a.q, a.bf16, queries, rows)) return error;
+  if (const auto error = encode(p.k, a.k, a.bf16, keys, kBlockKeys)) return error;
+  if (const auto error = encode(p.v, a.v, a.bf16, keys, kBlockKeys)) return error;
+  if (const auto error = encode(p.grad, a.grad, a.bf16, queries, rows)) return error;
+  if (const auto error = encode(p.dk, a.dk, a.bf16, keys, 64)) return error;
+  if (const auto error = encode(p.dv, a.dv, a.bf16, keys, 64)) return error;
   const BackwardWorkspace w = workspace_of(a.queries, a.keys, a.batch, a.heads, a.kv_heads, a.dim, packed, splits);
   const auto at = [&](int64_t offset) { return static_cast<char*>(a.workspace) + offset; };
   Sizes& s = p.sizes;

@@ -25,6 +25,7 @@
 #include "attention/decode_problem.h"
 #include "attention/decode_schedule.h"
 #include "attention/softmax.h"
+#include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
 #include "gpu/check.h"
 #include "gpu/launch.h"
@@ -46,11 +47,9 @@ constexpr int kConsumerThreads = kConsumers * gpu::kWarpgroup;
 constexpr int kThreads = kConsumerThreads + 32;
 constexpr int kScores = kKeyTile / 2;  // a thread's
 constexpr int kSteps = kKeyTile / 16;  // k-steps of the product with V
-constexpr int kPanel = 64;             // columns of a swizzled tile: 128 bytes
 constexpr int kPanelBytes = kKeyTile * 128;
 static_assert(kWarpgroupRows == kKeyTile, "tiles of Q, K and V have one shape");
 constexpr int kBlock = 1, kOwn = 2;  // named barriers: of all consumers, and + the consumer its own
-constexpr float kLog2e = 1.4426950408889634f;
 
 template <int Dim>
 constexpr uint32_t kTileBytes = kKeyTile * Dim * 2;
@@ -220,7 +219,7 @@ struct Consumer {
         barriers(b),
         consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup),
         thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
-        c(parameters.a.scale * kLog2e) {
+        c(parameters.a.scale * kLog2E) {
     query_memory = shared + static_cast<uint32_t>(consumer) * kTileBytes<Dim>;
     ring_memory = shared + kConsumers * kTileBytes<Dim>;
     const int skip = problem.by_rows ? consumer * kWarpgroupRows : 0;
@@ -459,11 +458,11 @@ struct Consumer {
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) most = fmaxf(most, lse[j]);
         base = most == -INFINITY ? 0.0f : most;
-        const float rescale = exp2_fast((before - base) * kLog2e);
+        const float rescale = exp2_fast((before - base) * kLog2E);
         sum *= rescale, x *= rescale, y *= rescale, z *= rescale, w *= rescale;
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
-          const float weight = exp2_fast((lse[j] - base) * kLog2e);
+          const float weight = exp2_fast((lse[j] - base) * kLog2E);
           sum += weight;
           x += weight * out[j].x, y += weight * out[j].y, z += weight * out[j].z, w += weight * out[j].w;
         }
@@ -518,20 +517,6 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Pa
   if (problem.tiles.active > 1 && consumer.arrive_last()) consumer.combine();
 }
 
-gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionDecode& a, int box_keys) {
-  const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16, documented as a row at least.
-  const auto stride = [&](int n, int64_t elements) { return static_cast<uint64_t>(2 * (n == 1 ? a.dim : elements)); };
-  return gpu::encode_tensor_map(
-      &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
-             4,
-             x.data,
-             {size(a.dim), size(a.kv_heads), size(a.page_size), size(a.pages)},
-             {stride(a.kv_heads, x.head_stride), stride(a.page_size, x.token_stride), stride(a.pages, x.batch_stride)},
-             {kPanel, 1, static_cast<uint32_t>(box_keys), 1},
-             gpu::Swizzle::k128});
-}
-
 template <int Dim, class T>
 gpu::Error launch(const Parameters& p, unsigned int blocks, gpu::Stream stream) {
   return gpu::launch(decode<Dim, T>, dim3(blocks), dim3(kThreads), kSharedBytes<Dim>, stream, p);
@@ -554,8 +539,9 @@ gpu::Error launch_attention_decode(const AttentionDecode& a, gpu::Stream stream)
   const int64_t blocks = static_cast<int64_t>(a.slots) * a.kv_heads * p.row_tiles;
   if (blocks > INT32_MAX) return "more than 2^31 blocks";
   if (a.slots > a.batch && a.slots > 0xffff) return "more than 65,535 slots";  // find_share sums 16 bits
-  if (const auto error = encode(p.k, a.k_cache, a, p.box_keys)) return error;
-  if (const auto error = encode(p.v, a.v_cache, a, p.box_keys)) return error;
+  const attention::MapSizes cache{a.pages, a.page_size, a.kv_heads, a.dim};
+  if (const auto error = attention::encode(p.k, a.k_cache, a.bf16, cache, p.box_keys)) return error;
+  if (const auto error = attention::encode(p.v, a.v_cache, a.bf16, cache, p.box_keys)) return error;
   const auto count = static_cast<unsigned int>(blocks);
   if (a.dim == 64) return a.bf16 ? launch<64, gpu::bf16>(p, count, stream) : launch<64, gpu::fp16>(p, count, stream);
   if (a.dim == 128) return a.bf16 ? launch<128, gpu::bf16>(p, count, stream) : launch<128, gpu::fp16>(p, count, stream);

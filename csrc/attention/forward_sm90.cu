@@ -19,6 +19,7 @@
 #include "attention/attention.h"
 #include "attention/forward_schedule.h"
 #include "attention/softmax.h"
+#include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
 #include "gpu/launch.h"
 #include "gpu/mbarrier.h"
@@ -35,7 +36,6 @@ constexpr int kConsumers = 2;
 constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
 constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
 constexpr int kRows = kTileRows / kConsumers;  // a consumer's
-constexpr int kPanel = 64;                     // columns of a swizzled tile: 128 bytes
 constexpr int kRowPanelBytes = kRows * 128, kKeyPanelBytes = kTileKeys * 128;
 constexpr int kTurn = 1, kStore = kTurn + kConsumers;  // named barriers: + the consumer
 
@@ -166,7 +166,7 @@ struct Consumer {
         query(gpu::shared_address(memory) + static_cast<uint32_t>(consumer * Dim / kPanel * kRowPanelBytes)),
         keys(gpu::shared_address(memory) + kQueryBytes<Dim>),
         values(keys + kStages * kStageBytes<Dim>),
-        c(parameters.scale * 1.4426950408889634f),
+        c(parameters.scale * kLog2E),
         turns(problem.blocks.end - problem.blocks.begin - 1) {
 #pragma unroll
     for (int i = 0; i < Dim / 2; ++i) o[i] = 0.0f;
@@ -365,24 +365,6 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   }
 }
 
-gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionForward& a, int heads, int tokens,
-                  int box_tokens) {
-  const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16.
-  const auto stride = [](int n, int64_t elements) {
-    return n == 1 ? uint64_t{16} : static_cast<uint64_t>(2 * elements);
-  };
-  const int batch = a.cu_seqlens ? 1 : a.batch;
-  return gpu::encode_tensor_map(
-      &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
-             4,
-             x.data,
-             {size(a.dim), size(heads), size(tokens), size(batch)},
-             {stride(heads, x.head_stride), stride(tokens, x.token_stride), stride(batch, x.batch_stride)},
-             {kPanel, 1, static_cast<uint32_t>(box_tokens), 1},
-             gpu::Swizzle::k128});
-}
-
 template <int Dim, class T>
 gpu::Error launch(const Parameters& p, gpu::Stream stream) {
   return gpu::launch(forward<Dim, T>, dim3(static_cast<unsigned int>(tiles(p.schedule))), dim3(kThreads),
@@ -396,10 +378,12 @@ gpu::Error launch_attention_forward(const AttentionForward& a, gpu::Stream strea
   using namespace attention;
   const int longest_queries = a.cu_seqlens ? a.longest : a.queries, longest_keys = a.cu_seqlens ? a.longest : a.keys;
   Parameters p{};
-  if (const auto error = encode(p.q, a.q, a, a.heads, a.queries, kRows)) return error;
-  if (const auto error = encode(p.k, a.k, a, a.kv_heads, a.keys, kTileKeys)) return error;
-  if (const auto error = encode(p.v, a.v, a, a.kv_heads, a.keys, kTileKeys)) return error;
-  if (const auto error = encode(p.out, a.out, a, a.heads, a.queries, kRows)) return error;
+  const int batch = a.cu_seqlens ? 1 : a.batch;
+  const MapSizes queries{batch, a.queries, a.heads, a.dim}, keys{batch, a.keys, a.kv_heads, a.dim};
+  if (const auto error = encode(p.q, a.q, a.bf16, queries, kRows)) return error;
+  if (const auto error = encode(p.k, a.k, a.bf16, keys, kTileKeys)) return error;
+  if (const auto error = encode(p.v, a.v, a.bf16, keys, kTileKeys)) return error;
+  if (const auto error = encode(p.out, a.out, a.bf16, queries, kRows)) return error;
   p.schedule = schedule_of(longest_queries, longest_keys, a.batch, a.heads, a.kv_heads, a.dim);
   if (tiles(p.schedule) > INT32_MAX) return "more than 2^31 tiles";
   p.out_data = a.out.data;

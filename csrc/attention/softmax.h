@@ -15,6 +15,7 @@
 
 namespace codeshell::attention {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr int kScores = kTileKeys / 2;  // a thread's
 inline constexpr int kSteps = kTileKeys / 16;  // k-steps of the product with V
 

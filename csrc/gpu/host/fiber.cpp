@@ -13,13 +13,10 @@ extern "C" void codeshell_enter_context();
 
 // Both routines push what the callee must preserve, exchange the stack pointer and pop the other side's. A new context
 // is a stack that looks as if it had been suspended on entry to codeshell_enter_context with `entry` in a register.
+#define CODESHELL_BEGIN(name) ".text\n.globl " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":"
+#define CODESHELL_END(name) ".size " #name ", .-" #name "\n"
 #if defined(__x86_64__)
-asm(R"(
-.text
-.globl codeshell_switch_context
-.hidden codeshell_switch_context
-.type codeshell_switch_context, @function
-codeshell_switch_context:
+asm(CODESHELL_BEGIN(codeshell_switch_context) R"(
   pushq %rbp
   pushq %rbx
   pushq %r12
@@ -35,23 +32,13 @@ codeshell_switch_context:
   popq %rbx
   popq %rbp
   ret
-.size codeshell_switch_context, .-codeshell_switch_context
-.globl codeshell_enter_context
-.hidden codeshell_enter_context
-.type codeshell_enter_context, @function
-codeshell_enter_context:
+)" CODESHELL_END(codeshell_switch_context) CODESHELL_BEGIN(codeshell_enter_context) R"(
   xorl %ebp, %ebp
   callq *%rbx
   ud2
-.size codeshell_enter_context, .-codeshell_enter_context
-)");
+)" CODESHELL_END(codeshell_enter_context));
 #elif defined(__aarch64__)
-asm(R"(
-.text
-.globl codeshell_switch_context
-.hidden codeshell_switch_context
-.type codeshell_switch_context, %function
-codeshell_switch_context:
+asm(CODESHELL_BEGIN(codeshell_switch_context) R"(
   stp x29, x30, [sp, #-160]!
   stp x19, x20, [sp, #16]
   stp x21, x22, [sp, #32]
@@ -76,16 +63,11 @@ codeshell_switch_context:
   ldp d14, d15, [sp, #144]
   ldp x29, x30, [sp], #160
   ret
-.size codeshell_switch_context, .-codeshell_switch_context
-.globl codeshell_enter_context
-.hidden codeshell_enter_context
-.type codeshell_enter_context, %function
-codeshell_enter_context:
+)" CODESHELL_END(codeshell_switch_context) CODESHELL_BEGIN(codeshell_enter_context) R"(
   mov x29, xzr
   blr x19
   brk #1
-.size codeshell_enter_context, .-codeshell_enter_context
-)");
+)" CODESHELL_END(codeshell_enter_context));
 #else
 #error "the host execution of kernels has a context switch for x86-64 and AArch64 only"
 #endif
