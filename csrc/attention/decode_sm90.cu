@@ -21,7 +21,7 @@
 //
 // Who arrives on a barrier (in one phase), and who waits for it:
 //
-//   key_full[stage]     the producer's elected lane, and the bytes loaded    the consumers that read the stage, before S
+//   key_full[stage]     the producer's elected lane, and the bytes loaded    those who read the stage, before S
 //   value_full[stage]   the same for V                                       the same, before P V
 //   empty[stage]        one lane of each of their warps: 4, or 8             the producer, before it loads K and V
 //   named kBlock        all 256 consumer threads                             themselves
@@ -228,8 +228,8 @@ __device__ __forceinline__ void append(const Parameters& p, const Problem& probl
   }
 }
 
-// A consumer warpgroup: up to 64 rows of the group (the rest is padding) against tiles of 64 keys. Fragments per thread,
-// in the layout of wgmma's accumulators (gpu/wgmma.h): each thread holds parts of two rows, 8 apart.
+// A consumer warpgroup: up to 64 rows of the group (the rest is padding) against tiles of 64 keys. Fragments per
+// thread, in the layout of wgmma's accumulators (gpu/wgmma.h): each thread holds parts of two rows, 8 apart.
 //   s              64 rows x 64 keys: scores, then their exponentials in place
 //   o              64 rows x Dim: the output so far
 //   probabilities  the exponentials in 16 bits, as the A operand of the product with V: 4 k-steps of 4 registers

@@ -1,5 +1,5 @@
-// The CUDA room's device query. cudart is linked statically: on a machine with no driver the first call reports an
-// error, which means "no devices" here.
+// The device query of a build with CUDA. cudart is linked statically: on a machine with no driver the first call
+// reports an error, which means "no devices" here.
 
 #include <cuda_runtime.h>
 

@@ -14,6 +14,7 @@ int multiprocessors() {
   return counts[device] > 0 ? counts[device] : 1;
 }
 
+// Where the device cannot be asked or changed, nothing is set back: the launch itself reports the error.
 OnDevice::OnDevice(int device) {
   int current = 0;
   if (cudaGetDevice(&current) == cudaSuccess && current != device && cudaSetDevice(device) == cudaSuccess)

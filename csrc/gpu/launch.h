@@ -23,7 +23,7 @@ inline constexpr bool kHasKernels = false;
 #endif
 
 #if defined(CODESHELL_WITH_KERNELS)
-// Of the current device; asked once a device.
+// Of the current device; each device is asked once.
 int multiprocessors();
 #endif
 
@@ -51,6 +51,7 @@ namespace codeshell::gpu {
 
 inline Error error_of(cudaError_t status) { return status == cudaSuccess ? nullptr : cudaGetErrorString(status); }
 
+// Launches kernel(arguments...) with so many bytes of dynamic shared memory; errors of the launch, not of the run.
 template <class... Parameters>
 Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream stream,
              std::type_identity_t<Parameters>... arguments) {

@@ -1,4 +1,5 @@
-// The rules of TMA for a tensor and its box, which the driver's encoder states by one error code for all.
+// The rules of TMA for a tensor and its box. The driver's encoder has one error code for all of them; here each has
+// words. Both builds check them: before the driver's encoder, and before the host's copies.
 #pragma once
 
 #include "gpu/tma.h"
@@ -7,6 +8,7 @@ namespace codeshell::gpu {
 
 constexpr uint32_t element_bytes(Element element) { return element == Element::kFp32 ? 4 : 2; }
 
+// Null, or which rule the shape breaks.
 inline Error check_tensor_shape(const TensorShape& shape) {
   if (shape.rank < 1 || shape.rank > kMaxRank) return "tensor map: rank not in 1 to 5";
   if (static_cast<uint8_t>(shape.element) > 2 || static_cast<uint8_t>(shape.swizzle) > 1)

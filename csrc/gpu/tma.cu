@@ -13,6 +13,7 @@ static_assert(sizeof(TensorMap) == sizeof(CUtensorMap) && alignof(TensorMap) >= 
 
 namespace {
 
+// The driver's function; null where the driver is older than CUDA 12, or missing.
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
 Encode find_encoder() {
@@ -27,6 +28,7 @@ Encode find_encoder() {
   return reinterpret_cast<Encode>(function);
 }
 
+// The driver's name for the type of an element; additions are done in this type.
 CUtensorMapDataType data_type(Element element) {
   switch (element) {
     case Element::kBf16: return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -40,8 +42,10 @@ CUtensorMapDataType data_type(Element element) {
 
 Error encode_tensor_map(TensorMap* map, const TensorShape& shape) {
   if (const Error error = check_tensor_shape(shape)) return error;
+  // Looked up once per process.
   static const Encode encode = find_encoder();
   if (!encode) return "tensor map: the driver has no cuTensorMapEncodeTiled (it must be of CUDA 12 or newer)";
+  // Every element of a box, none skipped; zeros where a box reaches over the edge.
   const cuuint32_t steps[kMaxRank] = {1, 1, 1, 1, 1};
   const auto swizzle = shape.swizzle == Swizzle::k128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE;
   cuuint64_t sizes[kMaxRank], strides[kMaxRank - 1];

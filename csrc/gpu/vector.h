@@ -1,6 +1,6 @@
-// Packs: N neighbouring elements moved by one instruction. A pack of 16 bytes is LDG.E.128 and STG.E.128, which is what
-// a memory-bound kernel lives on. A pack's address must be a multiple of its size; a GPU faults where it is not, and so
-// does the host execution.
+// Packs: N neighbouring elements moved by one instruction. A pack of 16 bytes is LDG.E.128 and STG.E.128, the widest
+// access there is: memory-bound kernels use it wherever addresses allow. A pack's address must be a multiple of its
+// size; a GPU faults where it is not, and so does the host execution.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 namespace codeshell::gpu {
 
+// N elements, aligned to their total size.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   static_assert(sizeof(T) * N == 2 || sizeof(T) * N == 4 || sizeof(T) * N == 8 || sizeof(T) * N == 16,
@@ -26,6 +27,7 @@ inline constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));
 
 namespace detail {
 
+// The built-in type of so many bytes: accesses through it are one instruction, whatever T is.
 template <int Bytes>
 struct Word;
 template <>
@@ -48,6 +50,7 @@ struct Word<16> {
 template <class P>
 using WordOf = typename Word<sizeof(P)>::type;
 
+// Between a pack and its word, by their bytes; nothing is left of the copies after compilation.
 template <class P>
 __device__ __forceinline__ P unpack(WordOf<P> word) {
   P pack;

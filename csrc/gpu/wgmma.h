@@ -1,10 +1,18 @@
-// wgmma: the product of a 64 x 16 tile A and a 16 x N tile B, added to fp32 accumulators of 128 threads.
+// wgmma: the product of a 64 x 16 tile A and a 16 x N tile B, added to fp32 accumulators of the 128 threads of a
+// warpgroup.
 //
 // B, and A unless it comes from registers, lie in shared memory as TMA's 128-byte swizzle leaves them, and are named by
-// descriptors. K-major: rows of M or N, 64 elements of K a row. MN-major: rows of K, 64 elements of M or N a row.
-// Thread t = 32 w + l of the warpgroup holds of D, in d[i]: row 16 w + l / 4 + 8 (i / 2 % 2), column 8 (i / 4) +
-// 2 (l % 4) + i % 2; of A in registers, in half h of a[r]: row 16 w + l / 4 + 8 (r % 2), column 8 (r / 2) + 2 (l % 4) +
-// h.
+// descriptors. Two orders are possible:
+//
+//   K-major     rows of M or N, 64 elements of K per row: the inner dimension is contiguous (Q and K of Q Kᵀ)
+//   MN-major    rows of K, 64 elements of M or N per row: the hardware transposes (V of P V)
+//
+// Fragments. Thread t = 32 w + l of the warpgroup (warp w, lane l) holds
+//
+//   of D, in d[i]:             row 16 w + l / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (l % 4) + i % 2
+//   of A, in half h of a[r]:   row 16 w + l / 4 + 8 (r % 2),     column 8 (r / 2) + 2 (l % 4) + h
+//
+// So 16 columns of D, as 16-bit pairs, are the fragment of A of one k-step, thread by thread.
 //
 // The products are asynchronous: wgmma_fence(), products, wgmma_commit(), and neither accumulators nor shared memory
 // are touched before wgmma_wait<n>() says that at most n committed groups are unfinished.
@@ -21,9 +29,11 @@ namespace codeshell::gpu {
 
 enum class Major { kK, kMn };
 
-// 128-byte swizzle, tiles that start at multiples of 1024 bytes. `stride`: bytes between groups of 8 rows (1024 where
-// rows follow each other). `leading`, for MN-major only: bytes between blocks of 64 elements of M or N. Adding
-// descriptor_step(bytes) moves the start: 32 bytes a k-step of 16 when K-major, 2 * stride when MN-major.
+// The descriptor of an operand with the 128-byte swizzle, in a tile that starts at a multiple of 1024 bytes.
+//   stride     bytes between groups of 8 rows: 1024 where rows follow each other
+//   leading    for MN-major only: bytes between blocks of 64 elements of M or N
+// Adding descriptor_step(bytes) moves the start: 32 bytes per k-step of 16 when K-major, 2 * stride when MN-major.
+// Bits: 0-13 the address / 16, 16-29 leading / 16, 32-45 stride / 16, 62-63 the swizzle (1 is 128 bytes).
 CODESHELL_HOST_DEVICE uint64_t descriptor(uint32_t shared_address, uint32_t stride = 1024, uint32_t leading = 0) {
   return static_cast<uint64_t>((shared_address & 0x3ffffu) >> 4) | static_cast<uint64_t>(leading >> 4) << 16 |
          static_cast<uint64_t>(stride >> 4) << 32 | uint64_t{1} << 62;
@@ -32,23 +42,27 @@ CODESHELL_HOST_DEVICE constexpr uint64_t descriptor_step(uint32_t bytes) { retur
 
 #if defined(__CUDACC__)
 
+// Before the first product of a group: orders earlier accesses of the accumulators and of A's registers before it.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Closes the group of all products since the last commit.
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until at most `Pending` of the groups are unfinished; groups finish in the order of their commits.
 template <int Pending>
 __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
-// The same after `value`, which is not negative, and what it was computed from. Of a plain wait ptxas knows nothing
-// that would keep it behind arithmetic that has no use for the product: it moves the wait up, and the arithmetic no
-// longer runs under the product. It does not move it over a barrier of the warp whose mask depends on the value.
+// The same wait, but only after `value`, which is not negative, has been computed. ptxas sees nothing that would keep a
+// plain wait after arithmetic that does not use the product: it moves the wait up, and then that arithmetic no longer
+// runs under the product. It does not move the wait over a barrier of the warp whose mask depends on the value.
 template <int Pending>
 __device__ __forceinline__ void wgmma_wait_after(float value) {
   __syncwarp(value < 0.0f ? 0u : 0xffffffffu);
   wgmma_wait<Pending>();
 }
 
-// Pins accumulators to their place among asm statements: after a wait, so that the compiler reads them no earlier.
+// Pins accumulators to their place among asm statements. Used after a wait: the compiler does not know that the
+// registers change while products run, so without this it could read them before the wait.
 template <int N>
 __device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
 #pragma unroll
@@ -57,6 +71,7 @@ __device__ __forceinline__ void wgmma_pin(float (&d)[N]) {
 
 namespace detail {
 
+// The instruction for N columns and a type; Transpose says that the operand is MN-major.
 template <int N, bool Bf16, int TransposeA, int TransposeB>
 struct Wgmma;
 
@@ -87,7 +102,10 @@ struct Wgmma;
 #define CODESHELL_OPERANDS_192(i) CODESHELL_OPERANDS_128(i), CODESHELL_OPERANDS_64(i + 64)
 #define CODESHELL_OPERANDS_256(i) CODESHELL_OPERANDS_128(i), CODESHELL_OPERANDS_128(i + 64)
 
-// Operands after the accumulators: the descriptors or A's registers, and whether to accumulate.
+// p0 to p7 are the numbers of the operands after the accumulators. From shared memory: the descriptors of A and B,
+// whether to accumulate, two transpositions. From registers: four of A, the descriptor of B, whether to accumulate, one
+// transposition. The two literal 1s of the instruction are the signs of A and B. A product that does not accumulate
+// starts from zeros.
 #define CODESHELL_WGMMA(N, type, is_bf16, p0, p1, p2, p3, p4, p5, p6, p7)                                      \
   template <int TransposeA, int TransposeB>                                                                    \
   struct Wgmma<N, is_bf16, TransposeA, TransposeB> {                                                           \
@@ -135,17 +153,20 @@ CODESHELL_WGMMA_TYPES(256, "%128", "%129", "%130", "%131", "%132", "%133", "%134
 
 }  // namespace detail
 
-// D = A B, plus D if accumulate. T is bf16 or fp16.
+// D = A B, plus D if accumulate; T is bf16 or fp16. A and B by descriptors.
 template <int N, class T, Major A = Major::kK, Major B = Major::kK>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
   detail::Wgmma<N, std::is_same_v<T, bf16>, A == Major::kMn, B == Major::kMn>::shared(d, a, b, accumulate);
 }
+// A from registers, in the fragment above.
 template <int N, class T, Major B = Major::kK>
 __device__ __forceinline__ void wgmma(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   detail::Wgmma<N, std::is_same_v<T, bf16>, 0, B == Major::kMn>::registers(d, a, b, accumulate);
 }
 
 #else
+
+// The twins on the host (gpu/host/wgmma.cpp). `site` is the caller's place in the source, for error messages.
 
 template <int N>
 void wgmma_pin(float (&)[N]) {}

@@ -11,8 +11,11 @@
 extern "C" void codeshell_switch_context(void** saved, void* target);
 extern "C" void codeshell_enter_context();
 
-// Both routines push what the callee must preserve, exchange the stack pointer and pop the other side's. A new context
-// is a stack that looks as if it had been suspended on entry to codeshell_enter_context with `entry` in a register.
+// codeshell_switch_context pushes the registers that a callee must preserve, stores the stack pointer in *saved, takes
+// `target` as the stack pointer and pops the other side's registers. A new context is a stack that looks as if it had
+// been suspended on entry to codeshell_enter_context, with `entry` in a register; that routine calls it, and traps if
+// it returns. Neither saves the floating-point control word or the signal mask: kernels do not change them. A function
+// in assembler: its symbol, hidden outside this library, and its end.
 #define CODESHELL_BEGIN(name) ".text\n.globl " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":"
 #define CODESHELL_END(name) ".size " #name ", .-" #name "\n"
 #if defined(__x86_64__)
@@ -77,15 +80,18 @@ namespace codeshell::gpu::host {
 void switch_context(Context* saved, Context target) { codeshell_switch_context(saved, target); }
 
 Context make_context(void* stack, size_t bytes, void (*entry)()) {
+  // Stacks grow downwards; both ABIs need a 16-byte aligned stack pointer.
   auto* top = reinterpret_cast<uint64_t*>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t{15});
 #if defined(__x86_64__)
-  // r15 r14 r13 r12 rbx rbp and the address to return to; then the stack is 16-byte aligned, as a call needs it.
+  // From low to high: r15 r14 r13 r12 rbx rbp and the address to return to. After the return the stack is 16-byte
+  // aligned, as the call in codeshell_enter_context needs it.
   uint64_t* frame = top - 9;
   for (int i = 0; i < 9; ++i) frame[i] = 0;
   frame[4] = reinterpret_cast<uint64_t>(entry);
   frame[6] = reinterpret_cast<uint64_t>(&codeshell_enter_context);
   return frame;
 #else
+  // The 160 bytes that the switch pops: x29, then x30 (where it returns to), then x19 (entry).
   uint64_t* frame = top - 20;
   for (int i = 0; i < 20; ++i) frame[i] = 0;
   frame[1] = reinterpret_cast<uint64_t>(&codeshell_enter_context);
@@ -106,6 +112,7 @@ void Stacks::reserve(size_t count) {
   if (count <= count_) return;
   release();
   guard_ = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  // Only addresses are reserved; pages get memory when they are touched. Below each stack lies a page that faults.
   const size_t bytes = count * (kBytes + guard_);
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -114,6 +121,7 @@ void Stacks::reserve(size_t count) {
   for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * (kBytes + guard_), guard_, PROT_NONE);
 }
 
+// Stacks are equally far apart, and each begins with its guard.
 bool Stacks::in_guard(const void* address) const {
   const auto* byte = static_cast<const char*>(address);
   if (!memory_ || byte < memory_ || byte >= memory_ + count_ * (kBytes + guard_)) return false;

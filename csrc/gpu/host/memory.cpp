@@ -19,7 +19,8 @@ namespace {
 constexpr size_t kMaxDynamic = 256 * 1024;
 constexpr size_t kBefore = 4096;  // poisoned and checked: a write just below the start
 
-// The thread-local variables of this library: the static shared arrays of all its kernels.
+// The thread-local variables of this library, as the loader's program headers give them: the static shared arrays of
+// all its kernels. Found by the library in which this function lies.
 std::span<char> static_shared() {
   thread_local volatile char anchor;  // the first access makes the thread's copy of the segment
   anchor = anchor;
@@ -50,6 +51,7 @@ SharedMemory::~SharedMemory() {
 }
 
 void SharedMemory::resize(size_t dynamic_bytes) {
+  // Mapped once, for the largest size; the faulting page is its last one.
   if (!memory_) {
     guard_bytes_ = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     mapped_ = kMaxDynamic + kBefore + guard_bytes_;
@@ -66,6 +68,7 @@ void SharedMemory::resize(size_t dynamic_bytes) {
   data_ = guard_ - (dynamic_bytes + alignment - 1) / alignment * alignment;
 }
 
+// Static arrays too. The bytes just below and above the dynamic memory are poisoned for slack_untouched().
 void SharedMemory::poison() {
   std::memset(data_ - kBefore, 0xff, static_cast<size_t>(guard_ - data_) + kBefore);
   const std::span<char> segment = static_shared();
@@ -96,10 +99,13 @@ ptrdiff_t SharedMemory::offset(const void* address) const {
 
 namespace {
 
+// Faults of memory, of alignment, of integer division.
 constexpr int kSignals[3] = {SIGSEGV, SIGBUS, SIGFPE};
 bool (*claims_fault)(const void*) = nullptr;
 sigjmp_buf resume_point;
 
+// Jumps back to run() if the fault is the kernel's. This leaves a signal handler and a fiber's stack for good, so
+// nothing on that stack is destroyed.
 void handle_fault(int signal, siginfo_t* info, void*) {
   if (claims_fault && claims_fault(signal == SIGFPE ? nullptr : info->si_addr)) siglongjmp(resume_point, 1);
   std::signal(signal, SIG_DFL);  // not a kernel's: fault again, for good
@@ -107,6 +113,7 @@ void handle_fault(int signal, siginfo_t* info, void*) {
 
 }  // namespace
 
+// Saves the process's own handlers; the destructor sets them back.
 FaultGuard::FaultGuard(bool (*claims)(const void* address)) {
   static char stack[64 * 1024];  // a fault may be the overflow of the stack it happened on
   stack_t alternate{};
@@ -126,6 +133,7 @@ FaultGuard::~FaultGuard() {
   sigaltstack(&previous_stack_, nullptr);
 }
 
+// sigsetjmp without the signal mask, which costs system calls; SA_NODEFER keeps the mask as it is.
 void FaultGuard::run(const std::function<void()>& work, const std::function<void()>& failed) const {
   if (sigsetjmp(resume_point, 0) == 0) {
     work();

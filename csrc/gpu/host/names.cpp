@@ -17,10 +17,13 @@ namespace codeshell::gpu::host {
 
 namespace {
 
+// Empty if it is not found.
 std::string mangled_name(const void* kernel) {
   Dl_info info{};
   if (!dladdr(kernel, &info) || !info.dli_fname) return "";
+  // A symbol that the loader knows, because the kernel has external linkage.
   if (info.dli_sname && info.dli_saddr == kernel) return info.dli_sname;
+  // Else the full symbol table of the library's file, which the loader does not read.
   std::ifstream file(info.dli_fname, std::ios::binary);
   const std::vector<char> image{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (image.size() < sizeof(ElfW(Ehdr))) return "";
@@ -32,6 +35,7 @@ std::string mangled_name(const void* kernel) {
     if (sections[i].sh_type != SHT_SYMTAB) continue;
     const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(image.data() + sections[i].sh_offset);
     const char* strings = image.data() + sections[sections[i].sh_link].sh_offset;
+    // Symbol values are offsets from where the library is loaded.
     for (size_t k = 0; k < sections[i].sh_size / sizeof(ElfW(Sym)); ++k) {
       if ((symbols[k].st_info & 0xf) == STT_FUNC && symbols[k].st_value == offset) return strings + symbols[k].st_name;
     }

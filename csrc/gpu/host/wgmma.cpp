@@ -1,4 +1,9 @@
-// wgmma: products carried out later, from descriptors and fragments.
+// wgmma on the host: products carried out later, from descriptors and fragments.
+//
+// A product is queued when its warpgroup issues it, and carried out when the scheduler picks it (later) or when a wait
+// needs it, oldest first, as on the hardware. Meanwhile the threads' accumulators are NaN, and the sums live in a Tile.
+// A wait gives them back to the threads. So reading accumulators too early gives NaN, and overwriting an operand too
+// early may give wrong numbers.
 
 #include <cmath>
 #include <cstring>
@@ -26,6 +31,8 @@ struct Tile {
   int last = 0;  // how many products the warpgroup had issued with the last on this tile
 };
 
+// A product that has been issued. Operands in shared memory are read when it is carried out; A's registers are read at
+// the issue.
 struct Operation {
   Product product;
   std::vector<uint32_t> a_registers;  // (threads, 4), or none
@@ -33,15 +40,17 @@ struct Operation {
   Site site;
 };
 
+// What a warpgroup has under way.
 struct Warpgroup {
   std::vector<std::shared_ptr<Operation>> queue;  // issued and not carried out, oldest first
   std::vector<std::shared_ptr<Tile>> tiles;       // with products that have not been waited for
   std::vector<int> group_ends;                    // products issued before each commit that has not been waited for
   int issued = 0;
   int carried_out = 0;
-  bool fenced = false;
+  bool fenced = false;  // a fence since the last commit
 };
 
+// By the number of their first thread.
 std::map<int, std::shared_ptr<Warpgroup>> warpgroups;
 
 Warpgroup& warpgroup_of(int first) {
@@ -52,12 +61,13 @@ Warpgroup& warpgroup_of(int first) {
 
 int first_thread() { return linear_thread() / kThreads * kThreads; }
 
+// All 128 threads come to the instruction, and the last performs it for all.
 template <class Offer>
 void meet_warpgroup(const char* what, Perform perform, Offer* offer, Site site) {
   meet({first_thread(), kThreads, {~uint64_t{0}, ~uint64_t{0}}}, what, perform, offer, site);
 }
 
-// Where thread and index lie in the fragments, as gpu/wgmma.h describes them.
+// Row and column of value i of a thread in the fragments, as gpu/wgmma.h describes them.
 int fragment_row(int thread, int i) { return 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2); }
 int fragment_column(int thread, int i) { return 8 * (i / 4) + 2 * (thread % 4) + i % 2; }
 
@@ -67,6 +77,7 @@ float widen(uint16_t bits, bool bf16) { return bf16 ? to_float(gpu::bf16{bits}) 
 class Operand {
  public:
   Operand(uint64_t descriptor, bool mn_major, bool bf16, Site site) : mn_major_(mn_major), bf16_(bf16), site_(site) {
+    // The fields of the descriptor; its addresses are in units of 16 bytes.
     if (descriptor >> 62 != 1) fail("wgmma: a descriptor of another swizzle than 128 bytes", site);
     if (descriptor >> 49 & 7) fail("wgmma: a descriptor with a base offset", site);
     start_ = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
@@ -77,11 +88,13 @@ class Operand {
   float at(int mn, int k) const {
     const auto row = static_cast<uint32_t>(mn), depth = static_cast<uint32_t>(k);
     uint32_t address = start_;
+    // The address without the swizzle: blocks of 64 elements and groups of 8 rows have their own distances.
     if (mn_major_) {
       address += row / 64 * leading_ + row % 64 * 2 + depth / 8 * stride_ + depth % 8 * 128;
     } else {
       address += row / 8 * stride_ + row % 8 * 128 + depth * 2;
     }
+    // The swizzle works on address bits: the row within 1024 bytes is XORed into the chunk.
     address ^= (address >> 7 & 7) << 4;
     uint16_t bits;
     std::memcpy(&bits, shared_pointer(address, 2, "wgmma", site_), 2);
@@ -95,6 +108,8 @@ class Operand {
   uint32_t start_ = 0, leading_ = 0, stride_ = 0;
 };
 
+// D (64 x columns) = A (64 x 16) B (16 x columns), plus D: sums in fp64, rounded once to fp32. The hardware's own order
+// and precision of the sum are not specified.
 void carry_out(const Operation& operation) {
   const Product& p = operation.product;
   std::vector<float> a(kRows * kDepth), b(static_cast<size_t>(p.columns) * kDepth);
@@ -112,6 +127,7 @@ void carry_out(const Operation& operation) {
       }
     }
   }
+  // B, transposed to (depth, columns) so that the inner loop below runs over columns.
   const Operand operand(p.b_descriptor, p.b_mn_major, p.bf16, operation.site);
   for (int column = 0; column < p.columns; ++column) {
     for (int k = 0; k < kDepth; ++k) b[k * p.columns + column] = operand.at(column, k);
@@ -128,6 +144,7 @@ void carry_out(const Operation& operation) {
   }
 }
 
+// The oldest in the queue.
 void carry_out_next(Warpgroup& group) {
   const std::shared_ptr<Operation> operation = group.queue.front();
   group.queue.erase(group.queue.begin());
@@ -142,6 +159,7 @@ struct Offer {
   int first;
 };
 
+// Issues a product for the 128 threads whose offers these are.
 void issue(void* const* offers) {
   const auto at = [&](int thread) { return static_cast<const Offer*>(offers[thread]); };
   const Product& product = *at(0)->product;
@@ -151,6 +169,7 @@ void issue(void* const* offers) {
   auto operation = std::make_shared<Operation>();
   operation->product = product;
   operation->site = site;
+  // All threads must name the same operands; each brings its own accumulators and registers.
   std::vector<float*> own(kThreads);
   for (int thread = 0; thread < kThreads; ++thread) {
     const Product& other = *at(thread)->product;
@@ -162,9 +181,11 @@ void issue(void* const* offers) {
       operation->a_registers.insert(operation->a_registers.end(), other.a_registers, other.a_registers + 4);
     }
   }
+  // Accumulators that are already under way are found by their addresses: their sums live in that tile.
   for (const auto& tile : group.tiles) {
     if (tile->own == own && tile->columns == product.columns) operation->tile = tile;
   }
+  // Else the threads' values move to a new tile, and the threads hold NaN until a wait.
   if (!operation->tile) {
     auto tile = std::make_shared<Tile>();
     tile->own = own;
@@ -179,6 +200,8 @@ void issue(void* const* offers) {
     group.tiles.push_back(tile);
     operation->tile = tile;
   }
+  // Queue it, and let the scheduler carry out one product at some later moment. The moment may come after a wait has
+  // done it already; then the queue's next product is early, or there is none.
   operation->tile->last = ++group.issued;
   group.queue.push_back(operation);
   const std::shared_ptr<Warpgroup> keep = warpgroups[at(0)->first];
@@ -216,6 +239,7 @@ void wgmma_commit(Site site) {
 
 void wgmma_wait(int pending, Site site) {
   if (left_out("wgmma_wait", site, pending)) return;
+  // Of all threads of the warpgroup, as one call.
   struct Wait {
     int first;
     int pending;
@@ -226,6 +250,7 @@ void wgmma_wait(int pending, Site site) {
         const Wait& wait = *static_cast<const Wait*>(offers[0]);
         Warpgroup& group = warpgroup_of(wait.first);
         const auto allowed = static_cast<size_t>(wait.pending);
+        // Carries out all products of the groups that must be finished.
         if (group.group_ends.size() <= allowed) return;
         const auto waited = group.group_ends.end() - static_cast<std::ptrdiff_t>(allowed);
         const int end = *(waited - 1);
