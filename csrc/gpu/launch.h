@@ -22,10 +22,8 @@ inline constexpr bool kHasKernels = true;
 inline constexpr bool kHasKernels = false;
 #endif
 
-#if defined(CODESHELL_WITH_KERNELS)
-// Of the current device; each device is asked once.
+// How many the current device has; each device is asked once. Only in builds with kernels.
 int multiprocessors();
-#endif
 
 // While it lives, launches go to this device: tensors may lie on another than the one that is current.
 class OnDevice {
