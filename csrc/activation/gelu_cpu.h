@@ -1,4 +1,5 @@
-// GELU over whole tensors; the arithmetic is in gelu_cpu.inc.
+// GELU over whole tensors; the arithmetic is in gelu_cpu.inc. x, y, dy and grad are contiguous, n elements of fp32 or
+// bf16, and an output may be its input's memory. The bits do not depend on `threads`.
 #pragma once
 
 #include <cstdint>

@@ -20,6 +20,7 @@ std::vector<Device> list_devices() {
   std::vector<Device> devices;
   for (int index = 0; index < count; ++index) {
     cudaDeviceProp properties{};
+    // A device that cannot be asked is left out.
     if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) continue;
     devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
                        static_cast<int64_t>(properties.totalGlobalMem)});

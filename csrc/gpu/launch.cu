@@ -21,6 +21,7 @@ OnDevice::OnDevice(int device) {
     before_ = current;
 }
 
+// Back to the device that was current, if it was changed.
 OnDevice::~OnDevice() {
   if (before_ >= 0) cudaSetDevice(before_);
 }

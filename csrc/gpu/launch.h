@@ -47,6 +47,7 @@ class OnDevice {
 
 namespace codeshell::gpu {
 
+// Null for success.
 inline Error error_of(cudaError_t status) { return status == cudaSuccess ? nullptr : cudaGetErrorString(status); }
 
 // Launches kernel(arguments...) with so many bytes of dynamic shared memory; errors of the launch, not of the run.
@@ -59,6 +60,7 @@ Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynami
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared));
     if (status != cudaSuccess) return error_of(status);
   }
+  // cudaLaunchKernel takes the addresses of the arguments; one more, so that the array is never empty.
   void* pointers[sizeof...(Parameters) + 1] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
   const void* function = reinterpret_cast<const void*>(kernel);
   return error_of(cudaLaunchKernel(function, grid, block, pointers, dynamic_shared, static_cast<cudaStream_t>(stream)));

@@ -39,6 +39,8 @@ __device__ __forceinline__ void fence_async_proxy_global() { asm volatile("fence
 
 #else
 
+// The twins on the host, where one block runs at a time and memory is consistent.
+
 inline void semaphore_wait(const int* counter, int value, host::Site site = host::Site::current()) {
   if (host::left_out("semaphore_wait", site)) return;
   host::wait_until([=] { return *counter >= value; }, "semaphore_wait", site);

@@ -16,6 +16,7 @@ inline Error check_tensor_shape(const TensorShape& shape) {
   if (!shape.address || reinterpret_cast<uintptr_t>(shape.address) % 16)
     return "tensor map: the address is not a multiple of 16";
   const uint32_t bytes = element_bytes(shape.element);
+  // Dimension 0 is contiguous and has no stride.
   for (int i = 0; i < shape.rank; ++i) {
     if (shape.sizes[i] < 1 || shape.sizes[i] > uint64_t{1} << 32) return "tensor map: a size not in 1 to 2^32";
     if (shape.box[i] < 1 || shape.box[i] > 256) return "tensor map: a box dimension not in 1 to 256";

@@ -16,6 +16,7 @@ namespace {
 // The driver's function; null where the driver is older than CUDA 12, or missing.
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
+// The lookup goes through cudart. Its error is cleared: it must not fail a later call.
 Encode find_encoder() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
@@ -40,6 +41,7 @@ CUtensorMapDataType data_type(Element element) {
 
 }  // namespace
 
+// Runs on the host and does not wait for the device. The map holds the address, so launchers encode it for every call.
 Error encode_tensor_map(TensorMap* map, const TensorShape& shape) {
   if (const Error error = check_tensor_shape(shape)) return error;
   // Looked up once per process.
@@ -51,6 +53,7 @@ Error encode_tensor_map(TensorMap* map, const TensorShape& shape) {
   cuuint64_t sizes[kMaxRank], strides[kMaxRank - 1];
   for (int i = 0; i < kMaxRank; ++i) sizes[i] = shape.sizes[i];
   for (int i = 0; i < kMaxRank - 1; ++i) strides[i] = shape.strides[i];
+  // No interleaving; misses of the L2 cache bring 256 bytes.
   const CUresult status =
       encode(reinterpret_cast<CUtensorMap*>(map), data_type(shape.element), static_cast<cuuint32_t>(shape.rank),
              shape.address, sizes, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,

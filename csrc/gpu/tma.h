@@ -24,9 +24,11 @@ struct alignas(128) TensorMap {
   uint64_t opaque[16];
 };
 
+// The element's type decides its size and what an addition adds.
 enum class Element : uint8_t { kBf16, kFp16, kFp32 };
 enum class Swizzle : uint8_t { kNone, k128 };
 
+// Dimensions of a map, at most.
 inline constexpr int kMaxRank = 5;
 
 // What a map describes. Dimension 0 is innermost and contiguous; strides[i] is in bytes and of dimension i + 1.
@@ -155,7 +157,7 @@ __device__ __forceinline__ void bulk_reduce_add(float* target, const float* sour
 
 // Closes the thread's bulk group: all stores and additions since the last commit.
 __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until at most `Pending` of the thread's groups still read shared memory …
+// Waits until at most `Pending` of the thread's groups still read shared memory …
 template <int Pending>
 __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");

@@ -56,7 +56,8 @@ CODESHELL_HOST_DEVICE float to_float(fp16 value) {
 #else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return detail::float_of(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // inf, NaN
+  // Infinities and NaNs keep the highest exponent.
+  if (magnitude >= 0x7c00u) return detail::float_of(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
   if (magnitude < 0x400u) {  // zero and subnormal: a multiple of 2^-24
     const float absolute = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
     return detail::float_of(sign | detail::bits_of(absolute));
@@ -75,6 +76,7 @@ CODESHELL_HOST_DEVICE float from_float<float>(float value) {
   return value;
 }
 
+// One instruction on the device; on the host the same bits from integers.
 template <>
 CODESHELL_HOST_DEVICE bf16 from_float<bf16>(float value) {
 #if defined(__CUDA_ARCH__)
@@ -89,6 +91,7 @@ CODESHELL_HOST_DEVICE bf16 from_float<bf16>(float value) {
 #endif
 }
 
+// The same for fp16, whose subnormals and overflow are cases of their own on the host.
 template <>
 CODESHELL_HOST_DEVICE fp16 from_float<fp16>(float value) {
 #if defined(__CUDA_ARCH__)
@@ -101,7 +104,8 @@ CODESHELL_HOST_DEVICE fp16 from_float<fp16>(float value) {
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
   if (magnitude > 0x7f800000u) return {0x7fff};                                  // the NaN of the device's cvt
   if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds to 65536 or beyond
-  if (magnitude < 0x38800000u) {  // below 2^-14: the addition rounds to a multiple of 2^-24
+  // Below 2^-14 a result is subnormal: adding 1/2, whose last bit is 2^-24, rounds to a multiple of that.
+  if (magnitude < 0x38800000u) {
     const float shifted = detail::float_of(magnitude) + 0.5f;
     return {static_cast<uint16_t>(sign | (detail::bits_of(shifted) - 0x3f000000u))};
   }

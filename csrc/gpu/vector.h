@@ -67,13 +67,14 @@ __device__ __forceinline__ WordOf<P> word_of(const P& pack) {
 
 }  // namespace detail
 
-// Plain: any memory, cached as usual.
+// Plain: any memory, global or shared, cached as usual.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load(const T* source) {
   using P = Pack<T, N>;
   return detail::unpack<P>(*reinterpret_cast<const detail::WordOf<P>*>(source));
 }
 
+// Both infer T; N is given to a load, and is the pack's in a store.
 template <class T, int N>
 __device__ __forceinline__ void store(T* target, const Pack<T, N>& pack) {
   *reinterpret_cast<detail::WordOf<Pack<T, N>>*>(target) = detail::word_of(pack);
@@ -86,7 +87,7 @@ __device__ __forceinline__ Pack<T, N> load_readonly(const T* source) {
   return detail::unpack<P>(__ldg(reinterpret_cast<const detail::WordOf<P>*>(source)));
 }
 
-// Streaming: global memory touched once; the first to leave the caches, so that what is shared stays.
+// Streaming: global memory that is touched once. It leaves the caches first, so that what others read again stays.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load_streaming(const T* source) {
   using P = Pack<T, N>;

@@ -26,6 +26,7 @@ ROTARY_INLINE long sequence_of(const std::int32_t* cu_seqlens, long sequences, l
 // The row of cosines and sines of token t of batch b; -1 where the tables have none.
 template <class Arguments>
 ROTARY_INLINE long row_of(const Arguments& a, long b, long t) {
+  // Given positions, else the place in the sequence.
   long row;
   if (a.positions) {
     const long at = b * a.position_batch + t;

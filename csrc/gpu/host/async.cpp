@@ -86,6 +86,7 @@ void mbarrier_init(uint64_t* word, uint32_t arrivals, Site site) {
   check_aligned(word, 8, "mbarrier", site);
   if (!is_shared(word)) fail("mbarrier: not in shared memory", site);
   if (arrivals < 1 || arrivals > kMaxCount) fail("mbarrier: a count of " + std::to_string(arrivals), site);
+  // Parity 0, no arrival yet, no bytes.
   *word = pack({0, arrivals, arrivals, 0});
   initialised.insert_or_assign(word, site);
 }
@@ -148,6 +149,7 @@ void set_registers(int registers, bool raise, Site site) {
   if (linear_thread() != first) return;
   registers_of[first] = registers;
   const auto threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
+  // When every warpgroup has set its registers: do they fit together?
   int total = 0;
   for (const auto& [warpgroup, count] : registers_of) total += count * 128;
   if (static_cast<int>(registers_of.size()) * 128 == threads && total > 64 * 1024)

@@ -61,6 +61,7 @@ T shuffle(unsigned int mask, const char* what, T value, int source, Site site) {
   meet(
       warp_meeting(mask), what,
       [](void* const* offers) {
+        // All values first, then what each lane reads.
         Exchange<T>* lanes[kWarp];
         T values[kWarp];
         for (int i = 0; i < kWarp; ++i) {
@@ -69,6 +70,7 @@ T shuffle(unsigned int mask, const char* what, T value, int source, Site site) {
         }
         for (int i = 0; i < kWarp; ++i) {
           if (!lanes[i] || lanes[i]->source < 0) continue;
+          // The source may be a lane that is not in the mask.
           if (lanes[lanes[i]->source]) {
             lanes[i]->value = values[lanes[i]->source];
           } else {
@@ -120,6 +122,7 @@ T __shfl_sync(unsigned int mask, T value, int source, int width = 32, CODESHELL_
   return codeshell::gpu::host::shuffle(mask, "__shfl_sync", value, from, site);
 }
 
+// Lane l reads lane l ^ bits: butterflies.
 template <class T>
 T __shfl_xor_sync(unsigned int mask, T value, int bits, int width = 32, CODESHELL_SITE) {
   const int from = codeshell::gpu::host::lane() ^ bits;
@@ -127,6 +130,7 @@ T __shfl_xor_sync(unsigned int mask, T value, int bits, int width = 32, CODESHEL
   return codeshell::gpu::host::shuffle(mask, "__shfl_xor_sync", value, inside ? from : -1, site);
 }
 
+// Lane l reads lane l + delta.
 template <class T>
 T __shfl_down_sync(unsigned int mask, T value, unsigned int delta, int width = 32, CODESHELL_SITE) {
   const int from = codeshell::gpu::host::lane() + static_cast<int>(delta);
@@ -134,6 +138,7 @@ T __shfl_down_sync(unsigned int mask, T value, unsigned int delta, int width = 3
   return codeshell::gpu::host::shuffle(mask, "__shfl_down_sync", value, inside ? from : -1, site);
 }
 
+// Lane l reads lane l - delta.
 template <class T>
 T __shfl_up_sync(unsigned int mask, T value, unsigned int delta, int width = 32, CODESHELL_SITE) {
   const int from = codeshell::gpu::host::lane() - static_cast<int>(delta);
@@ -141,6 +146,7 @@ T __shfl_up_sync(unsigned int mask, T value, unsigned int delta, int width = 32,
   return codeshell::gpu::host::shuffle(mask, "__shfl_up_sync", value, inside ? from : -1, site);
 }
 
+// The lanes whose predicate holds, as bits; whether any, or all lanes of the mask do.
 inline unsigned int __ballot_sync(unsigned int mask, bool predicate, CODESHELL_SITE) {
   return codeshell::gpu::host::ballot(mask, "__ballot_sync", predicate, site);
 }
@@ -167,6 +173,7 @@ inline unsigned int __activemask() { return 1u << codeshell::gpu::host::lane(); 
 
 // Atomics: nothing else runs between two of a thread's waiting points, so plain code is atomic.
 
+// Returns what was there before.
 #define CODESHELL_ATOMIC(name, expression)            \
   template <class T>                                  \
   T name(T* address, std::type_identity_t<T> value) { \
@@ -184,6 +191,7 @@ CODESHELL_ATOMIC(atomicOr, static_cast<T>(old | value))
 CODESHELL_ATOMIC(atomicXor, static_cast<T>(old ^ value))
 #undef CODESHELL_ATOMIC
 
+// Writes only where the old value is the one expected.
 template <class T>
 T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T> value) {
   const T old = *address;
@@ -191,6 +199,7 @@ T atomicCAS(T* address, std::type_identity_t<T> compare, std::type_identity_t<T>
   return old;
 }
 
+// Counts from 0 to `limit` and starts again.
 inline unsigned int atomicInc(unsigned int* address, unsigned int limit) {
   const unsigned int old = *address;
   *address = old >= limit ? 0 : old + 1;
@@ -253,6 +262,7 @@ inline int __popcll(unsigned long long x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned int>(x)); }
 inline int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
 inline int __ffs(int x) { return x ? std::countr_zero(static_cast<unsigned int>(x)) + 1 : 0; }
+// The upper half of a product.
 inline unsigned int __umulhi(unsigned int x, unsigned int y) {
   return static_cast<unsigned int>(static_cast<uint64_t>(x) * y >> 32);
 }

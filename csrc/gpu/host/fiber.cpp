@@ -87,6 +87,7 @@ Context make_context(void* stack, size_t bytes, void (*entry)()) {
   // aligned, as the call in codeshell_enter_context needs it.
   uint64_t* frame = top - 9;
   for (int i = 0; i < 9; ++i) frame[i] = 0;
+  // rbx, which codeshell_enter_context calls, and the return address.
   frame[4] = reinterpret_cast<uint64_t>(entry);
   frame[6] = reinterpret_cast<uint64_t>(&codeshell_enter_context);
   return frame;
@@ -102,6 +103,7 @@ Context make_context(void* stack, size_t bytes, void (*entry)()) {
 
 Stacks::~Stacks() { release(); }
 
+// Gives the whole mapping back.
 void Stacks::release() {
   if (memory_) munmap(memory_, count_ * (kBytes + guard_));
   memory_ = nullptr;
@@ -109,6 +111,7 @@ void Stacks::release() {
 }
 
 void Stacks::reserve(size_t count) {
+  // Larger launches get new stacks; the old ones are never in use then.
   if (count <= count_) return;
   release();
   guard_ = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -118,6 +121,7 @@ void Stacks::reserve(size_t count) {
   if (memory == MAP_FAILED) throw std::bad_alloc();
   memory_ = static_cast<char*>(memory);
   count_ = count;
+  // The lowest page of each stack's share is its guard.
   for (size_t i = 0; i < count; ++i) mprotect(memory_ + i * (kBytes + guard_), guard_, PROT_NONE);
 }
 

@@ -1,9 +1,9 @@
 // The scheduler of the host execution: launches, blocks, warps and what threads wait for.
 //
 // How a launch runs. run_grid takes the blocks in a random order. run_block makes a fiber for each thread. run_warps
-// picks a warp, lets each of its lanes that can run continue until it waits or ends (sweep, resume), and now and then
-// carries out a copy or product that is under way. A fiber that waits leaves a condition behind, and the scheduler asks
-// it again later.
+// picks a warp and lets each of its lanes that can run continue until it waits or ends (sweep, resume); now and then it
+// carries out a copy or product that is under way. A fiber that waits leaves its condition with the scheduler, which
+// asks it again later.
 
 #include "gpu/host/runtime.h"
 
@@ -125,11 +125,13 @@ void enter() {
 void resume(int index) {
   State& s = state();
   Fiber& fiber = s.fibers[index];
+  // From here on errors name this thread.
   s.running = index;
   threadIdx = fiber.index;
   fiber.ready = nullptr;
   switch_context(&s.scheduler, fiber.context);
   s.running = -1;
+  // The fiber failed: the launch ends here, and the other fibers are dropped.
   if (!s.failure.empty()) throw std::runtime_error(s.failure);
 }
 
@@ -174,6 +176,7 @@ void run_pending() {
 // Nobody can run: says how many threads wait at each place.
 [[noreturn]] void report_deadlock() {
   State& s = state();
+  // Threads by what they wait for and where.
   std::map<std::string, int> waiting;
   int exited = 0, first = -1;
   for (size_t i = 0; i < s.fibers.size(); ++i) {
@@ -205,6 +208,7 @@ constexpr Order kOrders[4] = {{false, 4}, {false, 1}, {true, 1u << 16}, {true, 2
 void run_warps() {
   State& s = state();
   const Order order = kOrders[options().seed % 4];
+  // The last warp may be a partial one.
   const int warps = static_cast<int>((s.fibers.size() + kWarp - 1) / kWarp);
   std::vector<int> ranks(static_cast<size_t>(warps));
   // A random rank for each warp.
@@ -214,6 +218,7 @@ void run_warps() {
   // Each round starts with all warps that live.
   for (;;) {
     candidates.clear();
+    // In the order of their ranks, so that the last candidate has the highest.
     for (const int warp : ranks) {
       if (warp_alive(warp)) candidates.push_back(warp);
     }
@@ -258,9 +263,11 @@ void run_block(const dim3& block) {
   for (Barrier& barrier : s.barriers) barrier = Barrier{};
   s.meetings.clear();
   s.pending.clear();
+  // Then the state of asynchronous copies and products.
   reset_async();
   s.shared.poison();
   for (unsigned int i = 0; i < threads; ++i) {
+    // threadIdx of thread i, x fastest; its stack starts in enter().
     s.fibers[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
     s.fibers[i].context = make_context(s.stacks.stack(i), Stacks::kBytes, &enter);
   }
@@ -293,6 +300,7 @@ Options& options() {
 bool left_out(const char* what, Site site, int64_t object) {
   Options& o = options();
   if (!o.trace && o.left_out.empty()) return false;
+  // The name of a place, as tests list and leave it out.
   const std::string place = std::string(what) + " " + describe(site) + " of " + std::to_string(object);
   if (o.trace && std::find(o.places.begin(), o.places.end(), place) == o.places.end()) o.places.push_back(place);
   return place == o.left_out;
@@ -315,6 +323,7 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, 
     throw std::runtime_error("kernel " + kernel_name(kernel) + ": " + what);
   };
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  // Limits of the hardware, which the driver would report.
   if (threads == 0 || threads > kMaxThreads || block.z > 64)
     refuse("a block of " + describe(block) + " threads; 1 to 1024 are possible");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu)
@@ -325,7 +334,9 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, 
   s.thread = &thread;
   s.failure.clear();
   s.running = -1;
+  // The same seed gives the same order, launch for launch.
   s.random = options().seed * 0x2545f4914f6cdd1du;
+  // Memory is kept from launch to launch, as long as it is large enough.
   s.stacks.reserve(threads);
   s.shared.resize(dynamic_shared);
   blockDim = block;
@@ -351,6 +362,7 @@ void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, 
     return true;
   });
   for (const uint64_t index : order) {
+    // x fastest.
     blockIdx = {static_cast<unsigned int>(index % grid.x), static_cast<unsigned int>(index / grid.x % grid.y),
                 static_cast<unsigned int>(index / (uint64_t{grid.x} * grid.y))};
     guard.run([&] { run_block(block); },
@@ -380,6 +392,7 @@ void fail_at(const std::string& message, const std::string& place) {
 void wait_until(Condition ready, const void* argument, const char* what, Site site) {
   State& s = state();
   Fiber& fiber = s.fibers[s.running];
+  // The scheduler continues the fiber when ready(argument) holds.
   fiber.ready = ready;
   fiber.argument = argument;
   fiber.what = what;
@@ -392,9 +405,11 @@ int linear_thread() { return state().running; }
 void meet(const Meeting& meeting, const char* what, Perform perform, void* offer, Site site) {
   State& s = state();
   const int me = s.running;
+  // The place in the meeting; its masks are two words of 64 bits.
   const int position = me - meeting.first;
   const auto bit = [](int i) { return uint64_t{1} << (i % 64); };
   Meeting key = meeting;
+  // Lanes that the block does not have cannot come.
   const int present = std::min<int>(meeting.count, static_cast<int>(s.fibers.size()) - meeting.first);
   for (int i = present; i < meeting.count; ++i) key.mask[i / 64] &= ~bit(i);  // a partial last warp
   if (position < 0 || position >= meeting.count || !(key.mask[position / 64] & bit(position)))
@@ -411,6 +426,7 @@ void meet(const Meeting& meeting, const char* what, Perform perform, void* offer
     }
   }
   if (!open) {
+    // The first to come opens it.
     open = &s.meetings.emplace_back();
     open->key = key;
     open->what = what;
@@ -421,6 +437,7 @@ void meet(const Meeting& meeting, const char* what, Perform perform, void* offer
              " is at " + open->what + " (" + describe(open->first_site) + ")",
          site);
   }
+  // Here, with an offer.
   open->arrived[position / 64] |= bit(position);
   open->offers[position] = offer;
   s.fibers[me].met = false;
@@ -429,6 +446,7 @@ void meet(const Meeting& meeting, const char* what, Perform perform, void* offer
     const OpenMeeting complete = *open;
     s.meetings.erase(s.meetings.begin() + (open - s.meetings.data()));
     perform(complete.offers);
+    // All who waited may continue.
     for (int i = 0; i < meeting.count; ++i) {
       if (complete.arrived[i / 64] & bit(i)) s.fibers[meeting.first + i].met = true;
     }
@@ -445,6 +463,7 @@ Barrier& arrive(int index, int threads, bool waits, const char* what, Site site)
   if (index < 0 || index >= kBarriers) fail(std::string(what) + ": barrier " + std::to_string(index), site);
   const bool whole = threads < 0;
   const int expected = whole ? static_cast<int>(s.fibers.size()) : threads;
+  // As the hardware wants it: whole warps, at most all of the block's.
   if (!whole && (expected <= 0 || expected % kWarp || expected > (static_cast<int>(s.fibers.size()) + 31) / 32 * 32))
     fail(std::string(what) + ": " + std::to_string(threads) + " threads, not a multiple of 32 up to the block's", site);
   Barrier& barrier = s.barriers[index];
@@ -465,6 +484,7 @@ Barrier& arrive(int index, int threads, bool waits, const char* what, Site site)
          site);
   }
   barrier.waiting += waits;
+  // The last arrival ends the phase. A phase that only had bar.arrive would let nobody through, which is a mistake.
   if (++barrier.arrived == barrier.expected) {
     if (barrier.waiting == 0) {
       fail(std::string(what) + ": barrier " + std::to_string(index) + " ends a phase for which nobody waited", site);
@@ -477,6 +497,7 @@ Barrier& arrive(int index, int threads, bool waits, const char* what, Site site)
 
 }  // namespace
 
+// Arrives and waits for the end of the phase.
 void barrier_sync(int index, int threads, Site site) {
   const char* what = threads < 0 ? "__syncthreads" : "bar.sync";
   if (left_out(what, site, index)) return;
@@ -487,12 +508,14 @@ void barrier_sync(int index, int threads, Site site) {
   wait_until([&] { return barrier.generation != generation; }, what, site);
 }
 
+// Arrives only.
 void barrier_arrive(int index, int threads, Site site) {
   if (!left_out("bar.arrive", site, index)) arrive(index, threads, false, "bar.arrive", site);
 }
 
 void later(std::function<void()> work) { state().pending.push_back(std::move(work)); }
 
+// The same memory for all threads and blocks of a launch.
 void* dynamic_shared_memory(size_t alignment, Site site) {
   State& s = state();
   if (s.shared.bytes() == 0) fail("shared_memory: the launch gave no dynamic shared memory", site);
@@ -509,6 +532,7 @@ int64_t shared_offset(const void* address) { return state().shared.offset(addres
 
 namespace codeshell::gpu {
 
+// There is one device, and tests choose how many multiprocessors it seems to have.
 int multiprocessors() { return host::options().multiprocessors; }
 
 OnDevice::OnDevice(int) {}

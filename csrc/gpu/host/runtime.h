@@ -75,7 +75,7 @@ struct Meeting {
 using Perform = void (*)(void* const* offers);
 void meet(const Meeting& meeting, const char* what, Perform perform, void* offer, Site site);
 
-// Of the running thread.
+// The running thread's number in its block, x fastest.
 int linear_thread();
 inline int lane() { return linear_thread() % kWarp; }
 

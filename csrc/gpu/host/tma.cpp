@@ -35,6 +35,7 @@ namespace {
 TensorShape shape_of(const TensorMap& map, size_t coordinates, const char* what, Site site) {
   TensorShape shape;
   std::memcpy(&shape, &map, sizeof shape);
+  // Other memory than a map hardly passes all rules.
   if (check_tensor_shape(shape)) fail(std::string(what) + ": not a tensor map", site);
   if (static_cast<size_t>(shape.rank) != coordinates)
     fail(std::string(what) + ": " + std::to_string(coordinates) + " coordinates for a map of rank " +
@@ -43,6 +44,7 @@ TensorShape shape_of(const TensorMap& map, size_t coordinates, const char* what,
   return shape;
 }
 
+// Elements of a box.
 uint32_t box_elements(const TensorShape& shape) {
   uint32_t count = 1;
   for (int i = 0; i < shape.rank; ++i) count *= shape.box[i];
@@ -111,7 +113,7 @@ struct Thread {
   std::vector<std::shared_ptr<Group>> committed;
 };
 
-// Of the block, by number; and its copies whose end is still to come.
+// The block's threads by their number, and how many of its copies are still to end.
 std::vector<Thread> threads;
 int loads_in_flight = 0;
 int stores_in_flight = 0;
@@ -175,6 +177,7 @@ void tma_store(const TensorMap& map, const void* source, std::initializer_list<i
   const std::vector<int> start(coordinates);
   const size_t size = element_bytes(shape.element);
   const auto* tile = static_cast<const char*>(source);
+  // Reads the whole tile at once; later it writes or adds the elements that lie inside the tensor.
   issue_store([=] {
     // From here on shared memory may be overwritten.
     std::vector<char> copy(tile, tile + box_elements(shape) * size);
@@ -198,12 +201,14 @@ void check_bulk(const void* shared, const void* global, uint32_t bytes, const ch
   check_aligned(global, 16, what, site);
   check_aligned(shared, 16, what, site);
   if (bytes == 0 || bytes % 16) fail(std::string(what) + ": " + std::to_string(bytes) + " bytes", site);
+  // First and last byte.
   if (!is_shared(shared) || !is_shared(static_cast<const char*>(shared) + bytes - 1))
     fail(std::string(what) + ": beyond the shared memory", site);
 }
 
 }  // namespace
 
+// Plain runs: the same two moments, without a map.
 void bulk_load(void* target, const void* source, uint32_t bytes, uint64_t* barrier, Site site) {
   check_bulk(target, source, bytes, "bulk_load", site);
   std::memset(target, 0xff, bytes);
@@ -226,11 +231,13 @@ void bulk_store(void* target, const void* source, uint32_t bytes, bool add, Site
         std::memcpy(to, copy.data(), bytes);
         return;
       }
+      // fp32 by fp32.
       for (uint32_t i = 0; i < bytes; i += 4) add_to<float>(to + i, copy.data() + i);
     };
   });
 }
 
+// Closes the running thread's open group.
 void bulk_commit(Site site) {
   if (left_out("bulk_commit", site)) return;
   Thread& thread = own();
@@ -244,6 +251,7 @@ void bulk_wait(int pending, bool read, Site site) {
   if (left_out(read ? "bulk_wait_read" : "bulk_wait", site)) return;
   const std::vector<std::shared_ptr<Group>> groups = own().committed;
   const auto done = [&] {
+    // All but the `pending` latest groups.
     for (size_t i = 0; i + static_cast<size_t>(pending) < groups.size(); ++i) {
       if (read ? groups[i]->reads : groups[i]->writes) return false;
     }

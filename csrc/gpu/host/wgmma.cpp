@@ -53,6 +53,7 @@ struct Warpgroup {
 // By the number of their first thread.
 std::map<int, std::shared_ptr<Warpgroup>> warpgroups;
 
+// The warpgroup whose first thread this is; made when it first appears.
 Warpgroup& warpgroup_of(int first) {
   auto& entry = warpgroups[first];
   if (!entry) entry = std::make_shared<Warpgroup>();
@@ -71,6 +72,7 @@ void meet_warpgroup(const char* what, Perform perform, Offer* offer, Site site) 
 int fragment_row(int thread, int i) { return 16 * (thread / 32) + thread % 32 / 4 + 8 * (i / 2 % 2); }
 int fragment_column(int thread, int i) { return 8 * (i / 4) + 2 * (thread % 4) + i % 2; }
 
+// A 16-bit operand as fp32.
 float widen(uint16_t bits, bool bf16) { return bf16 ? to_float(gpu::bf16{bits}) : to_float(fp16{bits}); }
 
 // The element (row of M or N, k) of an operand in shared memory, by the canonical layouts of the 128-byte swizzle.
@@ -115,13 +117,16 @@ void carry_out(const Operation& operation) {
   std::vector<float> a(kRows * kDepth), b(static_cast<size_t>(p.columns) * kDepth);
   if (operation.a_registers.empty()) {
     const Operand operand(p.a_descriptor, p.a_mn_major, p.bf16, operation.site);
+    // A: 64 x 16, from shared memory …
     for (int row = 0; row < kRows; ++row) {
       for (int k = 0; k < kDepth; ++k) a[row * kDepth + k] = operand.at(row, k);
     }
   } else {
+    // … or from the registers of all threads, two values in each.
     for (int thread = 0; thread < kThreads; ++thread) {
       for (int i = 0; i < 8; ++i) {  // half i % 2 of register i / 2
         const uint32_t word = operation.a_registers[thread * 4 + i / 2];
+        // The fragment of A has the layout of an accumulator of 16 columns.
         const int row = fragment_row(thread, i), k = fragment_column(thread, i);
         a[row * kDepth + k] = widen(static_cast<uint16_t>(word >> (16 * (i % 2))), p.bf16);
       }
@@ -161,6 +166,7 @@ struct Offer {
 
 // Issues a product for the 128 threads whose offers these are.
 void issue(void* const* offers) {
+  // What a thread offered.
   const auto at = [&](int thread) { return static_cast<const Offer*>(offers[thread]); };
   const Product& product = *at(0)->product;
   const Site site = *at(0)->site;
@@ -193,6 +199,7 @@ void issue(void* const* offers) {
     tile->values.resize(static_cast<size_t>(kRows) * product.columns);
     for (int thread = 0; thread < kThreads; ++thread) {
       for (int i = 0; i < product.columns / 2; ++i) {
+        // From the threads' fragments to rows and columns.
         tile->values[fragment_row(thread, i) * product.columns + fragment_column(thread, i)] = own[thread][i];
         own[thread][i] = std::numeric_limits<float>::quiet_NaN();
       }
@@ -204,6 +211,7 @@ void issue(void* const* offers) {
   // done it already; then the queue's next product is early, or there is none.
   operation->tile->last = ++group.issued;
   group.queue.push_back(operation);
+  // Shared, because the block may be over when the moment comes.
   const std::shared_ptr<Warpgroup> keep = warpgroups[at(0)->first];
   later([keep] {
     if (!keep->queue.empty()) carry_out_next(*keep);
@@ -231,6 +239,7 @@ void wgmma_commit(Site site) {
       "wgmma_commit",
       [](void* const* offers) {
         Warpgroup& group = warpgroup_of(*static_cast<int*>(offers[0]));
+        // The group ends with the last product issued; the next group needs a fence of its own.
         group.group_ends.push_back(group.issued);
         group.fenced = false;
       },
@@ -239,7 +248,7 @@ void wgmma_commit(Site site) {
 
 void wgmma_wait(int pending, Site site) {
   if (left_out("wgmma_wait", site, pending)) return;
-  // Of all threads of the warpgroup, as one call.
+  // The warpgroup waits as one: the last of its threads to come does it for all.
   struct Wait {
     int first;
     int pending;
@@ -258,6 +267,7 @@ void wgmma_wait(int pending, Site site) {
         group.group_ends.erase(group.group_ends.begin(), waited);
         // Tiles with products in later groups stay NaN.
         std::erase_if(group.tiles, [&](const std::shared_ptr<Tile>& tile) {
+          // A tile whose products are all done goes back to the threads.
           if (tile->last > end) return false;
           for (int thread = 0; thread < kThreads; ++thread) {
             for (int i = 0; i < tile->columns / 2; ++i) {
@@ -270,6 +280,7 @@ void wgmma_wait(int pending, Site site) {
       &wait, site);
 }
 
+// At a block's start; and what its end may not leave open.
 void reset_products() { warpgroups.clear(); }
 
 std::string unfinished_products() {
