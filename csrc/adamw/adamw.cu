@@ -205,6 +205,7 @@ struct Kernel {
       } else {
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
+          // Element by element: lane l has elements l, l + 32, … as far as they exist.
           const int at = i * 32 + lane;
           if (at >= left) continue;
           g.elements[i] = (gradient + tile)[at];
@@ -297,6 +298,7 @@ template <class P, class G, class M, bool master, bool stochastic>
 __global__ void __launch_bounds__(kThreads, 3) adamw(const StepArguments a) {
   if (a.settings.found_inf && *a.settings.found_inf != 0.0f) return;
   if (blockIdx.x < a.chunk_count) {
+    // The block's chunk and its tensor.
     const Chunk chunk = a.chunks[blockIdx.x];
     const Tensor tensor = a.tensors[chunk.tensor];
     // A tensor without a gradient stays as it is.

@@ -62,6 +62,7 @@ void prefetch(const Place& place, std::int64_t param, std::int64_t gradient, std
 
 Table::Table(const std::vector<std::int64_t>& sizes, const std::vector<std::int64_t>& streams) {
   tensors.resize(sizes.size());
+  // As if a full task came before, so that the first chunk begins one.
   std::int64_t elements = kTask;
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     tensors[i] = {};
@@ -82,6 +83,7 @@ void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int 
               const std::function<std::int64_t(std::int64_t first, std::int64_t last)>& read,
               const std::function<void()>& all_read) {
   if (settings.found_inf && *settings.found_inf != 0) return;
+  // The last entry of `tasks` is the end of the last one.
   const auto tasks = static_cast<std::int64_t>(table.tasks.size()) - 1,
              count = static_cast<std::int64_t>(table.tensors.size());
   Preparation preparation(settings);

@@ -7,6 +7,7 @@
 
 namespace codeshell::gpu {
 
+// Compiled into the extension: it needs no driver.
 bool cuda_built() { return true; }
 
 std::string cuda_architectures() { return CODESHELL_CUDA_ARCHITECTURES; }

@@ -5,6 +5,7 @@
 
 namespace codeshell::gpu {
 
+// Asked once per device, because a launch on the host should take little longer than cudaLaunchKernel.
 int multiprocessors() {
   constexpr int kDevices = 64;
   static int counts[kDevices];  // zero until asked; a race writes the same number twice

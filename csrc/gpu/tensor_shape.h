@@ -6,6 +6,7 @@
 
 namespace codeshell::gpu {
 
+// Bytes of an element.
 constexpr uint32_t element_bytes(Element element) { return element == Element::kFp32 ? 4 : 2; }
 
 // Null, or which rule the shape breaks.

@@ -332,6 +332,7 @@ bool packs_fit(const Arguments& a, int64_t width) {
     fit = fit && aligned(part.from) && aligned(part.to) && whole(part.from_batch) && whole(part.from_token) &&
           whole(part.from_head) && whole(part.to_batch) && whole(part.to_token) && whole(part.to_head);
   }
+  // Rows of the tables must start at multiples of 16 bytes.
   const int64_t table_width = a.table_type == Type::fp32 ? 4 : 8;
   for (const int64_t stride : {a.cos.batch_stride, a.cos.row_stride, a.sin.batch_stride, a.sin.row_stride})
     fit = fit && stride % table_width == 0;
@@ -354,6 +355,7 @@ gpu::Error launch_packs(const Arguments& a, gpu::Stream stream) {
     if (blocks > 0x7fffffff) return "more than 2^31 blocks";
     return gpu::launch(rotate<T, N>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, a, lanes, groups);
   }
+  // Two launches: sums by chunk, then over the chunks.
   const int64_t chunks = sum_chunks(tokens), columns = (a.heads * lanes + kThreads - 1) / kThreads;
   const gpu::Error error =
       gpu::launch(rotate_and_sum<T, N>, dim3(static_cast<unsigned>(chunks), static_cast<unsigned>(columns)),

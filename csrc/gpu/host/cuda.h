@@ -56,6 +56,7 @@ struct Exchange {
 // A shuffle: the last lane to come reads all values first, because results go to the same places.
 template <class T>
 T shuffle(unsigned int mask, const char* what, T value, int source, Site site) {
+  // What CUDA can shuffle.
   static_assert(std::is_trivially_copyable_v<T> && (sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 2));
   Exchange<T> mine{value, source};
   meet(
@@ -221,6 +222,7 @@ template <class T>
 T __ldcg(const T* address) {
   return *address;
 }
+// Stores with a cache operator.
 template <class T>
 void __stcs(T* address, std::type_identity_t<T> value) {
   *address = value;

@@ -58,7 +58,7 @@ std::string kernel_name(const void* kernel) {
   for (const char* prefix : {"void ", "codeshell::", "(anonymous namespace)::"}) {
     for (size_t at; (at = name.find(prefix)) != std::string::npos;) name.erase(at, std::string(prefix).size());
   }
-  // Cut the parameters off.
+  // Cut the parameters off: what follows the first parenthesis outside of template arguments.
   int depth = 0;  // template arguments may hold parentheses too: name<(Mode)0>
   for (size_t i = 0; i < name.size(); ++i) {
     if (name[i] == '<') ++depth;
