@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(kFinishThreads) finish(const __grid_constant__
   const bool values = fragment >= 2 * half;
   const int64_t unit = (static_cast<int64_t>(sequence.first_key_tile + tile) * sizes.kv_heads + head) * fragments;
   const float* first = sizes.partial + (unit + fragment) * kFragment;
-  // Of each, first the fragments of the first 64 keys, then those of the other 64.
+  // Fragments of dK, then of dV; in each, those of the first 64 keys come first.
   if (values) fragment -= 2 * half;
   const int row = tile * kBlockKeys + fragment / half * 64, column = fragment % half * 64;
   if (row >= sequence.keys) return;

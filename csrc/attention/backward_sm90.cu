@@ -126,7 +126,7 @@ struct Consumer {
   }
 
   // Where dS of a visit lies: two buffers in turn. While a consumer writes dS of one visit, the other may still read dS
-  // of the visit before for its dQ; it cannot be further behind, because kExchange comes once per visit.
+  // of the visit before for its dQ; it cannot lag further, because kExchange comes once per visit.
   __device__ __forceinline__ uint32_t score_offset(int index) const {
     return L::kScores + static_cast<uint32_t>(index & 1) * L::kScoreBytes;
   }

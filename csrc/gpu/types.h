@@ -13,7 +13,7 @@
 
 namespace codeshell::gpu {
 
-// By their bits, so that host compilers without such types have them too.
+// Each is its 16 bits, so that host compilers without such types have them too.
 struct bf16 {
   uint16_t bits;
 };

@@ -64,7 +64,7 @@ void SharedMemory::resize(size_t dynamic_bytes) {
     mprotect(guard_, guard_bytes_, PROT_NONE);
   }
   bytes_ = dynamic_bytes;
-  // As near to the guard as the size's own alignment allows: 1024 for swizzled tiles, 16 for what is no tile.
+  // As near to the guard as the size's own alignment allows: 1024 for swizzled tiles, 16 for other data.
   const size_t alignment = std::clamp<size_t>(dynamic_bytes & (~dynamic_bytes + 1), 16, 1024);
   // The end of the memory lies as near to the faulting page as it can, so that reads beyond it fault.
   data_ = guard_ - (dynamic_bytes + alignment - 1) / alignment * alignment;

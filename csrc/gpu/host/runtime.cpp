@@ -196,8 +196,8 @@ void run_pending() {
 }
 
 // How a block's warps are run, by the seed: fairly, each as far as it can or stopped at random after a step; or by
-// rank, so that over some seeds each runs as far ahead of the others as it can and each lags behind. Copies and
-// products under way are carried out now and then, at once, or when nothing else can run.
+// rank, so that over some seeds each runs as far ahead of the others as it can and each lags as far as it can. Copies
+// and products under way are carried out now and then, at once, or when nothing else can run.
 struct Order {
   bool ranked;
   uint32_t patience;
@@ -230,10 +230,10 @@ void run_warps() {
         run_pending();
         progress = true;
       }
-      // By rank the last candidate, else any of them.
+      // In ranked orders the last candidate, else any of them.
       const size_t pick = order.ranked ? candidates.size() - 1 : random_below(static_cast<uint32_t>(candidates.size()));
       const int warp = candidates[pick];
-      // By rank it runs until it is stalled; fairly it stops after a step in one of four cases.
+      // In ranked orders it runs until it is stalled; else it stops after a step in one of four cases.
       bool ran = false, stalled = false;
       do {
         stalled = !sweep(warp);
@@ -463,7 +463,7 @@ Barrier& arrive(int index, int threads, bool waits, const char* what, Site site)
   if (index < 0 || index >= kBarriers) fail(std::string(what) + ": barrier " + std::to_string(index), site);
   const bool whole = threads < 0;
   const int expected = whole ? static_cast<int>(s.fibers.size()) : threads;
-  // As the hardware wants it: whole warps, at most all of the block's.
+  // The hardware takes whole warps, at most all of the block's.
   if (!whole && (expected <= 0 || expected % kWarp || expected > (static_cast<int>(s.fibers.size()) + 31) / 32 * 32))
     fail(std::string(what) + ": " + std::to_string(threads) + " threads, not a multiple of 32 up to the block's", site);
   Barrier& barrier = s.barriers[index];

@@ -50,7 +50,7 @@ struct Warpgroup {
   bool fenced = false;  // a fence since the last commit
 };
 
-// By the number of their first thread.
+// Keyed by the number of their first thread.
 std::map<int, std::shared_ptr<Warpgroup>> warpgroups;
 
 // The warpgroup whose first thread this is; made when it first appears.
