@@ -243,7 +243,7 @@ def test_shingles_of_peers(corpus: list[str], shingles: str) -> None:
 
 
 def test_progress_and_an_interrupt(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can go on."""
+    """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can continue."""
     monkeypatch.setattr(texts, "PIECE_BYTES", 100_000)
     seen: list[int] = []
     expected = find_duplicates(corpus, progress=seen.append)
