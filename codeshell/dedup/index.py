@@ -153,7 +153,7 @@ class Index:
 
 @dataclass(frozen=True)
 class _SegmentPart:
-    """The documents of one shard for a segment: its `sign`, `sets` and `documents` files in a search, and flags (n,)."""
+    """The documents of one shard for a segment: its `sign`, `sets` and `documents` files in a search; flags (n,)."""
 
     sources: tuple[Path, Path, Path]
     kept: NDArray[np.bool_]

@@ -137,7 +137,7 @@ class SignedShards(NamedTuple):
     """(shards + 1,) the position of each shard's first document."""
 
     def partitions(self, name: str, begin: int, end: int) -> tuple[NDArray[Any], NDArray[np.uint32]]:
-        """The `keys` or `prints` of the partitions [begin, end) of all shards, and the position (k,) of each document."""
+        """The `keys` or `prints` of the partitions [begin, end) of all shards, and their documents' positions (k,)."""
         owner = {"keys": "key", "prints": "print"}[name]
         values: list[NDArray[Any]] = []
         positions: list[NDArray[np.uint32]] = []

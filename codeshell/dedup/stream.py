@@ -26,8 +26,8 @@ from codeshell.environment import thread_count
 MAX_BUCKET = 256
 """Kept documents that one band key leads to at most; later ones are not registered under it. So a licence header or a
 template that gives every document the same keys costs at most `bands * MAX_BUCKET` comparisons of sketches per
-document, instead of all pairs. The limit can cost recall, for pairs all of whose common keys are full, but never precision.
-`capped_keys` in `Deduper.counts` says how many keys were full (0 in ordinary source code)."""
+document, instead of all pairs. The limit can cost recall, for pairs all of whose common keys are full, but never
+precision. `capped_keys` in `Deduper.counts` says how many keys were full (0 in ordinary source code)."""
 
 
 class Deduper:
