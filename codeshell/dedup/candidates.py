@@ -86,12 +86,14 @@ def find_same(engine: Engine, corpus: Corpus) -> tuple[NDArray[np.uint32], NDArr
     Returns:
         The positions of the documents that are not the representative, ascending, and of their representatives.
     """
+    # Each task looks at one range of fingerprints.
     label, tasks = _range_tasks(corpus, "prints", "same", PRINT_BYTES, engine.workers)
     map_shards(engine, corpus.directory, label, same_range, tasks)
     # Equal fingerprints are in one partition, so every task's pairs are complete.
     pairs = [ArrayFile(task.output) for task in tasks]
     same = np.concatenate([np.empty(0, np.uint32), *(file.read("same") for file in pairs)])
     representative = np.concatenate([np.empty(0, np.uint32), *(file.read("representative") for file in pairs)])
+    # Tasks follow the fingerprints, not the positions. From here on only representatives take part.
     order = np.argsort(same)
     flags = np.ones(corpus.documents, np.bool_)
     flags[same] = False
@@ -101,6 +103,7 @@ def find_same(engine: Engine, corpus: Corpus) -> tuple[NDArray[np.uint32], NDArr
 
 def same_range(task: RangeTask) -> dict[str, Any]:
     """Find the equal fingerprints of some partitions."""
+    # (n, 2) and (n,): all fingerprints of these partitions, from every shard.
     prints, positions = task.corpus.signed.partitions("prints", task.begin, task.end)
     rank = task.corpus.load_rank()
     same, representative = equal_prints(prints, positions, positions if rank is None else rank[positions])
@@ -131,6 +134,7 @@ def find_edges(engine: Engine, corpus: Corpus) -> tuple[list[Path], dict[str, in
     # By bands, then the heavy documents by the join; with method="cpsjoin" all representatives are left to the join.
     counts: dict[str, int] = {}
     files: list[Path] = []
+    # Positions of all representatives, ascending.
     heavy = np.flatnonzero(np.load(corpus.representative, mmap_mode="r")).astype(np.uint32)
     if corpus.parameters.method == "bands":
         label, tasks = _range_tasks(corpus, "keys", "edges", KEY_BYTES, engine.workers)
@@ -138,6 +142,7 @@ def find_edges(engine: Engine, corpus: Corpus) -> tuple[list[Path], dict[str, in
             for name, value in statistics.items():
                 counts[name] = max(counts.get(name, 0), value) if name == LARGEST else counts.get(name, 0) + value
         files = [task.output for task in tasks]
+        # A document may be heavy in several groups, and is joined once.
         heavy = distinct(np.concatenate([ArrayFile(path).read("heavy") for path in files]))
     if len(heavy):
         joined = corpus.directory / "edges-join.bin"
@@ -153,6 +158,7 @@ LARGEST = "largest_group"
 def edges_range(task: RangeTask) -> dict[str, int]:
     """Write the edges of some partitions of the keys, and the `heavy` documents that are left to the join."""
     corpus = task.corpus
+    # (k,) each: all keys of these partitions. Equal keys are in one partition, so every group is whole.
     keys, positions = corpus.signed.partitions("keys", task.begin, task.end)
     parameters = corpus.parameters
     edges, heavy, counts = edges_by_keys(
@@ -207,6 +213,7 @@ def edges_by_join(
 
 def write_edges(output: Path, edges: NDArray[np.uint32], documents: int, heavy: NDArray[np.uint32]) -> None:
     """Write edges (m, 2), which may come in any order, and the documents `heavy` that are left to the join."""
+    # Sorted by later rank, so that a chunk of ranks is one range.
     packed = pack(edges)
     packed.sort()
     chunks = -(-documents // CHUNK)

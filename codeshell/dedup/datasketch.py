@@ -113,8 +113,10 @@ def minhash_sets(
     """
     arguments = _arguments(scheme, num_perm, seed, hash, given=True)
     workers = thread_count(threads)
+    # One array of signatures per chunk of sets.
     parts = []
     for array in _list_arrays(sets, pa.uint64() if hash == GIVEN else pa.large_binary()):
+        # Set i has the elements bounds[i]:bounds[i + 1] of the chunk's values.
         bounds = np.asarray(array.offsets, np.int64)
         if hash == GIVEN:
             values = np.asarray(array.values, np.uint64)
@@ -166,6 +168,7 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
         raise ValueError("sets: a single string; give a sequence of sets")
     try:
         if not isinstance(sets, pa.Array | pa.ChunkedArray):
+            # Python objects: all elements in one flat array, and bounds between the sets.
             members = [_members(one) for one in sets]
             bounds = np.zeros(len(members) + 1, np.int64)
             np.cumsum([len(one) for one in members], out=bounds[1:])
@@ -177,6 +180,7 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
     except (pa.ArrowException, TypeError, UnicodeEncodeError, OverflowError) as error:
         raise ValueError(f"sets: not sets of {'integers' if element == pa.uint64() else 'strings'} ({error})") from None
     for array in arrays:
+        # Arrow would give a null set no elements, and a null element no bytes; both are rather a mistake of the caller.
         if array.null_count or array.values.null_count:
             raise ValueError("sets: a set or an element is null")
     return arrays

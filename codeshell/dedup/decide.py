@@ -72,6 +72,7 @@ class WantedTask:
 
 def sets_shard(task: WantedTask) -> dict[str, Any]:
     """Write the shingle sets of the wanted documents of one shard."""
+    # (documents,) flags of this shard alone; the file is mapped, so nothing else is read.
     wanted = np.load(task.wanted, mmap_mode="r")[task.first : task.first + task.documents]
     # One entry per piece of text; an empty one first, so that a shard without wanted documents has arrays to join.
     values: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
@@ -99,6 +100,7 @@ def write_sets(
         sizes: (m,) the number of values of each.
         values: the values of all, in one array or in several that follow one another.
     """
+    # (m + 1,): a running sum of the sizes.
     bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     write_arrays(output, {"documents": documents.astype(np.uint32), "bounds": bounds, "values": values})
 
@@ -112,6 +114,7 @@ def wanted_texts(shard: Any, reader: Reader, wanted: NDArray[np.bool_]) -> Itera
     """
     if not wanted.any():
         return
+    # The reader yields the shard's documents in the order in which they were signed.
     first = 0
     for batch in reader(shard, frozenset({"text"})):
         rows = np.flatnonzero(wanted[first : first + len(batch.rows)])
@@ -232,10 +235,12 @@ def decide(
         order: (documents,) the position of every rank; None: they are the same.
         verify: computes the edges' Jaccard.
     """
+    # Both rules work in ranks.
     rule = _components if verify.parameters.cluster == "components" else _greedy
     later, kept, jaccard = rule(chunks, documents, verify.parameters.threshold, verify)
     if order is not None:  # from ranks to positions
         later, kept = order[later], order[kept]
+    # Callers look decisions up by position.
     by_position = np.argsort(later)
     return Decisions(later[by_position], kept[by_position], jaccard[by_position])
 
@@ -253,6 +258,7 @@ def _greedy(
         unverified = np.isnan(jaccard)
         # Unverified pairs count as equal texts (Jaccard 1), so the earliest kept document is named.
         later, kept, value = greedy.decide(edges, np.where(unverified, 1.0, jaccard), threshold)
+        # (k,) each, of the documents that this chunk drops.
         found.append((later, kept, np.full(len(value), np.nan) if unverified.any() else value))
     return tuple(np.concatenate(columns) for columns in zip(*found, strict=True))
 
@@ -290,5 +296,6 @@ def with_same(
     dropped = np.concatenate([decisions.dropped, same])
     names = np.concatenate([decisions.kept, kept[representative]])
     values = np.concatenate([decisions.jaccard, jaccard[representative]])
+    # Again ascending by position.
     order = np.argsort(dropped)
     return Decisions(dropped[order], names[order], values[order])

@@ -77,6 +77,7 @@ def _edges(
 ) -> list[NDArray[np.uint32]]:
     """The candidate edges, cut into decision chunks. `same`: positions of documents that are not representatives."""
     documents, bands = keys.shape
+    # Only representatives take part.
     flags = np.ones(documents, np.bool_)
     flags[same] = False
     heavy = np.flatnonzero(flags).astype(np.uint32)
@@ -92,6 +93,7 @@ def _edges(
         found.append(edges)
     # Packed edges sort by the later rank, so a chunk is a range of them.
     packed = distinct(pack(np.concatenate(found)))
+    # The places where a new chunk of later ranks begins.
     cuts = np.searchsorted(packed, np.arange(CHUNK, documents, CHUNK, dtype=np.uint64) << np.uint64(32))
     return [unpack(part) for part in np.split(packed, cuts)]
 
@@ -101,6 +103,7 @@ def _sets(pieces: list[TextBuffers], wanted: NDArray[np.bool_], parameters: Para
     values, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     first = 0
     for piece in pieces:
+        # The wanted texts of this piece, numbered within it.
         rows = np.flatnonzero(wanted[first : first + len(piece)])
         first += len(piece)
         # A run of wanted texts is contiguous in the buffer: a view of the offsets selects it without a copy.

@@ -68,6 +68,7 @@ class Index:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(f"{directory}: an index of format {found}, not {FORMAT}; make a new one with this version")
+        # Damage is found before anything is compared: a missing key, or a list where an object should be.
         try:
             made = {name: manifest["parameters"][name] for name in COMPARED}
             checks = [
@@ -119,6 +120,7 @@ class Index:
         # By position, prior documents too, whose flags nobody reads.
         dropped = np.zeros(int(found.firsts[-1]), np.bool_)
         dropped[found.decisions.dropped] = True
+        # One part per shard of the search; ~dropped[first:last] are its kept documents.
         parts = []
         for number in range(len(task.shards)):
             first, last = found.firsts[len(task.prior) + number : len(task.prior) + number + 2].tolist()
@@ -170,6 +172,7 @@ def _write_part(part: _SegmentPart) -> dict[str, Any]:
     # numbered anew: number[d] is the place of the kept document d among the kept ones.
     number = np.cumsum(part.kept) - 1
     arrays = {name: signed.read(name)[part.kept] for name in ("sketches", "shingles", "bytes", "rows")}
+    # Keys of kept documents, in the same order, with new numbers.
     documents = signed.read("key_documents")
     stays = part.kept[documents]
     flat = {"keys": signed.read("keys")[stays], "key_documents": number[documents[stays]].astype(np.uint32)}
@@ -184,6 +187,7 @@ def _write_part(part: _SegmentPart) -> dict[str, Any]:
     # Shingle sets. With an index every document has one, so flags of documents are flags of sets.
     bounds = sets.read("bounds")
     values = sets.read("values")
+    # One flag per value: is its document kept?
     inside = np.repeat(part.kept[sets.read("documents")], np.diff(bounds))
     write_sets(outputs[1], np.arange(int(part.kept.sum())), np.diff(bounds)[part.kept], values[inside])
 

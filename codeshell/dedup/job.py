@@ -80,13 +80,16 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
     Raises:
         UserError: bad input, an output directory of something else, an index that does not fit, a full disk.
     """
+    # Each step is a function below, in this order. What a step needs from the steps before it are its arguments.
     started = time.monotonic()
     plan = _plan(job)
     with _index_lock(job):
         index, asked, plan = _begin(job, plan, engine)
+        # A second process with the same -o would write the same files.
         with lock(job.output, "job.lock"):
             task = _search_task(job, plan, index)
             found = search(task, engine)  # signs, finds candidates, decides
+            # Files were found, but no text in them: the output directory is left as it was.
             if found.documents == 0:
                 _clear(job.output)
                 raise _nothing(job, plan.left_out | found.counts["left_out"])
@@ -119,6 +122,7 @@ def _index_lock(job: Job) -> Iterator[None]:
     if job.index is None or (job.write == "nothing" and not job.index.exists()):
         yield
         return
+    # Two runs may not add to one index at the same time: the second would not see the first one's documents.
     check_directory(job.index)  # before a lock is left in it
     with lock(make_directory(job.index), "index.lock"):
         yield
@@ -161,6 +165,7 @@ def _asked(job: Job, plan: Plan) -> dict[str, Any]:
 
 def _open_output(output: Path, asked: dict[str, Any]) -> bool:
     """Compare the output directory with the job: new or empty (False), or the same job, unfinished (True)."""
+    # `job.json` makes a directory this job's; without it, the directory must be empty.
     path = make_directory(output) / "job.json"
     if not path.exists():
         if any(output.iterdir()):
@@ -168,8 +173,10 @@ def _open_output(output: Path, asked: dict[str, Any]) -> bool:
         # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
         write_text(path, json.dumps(asked, indent=2, sort_keys=True) + "\n")
         return False
+    # `stats.json` is written last, so it tells a finished job from an unfinished one.
     if (output / "stats.json").exists():
         raise UserError(f"{output}: not empty, it holds a finished job; choose another -o")
+    # A resumed job uses the files of the old one, so everything that decides their content must be equal.
     old = read_json(path)
     if old != asked:
         names = ", ".join(name for name in asked if not isinstance(old, dict) or old.get(name) != asked[name])
@@ -219,6 +226,7 @@ def _write_duplicates(job: Job, outcome: Outcome) -> None:
     # A cluster is a kept document and all that were dropped for it.
     keepers, sizes = np.unique(decisions.kept, return_counts=True)
     with TableWriter(job.output / "duplicates.parquet", outputs.DUPLICATES) as writer:
+        # At least one (empty) table, so that the file exists without duplicates too.
         for start in range(0, max(1, len(decisions.dropped)), TABLE_ROWS):
             dropped, kept, jaccard = (column[start : start + TABLE_ROWS] for column in decisions)
             # Every document of these rows is looked up once, in ascending order, so that each shard's files are read
@@ -227,6 +235,7 @@ def _write_duplicates(job: Job, outcome: Outcome) -> None:
             columns = outcome.locate(positions)
             ids, shards, rows = (column.take(pa.array(back[: len(dropped)])) for column in columns)
             kept_ids, kept_shards, kept_rows = (column.take(pa.array(back[len(dropped) :])) for column in columns)
+            # `keepers` ascends, so each kept document is found by bisection; the cluster counts the kept document too.
             cluster = np.searchsorted(keepers, kept)
             writer.write(
                 pa.table(
@@ -270,6 +279,7 @@ def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
     work = outcome.task.directory
     for source in outcome.plan.sources:
         shards = outcome.plan.shards_of(source.number)
+        # The rows to leave out, ascending: shards of a source ascend by row, and so do documents within a shard.
         rows = [np.empty(0, np.int64)]
         for shard in shards:
             dropped = outcome.dropped(shard)
@@ -297,6 +307,7 @@ def _write_ids(job: Job, outcome: Outcome) -> None:
             ids = outcome.ids(shard)
             if ids is None:
                 continue
+            # Documents that do not take part (no text, say) have no id and are not listed.
             stays = np.ones(len(ids), np.bool_)
             stays[outcome.dropped(shard)] = False
             rows = outcome.rows(shard)[stays]

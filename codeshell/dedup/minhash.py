@@ -103,6 +103,7 @@ def minhash(
     check_parameters(bands=bands, rows=rows, ngram=ngram, shingles=shingles)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme: {scheme!r} is none of {', '.join(SCHEMES)}")
+    # From here on the arguments are sound; the two families of schemes have different defaults.
     count = thread_count(threads)
     if scheme != "codeshell":
         return datasketch.minhash_texts(
@@ -121,6 +122,7 @@ def minhash(
         raise ValueError(f"num_perm: {lanes!r} is not in 1..{MAX_LANES}")
     seed = SEED if seed is None else seed
     check_parameters(seed=seed)
+    # One array per piece: Arrow may hold the texts in several chunks.
     parts = [
         _C.dedup_minhash(piece.data, piece.offsets, ngram, lanes, seed, count, preset=shingles)
         for piece in text_buffers(texts)
@@ -155,8 +157,10 @@ def jaccard(text_a: str, text_b: str, *, ngram: int | None = None, shingles: str
     ngram = shingle_length(shingles, ngram)
     check_parameters(ngram=ngram, shingles=shingles)
     (piece,) = text_buffers([text_a, text_b])
+    # Set i is values[bounds[i]:bounds[i + 1]], distinct and ascending.
     values, bounds = _C.dedup_shingle_sets(piece.data, piece.offsets, ngram, preset=shingles)
     size_a, size_b = int(bounds[1]), int(bounds[2] - bounds[1])
+    # Two texts without shingles resemble each other only if they are equal.
     if not size_a and not size_b:
         return float(text_a == text_b)
     # Both sets lie in one array, so a value that both have occurs twice in it.

@@ -30,6 +30,7 @@ class Outcome:
 
     def dropped(self, shard: Shard) -> NDArray[np.int64]:
         """The dropped documents of a shard, ascending, numbered within it."""
+        # The prior parts come first.
         part = len(self.task.prior) + shard.number
         first, last = self.found.firsts[part : part + 2].tolist()
         # `dropped` ascends, so the documents of one part are one slice of it.
@@ -57,6 +58,7 @@ class Outcome:
 
     def repeated_ids(self) -> int:
         """How many documents have the id of an earlier one. Rows are told apart by their place, so this loses none."""
+        # Counted over all documents, kept or dropped.
         columns = [ids for shard in self.plan.shards if (ids := self.ids(shard)) is not None]
         together = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
         return len(together) - int(pc.count_distinct(together, mode="all").as_py())
@@ -64,6 +66,7 @@ class Outcome:
     def locate(self, positions: NDArray[np.uint32]) -> tuple[pa.Array, pa.Array, pa.Array]:
         """The id (string), source (int32) and row (int64) of each of the `positions`, which ascend. A document of an
         index has an id, but neither source nor row (null)."""
+        # One array per part that is touched, after an empty one that fixes the type.
         ids: list[pa.Array] = [pa.array([], pa.string())]
         sources: list[pa.Array] = [pa.array([], pa.int32())]
         rows: list[pa.Array] = [pa.array([], pa.int64())]
@@ -83,6 +86,7 @@ class Outcome:
 
     def _by_part(self, positions: NDArray[np.uint32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield (part, numbers within it) for every part that has some of the `positions`."""
+        # Positions ascend, so those of one part are one slice: cuts[p]:cuts[p + 1].
         cuts = np.searchsorted(positions, self.found.firsts)
         for part, first in enumerate(self.found.firsts[:-1].tolist()):
             inside = positions[cuts[part] : cuts[part + 1]].astype(np.int64) - first

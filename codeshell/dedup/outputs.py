@@ -77,6 +77,7 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
         metadata = file.metadata
         with pq.ParquetWriter(temporary, file.schema_arrow, **_settings(metadata)) as writer:
             for group in range(metadata.num_row_groups):
+                # A row group of the input is one of the output, unless it is too large to hold.
                 rows, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
                 held: list[pa.RecordBatch] = []
                 held_bytes = 0
@@ -84,6 +85,7 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
                 for batch in file.iter_batches(
                     max(1, rows * BATCH_BYTES // max(size, 1)), row_groups=[group], use_threads=False
                 ):
+                    # The rows of this batch that are dropped; `first` is the batch's first row in the file.
                     begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
                     held.extend(_runs(batch, drop_rows[begin:end] - first))
                     first += batch.num_rows
@@ -165,6 +167,8 @@ def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.i
     """Copy the files that stay. The folder gets its final name when all of them are there."""
     dropped = set(drop_rows.tolist())
     counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}
+    # A folder cannot be replaced in one step, so it is built under another name. A copy of a killed run is removed
+    # first.
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(output, ignore_errors=True)

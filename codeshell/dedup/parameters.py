@@ -103,6 +103,7 @@ class Parameters:
     def sure(self) -> int:
         """Equal bytes from which two documents surely resemble each other: two sigma above the mean at the threshold,
         and never more than all of them."""
+        # Mean and deviation of a binomial: every byte agrees with probability p, independently.
         p = _agreement(self.threshold)
         return min(self.lanes, math.ceil(self.lanes * p + 2 * math.sqrt(self.lanes * p * (1 - p))))
 
@@ -120,6 +121,7 @@ def _least(n: int, p: float) -> int:
     # Add up the probabilities P(X = 0), P(X = 1) and so on, in logarithms: the binomial coefficients overflow.
     below = 0.0  # P(X <= e)
     for e in range(n):
+        # log of n choose e.
         log_choose = math.lgamma(n + 1) - math.lgamma(e + 1) - math.lgamma(n - e + 1)
         below += math.exp(log_choose + e * log_p + (n - e) * log_q)
         if below > MISS:

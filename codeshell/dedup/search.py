@@ -138,6 +138,7 @@ def search(task: Search, engine: Engine) -> Found:
     sizes = [ArrayFile(segment.signed).shape("rows")[0] for segment in task.prior]
     prior = sum(sizes)
     sizes += [shard["documents"] for shard in statistics]
+    # (files + 1,): a running sum of the sizes.
     firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
     if firsts[-1] >= 1 << 32:
         raise UserError(f"{int(firsts[-1]):,} documents: one search takes fewer than 2^32; search parts with --index")
@@ -151,8 +152,10 @@ def search(task: Search, engine: Engine) -> Found:
         representative=task.directory / "representative.npy",
         memory=task.memory // (engine.workers + 1),
     )
+    # Positions (s,) of copies and of the documents that they copy.
     same, representative = find_same(engine, corpus)
     edges, counts = find_edges(engine, corpus)
+    # Edges are in ranks; files of texts and sets go by position, which `order` gives.
     chunks = Chunks(edges, corpus.documents, prior)
     order = inverse(corpus.load_rank())
     threads = min(engine.workers, thread_count(0))
@@ -162,6 +165,7 @@ def search(task: Search, engine: Engine) -> Found:
     sets = None
     if parameters.verify == "exact" or task.all_sets:
         wanted, count = named(chunks, corpus.documents, order)
+        # From 8 candidates per document on, sharper sketches cost less than reading and merging sets.
         if parameters.verify == "exact" and count > sharpen.EDGES * corpus.documents:
             bins = [task.directory / f"bins-{i:05d}.bin" for i in range(len(files))]
             tasks = _wanted_tasks(task, corpus, wanted, "wanted-bins.npy", bins)
@@ -171,11 +175,12 @@ def search(task: Search, engine: Engine) -> Found:
             counts |= {"sharpened_pairs": count, "sharpened_left": left}
         sets = _sets(task, engine, corpus, wanted)
 
-    # Verify the candidates and decide, in the keep order.
+    # Verify the candidates and decide, in the keep order. Only verify="signature" compares sketches once more.
     sketches = corpus.sketches() if parameters.verify == "signature" else None
     verify = Verifier(parameters, order, sets, sketches, threads)
     with Progress("decide", total=len(chunks), unit="chunks") as progress:
         decisions = decide(progress.over(chunks), corpus.documents, order, verify)
+    # Copies of a document share its fate.
     decisions = with_same(decisions, same, representative, corpus.documents)
 
     # Add up the counts of all steps.
@@ -195,6 +200,7 @@ def search(task: Search, engine: Engine) -> Found:
 
 def _sign(task: Search, engine: Engine) -> list[dict[str, Any]]:
     """Write the signatures of every shard; returns the counts of each."""
+    # Reading ids and order values costs time, so they are asked for only if something uses them.
     wanted = {"text"} | ({"id"} if task.ids else set())
     if task.parameters.order_column:
         wanted.add("order")
@@ -265,8 +271,10 @@ def _labels(task: Search, name: str) -> pa.ChunkedArray:
 
 def column_keys(values: pa.ChunkedArray, *, descending: bool) -> list[NDArray[Any]]:
     """Sort keys (documents,), the most important first. Documents without a value come last in either direction."""
+    # Arrow ranks no booleans.
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
+    # NaN has no place in an order, so it counts as missing.
     missing = pc.is_null(values, nan_is_null=True).to_numpy()
     ranks = _dense_rank(values)
     return [missing, -ranks if descending else ranks]

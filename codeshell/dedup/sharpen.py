@@ -46,6 +46,7 @@ SETS_VALUES = 1 << 22
 
 def bins_shard(task: WantedTask) -> dict[str, Any]:
     """Write the sketches of the wanted documents of one shard."""
+    # (documents,) flags of this shard alone.
     wanted = np.load(task.wanted, mmap_mode="r")[task.first : task.first + task.documents]
     parts: list[NDArray[np.uint8]] = [np.empty((0, BINS), np.uint8)]
     if task.sets is not None:  # a prior segment: its texts are not at hand, but its sets are
@@ -112,6 +113,7 @@ def sharpen(
     # Compare the sketches of every edge, and write those that are left, some millions at a time.
     for edges in chunks:
         for start in range(0, len(edges), FILE_EDGES):
+            # At most FILE_EDGES at once, which bounds the temporary arrays.
             some = edges[start : start + FILE_EDGES]
             positions = some if order is None else order[some]
             keep = _C.dedup_sharpen(sketches, shingles, number[positions], corpus.parameters.threshold, threads)

@@ -71,12 +71,14 @@ def sign_shard(task: SignTask) -> dict[str, Any]:
         if len(batch.rows) == 0:  # a batch of documents that are all left out
             continue
         for piece in text_buffers(batch.texts):
+            # One pass over the texts, in C++. Arrow may give a batch in several pieces.
             signed = sign(piece, task.parameters)
             lengths = np.diff(piece.offsets)
             named = signed._asdict() | {"bytes": lengths}
             for name, array in named.items():
                 parts.setdefault(name, []).append(array)
         parts.setdefault("rows", []).append(batch.rows)
+        # Labels go into a Parquet file: ids are strings, and order values have a type of their own.
         columns = {name: getattr(batch, column) for name, column in (("id", "ids"), ("order", "order"))}
         labels.append(pa.table({name: column for name, column in columns.items() if column is not None}))
     # Write the files only now, when all of the shard has been read: they are whole or absent.
@@ -116,12 +118,14 @@ def partitioned(keys: NDArray[np.uint64], prints: NDArray[np.uint64]) -> dict[st
     order, bounds = _by_partition(flat)
     arrays: dict[str, NDArray[Any]] = {"key_bounds": bounds, "keys": flat[order]}
     arrays["key_documents"] = document[order].astype(np.uint32)
+    # By the second half of the fingerprint; both halves are hashes, so either cuts evenly.
     order, bounds = _by_partition(prints[:, 1])
     return arrays | {"print_bounds": bounds, "prints": prints[order], "print_documents": order.astype(np.uint32)}
 
 
 def _by_partition(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The order (k,) that sorts keys by partition, and the bounds (4097,) of the partitions."""
+    # The highest 12 bits of the key.
     partition = (keys >> np.uint64(64 - PARTITION_BITS)).astype(np.uint16)
     bounds = np.zeros(PARTITIONS + 1, np.int64)
     np.cumsum(np.bincount(partition, minlength=PARTITIONS), out=bounds[1:])
@@ -141,6 +145,7 @@ class SignedShards(NamedTuple):
         owner = {"keys": "key", "prints": "print"}[name]
         values: list[NDArray[Any]] = []
         positions: list[NDArray[np.uint32]] = []
+        # Of every file only this range is read; numbers within the shard become positions.
         for path, first in zip(self.files, self.firsts[:-1].tolist(), strict=True):
             file = ArrayFile(path)
             bounds = file.read(f"{owner}_bounds")

@@ -140,6 +140,7 @@ class Deduper:
         """
         ids = pa.chunked_array(self._ids) if self._ids else pa.chunked_array([], pa.string())
         match, jaccard = self._decisions()
+        # The places of duplicates in the stream; `match` gives the places of the documents that they resemble.
         index = np.flatnonzero(match >= 0)
         kept_ids = ids.take(pa.array(match[index]))
         return pa.table({"id": ids.take(pa.array(index)), "kept_id": kept_ids, "jaccard": jaccard[index]})

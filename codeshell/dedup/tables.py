@@ -79,6 +79,7 @@ def deduplicate(data: Data, **settings: Any) -> Data:
     # An iterator can be read only once, but it is needed twice: to search and to select.
     source: Any = list(data) if isinstance(data, Iterator) else data
     found = find_duplicates(source, **settings)
+    # One flag per row.
     stays = np.ones(len(source), np.bool_)
     stays[found["index"].to_numpy()] = False
     # By type: Arrow, Hugging Face datasets, pandas, polars, and any other sequence as a list.
@@ -127,12 +128,14 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
         names = list(data.columns)
     else:
         return _chunked(data), None
+    # Both columns must exist, and only once: a frame may have two columns of one name.
     for argument, kind, name in (("column", "", column), ("keep_order", "column ", order)):
         if name is not None and names.count(name) != 1:
             have = f"more than one {name!r}" if name in names else f"no {kind}{name!r}"
             raise ValueError(f"{argument}: {have} in the data; it has {', '.join(map(str, names))}")
     # Take only the columns that are needed: Arrow may not be able to hold the others.
     wanted = list(dict.fromkeys(name for name in (column, order) if name is not None))
+    # By kind again: a dataset is read from its Arrow files, a frame through its Arrow stream.
     if dataset:
         table = data.select_columns(wanted).with_format("arrow")[:]
     elif isinstance(data, pa.Table):
