@@ -119,20 +119,34 @@ CODESHELL_AVX512 size_t scan_avx512(const uint8_t* one, const uint8_t* many, siz
   return found;
 }
 
+// A count of blocks is fixed only where the sketches have exactly that many: one more would read the next sketch.
 // 126 lanes, the default, are two blocks. AVX2 has 16 registers, so four blocks (eight vectors) would leave too few.
 size_t similar_avx2(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                     Match* out) {
-  if (lanes <= block) return scan_avx2<1>(one, many, count, width, lanes, least, out);
-  if (lanes <= 2 * block) return scan_avx2<2>(one, many, count, width, lanes, least, out);
-  return scan_avx2<0>(one, many, count, width, lanes, least, out);
+  switch ((lanes + block - 1) / block) {
+    case 1:
+      return scan_avx2<1>(one, many, count, width, lanes, least, out);
+    case 2:
+      return scan_avx2<2>(one, many, count, width, lanes, least, out);
+    default:
+      return scan_avx2<0>(one, many, count, width, lanes, least, out);
+  }
 }
 
 size_t similar_avx512(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                       Match* out) {
-  if (lanes <= block) return scan_avx512<1>(one, many, count, width, lanes, least, out);
-  if (lanes <= 2 * block) return scan_avx512<2>(one, many, count, width, lanes, least, out);
-  if (lanes <= 4 * block) return scan_avx512<4>(one, many, count, width, lanes, least, out);
-  return scan_avx512<0>(one, many, count, width, lanes, least, out);
+  switch ((lanes + block - 1) / block) {
+    case 1:
+      return scan_avx512<1>(one, many, count, width, lanes, least, out);
+    case 2:
+      return scan_avx512<2>(one, many, count, width, lanes, least, out);
+    case 3:
+      return scan_avx512<3>(one, many, count, width, lanes, least, out);
+    case 4:
+      return scan_avx512<4>(one, many, count, width, lanes, least, out);
+    default:
+      return scan_avx512<0>(one, many, count, width, lanes, least, out);
+  }
 }
 
 #elif defined(__aarch64__)
