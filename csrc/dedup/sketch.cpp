@@ -124,28 +124,20 @@ CODESHELL_AVX512 size_t scan_avx512(const uint8_t* one, const uint8_t* many, siz
 size_t similar_avx2(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                     Match* out) {
   switch ((lanes + block - 1) / block) {
-    case 1:
-      return scan_avx2<1>(one, many, count, width, lanes, least, out);
-    case 2:
-      return scan_avx2<2>(one, many, count, width, lanes, least, out);
-    default:
-      return scan_avx2<0>(one, many, count, width, lanes, least, out);
+    case 1: return scan_avx2<1>(one, many, count, width, lanes, least, out);
+    case 2: return scan_avx2<2>(one, many, count, width, lanes, least, out);
+    default: return scan_avx2<0>(one, many, count, width, lanes, least, out);
   }
 }
 
 size_t similar_avx512(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                       Match* out) {
   switch ((lanes + block - 1) / block) {
-    case 1:
-      return scan_avx512<1>(one, many, count, width, lanes, least, out);
-    case 2:
-      return scan_avx512<2>(one, many, count, width, lanes, least, out);
-    case 3:
-      return scan_avx512<3>(one, many, count, width, lanes, least, out);
-    case 4:
-      return scan_avx512<4>(one, many, count, width, lanes, least, out);
-    default:
-      return scan_avx512<0>(one, many, count, width, lanes, least, out);
+    case 1: return scan_avx512<1>(one, many, count, width, lanes, least, out);
+    case 2: return scan_avx512<2>(one, many, count, width, lanes, least, out);
+    case 3: return scan_avx512<3>(one, many, count, width, lanes, least, out);
+    case 4: return scan_avx512<4>(one, many, count, width, lanes, least, out);
+    default: return scan_avx512<0>(one, many, count, width, lanes, least, out);
   }
 }
 
