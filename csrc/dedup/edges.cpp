@@ -43,7 +43,7 @@ Decoded decode(const char* p) {
   return {0, 1};
 }
 
-// Kana, Han and Hangul: languages that write no space between words, so every character is a token.
+// Kana, Han and Hangul: each character is a token, because Chinese and Japanese write no spaces between words.
 bool stands_alone(uint32_t code) {
   return (code >= 0x3040 && code <= 0x30FF) || (code >= 0x3400 && code <= 0x4DBF) ||
          (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0xAC00 && code <= 0xD7AF) || (code >= 0xF900 && code <= 0xFAFF);

@@ -1,5 +1,5 @@
-// The two bijective mixers behind every hash of the deduper. They are part of the format: a stored signature is
-// readable only as long as these functions do not change.
+// The two bijective mixers that every hash of the deduper is made with. They are part of the format: a stored signature
+// is readable only as long as these functions do not change.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,7 @@ struct TokenBuffers {
   alignas(64) uint32_t starts[Tokenizer::max_tokens];
   alignas(64) uint32_t ends[Tokenizer::max_tokens];
   uint32_t longer[Tokenizer::max_tokens];                  // which tokens have more than 16 bytes
-  alignas(64) char last[chunk_size + slack + edge_block];  // a text's last chunk, with zeros behind it
+  alignas(64) char last[chunk_size + slack + edge_block];  // a text's last chunk, with zeros after it
 };
 
 namespace {

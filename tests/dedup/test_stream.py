@@ -413,7 +413,7 @@ def test_bad_calls() -> None:
         with pytest.raises(ValueError, match="ids: not all of one type"):
             deduper.add(ids, ["x", "y"])  # type: ignore[arg-type]
     deduper.add([], [])  # of no type yet
-    deduper.add(["a"], ["one two three four five six"])  # what failed has left nothing behind
+    deduper.add(["a"], ["one two three four five six"])  # what failed has left nothing
     with pytest.raises(ValueError, match="type int64"):
         deduper.add([1], ["x"])
     deduper.add(["b"], ["one two three four five six"])
