@@ -80,7 +80,7 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
     Raises:
         UserError: bad input, an output directory of something else, an index that does not fit, a full disk.
     """
-    # Each step is a function below, in this order. What a step needs from the steps before it are its arguments.
+    # Each step is a function below, in this order. It gets what it needs from the earlier steps as arguments.
     started = time.monotonic()
     plan = _plan(job)
     with _index_lock(job):

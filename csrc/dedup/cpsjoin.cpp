@@ -27,21 +27,20 @@ namespace codeshell::dedup {
 
 namespace {
 
-constexpr double copies = 4;            // of each document that a level of a tree may hold
+constexpr double copies = 4;            // a level of a tree holds at most so many copies per document
 constexpr size_t sample_size = 32;      // 496 comparisons per set, fewer than 2 per document at limit 250
 constexpr size_t dense_share = 4;       // a cluster is at least 1 / 4 of the sample
-constexpr unsigned most_clusters = 16;  // of one set
-constexpr unsigned lane_tries = 16;     // for a lane that varies
-constexpr double most_lanes = 65536;    // of a split: what a tiny threshold asks for has no end
-constexpr size_t values = 256;          // of a byte
+constexpr unsigned most_clusters = 16;  // clusters taken out of one set
+constexpr unsigned lane_tries = 16;     // tries per set to find lanes that vary
+constexpr double most_lanes = 65536;    // a bound for 1 / threshold, which a tiny threshold makes huge
+constexpr size_t values = 256;          // values of a byte
 constexpr size_t scan_block = 512;      // sketches compared with the centre of a cluster at once
 
 // The documents in the order of rank; from here on this order numbers them.
 struct Corpus {
   Corpus(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count, size_t lanes)
       : count(count), width(sketches.width()), ranks(count) {
-    // Sort by rank: rank << 32 | position. If that is the order in which the sketches lie in memory, they are used in
-    // place.
+    // Sort by rank: rank << 32 | position. `identity`: the sketches lie in memory in this order already.
     const auto position = [&](size_t i) { return positions ? positions[i] : static_cast<uint32_t>(i); };
     std::vector<uint64_t> order(count);
     bool identity = count == sketches.count() && sketches.data();
@@ -54,7 +53,7 @@ struct Corpus {
       ranks[i] = static_cast<uint32_t>(order[i] >> 32);
       if (i && ranks[i] == ranks[i - 1]) throw std::invalid_argument("rank: has equal places");
     }
-    // Otherwise copy them in rank order.
+    // Use the sketches in place, or copy them in rank order.
     rows = sketches.data();
     if (!identity) {
       owned = aligned_bytes(count * width);

@@ -233,8 +233,8 @@ class Grouper {
       best.offer(matches_[m].index, matches_[m].equal, sure);
     }
     best.each([&](uint32_t leader, uint32_t) { edges.push_back(make_edge(self, leaders_[leader])); });
-    // No leader surely resembles it: the join (cpsjoin.h) will look at it. The invariant of a leader is that no earlier
-    // leader absorbed it; so leaders are the distinct templates of the group.
+    // If no leader surely resembles it, the join (cpsjoin.h) will look at it, and it becomes a leader. Invariant: no
+    // leader was absorbed by an earlier one, so leaders stand for the different templates of the group.
     if (absorbed) return;
     heavy.push_back(static_cast<uint32_t>(self));
     if (leaders_.size() == options_.leaders) return;

@@ -1,3 +1,7 @@
+// From a text to its row in every result, in one pass. What the variables hold:
+//   shingles   some 64-bit shingle hashes, in order and with repetitions: a chunk, or all of the text
+//   minima_    (padded lanes,) uint32, lowered by every chunk; only the first `lanes` count
+//   sums       the numbers that the fingerprint is made of, added up over the chunks
 #include "dedup/sign.h"
 
 #include <algorithm>
