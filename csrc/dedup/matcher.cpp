@@ -1,5 +1,5 @@
 // Two hash tables and a list: known_ by fingerprint, buckets_ by band key, and kept_ with the sets and sketches of kept
-// documents. Nothing is ever removed, so entries are addressed by number, and growing a table moves only numbers.
+// documents. Nothing is ever removed, so documents are addressed by number, and growing a table moves none of them.
 #include "dedup/matcher.h"
 
 #include <algorithm>
