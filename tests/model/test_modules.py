@@ -10,7 +10,7 @@ import torch
 from helpers.tiny_models import SHAPE, tiny_model, tokens
 
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM, KVCache
-from codeshell.model.modules import RotaryTables
+from codeshell.model.rotary import RotaryTables
 from codeshell.model.precision import autocast, resolve
 
 
