@@ -30,7 +30,7 @@ from codeshell.model.config import CodeShellConfig
 _IGNORED = re.compile(
     r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
 )
-"""Buffers of the released class and its ancestors; all are functions of the config."""
+"""Buffers of the released class and its ancestors. All are functions of the config, so they are not read."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
@@ -43,7 +43,7 @@ _STARCODER2 = {
     ".attn.c_proj.": ".self_attn.o_proj.",
     "transformer.h.": "model.layers.",
 }
-"""Parts of our names and Starcoder2's for the tensors that are the same; `c_attn` is split in three there."""
+"""Parts of our names, and Starcoder2's for the same tensors. There, `c_attn` is split in three."""
 
 
 def read_config(directory: str | Path) -> CodeShellConfig:
@@ -132,6 +132,7 @@ def save(
     directory = make_directory(directory)
     fields = config.to_dict() if layout == "codeshell" else config.to_starcoder2_dict()
     fields["torch_dtype"] = str(tensors[_EMBEDDING].dtype).removeprefix("torch.")
+    # Names of the layout. Ours has a tied embedding under the head's name, at the end.
     tensors = dict(_to_starcoder2(tensors, config) if layout == "starcoder2" else tensors)
     if layout == "codeshell" and config.tie_word_embeddings:
         tensors[_HEAD] = tensors.pop(_EMBEDDING)
@@ -140,6 +141,7 @@ def save(
     shards = _shards(tensors, max_shard_bytes)
     names = _shard_names(len(shards))
     for name, shard in zip(names, shards, strict=True):
+        # safetensors stores plain memory: on the CPU, without strides.
         with atomic_path(directory / name) as temporary:
             contents = {key: tensor.cpu().contiguous() for key, tensor in shard.items()}
             save_file(contents, temporary, metadata={"format": "pt"})
@@ -161,6 +163,7 @@ def save(
 
 def _weight_files(directory: Path) -> list[Path]:
     """The files to read: those of an index, else the single file; safetensors before `.bin`."""
+    # safetensors first where both are there, because nothing in it can run.
     for name in _WEIGHTS:
         index = directory / f"{name}.index.json"
         if index.is_file():
@@ -174,6 +177,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     """The shards that an index names, each a plain file beside it."""
+    # Only the file names are used: which tensors a file holds, the file itself says.
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
@@ -198,12 +202,13 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
             return load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a readable safetensors file ({_line(error)}); download it again") from None
+    # A `.bin` is a pickle, which can hold code; the restricted unpickler builds tensors and containers, nothing else.
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{file}: holds more than tensors, and unpickling it could run its author's code; "
-            "convert it to safetensors where you trust it"
+            "if you trust it, convert it to safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{file}: not a readable PyTorch file ({_line(error)}); download it again") from None
@@ -228,6 +233,7 @@ def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], fi
             f"{file}: tensor {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(shapes[name])}; "
             "use the config.json that belongs to these weights"
         )
+    # Quantised weights are integers, whose scales are in tensors of their own.
     if not tensor.dtype.is_floating_point:
         raise UserError(
             f"{file}: tensor {name} is {tensor.dtype}; quantised checkpoints are not supported, take the bf16 one"
@@ -236,6 +242,7 @@ def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], fi
 
 def _tie(weights: dict[str, torch.Tensor], origin: Mapping[str, Path]) -> None:
     """Give head and embedding the same tensor, whichever of the two the files hold."""
+    # Some files hold both; that is accepted if they are equal, because then nothing is lost.
     embedding, head = weights.get(_EMBEDDING), weights.get(_HEAD)
     if embedding is not None and head is not None and not torch.equal(embedding, head):
         raise UserError(
@@ -259,6 +266,7 @@ def _check_complete(
             f"{directory}: tensor {missing[0]} {tuple(shapes[missing[0]])} is in none of its weight files "
             f"({len(missing)} missing in all); the download is incomplete or config.json is another model's"
         )
+    # One dtype, because a linear layer does not multiply two.
     dtypes = sorted({str(tensor.dtype) for tensor in weights.values()})
     if len(dtypes) > 1:
         raise UserError(

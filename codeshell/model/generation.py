@@ -105,10 +105,12 @@ def generate(
         raise ValueError(f"seed has {len(seed)} entries for {batch} rows; give one number or one for each row")
     # What each row's draws are hashed from, beside the step.
     seeds = [(seed, row) if isinstance(seed, int) else (seed[row], 0) for row in range(batch)]
+    # Real tokens of the longest prompt; padding takes up no positions.
     longest = input_ids.shape[1] if attention_mask is None else int(attention_mask.bool().sum(1).max())
     limit = model.config.max_length
     if longest >= limit:
         raise ValueError(f"input_ids: a prompt of {longest} tokens leaves no room in {limit} positions; shorten it")
+    # The embedding's padding rows have logits like all others, and must not be chosen.
     used = n_vocab_used or model.config.n_vocab_used or model.config.vocab_size
     outputs: list[list[int]] = [[] for _ in range(batch)]
     if max_new_tokens == 0:
@@ -179,6 +181,7 @@ def sample(scores: torch.Tensor, temperature: float, top_k: int, top_p: float, d
 
 def _uniform(seed: int, row: int, step: int) -> float:
     """Uniform in [0, 1) with 53 bits, from a hash."""
+    # The upper 53 of 64 bits: each value is a double of its own, and 1.0 is never reached.
     digest = hashlib.blake2b(f"generate {seed} {row} {step}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
@@ -203,6 +206,7 @@ def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, bud
     room = budget - 3  # without the three special tokens
     if room < 1:
         raise ValueError(f"budget is {budget} tokens; filling in the middle needs at least 4")
+    # The suffix keeps a quarter of the room, or all that the prefix leaves; the prefix gets the rest, from its end.
     if len(before) + len(after) > room:
         after = after[: max(room // 4, room - len(before))]
         before = before[max(0, len(before) - (room - len(after))) :]
@@ -281,6 +285,8 @@ def complete_batch(
         tail = texts[row][-(len(new) + reach) :]
         return any(needle in tail for needle in needles)
 
+    # What `generate` returns is not needed: `ended` has seen every token. Any special token ends a completion, because
+    # what follows would be another document.
     generate(
         model,
         torch.tensor(rows, device=model.device),
@@ -299,5 +305,6 @@ def complete_batch(
 
 def _cut(text: bytes, needles: Sequence[bytes]) -> bytes:
     """The text up to the first stop string."""
+    # The token that completes a stop string may go beyond it, and stop strings may overlap: the earliest one counts.
     found = [at for at in (text.find(needle) for needle in needles) if at >= 0]
     return text[: min(found)] if found else text

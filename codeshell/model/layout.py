@@ -67,6 +67,7 @@ class Arranged:
     def last_tokens(self) -> torch.Tensor:
         """(B,) indices into the T tokens: the last of each row that is not padding."""
         batch, seq = self.shape
+        # Without padding a row's last token is in its last column.
         if self.real is None:
             return torch.arange(1, batch + 1, device=self.tokens.device) * seq - 1
         # Tokens per row, summed up: a row's last token stands just before the next row begins.

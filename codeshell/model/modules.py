@@ -64,6 +64,7 @@ class CodeShellAttention(nn.Module):
             mixed = self._mix_folded(x, sequences)
         else:
             mixed = self._mix(x, sequences)
+        # The heads side by side again, (T, D).
         projected = ops.linear(mixed.reshape(x.shape[0], -1), self.c_proj.weight, self.c_proj.bias)
         out: torch.Tensor = self.resid_dropout(projected)
         return out
@@ -150,6 +151,7 @@ class CodeShellAttention(nn.Module):
 
 
 def _decodes_in_one_launch(x: torch.Tensor) -> bool:
+    """Whether `decode_attention` rotates and writes in the launch that attends. (A test replaces this function.)"""
     return not x.is_cpu
 
 
@@ -163,6 +165,7 @@ class CodeShellMLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # (T, 4 D), unless the config says another width.
         inner = ops.gelu(ops.linear(x, self.c_fc.weight, self.c_fc.bias))
         out: torch.Tensor = self.dropout(ops.linear(inner, self.c_proj.weight, self.c_proj.bias))
         return out
@@ -179,6 +182,7 @@ class CodeShellBlock(nn.Module):
         self.mlp = CodeShellMLP(config)
 
     def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        # Pre-norm: the branches read a normalised copy, and the stream itself is only ever added to.
         x = x + self.attn(self.ln_1(x), sequences)
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -217,6 +221,7 @@ class CodeShellForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.rotary = RotaryTables(config)
+        # On the meta device there is nothing to draw; `from_pretrained` fills the model.
         if not self.transformer.wte.weight.is_meta:
             self.reset_parameters()
 
@@ -311,6 +316,7 @@ class CodeShellForCausalLM(nn.Module):
             # Head and cross entropy in one operation, which never holds all (T, V) logits.
             loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
         logits = None
+        # For a prompt (B, V) of the (T, V) logits are enough.
         if return_logits == "last":
             logits = ops.linear(hidden[arranged.last_tokens()], self.lm_head.weight).unsqueeze(1)
         elif return_logits or (return_logits is None and loss is None):

@@ -10,8 +10,8 @@ import torch
 from helpers.tiny_models import SHAPE, tiny_model, tokens
 
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM, KVCache
-from codeshell.model.rotary import RotaryTables
 from codeshell.model.precision import autocast, resolve
+from codeshell.model.rotary import RotaryTables
 
 
 @pytest.fixture(scope="module")

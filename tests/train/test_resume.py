@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, tmp_path, unbro
         harm(directory / "train" / "checkpoints" / "step-000024")
         assert run(tiny(directory)[0], directory, None) == unbroken[1]
         error = capsys.readouterr().err
-        assert "step-000024 is damaged" in error and "going on from" in error and "step-000020" in error
+        assert "step-000024 is damaged" in error and "resuming from" in error and "step-000020" in error
         assert result_of(directory) == result_of(unbroken[0])
 
 

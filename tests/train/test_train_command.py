@@ -60,6 +60,6 @@ def test_sigterm_ends_with_143_and_a_line_how_to_go_on(prepared):
     os.kill(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "run the same command again to go on" in error
+    assert "run the same command again to resume" in error
     assert "Traceback" not in error
     assert len(list((directory / "train" / "checkpoints").glob("step-*"))) == 1
