@@ -117,7 +117,7 @@ def test_another_version_is_refused_and_all_damaged_is_said(half, tiny):
     state = root / "step-000012" / "state.json"
     whole = state.read_text()
     state.write_text(json.dumps(json.loads(whole) | {"format": 99}))
-    with pytest.raises(UserError, match=r"checkpoint of format 99, this codeshell reads 1"):
+    with pytest.raises(UserError, match=r"the checkpoint has format 99, this codeshell reads format 1"):
         run(tiny(half)[0], half, None)
     state.write_text("")
     (root / "step-000008" / "model.safetensors").unlink()
