@@ -7,7 +7,10 @@ Grouped queries shrink only the K and V projections. The embedding look-up is fr
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from codeshell.model import CodeShellConfig
 
 CONVENTION = "6 N_matmul + 12 L d T per token: full attention, N without the embedding look-up, tied head once"
 """Printed beside every MFU; figures under other conventions differ by up to 15 % at 7 B and 8192 tokens."""
@@ -28,24 +31,7 @@ PEAKS = {
 """Dense bf16 FLOP/s from NVIDIA's data sheets, by a part of the device's name. The first name that fits counts."""
 
 
-class Shape(Protocol):
-    """The fields of a `CodeShellConfig` that decide its FLOPs."""
-
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def n_embd(self) -> int: ...
-    @property
-    def n_head(self) -> int: ...
-    @property
-    def num_query_groups(self) -> int: ...
-    @property
-    def inner_size(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-
-
-def matmul_weights(config: Shape) -> int:
+def matmul_weights(config: CodeShellConfig) -> int:
     """Weights that take part in a matrix product, the tied head included."""
     d = config.n_embd
     kv = d // config.n_head * config.num_query_groups  # width of K, and of V
@@ -54,7 +40,7 @@ def matmul_weights(config: Shape) -> int:
     return config.n_layer * block + config.vocab_size * d
 
 
-def flops_per_token(config: Shape, context: int, *, causal: bool = False) -> int:
+def flops_per_token(config: CodeShellConfig, context: int, *, causal: bool = False) -> int:
     """FLOPs of forward and backward for one token in sequences of `context` tokens.
 
     Args:

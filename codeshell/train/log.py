@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -56,20 +57,20 @@ def truncate(path: Path, step: int) -> None:
     """Keep the lines up to `step`. Lines after it, and one that a kill cut short, will be written again."""
     if not path.exists():
         return
-    # Lines are in the order of their steps, so reading ends at the first that is not kept.
-    kept = []
+    # Lines are in the order of their steps: what follows the first that is not kept is from the run that was stopped.
     with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            # Cut short without its line break, or of a later step: all that follows is from the run that was stopped.
-            if not text.endswith("\n") or not isinstance(line, dict) or line.get("step", step + 1) > step:
-                break
-            kept.append(text)
+        kept = list(itertools.takewhile(lambda text: _is_kept(text, step), file))
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _is_kept(text: str, step: int) -> bool:
+    """Whether a line is whole, its line break included, and of a step up to `step`."""
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return text.endswith("\n") and isinstance(line, dict) and bool(line.get("step", step + 1) <= step)
 
 
 def _writer(directory: Path, step: int) -> Any:
