@@ -23,7 +23,6 @@ from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
 from codeshell.train.train_run import build
-from codeshell.train.validate import Validation
 
 CPU = torch.device("cpu")
 
@@ -209,45 +208,6 @@ def test_too_many_skips_in_a_row_stop(tiny, monkeypatch):
         UserError, match=r"3 updates in a row were skipped, the last at step 7 .*step-000007; .*train\.lr"
     ):
         run(recipe, directory, None)
-
-
-def test_validation_is_bits_for_the_bytes_predicted(tiny, tokenizer, memory_corpus):
-    """Against one document at a time, without packing, padding or micro-batches."""
-    recipe, _ = tiny(dropout=0.0)
-    model = build(recipe, tokenizer, CPU)[0].eval()
-    held_out = ["def v(x):\n    return x\n", "", "y", "é = 1\nret = 2\n"]
-    corpus = memory_corpus(held_out)
-    validation = Validation(corpus, tokenizer, limit=10_000, isolated=True)
-    nats, count, size = 0.0, 0, 0
-    for text in held_out:
-        ids = [*tokenizer.encode(text), tokenizer.eot] if text else []
-        if not ids:
-            continue
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].float()
-        nats += float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="sum"))
-        count += len(ids) - 1
-        size += len(tokenizer.decode_bytes(ids[1:]))
-    # The stream ends with an end of text; as the last of all it still is a target.
-    for micro in (32, 1000):
-        score = validation.score(model, context=64, micro_tokens=micro, precision="fp32")
-        assert score.loss == pytest.approx(nats / count, rel=1e-5)
-        assert score.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
-
-
-def test_validation_predicts_the_same_tokens_at_every_context_and_keeps_to_its_limit(tokenizer, memory_corpus, tiny):
-    corpus = memory_corpus(["abcdefgh" * 9, "x = 1\n" * 9])
-    model = build(tiny()[0], tokenizer, CPU)[0]
-    model.train()
-    limited = Validation(corpus, tokenizer, limit=50, isolated=True)
-    assert len(limited.batch.inputs) == 50
-    before = limited.n_bytes
-    scores = {limited.score(model, context=c, micro_tokens=0, precision="fp32").loss for c in (16, 64)}
-    assert len(scores) == 2 and limited.n_bytes == before
-    assert limited.score(model, context=16, micro_tokens=16, precision="fp32").loss in [
-        pytest.approx(s) for s in scores
-    ]
-    assert model.training  # Set back, or dropout would be off from here.
 
 
 def test_without_validation_documents_there_is_one_line(tiny, tokenizer, tmp_path, capsys):

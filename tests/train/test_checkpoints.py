@@ -16,7 +16,6 @@ from helpers.tiny_run import texts, tiny_recipe, write_run
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree
 from codeshell.train import checkpoints, run
-from codeshell.train.log import truncate
 
 
 @pytest.fixture(scope="module")
@@ -173,19 +172,3 @@ def test_half_written_directories_are_swept_and_never_read(half, tiny):
     assert steps(half) == [8, 12]
     run(tiny(half)[0], half, None)
     assert not list(root.glob("*.partial"))
-
-
-def test_log_is_cut_behind_the_step_and_at_a_broken_line(tmp_path):
-    log = tmp_path / "log.jsonl"
-    lines = [json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3, 4)]
-    log.write_text("".join(lines))
-    truncate(log, 3)
-    assert log.read_text() == "".join(lines[:3])
-    log.write_text("".join(lines[:2]) + '{"kind": "train", "st')
-    truncate(log, 9)
-    assert log.read_text() == "".join(lines[:2])
-    log.write_text("".join(lines[:2]) + lines[2].rstrip("\n"))
-    truncate(log, 9)
-    assert log.read_text() == "".join(lines[:2])
-    truncate(log, 0)
-    assert log.read_text() == ""
