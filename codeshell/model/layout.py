@@ -125,7 +125,7 @@ def arrange(
         cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
         max_seqlen, shape = longest, None
     elif cu_seqlens is not None:
-        # Documents, which may begin and end anywhere within a row and go on in the next one.
+        # Documents, which may begin and end anywhere within a row and continue in the next one.
         places, longest = _document_places(cu_seqlens, max_seqlen, batch * seq)
         max_seqlen, shape = longest, None
         if labels is not None and targets is not None:

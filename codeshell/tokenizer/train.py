@@ -162,7 +162,6 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         statistics: dict[str, Any] = {
             "vocab_size": tokenizer.vocab_size,
             "base_vocab_size": tokenizer.base_vocab_size,
-            # What was asked for; learning ends earlier if no pair occurs twice.
             "asked_vocab_size": tokenizer.base_vocab_size if settings.path else settings.vocab_size,
             "missing_bytes": len(tokenizer.missing_bytes),
             "hash": tokenizer.hash,

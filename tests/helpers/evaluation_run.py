@@ -11,8 +11,14 @@ from codeshell.engine.files import write_text
 from codeshell.evaluate.corpus import Document
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.recipe import Evaluate, Model, Phase, Recipe, Train
+from codeshell.tokenizer import Tokenizer
+from helpers import tiny_run
 from helpers.evaluation_fakes import document, write_documents
-from helpers.tiny_run import byte_tokenizer
+
+
+def byte_tokenizer() -> Tokenizer:
+    """The 256 bytes and the special tokens after them: every byte is a token."""
+    return tiny_run.byte_tokenizer(merges=())
 
 
 def tiny_model(seed: int) -> CodeShellForCausalLM:
@@ -61,7 +67,7 @@ def make_run(root: Path, held_out: list[Document] = HELD_OUT) -> Path:
     write_documents(root / "curated" / "test-00000.parquet", held_out[:half])
     write_documents(root / "curated" / "test-00001.parquet", held_out[half:])
     for directory in (root / "tokenizer", root / "model"):
-        byte_tokenizer(merges=()).save(directory)
+        byte_tokenizer().save(directory)
     tiny_model(1).save_pretrained(root / "model")
     tiny_model(2).save_pretrained(root / "train" / "checkpoints" / "step-000008")
     write_text(root / "recipe.toml", recipe.to_toml(RECIPE))

@@ -7,7 +7,7 @@ import json
 from codeshell.train.log import truncate
 
 
-def test_log_is_cut_behind_the_step_and_at_a_broken_line(tmp_path):
+def test_log_is_cut_after_the_step_and_at_a_broken_line(tmp_path):
     log = tmp_path / "log.jsonl"
     lines = [json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3, 4)]
     log.write_text("".join(lines))

@@ -192,7 +192,7 @@ def test_a_spike_is_skipped_or_taken_as_the_recipe_says(tiny, tmp_path, monkeypa
         assert log_of(directory)[11]["skipped"] == ("spike" if skipped else None)
 
 
-def test_stop_policy_saves_and_the_next_run_goes_on_behind_it(tiny, monkeypatch):
+def test_stop_policy_saves_and_the_next_run_resumes_after_it(tiny, monkeypatch):
     recipe, directory = tiny(spike_policy="stop")
     poison(monkeypatch, {7: math.nan})
     with pytest.raises(UserError, match=r"non-finite loss at step 7, .*spike_policy is stop; saved in .*step-000007"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.evaluation_fakes import ByteTokenizer, document
-from helpers.tiny_run import byte_tokenizer
+from helpers.evaluation_run import byte_tokenizer
 
 from codeshell.evaluate.tasks.infill import (
     NOT_CODE,
@@ -136,7 +136,7 @@ def test_special_tokens_in_the_text_stay_text() -> None:
 
 
 def test_the_prompt_is_what_training_has_before_the_middle() -> None:
-    tokenizer = byte_tokenizer(merges=())
+    tokenizer = byte_tokenizer()
     for task in make_tasks([document(TEXT)], seed=0, count=99):
         trained = fim.encode(fim.Plan("psm", task.before, task.line, task.after), tokenizer)
         asked = prompt(task, tokenizer, context=512, max_new_tokens=64)
