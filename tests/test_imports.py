@@ -23,13 +23,16 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `codeshell` is the package's own `__init__`: at run time it holds the version and loads the rest by name.
     ("codeshell", "_C", "errors", "randomness"),
     ("environment", "recipe", "registry"),
-    ("engine", "kernels"),
+    ("engine",),
     ("documents",),
     # Work. Rooms of one level stand side by side and do not know one another.
     ("dedup", "ops", "scorers", "tokenizer"),
     ("data", "integrations", "model", "optim"),
     ("train",),
     ("evaluate",),
+    # What the package has, for `codeshell info`: a table that names the operations in the rooms above, and its reader.
+    ("operations",),
+    ("kernels",),
     # Faces. The pipeline is the main job: it runs every stage and writes the report at the end.
     ("report", "serve"),
     ("pipeline",),
@@ -120,6 +123,7 @@ def upward(edges: list[Edge]) -> list[Edge]:
         edge
         for edge in edges
         if room(edge.source) != room(edge.target)
+        and {room(edge.source), room(edge.target)} <= HEIGHT.keys()
         and HEIGHT[room(edge.source)] <= HEIGHT[room(edge.target)]
         and not is_facade(edge)
     ]
