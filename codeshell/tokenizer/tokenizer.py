@@ -142,7 +142,7 @@ class Tokenizer:
         by GPT-2's and so joins digits.
         """
         directory = make_directory(directory)
-        # As in the released files, one token has every role; a tokenizer without it declares none.
+        # One token has every role; a tokenizer without it declares none.
         roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END_OF_TEXT)
         names: dict[str, Any] = dict(roles) if END_OF_TEXT in self.specials else {}
         names["additional_special_tokens"] = list(self.specials)

@@ -89,7 +89,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
 
-    # A fresh state, or that of the newest whole checkpoint. The checks compare what both have been made from.
+    # A fresh state, or that of the newest whole checkpoint. `checkpoints.check` compares what the two were made from.
     model_settings, train_settings = checkpoints.sections(recipe)
     state = State(
         seed=recipe.seed,
