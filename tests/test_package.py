@@ -1,11 +1,14 @@
-"""What importing the package may cost, and which room may know which."""
+"""What importing the package may cost; tests/test_imports.py says which room may know which."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PACKAGE = Path(__file__).parent.parent / "codeshell"
 
 
 def modules_after(statement: str) -> set[str]:
@@ -17,7 +20,6 @@ def modules_after(statement: str) -> set[str]:
 COMMAND_LINE = (
     "import codeshell.cli as c, importlib; [importlib.import_module(f'codeshell.cli.{n}') for n in c.COMMANDS]"
 )
-DATA = "import codeshell.data.collect, codeshell.data.filter, codeshell.data.neardup, codeshell.data.split"
 
 
 @pytest.mark.parametrize(
@@ -26,8 +28,7 @@ DATA = "import codeshell.data.collect, codeshell.data.filter, codeshell.data.nea
         ("import codeshell", {"torch", "numpy", "pyarrow", "tokenizers", "codeshell._C"}),
         (COMMAND_LINE, {"torch", "numpy", "pyarrow", "tokenizers", "transformers"}),
         ("import codeshell.engine, codeshell.recipe, codeshell.pipeline", {"torch", "pyarrow"}),
-        (DATA, {"torch"}),
-        ("import codeshell.dedup", {"torch"}),
+        ("import codeshell.recipe, codeshell.registry, codeshell.environment", {"torch", "numpy"}),
         ("import codeshell.tokenizer", {"torch", "transformers"}),
         ("import codeshell.train, codeshell.evaluate, codeshell.report", {"torch"}),
         ("import codeshell._C", {"torch", "numpy"}),
@@ -35,6 +36,42 @@ DATA = "import codeshell.data.collect, codeshell.data.filter, codeshell.data.nea
 )
 def test_imports_stay_light(statement: str, forbidden: set[str]) -> None:
     assert not modules_after(statement) & forbidden
+
+
+@pytest.mark.parametrize("room", ["documents", "data", "dedup", "engine", "scorers"])
+def test_no_file_of_a_data_room_loads_torch(room: str) -> None:
+    files = (PACKAGE / room).rglob("*.py")
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in files]
+    loaded = modules_after("import " + ", ".join(sorted(name.removesuffix(".__init__") for name in names)))
+    assert f"codeshell.{room}" in loaded
+    assert not loaded & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["--version"], {"torch", "numpy", "pyarrow"}),
+        (["dedup", "TEXTS", "-o", "OUT", "--workers", "1"], {"torch"}),
+        (["tokenizer", "train", "TEXTS", "-o", "OUT", "--vocab-size", "300"], {"torch"}),
+        (["run", "RECIPE", "-o", "OUT", "--workers", "1", "--until", "tokens"], {"torch"}),
+    ],
+)
+def test_a_command_on_documents_does_not_load_torch(arguments: list[str], heavy: set[str], tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        (tmp_path / "texts" / f"{number}.py").write_text(f"def f_{number}(x):\n    return x * {number}\n" * 9)
+    recipe = f'[collect]\ninputs = ["{tmp_path / "texts"}"]\n[rules]\nlanguage_floor = 0\n'
+    (tmp_path / "recipe.toml").write_text(recipe)
+    places = {"TEXTS": tmp_path / "texts", "RECIPE": tmp_path / "recipe.toml", "OUT": tmp_path / "out"}
+    argv = [str(places.get(argument, argument)) for argument in arguments]
+    code = (
+        "import sys\nfrom codeshell.cli import main\ntry:\n    code = main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    code = end.code\nprint()\nprint(code, *sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    status, *loaded = result.stdout.splitlines()[-1].split()
+    assert status == "0", result.stderr
+    assert not set(loaded) & heavy
 
 
 def test_every_public_room_loads_on_first_use() -> None:

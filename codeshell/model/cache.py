@@ -1,4 +1,4 @@
-"""The key/value cache of generation: preallocated, rotated keys, every row left-aligned at its own length."""
+"""The key/value cache of generation: preallocated, keys rotated, every row left-aligned with a length of its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ class KVCache:
 
     Args:
         config: gives layers, key/value heads and head dimension.
-        batch: rows.
-        capacity: positions a row can hold.
+        batch: number of rows.
+        capacity: positions per row.
+
+    Attributes:
+        keys, values: one tensor (batch, capacity, kv_heads, head_dim) per layer.
+        lengths: int32 (batch,): positions of each row that are filled.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (batch, capacity, config.num_query_groups, config.head_dim)
+        # Preallocated: a longer sequence writes into the same memory, and no step copies what is there.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
@@ -40,12 +45,19 @@ class KVCache:
         return self.keys[0].shape[1]
 
     def write(self, layer: int, rows: torch.Tensor, positions: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Store keys and values (tokens, kv_heads, dim) of one layer at `[rows, positions]`."""
+        """Store keys and values of one layer.
+
+        Args:
+            layer: index of the block.
+            rows, positions: int64 (tokens,): where each token goes.
+            k, v: (tokens, kv_heads, head_dim); converted to the dtype of the cache.
+        """
         self.keys[layer][rows, positions] = k.to(self.keys[layer].dtype)
         self.values[layer][rows, positions] = v.to(self.values[layer].dtype)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these: finished sequences cost nothing more."""
+        """Drop all rows but these (int64 indices), so that finished sequences cost nothing more."""
+        # Gathered into new tensors: the remaining rows must lie together for the next pass.
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         self.lengths = self.lengths[rows]

@@ -1,4 +1,7 @@
-"""Checkpoints: the released CodeShell layout as the hub has it, and the same weights as a Starcoder2.
+"""Model directories: the released CodeShell layout as the hub has it, and the same weights as a Starcoder2.
+
+This file deals in configs and tensors by name; `CodeShellForCausalLM.from_pretrained` and `save_pretrained` put them
+into a model and take them out.
 
 Reading expects files from strangers. Weights come from safetensors or from `.bin` files through torch's restricted
 unpickler (`weights_only=True`), never from an unrestricted pickle; an index cannot name a file outside its directory;
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +26,11 @@ from safetensors.torch import load_file, save_file
 from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, read_json, remove_quietly, write_json
 from codeshell.errors import UserError
 from codeshell.model.config import CodeShellConfig
-from codeshell.model.modules import CodeShellForCausalLM
 
 _IGNORED = re.compile(
     r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
 )
-"""Buffers of the released class and its ancestors; all are functions of the config."""
+"""Buffers of the released class and its ancestors. All are functions of the config, so they are not read."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
@@ -41,32 +43,43 @@ _STARCODER2 = {
     ".attn.c_proj.": ".self_attn.o_proj.",
     "transformer.h.": "model.layers.",
 }
-"""Parts of our names and Starcoder2's for the tensors that are the same; `c_attn` is split in three there."""
+"""Parts of our names, and Starcoder2's for the same tensors. There, `c_attn` is split in three."""
 
 
-def load(directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
-    """Read a model directory: `config.json` and weights, whole or in shards, safetensors or `.bin`.
+def read_config(directory: str | Path) -> CodeShellConfig:
+    """The configuration in a model directory of either layout.
+
+    Raises:
+        UserError: no such directory, or no usable `config.json` in it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such model directory; give one that holds config.json and weights")
+    return CodeShellConfig.from_file(directory / "config.json")
+
+
+def read_weights(
+    directory: str | Path, config: CodeShellConfig, shapes: Mapping[str, torch.Size], dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
+    """Read the weights of a model directory, whole or in shards, safetensors or `.bin`.
 
     Args:
         directory: in the layout of CodeShell (model type kclgpt, codeshell or shell) or Starcoder2.
-        dtype: of the weights in memory; None keeps the files' own, which must then be one dtype.
+        config: what `read_config` gave for it.
+        shapes: shape of each tensor that the model has, a tied head included.
+        dtype: dtype of the result; None keeps that of the files, which must then be one dtype.
 
     Returns:
-        The model in evaluation mode: the released config has dropout, which only training should apply.
+        A tensor on the CPU for each name in `shapes`; a tied head is the embedding itself.
 
     Raises:
         UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory; give one that holds config.json and weights")
-    config = CodeShellConfig.from_file(directory / "config.json")
     starcoder2 = read_json(directory / "config.json").get("model_type") == "starcoder2"
-    with torch.device("meta"):
-        model = CodeShellForCausalLM(config)
-    expected = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
-    origin: dict[str, Path] = {}
-    pending: dict[str, torch.Tensor] = {}
+    weights: dict[str, torch.Tensor] = {}
+    origin: dict[str, Path] = {}  # the file of each tensor, for messages
+    pending: dict[str, torch.Tensor] = {}  # Starcoder2's q, k and v whose other parts are in a later shard
     for file in _weight_files(directory):
         tensors = _read(file)
         if starcoder2:
@@ -75,19 +88,23 @@ def load(directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellFo
         for name, tensor in tensors.items():
             if _IGNORED.search(name):
                 continue
-            _check(name, tensor, expected, file)
+            _check(name, tensor, shapes, file)
             origin[name] = file
-            _assign(model, name, tensor.to(dtype) if dtype is not None else tensor)
+            # Converted file by file, so that at most one file is in memory in both dtypes.
+            weights[name] = tensor.to(dtype) if dtype is not None else tensor
     if pending:
         raise UserError(
             f"{directory}: tensor {min(pending)} belongs to no Starcoder2 of this config; check config.json"
         )
-    _finish(model, origin, directory)
-    return model.eval()
+    if config.tie_word_embeddings:
+        _tie(weights, origin)
+    _check_complete(weights, shapes, config, directory)
+    return weights
 
 
 def save(
-    model: CodeShellForCausalLM,
+    tensors: Mapping[str, torch.Tensor],
+    config: CodeShellConfig,
     directory: str | Path,
     layout: Literal["codeshell", "starcoder2"] = "codeshell",
     *,
@@ -100,7 +117,11 @@ def save(
     transformers loads without remote code.
 
     Args:
-        max_shard_bytes: a file is at most this large, unless one tensor alone is larger; more than one get an index.
+        tensors: the weights by our names, a tied embedding once, as `transformer.wte.weight`.
+        config: of the model.
+        directory: made if need be; an earlier model in it is replaced.
+        layout: of the files.
+        max_shard_bytes: a file is at most this large, unless one tensor alone is larger. Several files get an index.
 
     Raises:
         ValueError: unknown layout.
@@ -109,18 +130,18 @@ def save(
     if layout not in ("codeshell", "starcoder2"):
         raise ValueError(f"layout is {layout!r}; choose 'codeshell' or 'starcoder2'")
     directory = make_directory(directory)
-    config = model.config.to_dict() if layout == "codeshell" else model.config.to_starcoder2_dict()
-    config["torch_dtype"] = str(model.dtype).removeprefix("torch.")
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if layout == "starcoder2":
-        tensors = dict(_to_starcoder2(tensors, model.config))
-    elif model.config.tie_word_embeddings:
+    fields = config.to_dict() if layout == "codeshell" else config.to_starcoder2_dict()
+    fields["torch_dtype"] = str(tensors[_EMBEDDING].dtype).removeprefix("torch.")
+    # Names of the layout. Ours has a tied embedding under the head's name, at the end.
+    tensors = dict(_to_starcoder2(tensors, config) if layout == "starcoder2" else tensors)
+    if layout == "codeshell" and config.tie_word_embeddings:
         tensors[_HEAD] = tensors.pop(_EMBEDDING)
-    # A directory with a config is whole: the old one goes first, the new one comes last.
+    # A directory that has a config.json is complete: the old one is deleted first, and the new one is written last.
     remove_quietly(directory / "config.json")
     shards = _shards(tensors, max_shard_bytes)
     names = _shard_names(len(shards))
     for name, shard in zip(names, shards, strict=True):
+        # safetensors stores plain memory: on the CPU, without strides.
         with atomic_path(directory / name) as temporary:
             contents = {key: tensor.cpu().contiguous() for key, tensor in shard.items()}
             save_file(contents, temporary, metadata={"format": "pt"})
@@ -130,18 +151,19 @@ def save(
         write_json(
             directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
-    generation = {"bos_token_id": model.config.bos_token_id, "eos_token_id": model.config.eos_token_id}
+    generation = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     write_json(directory / "generation_config.json", {**generation, "_from_model_config": True})
-    # Weights of an earlier, differently sharded save might be found instead of these.
+    # A reader might find the weights of an earlier save, which had another number of files, before these.
     keep = {*names, "model.safetensors.index.json"} if len(shards) > 1 else set(names)
     for stale in directory.glob("model*.safetensors*"):
         if stale.name not in keep and not stale.name.endswith(TEMPORARY):
             stale.unlink()
-    write_json(directory / "config.json", config)
+    write_json(directory / "config.json", fields)
 
 
 def _weight_files(directory: Path) -> list[Path]:
     """The files to read: those of an index, else the single file; safetensors before `.bin`."""
+    # safetensors first where both are there, because nothing in it can run.
     for name in _WEIGHTS:
         index = directory / f"{name}.index.json"
         if index.is_file():
@@ -154,6 +176,8 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _indexed_files(index: Path) -> list[Path]:
+    """The shards that an index names, each a plain file beside it."""
+    # Only the file names are used: which tensors a file holds, the file itself says.
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
@@ -162,6 +186,7 @@ def _indexed_files(index: Path) -> list[Path]:
         )
     files = []
     for name in sorted(set(weight_map.values())):
+        # The index is a stranger's: a name with a folder in it could read any file of this machine.
         if name != Path(name).name or name in ("", ".", "..") or "\\" in name:
             raise UserError(f"{index}: refuses shard {name!r}; shards are plain file names beside the index")
         if not (index.parent / name).is_file():
@@ -177,12 +202,13 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
             return load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{file}: not a readable safetensors file ({_line(error)}); download it again") from None
+    # A `.bin` is a pickle, which can hold code; the restricted unpickler builds tensors and containers, nothing else.
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{file}: holds more than tensors, and unpickling it could run its author's code; "
-            "convert it to safetensors where you trust it"
+            "if you trust it, convert it to safetensors"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{file}: not a readable PyTorch file ({_line(error)}); download it again") from None
@@ -192,59 +218,65 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _line(error: BaseException) -> str:
+    """The first line of another library's message, cut short."""
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _check(name: str, tensor: torch.Tensor, expected: dict[str, torch.Size], file: Path) -> None:
-    if name not in expected:
+def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], file: Path) -> None:
+    if name not in shapes:
         raise UserError(
             f"{file}: tensor {name} {tuple(tensor.shape)} has no place in config.json's model; use its own config"
         )
-    if tensor.shape != expected[name]:
+    if tensor.shape != shapes[name]:
         raise UserError(
-            f"{file}: tensor {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(expected[name])}; "
+            f"{file}: tensor {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(shapes[name])}; "
             "use the config.json that belongs to these weights"
         )
+    # Quantised weights are integers, whose scales are in tensors of their own.
     if not tensor.dtype.is_floating_point:
         raise UserError(
             f"{file}: tensor {name} is {tensor.dtype}; quantised checkpoints are not supported, take the bf16 one"
         )
 
 
-def _assign(model: CodeShellForCausalLM, name: str, tensor: torch.Tensor) -> None:
-    """Put a tensor in place of the meta parameter, without a copy."""
-    module_name, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(module_name), attribute, torch.nn.Parameter(tensor))
-
-
-def _finish(model: CodeShellForCausalLM, origin: dict[str, Path], directory: Path) -> None:
-    """Tie, and refuse a model with a tensor missing or of two dtypes."""
-    wte, head = model.transformer.wte, model.lm_head
-    if model.config.tie_word_embeddings:
-        if _EMBEDDING not in origin and _HEAD in origin:
-            wte.weight = head.weight
-        elif _EMBEDDING in origin and _HEAD in origin and not torch.equal(wte.weight, head.weight):
-            raise UserError(
-                f"{origin[_HEAD]}: lm_head.weight differs from transformer.wte.weight, but config.json ties them; "
-                'set "tie_word_embeddings": false in config.json'
-            )
-        model.tie_weights()
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        shape = tuple(model.get_parameter(missing[0]).shape)
+def _tie(weights: dict[str, torch.Tensor], origin: Mapping[str, Path]) -> None:
+    """Give head and embedding the same tensor, whichever of the two the files hold."""
+    # Some files hold both; that is accepted if they are equal, because then nothing is lost.
+    embedding, head = weights.get(_EMBEDDING), weights.get(_HEAD)
+    if embedding is not None and head is not None and not torch.equal(embedding, head):
         raise UserError(
-            f"{directory}: tensor {missing[0]} {shape} is in none of its weight files ({len(missing)} missing in all); "
-            "the download is incomplete or config.json is another model's"
+            f"{origin[_HEAD]}: lm_head.weight differs from transformer.wte.weight, but config.json ties them; "
+            'set "tie_word_embeddings": false in config.json'
         )
-    dtypes = sorted({str(parameter.dtype) for parameter in model.parameters()})
+    tied = embedding if embedding is not None else head
+    if tied is not None:
+        weights[_EMBEDDING] = weights[_HEAD] = tied
+
+
+def _check_complete(
+    weights: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size], config: CodeShellConfig, directory: Path
+) -> None:
+    """Refuse a model with a tensor missing or of two dtypes."""
+    missing = [name for name in shapes if name not in weights]
+    if config.tie_word_embeddings and _HEAD in missing:
+        missing.remove(_HEAD)  # the same parameter as the embedding, which is missing, too
+    if missing:
+        raise UserError(
+            f"{directory}: tensor {missing[0]} {tuple(shapes[missing[0]])} is in none of its weight files "
+            f"({len(missing)} missing in all); the download is incomplete or config.json is another model's"
+        )
+    # One dtype, because a linear layer does not multiply two.
+    dtypes = sorted({str(tensor.dtype) for tensor in weights.values()})
     if len(dtypes) > 1:
         raise UserError(
             f"{directory}: weights are of {len(dtypes)} dtypes ({', '.join(dtypes)}); choose one with dtype="
         )
 
 
-def _to_starcoder2(tensors: dict[str, torch.Tensor], config: CodeShellConfig) -> Iterator[tuple[str, torch.Tensor]]:
+def _to_starcoder2(tensors: Mapping[str, torch.Tensor], config: CodeShellConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Starcoder2's name and tensor for each of ours; the fused projection becomes three."""
+    # Rows of c_attn that are queries, keys and values.
     widths = [config.n_embd, *[config.num_query_groups * config.head_dim] * 2]
     for name, tensor in tensors.items():
         new = name
@@ -259,6 +291,8 @@ def _to_starcoder2(tensors: dict[str, torch.Tensor], config: CodeShellConfig) ->
 
 def _from_starcoder2(pending: dict[str, torch.Tensor], config: CodeShellConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """Take from `pending` the tensors that make whole ones of ours; q, k and v may lie in different shards."""
+    # A list of the names, because the loop takes tensors out. Each q looks for its k and v; what stays waits for the
+    # next shard.
     for theirs in sorted(pending):
         found = re.fullmatch(r"(.*\.self_attn\.)([qkv])_proj\.(weight|bias)", theirs)
         if found is None:
@@ -275,6 +309,7 @@ def _from_starcoder2(pending: dict[str, torch.Tensor], config: CodeShellConfig) 
 
 
 def _shards(tensors: dict[str, torch.Tensor], limit: int) -> list[dict[str, torch.Tensor]]:
+    """The tensors in their order, cut into files of at most `limit` bytes; a tensor is never cut."""
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():

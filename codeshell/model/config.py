@@ -1,7 +1,7 @@
 """The model's configuration: the fields of the released `config.json`, under their released names.
 
-A file is read for what it says. The released class has other defaults than the released model (one query group,
-learned positions), so the fields that decide the shape must be in the file; nothing falls back to them silently.
+A file must say what the model is. The released class has other defaults than the released model (one query group,
+learned positions), so the fields that decide the shape must be in the file; nothing falls back to defaults silently.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from codeshell.engine.files import read_json
 from codeshell.errors import UserError
 
 MODEL_TYPES = ("kclgpt", "codeshell", "shell")
-"""What the hub's files call this architecture; `kclgpt` is what the released CodeShell-7B says."""
+"""Names of this architecture in the hub's files; the released CodeShell-7B says `kclgpt`."""
 
 ROPE_BASE = 10000.0
-"""Hard-coded in the released modelling code; absent from its `config.json`."""
+"""Base of the rotary frequencies. The released modelling code hard-codes it, so its `config.json` does not have it."""
 
 _SHAPE_FIELDS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "position_embedding_type")
 _ALIASES = {
@@ -27,7 +27,7 @@ _ALIASES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-"""The released class's `attribute_map`: files written by some tools carry the right-hand names only as these."""
+"""Another name of a field, and the field (the released class's `attribute_map`). Some tools write only the first."""
 
 
 @dataclass
@@ -35,15 +35,18 @@ class CodeShellConfig:
     """Shape and settings of a CodeShell model; the defaults are the released 7.7 B model's, without its dropout.
 
     Args:
-        vocab_size: rows of the embedding, padding rows included (released: 70,144 for 70,020 tokens).
-        n_positions: longest sequence, in tokens.
-        n_embd, n_layer, n_head: width, blocks, query heads. The head dimension is `n_embd / n_head`.
-        n_inner: width of the MLP; None is `4 * n_embd`. llama.cpp's converter assumes that.
-        num_query_groups: key/value heads.
+        vocab_size: rows of the embedding, padding rows included (released: 70,144 for 70,020 tokens). The number of
+            tokens is `n_vocab_used`.
+        n_positions: the longest sequence, in tokens.
+        n_embd, n_layer, n_head: width, number of blocks, number of query heads. The head dimension is
+            `n_embd / n_head`.
+        n_inner: width of the MLP; None is `4 * n_embd`, which llama.cpp's converter assumes.
+        num_query_groups: number of key/value heads.
         rope_scaling: None, or `{"type": "linear" | "dynamic", "factor": f}`.
         rope_theta: base of the rotary frequencies.
         attn_pdrop, embd_pdrop, resid_pdrop: dropout in training mode (the released file says 0.1).
-        n_vocab_used: rows of `vocab_size` that are tokens; generation never produces an id at or above it.
+        n_vocab_used: how many of the `vocab_size` rows are tokens, special ones included. Generation never produces
+            an id at or above it. None: not known; all rows may be produced.
         extra: fields of the file that this class does not use; they are written back unchanged.
 
     Raises:
@@ -64,6 +67,7 @@ class CodeShellConfig:
     activation_function: str = "gelu_pytorch_tanh"
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
+    # Dropout of attention weights, of the embedding, and of what each branch adds to the residual stream.
     attn_pdrop: float = 0.0
     embd_pdrop: float = 0.0
     resid_pdrop: float = 0.0
@@ -74,6 +78,7 @@ class CodeShellConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Without grouping every query head has a key/value head of its own.
         if not self.group_query_attention:
             self.num_query_groups = self.n_head
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "num_query_groups"):
@@ -84,6 +89,7 @@ class CodeShellConfig:
             raise ValueError(
                 f"n_inner is {self.n_inner!r}; it must be a whole number of at least 1, or null for 4 n_embd"
             )
+        # Heads are equal slices of the width, and each key/value head serves a group of query heads.
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; heads share it evenly")
         if self.n_head % self.num_query_groups:
@@ -91,8 +97,10 @@ class CodeShellConfig:
                 f"n_head {self.n_head} is not a multiple of num_query_groups {self.num_query_groups}; "
                 "every key/value head serves the same number of query heads"
             )
+        # Rotary embedding turns pairs of dimensions.
         if self.head_dim % 2:
             raise ValueError(f"the head dimension n_embd / n_head is {self.head_dim}; rotary embedding needs it even")
+        # The network computes these and no others.
         if self.position_embedding_type != "rope":
             raise ValueError(
                 f"position_embedding_type is {self.position_embedding_type!r}; only 'rope' is supported "
@@ -114,6 +122,7 @@ class CodeShellConfig:
     def _check_rope_scaling(self) -> None:
         if self.rope_scaling is None:
             return
+        # Older files say "type", newer ones "rope_type".
         scaling = self.rope_scaling
         kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, dict) else None
         factor = scaling.get("factor") if isinstance(scaling, dict) else None
@@ -148,13 +157,14 @@ class CodeShellConfig:
         return int(self.n_positions * self.rope_factor)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the released `config.json`: model type `kclgpt`, `auto_map`, and the fields kept in `extra`."""
+        """The released `config.json`: model type `kclgpt`, `auto_map`, and the fields kept in `extra`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         fields["n_inner"] = self.inner_size
         if fields["n_vocab_used"] is None:
             del fields["n_vocab_used"]
         if self.rope_theta == ROPE_BASE:
             del fields["rope_theta"]  # the released code has no such field
+        # The later entries win: what the file said must not contradict the shape.
         return {
             **_RELEASED_CONSTANTS,
             **self.extra,
@@ -178,6 +188,7 @@ class CodeShellConfig:
                 f"{origin}: model_type is {kind!r}, which is not a CodeShell; expected one of "
                 f"{', '.join(MODEL_TYPES)} or starcoder2"
             )
+        # Give aliases their released names, unless the file has both.
         values = {
             _ALIASES.get(name, name) if _ALIASES.get(name) not in values else name: v for name, v in values.items()
         }
@@ -187,8 +198,10 @@ class CodeShellConfig:
             raise UserError(
                 f"{origin}: {', '.join(missing)} missing; take config.json from where the weights came from"
             )
+        # Split the rest into our fields and those that are only carried along.
         names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         known = {name: value for name, value in values.items() if name in names}
+        # A file without grouping may leave the number of groups out.
         known.setdefault("num_query_groups", known["n_head"])
         extra = {name: value for name, value in values.items() if name not in names}
         for name in ("model_type", "architectures"):
@@ -222,6 +235,7 @@ class CodeShellConfig:
             "initializer_range": self.initializer_range,
             "norm_epsilon": self.layer_norm_epsilon,
             "rope_theta": self.rope_theta,
+            # No window: CodeShell attends to the whole context.
             "sliding_window": None,
             "attention_dropout": self.attn_pdrop,
             "residual_dropout": self.resid_pdrop,
@@ -236,6 +250,7 @@ class CodeShellConfig:
             values["rope_scaling"] = {"rope_type": self.rope_type, "factor": self.rope_factor}
         if self.n_vocab_used is not None:
             values["n_vocab_used"] = self.n_vocab_used
+        # Of the fields that are carried along, this one means the same in both layouts.
         if "torch_dtype" in self.extra:
             values["torch_dtype"] = self.extra["torch_dtype"]
         return values
@@ -255,6 +270,7 @@ _RELEASED_CONSTANTS: dict[str, Any] = {
 
 
 def _construct(known: dict[str, Any], extra: dict[str, Any], origin: str) -> CodeShellConfig:
+    """The config, or a `UserError` that names the file where a value is impossible."""
     try:
         return CodeShellConfig(**known, extra=extra)
     except (TypeError, ValueError) as error:
@@ -262,6 +278,7 @@ def _construct(known: dict[str, Any], extra: dict[str, Any], origin: str) -> Cod
 
 
 def _from_starcoder2(values: dict[str, Any], origin: str) -> CodeShellConfig:
+    """Read a Starcoder2 `config.json`, if the model it describes is also a CodeShell."""
     names = {
         "vocab_size": "vocab_size",
         "max_position_embeddings": "n_positions",
@@ -275,17 +292,21 @@ def _from_starcoder2(values: dict[str, Any], origin: str) -> CodeShellConfig:
     missing = [name for name in names if values.get(name) is None]
     if missing:
         raise UserError(f"{origin}: {', '.join(missing)} missing; take config.json from where the weights came from")
+    # Refuse what this network does not compute.
     if not values.get("use_bias", True) or values.get("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
         raise UserError(f"{origin}: a Starcoder2 without biases or with another activation is not a CodeShell shape")
     window = values.get("sliding_window")
+    # A window as long as the context is none.
     if window is not None and window < values["max_position_embeddings"]:
         raise UserError(f"{origin}: sliding_window is {window}; CodeShell attends to the whole context")
     known = {ours: values[theirs] for theirs, ours in names.items()}
+    # transformers 5 writes `rope_parameters`, with the base inside; before that, `rope_scaling` beside `rope_theta`.
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     known["rope_theta"] = float(rope.get("rope_theta", values.get("rope_theta", ROPE_BASE)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         known["rope_scaling"] = {"type": kind, "factor": rope.get("factor")}
+    # Fields that a file may leave out; then ours have their defaults.
     for theirs, ours in {
         "attention_dropout": "attn_pdrop",
         "residual_dropout": "resid_pdrop",

@@ -2,20 +2,36 @@
 
 Sampling draws one uniform number for each new token from a hash of (seed, row, step), so a row's text depends on its
 own seed and prompt and not on the batch it is in.
+
+Shapes in this file: R rows that still generate (at first the whole batch), S tokens of the longest prompt, V ids that
+may be produced.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from codeshell.model.cache import KVCache
+from codeshell.model.config import CodeShellConfig
 
-if TYPE_CHECKING:
-    from codeshell.model.modules import CodeShellForCausalLM
+
+class LanguageModel(Protocol):
+    """What generation needs of a model; `codeshell.model.CodeShellForCausalLM` has it."""
+
+    config: CodeShellConfig
+    training: bool
+    __call__: Callable[..., Any]
+    """Takes (batch, seq) ids, `attention_mask`, `cache` and `return_logits`; gives an object with `logits`."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def train(self, mode: bool = True) -> Any: ...
 
 
 class TextTokenizer(Protocol):
@@ -24,7 +40,10 @@ class TextTokenizer(Protocol):
     @property
     def specials(self) -> dict[str, int]: ...
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Tokens, special ones included; a model's `vocab_size` may be larger by the padding of its embedding."""
+        ...
+
     @property
     def fim_prefix(self) -> int: ...
     @property
@@ -39,7 +58,7 @@ class TextTokenizer(Protocol):
 
 @torch.inference_mode()
 def generate(
-    model: CodeShellForCausalLM,
+    model: LanguageModel,
     input_ids: torch.Tensor,
     *,
     max_new_tokens: int,
@@ -58,13 +77,20 @@ def generate(
     are used up. Rows that have ended leave the batch.
 
     Args:
-        input_ids: (batch, seq) int64 prompts; shorter ones padded, marked by `attention_mask`.
+        model: its mode (training or evaluation) is set back at the end.
+        input_ids: (batch, seq) int64 prompts; shorter ones are padded.
+        max_new_tokens: the most that a row gets.
         temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
         top_k: sample among this many most likely tokens; 0 is all of them.
         top_p: sample among the fewest tokens whose probability reaches this (nucleus sampling).
+        stop_ids: ids that end a row.
         stop: called with (row, its new tokens) after each token; True ends the row, that token included.
         seed: one for all rows (they still differ by row number), or one for each row.
+        attention_mask: (batch, seq), 0 or False where a prompt is padding.
         n_vocab_used: ids at or above it are never produced; None is the config's, else the whole vocabulary.
+
+    Returns:
+        The new tokens of each row, in the order of the prompts.
 
     Raises:
         ValueError: a setting is out of range, or a prompt leaves no position for a new token.
@@ -77,26 +103,32 @@ def generate(
     batch = input_ids.shape[0]
     if not isinstance(seed, int) and len(seed) != batch:
         raise ValueError(f"seed has {len(seed)} entries for {batch} rows; give one number or one for each row")
+    # What each row's draws are hashed from, beside the step.
     seeds = [(seed, row) if isinstance(seed, int) else (seed[row], 0) for row in range(batch)]
+    # Real tokens of the longest prompt; padding takes up no positions.
     longest = input_ids.shape[1] if attention_mask is None else int(attention_mask.bool().sum(1).max())
     limit = model.config.max_length
     if longest >= limit:
         raise ValueError(f"input_ids: a prompt of {longest} tokens leaves no room in {limit} positions; shorten it")
+    # The embedding's padding rows have logits like all others, and must not be chosen.
     used = n_vocab_used or model.config.n_vocab_used or model.config.vocab_size
     outputs: list[list[int]] = [[] for _ in range(batch)]
     if max_new_tokens == 0:
         return outputs
     training = model.training
-    model.eval()
+    model.train(False)
     try:
+        # The prompts in one pass: it fills the cache and scores the token after each prompt, (R, V).
         capacity = min(limit, longest + max_new_tokens)
         cache = KVCache(model.config, batch, capacity, dtype=_cache_dtype(model), device=input_ids.device)
         scores = model(input_ids, attention_mask=attention_mask, cache=cache, return_logits="last").logits[:, 0]
+        # Batch row of each row of the cache: the cache loses rows, `outputs` and `seeds` keep theirs.
         active = list(range(batch))
         lengths = cache.lengths.tolist()
         for step in range(max_new_tokens):
             draws = [_uniform(*seeds[row], step) for row in active]
             chosen = sample(scores[:, :used], temperature, top_k, top_p, draws)
+            # Take the tokens in, and note which rows of the cache continue.
             going = []
             for i, (row, token) in enumerate(zip(active, chosen, strict=True)):
                 if token in stop_ids:
@@ -107,9 +139,11 @@ def generate(
                     going.append(i)
             if not going or step + 1 == max_new_tokens:
                 break
+            # Rows that have ended leave the cache, so the next pass does not compute them.
             if len(going) < len(active):
                 cache.keep(torch.tensor(going, device=input_ids.device))
                 active = [active[i] for i in going]
+            # One token per row, (R, 1): the cache holds everything before it.
             tokens = torch.tensor([[outputs[row][-1]] for row in active], device=input_ids.device)
             scores = model(tokens, cache=cache).logits[:, -1]
     finally:
@@ -118,18 +152,26 @@ def generate(
 
 
 def sample(scores: torch.Tensor, temperature: float, top_k: int, top_p: float, draws: Sequence[float]) -> list[int]:
-    """One token a row from (rows, vocabulary) logits; `draws` are uniform in [0, 1), one a row."""
+    """One token per row from (R, V) logits.
+
+    Args:
+        scores: logits of the ids that may be chosen.
+        temperature, top_k, top_p: as `generate` has them.
+        draws: R numbers, uniform in [0, 1); temperature 0 does not use them.
+    """
     if temperature == 0.0:
         return [int(token) for token in scores.argmax(-1)]
-    # Sorted, so that both cuts keep a head of the list; stable, so that equal logits always come in id order.
+    # Sorted, so that top-k and top-p both keep the first few; stable, so that equal logits always come in id order.
     values, order = (scores.to(torch.float64) / temperature).sort(dim=-1, descending=True, stable=True)
     if top_k:
         values, order = values[:, :top_k], order[:, :top_k]
     probability = values.softmax(-1)
     cumulative = probability.cumsum(-1)
     if top_p < 1.0:
+        # A token stays while those before it have not reached top_p, so the one that reaches it is the last to stay.
         probability = probability.masked_fill(cumulative - probability >= top_p, 0.0)
         cumulative = probability.cumsum(-1)
+    # Inverse of the cumulative sum at draw * total mass: what the cuts have left need not be normalised.
     point = torch.tensor(draws, dtype=torch.float64, device=scores.device).unsqueeze(1) * cumulative[:, -1:]
     # The last index with any mass bounds the search: rounding of the sum must not reach a token that was cut.
     last = (probability > 0).sum(-1, keepdim=True) - 1
@@ -139,11 +181,13 @@ def sample(scores: torch.Tensor, temperature: float, top_k: int, top_p: float, d
 
 def _uniform(seed: int, row: int, step: int) -> float:
     """Uniform in [0, 1) with 53 bits, from a hash."""
+    # The upper 53 of 64 bits: each value is a double of its own, and 1.0 is never reached.
     digest = hashlib.blake2b(f"generate {seed} {row} {step}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
-def _cache_dtype(model: CodeShellForCausalLM) -> torch.dtype:
+def _cache_dtype(model: LanguageModel) -> torch.dtype:
+    """The dtype that keys and values are computed in: autocast's inside autocast, else that of the weights."""
     device = model.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
 
@@ -159,9 +203,10 @@ def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, bud
     if suffix is None:
         return before[-budget:] or [tokenizer.eot]
     after = tokenizer.encode(suffix)
-    room = budget - 3
+    room = budget - 3  # without the three special tokens
     if room < 1:
         raise ValueError(f"budget is {budget} tokens; filling in the middle needs at least 4")
+    # The suffix keeps a quarter of the room, or all that the prefix leaves; the prefix gets the rest, from its end.
     if len(before) + len(after) > room:
         after = after[: max(room // 4, room - len(before))]
         before = before[max(0, len(before) - (room - len(after))) :]
@@ -169,7 +214,7 @@ def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, bud
 
 
 def complete(
-    model: CodeShellForCausalLM,
+    model: LanguageModel,
     tokenizer: TextTokenizer,
     prefix: str,
     suffix: str | None = None,
@@ -182,19 +227,21 @@ def complete(
     seed: int = 0,
 ) -> str:
     """The text between `prefix` and `suffix`, or after `prefix`; see `complete_batch`."""
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     return complete_batch(
         model,
         tokenizer,
         [(prefix, suffix)],
         max_new_tokens=max_new_tokens,
         stop=stop,
-        **settings,  # type: ignore[arg-type]
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
     )[0]
 
 
 def complete_batch(
-    model: CodeShellForCausalLM,
+    model: LanguageModel,
     tokenizer: TextTokenizer,
     requests: Sequence[tuple[str, str | None]],
     *,
@@ -222,9 +269,11 @@ def complete_batch(
             f"max_new_tokens {max_new_tokens} leaves no room for a prompt in {model.config.max_length} positions"
         )
     prompts = [infill_prompt(tokenizer, prefix, suffix, budget) for prefix, suffix in requests]
+    # Padded on the left, so that every prompt ends in the last column.
     longest = max(map(len, prompts))
     rows = [[tokenizer.eot] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    # Text is collected as bytes: a token may end inside a character, and a stop string inside a token.
     texts = [b""] * len(prompts)
     needles = [text.encode() for text in stop if text]
     reach = max(map(len, needles), default=0)
@@ -232,9 +281,12 @@ def complete_batch(
     def ended(row: int, ids: list[int]) -> bool:
         new = tokenizer.decode_bytes(ids[-1:])
         texts[row] += new
+        # A stop string that is new must touch the new bytes; a search of the whole text would be quadratic.
         tail = texts[row][-(len(new) + reach) :]
         return any(needle in tail for needle in needles)
 
+    # What `generate` returns is not needed: `ended` has seen every token. Any special token ends a completion, because
+    # what follows would be another document.
     generate(
         model,
         torch.tensor(rows, device=model.device),
@@ -253,5 +305,6 @@ def complete_batch(
 
 def _cut(text: bytes, needles: Sequence[bytes]) -> bytes:
     """The text up to the first stop string."""
+    # The token that completes a stop string may go beyond it, and stop strings may overlap: the earliest one counts.
     found = [at for at in (text.find(needle) for needle in needles) if at >= 0]
     return text[: min(found)] if found else text

@@ -4,8 +4,16 @@ Parameter names and shapes are those of the released checkpoint (`transformer.h.
 the fused projection Q | K | V). Pre-norm blocks, LayerNorm with bias, tanh GELU, biases on the four linears of a
 block, the output head tied to the embedding (CodeShell report, section 2.2, and the released modelling code).
 
-Inside, tokens are flat: padding is cut out before the first block, sequences are told apart by their offsets
-(`cu_seqlens`), and no attention mask exists: padding costs nothing, and cannot leak.
+Inside, tokens are flat: `codeshell.model.layout` cuts padding out before the first block, sequences are told apart by
+their offsets (`cu_seqlens`), and no attention mask exists. So padding costs nothing, and cannot leak.
+
+Shapes in this file:
+
+    T        flat tokens of the pass, all rows and documents one after the other
+    D        `n_embd`, the width of the residual stream
+    H, G, K  query heads, key/value heads (query groups), dimension of a head; D = H * K
+    B, S     rows and columns of `input_ids`, before padding is cut out
+    V        `vocab_size`, rows of the embedding
 """
 
 from __future__ import annotations
@@ -19,98 +27,51 @@ import torch
 from torch import nn
 
 from codeshell import ops
+from codeshell.model import checkpoints, generation
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
-from codeshell.ops.rotary_tables import RotaryScaling, dynamic_base, rotary_tables
+from codeshell.model.layout import Sequences, arrange
+from codeshell.model.rotary import RotaryTables
 
 
 @dataclass
 class ModelOutput:
-    """What forward returns. `logits` is (batch, seq, vocab_size) or None, `loss` a scalar or None."""
+    """What forward returns. `logits` is (B, S, V) or None, `loss` a scalar or None."""
 
     logits: torch.Tensor | None = None
     loss: torch.Tensor | None = None
 
 
-@dataclass
-class Sequences:
-    """Where one another's tokens are in a forward pass: shared by all blocks.
-
-    Exactly one of two layouts: `shape` = (batch, seq) for full rows of one length, or `cu_seqlens` for packed tokens.
-    """
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    positions: torch.Tensor
-    """(tokens,) int64, rows of cos and sin."""
-    shape: tuple[int, int] | None = None
-    cu_seqlens: torch.Tensor | None = None
-    max_seqlen: int | None = None
-    cache: KVCache | None = None
-    rows: torch.Tensor | None = None
-    """(tokens,) int64, the cache row of each token; set if and only if `cache` is."""
-    decoding: bool = False
-    """The cache already held tokens before this pass."""
-
-
-class RotaryTables:
-    """cos and sin of all positions in fp32, grown on demand; plain attributes, so no checkpoint ever holds them.
-
-    `linear` scaling divides positions by the factor. `dynamic` (NTK) changes the base once a sequence is longer than
-    `n_positions`, from that sequence's own length: a later, shorter one gets the unscaled angles again.
-    """
-
-    def __init__(self, config: CodeShellConfig) -> None:
-        self.config = config
-        self.scaling = RotaryScaling.from_config(config.rope_scaling, config.n_positions)
-        self._tables: dict[tuple[float, str], tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def get(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tables (at least `length`, head_dim / 2) for a sequence of `length`."""
-        base = self.base(length)
-        key = (base, str(device))
-        table = self._tables.get(key)
-        if table is None or table[0].shape[0] < length:
-            # Tables of other bases are dropped: a growing dynamic sequence would leave one for every length.
-            size = min(self.config.max_length, max(256, 1 << (length - 1).bit_length()))
-            with torch.inference_mode(False):  # training may follow, and cannot save inference tensors
-                # Of "dynamic" scaling the base has all there is.
-                scaling = None if self.scaling.kind == "dynamic" else self.scaling
-                cos, sin = rotary_tables(max(size, length), self.config.head_dim, base, scaling)
-                table = (cos.to(device), sin.to(device))
-            self._tables = {key: table}
-        return table
-
-    def base(self, length: int) -> float:
-        config, scaling = self.config, self.scaling
-        if scaling.kind != "dynamic":
-            return config.rope_theta
-        return dynamic_base(config.head_dim, config.rope_theta, scaling, length)
-
-
 class CodeShellAttention(nn.Module):
+    """Causal grouped-query attention with rotary positions, over (T, D)."""
+
     def __init__(self, config: CodeShellConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.heads, self.kv_heads, self.head_dim = config.n_head, config.num_query_groups, config.head_dim
         self.attn_pdrop = config.attn_pdrop
+        # Rows of the weight: H * K of the queries, then G * K of the keys, then G * K of the values.
         self.c_attn = nn.Linear(config.n_embd, (self.heads + 2 * self.kv_heads) * self.head_dim)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """(T, D) to (T, D), to be added to the residual stream."""
+        # Three ways to the same (…, H, K) result: over a cache, in one kernel on the CPU, in two kernels on a GPU.
         if sequences.cache is not None:
             mixed = self._mix_cached(x, sequences)
         elif x.device.type == "cpu":
             mixed = self._mix_folded(x, sequences)
         else:
             mixed = self._mix(x, sequences)
+        # The heads side by side again, (T, D).
         projected = ops.linear(mixed.reshape(x.shape[0], -1), self.c_proj.weight, self.c_proj.bias)
         out: torch.Tensor = self.resid_dropout(projected)
         return out
 
     def _project(self, x: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rotated queries and keys, and values, of flat tokens: each (tokens, heads, dim)."""
+        """Rotated queries (T, H, K), rotated keys and values (T, G, K)."""
+        # The product leaves the bias out: the rotary kernel adds it while it has each element in registers.
         return ops.rotary_qkv(
             ops.linear(x, self.c_attn.weight),
             self.c_attn.bias,
@@ -122,8 +83,10 @@ class CodeShellAttention(nn.Module):
         )
 
     def _mix(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """Without a cache, on a GPU: rotate, then attend."""
         q, k, v = self._project(x, sequences)
         if sequences.shape is not None:
+            # Full rows: attention takes (B, S, heads, K) and needs no offsets.
             q, k, v = (part.view(*sequences.shape, *part.shape[1:]) for part in (q, k, v))
         return ops.attention(
             q,
@@ -135,7 +98,8 @@ class CodeShellAttention(nn.Module):
         )
 
     def _mix_folded(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        """On the CPU the attention kernel rotates as it reads (docs/decisions.md has the measurement)."""
+        """Without a cache, on the CPU: the attention kernel rotates as it reads (measured in docs/decisions.md)."""
+        # (T, (H + 2 G) K), or (B, S, (H + 2 G) K) for full rows.
         qkv, positions = ops.linear(x, self.c_attn.weight, self.c_attn.bias), sequences.positions
         if sequences.shape is not None:
             qkv, positions = qkv.view(*sequences.shape, -1), positions.view(sequences.shape)
@@ -152,10 +116,12 @@ class CodeShellAttention(nn.Module):
         )
 
     def _mix_cached(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        """With a cache: fill it from a prompt, or decode over what it holds."""
         cache, rows = sequences.cache, sequences.rows
         assert cache is not None and rows is not None
         if sequences.decoding:
             return self._decode(x, sequences, cache)
+        # A prompt: nothing came before these tokens, so they attend to one another and are stored for later.
         q, k, v = self._project(x, sequences)
         cache.write(self.layer, rows, sequences.positions, k, v)
         if sequences.shape is None:
@@ -163,18 +129,20 @@ class CodeShellAttention(nn.Module):
         return ops.attention(*(part.reshape(*sequences.shape, *part.shape[1:]) for part in (q, k, v)))
 
     def _decode(self, x: torch.Tensor, sequences: Sequences, cache: KVCache) -> torch.Tensor:
-        """New tokens over the cache, which takes them in. On GPUs one launch rotates, writes and attends; on the CPU
-        `rotary_qkv` turns them, because it adds the bias in the same pass."""
+        """New tokens attend to the cache, which takes them in. On GPUs one launch rotates, writes and attends; on the
+        CPU `rotary_qkv` rotates them, because it adds the bias in the same pass."""
         assert sequences.shape is not None
         cos: torch.Tensor | None = None
         sin: torch.Tensor | None = None
         if not _decodes_in_one_launch(x):
             q, k, v = self._project(x, sequences)
         else:
+            # Unrotated: with cos and sin given, `decode_attention` rotates queries and keys itself.
             cos, sin = sequences.cos, sequences.sin
             qkv = ops.linear(x, self.c_attn.weight, self.c_attn.bias)
             heads = qkv.view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
             q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
+        # The cache may be in another dtype than the projections (bf16 under autocast, say); attend in the cache's.
         dtype, keys = q.dtype, cache.keys[self.layer]
         q, k, v = (part.to(keys.dtype).view(*sequences.shape, *part.shape[1:]) for part in (q, k, v))
         return ops.decode_attention(
@@ -183,10 +151,13 @@ class CodeShellAttention(nn.Module):
 
 
 def _decodes_in_one_launch(x: torch.Tensor) -> bool:
+    """Whether `decode_attention` rotates and writes in the launch that attends. (A test replaces this function.)"""
     return not x.is_cpu
 
 
 class CodeShellMLP(nn.Module):
+    """Two linears with a tanh GELU between them, over (T, D)."""
+
     def __init__(self, config: CodeShellConfig) -> None:
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, config.inner_size)
@@ -194,12 +165,15 @@ class CodeShellMLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # (T, 4 D), unless the config says another width.
         inner = ops.gelu(ops.linear(x, self.c_fc.weight, self.c_fc.bias))
         out: torch.Tensor = self.dropout(ops.linear(inner, self.c_proj.weight, self.c_proj.bias))
         return out
 
 
 class CodeShellBlock(nn.Module):
+    """Attention and MLP, each after a LayerNorm and added to the residual stream (T, D)."""
+
     def __init__(self, config: CodeShellConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -208,6 +182,7 @@ class CodeShellBlock(nn.Module):
         self.mlp = CodeShellMLP(config)
 
     def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+        # Pre-norm: the branches read a normalised copy, and the stream itself is only ever added to.
         x = x + self.attn(self.ln_1(x), sequences)
         out: torch.Tensor = x + self.mlp(self.ln_2(x))
         return out
@@ -224,7 +199,7 @@ class CodeShellModel(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
     def forward(self, tokens: torch.Tensor, sequences: Sequences) -> torch.Tensor:
-        """(tokens,) int64 to (tokens, n_embd)."""
+        """(T,) int64 to (T, D)."""
         x = self.drop(self.wte(tokens))
         for block in self.h:
             x = block(x, sequences)
@@ -246,16 +221,18 @@ class CodeShellForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.rotary = RotaryTables(config)
+        # On the meta device there is nothing to draw; `from_pretrained` fills the model.
         if not self.transformer.wte.weight.is_meta:
             self.reset_parameters()
 
     def tie_weights(self) -> None:
+        """Make the head and the embedding one parameter, where the config says so."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the initial weights, in the order of `named_parameters`; `generator` makes the draw its own."""
+        """Draw the initial weights, in the order of `named_parameters`; None draws from torch's global generator."""
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -263,6 +240,7 @@ class CodeShellForCausalLM(nn.Module):
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)
             else:
+                # 2 L projections are added to the residual stream; scaled so, its variance does not grow with L.
                 residual = name.endswith("c_proj.weight")
                 spread = std / math.sqrt(2 * self.config.n_layer) if residual else std
                 parameter.normal_(0.0, spread, generator=generator)
@@ -299,16 +277,17 @@ class CodeShellForCausalLM(nn.Module):
             input_ids: (batch, seq) int64.
             labels: (batch, seq) int64, Hugging Face's convention: shifted inside, never into the next document or
                 from padding; -100 does not count.
-            targets: (batch, seq) int64, the token after each position, -100 does not count. Not with `labels`.
+            targets: (batch, seq) int64, the token after each position; -100 does not count. Not with `labels`.
             cu_seqlens: int32 (documents + 1,), offsets over the flattened batch * seq tokens, from 0 to batch * seq:
-                documents do not see one another, and their positions start at 0. `max_seqlen` saves reading it.
+                documents do not see one another, and their positions start at 0.
+            max_seqlen: with `cu_seqlens`, an upper bound on the length of a document.
             positions: (batch, seq) rotary positions, instead of 0, 1, 2 … in every row or document.
             attention_mask: (batch, seq), 0 or False where a token is padding (on either side); positions count the
                 real tokens. The logits of padding are 0, and its targets do not count.
-            cache: read and extended by these tokens. With an empty cache a mask may be given, later not.
-            reduction: of the loss, over the targets that count.
-            return_logits: None returns logits if and only if there is no loss to compute; "last" those of each row's
-                last real token alone, (batch, 1, vocab_size), which is all that generation needs of a prompt.
+            cache: read and extended by these tokens. A mask may be given with an empty cache, not later.
+            reduction: how the loss combines the targets that count.
+            return_logits: None returns logits if and only if there is no loss to compute; "last" returns those of each
+                row's last real token alone, (batch, 1, vocab_size), which is all that generation needs of a prompt.
 
         Returns:
             `ModelOutput`. Logits are in the dtype the head computes in (bf16 under bf16 autocast); the loss is fp32.
@@ -316,16 +295,28 @@ class CodeShellForCausalLM(nn.Module):
         Raises:
             ValueError: an argument's shape, dtype or value does not fit; the message names it.
         """
-        from codeshell.model.layout import arrange  # here, because layout needs this module's classes
-
-        arranged = arrange(self, input_ids, labels, targets, cu_seqlens, max_seqlen, positions, attention_mask, cache)
-        hidden = self.transformer(arranged.tokens, arranged.sequences)
+        arranged = arrange(
+            self.config,
+            self.rotary,
+            input_ids,
+            labels,
+            targets,
+            cu_seqlens,
+            max_seqlen,
+            positions,
+            attention_mask,
+            cache,
+        )
+        hidden = self.transformer(arranged.tokens, arranged.sequences)  # (T, D)
+        # The layers have written their keys and values; only now do these tokens count as cached.
         if cache is not None:
             cache.lengths, cache.longest = arranged.lengths, arranged.longest
         loss = None
         if arranged.targets is not None:
+            # Head and cross entropy in one operation, which never holds all (T, V) logits.
             loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
         logits = None
+        # For a prompt (B, V) of the (T, V) logits are enough.
         if return_logits == "last":
             logits = ops.linear(hidden[arranged.last_tokens()], self.lm_head.weight).unsqueeze(1)
         elif return_logits or (return_logits is None and loss is None):
@@ -334,21 +325,34 @@ class CodeShellForCausalLM(nn.Module):
 
     def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:
         """New tokens of every row; see `codeshell.model.generation.generate`."""
-        from codeshell.model.generation import generate
-
-        return generate(self, input_ids, **settings)
+        return generation.generate(self, input_ids, **settings)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
-        """Load a directory as the hub has it; see `codeshell.model.checkpoints.load`."""
-        from codeshell.model.checkpoints import load
+        """Load a model directory as the hub has it: `config.json` and weights, in CodeShell's or Starcoder2's layout.
 
-        return load(directory, dtype)
+        Args:
+            directory: see `codeshell.model.checkpoints.read_weights`.
+            dtype: dtype of the weights in memory; None keeps that of the files, which must then be one dtype.
+
+        Returns:
+            The model in evaluation mode: the released config has dropout, which only training should apply.
+
+        Raises:
+            UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
+        """
+        config = checkpoints.read_config(directory)
+        # Built without memory; the tensors that are read become its parameters, and none is copied.
+        with torch.device("meta"):
+            model = cls(config)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+        model.load_state_dict(checkpoints.read_weights(directory, config, shapes, dtype), assign=True)
+        model.tie_weights()
+        return model.eval()
 
     def save_pretrained(
         self, directory: str | Path, layout: Literal["codeshell", "starcoder2"] = "codeshell", **settings: Any
     ) -> None:
         """Write config and weights; see `codeshell.model.checkpoints.save`."""
-        from codeshell.model.checkpoints import save
-
-        save(self, directory, layout, **settings)
+        tensors = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        checkpoints.save(tensors, self.config, directory, layout, **settings)

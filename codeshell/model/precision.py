@@ -1,7 +1,7 @@
-"""In which precision a forward pass multiplies: one decision for training, evaluation and generation.
+"""The precision of a forward pass's products: one decision for training, evaluation and generation.
 
-Weights, gradients of weights, the residual stream, norms, softmax and the loss are fp32 in both. `bf16` is torch's
-autocast: the operands of matrix products and of attention are rounded to bf16, sums are fp32.
+Weights, gradients of weights, the residual stream, norms, softmax and the loss are fp32 in both precisions. `bf16` is
+torch's autocast: the operands of matrix products and of attention are rounded to bf16, and sums are fp32.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 def resolve(precision: Precision, device: torch.device | str = "cpu") -> Literal["fp32", "bf16"]:
     """What `auto` means on a device: bf16 where that is faster, else fp32.
 
-    On a CPU that is where it has AMX. The older avx512_bf16 instructions do not pay: on a Xeon with them and without
-    AMX, oneDNN's bf16 products ran at 0.16 TFLOP/s and fp32 at 0.30 (2 cores). The choice depends on the processor
-    alone and never on a timing, so a run can be repeated bit for bit.
+    A CPU is faster in bf16 if it has AMX. The older avx512_bf16 instructions do not pay: on a Xeon with them and
+    without AMX, oneDNN's bf16 products ran at 0.16 TFLOP/s and fp32 ones at 0.30 (2 cores). The choice depends on the
+    processor alone and never on a timing, so a run can be repeated bit for bit.
     """
     if precision != "auto":
         return precision
@@ -33,7 +33,7 @@ def resolve(precision: Precision, device: torch.device | str = "cpu") -> Literal
 
 
 def autocast(precision: Precision, device: torch.device | str = "cpu") -> AbstractContextManager[object]:
-    """Context for the forward pass and the loss; backward belongs outside it."""
+    """A context manager for the forward pass and the loss; the backward pass belongs outside it."""
     if resolve(precision, device) == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

@@ -1,12 +1,12 @@
 """A byte-level BPE tokenizer whose text side cannot produce a special token.
 
 Hugging Face `tokenizers` does the encoding. The encoder is built from the file's vocabulary, merges and pre-tokenizer
-alone: without the added tokens (which `tokenizers` would find inside the text), and without a post-processor,
-truncation, padding, dropout or unknown token, each of which would change what a text is turned into. Special tokens
-are placed by id, by the code that means them. Decoding is a table of bytes by id, so it is exact for every id list.
+alone. It gets no added tokens (which `tokenizers` would find inside the text), and no post-processor, truncation,
+padding, dropout or unknown token, because each of them would change the ids of a text. Code that means a special token
+places it by id. Decoding looks up the bytes of each id in a table, so it is exact for every id list.
 
-A tokenizer whose vocabulary has no symbol for some byte (the released CodeShell tokenizer lacks 42 of 256) drops that
-byte; `missing_bytes` names them, `lost_bytes` counts them in a text, and the first text that loses one is warned of.
+A tokenizer whose vocabulary has no symbol for some byte drops that byte (the released CodeShell tokenizer lacks 42 of
+256). `missing_bytes` names these bytes, `lost_bytes` counts them in a text, and `encode` warns once when it drops one.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from codeshell.errors import UserError
 END_OF_TEXT = "<|endoftext|>"
 
 SPECIAL_TOKENS = (
+    # The end of a document, and the sentinels of fill-in-the-middle.
     END_OF_TEXT,
     "<fim_prefix>",
     "<fim_middle>",
     "<fim_suffix>",
     "<fim_pad>",
+    # StarCoder's marks for what a file is part of: repositories, issues, notebooks, commits.
     "<filename>",
     "<gh_stars>",
     "<issue_start>",
@@ -50,13 +52,13 @@ SPECIAL_TOKENS = (
     "<reponame>",
     "<|end|>",
 )
-"""In the order of the released tokenizer, where they are ids 70000 to 70019."""
+"""The special tokens in the order of the released tokenizer, where they are ids 70000 to 70019."""
 
 CHUNK_CHARACTERS = 1 << 21
-"""Text handed to `tokenizers` at a time (or one longer document): an encoding takes 30 times its text in memory."""
+"""Characters given to `tokenizers` at a time, or one longer document: an encoding takes 30 times its text in memory."""
 
 PAD_TO = 128
-"""The embedding of a model has a multiple of this many rows: whole tiles for the matrix units."""
+"""A model's embedding has a multiple of this many rows, so that the matrix units get whole tiles."""
 
 MODEL_MAX_LENGTH = 8192
 """Context of the released model; Hugging Face tools warn about longer inputs."""
@@ -64,13 +66,14 @@ MODEL_MAX_LENGTH = 8192
 
 def _byte_symbols() -> dict[str, int]:
     """GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
+    # Left out are the control characters, both spaces, and the soft hyphen 0xAD, which is invisible.
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
 
 
 BYTE_SYMBOLS = _byte_symbols()
-"""Byte of each of the 256 characters that byte-level vocabularies are written in."""
+"""The byte that each of the 256 characters of byte-level vocabularies stands for."""
 
 
 class Tokenizer:
@@ -78,7 +81,8 @@ class Tokenizer:
 
     Attributes:
         specials: id of each special token, in order of id.
-        vocab_size: one more than the highest id, special tokens included.
+        vocab_size: number of ids, those of special tokens included: one more than the highest. What a model's config
+            calls `vocab_size` is `padded_vocab_size`; `base_vocab_size` leaves the special tokens out.
         missing_bytes: bytes without a symbol in the vocabulary; `encode` cannot represent them.
         hash: SHA-256 (hexadecimal) of everything that decides which ids a text gets, and of the special tokens.
     """
@@ -89,6 +93,7 @@ class Tokenizer:
         Raises:
             UserError: not JSON, not byte-level BPE, or something in it makes encoding lossy or ambiguous.
         """
+        # `_source` is written back by `save` as it was read; the encoder is built from a reduced copy.
         tree = _parse(source, origin)
         self._source = source
         self.specials: dict[str, int] = dict(
@@ -101,9 +106,11 @@ class Tokenizer:
             self._encoder = tokenizers.Tokenizer.from_str(json.dumps(core))
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{origin}: tokenizers cannot build it ({error}); give a valid tokenizer.json") from None
+        # Ids may have holes; the embedding needs a row for each up to the highest.
         self.vocab_size = 1 + max([*vocabulary.values(), *self.specials.values()])
         self.missing_bytes = bytes(sorted(byte for symbol, byte in BYTE_SYMBOLS.items() if symbol not in vocabulary))
         self.hash = _hash(core, self.specials)
+        # Decoding: bytes by id, and the names of the ids that have none.
         self._table = _byte_table(vocabulary, self.vocab_size)
         self._special_names = {index: name for name, index in self.specials.items()}
         self._warned = False
@@ -130,16 +137,18 @@ class Tokenizer:
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and the two files that Hugging Face tools read beside it.
 
-        `tokenizer.json` comes last: where it is, the directory is complete. The declared class is the generic fast
+        `tokenizer.json` is written last: a directory that has it is complete. The declared class is the generic fast
         tokenizer, because transformers' GPT2Tokenizer (which the released files declare) replaces the pre-tokenizer
         by GPT-2's and so joins digits.
         """
         directory = make_directory(directory)
+        # One token has every role; a tokenizer without it declares none.
         roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END_OF_TEXT)
         names: dict[str, Any] = dict(roles) if END_OF_TEXT in self.specials else {}
         names["additional_special_tokens"] = list(self.specials)
         config = names | {
             "tokenizer_class": "PreTrainedTokenizerFast",
+            # Both would change text: a space before the first word; spaces before punctuation removed.
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
             "model_max_length": MODEL_MAX_LENGTH,
@@ -149,7 +158,7 @@ class Tokenizer:
         write_text(directory / "tokenizer.json", self._source)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text: never a special one, nothing added in front or behind.
+        """Ids of a text: never a special one, and nothing added before or after.
 
         Raises:
             ValueError: the text holds a lone surrogate, which has no UTF-8 form.
@@ -157,7 +166,8 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text, over the threads that `tokenizer_threads` allows."""
+        """`encode` of every text, on as many threads as `tokenizer_threads` allows."""
+        # Counting is a pass over the text, so it ends with the warning.
         if self.missing_bytes and not self._warned:
             lost = sum(map(self.lost_bytes, texts))
             if lost:
@@ -167,13 +177,15 @@ class Tokenizer:
                     f"{lost} in this text (said once; Tokenizer.lost_bytes counts them)",
                     stacklevel=2,
                 )
+        # The fast call computes no offsets. The order of the texts is kept.
         try:
             return [
                 encoding.ids
                 for chunk in _chunks(texts)
                 for encoding in self._encoder.encode_batch_fast(chunk, add_special_tokens=False)
             ]
-        except TypeError:  # what tokenizers makes of a lone surrogate, as of anything that is not a string
+        except TypeError:
+            # tokenizers raises it for a lone surrogate as well as for anything that is not a string. Tell which.
             for text in texts:
                 try:
                     str.encode(text)
@@ -182,11 +194,14 @@ class Tokenizer:
             raise
 
     def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
-        """Text of an id list; bytes that are not UTF-8 become U+FFFD, and no space is ever tidied away.
+        """Text of an id list. Bytes that are not UTF-8 become U+FFFD, and no space is ever removed.
 
         Args:
             ids: token ids.
-            specials: write special tokens out; False skips them.
+            specials: whether special tokens are written out or skipped.
+
+        Raises:
+            ValueError: an id outside the vocabulary.
         """
         return self._join(ids, specials).decode("utf-8", errors="replace")
 
@@ -199,8 +214,10 @@ class Tokenizer:
         return self._join(ids, False)
 
     def _join(self, ids: Iterable[int], specials: bool) -> bytes:
+        """The bytes of an id list, with the names of special tokens or without them."""
         parts = []
         for index in ids:
+            # Negative ids would index the table from its end.
             part = self._table[index] if 0 <= index < self.vocab_size else None
             if part is None:
                 name = self._special_names.get(int(index))
@@ -211,18 +228,20 @@ class Tokenizer:
         return b"".join(parts)
 
     def lost_bytes(self, text: str) -> int:
-        """How many bytes of a text `encode` drops; 0 unless `missing_bytes` is non-empty."""
+        """How many bytes of a text `encode` drops; always 0 for a tokenizer without `missing_bytes`."""
         if not self.missing_bytes:
             return 0
+        # Lone surrogates, which `encode` refuses, count as their replacement here.
         data = text.encode("utf-8", errors="replace")
         return len(data) - len(data.translate(None, self.missing_bytes))
 
     def fim_prompt(self, prefix: str, suffix: str, mode: Literal["psm", "spm"] = "psm") -> list[int]:
-        """Ids that ask for the middle between two texts, in StarCoder's formats.
+        """Ids of a prompt for the middle between two texts, in StarCoder's formats.
 
         `psm` is `<fim_prefix>prefix<fim_suffix>suffix<fim_middle>`; `spm` (variant 2 of Bavarian et al. 2022) is
         `<fim_prefix><fim_suffix>suffix<fim_middle>prefix`.
         """
+        # Encoded separately, as in training: no token spans the cursor.
         before, after = self.encode_batch([prefix, suffix])
         if mode == "psm":
             return [self.fim_prefix, *before, self.fim_suffix, *after, self.fim_middle]
@@ -261,12 +280,12 @@ class Tokenizer:
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of a model's embedding: `vocab_size` rounded up to a multiple of 128."""
+        """Rows of a model's embedding, its config's `vocab_size`: our `vocab_size` rounded up to a multiple of 128."""
         return -(-self.vocab_size // PAD_TO) * PAD_TO
 
     @cached_property
     def base_vocab_size(self) -> int:
-        """Tokens that text can yield at most: the vocabulary without the special tokens."""
+        """Number of tokens that text can yield: the vocabulary without the special tokens."""
         return sum(part is not None for part in self._table)
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[str]]:
@@ -277,9 +296,10 @@ class Tokenizer:
 def tokenizer_threads(count: int) -> Iterator[None]:
     """Let `tokenizers` use `count` threads inside the block.
 
-    One thread always holds. More than one is a request: the library makes its pool once a process, at the first
-    parallel call, so a second block with another number keeps the first one's pool.
+    A count of one is always kept. A larger count is a request: the library makes its pool once per process, at the
+    first parallel call, so a second block with another number keeps the pool of the first.
     """
+    # The library reads both from the environment; there is no call for it.
     names = {"TOKENIZERS_PARALLELISM": "true" if count > 1 else "false", "RAYON_NUM_THREADS": str(count)}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
@@ -294,8 +314,10 @@ def tokenizer_threads(count: int) -> Iterator[None]:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in lists of about `CHUNK_CHARACTERS`; no text is cut."""
     chunk: list[str] = []
     size = 0
+    # A chunk ends after the text that fills it, so it may be longer by almost one text.
     for text in texts:
         chunk.append(text)
         size += len(text)
@@ -307,22 +329,26 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _parse(source: str, origin: str) -> dict[str, Any]:
-    """Check the parts of a `tokenizer.json` that everything below relies on."""
+    """Parse a `tokenizer.json`, and check the parts that everything below relies on."""
+    # The model: BPE with a vocabulary of ids.
     try:
         tree: dict[str, Any] = json.loads(source)
     except json.JSONDecodeError as error:
         raise UserError(f"{origin}: not valid JSON ({error}); give a tokenizer.json") from None
-    model: Any = tree.get("model") if type(tree) is dict else None
+    model: Any = tree.get("model") if type(tree) is dict else None  # JSON may also be a list or a number
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or "merges" not in model:
         raise UserError(f"{origin}: not a BPE tokenizer.json (no model with vocab and merges); give a byte-level BPE")
     if model.get("type", "BPE") != "BPE" or not model["vocab"]:
         raise UserError(f"{origin}: the model is {model.get('type')}, or empty; give a byte-level BPE tokenizer")
+    # Ids index the table of bytes, so they must be whole numbers.
     if any(not isinstance(index, int) or index < 0 for index in model["vocab"].values()):
         raise UserError(f"{origin}: an id of the vocabulary is not a whole number from 0; give a valid tokenizer.json")
+    # Added tokens may be absent or null; from here on they are a list of objects with id and content.
     added = tree.setdefault("added_tokens", None) or []
     if any(not isinstance(token, dict) or {"id", "content"} - set(token) for token in added):
         raise UserError(f"{origin}: added_tokens without id or content; give a valid tokenizer.json")
     tree["added_tokens"] = added
+    # Merges in one form, pairs.
     try:
         model["merges"] = [_merge_pair(merge) for merge in model["merges"]]
     except (TypeError, ValueError):
@@ -339,9 +365,11 @@ def _merge_pair(merge: str | list[str]) -> tuple[str, str]:
 def _check_specials(specials: dict[str, int], model: dict[str, Any], origin: str) -> None:
     """Refuse a special token that a text could spell, and two tokens of one id."""
     vocabulary = model["vocab"]
+    # A special token may be listed in the vocabulary, too, if it has the same id there (checked below).
     ids = [index for name, index in vocabulary.items() if name not in specials] + list(specials.values())
     if len(set(ids)) != len(ids):
         raise UserError(f"{origin}: two tokens share an id; give a consistent tokenizer.json")
+    # What merging can produce. A special token among it would come out of an ordinary text.
     products = {first + second for first, second in model["merges"]}
     for name, index in specials.items():
         if name in products:
@@ -351,12 +379,14 @@ def _check_specials(specials: dict[str, int], model: dict[str, Any], origin: str
 
 
 def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
-    """What decides the ids of a text, as a `tokenizer.json` without the rest, in one canonical form."""
+    """The part of a `tokenizer.json` that decides the ids of a text, in one canonical form, ready to build from."""
+    # Refuse what would make encoding lossy; drop the rest silently, because it does not change a text's ids.
     model = tree["model"]
     if tree.get("normalizer") is not None:
         raise UserError(f"{origin}: has a normaliser, so text would not survive encoding; use a tokenizer without one")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise UserError(f"{origin}: marks subwords with affixes; give a byte-level BPE tokenizer")
+    # ByteLevel is what maps bytes to symbols: none would leave bytes out, two would map them twice.
     specials = {token["content"] for token in tree["added_tokens"]}
     steps = _pre_tokenizer_steps(tree.get("pre_tokenizer"), origin)
     if sum(step["type"] == "ByteLevel" for step in steps) != 1:
@@ -387,13 +417,18 @@ def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _pre_tokenizer_steps(tree: Any, origin: str) -> list[dict[str, Any]]:
-    """The pre-tokenizer as a flat list, reduced to the fields that change where text is cut."""
+    """The pre-tokenizer as a flat list, reduced to the fields that change where text is cut.
+
+    Only steps that keep every character are accepted: they cut text, and no more.
+    """
     kind = tree.get("type") if isinstance(tree, dict) else None
     if kind == "Sequence":
         return [step for part in tree.get("pretokenizers", []) for step in _pre_tokenizer_steps(part, origin)]
     if kind == "Digits":
         return [{"type": kind, "individual_digits": bool(tree.get("individual_digits", False))}]
+    # With add_prefix_space it would insert a space, and a Split that is "Removed" drops what it matches.
     if kind == "ByteLevel" and not tree.get("add_prefix_space", True):
+        # trim_offsets concerns offsets only; it is fixed so that equal encoders have equal hashes.
         use_regex = bool(tree.get("use_regex", True))
         return [{"type": kind, "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}]
     if kind == "Split" and tree.get("behavior") != "Removed":
@@ -405,9 +440,11 @@ def _pre_tokenizer_steps(tree: Any, origin: str) -> list[dict[str, Any]]:
 
 
 def _hash(core: dict[str, Any], specials: dict[str, int]) -> str:
+    """SHA-256 over the canonical form: the order and layout of the file do not matter, every id does."""
     model = core["model"]
     parts = {
         "vocabulary": sorted((index, name) for name, index in model["vocab"].items()),
+        # In the file's order, which is the order of application.
         "merges": model["merges"],
         "ignore_merges": model["ignore_merges"],
         "pre_tokenizer": core["pre_tokenizer"]["pretokenizers"],
@@ -417,11 +454,12 @@ def _hash(core: dict[str, Any], specials: dict[str, int]) -> str:
 
 
 def _byte_table(vocabulary: dict[str, int], size: int) -> list[bytes | None]:
-    """Bytes of each id; None where a text token is absent (special tokens and holes)."""
+    """Bytes of each id; None for special tokens and for ids that no token has."""
     table: list[bytes | None] = [None] * size
     for token, index in vocabulary.items():
         try:
             table[index] = bytes([BYTE_SYMBOLS[symbol] for symbol in token])
-        except KeyError:  # not written in the byte alphabet: stands for itself, as in the ByteLevel decoder
+        except KeyError:
+            # Not written in the byte alphabet: the token stands for itself, as in tokenizers' ByteLevel decoder.
             table[index] = token.encode()
     return table

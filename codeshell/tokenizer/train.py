@@ -1,8 +1,9 @@
 """Train byte-level BPE on a sample of the training split; the tokenizer stage of a run.
 
-The pre-tokenizer is the released one's: digits one by one, then GPT-2's regular expression. All 256 bytes are in the
-alphabet, so every text survives. The special tokens follow the vocabulary, in the released order. Which documents are
-read is a hash of (seed, document id, purpose): the same ones in any sharding, and a larger sample holds the smaller.
+The pre-tokenizer is that of the released tokenizer: digits one by one, then GPT-2's regular expression. All 256 bytes
+are in the alphabet, so encoding loses nothing. The special tokens follow the vocabulary, in the released order. A hash
+of (seed, document id, purpose) decides which documents are read: the same ones in any sharding, and a larger sample
+contains the smaller one.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from codeshell.tokenizer.statistics import Meter
 from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_threads
 
 MIN_FREQUENCY = 2
-"""A pair seen once is not merged: such a token would be a copy of one place in the corpus."""
+"""Occurrences that a pair needs to be merged. A token made from one occurrence would be a copy of that place."""
 
 STATISTICS_BYTES = 64_000_000
-"""Held-out text that is measured at most; ratios are steady long before."""
+"""The most held-out text that is measured. The ratios are steady long before that."""
 
 SMALL_BYTES = 1_000_000
-"""With less held-out text than this, a sample of the training text is measured beside it."""
+"""If there is less held-out text than this, a sample of the training text is measured, too."""
 
 ROWS = 512
 """Documents in memory at once: about 4 MB."""
@@ -48,8 +49,8 @@ class Sample:
 
     Attributes:
         paths: the shards.
-        chosen: one array of booleans a shard, by row.
-        documents, bytes: what is chosen.
+        chosen: for each shard, a boolean per row.
+        documents, bytes: size of the sample.
     """
 
     paths: list[Path]
@@ -60,7 +61,8 @@ class Sample:
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The chosen rows of the named columns, in the order of the shards, at most `ROWS` at a time."""
         for path, chosen in zip(self.paths, self.chosen, strict=True):
-            row = 0
+            row = 0  # of the shard, where the next batch begins
+            # Filtered batch by batch, so a shard is never in memory as a whole.
             for batch in _read(path, columns):
                 kept = batch.filter(pa.array(chosen[row : row + batch.num_rows]))
                 row += batch.num_rows
@@ -69,12 +71,12 @@ class Sample:
 
 
 def choose(paths: list[Path], *, seed: int, purpose: str, max_bytes: int) -> Sample:
-    """Take documents in the order of hash(seed, id, purpose) for as long as `max_bytes` holds them.
+    """Take documents in the order of hash(seed, id, purpose) for as long as they fit into `max_bytes`.
 
     Args:
         paths: shards of schema `DOCUMENTS`.
-        seed, purpose: of the hash.
-        max_bytes: text at most. 17 bytes a document are held in memory.
+        seed, purpose: what is hashed, beside the id.
+        max_bytes: the most text to take. 17 bytes per document are held in memory.
     """
     counts = [0] * len(paths)
 
@@ -90,17 +92,18 @@ def choose(paths: list[Path], *, seed: int, purpose: str, max_bytes: int) -> Sam
     return Sample(paths, np.split(mask, np.cumsum(counts)[:-1]) if paths else [], len(taken), size)
 
 
-def train(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
-    """Learn merges until the vocabulary has `vocab_size` tokens, or no pair occurs twice; then add the special tokens.
+def train(batches: Iterable[list[str]], base_vocab_size: int) -> Tokenizer:
+    """Learn merges until there are `base_vocab_size` tokens or no pair occurs twice; then add the special tokens.
 
-    The result depends on the texts and the size alone: not on their order, their batches or the number of threads.
+    The result depends only on the texts and the size: not on their order, their batches or the number of threads.
 
     Args:
         batches: lists of texts.
-        vocab_size: tokens before the special ones, at least the 256 bytes.
+        base_vocab_size: number of tokens without the special ones, at least the 256 bytes.
     """
-    if vocab_size < 256:
-        raise ValueError(f"vocab_size: {vocab_size} is below the 256 bytes")
+    if base_vocab_size < 256:
+        raise ValueError(f"base_vocab_size: {base_vocab_size} is below the 256 bytes")
+    # The split comes before learning, so no merge crosses a digit or a word's end.
     learner = tokenizers.Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -110,12 +113,14 @@ def train(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
     )
     learner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=base_vocab_size,
         min_frequency=MIN_FREQUENCY,
+        # All 256 symbols, also of bytes that this sample lacks.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     learner.train_from_iterator(batches, trainer)
+    # Added after learning, so they get the ids that follow the vocabulary.
     learner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     return Tokenizer(learner.to_str(pretty=True))
 
@@ -123,8 +128,8 @@ def train(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """The tokenizer stage: `curated/` to `tokenizer/`.
 
-    Trains on the `train` split, or takes the tokenizer that the recipe names. `by_language` is measured on the
-    `valid` split; where that is small, `train_sample` is the same of training text.
+    It trains on the `train` split, or takes the tokenizer that the recipe names. `by_language` is measured on the
+    `valid` split. If that split is small, `train_sample` has the same numbers for training text.
 
     Raises:
         UserError: no training text, or a tokenizer that cannot be used.
@@ -133,16 +138,18 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     paths = list_shards(curated, "train")
     make_directory(target)
     with tokenizer_threads(engine.workers):
+        # The sample is chosen again on a resume, because its size is part of the statistics.
         documents = size = 0
         if not settings.path:
             sample = choose(paths, seed=recipe.seed, purpose="tokenizer", max_bytes=settings.sample_bytes)
             documents, size = sample.documents, sample.bytes
+            # Either there is no training split, or its first document in hash order is larger than the sample.
             if not documents:
                 raise UserError(
                     f"{curated}: no training document within tokenizer.sample_bytes = {settings.sample_bytes}; "
                     "raise it, or give more input"
                 )
-        # save() writes tokenizer.json last, so a stage that was killed behind it does not train again.
+        # save() writes tokenizer.json last, so a stage that was killed after it does not train again.
         if not (target / "tokenizer.json").exists():
             tokenizer = Tokenizer.load(settings.path) if settings.path else _train_on(sample, settings.vocab_size)
             tokenizer.save(target)
@@ -158,7 +165,9 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             "trained_on_documents": documents,
             "trained_on_bytes": size,
         }
+        # The numbers of the held-out text, or of training text if nothing is held out; `measured_on` says which.
         if held_out["bytes"] < SMALL_BYTES:
+            # Text that the tokenizer was trained on compresses better than new text, so the two are kept apart.
             training = _measure(tokenizer, paths, recipe.seed, SMALL_BYTES)
             statistics["train_sample"] = training
         if held_out["documents"]:
@@ -166,7 +175,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         return statistics | {"measured_on": "train"} | training
 
 
-def _train_on(sample: Sample, vocab_size: int) -> Tokenizer:
+def _train_on(sample: Sample, base_vocab_size: int) -> Tokenizer:
+    """`train` on a sample, read as the learner asks for it, with a progress line."""
     with Progress("tokenizer", total=sample.documents, unit="documents") as progress:
 
         def texts() -> Iterator[list[str]]:
@@ -174,10 +184,11 @@ def _train_on(sample: Sample, vocab_size: int) -> Tokenizer:
                 yield batch.column("text").to_pylist()
                 progress.advance(batch.num_rows)
 
-        return train(texts(), vocab_size)
+        return train(texts(), base_vocab_size)
 
 
 def _measure(tokenizer: Tokenizer, paths: list[Path], seed: int, max_bytes: int) -> dict[str, Any]:
+    """`Meter.result` over a sample of the shards; the hash's purpose differs from that of training."""
     meter = Meter(tokenizer)
     sample = choose(paths, seed=seed, purpose="tokenizer statistics", max_bytes=max_bytes)
     for batch in sample.batches(["language", "text"]):
@@ -186,6 +197,7 @@ def _measure(tokenizer: Tokenizer, paths: list[Path], seed: int, max_bytes: int)
 
 
 def _read(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The columns of a shard, `ROWS` rows at a time; a broken file is a `UserError`."""
     try:
         yield from pq.ParquetFile(path).iter_batches(batch_size=ROWS, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,6 +1,8 @@
 """Batches: what a step takes, how it is folded into micro-batches, and the plain stream that validation reads.
 
-`codeshell.train.rows` makes the batches of training; here is what both share.
+`codeshell.train.rows` makes the batches of training; this file holds what training and validation share.
+
+Shapes in this file: N tokens of a batch, C tokens of a sequence (the context), D documents that begin in the batch.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Position:
-    """The next token: `offset` stored tokens into the `index`-th document (or part of one) of `epoch`'s order."""
+    """Where the next token of a lane is: `offset` stored tokens into the `index`-th part of `epoch`'s order."""
 
     epoch: int = 0
     index: int = 0
@@ -37,7 +39,7 @@ class Position:
 
 
 Positions = tuple[Position, ...]
-"""A place in every lane."""
+"""One position per lane."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Batch:
     """Tokens of one optimizer step.
 
     Attributes:
-        inputs: int64, (batch_tokens,).
-        targets: int64, (batch_tokens,): the next token, or `IGNORED`.
-        starts: int64, ascending: where in `inputs` a document begins.
-        after: the position behind the batch, of each lane.
+        inputs: int64 (N,).
+        targets: int64 (N,): the next token, or `IGNORED`.
+        starts: int64 (D,), ascending: where in `inputs` a document begins.
+        after: the position of each lane after the batch.
     """
 
     inputs: Ints
@@ -62,9 +64,9 @@ class MicroBatch:
     """What one forward pass takes.
 
     Attributes:
-        inputs, targets: int64, (sequences, context).
-        cu_seqlens: int32, (pieces + 1,): ends of the pieces that attend to themselves alone, over the flattened
-            tokens, from 0; a piece ends with its document or its sequence. None if documents may attend to others.
+        inputs, targets: int64 (sequences, C).
+        cu_seqlens: int32 (pieces + 1,), offsets over the flattened tokens, from 0: tokens attend within their piece
+            only, and a piece ends with its document or its sequence. None if documents may attend to one another.
         max_seqlen: no piece is longer.
     """
 
@@ -75,20 +77,21 @@ class MicroBatch:
 
 
 def document_keys(corpus: TokenCorpus) -> NDArray[np.uint64]:
-    """A hash of each document's id, from which every order is made."""
+    """A hash of each document's id, uint64 (documents,), from which every order is made."""
     keys = (draw(corpus.document_id(index)) for index in range(len(corpus)))
     return np.fromiter(keys, dtype=np.uint64, count=len(corpus))
 
 
 def fingerprint(corpus: TokenCorpus) -> str:
     """Hash of the set of documents and their number of tokens; the shards they lie in do not matter."""
+    # Sorted, so that shards and the order in them do not matter.
     digest = hashlib.sha256(np.sort(document_keys(corpus)).tobytes())
     digest.update(str(corpus.n_tokens).encode())
     return digest.hexdigest()
 
 
 class Documents:
-    """A token corpus as it is, in an order hashed from its ids: what validation reads."""
+    """A token corpus in an order hashed from its ids, nothing rearranged: what validation reads."""
 
     def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, seed: int) -> None:
         self.corpus, self.tokenizer, self.seed = corpus, tokenizer, seed
@@ -98,26 +101,29 @@ class Documents:
         return len(self.corpus)
 
     def order(self, epoch: int) -> Ints:
-        """Indices of the corpus, sorted by a hash of (seed, epoch, document id)."""
+        """Indices of the corpus's documents, sorted by a hash of (seed, epoch, document id)."""
         return np.argsort(mix(self._keys, draw(self.seed, epoch, "order")), kind="stable")
 
     def tokens(self, document: int) -> Ints:
-        """A document with its `<|endoftext|>`; an empty one gives no token at all."""
+        """A document followed by `<|endoftext|>`; an empty one gives no token at all."""
         stored = self.corpus.document(document).astype(np.int64)
         return np.append(stored, self.tokenizer.eot) if len(stored) else stored
 
 
-def take(documents: Documents, count: int, *, own: bool) -> Batch:
+def take(documents: Documents, count: int, *, isolated: bool) -> Batch:
     """The first `count` tokens of all documents as one stream, in the order of epoch 0.
 
     Args:
         documents: they hold more than `count` tokens, `<|endoftext|>` included.
-        own: documents do not attend to one another; then `<|endoftext|>` has no target, for what follows it is
-            not to be known from it.
+        count: tokens of the batch, its N.
+        isolated: documents do not attend to one another; then `<|endoftext|>` has no target, because nothing before
+            it tells which document follows.
     """
+    # One token more than `count` is needed: the target of the last one.
     pieces: list[Ints] = []
     starts: list[int] = []
     filled = 0
+    # Whole documents until there are enough; the last one is cut below.
     for document in documents.order(0).tolist():
         tokens = documents.tokens(document)
         if len(tokens):
@@ -129,25 +135,30 @@ def take(documents: Documents, count: int, *, own: bool) -> Batch:
     stream = np.concatenate(pieces)[: count + 1]
     targets = stream[1:].copy()
     begins = np.asarray(starts, dtype=np.int64)
-    if own:
+    if isolated:
+        # The token before each beginning is the `<|endoftext|>` of the document before.
         targets[begins[(begins > 0) & (begins <= count)] - 1] = IGNORED
     return Batch(stream[:-1], targets, begins[begins < count], ())
 
 
-def fold(batch: Batch, context: int, micro_tokens: int, *, own: bool) -> Iterator[MicroBatch]:
+def fold(batch: Batch, context: int, micro_tokens: int, *, isolated: bool) -> Iterator[MicroBatch]:
     """Fold a batch into sequences of `context` tokens and yield them `micro_tokens` at a time (at least a sequence).
 
     Args:
         batch: its number of tokens is a multiple of `context`.
-        micro_tokens: 0 for the whole batch at once.
-        own: give `cu_seqlens`, so that documents do not attend to one another.
+        context: tokens of a sequence.
+        micro_tokens: the most tokens of a micro-batch; 0 is the whole batch at once.
+        isolated: give `cu_seqlens`, so that documents do not attend to one another.
     """
+    # Whole sequences, at least one: `micro_tokens` rounded down to a multiple of the context.
     total = len(batch.inputs)
     step = max(micro_tokens // context, 1) * context if micro_tokens else total
     for begin in range(0, total, step):
         end = min(begin + step, total)
         cuts = None
-        if own:
+        if isolated:
+            # Pieces begin where a sequence or a document does. The beginnings of sequences end with the total, which
+            # closes the last piece.
             inside = batch.starts[(batch.starts > begin) & (batch.starts < end)] - begin
             rows = np.arange(0, end - begin + 1, context, dtype=np.int64)
             cuts = np.union1d(rows, inside).astype(np.int32)
@@ -156,14 +167,14 @@ def fold(batch: Batch, context: int, micro_tokens: int, *, own: bool) -> Iterato
 
 
 class Prefetch:
-    """Makes the next batches in a thread while the device computes; what they hold does not change by it.
+    """Makes the next batches in a thread while the device computes. Their contents are the same as without it.
 
     Args:
-        make: the batch of a step, from its number and the positions behind the batch before.
+        make: makes the batch of a step from the step's number and the positions after the previous batch.
         done: steps done; the first batch is that of step `done + 1`.
-        positions: where it begins.
-        depth: batches that may wait.
-        last: no batch is made for a later step; None is no end.
+        positions: where the first batch begins.
+        depth: the most batches that wait.
+        last: no batch is made for a later step; None sets no limit.
     """
 
     def __init__(
@@ -183,13 +194,15 @@ class Prefetch:
 
     def _work(self, make: Callable[[int, Positions], Batch], done: int, positions: Positions, last: int | None) -> None:
         item: Batch | BaseException
+        # Each batch begins where the one before it ended, so they are made in order, by one thread.
         while not self._closed.is_set() and (last is None or done < last):
             done += 1
             try:
                 item = make(done, positions)
                 positions = item.after
-            except BaseException as error:  # Raised again where the batch is asked for.
+            except BaseException as error:  # raised again by `next`
                 item = error
+            # A plain put could wait for ever on a full queue; wake up to see whether the run has ended.
             while not self._closed.is_set():
                 try:
                     self._queue.put(item, timeout=0.1)
@@ -200,12 +213,13 @@ class Prefetch:
                 return
 
     def next(self) -> Batch:
-        """The next batch."""
+        """The next batch; an error from making it is raised here."""
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
+        """End the thread; batches that wait are lost."""
         self._closed.set()
         self._thread.join()

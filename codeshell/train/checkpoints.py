@@ -1,9 +1,9 @@
 """Checkpoints: `step-NNNNNN/` with `config.json`, `model.safetensors`, `optimizer.safetensors` and `state.json`.
 
-A checkpoint is written under a temporary name, flushed and renamed, so it is whole or absent, and a full disk or a
-kill leaves the older ones as they were. `state.json` is written last and holds the size and SHA-256 of the other
-files. Nothing is pickled. There is no state of a random generator: every draw of the trainer is a hash of the seed
-and the step (see `codeshell.train.loop`), so the step is enough.
+A checkpoint is written under a temporary name, flushed to the disk and renamed. So it is whole or absent, and a full
+disk or a kill leaves the older ones as they were. `state.json` is written last and holds the size and SHA-256 of the
+other files. Nothing is pickled. No state of a random generator is stored: every draw of the trainer is a hash of the
+seed and the step (see `codeshell.train.loop`), so the step is enough.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ cut for the machine (which decides rounding, and dropout where there is any, but
 
 
 class PhaseResult(msgspec.Struct, frozen=True):
-    """Validation at the end of a phase; None where there was none, or it was not finite."""
+    """Validation at the end of a phase; a number is None if there was no validation or it was not finite."""
 
     step: int
     valid_loss: float | None
@@ -68,25 +68,30 @@ class State(msgspec.Struct, kw_only=True):
 
     format: int = FORMAT
     step: int = 0
-    """Steps done; the next is `step + 1`."""
+    """Steps done; the next step is `step + 1`."""
     phase: int = 0
+    """Index of the last step's phase."""
     context: int = 0
-    """Of the last step done."""
+    """Context length of the last step, in tokens."""
     positions: tuple[Position, ...] = ()
-    """Of the next token in each lane; empty before the first step."""
+    """Position of the next token in each lane; empty before the first step."""
     tokens: int = 0
+    """Tokens trained on, those of skipped updates included."""
     recent: list[float] = []
-    """Accepted losses, the window of `codeshell.train.spikes`."""
+    """Losses of the last accepted updates, the window of `codeshell.train.spikes`."""
     skipped: int = 0
+    """Updates not applied so far."""
     in_row: int = 0
+    """Updates not applied since the last one that was."""
     phase_results: list[PhaseResult] = []
     seed: int = 0
+    """The recipe's seed, and below its sections `model` and `train`."""
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
-    """Sections of the recipe."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """The one in use; the recipe may say `auto`."""
     threads: int = 0
-    """As they were in use, where the recipe says `auto` or 0."""
+    """The number in use; the recipe may say 0, all cores."""
     tokenizer: str = ""
     """Hash of the tokenizer."""
     corpus: str = ""
@@ -100,7 +105,7 @@ class DamagedError(Exception):
 
 
 def sections(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe's `model` and `train` as JSON has them, to be stored and compared."""
+    """The recipe's sections `model` and `train`, as they are after a round trip through JSON: tuples are lists."""
     tree = msgspec.json.decode(msgspec.json.encode(to_tree(recipe)))
     return tree["model"], tree["train"]
 
@@ -111,18 +116,19 @@ def step_directory(root: Path, step: int) -> Path:
 
 
 def list_steps(root: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending."""
+    """Steps that have a checkpoint, in ascending order."""
     names = (re.fullmatch(r"step-(\d{6,})", path.name) for path in root.glob("step-*"))
     return sorted(int(match.group(1)) for match in names if match)
 
 
 def save(root: Path, state: State, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> Path:
-    """Write the checkpoint of `state.step` whole, in place of one that is there.
+    """Write the checkpoint of `state.step` completely, then put it in place of an earlier one of that step.
 
     Raises:
         UserError: the disk is full or read-only; the older checkpoints are as they were.
     """
     target = step_directory(root, state.step)
+    # The suffix hides it from `list_steps`, and tells `prune` what a killed run left over.
     temporary = target.with_name(target.name + TEMPORARY)
     make_directory(root)
     with disk_errors(target, temporary):
@@ -131,26 +137,28 @@ def save(root: Path, state: State, model: CodeShellForCausalLM, optimizer: torch
         save_file(_model_tensors(model), temporary / MODEL, metadata={"format": "pt"})
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
         write_json(temporary / CONFIG, model.config.to_dict())
+        # The state comes last, because it names the size and hash of the others.
         state.files = {name: _digest(temporary / name) for name in (MODEL, OPTIMIZER, CONFIG)}
         write_json(temporary / STATE, msgspec.to_builtins(state))
+        # Contents reach the disk before the name does: after a power cut, a directory with the name is whole.
         flush_directory(temporary)
         replace_directory(temporary, target)
     return target
 
 
 def prune(root: Path, keep: int, always: Iterable[int]) -> None:
-    """Delete all but the newest `keep` checkpoints and those of the steps in `always`, and what a kill left behind."""
+    """Delete all but the newest `keep` checkpoints and those of the steps in `always`, and what a kill left over."""
     steps = list_steps(root)
     for step in set(steps[:-keep]) - set(always):
         path = step_directory(root, step)
-        # By rename first: half a checkpoint must not look like one.
+        # Renamed first: if a kill comes while it is deleted, what is left must not look like a checkpoint.
         path.rename(path.with_name(path.name + TEMPORARY))
     for path in root.glob(f"step-*{TEMPORARY}"):
         shutil.rmtree(path)
 
 
 def read_state(path: Path) -> State:
-    """Read a checkpoint's state and check that its files are whole.
+    """Read a checkpoint's state, and check its files by size and SHA-256.
 
     Raises:
         DamagedError: a file is missing, cut short or changed.
@@ -161,15 +169,17 @@ def read_state(path: Path) -> State:
         version = msgspec.json.decode(data)["format"]
     except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
         raise DamagedError(f"{STATE}: {error}") from None
+    # Before the rest is parsed: another version may have other fields.
     if version != FORMAT:
         raise UserError(
-            f"{path}: checkpoint of format {version}, this codeshell reads {FORMAT}; "
-            "go on with the version that wrote it"
+            f"{path}: the checkpoint has format {version}, this codeshell reads format {FORMAT}; "
+            "resume with the version that wrote it"
         )
     try:
         state = msgspec.json.decode(data, type=State)
     except msgspec.DecodeError as error:
         raise DamagedError(f"{STATE}: {error}") from None
+    # The size first, because it is free and finds most damage; hashing reads the whole file.
     for name in (MODEL, OPTIMIZER, CONFIG):
         size, digest = state.files.get(name, (-1, ""))
         try:
@@ -184,11 +194,12 @@ def read_state(path: Path) -> State:
 
 
 def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str, model: CodeShellForCausalLM) -> None:
-    """Refuse a checkpoint that this run cannot go on from.
+    """Refuse a checkpoint that this run cannot resume from.
 
     Raises:
         UserError: another shape, tokenizer or corpus, or a setting that a resumed run may not change.
     """
+    # Shapes come first, and from the header of the file alone: no tensor is read.
     expected = {name: tuple(tensor.shape) for name, tensor in _model_tensors(model).items()}
     with safe_open(path / MODEL, framework="pt") as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -219,13 +230,16 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
 
 
 def load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors, which `check` has let pass, into the model and the optimizer."""
+    """Put a checkpoint's tensors into the model and the optimizer; `check` must have accepted it before."""
     import torch
 
+    # Copied into the existing parameters, because the optimizer holds references to them.
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in load_file(path / MODEL).items():
             parameters[name].copy_(tensor)
+    # The file names optimizer state `KIND/PARAMETER`. torch wants {number: {kind: tensor}}, and numbers the parameters
+    # in the order of the optimizer's groups.
     index = {id(parameter): number for number, parameter in enumerate(_in_order(optimizer))}
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(path / OPTIMIZER).items():
@@ -240,7 +254,7 @@ def disk_errors(target: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        # safetensors writes in Rust and gives the system's error as text alone.
+        # safetensors writes in Rust, and its exception has the system's error number only in its text.
         shutil.rmtree(temporary, ignore_errors=True)
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
@@ -250,6 +264,7 @@ def disk_errors(target: Path, temporary: Path) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise disk_error(error, target) from error
     except BaseException:
+        # Also for Ctrl-C: no temporary directory stays.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
@@ -261,15 +276,17 @@ def flush_directory(directory: Path) -> None:
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # Some network file systems cannot flush a directory.
+            if error.errno != errno.EINVAL:  # some network file systems cannot flush a directory
                 raise
         finally:
             os.close(handle)
 
 
 def replace_directory(temporary: Path, target: Path) -> None:
-    """Give `temporary` the name `target`; a directory that has it is moved aside and deleted."""
+    """Give `temporary` the name `target`; a directory that has this name is moved aside and deleted."""
     if target.exists():
+        # A directory cannot be renamed over one that is not empty. Between the two renames no directory has the name;
+        # after a kill there, the next run writes it again.
         old = target.with_name(target.name + ".old" + TEMPORARY)
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
@@ -280,11 +297,12 @@ def replace_directory(temporary: Path, target: Path) -> None:
 
 
 def _model_tensors(model: CodeShellForCausalLM) -> dict[str, torch.Tensor]:
-    # named_parameters gives a tied weight once.
+    """The weights by name; `named_parameters` gives a tied weight once."""
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
 
 
 def _optimizer_tensors(model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
@@ -293,6 +311,7 @@ def _optimizer_tensors(model: CodeShellForCausalLM, optimizer: torch.optim.Optim
 
 
 def _in_order(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """The optimizer's parameters in the order in which torch numbers them."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -301,5 +320,6 @@ def _settings(section: str, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
     with open(path, "rb") as file:
         return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ A document is cut at two characters into prefix, middle and suffix, and written 
     SPM variant 2  <fim_prefix><fim_suffix> S <fim_middle> P M
 
 so a left-to-right model learns to write M from what stands on both sides. The cut is in characters, not tokens:
-in an editor the cursor may stand inside a token. P, S and M are tokenised apart, as they are at inference. Both
+in an editor the cursor may stand inside a token. P, S and M are tokenised separately, as they are at inference. Both
 the order and the cut are a hash of (seed, epoch, document), so no worker count, order or resume can change them.
 """
 
@@ -25,7 +25,8 @@ Order = Literal["plain", "psm", "spm"]
 
 @dataclass(frozen=True)
 class Plan:
-    """A document and how it is written. `prefix + middle + suffix` is the text; a plain document is all prefix."""
+    """A document and the order in which it is written. `prefix + middle + suffix` is the text; a plain document is all
+    prefix."""
 
     order: Order
     prefix: str
@@ -34,7 +35,9 @@ class Plan:
 
 
 def order(*, seed: int, epoch: int, doc_id: str, fim_rate: float, spm_rate: float) -> Order:
-    """How this document is written in this epoch; needs no text, so plain documents are never decoded."""
+    """The order in which this document is written in this epoch. No text is needed: plain ones are never decoded."""
+    # Draws are uniform in [0, 2^64), so the rates are compared on that scale. The two draws hash different purposes,
+    # "fim" and "spm", so they are independent.
     if draw(seed, epoch, doc_id, "fim") >= fim_rate * 2.0**64:
         return "plain"
     return "spm" if draw(seed, epoch, doc_id, "spm") < spm_rate * 2.0**64 else "psm"
@@ -46,19 +49,20 @@ def rearrange(text: str, *, seed: int, epoch: int, doc_id: str, fim_rate: float,
     Args:
         text: the document.
         seed, epoch, doc_id: all that the draw depends on.
-        fim_rate: part of the documents that is rearranged.
-        spm_rate: part of those that is written suffix first.
+        fim_rate: share of the documents that is rearranged.
+        spm_rate: share of those that is written suffix first.
     """
     how = order(seed=seed, epoch=epoch, doc_id=doc_id, fim_rate=fim_rate, spm_rate=spm_rate)
     if how == "plain" or not text:
         return Plan("plain", text)
+    # Two independent places, sorted; equal ones make an empty middle, the ends an empty prefix or suffix.
     places = (draw(seed, epoch, doc_id, "fim boundary", side) for side in (0, 1))
     first, second = sorted(below(bits, len(text) + 1) for bits in places)
     return Plan(how, text[:first], text[first:second], text[second:])
 
 
 def encode(plan: Plan, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a document, without the `<|endoftext|>` behind it. A rearranged one has three special tokens more."""
+    """The ids of a document, without the `<|endoftext|>` after it. A rearranged document has three sentinels more."""
     if plan.order == "plain":
         return tokenizer.encode(plan.prefix)
     prefix, middle, suffix = tokenizer.encode_batch([plan.prefix, plan.middle, plan.suffix])

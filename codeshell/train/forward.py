@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 def summed_loss(model: CodeShellForCausalLM, micro: MicroBatch, precision: Precision) -> torch.Tensor:
-    """Cross entropy summed over the targets that count, in nats: a scalar, fp32."""
+    """Cross entropy summed over the targets that count, in nats: an fp32 scalar."""
     device = next(model.parameters()).device
 
+    # Not blocking: the copy can overlap with what the device still computes.
     def tensor(array: NDArray[np.int64] | NDArray[np.int32]) -> torch.Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
+    # Without offsets a sequence attends to all of itself; with them, to its own document alone.
     with autocast(precision, device):
         output = model(
             tensor(micro.inputs),

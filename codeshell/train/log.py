@@ -1,7 +1,8 @@
-"""The log of a run: `log.jsonl`, and TensorBoard if asked. Keys are in docs/run-directory.md."""
+"""The log of a run: `log.jsonl`, and TensorBoard files if asked for. docs/run-directory.md lists the keys."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,11 +13,11 @@ from codeshell.errors import UserError
 
 
 class Log:
-    """Appends lines to `log.jsonl`; lines behind the step that a run resumes from are cut off first.
+    """Appends lines to `log.jsonl`. Lines after the step that a run resumes from are cut off first.
 
     Args:
-        path: the file; made if need be.
-        step: the last step that is done.
+        path: the file; it is created if it is missing.
+        step: the last step done.
         tensorboard: a directory for event files, or None.
     """
 
@@ -30,8 +31,9 @@ class Log:
             raise disk_error(error, path) from error
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object; it must have `kind` and `step`."""
+        """Append one object; it must have the keys `kind` and `step`."""
         try:
+            # Flushed line by line, so that a killed run's log ends with its last whole line.
             self.file.write(json.dumps(line, allow_nan=False) + "\n")
             self.file.flush()
         except OSError as error:
@@ -42,7 +44,7 @@ class Log:
                     self.writer.add_scalar(f"{line['kind']}/{name}", value, line["step"])
 
     def sync(self) -> None:
-        """Bring every line to the disk, as a checkpoint needs that is about to count on them."""
+        """Bring every line to the disk, so that a checkpoint of this step may count on them."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -52,21 +54,23 @@ class Log:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; what follows, or was cut short by a kill, will be written again."""
+    """Keep the lines up to `step`. Lines after it, and one that a kill cut short, will be written again."""
     if not path.exists():
         return
-    kept = []
+    # Lines are in the order of their steps: what follows the first that is not kept is from the run that was stopped.
     with open(path, encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                break
-            if not text.endswith("\n") or not isinstance(line, dict) or line.get("step", step + 1) > step:
-                break
-            kept.append(text)
+        kept = list(itertools.takewhile(lambda text: _is_kept(text, step), file))
     with atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _is_kept(text: str, step: int) -> bool:
+    """Whether a line is whole, its line break included, and of a step up to `step`."""
+    try:
+        line = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    return text.endswith("\n") and isinstance(line, dict) and bool(line.get("step", step + 1) <= step)
 
 
 def _writer(directory: Path, step: int) -> Any:
@@ -76,4 +80,5 @@ def _writer(directory: Path, step: int) -> Any:
         raise UserError(
             "train.tensorboard: TensorBoard is not installed; `pip install codeshell[tensorboard]`, or set it to false"
         ) from None
+    # Like `truncate`: events after `step` are dropped, for they will come again.
     return SummaryWriter(str(directory), purge_step=step + 1)

@@ -1,14 +1,21 @@
 """Training rows: pieces of documents, each whole within its row, rearranged for fill-in-the-middle by a hash.
 
-A row is one sequence of the context length. It is filled with the rest of a document, then the next document, and so
-on; a document that does not fit is cut, and goes on in the next row as a piece of its own. Rearranging a piece and
-not the whole document keeps prefix, suffix and middle within one context (Bavarian et al. 2022 find this
-"context-level" form the better one; in a document many times longer than the context the middle would see neither).
+A row is one sequence of the context length. It is filled with the rest of a document, then with the next document,
+and so on. A document that does not fit is cut, and continues in the next row as a separate piece. Rearranging a piece
+and not the whole document keeps prefix, suffix and middle within one context (Bavarian et al. 2022 find this
+"context-level" form the better one; in a document many times longer than the context, the middle would see neither).
 
 Documents are dealt into lanes by a hash, so that a batch holds as many different files as it has lanes; very long
-ones are dealt in parts. The stored tokens of a lane are consumed in order and each once an epoch, whatever the
-context, so the place in a lane is a `Position` of three integers, and what follows it is a pure function of (seed,
-corpus, recipe): that is what makes a resume exact.
+documents are dealt in parts. The stored tokens of a lane are consumed in order, each once per epoch, whatever the
+context. So the place in a lane is a `Position` of three integers, and what follows it is a pure function of (seed,
+corpus, recipe). That is what makes a resume exact.
+
+Words and shapes in this file:
+
+    part    at most `part_tokens` stored tokens of one document; the U parts of the corpus have numbers from 0
+    lane    a list of parts; the L lanes share the parts evenly
+    row     one sequence of `context` tokens in a batch, filled from one lane
+    piece   what one row takes from one part: at most the rest of the part, at most the room left in the row
 """
 
 from __future__ import annotations
@@ -28,11 +35,12 @@ if TYPE_CHECKING:
     from codeshell.tokenizer import Tokenizer
 
 PART_CONTEXTS = 4
-"""A document longer than this many contexts is dealt in parts of that length: a lane does not spend hundreds of batches
-in one large file."""
+"""A document longer than this many contexts is dealt in parts of that length, so that a lane does not spend hundreds of
+batches in one large file."""
 
 SMALLEST_REARRANGED = 16
-"""Less room than this at the end of a row is filled without rearranging: sentinels would take a quarter of it."""
+"""A room smaller than this at the end of a row is filled without rearranging: the sentinel tokens would take a quarter
+of it."""
 
 
 class Lanes:
@@ -40,10 +48,10 @@ class Lanes:
 
     Args:
         corpus: the training documents.
-        tokenizer: of the corpus.
-        batch_tokens, contexts: of the recipe; they decide the number of lanes and the length of a part.
-        seed, fim_rate, spm_rate: of the recipe.
-        own: pieces do not attend to one another; then nothing is predicted behind `<|endoftext|>`.
+        tokenizer: the one that encoded them.
+        batch_tokens, contexts: the recipe's; they decide the number of lanes and the length of a part.
+        seed, fim_rate, spm_rate: the recipe's.
+        isolated: pieces do not attend to one another; then nothing is predicted after `<|endoftext|>`.
     """
 
     def __init__(
@@ -56,20 +64,27 @@ class Lanes:
         seed: int,
         fim_rate: float,
         spm_rate: float,
-        own: bool,
+        isolated: bool,
     ) -> None:
-        self.corpus, self.tokenizer, self.own = corpus, tokenizer, own
+        self.corpus, self.tokenizer, self.isolated = corpus, tokenizer, isolated
         self.seed, self.fim_rate, self.spm_rate = seed, fim_rate, spm_rate
         self.part_tokens = PART_CONTEXTS * max(contexts)
+
+        # Cut the documents into parts. Of each part (U,): its document, and which part of the document it is, from 0.
         counts = np.asarray(corpus.token_counts, dtype=np.int64)
-        parts = -(-counts // self.part_tokens)  # 0 for an empty document: it is in no lane
+        parts = -(-counts // self.part_tokens)  # per document, rounded up; 0 for an empty one, which is in no lane
         self._document = np.repeat(np.arange(len(counts), dtype=np.int64), parts)
         first = np.cumsum(parts) - parts
         self._part = np.arange(len(self._document), dtype=np.int64) - np.repeat(first, parts)
+
+        # A hash of (document id, part), uint64 (U,). All orders come from it, so no shard layout can change them.
         self._keys = mix(np.repeat(document_keys(corpus), parts) ^ mix(self._part.astype(np.uint64)))
+
+        # Deal the parts like cards, in an order hashed from the seed: lane 0, lane 1, …, lane L - 1, lane 0, …
         self.count = lane_count(batch_tokens, contexts, len(self._document))
         dealt = np.argsort(mix(self._keys, draw(seed, "lane")), kind="stable")
         self._members = [dealt[number :: self.count] for number in range(self.count)]
+        # Epoch and order of each lane, remembered by `_order`; no epoch is -1.
         self._orders: list[tuple[int, Ints]] = [(-1, dealt)] * self.count
 
     def start(self) -> Positions:
@@ -77,28 +92,38 @@ class Lanes:
         return (Position(),) * self.count
 
     def take(self, positions: Positions, count: int, context: int) -> Batch:
-        """The next `count` tokens as rows of `context`, an equal number of rows from each lane, lane after lane."""
+        """The next tokens of all lanes as one batch.
+
+        Args:
+            positions: where each lane is, (L,).
+            count: tokens of the batch, a multiple of L * `context`.
+            context: tokens of a row. Each lane gives the same number of rows; they lie lane after lane.
+        """
         inputs = np.empty(count, dtype=np.int64)
         targets = np.empty(count, dtype=np.int64)
         starts: list[int] = []
         after = []
-        at = 0
+        at = 0  # tokens written so far
         for lane, position in enumerate(positions):
             for _ in range(count // self.count // context):
+                # One row: pieces until it is full. The last piece is cut to fit.
                 end = at + context
                 while at < end:
-                    row, aims, position = self._piece(lane, position, end - at)
-                    inputs[at : at + len(row)] = row
-                    targets[at : at + len(row)] = aims
-                    if not self.own and starts and starts[-1] >= end - context and targets[at - 1] == IGNORED:
-                        targets[at - 1] = row[0]  # Behind `<|endoftext|>`, within the row.
+                    ids, aims, position = self._piece(lane, position, end - at)
+                    inputs[at : at + len(ids)] = ids
+                    targets[at : at + len(ids)] = aims
+                    # `<|endoftext|>` left without a target: if pieces see one another, it predicts the first token of
+                    # the next piece, as long as both are in this row.
+                    if not self.isolated and starts and starts[-1] >= end - context and targets[at - 1] == IGNORED:
+                        targets[at - 1] = ids[0]
                     starts.append(at)
-                    at += len(row)
+                    at += len(ids)
             after.append(position)
         return Batch(inputs, targets, np.asarray(starts, dtype=np.int64), tuple(after))
 
     def _piece(self, lane: int, position: Position, room: int) -> tuple[Ints, Ints, Position]:
-        """Inputs and targets of the next piece, at most `room` tokens of it, and the position behind."""
+        """Inputs and targets of the next piece, each (n,) with n <= `room`, and the position after it."""
+        # The part that the position is in. After the last part of an epoch comes the first of the next epoch's order.
         members = self._members[lane]
         epoch, index = position.epoch, position.index
         if index == len(members):
@@ -106,38 +131,60 @@ class Lanes:
         unit = int(self._order(lane, epoch)[index])
         document = int(self._document[unit])
         stored = self.corpus.document(document)
+
+        # The part is stored[first:last]; stored[begin:last] of it is left.
         first = int(self._part[unit]) * self.part_tokens
         last = min(first + self.part_tokens, len(stored))
         begin = first + position.offset
+        # Each piece draws for itself whether it is rearranged, so what it hashes holds its place in the document.
         name = self.corpus.document_id(document) + (f":{begin}" if begin else "")
         used, ids = self._rearranged(epoch, name, stored[begin:last], room)
-        if used == 0:  # Plain: what there is room for, and what follows it as the last target.
+        # From here on `ids` is one longer than the piece: inputs are ids[:-1], their targets ids[1:].
+        if used == 0:
+            # Plain: as many tokens as there is room for, then what follows them as the last target.
             used = min(last - begin, room)
             ids = np.append(stored[begin : begin + used].astype(np.int64), self.tokenizer.eot)
             if begin + used < len(stored):
                 ids[-1] = stored[begin + used]
             elif used < room:
-                ids = np.append(ids, IGNORED)  # `<|endoftext|>` is an input, too, and its target is not known.
+                # The document ends and there is room: `<|endoftext|>` is an input, too, and its target is not known.
+                ids = np.append(ids, IGNORED)
         else:
+            # Rearranged: what follows in the document is no continuation of the middle, so the piece ends like one.
             ids = np.append(ids, [self.tokenizer.eot, IGNORED])
+
+        # Positions count stored tokens, not written ones: sentinels and a different split into tokens do not matter.
         offset = position.offset + used
         after = Position(epoch, index + 1, 0) if first + offset == last else Position(epoch, index, offset)
         return ids[:-1], ids[1:], after
 
     def _rearranged(self, epoch: int, name: str, stored: Ints, room: int) -> tuple[int, Ints]:
-        """How many stored tokens a rearranged piece takes up, and its ids without `<|endoftext|>`; 0 for none."""
+        """Try to rearrange the beginning of `stored` for fill-in-the-middle.
+
+        Args:
+            epoch, name: what the draw depends on, beside the seed.
+            stored: the rest of the part.
+            room: the most ids that may be returned, `<|endoftext|>` after them included.
+
+        Returns:
+            How many stored tokens the piece takes up, and its ids without `<|endoftext|>`. 0 if the draw or the lack
+            of room says that the piece stays plain.
+        """
         none = np.empty(0, dtype=np.int64)
         how = fim.order(seed=self.seed, epoch=epoch, doc_id=name, fim_rate=self.fim_rate, spm_rate=self.spm_rate)
         if how == "plain" or room < SMALLEST_REARRANGED:
             return 0, none
-        used = min(len(stored), room - 4)  # Three sentinels and `<|endoftext|>`.
+        # Room for three sentinels and `<|endoftext|>`. The text is cut and encoded again, which can make more tokens
+        # than were stored; so take fewer until the result fits. Each turn lowers `used`.
+        used = min(len(stored), room - 4)
         while used > 0:
             try:
                 text = self.tokenizer.decode_bytes(stored[:used].tolist()).decode("utf-8")
             except UnicodeDecodeError:
+                # Either the cut is inside a character, or the document itself is not UTF-8 and stays plain.
                 if used == len(stored):
-                    return 0, none  # Not the cut's fault: the document itself is not UTF-8.
-                used -= 1  # The cut is inside a character.
+                    return 0, none
+                used -= 1
                 continue
             plan = fim.rearrange(
                 text, seed=self.seed, epoch=epoch, doc_id=name, fim_rate=self.fim_rate, spm_rate=self.spm_rate
@@ -145,7 +192,7 @@ class Lanes:
             ids = fim.encode(plan, self.tokenizer)
             if len(ids) < room:
                 return used, np.asarray(ids, dtype=np.int64)
-            used -= len(ids) + 1 - room  # Cutting a token in two has made more of them than fit.
+            used -= len(ids) + 1 - room
         return 0, none
 
     def _order(self, lane: int, epoch: int) -> Ints:
@@ -158,9 +205,15 @@ class Lanes:
 
 
 def lane_count(batch_tokens: int, contexts: Sequence[int], parts: int) -> int:
-    """How many lanes: as many as a batch has sequences at the contexts' common multiple.
+    """Number of lanes: as many as a batch has sequences at the contexts' least common multiple.
 
-    Every lane then gives whole rows at every context. Fewer where there are fewer (parts of) documents than that.
+    Every lane then gives whole rows at every context. There are fewer lanes if there are fewer parts than that.
+
+    Args:
+        batch_tokens: a multiple of every context.
+        contexts: context lengths of the phases.
+        parts: parts that can be dealt.
     """
     most = batch_tokens // math.lcm(*contexts)
+    # A divisor of the most, so that the rows of a batch still divide evenly.
     return max(lanes for lanes in range(1, most + 1) if most % lanes == 0 and lanes <= max(parts, 1))

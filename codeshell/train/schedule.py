@@ -10,7 +10,7 @@ from codeshell.recipe import Train
 
 @dataclass(frozen=True)
 class Stretch:
-    """A phase in steps: `first` to `last`, counted from 1, both included. An empty phase has `last` < `first`."""
+    """A phase in steps: from `first` to `last`, counted from 1, both included. An empty phase has `last` < `first`."""
 
     index: int
     context: int
@@ -20,10 +20,11 @@ class Stretch:
 
 
 def stretches(train: Train) -> list[Stretch]:
-    """The phases of a run; their ends are rounded to whole steps and the last ends with the run."""
+    """The phases of a run. Their ends are rounded to whole steps, and the last phase ends with the run."""
     result: list[Stretch] = []
     share, before = 0.0, 0
     for index, phase in enumerate(train.phases):
+        # From the sum of the shares so far, so that rounding does not add up over the phases.
         share += phase.share
         last = train.steps if index == len(train.phases) - 1 else round(min(share, 1.0) * train.steps)
         result.append(Stretch(index, phase.context, phase.lr_scale, before + 1, last))
@@ -44,8 +45,10 @@ def learning_rate(train: Train, step: int) -> float:
         step: from 1 to `train.steps`.
     """
     scale = stretch_of(train, step).lr_scale
+    # Both parts run over the steps of the whole run; a phase only scales them.
     if step <= train.warmup_steps:
         return train.lr * scale * step / train.warmup_steps
+    # From 0 at the end of the warm-up to 1 at the last step, where the cosine is 0.
     progress = (step - train.warmup_steps) / max(train.steps - train.warmup_steps, 1)
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return train.lr * scale * (train.min_lr_ratio + (1.0 - train.min_lr_ratio) * cosine)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 while training: a checkpoint at the next step, then an end (SIGTERM) or on (SIGUSR1)."""
+"""SIGTERM and SIGUSR1 while training: both save a checkpoint after the current step; SIGTERM then ends the run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 class Interrupted(SystemExit):
-    """The run was told to end and has saved itself. As a `SystemExit` it passes every `except Exception`; the process
-    ends with 143, what a shell reports for SIGTERM."""
+    """The run was told to end and has saved itself. It is a `SystemExit`, so no `except Exception` stops it, and the
+    process ends with code 143, which is what a shell reports for SIGTERM."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -21,7 +21,7 @@ class Signals:
 
     Attributes:
         stop: a SIGTERM came.
-        checkpoint: a SIGUSR1 came; the reader sets it back.
+        checkpoint: a SIGUSR1 came; whoever reads it sets it back.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,7 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # Only a note: a handler may run between any two bytecodes, even inside the optimizer's step.
         if number == signal.SIGTERM:
             self.stop = True
         else:

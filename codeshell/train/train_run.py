@@ -38,12 +38,12 @@ LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", 
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
-    """Train on `tokens/` with `tokenizer/`, or go on where a run before stopped.
+    """Train on `tokens/` with `tokenizer/`, or resume where an earlier run stopped.
 
     Args:
         recipe: the settings; `seed`, `model` and `train` are used.
-        directory: of the run.
-        engine: not used, training is one process.
+        directory: the run's directory.
+        engine: not used; training is one process.
 
     Returns:
         The statistics of docs/run-directory.md.
@@ -54,6 +54,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     home = make_directory(directory / "train")
     train = recipe.train
+    # Before the first product: the number of threads decides how sums are cut, and so how they are rounded.
     threads = train.threads or usable_cores()
     torch.set_num_threads(threads)
     keep_large_blocks()
@@ -62,12 +63,15 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     corpus = _corpus(directory, "train", tokenizer)
     if corpus is None:
         raise UserError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
+    # Each document is followed by one `<|endoftext|>`, which the shards do not store.
     available = corpus.n_tokens + len(corpus)
     if available <= train.batch_tokens:
         raise UserError(
             f"{directory / 'tokens'}: {available:,} tokens to train on, no more than one batch "
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
+
+    # What the loop needs: the model, the training documents in lanes, the held-out documents.
     model, optimizer = build(recipe, tokenizer, device)
     own = train.document_attention == "own"
     lanes = Lanes(
@@ -78,12 +82,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         seed=recipe.seed,
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
-        own=own,
+        isolated=own,
     )
     held_out = _corpus(directory, "valid", tokenizer)
-    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, own=own) if held_out else None
+    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=own) if held_out else None
     if validation is not None and validation.n_bytes == 0:
-        validation = None  # Only documents of one token, which nothing can predict.
+        validation = None  # It holds only documents of one token, which nothing can predict.
+
+    # A fresh state, or that of the newest whole checkpoint. `checkpoints.check` compares what the two were made from.
     model_settings, train_settings = checkpoints.sections(recipe)
     state = State(
         seed=recipe.seed,
@@ -98,20 +104,27 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
         Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
+
+    # Also when nothing was left to train: a kill may have come between the last checkpoint and this.
     for name, layout in LAYOUTS.items():
         _export(directory / name, model, layout, tokenizer)
     return _statistics(recipe, model, state)
 
 
 def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
-    """The model with its initial weights, a function of the recipe's seed, and its optimizer.
+    """The model with its initial weights, which are a function of the recipe's seed, and its optimizer.
 
-    Weight decay is for matrices; biases and LayerNorm weights have none.
+    Weight decay applies to matrices; biases and LayerNorm weights have none.
+
+    Raises:
+        UserError: the recipe's model has an impossible shape.
     """
+    # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
     shape = recipe.model
     torch.manual_seed(draw(recipe.seed, "weights"))
     try:
         config = CodeShellConfig(
+            # Rows of the embedding, then those of them that are tokens.
             vocab_size=tokenizer.padded_vocab_size,
             n_vocab_used=tokenizer.vocab_size,
             n_positions=shape.n_positions,
@@ -149,29 +162,36 @@ def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | 
 
 
 def _remedy(directory: Path) -> str:
+    """How to get what is missing, for the end of a message."""
     return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
 
 
 def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State) -> State:
-    """Load the newest checkpoint that is whole; `fresh` if there is none at all."""
+    """Load the newest checkpoint that is whole into model and optimizer; `fresh` if there is no checkpoint.
+
+    Raises:
+        UserError: the checkpoint is another run's, or all are damaged: starting again would throw the work away.
+    """
+    # Newest first. A damaged checkpoint costs only the steps since the one before it.
     steps = checkpoints.list_steps(root)
     for step in reversed(steps):
         path = checkpoints.step_directory(root, step)
         try:
             state = checkpoints.read_state(path)
         except checkpoints.DamagedError as error:
-            _say(f"train: {path} is damaged ({error}); trying the one before")
+            _say(f"train: {path} is damaged ({error}); trying the previous one")
             continue
         checkpoints.check(path, state, recipe, fresh.tokenizer, fresh.corpus, model)
         checkpoints.load(path, model, optimizer)
         if state.step == recipe.train.steps:
             _say(f"train: {path} is the last step; nothing to train")
         else:
-            _say(f"train: going on from {path}, step {state.step} of {recipe.train.steps}")
+            _say(f"train: resuming from {path}, step {state.step} of {recipe.train.steps}")
             for name in ("precision", "threads"):
                 was, now = getattr(state, name), getattr(fresh, name)
                 if was != now:
                     _say(f"train: {name} was {was}, is {now}: the result will differ from an unbroken run by rounding")
+        # What a resumed run may change is taken from this run.
         state.precision, state.threads, state.train = fresh.precision, fresh.threads, fresh.train
         return state
     if steps:
@@ -180,7 +200,8 @@ def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: 
 
 
 def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, available: int, validates: bool) -> None:
-    """Say what is about to be trained: every setting, the size, the work."""
+    """Print what is about to be trained: every setting, the size, the FLOPs."""
+    # Everything that decides the result, so that a saved log alone says how to repeat the run.
     tree = to_tree(recipe)
     for section in ("model", "train"):
         settings = {key: value for key, value in tree[section].items() if key != "phases"}
@@ -189,7 +210,7 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
         work = flops_per_token(model.config, part.context) / 1e6
         _say(
             f"phase {part.index}: steps {part.first} to {part.last}, context {part.context}, "
-            f"learning rate x {part.lr_scale:g}, {work:,.1f} MFLOP a token"
+            f"learning rate x {part.lr_scale:g}, {work:,.1f} MFLOP per token"
         )
     total = recipe.train.steps * recipe.train.batch_tokens
     _say(
@@ -207,7 +228,8 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
 def _export(
     target: Path, model: CodeShellForCausalLM, layout: Literal["codeshell", "starcoder2"], tokenizer: Tokenizer
 ) -> None:
-    """Write a model directory whole, in place of one that is there."""
+    """Write a model directory completely, then put it in place of an earlier one."""
+    # Readers such as the evaluation never see a directory that is half written.
     temporary = target.with_name(target.name + TEMPORARY)
     with checkpoints.disk_errors(target, temporary):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -219,11 +241,12 @@ def _export(
 
 
 def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> dict[str, Any]:
-    """A function of the recipe and the last checkpoint alone."""
+    """The stage's statistics, a function of the recipe and the last checkpoint alone."""
     train = recipe.train
     results = {result.step: result for result in state.phase_results}
     phases: list[dict[str, Any]] = []
     for part in stretches(train):
+        # A phase without steps ends where the one before it does, and must not show that one's result.
         result = results.get(part.last) if part.first <= part.last else None
         phases.append(
             {
@@ -238,6 +261,7 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> di
             }
         )
     final = results.get(train.steps)
+    # FLOPs per token grow with the context, so the mean over the run weighs each phase by its tokens.
     work = sum(phase["flops_per_token"] * phase["tokens"] for phase in phases)
     return {
         "steps": state.step,

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """Result of a validation; both are infinite or NaN if the model's loss is.
+    """Result of a validation; both numbers are infinite or NaN if the model's loss is.
 
     Attributes:
-        loss: mean over the predicted tokens, nats.
-        bits_per_byte: bits that the predicted tokens cost, `<|endoftext|>` included, for each byte they stand for.
+        loss: mean over the predicted tokens, in nats.
+        bits_per_byte: bits that the predicted tokens cost, `<|endoftext|>` included, per byte they stand for.
     """
 
     loss: float
@@ -36,21 +36,23 @@ class Validation:
     """Held-out tokens: whole documents in an order hashed from their ids, so that a part of them is a fair sample.
 
     The first token of a document has nothing before it and is not predicted, so its bytes are not counted either.
-    What is predicted does not depend on the context length; how much stands before it does.
+    Which tokens are predicted does not depend on the context length; how much stands before them does.
 
     Args:
-        corpus: of the validation split.
-        tokenizer: its tokenizer.
-        limit: tokens at most.
-        own: documents do not attend to one another.
+        corpus: the validation split.
+        tokenizer: the one that encoded it.
+        limit: the most tokens to predict.
+        isolated: documents do not attend to one another.
     """
 
-    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, limit: int, own: bool) -> None:
+    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, limit: int, isolated: bool) -> None:
         documents = Documents(corpus, tokenizer, seed=0)
+        # The stream has one `<|endoftext|>` per document that is not empty; its last token is only a target.
         filled = sum(len(corpus.document(index)) > 0 for index in range(len(corpus)))
         count = max(min(limit, corpus.n_tokens + filled - 1), 0)
-        self.own, self.eot = own, tokenizer.eot
-        self.batch = take(documents, count, own=own) if count else None
+        self.isolated, self.eot = isolated, tokenizer.eot
+        self.batch = take(documents, count, isolated=isolated) if count else None
+        # Bytes that the predicted tokens stand for: the size of each kind of token, times how often it occurs.
         predicted = np.empty(0, np.int64) if self.batch is None else self.batch.targets
         self.predicted = predicted[predicted != IGNORED]
         kinds, counts = np.unique(self.predicted, return_counts=True)
@@ -58,19 +60,27 @@ class Validation:
         self.n_bytes = int((counts * lengths).sum())
 
     def score(self, model: CodeShellForCausalLM, *, context: int, micro_tokens: int, precision: Precision) -> Score:
-        """Run the model in evaluation mode over sequences of `context` tokens; the mode is set back after."""
+        """Run the model in evaluation mode over sequences of `context` tokens; then set its mode back.
+
+        Args:
+            model: on its device.
+            context: tokens of a sequence.
+            micro_tokens: the most tokens of a forward pass.
+            precision: of the forward pass.
+        """
         assert self.batch is not None, "there is nothing to validate on"
+        # Summed in a Python float (fp64), over all tokens, and divided once at the end.
         training, nats = model.training, 0.0
         model.eval()
         with torch.no_grad():
-            for micro in fold(_padded(self.batch, context, self.eot), context, micro_tokens, own=self.own):
+            for micro in fold(_padded(self.batch, context, self.eot), context, micro_tokens, isolated=self.isolated):
                 nats += float(summed_loss(model, micro, precision))
         model.train(training)
         return Score(nats / len(self.predicted), nats / math.log(2) / self.n_bytes)
 
 
 def _padded(batch: Batch, context: int, filler: int) -> Batch:
-    """Fill the last sequence up; the filler attends to nothing, and nothing is predicted from it."""
+    """Fill the last sequence up to the context; the filler attends to nothing, and nothing is predicted from it."""
     missing = -len(batch.inputs) % context
     if not missing:
         return batch
@@ -78,5 +88,6 @@ def _padded(batch: Batch, context: int, filler: int) -> Batch:
         batch,
         inputs=np.concatenate([batch.inputs, np.full(missing, filler, dtype=np.int64)]),
         targets=np.concatenate([batch.targets, np.full(missing, IGNORED, dtype=np.int64)]),
+        # The filler is a document of its own, so isolated documents do not see it.
         starts=np.append(batch.starts, len(batch.inputs)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,29 +11,14 @@ from codeshell.engine.files import write_text
 from codeshell.evaluate.corpus import Document
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.recipe import Evaluate, Model, Phase, Recipe, Train
-from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+from codeshell.tokenizer import Tokenizer
+from helpers import tiny_run
 from helpers.evaluation_fakes import document, write_documents
 
 
 def byte_tokenizer() -> Tokenizer:
-    """The 256 bytes, no merges, the special tokens behind them."""
-    vocabulary = dict(BYTE_SYMBOLS.items())
-    added = [
-        {"id": 256 + n, "content": name, "special": True, "normalized": False, "lstrip": False, "rstrip": False}
-        | {"single_word": False}
-        for n, name in enumerate(SPECIAL_TOKENS)
-    ]
-    tree = {
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-    }
-    return Tokenizer(json.dumps(tree))
+    """The 256 bytes and the special tokens after them: every byte is a token."""
+    return tiny_run.byte_tokenizer(merges=())
 
 
 def tiny_model(seed: int) -> CodeShellForCausalLM:
@@ -82,8 +66,8 @@ def make_run(root: Path, held_out: list[Document] = HELD_OUT) -> Path:
     half = len(held_out) // 2
     write_documents(root / "curated" / "test-00000.parquet", held_out[:half])
     write_documents(root / "curated" / "test-00001.parquet", held_out[half:])
-    byte_tokenizer().save(root / "tokenizer")
-    byte_tokenizer().save(root / "model")
+    for directory in (root / "tokenizer", root / "model"):
+        byte_tokenizer().save(directory)
     tiny_model(1).save_pretrained(root / "model")
     tiny_model(2).save_pretrained(root / "train" / "checkpoints" / "step-000008")
     write_text(root / "recipe.toml", recipe.to_toml(RECIPE))

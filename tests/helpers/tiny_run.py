@@ -50,11 +50,11 @@ class MemoryCorpus:
         return self.sizes[index]
 
 
-def byte_tokenizer() -> Tokenizer:
-    """All bytes with id = byte, a few merges, and the 20 special tokens behind them."""
+def byte_tokenizer(merges: Sequence[tuple[str, str]] = MERGES) -> Tokenizer:
+    """All bytes with id = byte, the products of `merges`, and the 20 special tokens after them."""
     symbols = {value: symbol for symbol, value in BYTE_SYMBOLS.items()}
     vocabulary = {symbols[value]: value for value in range(256)}
-    for first, second in MERGES:
+    for first, second in merges:
         vocabulary[first + second] = len(vocabulary)
     added = [
         {"id": len(vocabulary) + index, "content": name, "special": True, "single_word": False, "lstrip": False}
@@ -68,7 +68,7 @@ def byte_tokenizer() -> Tokenizer:
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": [list(pair) for pair in MERGES]},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [list(pair) for pair in merges]},
     }
     return Tokenizer(json.dumps(tree))
 

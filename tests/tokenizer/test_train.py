@@ -79,7 +79,7 @@ def test_every_merge_is_a_most_frequent_pair(tmp_path: Path) -> None:
         words = merged
 
 
-def test_fewer_merges_than_asked_put_the_specials_directly_behind() -> None:
+def test_fewer_merges_than_asked_put_the_specials_directly_after() -> None:
     small = train([["aaaa bbbb", "aaaa bbbb"]], 5000)
     assert 256 < small.base_vocab_size < 270
     assert small.specials["<|endoftext|>"] == small.base_vocab_size

@@ -19,11 +19,11 @@ def test_validation_reads_whole_documents_one_after_another(memory_corpus, token
         if tokens:
             starts.append(len(stream))
         stream += tokens
-    batch = take(documents, count, own=False)
+    batch = take(documents, count, isolated=False)
     assert batch.inputs.tolist() == stream[:count]
     assert batch.targets.tolist() == stream[1 : count + 1]
     assert batch.starts.tolist() == [start for start in starts if start < count]
-    masked = take(documents, count, own=True).targets.tolist()
+    masked = take(documents, count, isolated=True).targets.tolist()
     assert masked == [IGNORED if at + 1 in starts else stream[at + 1] for at in range(count)]
 
 
@@ -31,7 +31,7 @@ def test_order_does_not_depend_on_how_the_shards_lie(memory_corpus, tokenizer):
     ids = [f"{index:032x}" for index in range(len(TEXTS))]
     turned = [(index * 3) % len(TEXTS) for index in range(len(TEXTS))]
     a, b = memory_corpus(TEXTS, ids), memory_corpus([TEXTS[i] for i in turned], [ids[i] for i in turned])
-    batches = [take(Documents(corpus, tokenizer, seed=1), 100, own=True) for corpus in (a, b)]
+    batches = [take(Documents(corpus, tokenizer, seed=1), 100, isolated=True) for corpus in (a, b)]
     assert batches[0].inputs.tolist() == batches[1].inputs.tolist()
     assert fingerprint(a) == fingerprint(b)
     assert fingerprint(a) != fingerprint(memory_corpus(TEXTS[:-1], ids[:-1]))
@@ -44,7 +44,7 @@ def whole(count: int, starts: list[int]) -> Batch:
 
 
 def test_fold_cuts_at_rows_and_documents():
-    micro = list(fold(whole(16, [0, 3, 8, 13]), 4, 8, own=True))
+    micro = list(fold(whole(16, [0, 3, 8, 13]), 4, 8, isolated=True))
     assert [m.inputs.tolist() for m in micro] == [[[0, 1, 2, 3], [4, 5, 6, 7]], [[8, 9, 10, 11], [12, 13, 14, 15]]]
     assert [m.cu_seqlens.tolist() for m in micro] == [[0, 3, 4, 8], [0, 4, 5, 8]]
     assert all(m.cu_seqlens.dtype == np.int32 and m.max_seqlen == 4 for m in micro)
@@ -53,7 +53,7 @@ def test_fold_cuts_at_rows_and_documents():
 
 @pytest.mark.parametrize(("micro_tokens", "rows"), [(0, [4]), (4, [1, 1, 1, 1]), (1, [1, 1, 1, 1]), (13, [3, 1])])
 def test_fold_sizes(micro_tokens, rows):
-    micro = list(fold(whole(16, [0]), 4, micro_tokens, own=False))
+    micro = list(fold(whole(16, [0]), 4, micro_tokens, isolated=False))
     assert [m.inputs.shape for m in micro] == [(count, 4) for count in rows]
     assert np.concatenate([m.inputs.ravel() for m in micro]).tolist() == list(range(16))
     assert all(m.cu_seqlens is None for m in micro)

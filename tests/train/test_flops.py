@@ -25,7 +25,7 @@ def test_every_matrix_product_counted_by_hand():
     q_k_v, out, up, down, head = 8 * (8 + 4 + 4), 8 * 8, 8 * 32, 32 * 8, 100 * 8
     weights = 2 * (q_k_v + out + up + down) + head
     assert matmul_weights(config) == weights
-    # Scores: 4 heads x T keys x 2 wide = 8 T multiply-adds a token and layer, values the same; 2 FLOPs each,
+    # Scores: 4 heads x T keys x 2 wide = 8 T multiply-adds per token and layer, values the same; 2 FLOPs each,
     # three times for forward and backward.
     scores = 2 * (8 * 16 + 8 * 16) * 2 * 3
     assert flops_per_token(config, 16) == 6 * weights + scores

@@ -23,7 +23,6 @@ from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
 from codeshell.train.train_run import build
-from codeshell.train.validate import Validation
 
 CPU = torch.device("cpu")
 
@@ -47,7 +46,9 @@ def test_two_steps_are_adamw_on_the_mean_loss_clipped(tiny, tokenizer):
 
     model, _ = build(recipe, tokenizer, CPU)
     corpus = TokenCorpus(sorted((directory / "tokens").glob("train-*.tokens")))
-    lanes = Lanes(corpus, tokenizer, batch_tokens=256, contexts=(32, 128), seed=0, fim_rate=0.5, spm_rate=0.5, own=True)
+    lanes = Lanes(
+        corpus, tokenizer, batch_tokens=256, contexts=(32, 128), seed=0, fim_rate=0.5, spm_rate=0.5, isolated=True
+    )
     assert lanes.count == 2  # The batch is two sequences of the longer context.
     matrices, vectors = ([p for p in model.parameters() if (p.ndim >= 2) == flag] for flag in (True, False))
     groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
@@ -56,7 +57,7 @@ def test_two_steps_are_adamw_on_the_mean_loss_clipped(tiny, tokenizer):
     # 2 steps from the peak 1e-2 by a cosine to a tenth: half way, then the end.
     for rate, line in zip((0.55e-2, 0.1e-2), log_of(directory), strict=True):
         batch = lanes.take(positions, train.batch_tokens, line["context"])
-        (micro,) = fold(batch, line["context"], 0, own=True)
+        (micro,) = fold(batch, line["context"], 0, isolated=True)
         loss = summed_loss(model, micro, "fp32") / int((batch.targets != IGNORED).sum())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -115,14 +116,14 @@ def test_documents_of_a_batch_do_not_see_one_another(tiny, tokenizer, memory_cor
     recipe, _ = tiny(dropout=0.0)
     model = build(recipe, tokenizer, CPU)[0].eval()
     losses = {}
-    for own in (True, False):
+    for isolated in (True, False):
         for first in ("aaaa\n", "zzzz\n"):
             documents = Documents(memory_corpus([first, "def f(x):\n    return x\n"]), tokenizer, seed=0)
             documents.order = lambda epoch: np.array([0, 1])
-            batch = take(documents, 24, own=own)
+            batch = take(documents, 24, isolated=isolated)
             batch.targets[:6] = IGNORED  # Count the second document alone.
-            (micro,) = fold(batch, 24, 0, own=own)
-            losses[own, first] = float(summed_loss(model, micro, "fp32").detach())
+            (micro,) = fold(batch, 24, 0, isolated=isolated)
+            losses[isolated, first] = float(summed_loss(model, micro, "fp32").detach())
     assert losses[True, "aaaa\n"] == losses[True, "zzzz\n"]
     assert losses[False, "aaaa\n"] != losses[False, "zzzz\n"]
 
@@ -134,24 +135,24 @@ def test_a_document_changes_no_bit_of_another(tiny, tokenizer, memory_corpus, mo
     recipe, _ = tiny(dropout=0.0)
     model = build(recipe, tokenizer, CPU)[0].train()
     results = {}
-    for own in (True, False):
+    for isolated in (True, False):
         for first in ("aaaa\n", "zzz9\n"):
             documents = Documents(memory_corpus([first, "def f(x):\n    return x\n" * 2]), tokenizer, seed=0)
             documents.order = lambda epoch: np.array([0, 1])
-            batch = take(documents, 32, own=own)
+            batch = take(documents, 32, isolated=isolated)
             batch.targets[:6] = IGNORED
-            (micro,) = fold(batch, 16, 0, own=own)
+            (micro,) = fold(batch, 16, 0, isolated=isolated)
             model.zero_grad()
             summed_loss(model, micro, "fp32").backward()
             gradients = [parameter.grad.clone() for parameter in model.parameters()]
-            offsets = torch.from_numpy(micro.cu_seqlens) if own else None
+            offsets = torch.from_numpy(micro.cu_seqlens) if isolated else None
             logits = model(torch.from_numpy(micro.inputs), cu_seqlens=offsets).logits.detach().flatten(0, 1)
-            results[own, first] = [*gradients, logits[6:], logits[:6]]
-    for own in (True, False):
-        pairs = zip(results[own, "aaaa\n"], results[own, "zzz9\n"], strict=True)
+            results[isolated, first] = [*gradients, logits[6:], logits[:6]]
+    for isolated in (True, False):
+        pairs = zip(results[isolated, "aaaa\n"], results[isolated, "zzz9\n"], strict=True)
         *gradients, second, changed = (torch.equal(a, b) for a, b in pairs)
         assert not changed
-        assert (second, all(gradients)) == (own, own)
+        assert (second, all(gradients)) == (isolated, isolated)
 
 
 def poison(monkeypatch, steps: dict[int, float]) -> None:
@@ -191,7 +192,7 @@ def test_a_spike_is_skipped_or_taken_as_the_recipe_says(tiny, tmp_path, monkeypa
         assert log_of(directory)[11]["skipped"] == ("spike" if skipped else None)
 
 
-def test_stop_policy_saves_and_the_next_run_goes_on_behind_it(tiny, monkeypatch):
+def test_stop_policy_saves_and_the_next_run_resumes_after_it(tiny, monkeypatch):
     recipe, directory = tiny(spike_policy="stop")
     poison(monkeypatch, {7: math.nan})
     with pytest.raises(UserError, match=r"non-finite loss at step 7, .*spike_policy is stop; saved in .*step-000007"):
@@ -207,45 +208,6 @@ def test_too_many_skips_in_a_row_stop(tiny, monkeypatch):
         UserError, match=r"3 updates in a row were skipped, the last at step 7 .*step-000007; .*train\.lr"
     ):
         run(recipe, directory, None)
-
-
-def test_validation_is_bits_for_the_bytes_predicted(tiny, tokenizer, memory_corpus):
-    """Against one document at a time, without packing, padding or micro-batches."""
-    recipe, _ = tiny(dropout=0.0)
-    model = build(recipe, tokenizer, CPU)[0].eval()
-    held_out = ["def v(x):\n    return x\n", "", "y", "é = 1\nret = 2\n"]
-    corpus = memory_corpus(held_out)
-    validation = Validation(corpus, tokenizer, limit=10_000, own=True)
-    nats, count, size = 0.0, 0, 0
-    for text in held_out:
-        ids = [*tokenizer.encode(text), tokenizer.eot] if text else []
-        if not ids:
-            continue
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].float()
-        nats += float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="sum"))
-        count += len(ids) - 1
-        size += len(tokenizer.decode_bytes(ids[1:]))
-    # The stream ends with an end of text; as the last of all it still is a target.
-    for micro in (32, 1000):
-        score = validation.score(model, context=64, micro_tokens=micro, precision="fp32")
-        assert score.loss == pytest.approx(nats / count, rel=1e-5)
-        assert score.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)
-
-
-def test_validation_predicts_the_same_tokens_at_every_context_and_keeps_to_its_limit(tokenizer, memory_corpus, tiny):
-    corpus = memory_corpus(["abcdefgh" * 9, "x = 1\n" * 9])
-    model = build(tiny()[0], tokenizer, CPU)[0]
-    model.train()
-    limited = Validation(corpus, tokenizer, limit=50, own=True)
-    assert len(limited.batch.inputs) == 50
-    before = limited.n_bytes
-    scores = {limited.score(model, context=c, micro_tokens=0, precision="fp32").loss for c in (16, 64)}
-    assert len(scores) == 2 and limited.n_bytes == before
-    assert limited.score(model, context=16, micro_tokens=16, precision="fp32").loss in [
-        pytest.approx(s) for s in scores
-    ]
-    assert model.training  # Set back, or dropout would be off from here.
 
 
 def test_without_validation_documents_there_is_one_line(tiny, tokenizer, tmp_path, capsys):

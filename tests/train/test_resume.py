@@ -56,7 +56,7 @@ def interrupt_at(monkeypatch, steps: list[int], number: int = signal.SIGTERM) ->
 
 
 def test_stopping_anywhere_changes_no_bit(tiny, tmp_path, unbroken, monkeypatch, capsys):
-    """Inside a phase, at its very end (18), right behind it, and at the last step."""
+    """Inside a phase, at its very end (18), right after it, and at the last step."""
     recipe, directory = tiny(tmp_path / "stopped")
     interrupt_at(monkeypatch, [3, 4, 18, 19, 24])
     for step in (3, 4, 18, 19, 24):
@@ -83,7 +83,7 @@ def test_sigkill_at_any_moment_changes_no_bit(tiny, tmp_path, unbroken):
     assert not list(directory.rglob("*.partial"))
 
 
-def test_sigusr1_saves_and_goes_on(tiny, monkeypatch):
+def test_sigusr1_saves_and_continues(tiny, monkeypatch):
     recipe, directory = tiny(checkpoint_every=0, keep_checkpoints=9)
     interrupt_at(monkeypatch, [7], signal.SIGUSR1)
     run(recipe, directory, None)
@@ -118,14 +118,14 @@ def test_the_seed_and_only_the_seed_makes_another_run(tiny, tmp_path, unbroken):
     assert log_of(directory)[0]["loss"] != log_of(unbroken[0])[0]["loss"]
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tiny, tmp_path, unbroken, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(tiny, tmp_path, unbroken, capsys):
     for number, harm in enumerate((cut_short, flip_a_bit, lose_the_state)):
         directory = tmp_path / f"damaged-{number}"
         shutil.copytree(unbroken[0], directory)
         harm(directory / "train" / "checkpoints" / "step-000024")
         assert run(tiny(directory)[0], directory, None) == unbroken[1]
         error = capsys.readouterr().err
-        assert "step-000024 is damaged" in error and "going on from" in error and "step-000020" in error
+        assert "step-000024 is damaged" in error and "resuming from" in error and "step-000020" in error
         assert result_of(directory) == result_of(unbroken[0])
 
 

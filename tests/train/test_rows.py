@@ -17,7 +17,7 @@ from codeshell.train.rows import PART_CONTEXTS, Lanes, lane_count
 TEXTS = ["import re\n", "x", "", "def f(a):\n    return a\n" * 3, "é = 'ü'\n", "y" * 900, "z = 1\n", "äöü€" * 60]
 
 
-def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate=0.5, own=True) -> Lanes:
+def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate=0.5, isolated=True) -> Lanes:
     return Lanes(
         corpus,
         tokenizer,
@@ -26,7 +26,7 @@ def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate
         seed=seed,
         fim_rate=rate,
         spm_rate=0.5,
-        own=own,
+        isolated=isolated,
     )
 
 
@@ -103,15 +103,17 @@ def test_a_cut_plain_piece_predicts_the_next_token_of_its_document(memory_corpus
     assert batch.targets[:length].tolist() == following[:length]
 
 
-def test_without_own_the_end_of_text_predicts_what_follows_in_the_row(memory_corpus, tokenizer):
+def test_without_isolation_the_end_of_text_predicts_what_follows_in_the_row(memory_corpus, tokenizer):
     corpus = memory_corpus(TEXTS)
-    own, every = (make(corpus, tokenizer, own=flag).take((Position(),) * 4, 256, 64) for flag in (True, False))
-    assert own.inputs.tolist() == every.inputs.tolist()
-    ends = np.flatnonzero(own.inputs == tokenizer.eot)
+    isolated, every = (
+        make(corpus, tokenizer, isolated=flag).take((Position(),) * 4, 256, 64) for flag in (True, False)
+    )
+    assert isolated.inputs.tolist() == every.inputs.tolist()
+    ends = np.flatnonzero(isolated.inputs == tokenizer.eot)
     assert len(ends)
     for end in ends:
-        assert own.targets[end] == IGNORED
-        assert every.targets[end] == (IGNORED if end % 64 == 63 else own.inputs[end + 1])
+        assert isolated.targets[end] == IGNORED
+        assert every.targets[end] == (IGNORED if end % 64 == 63 else isolated.inputs[end + 1])
 
 
 def test_short_documents_are_rearranged_whole_as_planned(memory_corpus, tokenizer):

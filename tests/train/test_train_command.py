@@ -48,7 +48,7 @@ def test_without_tokens_it_says_how_to_get_them(prepared, tmp_path, capsys):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_sigterm_ends_with_143_and_a_line_how_to_go_on(prepared):
+def test_sigterm_ends_with_143_and_a_line_how_to_resume(prepared):
     recipe, directory = prepared
     command = [sys.executable, "-m", "codeshell", "train", recipe, "-o", str(directory), "--set", "train.steps=100000"]
     process = subprocess.Popen([*command, "--set", "train.checkpoint_every=0"], stderr=subprocess.PIPE, text=True)
@@ -60,6 +60,6 @@ def test_sigterm_ends_with_143_and_a_line_how_to_go_on(prepared):
     os.kill(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "run the same command again to go on" in error
+    assert "run the same command again to resume" in error
     assert "Traceback" not in error
     assert len(list((directory / "train" / "checkpoints").glob("step-*"))) == 1

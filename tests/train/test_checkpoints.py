@@ -16,7 +16,6 @@ from helpers.tiny_run import texts, tiny_recipe, write_run
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree
 from codeshell.train import checkpoints, run
-from codeshell.train.log import truncate
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +116,7 @@ def test_another_version_is_refused_and_all_damaged_is_said(half, tiny):
     state = root / "step-000012" / "state.json"
     whole = state.read_text()
     state.write_text(json.dumps(json.loads(whole) | {"format": 99}))
-    with pytest.raises(UserError, match=r"checkpoint of format 99, this codeshell reads 1"):
+    with pytest.raises(UserError, match=r"the checkpoint has format 99, this codeshell reads format 1"):
         run(tiny(half)[0], half, None)
     state.write_text("")
     (root / "step-000008" / "model.safetensors").unlink()
@@ -173,19 +172,3 @@ def test_half_written_directories_are_swept_and_never_read(half, tiny):
     assert steps(half) == [8, 12]
     run(tiny(half)[0], half, None)
     assert not list(root.glob("*.partial"))
-
-
-def test_log_is_cut_behind_the_step_and_at_a_broken_line(tmp_path):
-    log = tmp_path / "log.jsonl"
-    lines = [json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3, 4)]
-    log.write_text("".join(lines))
-    truncate(log, 3)
-    assert log.read_text() == "".join(lines[:3])
-    log.write_text("".join(lines[:2]) + '{"kind": "train", "st')
-    truncate(log, 9)
-    assert log.read_text() == "".join(lines[:2])
-    log.write_text("".join(lines[:2]) + lines[2].rstrip("\n"))
-    truncate(log, 9)
-    assert log.read_text() == "".join(lines[:2])
-    truncate(log, 0)
-    assert log.read_text() == ""
