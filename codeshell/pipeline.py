@@ -1,7 +1,8 @@
 """The main job: the stages in their order, what each depends on, and how a run resumes.
 
-A stage's key is a hash of the settings it reads and of the key of the stage before it. A directory with another key
-was made by other settings: data stages are then done again; a trained model is never thrown away but moved aside.
+A stage's `key.json` records the settings that decide its output and a hash of them and of the key of the stage before
+it. A directory of other settings is done again; a trained model is never thrown away but moved aside. Which settings
+count is marked at each key of the recipe (`codeshell.recipe.Change`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import importlib
 import json
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any
 
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.environment import environment
-from codeshell.errors import UserError
-from codeshell.recipe import Recipe, to_toml, to_tree
+from codeshell.errors import UserError, say
+from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
 
 KEY_VERSION = 1
 """Raised when a stage's output changes for the same settings, so that old directories are not mistaken for new."""
@@ -51,20 +51,6 @@ STAGES = (
     Stage("evaluate", "codeshell.evaluate", ("evaluate",), ("evaluate", "seed")),
 )
 
-HARMLESS = (
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_phase_ends",
-    "log_every",
-    "max_skips",
-    "spike_policy",
-    "spike_sigma",
-    "tensorboard",
-    "valid_every",
-)
-"""Settings of `train` that a run may go on with other values of: what is written when, and what a spike does, so
-that a run which its spike policy stopped can be resumed under another one."""
-
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None) -> None:
     """Do what is not done yet of a run.
@@ -86,15 +72,16 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     last = names.index(until) if until else len(STAGES) - 1
     make_directory(directory)
     with lock(directory):
+        _refuse(recipe, directory)  # before a file of the run is touched
         engine = LocalEngine(workers)
         _print_settings(recipe, directory)
-        write_text(directory / "recipe.toml", to_toml(recipe))
+        # The page shows the settings, so it is written again when one of those that a run resumes with has changed.
+        worked = _write_recipe(recipe, directory)
         _write_environment(directory, engine.workers)
         _remove_trash(directory)
         _prepare(recipe, directory)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
-        worked = False
         for stage in STAGES[: last + 1]:
             done = directory / stage.directories[0] / "stats.json"
             if done.exists():
@@ -123,44 +110,111 @@ def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
     say(f"report: {page}")
 
 
+def train(recipe: Recipe, directory: Path) -> None:
+    """The training stage alone, on a run that has its tokens; the run takes the result for its own.
+
+    Args:
+        recipe: its settings; `model`, `train` and `seed` are used.
+        directory: of the run, with `tokenizer/` and `tokens/`. The tokens may lack a `key.json` if no run made them.
+
+    Raises:
+        UserError: as the training stage raises, and for checkpoints of other settings: these are not moved aside here.
+    """
+    from codeshell.engine import LocalEngine
+
+    stage = next(stage for stage in STAGES if stage.name == "train")
+    with lock(directory):
+        home = make_directory(directory / "train")
+        settings = stage_settings(recipe, stage)
+        key: dict[str, Any] | None = None
+        if (directory / "tokens" / "key.json").exists():
+            upstream = read_json(directory / "tokens" / "key.json")["key"]
+            recorded = _recorded(home)
+            if recorded is not None and made_by(recorded, settings, upstream):
+                key = recorded
+                if (home / "stats.json").exists():
+                    say(f"train: done before, the model is in {directory / 'model'}")
+                    return
+            else:
+                key = {"key": stage_key(settings, upstream), "settings": settings}
+        # With checkpoints there, the key is written once training has accepted them, not before.
+        if key is not None and not any((home / "checkpoints").glob("step-*")):
+            write_json(home / "key.json", key)
+        statistics = importlib.import_module(stage.module).run(recipe, directory, LocalEngine(1))
+        if key is not None:
+            write_json(home / "key.json", key)
+        write_json(home / "stats.json", statistics)
+        say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
+
+
+def _refuse(recipe: Recipe, directory: Path) -> None:
+    """Raise a `UserError` if a key that is marked `Refuse` differs from what a finished stage was made with."""
+    for stage in STAGES:
+        home = directory / stage.directories[0]
+        recorded = _recorded(home)
+        if recorded is None or not (home / "stats.json").exists():
+            continue
+        was, now = recorded["settings"], stage_settings(recipe, stage)
+        keys = [key for key in changed(was, now) if marks().get(key) is Change.REFUSE]
+        if keys:
+            raise UserError(
+                f"{directory}: {describe(keys, was, now)}; nothing of this run would remain with that, so give the "
+                "same again, or choose another output directory"
+            )
+
+
 def _prepare(recipe: Recipe, directory: Path) -> None:
-    """Compare every stage's key with its directory's; clear or move aside what other settings made."""
-    tree = json.loads(json.dumps(to_tree(recipe)))  # as key.json is read back: tuples are lists there
+    """Compare every stage's settings with those that its directory records; clear or move aside what others made."""
     upstream = ""
     stale: str | None = None
     for stage in STAGES:
-        settings = stage_settings(tree, stage)
-        upstream = stage_key(settings, upstream)
+        settings = stage_settings(recipe, stage)
         home = directory / stage.directories[0]
-        path = home / "key.json"
-        if path.exists() and read_json(path)["key"] == upstream and stale is None:
+        recorded = _recorded(home)
+        if stale is None and recorded is not None and made_by(recorded, settings, upstream):
+            # The recorded key stays, even where an earlier version made it of more settings than count today: the
+            # keys of the stages after it were made from it.
+            upstream = recorded["key"]
             continue
+        upstream = stage_key(settings, upstream)
         if home.exists():
-            old = read_json(path)["settings"] if path.exists() else {}
-            stale = stale or ", ".join(_differences(old, settings)) or "made by another version, or by hand"
+            if stale is None:
+                was = recorded["settings"] if recorded is not None else {}
+                stale = describe(changed(was, settings), was, settings) if was else ""
+                stale = stale or "made by another version, or by hand"
             _clear(directory, stage, stale)
         make_directory(home)
-        write_json(path, {"key": upstream, "settings": settings})
+        write_json(home / "key.json", {"key": upstream, "settings": settings})
 
 
-def stage_settings(tree: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The part of a recipe that decides a stage's output, as `{"section.key": value}`."""
-    settings: dict[str, Any] = {}
-    for section in stage.sections:
-        value = tree[section]
-        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
-            if not (section == "train" and key in HARMLESS):
-                settings[f"{section}.{key}".rstrip(".")] = item
-    return settings
+def _recorded(home: Path) -> dict[str, Any] | None:
+    """What `key.json` of a stage's directory holds, None if it is not there or not whole."""
+    path = home / "key.json"
+    value = read_json(path) if path.exists() else None
+    return value if isinstance(value, dict) and {"key", "settings"} <= value.keys() else None
+
+
+def made_by(recorded: dict[str, Any], settings: dict[str, Any], upstream: str) -> bool:
+    """Whether a stage with this `key.json` was made by these settings from the stage with the key `upstream`."""
+    return bool(recorded["key"] == stage_key(recorded["settings"], upstream)) and not changed(
+        recorded["settings"], settings
+    )
+
+
+def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """The settings that decide a stage's output, as `{"section.key": value}`."""
+    mark = marks()
+    return {
+        key: value
+        for key, value in flatten(to_tree(recipe)).items()
+        if key.partition(".")[0] in stage.sections and mark[key] is not Change.RESUME
+    }
 
 
 def stage_key(settings: dict[str, Any], upstream: str) -> str:
+    """The hash of a stage's settings and of the key of the stage before it ("" for the first)."""
     text = json.dumps([KEY_VERSION, settings, upstream], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
 
 
 def read_timings(directory: Path) -> dict[str, float]:
@@ -195,6 +249,15 @@ def _remove_trash(directory: Path) -> None:
         shutil.rmtree(path)
 
 
+def _write_recipe(recipe: Recipe, directory: Path) -> bool:
+    """Write `recipe.toml`; whether it says other than before."""
+    path, text = directory / "recipe.toml", to_toml(recipe)
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
 def _write_environment(directory: Path, workers: int) -> None:
     """`run.json`, with the time of the first start kept over resumes."""
     path = directory / "run.json"
@@ -219,10 +282,6 @@ def summary(name: str, stats: dict[str, Any]) -> str:
         loss = stats["final_train_loss"]
         return f" — {stats['tokens']:,} tokens, loss {'not finite' if loss is None else f'{loss:.3f}'}"
     return ""
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _print_settings(recipe: Recipe, directory: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from codeshell import recipe
 from codeshell.errors import UserError
+from codeshell.pipeline import STAGES, stage_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +74,28 @@ def test_override_takes_toml_values_and_bare_words(tmp_path: Path) -> None:
     assert settings.train.precision == "fp32"
     assert settings.rules.languages == ("python",)
     assert settings.name == "mine"
+
+
+def test_every_key_says_what_changing_it_means() -> None:
+    """A key without a mark would be in no stage's key: another value of it would go unnoticed."""
+    keys = set(recipe.flatten(recipe.to_tree(recipe.Recipe())))
+    assert keys == set(recipe.marks())
+    assert set(recipe.marks().values()) == set(recipe.Change)
+
+
+def test_every_marked_key_reaches_a_stage_unless_runs_resume_with_it() -> None:
+    settings = [set(stage_settings(recipe.Recipe(), stage)) for stage in STAGES]
+    decided = set().union(*settings)
+    for key, mark in recipe.marks().items():
+        assert (key in decided) == (mark is not recipe.Change.RESUME), key
+
+
+def test_changed_names_what_a_result_depends_on() -> None:
+    was = {"train.lr": 0.1, "train.threads": 1, "train.precision": "fp32", "seed": 0}
+    assert recipe.changed(was, was | {"train.threads": 2, "train.precision": "bf16", "name": "other"}) == []
+    assert recipe.changed(was, was | {"train.lr": 0.2, "seed": 1}) == ["seed", "train.lr"]
+    # A key that the earlier version did not know, and its default; then a key that this one does not know.
+    assert recipe.changed(was, was | {"train.clip": 1.0}) == []
+    assert recipe.changed(was, was | {"train.clip": 2.0}) == ["train.clip"]
+    assert recipe.changed(was | {"train.gone": 1}, was) == ["train.gone"]
+    assert recipe.describe(["train.clip"], was, was | {"train.clip": 2.0}) == "train.clip was 1.0, is 2.0"
