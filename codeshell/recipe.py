@@ -16,14 +16,16 @@ import enum
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import tomli_w
 
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -109,8 +111,8 @@ class Tokenizer(Settings, frozen=True, kw_only=True):
 
     path: Redo[str] = ""
     """A directory or `tokenizer.json` to use instead of training one."""
-    vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256)]] = 70_000
-    """Size before the 20 special tokens, which follow it."""
+    base_vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256)]] = 70_000
+    """Tokens before the 20 special ones, which follow them; `vocab_size` elsewhere counts both."""
     sample_bytes: Redo[Positive] = 2_000_000_000
     """Training text at most; documents are chosen by a hash of their id."""
 
@@ -166,8 +168,8 @@ class Train(Settings, frozen=True, kw_only=True):
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5
     """Of those, the part written suffix-prefix-middle; the rest is prefix-suffix-middle."""
-    document_attention: Redo[Literal["own", "all"]] = "own"
-    """`own`: packed documents do not attend to one another."""
+    document_attention: Redo[Literal["isolated", "all"]] = "isolated"
+    """`isolated`: packed documents do not attend to one another."""
     valid_every: Resume[Count] = 500
     valid_tokens: Resume[Positive] = 1_000_000
     checkpoint_every: Resume[Count] = 1000
@@ -216,6 +218,23 @@ class Recipe(Settings, frozen=True, kw_only=True):
     evaluate: Evaluate = Evaluate()
 
 
+class Renamed(NamedTuple):
+    """A key that had another name, or values that had other names, in an earlier version."""
+
+    old: str
+    new: str
+    """Both as "section.key"; equal where only values were renamed."""
+    values: Mapping[str, str] = MappingProxyType({})
+    """Old value to new one; all others stay."""
+
+
+RENAMED = (
+    Renamed("tokenizer.vocab_size", "tokenizer.base_vocab_size"),
+    Renamed("train.document_attention", "train.document_attention", {"own": "isolated"}),
+)
+"""Recipes and run directories of earlier versions are read through this table."""
+
+
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe from TOML and apply `--set` overrides.
 
@@ -234,14 +253,19 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a readable TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML ({error}); mend that line") from None
+        raise UserError(f"{path}: not valid TOML ({error}); fix that line") from None
+    tree = _with_new_names(tree, str(path))  # now, so that an override finds the key whichever name the file has
     for override in overrides or []:
         _apply_override(tree, override)
     return from_tree(tree, str(path))
 
 
 def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a plain dict (parsed TOML or JSON) and make the recipe; `origin` names the file in errors."""
+    """Check a plain dict (parsed TOML or JSON) and make the recipe; `origin` names the file in errors.
+
+    Names of earlier versions (`RENAMED`) are read as today's, which is said on stderr.
+    """
+    tree = _with_new_names(tree, origin)
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
@@ -272,6 +296,37 @@ def to_tree(recipe: Settings) -> dict[str, Any]:
 def to_toml(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as TOML that `load` reads back to the same recipe."""
     return tomli_w.dumps(to_tree(recipe))
+
+
+def _with_new_names(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The tree with every name of an earlier version replaced, in sections of its own; one line on stderr for each."""
+    tree = {section: dict(value) if isinstance(value, dict) else value for section, value in tree.items()}
+    for old, new, values in RENAMED:
+        section, _, key = old.partition(".")
+        new_key = new.partition(".")[2]
+        node = tree.get(section)
+        if not isinstance(node, dict) or key not in node:
+            continue
+        if key != new_key and new_key in node:
+            raise UserError(f"{origin}: {old} is the old name of {new}, and both are set; leave out {old}")
+        value = node.pop(key)
+        known = isinstance(value, str) and value in values
+        node[new_key] = values[value] if known else value
+        if key != new_key:
+            say(f"{origin}: {old} is called {new} now; read as that")
+        elif known:
+            say(f"{origin}: {old} = {value!r} is called {values[value]!r} now; read as that")
+    return tree
+
+
+def _renamed(flat: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings `{"section.key": value}` under the names of this version."""
+    flat = dict(flat)
+    for old, new, values in RENAMED:
+        if old in flat:
+            value = flat.pop(old)
+            flat[new] = values.get(value, value) if isinstance(value, str) else value
+    return flat
 
 
 @cache
@@ -308,10 +363,10 @@ def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     Args:
         was: settings that something was made by, as `{"section.key": value}`, perhaps recorded by an earlier version.
-            A key that is absent has its default: the version that wrote this did not know it yet.
+            Its names are replaced by today's, and a key that it did not know has its default.
         now: the same of today. A name that is no key of the recipe counts, too.
     """
-    defaults, mark = _defaults(), marks()
+    was, defaults, mark = _renamed(was), _defaults(), marks()
 
     def differs(key: str) -> bool:
         return bool(was.get(key, defaults.get(key)) != now.get(key, defaults.get(key)))
@@ -321,7 +376,7 @@ def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def describe(keys: list[str], was: dict[str, Any], now: dict[str, Any]) -> str:
     """What `changed` found, in words: "train.lr was 0.1, is 0.2; …"."""
-    defaults = _defaults()
+    was, defaults = _renamed(was), _defaults()
     return "; ".join(
         f"{key} was {was.get(key, defaults.get(key))}, is {now.get(key, defaults.get(key))}" for key in keys
     )
@@ -329,7 +384,13 @@ def describe(keys: list[str], was: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    names = key.strip().split(".")
+    key = key.strip()
+    # An override in old words replaces the recipe's value in new ones.
+    for renamed in RENAMED:
+        if key == renamed.old != renamed.new:
+            say(f"--set {override}: {key} is called {renamed.new} now; read as that")
+            key = renamed.new
+    names = key.split(".")
     if not equals or not all(names):
         raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
     try:

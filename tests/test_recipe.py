@@ -99,3 +99,44 @@ def test_changed_names_what_a_result_depends_on() -> None:
     assert recipe.changed(was, was | {"train.clip": 2.0}) == ["train.clip"]
     assert recipe.changed(was | {"train.gone": 1}, was) == ["train.gone"]
     assert recipe.describe(["train.clip"], was, was | {"train.clip": 2.0}) == "train.clip was 1.0, is 2.0"
+
+
+def test_old_names_are_read_as_new_ones_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text('[tokenizer]\nvocab_size = 4096\n[train]\ndocument_attention = "own"\n')
+    settings = recipe.load(path)
+    assert settings.tokenizer.base_vocab_size == 4096
+    assert settings.train.document_attention == "isolated"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: tokenizer.vocab_size is called tokenizer.base_vocab_size now; read as that",
+        f"{path}: train.document_attention = 'own' is called 'isolated' now; read as that",
+    ]
+    # A value given on the command line replaces the file's, whichever of the two names each has.
+    assert recipe.load(path, ["tokenizer.base_vocab_size=300"]).tokenizer.base_vocab_size == 300
+
+
+def test_old_names_in_overrides_and_beside_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("[tokenizer]\nbase_vocab_size = 4096\n")
+    settings = recipe.load(path, ["tokenizer.vocab_size=300", "train.document_attention=own"])
+    assert settings.tokenizer.base_vocab_size == 300
+    assert settings.train.document_attention == "isolated"
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert recipe.load(path, ["train.document_attention=all"]).train.document_attention == "all"
+    assert not capsys.readouterr().err
+    path.write_text("[tokenizer]\nbase_vocab_size = 4096\nvocab_size = 300\n")
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size is the old name of tokenizer\.base_vocab_size"):
+        recipe.load(path)
+    path.write_text("[tokenizer]\nvocab_size = 100\n[train]\ndocument_attention = ['own']\n")
+    with pytest.raises(UserError, match=r"base_vocab_size: expected int >= 256"):
+        recipe.load(path)
+
+
+def test_settings_recorded_under_old_names_are_the_same() -> None:
+    was = {"tokenizer.vocab_size": 300, "train.document_attention": "own"}
+    now = {"tokenizer.base_vocab_size": 300, "train.document_attention": "isolated"}
+    assert recipe.changed(was, now) == []
+    assert recipe.changed(was, now | {"tokenizer.base_vocab_size": 301}) == ["tokenizer.base_vocab_size"]
+    assert recipe.describe(["train.document_attention"], was, {"train.document_attention": "all"}) == (
+        "train.document_attention was isolated, is all"
+    )

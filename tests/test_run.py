@@ -28,7 +28,7 @@ language_floor = 0
 valid = 0.1
 test = 0.15
 [tokenizer]
-vocab_size = 400
+base_vocab_size = 400
 [model]
 n_layer = 2
 n_embd = 32
