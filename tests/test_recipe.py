@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from codeshell import recipe
+from codeshell.cli.dedup import add_arguments
+from codeshell.dedup.parameters import Parameters
 from codeshell.errors import UserError
 from codeshell.pipeline import STAGES, stage_settings
 
@@ -140,3 +143,13 @@ def test_settings_recorded_under_old_names_are_the_same() -> None:
     assert recipe.describe(["train.document_attention"], was, {"train.document_attention": "all"}) == (
         "train.document_attention was isolated, is all"
     )
+
+
+def test_the_deduper_and_its_command_have_the_defaults_of_the_recipe() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    command = parser.parse_args(["INPUT"])
+    library, run = Parameters(), recipe.NearDedup()
+    for name in ("bands", "rows", "threshold"):
+        assert getattr(command, name) == getattr(library, name) == getattr(run, name)
+    assert (library.ngram, command.seed, library.seed) == (run.ngram, recipe.Recipe().seed, recipe.Recipe().seed)

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codeshell.recipe import NearDedup, Recipe
+
 if TYPE_CHECKING:
     from codeshell.engine import Engine
 
@@ -29,21 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The same command goes on where a killed one was. `codeshell report DIR` shows the clusters,\n"
         "`codeshell explain ID --dedup DIR` one document."
     )
+    defaults = NearDedup()
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="folders, .parquet, .jsonl[.gz|.zst], single files, globs, URLs")
     add("-o", "--output", metavar="DIR", help="a new or empty directory (with --dry-run it may be left out)")
-    add("--threshold", type=float, default=0.7, help="Jaccard of a duplicate (default: 0.7)")
+    add("--threshold", type=float, default=defaults.threshold, help="Jaccard of a duplicate (default: %(default)s)")
     add("--keep-order", default="first", metavar="ORDER", help="first, longest or column:NAME[:desc] (default: first)")
     add(
         "--cluster", default="kept", choices=("kept", "components"), help="components: one of every connected component"
     )
     add("--verify", default="exact", choices=("exact", "signature", "none"), help="of candidate pairs (default: exact)")
     add("--method", default="bands", choices=("bands", "cpsjoin"), help="that finds candidates (default: bands)")
-    add("--bands", type=int, default=21, help="MinHash bands (default: 21)")
-    add("--rows", type=int, default=6, help="rows a band (default: 6)")
+    add("--bands", type=int, default=defaults.bands, help="MinHash bands (default: %(default)s)")
+    add("--rows", type=int, default=defaults.rows, help="rows per band (default: %(default)s)")
     add("--shingles", default="code", metavar="NAME", help="code, starcoder, stack-v2, datatrove or char-24")
-    add("--ngram", type=int, metavar="N", help="tokens (or characters) in a shingle (default: 5, of char-24 24)")
-    add("--seed", type=int, default=0, help="of the hash functions (default: 0)")
+    add(
+        "--ngram",
+        type=int,
+        metavar="N",
+        help=f"tokens (or characters) in a shingle (default: {defaults.ngram}, of char-24 24)",
+    )
+    add("--seed", type=int, default=Recipe().seed, help="seed of the hash functions (default: %(default)s)")
     add("--text-column", default="text", metavar="NAME", help="of Parquet and JSONL (default: text)")
     add("--id-column", metavar="NAME", help="of Parquet and JSONL; else an id is the file's name and the place in it")
     add("--max-file-bytes", type=int, default=1 << 20, metavar="N", help="leave out larger files of folders (1048576)")
