@@ -12,44 +12,24 @@ import importlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
+from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
 from codeshell.errors import UserError, say
 from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.registry import Registry
 
 KEY_VERSION = 1
 """Raised when a stage's output changes for the same settings, so that old directories are not mistaken for new."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of the main job."""
-
-    name: str
-    module: str
-    """Has `run(recipe, directory, engine) -> statistics`."""
-    directories: tuple[str, ...]
-    """Below the run's directory, all its own; the first holds `stats.json` and `key.json`."""
-    sections: tuple[str, ...]
-    """Parts of the recipe that decide its output."""
-    precious: bool = False
-    """Costs hours: with other settings its directories are moved aside, not deleted."""
-
-
-STAGES = (
-    Stage("collect", "codeshell.data.collect", ("collect",), ("collect",)),
-    Stage("filter", "codeshell.data.filter", ("filter",), ("rules",)),
-    Stage("neardup", "codeshell.data.neardup", ("neardup",), ("near_dedup", "seed")),
-    Stage("split", "codeshell.data.split", ("curated",), ("split", "seed")),
-    Stage("tokenizer", "codeshell.tokenizer.train", ("tokenizer",), ("tokenizer", "seed")),
-    Stage("tokens", "codeshell.data.tokens", ("tokens",), ()),
-    Stage("train", "codeshell.train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), True),
-    Stage("evaluate", "codeshell.evaluate", ("evaluate",), ("evaluate", "seed")),
-)
+CODE = {"score.scorers": "codeshell.scorers:SCORERS", "rules.own": "codeshell.data.rules:OWN"}
+"""Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
+some: they need Arrow."""
 
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None) -> None:
@@ -66,10 +46,11 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     """
     from codeshell.engine import LocalEngine
 
-    names = [stage.name for stage in STAGES]
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise UserError(f"--until {until}: no such stage; there are {', '.join(names)}")
-    last = names.index(until) if until else len(STAGES) - 1
+    last = names.index(until) if until else len(stages) - 1
     make_directory(directory)
     with lock(directory):
         _refuse(recipe, directory)  # before a file of the run is touched
@@ -82,7 +63,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         _prepare(recipe, directory)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
-        for stage in STAGES[: last + 1]:
+        for stage in stages[: last + 1]:
             done = directory / stage.directories[0] / "stats.json"
             if done.exists():
                 statistics[stage.name] = read_json(done)
@@ -90,7 +71,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                 continue
             worked = True
             started = time.monotonic()
-            statistics[stage.name] = importlib.import_module(stage.module).run(recipe, directory, engine)
+            statistics[stage.name] = _module(stage).run(recipe, directory, engine)
             engine.close()  # idle workers would hold memory that training wants
             write_json(done, statistics[stage.name])
             seconds = time.monotonic() - started
@@ -101,6 +82,16 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         if until is None:
             _report(recipe, directory, engine, worked)
             _print_timings(timings)
+
+
+def _module(stage: Stage) -> ModuleType:
+    return importlib.import_module(f"codeshell.{stage.module}")
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The stages that a run of this recipe has, in order."""
+    flat = flatten(to_tree(recipe))
+    return [stage for stage in STAGES if not stage.only_with or flat[stage.only_with]]
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
@@ -140,7 +131,7 @@ def train(recipe: Recipe, directory: Path) -> None:
         # With checkpoints there, the key is written once training has accepted them, not before.
         if key is not None and not any((home / "checkpoints").glob("step-*")):
             write_json(home / "key.json", key)
-        statistics = importlib.import_module(stage.module).run(recipe, directory, LocalEngine(1))
+        statistics = _module(stage).run(recipe, directory, LocalEngine(1))
         if key is not None:
             write_json(home / "key.json", key)
         write_json(home / "stats.json", statistics)
@@ -167,10 +158,16 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
     """Compare every stage's settings with those that its directory records; clear or move aside what others made."""
     upstream = ""
     stale: str | None = None
+    taking_part = stages_of(recipe)
     for stage in STAGES:
         settings = stage_settings(recipe, stage)
         home = directory / stage.directories[0]
         recorded = _recorded(home)
+        if stage not in taking_part:
+            # It leaves no trace in the keys of the others, so a run without it has the keys that it always had.
+            if home.exists():
+                _clear(directory, stage, f"{stage.only_with} is empty", "removed")
+            continue
         if stale is None and recorded is not None and made_by(recorded, settings, upstream):
             # The recorded key stays, even where an earlier version made it of more settings than count today: the
             # keys of the stages after it were made from it.
@@ -204,11 +201,23 @@ def made_by(recorded: dict[str, Any], settings: dict[str, Any], upstream: str) -
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """The settings that decide a stage's output, as `{"section.key": value}`."""
     mark = marks()
-    return {
+    settings = {
         key: value
         for key, value in flatten(to_tree(recipe)).items()
         if key.partition(".")[0] in stage.sections and mark[key] is not Change.RESUME
     }
+    # Code that the recipe names is a setting like the name: another version of it gives another output.
+    for key in CODE:
+        for place in settings.get(key, ()):
+            settings[f"code of {place}"] = _registry(key).fingerprint(place)
+    return settings
+
+
+def _registry(key: str) -> Registry[Any]:
+    """The registry that the names in a key of `CODE` are looked up in."""
+    module, _, attribute = CODE[key].partition(":")
+    found: Registry[Any] = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 def stage_key(settings: dict[str, Any], upstream: str) -> str:
@@ -224,11 +233,13 @@ def read_timings(directory: Path) -> dict[str, float]:
     return timings
 
 
-def _clear(directory: Path, stage: Stage, reason: str) -> None:
+def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it again") -> None:
     timings = read_timings(directory)
     if timings.pop(stage.name, None) is not None:  # of what is about to go
         write_json(directory / "timings.json", timings)
     present = [directory / name for name in stage.directories if (directory / name).exists()]
+    # A stage that has not begun has its key and nothing else, which is not worth a line.
+    begun = any(entry.name != "key.json" for path in present for entry in path.iterdir())
     if stage.precious and any((directory / "train" / "checkpoints").glob("step-*")):
         number = 1
         while any((directory / f"{name}.old-{number}").exists() for name in stage.directories):
@@ -241,7 +252,8 @@ def _clear(directory: Path, stage: Stage, reason: str) -> None:
         # By rename first: a kill while deleting must not leave half a stage under its own name.
         path.rename(directory / f".trash-{path.name}")
     _remove_trash(directory)
-    say(f"{stage.name}: other settings ({reason}); doing it again")
+    if begun:
+        say(f"{stage.name}: other settings ({reason}); {then}")
 
 
 def _remove_trash(directory: Path) -> None:
@@ -269,6 +281,8 @@ def _write_environment(directory: Path, workers: int) -> None:
 
 def summary(name: str, stats: dict[str, Any]) -> str:
     """One stage's result in a few words, for the line that says it is done."""
+    if name == "score":
+        return f" — {sum(map(len, stats['columns'].values()))} columns for {stats['documents']:,} documents"
     if name == "collect":
         return f" — {stats['documents']:,} documents, {stats['bytes'] / 1e6:.1f} MB"
     if name in ("filter", "neardup", "split"):

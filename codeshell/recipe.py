@@ -75,6 +75,15 @@ class Collect(Settings, frozen=True, kw_only=True):
     """Columns of Parquet and JSONL inputs. Only the text column must exist."""
 
 
+class Score(Settings, frozen=True, kw_only=True):
+    """Scorers beyond the measures that every document gets (`codeshell.scorers.text`); rules may read their columns."""
+
+    scorers: Redo[tuple[str, ...]] = ()
+    """Names of the package's scorers, or places of your own: `FILE.py:NAME`, relative to the working directory."""
+    settings: Redo[dict[str, dict[str, Any]]] = {}
+    """`{scorer: {setting: value}}`, with the scorers named as above; a scorer gets its own as keyword arguments."""
+
+
 class Rules(Settings, frozen=True, kw_only=True):
     """StarCoder's initial rules; the table by language is `codeshell.data.rules.THRESHOLDS`."""
 
@@ -84,6 +93,8 @@ class Rules(Settings, frozen=True, kw_only=True):
     """Keep only these languages; empty keeps every language of the table."""
     overrides: Redo[dict[str, dict[str, float]]] = {}
     """`{language: {threshold: value}}`, on top of the table; `"*"` is every language."""
+    own: Redo[tuple[str, ...]] = ()
+    """Places of rules of your own, `FILE.py:NAME`; they are asked after the package's, in this order."""
 
 
 class NearDedup(Settings, frozen=True, kw_only=True):
@@ -209,6 +220,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     name: Resume[str] = "run"
     seed: Redo[Count] = 0
     collect: Collect = Collect()
+    score: Score = Score()
     rules: Rules = Rules()
     near_dedup: NearDedup = NearDedup()
     split: Split = Split()

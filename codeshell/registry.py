@@ -8,6 +8,7 @@ A place is a string, so it reaches the worker processes of any engine, and each 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -47,13 +48,35 @@ class Registry(Generic[T]):
         Raises:
             UserError: no such name, no such file or module, or no such object in it.
         """
-        if name not in self._loaded:
+        # By the whole path: another working directory makes another file of the same relative place.
+        place = absolute(self._table.get(name, name))
+        if place not in self._loaded:
             if name not in self._table and ":" not in name:
                 near = difflib.get_close_matches(name, list(self._table), 1)
                 hint = f"did you mean {near[0]}" if near else f"is it one of {', '.join(self._table)}"
-                raise UserError(f"{self.what} {name!r}: unknown; {hint}? One of your own is named by FILE.py:NAME")
-            self._loaded[name] = load(self._table.get(name, name), self.what)
-        return self._loaded[name]
+                hint = f"unknown; {hint}?" if self._table else "no place;"
+                raise UserError(f"{self.what} {name!r}: {hint} One of your own is named by FILE.py:NAME")
+            self._loaded[place] = load(self._table.get(name, name), self.what)
+        return self._loaded[place]
+
+    def fingerprint(self, name: str) -> str:
+        """A text that changes with the code of this name or place: its `version`, and the hash of a FILE.py.
+
+        Raises:
+            UserError: as `get`.
+        """
+        version = str(getattr(self.get(name), "version", ""))
+        where = self._table.get(name, name).rpartition(":")[0]
+        if not where.endswith(".py"):
+            return version
+        # Nobody raises a version for each edit while a rule is being written, and an edit must not go unnoticed.
+        return f"{version}+{hashlib.sha256(Path(where).read_bytes()).hexdigest()[:16]}"
+
+
+def absolute(place: str) -> str:
+    """The place with a full path, for workers whose working directory may be another one."""
+    where, colon, attribute = place.rpartition(":")
+    return f"{Path(where).resolve()}{colon}{attribute}" if where.endswith(".py") else place
 
 
 def load(place: str, what: str = "object") -> Any:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from codeshell.pipeline import STAGES
-from codeshell.recipe import flatten, load, to_tree
+from codeshell.pipeline import stages_of
+from codeshell.recipe import Recipe, flatten, load, to_tree
+
+STAGES = stages_of(Recipe())
+"""Of the recipe below, which names no scorers."""
 
 RECIPE = """
 name = "small"

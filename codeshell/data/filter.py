@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.data.rules import RULES, decide, thresholds
+from codeshell.data.rules import RULES, check_columns, decide, own_rules, thresholds
 from codeshell.documents import languages
 from codeshell.documents.arrays import save_array
 from codeshell.documents.provenance import DROPPED
@@ -36,6 +37,8 @@ from codeshell.engine.memory import give_back_large_blocks
 from codeshell.engine.shard_map import marker_path
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, Rules
+from codeshell.registry import absolute
+from codeshell.scorers.text import SCORES
 
 RANGE_DOCUMENTS = 250_000
 """Documents whose MD5s are compared at once: 6 MB of them, a few times that while they are sorted."""
@@ -53,7 +56,11 @@ DUPLICATES = pa.schema(
     ]
 )
 
-REASONS = ("language_floor", "languages", *(rule.name for rule in RULES), "exact_duplicate")
+
+def reasons_of(rules: Rules) -> tuple[str, ...]:
+    """Why a document may be dropped here, in the order of the statistics; the arrays `reason` below index this."""
+    own = (rule.name for rule in own_rules(rules.own))
+    return ("language_floor", "languages", *(rule.name for rule in RULES), *own, "exact_duplicate")
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -70,7 +77,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     for name in rules.languages:
         if name not in languages.names():
             raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
-    thresholds(rules)  # a wrong override is an error here, before any work
+    # A wrong override or rule is an error here, before any work. A worker may have another working directory, so it
+    # gets whole paths of the rules.
+    own = own_rules(rules.own)
+    thresholds(rules, own)
+    scored = directory / "score" / "stats.json"
+    extra = [name for names in read_json(scored)["columns"].values() for name in names] if scored.exists() else []
+    check_columns(own, [*SCORES.names, *extra])
+    rules = msgspec.structs.replace(rules, own=tuple(map(absolute, rules.own)))
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
     count = len(list_shards(collect, "documents"))
@@ -89,7 +103,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         for path in stage.glob(name):
             remove_quietly(path)
 
-    dropped: dict[str, Counter[str]] = {name: Counter() for name in REASONS}
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in reasons_of(rules)}
     by_language: dict[str, Counter[str]] = {}
     for part in parts:
         for name, numbers in part["dropped"].items():
@@ -165,9 +179,10 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         shard_path(collect, "documents", shard), ["id", "repo", "path", "language", "bytes"]
     ).combine_chunks()
     reason, value, limit = _decide(Path(directory), rules, totals, shard)
+    reasons = reasons_of(rules)
     paths = [shard_path(stage, "duplicates", index) for index in range(ranges)]
     duplicates = pa.concat_tables(piece for path in paths for piece in _of_shard(path, shard))
-    reason[duplicates["row"].to_numpy()] = REASONS.index("exact_duplicate")
+    reason[duplicates["row"].to_numpy()] = reasons.index("exact_duplicate")
 
     rows = np.flatnonzero(reason < 0)
     kept = documents.take(pa.array(rows))
@@ -185,7 +200,7 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         {
             **{name: out[name] for name in ("id", "repo", "path", "language", "bytes")},
             "stage": pa.repeat("filter", len(rows)),
-            "rule": [REASONS[code] for code in reason[rows]],
+            "rule": [reasons[code] for code in reason[rows]],
             "value": pa.array(value[rows], from_pandas=True),  # NaN is null
             "limit": pa.array(limit[rows], from_pandas=True),
             **{name: found[name] for name in ("kept_id", "kept_repo", "kept_path")},
@@ -199,7 +214,7 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         "in": {"documents": len(reason), "bytes": int(sizes.sum())},
         "kept": {"documents": kept.num_rows, "bytes": int(sizes[reason < 0].sum())},
         "dropped": {
-            REASONS[code]: {"documents": int((reason == code).sum()), "bytes": int(sizes[reason == code].sum())}
+            reasons[code]: {"documents": int((reason == code).sum()), "bytes": int(sizes[reason == code].sum())}
             for code in np.unique(reason[rows]).tolist()
         },
         "by_language": {
@@ -216,22 +231,41 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
 def _decide(
     directory: Path, rules: Rules, totals: dict[str, int], shard: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Index in `REASONS` (-1: none so far), value and limit for every row of a shard; exact duplicates apart."""
-    scores = read_table(shard_path(directory / "collect", "scores", shard))
-    decision = decide(scores, thresholds(rules))
-    reason = np.where(decision.rule >= 0, decision.rule + REASONS.index(RULES[0].name), -1)
+    """Index in `reasons_of` (-1: none so far), value and limit for every row of a shard; exact duplicates apart."""
+    own, reasons = own_rules(rules.own), reasons_of(rules)
+    columns = _columns(directory, shard, {name for rule in own for name in rule.columns})
+    decision = decide(columns, thresholds(rules, own), (*RULES, *own))
+    reason = np.where(decision.rule >= 0, decision.rule + reasons.index(RULES[0].name), -1)
     value, limit = decision.value, decision.limit
-    language = scores["language"]
+    language = columns["language"]
+    # A language that is not wanted, or too small, is the reason whatever the rules say; the floor comes first of all.
     if rules.languages:
         other = pc.invert(pc.is_in(language, value_set=pa.array(rules.languages))).to_numpy()
-        reason[other], value[other], limit[other] = REASONS.index("languages"), np.nan, np.nan
+        reason[other], value[other], limit[other] = reasons.index("languages"), np.nan, np.nan
     small = [name for name, size in totals.items() if size < rules.language_floor]
     if small:
         place = pc.fill_null(pc.index_in(language, value_set=pa.array(small)), -1).to_numpy()
         below = place >= 0
-        reason[below], limit[below] = REASONS.index("language_floor"), rules.language_floor
+        reason[below], limit[below] = reasons.index("language_floor"), rules.language_floor
         value[below] = np.array([totals[name] for name in small], dtype=np.float64)[place[below]]
     return reason, value, limit
+
+
+def _columns(directory: Path, shard: int, wanted: set[str]) -> pa.Table:
+    """The text measures of a shard's documents and the `wanted` columns, from wherever they lie; rows as collected."""
+    table = read_table(shard_path(directory / "collect", "scores", shard))
+    for path in (
+        shard_path(directory / "score", "scores", shard),
+        shard_path(directory / "collect", "documents", shard),
+    ):
+        missing = sorted(wanted - set(table.column_names))
+        # The scorers' file is there only in a run that names some.
+        if missing and path.exists():
+            names = [name for name in missing if name in pq.read_schema(path).names]
+            found = read_table(path, names) if names else table.select([])
+            for name in names:
+                table = table.append_column(name, found[name])
+    return table
 
 
 def _language_bytes(collect: Path, shards: int) -> dict[str, int]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from codeshell.dedup.parameters import Parameters
 from codeshell.dedup.search import Search, search
 from codeshell.documents.batches import Batch
-from codeshell.documents.provenance import DROPPED
+from codeshell.documents.provenance import dropped_rows
 from codeshell.documents.shards import (
     KEPT,
     by_language,
@@ -122,15 +122,3 @@ def _write(
         "clusters": len(sizes),
         "largest_cluster": int(sizes.max()) + 1 if len(sizes) else 0,
     }
-
-
-def dropped_rows(
-    documents: pa.Table, stage: str, rule: str, value: NDArray[np.float64], limit: float, kept: pa.Table
-) -> pa.Table:
-    """Rows of schema `DROPPED`: row i of `documents` fell to `rule` with `value[i]` because of row i of `kept`."""
-    count = documents.num_rows
-    columns = {name: documents[name] for name in ("id", "repo", "path", "language", "bytes")}
-    columns |= {"stage": pa.repeat(stage, count), "rule": pa.repeat(rule, count)}
-    columns |= {"value": pa.array(value, pa.float64()), "limit": pa.repeat(pa.scalar(limit, pa.float64()), count)}
-    columns |= {f"kept_{name}": kept[name] for name in ("id", "repo", "path")}
-    return pa.table(columns).select(DROPPED.names).cast(DROPPED)

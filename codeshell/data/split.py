@@ -12,7 +12,6 @@ threshold is dropped. The held-out texts are in memory for this, the training on
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.neardup import dropped_rows
+from codeshell.documents.provenance import dropped_rows
 from codeshell.documents.shards import (
     DOCUMENTS,
     KEPT,
@@ -42,7 +41,7 @@ from codeshell.documents.texts import text_buffers
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe, Split
 
@@ -261,9 +260,7 @@ def _statistics(
         ", ".join(f"{name} {entry['documents']} (max {entry['max_jaccard']:.2f})" for name, entry in leak[when].items())
         for when in ("before", "after")
     )
-    print(
-        f"split: documents {sizes}; held-out near duplicates of train: before {before}, after {after}", file=sys.stderr
-    )
+    say(f"split: documents {sizes}; held-out near duplicates of train: before {before}, after {after}")
     return {
         "in": totals(corpus),
         "kept": totals(kept),

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from codeshell.errors import say
+
 Item = TypeVar("Item")
 
 LOG_SECONDS = 15.0
@@ -38,7 +40,7 @@ class Progress:
                 self.bar.set_postfix(self.notes, refresh=False)
         elif time.monotonic() - self.shown >= LOG_SECONDS:
             self.shown = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            say(self.line())
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items; each counts as done when the next one is asked for."""

@@ -19,7 +19,6 @@ import logging
 import os
 import pickle
 import socket
-import sys
 import time
 import traceback
 import weakref
@@ -31,7 +30,7 @@ from typing import Any, TypeVar
 from codeshell import __version__
 from codeshell.engine import files
 from codeshell.environment import usable_cores
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -132,7 +131,7 @@ class RayEngine:
                         end = min(end, index + 1)  # nothing behind the failed one; those before it have their turn
                 if deaths:
                     lost = deque(sorted(lost))
-                    print(f"ray: {len(deaths)} tasks lost ({_line(deaths[-1])}); trying again", file=sys.stderr)
+                    say(f"ray: {len(deaths)} tasks lost ({_line(deaths[-1])}); trying again")
         except Exception:
             self._cancel(running, patience=CANCEL_SECONDS)
             raise

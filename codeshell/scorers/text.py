@@ -1,7 +1,8 @@
-"""Scores: what the rules measure, one row a document, in columns beside the documents. Scoring decides nothing.
+"""The measures of a text that the package's rules read: the first scorer, and the one that every document gets.
 
-The bytes are gone through once in C++ (`csrc/text/measures.h`); what is rare (HTML, a generated file's note) is done
-here. Lines end with \\n, \\r\\n or \\r; all counts are in characters.
+The bytes are read once in C++ (`csrc/text/measures.h`); what is rare (HTML, a generated file's note) is done here.
+Lines end with \\n, \\r\\n or \\r; all counts are in characters. Collect calls `measure` and `score`, because it has the
+texts in memory and needs to know which are UTF-8; `TextMeasures` is the same as a `codeshell.scorers.Scorer`.
 """
 
 from __future__ import annotations
@@ -131,3 +132,17 @@ def score(texts: list[bytes], ids: list[str], languages: list[str], measures: di
         ],
         schema=SCORES,
     )
+
+
+class TextMeasures:
+    """The columns of `SCORES` as a scorer, for texts that no run has collected."""
+
+    version = 1
+    columns = pa.schema([field for field in SCORES if field.name not in ("id", "language")])
+
+    def score(self, batch: pa.Table) -> dict[str, pa.ChunkedArray]:
+        """See `codeshell.scorers.Scorer`; the texts are not empty."""
+        texts = [text.encode() for text in batch["text"].to_pylist()]
+        _, _, measures = measure(texts)
+        table = score(texts, batch["id"].to_pylist(), batch["language"].to_pylist(), measures)
+        return {name: table[name] for name in self.columns.names}
