@@ -37,7 +37,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
 
     Args:
         recipe: its settings.
-        directory: of the run; made if need be.
+        directory: the run's directory; it is made if it is not there.
         workers: processes for the data stages; 0 means every core.
         until: the name of the last stage to do; None does all of them and the report.
 
@@ -63,6 +63,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         _prepare(recipe, directory)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
+        # A stage is done when its statistics are there; they are written last.
         for stage in stages[: last + 1]:
             done = directory / stage.directories[0] / "stats.json"
             if done.exists():
@@ -72,7 +73,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             worked = True
             started = time.monotonic()
             statistics[stage.name] = _module(stage).run(recipe, directory, engine)
-            engine.close()  # idle workers would hold memory that training wants
+            # Idle workers would hold memory that training needs.
+            engine.close()
             write_json(done, statistics[stage.name])
             seconds = time.monotonic() - started
             timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
@@ -95,6 +97,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
+    """Write the page if a stage has worked, the settings have changed, or there is no page."""
     page = directory / "report.html"
     if worked or not page.exists():
         importlib.import_module("codeshell.report").run(recipe, directory, engine)
@@ -106,10 +109,11 @@ def train(recipe: Recipe, directory: Path) -> None:
 
     Args:
         recipe: its settings; `model`, `train` and `seed` are used.
-        directory: of the run, with `tokenizer/` and `tokens/`. The tokens may lack a `key.json` if no run made them.
+        directory: the run's directory, with `tokenizer/` and `tokens/`. Tokens that no run made have no `key.json`.
 
     Raises:
-        UserError: as the training stage raises, and for checkpoints of other settings: these are not moved aside here.
+        UserError: what the training stage raises; also for checkpoints of other settings, which are not moved aside
+            here.
     """
     from codeshell.engine import LocalEngine
 
@@ -117,6 +121,7 @@ def train(recipe: Recipe, directory: Path) -> None:
     with lock(directory):
         home = make_directory(directory / "train")
         settings = stage_settings(recipe, stage)
+        # The key that `codeshell run` will compare, so that it takes this training for its own and continues after it.
         key: dict[str, Any] | None = None
         if (directory / "tokens" / "key.json").exists():
             upstream = read_json(directory / "tokens" / "key.json")["key"]
@@ -156,6 +161,7 @@ def _refuse(recipe: Recipe, directory: Path) -> None:
 
 def _prepare(recipe: Recipe, directory: Path) -> None:
     """Compare every stage's settings with those that its directory records; clear or move aside what others made."""
+    # The key of the stage before, and why everything from some stage on must be done again.
     upstream = ""
     stale: str | None = None
     taking_part = stages_of(recipe)
@@ -227,20 +233,23 @@ def stage_key(settings: dict[str, Any], upstream: str) -> str:
 
 
 def read_timings(directory: Path) -> dict[str, float]:
-    """Seconds by stage, summed over resumes, of what is in the directory now."""
+    """Seconds by stage, summed over resumes, for what is in the directory now."""
     path = directory / "timings.json"
     timings: dict[str, float] = read_json(path) if path.exists() else {}
     return timings
 
 
 def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it again") -> None:
+    """Remove what a stage left, or move it aside if it is precious and training had begun; say so with the reason."""
+    # The seconds belong to what is about to go.
     timings = read_timings(directory)
-    if timings.pop(stage.name, None) is not None:  # of what is about to go
+    if timings.pop(stage.name, None) is not None:
         write_json(directory / "timings.json", timings)
     present = [directory / name for name in stage.directories if (directory / name).exists()]
     # A stage that has not begun has its key and nothing else, which is not worth a line.
     begun = any(entry.name != "key.json" for path in present for entry in path.iterdir())
     if stage.precious and any((directory / "train" / "checkpoints").glob("step-*")):
+        # One number for all its directories, the first that none of them has.
         number = 1
         while any((directory / f"{name}.old-{number}").exists() for name in stage.directories):
             number += 1
@@ -257,12 +266,13 @@ def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it aga
 
 
 def _remove_trash(directory: Path) -> None:
+    """Delete what was renamed for deletion, also by a run that was killed while it deleted."""
     for path in directory.glob(".trash-*"):
         shutil.rmtree(path)
 
 
 def _write_recipe(recipe: Recipe, directory: Path) -> bool:
-    """Write `recipe.toml`; whether it says other than before."""
+    """Write `recipe.toml`; return whether it differs from what was there."""
     path, text = directory / "recipe.toml", to_toml(recipe)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
         return False
@@ -299,7 +309,7 @@ def summary(name: str, stats: dict[str, Any]) -> str:
 
 
 def _print_settings(recipe: Recipe, directory: Path) -> None:
-    """The settings that differ from the defaults, a line a section."""
+    """Print the settings that differ from the defaults, one line per section."""
     say(f"run {directory}: all settings in {directory / 'recipe.toml'}; those that are not defaults:")
     defaults = to_tree(Recipe())
     for section, value in to_tree(recipe).items():
@@ -312,6 +322,7 @@ def _print_settings(recipe: Recipe, directory: Path) -> None:
 
 
 def _print_timings(timings: dict[str, float]) -> None:
+    """Print the seconds of each stage and its share of the whole."""
     total = sum(timings.values())
     say(f"time by stage, {total:.0f} s in all:")
     for stage in STAGES:

@@ -1,8 +1,8 @@
 """The recipe: every setting of a run, as one tree of frozen structs, read from TOML.
 
-A stage takes its own struct and nothing else, so what can change its output is what is written here. Types and
-ranges are checked by msgspec when the file is read; an unknown key, a wrong type or a value out of range is a
-`UserError` that names the key. Sizes are bytes unless the name says otherwise.
+A stage reads its own struct and nothing else, so only what is written here can change its output. msgspec checks types
+and ranges when the file is read; an unknown key, a wrong type or a value out of range is a `UserError` that names the
+key. Sizes are in bytes unless the name says otherwise.
 
 Each key also says, by the `Resume`, `Redo` or `Refuse` around its type, what another value means to a run that has
 begun. The stages' keys (codeshell/pipeline.py) and the check of a checkpoint (codeshell/train/checkpoints.py) are
@@ -63,7 +63,7 @@ class Collect(Settings, frozen=True, kw_only=True):
     `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders. Other inputs are refused because
     the usual cause is a forgotten `--input`, which would delete the corpus and start again on the recipe's."""
     max_file_bytes: Redo[Positive] = 1_048_576
-    """Files over this are left out as `over_large` (StarCoder's crawl used 1 MB)."""
+    """Larger files are left out as `over_large` (StarCoder's crawl used 1 MB)."""
     vendored: Redo[bool] = False
     """Keep files below folders like `node_modules` or `third_party`."""
     shard_bytes: Redo[Positive] = 33_554_432
@@ -105,7 +105,7 @@ class NearDedup(Settings, frozen=True, kw_only=True):
     """Tokens in a shingle."""
     bands: Redo[Positive] = 21
     rows: Redo[Positive] = 6
-    """Rows a band; 21 x 6 finds 93 % of pairs at Jaccard .7 and 99.8 % at .8."""
+    """Rows per band; 21 x 6 finds 93 % of the pairs at a Jaccard of 0.7 and 99.8 % at 0.8."""
     threshold: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 0.7
     """A document is dropped if its Jaccard with a kept one is at least this."""
 
@@ -125,7 +125,7 @@ class Tokenizer(Settings, frozen=True, kw_only=True):
     base_vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256)]] = 70_000
     """Tokens before the 20 special ones, which follow them; `vocab_size` elsewhere counts both."""
     sample_bytes: Redo[Positive] = 2_000_000_000
-    """Training text at most; documents are chosen by a hash of their id."""
+    """At most this much text to train it on; documents are chosen by a hash of their id."""
 
 
 class Model(Settings, frozen=True, kw_only=True):
@@ -143,10 +143,10 @@ class Model(Settings, frozen=True, kw_only=True):
 
 
 class Phase(Settings, frozen=True, kw_only=True):
-    """A stretch of training at one context length. Tokens a batch do not change between phases."""
+    """A part of training at one context length. The tokens per batch do not change between phases."""
 
     share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-    """Part of `train.steps`; the shares of all phases add up to 1."""
+    """Part of `train.steps`; the shares of all phases must add up to 1."""
     context: Positive
     """Tokens in a sequence."""
     lr_scale: Rate = 1.0
@@ -178,7 +178,7 @@ class Train(Settings, frozen=True, kw_only=True):
     fim_rate: Redo[Share] = 0.5
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5
-    """Of those, the part written suffix-prefix-middle; the rest is prefix-suffix-middle."""
+    """The part of those that is written suffix-prefix-middle; the rest is prefix-suffix-middle."""
     document_attention: Redo[Literal["isolated", "all"]] = "isolated"
     """`isolated`: packed documents do not attend to one another."""
     valid_every: Resume[Count] = 500
@@ -193,7 +193,7 @@ class Train(Settings, frozen=True, kw_only=True):
     """What a spike or a non-finite loss or gradient does to the update: skip it, or stop the run.
     `ignore` accepts spikes; non-finite values are never applied."""
     max_skips: Resume[Positive] = 20
-    """This many skipped updates in a row stop the run."""
+    """So many skipped updates in a row stop the run."""
     threads: Resume[Count] = 0
     """CPU threads; 0 means every core. It is in the recipe because it decides the rounding on a CPU."""
     log_every: Resume[Positive] = 1
@@ -266,7 +266,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"{path}: cannot be read ({error}); give a readable TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML ({error}); fix that line") from None
-    tree = _with_new_names(tree, str(path))  # now, so that an override finds the key whichever name the file has
+    # Before the overrides, so that one finds its key under whichever name the file has it.
+    tree = _with_new_names(tree, str(path))
     for override in overrides or []:
         _apply_override(tree, override)
     return from_tree(tree, str(path))
@@ -278,10 +279,12 @@ def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
     Names of earlier versions (`RENAMED`) are read as today's, which is said on stderr.
     """
     tree = _with_new_names(tree, origin)
+    # strict: "3" is no number and 1.5 no whole one, as in TOML itself.
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
         raise UserError(f"{origin}: {_explain(str(error))}") from None
+    # What one key alone cannot tell: the shares together, and contexts against the model and the batch.
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"{origin}: train.phases: the shares add up to {total:g}; make them add up to 1")
@@ -333,6 +336,7 @@ def _with_new_names(tree: dict[str, Any], origin: str) -> dict[str, Any]:
 
 def _renamed(flat: dict[str, Any]) -> dict[str, Any]:
     """Recorded settings `{"section.key": value}` under the names of this version."""
+    # On a copy: the caller may still hold what was recorded, and compare it with its hash.
     flat = dict(flat)
     for old, new, values in RENAMED:
         if old in flat:
@@ -345,6 +349,7 @@ def _renamed(flat: dict[str, Any]) -> dict[str, Any]:
 def marks() -> dict[str, Change]:
     """The mark of every key, as `{"section.key": mark}`; "name" and "seed" have no section."""
     found = {}
+    # A section is a struct whose fields are keys; "name" and "seed" are keys themselves.
     for field in msgspec.structs.fields(Recipe):
         nested = isinstance(field.type, type) and issubclass(field.type, Settings)
         for key in msgspec.structs.fields(field.type) if nested else [field]:
@@ -358,6 +363,7 @@ def marks() -> dict[str, Change]:
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     """The tree of `to_tree` as `{"section.key": value}`, with the values that JSON gives back (no tuples)."""
     flat: dict[str, Any] = {}
+    # Through JSON, because what is compared with it has been read from JSON: tuples are lists there.
     for section, value in json.loads(json.dumps(tree)).items():
         flat |= (
             {f"{section}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {section: value}
@@ -405,11 +411,13 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     names = key.split(".")
     if not equals or not all(names):
         raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
+    # TOML, or else the text as it is: a shell user need not quote the quotes of train.precision=fp32.
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     node = tree
+    # Down to the table that holds the key; tables that the file lacks are made.
     for name in names[:-1]:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
@@ -419,6 +427,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(message: str) -> str:
     """Turn msgspec's sentence into ours: the key first, and the nearest known key for an unknown one."""
+    # "Expected `int` >= 1 - at `$.train.steps`": the place comes last.
     found = re.search(r" - at `\$\.?(.*)`$", message)
     where = found.group(1) if found else ""
     text = message[: found.start()] if found else message
@@ -434,12 +443,16 @@ def _explain(message: str) -> str:
 
 
 def _keys_at(where: str) -> list[str]:
+    """The names that are known at a place such as "train.phases[0]"."""
     node: Any = Recipe
+    # An index says nothing of the type, so it is cut off.
     for name in filter(None, re.sub(r"\[[^]]*\]", "", where).split(".")):
         hints = {field.name: field.type for field in msgspec.structs.fields(node)}
         node = hints.get(name)
-        if hasattr(node, "__metadata__"):  # a marked type: Annotated[...]
+        # A marked type is Annotated[...]; the type itself is its origin.
+        if hasattr(node, "__metadata__"):
             node = node.__origin__
+        # tuple[Phase, ...] has the keys of a Phase.
         arguments = getattr(node, "__args__", ())
         node = next((item for item in arguments if isinstance(item, type) and issubclass(item, Settings)), node)
     return [field.name for field in msgspec.structs.fields(node)]

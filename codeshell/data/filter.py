@@ -41,7 +41,7 @@ from codeshell.registry import absolute
 from codeshell.scorers.text import SCORES
 
 RANGE_DOCUMENTS = 250_000
-"""Documents whose MD5s are compared at once: 6 MB of them, a few times that while they are sorted."""
+"""Documents whose MD5s are compared at once: 6 MB of MD5s, and a few times that while they are sorted."""
 
 ID = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
 """An MD5 as two numbers, which sort as the hexadecimal digits do, and the document's row in its shard."""
@@ -93,16 +93,19 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     decided = map_shards(engine, stage, "decide", partial(decide_shard, str(directory), rules, totals), shards)
     # Ranges of the first 32 bits; MD5s are spread evenly.
+    # Each range is compared on its own, so memory does not grow with the corpus.
     documents = sum(part["documents"] for part in decided)
     ranges = max(1, -(-documents // RANGE_DOCUMENTS))
     bounds = [((1 << 32) * index // ranges, (1 << 32) * (index + 1) // ranges) for index in range(ranges)]
     find = partial(find_duplicates, str(directory), count)
     map_shards(engine, stage, "duplicates", find, list(enumerate(bounds)), unit="ranges")
     parts = map_shards(engine, stage, "filter", partial(write_shard, str(directory), rules, totals, ranges), shards)
+    # Working files of the first two passes; the markers stay, so a resumed run does not miss them.
     for name in ("survivors-*.npy", "duplicates-*.parquet"):
         for path in stage.glob(name):
             remove_quietly(path)
 
+    # Add the shards up, with the reasons in their order.
     dropped: dict[str, Counter[str]] = {name: Counter() for name in reasons_of(rules)}
     by_language: dict[str, Counter[str]] = {}
     for part in parts:
@@ -128,27 +131,31 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: int) -> dict[str, Any]:
     """Write `survivors-NNNNN.npy`: the MD5s (`ID`, ascending) of the rows that no rule drops."""
     give_back_large_blocks()
+    # Values and limits are decided again by `write_shard`: that is cheaper than keeping them on the disk.
     reason, _, _ = _decide(Path(directory), rules, totals, shard)
     rows = np.flatnonzero(reason < 0)
     table = read_table(shard_path(Path(directory) / "collect", "scores", shard), ["id"])
+    # All ids of the shard as one run of bytes: (rows, 2) numbers without a Python object for each.
     survivors = np.empty(len(rows), dtype=ID)
     digits = "".join(table["id"].take(pa.array(rows)).to_pylist())
     numbers = np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, 2)
     survivors["high"], survivors["low"], survivors["row"] = numbers[:, 0], numbers[:, 1], rows
+    # By MD5, then by row: the last key of lexsort is the first that counts.
     survivors = survivors[np.lexsort((rows, numbers[:, 1], numbers[:, 0]))]
     save_array(_survivors_path(Path(directory), shard), survivors)
     return {"documents": len(rows)}
 
 
 def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int]]) -> dict[str, Any]:
-    """Write `duplicates-INDEX.parquet`: the documents with an MD5 in one range that came before, and which it was."""
+    """Write `duplicates-INDEX.parquet`: the documents that repeat an MD5 of one range, each with the first one."""
     give_back_large_blocks()
     index, (first, end) = item
     run_directory = Path(directory)
+    # Of each shard the MD5s in this range, (piece,), and the shard's number beside each.
     pieces, sources = [np.empty(0, dtype=ID)], [np.empty(0, dtype=np.int32)]
     for shard in range(shards):
         survivors = np.load(_survivors_path(run_directory, shard), mmap_mode="r")
-        # By hand, because NumPy's would read the whole file to search it.
+        # Not np.searchsorted: it would read the whole file to search it. A bisection touches a few pages.
         start, stop = (
             bisect.bisect_left(range(len(survivors)), bound << 32, key=lambda row: int(survivors[row]["high"]))
             for bound in (first, end)
@@ -160,9 +167,11 @@ def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int
     # Stable, and the pieces are in collect order, so the first of equal MD5s is the first collected.
     order = np.lexsort((ids["low"], ids["high"]))
     ids, source = ids[order], source[order]
+    # same[i]: the MD5 of i is that of i - 1. kept[i]: where the group of i begins, that is, who stays.
     same = np.zeros(len(ids), dtype=bool)
     same[1:] = (ids["high"][1:] == ids["high"][:-1]) & (ids["low"][1:] == ids["low"][:-1])
     kept = np.maximum.accumulate(np.where(same, 0, np.arange(len(ids))))
+    # Those that go, by shard and row, so that `write_shard` reads its part of the file alone.
     dropped = np.flatnonzero(same)
     dropped = dropped[np.lexsort((ids["row"][dropped], source[dropped]))]
     about = _look_up(run_directory / "collect", source[kept[dropped]], ids["row"][kept[dropped]])
@@ -184,6 +193,7 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
     duplicates = pa.concat_tables(piece for path in paths for piece in _of_shard(path, shard))
     reason[duplicates["row"].to_numpy()] = reasons.index("exact_duplicate")
 
+    # What stays: its place in the collected shards and what is known of it; no text is copied.
     rows = np.flatnonzero(reason < 0)
     kept = documents.take(pa.array(rows))
     columns = {"shard": np.full(len(rows), shard, dtype=np.int32), "row": rows.astype(np.int32)}
@@ -191,9 +201,10 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         shard_path(stage, "kept", shard),
         pa.table([*columns.values(), *(kept[name] for name in KEPT.names[2:])], schema=KEPT),
     )
+    # What goes: the rule, and the value and limit where it has them.
     rows = np.flatnonzero(reason >= 0)
     out = documents.take(pa.array(rows))
-    # The kept document of a duplicate, by row; null for the others.
+    # The document that a duplicate fell to, by row; null for the other drops.
     which = pc.index_in(pa.array(rows, pa.int32()), value_set=duplicates["row"].combine_chunks())
     found = duplicates.take(which)
     table = pa.table(
@@ -209,6 +220,7 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
     )
     write_table(shard_path(stage, "dropped", shard), table)
 
+    # The counts that the stage adds up, and the promise that no document is lost.
     sizes = documents["bytes"].to_numpy()
     statistics = {
         "in": {"documents": len(reason), "bytes": int(sizes.sum())},
@@ -282,6 +294,7 @@ def _look_up(collect: Path, shard: NDArray[np.int32], row: NDArray[np.int64]) ->
     names = ["id", "repo", "path"]
     if not len(shard):
         return [pa.array([], pa.string()) for _ in names]
+    # Read each shard once, in turn, and put the rows back into the order of the arguments at the end.
     order = np.argsort(shard, kind="stable")
     tables = []
     for number in np.unique(shard).tolist():
@@ -298,6 +311,7 @@ def _of_shard(path: Path, shard: int) -> Iterator[pa.Table]:
     yield DUPLICATES.empty_table()
     with pq.ParquetFile(path) as source:
         for group in range(source.num_row_groups):
+            # Column 0 is the shard: its smallest and largest value say whether the group can hold rows of this one.
             statistics = source.metadata.row_group(group).column(0).statistics
             if statistics is not None and statistics.has_min_max and statistics.min <= shard <= statistics.max:
                 table = source.read_row_group(group, use_threads=False)

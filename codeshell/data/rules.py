@@ -147,10 +147,12 @@ def own_rules(places: Sequence[str]) -> tuple[Rule, ...]:
     Raises:
         UserError: no such file or object, no rule, or a name that another rule has.
     """
+    # A drop is recorded by the rule's name alone, so no two may share one.
     rules: list[Rule] = []
     taken = {*DEFAULT, *OTHER_REASONS}
     for place in places:
         found = OWN.get(place)
+        # A class is made without arguments; a `Threshold`, say, is a rule already.
         rule = found() if isinstance(found, type) else found
         for member in ("name", "columns", "limit", "decide"):
             if not hasattr(rule, member):
@@ -164,6 +166,7 @@ def own_rules(places: Sequence[str]) -> tuple[Rule, ...]:
 
 def check_columns(rules: Sequence[Rule], there: Sequence[str]) -> None:
     """Raise a `UserError` if a rule reads a column that is neither a score nor a document's own."""
+    # The text is left out: a rule that read it would need the documents again, which decisions do without.
     known = {*there, *DOCUMENTS.names} - {"text"}
     for rule in rules:
         for column in rule.columns:
@@ -185,12 +188,14 @@ def thresholds(rules: Rules, own: Sequence[Rule] = ()) -> dict[str, Thresholds]:
         UserError: an unknown language or threshold.
     """
     names = [*DEFAULT, *(rule.name for rule in own)]
+    # A misspelt name would otherwise change nothing, without a word.
     for language, values in rules.overrides.items():
         if language != "*" and language not in THRESHOLDS:
             raise UserError(f"rules.overrides: no language '{language}'; {languages.closest(language)}")
         for name in values:
             if name not in names:
                 raise UserError(f"rules.overrides.{language}: no threshold '{name}'; there are {', '.join(names)}")
+    # From the weakest to the strongest: the table, every language, the language itself.
     everywhere = {rule.name: float(rule.limit) for rule in own} | rules.overrides.get("*", {})
     return {
         language: {**values, **everywhere, **rules.overrides.get(language, {})}
@@ -260,6 +265,7 @@ _COMPARE: dict[str, Any] = {
 
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """A column as float64; a text counts as 1 and an empty one as 0, null is NaN."""
+    # A phrase such as `generated` is a finding: what matters is whether there is one.
     if pa.types.is_string(column.type):
         column = pc.greater(pc.binary_length(column), 0)
     values: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()

@@ -40,6 +40,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     settings, stage = recipe.score, make_directory(directory / "score")
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
+    # Settings of a misspelt name would otherwise be ignored in silence.
     unknown = settings.settings.keys() - set(settings.scorers)
     if unknown:
         raise UserError(f"score.settings: {min(unknown)!r} is not in score.scorers; name it there as well")
@@ -99,6 +100,7 @@ def _columns(name: str, scorer: Scorer, batch: pa.Table) -> Iterator[pa.Array]:
     """What a scorer gives for a batch, checked against what it declares."""
     values = scorer.score(batch)
     for field in scorer.columns:
+        # A scorer of a user may give anything; what does not fit is named here, not in Arrow's words.
         if field.name not in values:
             raise UserError(f"scorer {name}: score() gives no {field.name!r}, which its columns declare; return it")
         try:
@@ -128,6 +130,7 @@ def _scorers(settings: bytes) -> dict[str, Scorer]:
 
 def _schema(scorers: dict[str, Scorer]) -> pa.Schema:
     """The columns of all scorers after the document's id; each name once."""
+    # Rules read columns by name alone, so a name may have one source only.
     fields = [DOCUMENTS.field("id")]
     taken = dict.fromkeys([*DOCUMENTS.names, *SCORES.names], "every document")
     for name, scorer in scorers.items():

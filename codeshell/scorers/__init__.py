@@ -52,5 +52,6 @@ def make(name: str, settings: Mapping[str, Any]) -> Scorer:
     Raises:
         UserError: there is none of that name. What the scorer itself raises comes as it is.
     """
+    # A class is called with its settings as a function would be; one without settings takes no arguments.
     scorer: Scorer = SCORERS.get(name)(**settings)
     return scorer
