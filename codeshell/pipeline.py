@@ -53,7 +53,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     last = names.index(until) if until else len(stages) - 1
     make_directory(directory)
     with lock(directory):
-        _refuse(recipe, directory)  # before a file of the run is touched
+        # Before a file of the run is touched.
+        _check(recipe, directory)
         engine = LocalEngine(workers)
         _print_settings(recipe, directory)
         # The page shows the settings, so it is written again when one of those that a run resumes with has changed.
@@ -92,12 +93,14 @@ def _module(stage: Stage) -> ModuleType:
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a run of this recipe has, in order."""
+    # An empty list of scorers, say, is no stage at all.
     flat = flatten(to_tree(recipe))
     return [stage for stage in STAGES if not stage.only_with or flat[stage.only_with]]
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
     """Write the page if a stage has worked, the settings have changed, or there is no page."""
+    # By name, because the report is a face: the pipeline needs it only here.
     page = directory / "report.html"
     if worked or not page.exists():
         importlib.import_module("codeshell.report").run(recipe, directory, engine)
@@ -133,7 +136,8 @@ def train(recipe: Recipe, directory: Path) -> None:
                     return
             else:
                 key = {"key": stage_key(settings, upstream), "settings": settings}
-        # With checkpoints there, the key is written once training has accepted them, not before.
+        # Where there are checkpoints, the key is written after training has accepted them: until then they may be those
+        # of other settings, which `codeshell run` must move aside.
         if key is not None and not any((home / "checkpoints").glob("step-*")):
             write_json(home / "key.json", key)
         statistics = _module(stage).run(recipe, directory, LocalEngine(1))
@@ -143,19 +147,23 @@ def train(recipe: Recipe, directory: Path) -> None:
         say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
 
 
-def _refuse(recipe: Recipe, directory: Path) -> None:
-    """Raise a `UserError` if a key that is marked `Refuse` differs from what a finished stage was made with."""
-    for stage in STAGES:
+def _check(recipe: Recipe, directory: Path) -> None:
+    """Raise a `UserError` for settings that cannot be, before anything is redone for their sake.
+
+    These are keys that are marked `Refuse` and differ from what a finished stage was made with, and what a stage itself
+    finds wrong with new settings: a misspelt threshold must not cost the corpus that it was meant for.
+    """
+    for stage in stages_of(recipe):
         home = directory / stage.directories[0]
-        recorded = _recorded(home)
-        if recorded is None or not (home / "stats.json").exists():
-            continue
-        was, now = recorded["settings"], stage_settings(recipe, stage)
-        keys = [key for key in changed(was, now) if marks().get(key) is Change.REFUSE]
-        if keys:
+        recorded, now = _recorded(home), stage_settings(recipe, stage)
+        keys = changed(recorded["settings"], now) if recorded is not None else list(now)
+        if keys and stage.checks:
+            _module(stage).check(recipe)
+        refused = [key for key in keys if marks().get(key) is Change.REFUSE]
+        if refused and recorded is not None and (home / "stats.json").exists():
             raise UserError(
-                f"{directory}: {describe(keys, was, now)}; nothing of this run would remain with that, so give the "
-                "same again, or choose another output directory"
+                f"{directory}: {describe(refused, recorded['settings'], now)}; nothing of this run would remain with "
+                "that, so give the same again, or choose another output directory"
             )
 
 
@@ -174,11 +182,13 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
             if home.exists():
                 _clear(directory, stage, f"{stage.only_with} is empty", "removed")
             continue
+        # Nothing before it is redone, and it was made by these settings: it stays.
         if stale is None and recorded is not None and made_by(recorded, settings, upstream):
             # The recorded key stays, even where an earlier version made it of more settings than count today: the
             # keys of the stages after it were made from it.
             upstream = recorded["key"]
             continue
+        # From here on all stages are stale, and the reason of the first is the reason of all.
         upstream = stage_key(settings, upstream)
         if home.exists():
             if stale is None:
@@ -228,6 +238,7 @@ def _registry(key: str) -> Registry[Any]:
 
 def stage_key(settings: dict[str, Any], upstream: str) -> str:
     """The hash of a stage's settings and of the key of the stage before it ("" for the first)."""
+    # Sorted, so that the order of the keys in the recipe does not matter.
     text = json.dumps([KEY_VERSION, settings, upstream], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -283,6 +294,7 @@ def _write_recipe(recipe: Recipe, directory: Path) -> bool:
 def _write_environment(directory: Path, workers: int) -> None:
     """`run.json`, with the time of the first start kept over resumes."""
     path = directory / "run.json"
+    # For the record only: nothing of it enters a key, so another machine can continue a run.
     facts = environment(workers)
     if path.exists():
         facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]

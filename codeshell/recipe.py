@@ -315,6 +315,7 @@ def to_toml(recipe: Recipe) -> str:
 
 def _with_new_names(tree: dict[str, Any], origin: str) -> dict[str, Any]:
     """The tree with every name of an earlier version replaced, in sections of its own; one line on stderr for each."""
+    # A copy, one level deep: the caller's tree stays as it is.
     tree = {section: dict(value) if isinstance(value, dict) else value for section, value in tree.items()}
     for old, new, values in RENAMED:
         section, _, key = old.partition(".")
@@ -384,6 +385,7 @@ def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
             Its names are replaced by today's, and a key that it did not know has its default.
         now: the same of today. A name that is no key of the recipe counts, too.
     """
+    # A name without a mark ("code of my_rule.py:NoTests") always counts.
     was, defaults, mark = _renamed(was), _defaults(), marks()
 
     def differs(key: str) -> bool:

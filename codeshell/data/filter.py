@@ -63,6 +63,14 @@ def reasons_of(rules: Rules) -> tuple[str, ...]:
     return ("language_floor", "languages", *(rule.name for rule in RULES), *own, "exact_duplicate")
 
 
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for an unknown language or threshold, or a rule of one's own that is none."""
+    for name in recipe.rules.languages:
+        if name not in languages.names():
+            raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
+    thresholds(recipe.rules, own_rules(recipe.rules.own))
+
+
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Filter what `collect` left below `directory`, into `directory`/filter.
 
@@ -74,16 +82,12 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     collect, stage = directory / "collect", make_directory(directory / "filter")
     rules = recipe.rules
-    for name in rules.languages:
-        if name not in languages.names():
-            raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
-    # A wrong override or rule is an error here, before any work. A worker may have another working directory, so it
-    # gets whole paths of the rules.
-    own = own_rules(rules.own)
-    thresholds(rules, own)
+    # What is wrong with the settings is said before any work. Which columns there are is known only now.
+    check(recipe)
     scored = directory / "score" / "stats.json"
     extra = [name for names in read_json(scored)["columns"].values() for name in names] if scored.exists() else []
-    check_columns(own, [*SCORES.names, *extra])
+    check_columns(own_rules(rules.own), [*SCORES.names, *extra])
+    # A worker may have another working directory, so it gets whole paths of the rules.
     rules = msgspec.structs.replace(rules, own=tuple(map(absolute, rules.own)))
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)

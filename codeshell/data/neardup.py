@@ -47,6 +47,21 @@ class KeptShard:
     kept: Path
 
 
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for impossible parameters of the search."""
+    try:
+        _parameters(recipe).check()
+    except ValueError as error:
+        raise UserError(f"near_dedup: {error}; choose other settings") from None
+
+
+def _parameters(recipe: Recipe) -> Parameters:
+    settings = recipe.near_dedup
+    return Parameters(
+        threshold=settings.threshold, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=recipe.seed
+    )
+
+
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Run the stage in the run `directory`; see docs/run-directory.md for files and statistics.
 
@@ -54,14 +69,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         UserError: the filter stage left nothing to read, or bands x rows is impossible.
     """
     # An impossible number of bands and rows is an error here, before anything is read.
+    check(recipe)
     settings = recipe.near_dedup
-    parameters = Parameters(
-        threshold=settings.threshold, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=recipe.seed
-    )
-    try:
-        parameters.check()
-    except ValueError as error:
-        raise UserError(f"near_dedup: {error}; choose other settings") from None
     output = make_directory(directory / "neardup")
     sources = list_shards(directory / "filter", "kept")
     if not sources:
@@ -76,7 +85,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         # The search reads texts shard by shard and has its own files, which a killed run finds again.
         work = make_directory(output / "work")
         tasks = [KeptShard(directory / "collect", path) for path in sources]
-        found = search(Search(tasks, read_shard, work, parameters), engine)
+        found = search(Search(tasks, read_shard, work, _parameters(recipe)), engine)
         matches[found.decisions.dropped] = found.decisions.kept
         jaccard[found.decisions.dropped] = found.decisions.jaccard
         counts |= {name: found.counts.get(name, 0) for name in COUNTS}

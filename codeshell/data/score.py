@@ -27,6 +27,16 @@ from codeshell.scorers import Scorer, make
 from codeshell.scorers.text import SCORES
 
 
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for a scorer that cannot be made, settings for one that is not named, or a column twice."""
+    settings = recipe.score
+    # Settings of a misspelt name would otherwise be ignored in silence.
+    unknown = settings.settings.keys() - set(settings.scorers)
+    if unknown:
+        raise UserError(f"score.settings: {min(unknown)!r} is not in score.scorers; name it there as well")
+    _schema(_make(settings))
+
+
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Score what `collect` left below `directory`, into `directory`/score.
 
@@ -40,13 +50,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     settings, stage = recipe.score, make_directory(directory / "score")
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
-    # Settings of a misspelt name would otherwise be ignored in silence.
-    unknown = settings.settings.keys() - set(settings.scorers)
-    if unknown:
-        raise UserError(f"score.settings: {min(unknown)!r} is not in score.scorers; name it there as well")
-    # Made here once, so that what is wrong with a scorer is said before any work.
-    scorers = _make(settings)
-    _schema(scorers)
+    check(recipe)
     # A worker may have another working directory, so it gets whole paths.
     places = {name: absolute(name) for name in settings.scorers}
     work = Score(
@@ -56,7 +60,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     parts = map_shards(engine, stage, "score", partial(score_shard, str(directory), work), shards)
     return {
         "documents": sum(part["documents"] for part in parts),
-        "columns": {name: scorer.columns.names for name, scorer in scorers.items()},
+        "columns": {name: scorer.columns.names for name, scorer in _make(settings).items()},
     }
 
 
@@ -65,6 +69,7 @@ def score_shard(directory: str, settings: Score, shard: int) -> dict[str, Any]:
     give_back_large_blocks()
     scorers = _scorers(msgspec.json.encode(settings))
     schema = _schema(scorers)
+    # A group at a time: read, scored by all, written.
     documents = 0
     with TableWriter(shard_path(Path(directory) / "score", "scores", shard), schema) as writer:
         for batch in _batches(Path(directory) / "collect", shard):

@@ -65,6 +65,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         UserError: no document is left, the shares leave nothing to train on, there are fewer repositories than splits,
             or every held-out document resembles a training one.
     """
+    # The rows of the whole corpus, without texts; each knows its place in the kept files.
     output = make_directory(directory / "curated")
     sources = list_shards(directory / "neardup", "kept")
     corpus = _read_corpus(sources)

@@ -52,6 +52,7 @@ class Progress:
 
     def line(self) -> str:
         """The state as one line of a log, with the rate since the start and the seconds left at that rate."""
+        # Work done before this process began (`advance` at the start of a resume) makes the first rates too high.
         seconds = time.monotonic() - self.started
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""

@@ -66,6 +66,7 @@ def _statistics(marker: Path) -> Statistics:
     We looked for it before it was there, and NFS may repeat that answer for half a minute; listing the directory makes
     it ask the server again.
     """
+    # On a local disk the marker is there, and nothing is waited for.
     end = time.monotonic() + SEEN_SECONDS
     while not marker.exists():
         if time.monotonic() > end:

@@ -116,6 +116,7 @@ def measure(texts: list[bytes]) -> tuple[bytes, NDArray[np.int64], dict[str, NDA
 
 def score(texts: list[bytes], ids: list[str], languages: list[str], measures: dict[str, NDArray[Any]]) -> pa.Table:
     """The rows of `SCORES` for texts that are not empty and valid UTF-8."""
+    # Shares are of the characters: the texts are not empty, so nothing is divided by zero.
     characters = measures["characters"]
     # Null for all other languages: the rules on HTML are then not broken.
     html = [

@@ -238,3 +238,17 @@ def test_what_is_wrong_is_one_line(
     with pytest.raises(UserError, match=re.escape(message).replace(r"\.\*", ".*")) as caught:
         pipeline.run(from_tree(tree, "test"), own / "run", workers=1, until="filter")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["rules.languages=['pythn']", "rules.overrides.python.max_line=3", "near_dedup.bands=100000"]
+)
+def test_a_wrong_setting_costs_nothing_that_is_done(
+    own: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    assert run(until="neardup") == 0
+    before = contents(own / "run")
+    assert run(setting, until="neardup") == 2
+    error = capsys.readouterr().err
+    assert "doing it again" not in error
+    assert contents(own / "run") == before
