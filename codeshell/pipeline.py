@@ -57,13 +57,13 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         _check(recipe, directory)
         engine = LocalEngine(workers)
         _print_settings(recipe, directory)
-        # The page shows the settings, so it is written again when one of those that a run resumes with has changed.
-        worked = _write_recipe(recipe, directory)
+        _write_recipe(recipe, directory)
         _write_environment(directory, engine.workers)
         _remove_trash(directory)
         _prepare(recipe, directory)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
+        worked = False
         # A stage is done when its statistics are there; they are written last.
         for stage in stages[: last + 1]:
             done = directory / stage.directories[0] / "stats.json"
@@ -100,9 +100,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
     """Write the page if a stage has worked, the settings have changed, or there is no page."""
-    # By name, because the report is a face: the pipeline needs it only here.
     page = directory / "report.html"
-    if worked or not page.exists():
+    # The page shows the settings, of which a run may resume with some that no stage depends on.
+    written = page.stat().st_mtime_ns if page.exists() else 0
+    if worked or written < (directory / "recipe.toml").stat().st_mtime_ns:
         importlib.import_module("codeshell.report").run(recipe, directory, engine)
     say(f"report: {page}")
 
@@ -282,13 +283,11 @@ def _remove_trash(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _write_recipe(recipe: Recipe, directory: Path) -> bool:
-    """Write `recipe.toml`; return whether it differs from what was there."""
+def _write_recipe(recipe: Recipe, directory: Path) -> None:
+    """Write `recipe.toml` unless it says the same already: its time is that of the last change."""
     path, text = directory / "recipe.toml", to_toml(recipe)
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
-        return False
-    write_text(path, text)
-    return True
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text)
 
 
 def _write_environment(directory: Path, workers: int) -> None:

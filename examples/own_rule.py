@@ -3,15 +3,14 @@
 codeshell run recipes/demo.toml -o runs/mine --until filter \
     --set "rules.own=['examples/own_rule.py:NoTests', 'examples/own_rule.py:SHORT_LINES']"
 
-A rule reads columns, never a text: the measures of every document (codeshell/scorers/text.py), its path and repository,
-and what your own scorers write. Run alone, this file filters three small files.
+A rule reads columns, never a text: the measures of codeshell/scorers/text.py, path and repository, and what your own
+scorers write. Run alone, this file filters three small files.
 """
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from codeshell import pipeline
 from codeshell.data.rules import Threshold
@@ -26,15 +25,14 @@ class NoTests:
     columns = ("path",)
     limit = 1.0  # parts of the path that say "test"; the recipe's rules.overrides may give other limits by language
 
-    def decide(self, columns: pa.Table, limit: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    def decide(self, columns: pa.Table, limit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         paths = columns["path"].to_pylist()
-        value = np.array([sum("test" in part for part in path.split("/")) for path in paths], dtype=np.float64)
+        value = np.array([float(sum("test" in part for part in path.split("/"))) for path in paths])
         return value >= limit, value
 
 
 # A comparison of one column with a limit needs no code. mean_line_length counts the characters of an average line.
 SHORT_LINES = Threshold("short_lines", column="mean_line_length", drops="below", limit=15)
-
 
 FILES = {
     "app.py": "def greet(name):\n    return f'Good morning, {name}; what shall we do?'\n",
@@ -53,8 +51,8 @@ def main() -> None:
     pipeline.run(from_tree(tree, here.name), run, workers=1, until="filter")
     for name in FILES:
         kept, dropped = find(run, name)  # as `codeshell explain NAME --run own_rule_run` does
-        reasons = [f"dropped by {row['rule']}, {row['value']:g} against {row['limit']:g}" for row in dropped]
-        print(f"{name}: {'kept' if kept else ', '.join(reasons)}")
+        reasons = [f"dropped by {row['rule']}: {row['value']:g} against a limit of {row['limit']:g}" for row in dropped]
+        print(name, *reasons or ["kept" if kept else "not there"])
 
 
 if __name__ == "__main__":
