@@ -45,7 +45,9 @@ __all__ = [
 ]
 
 
+# Python calls this for a name that the module does not have, and only then: the first use of a room imports it.
 def __getattr__(name: str) -> Any:
+    # Two functions, which lie deeper than their names.
     if name in ("patch", "unpatch"):
         return getattr(importlib.import_module("codeshell.integrations.patching"), name)
     if name in __all__:

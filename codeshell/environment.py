@@ -1,6 +1,6 @@
-"""Where something runs: the cores it may use; versions, machine, commit and command for the records.
+"""The place where something runs: the cores it may use; versions, machine, commit and command for the records.
 
-Needs nothing but the standard library and the extension.
+It needs only the standard library and the extension.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 MAX_THREADS = 1024
-"""Far beyond any use; OpenMP's runtime ends the process where the system gives it no more threads."""
+"""Far beyond any use. OpenMP's runtime ends the process if the system gives it no more threads, hence a limit."""
 
 
 def usable_cores() -> int:
     """The processor cores that this process may run on, which a container or `taskset` may have limited."""
+    # Not os.cpu_count(): that is the whole machine, whatever the limits of this process are.
     return len(os.sched_getaffinity(0))
 
 
@@ -41,6 +42,7 @@ def environment(workers: int) -> dict[str, Any]:
 
     from codeshell import _C, __version__
 
+    # What decides results or speed beside our own code; those that are not installed are left out.
     versions = {}
     for name in ("torch", "numpy", "pyarrow", "tokenizers", "safetensors"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -64,6 +66,7 @@ def environment(workers: int) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the checkout that this package is run from; None for an installed wheel."""
+    # Without a .git of its own, the package may still lie below a foreign checkout, whose commit would mislead.
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
@@ -78,6 +81,7 @@ def commit() -> str | None:
 def benchmarks_folder() -> Path | None:
     """The benchmarks and their results: beside the package in a checkout, inside it once installed (setup.py)."""
     package = Path(__file__).resolve().parent
+    # The harness tells the benchmarks from any other folder of that name.
     for folder in (package / "benchmarks", package.parent / "benchmarks"):
         if (folder / "harness.py").is_file():
             return folder
@@ -88,6 +92,7 @@ def processor() -> str:
     """The processor's name as the system gives it."""
     import platform
 
+    # Python's own answer on Linux is only the architecture.
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

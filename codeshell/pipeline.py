@@ -1,7 +1,8 @@
 """The main job: the stages in their order, what each depends on, and how a run resumes.
 
-A stage's key is a hash of the settings it reads and of the key of the stage before it. A directory with another key
-was made by other settings: data stages are then done again; a trained model is never thrown away but moved aside.
+A stage's `key.json` records the settings that decide its output and a hash of them and of the key of the stage before
+it. A directory of other settings is done again; a trained model is never thrown away but moved aside. Which settings
+count is marked at each key of the recipe (`codeshell.recipe.Change`).
 """
 
 from __future__ import annotations
@@ -10,60 +11,25 @@ import hashlib
 import importlib
 import json
 import shutil
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
+from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
-from codeshell.errors import UserError
-from codeshell.recipe import Recipe, to_toml, to_tree
+from codeshell.errors import UserError, say
+from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.registry import Registry
 
 KEY_VERSION = 1
 """Raised when a stage's output changes for the same settings, so that old directories are not mistaken for new."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of the main job."""
-
-    name: str
-    module: str
-    """Has `run(recipe, directory, engine) -> statistics`."""
-    directories: tuple[str, ...]
-    """Below the run's directory, all its own; the first holds `stats.json` and `key.json`."""
-    sections: tuple[str, ...]
-    """Parts of the recipe that decide its output."""
-    precious: bool = False
-    """Costs hours: with other settings its directories are moved aside, not deleted."""
-
-
-STAGES = (
-    Stage("collect", "codeshell.data.collect", ("collect",), ("collect",)),
-    Stage("filter", "codeshell.data.filter", ("filter",), ("rules",)),
-    Stage("neardup", "codeshell.data.neardup", ("neardup",), ("near_dedup", "seed")),
-    Stage("split", "codeshell.data.split", ("curated",), ("split", "seed")),
-    Stage("tokenizer", "codeshell.tokenizer.train", ("tokenizer",), ("tokenizer", "seed")),
-    Stage("tokens", "codeshell.data.tokens", ("tokens",), ()),
-    Stage("train", "codeshell.train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), True),
-    Stage("evaluate", "codeshell.evaluate", ("evaluate",), ("evaluate", "seed")),
-)
-
-HARMLESS = (
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_phase_ends",
-    "log_every",
-    "max_skips",
-    "spike_policy",
-    "spike_sigma",
-    "tensorboard",
-    "valid_every",
-)
-"""Settings of `train` that a run may go on with other values of: what is written when, and what a spike does, so
-that a run which its spike policy stopped can be resumed under another one."""
+CODE = {"score.scorers": "codeshell.scorers:SCORERS", "rules.own": "codeshell.data.rules:OWN"}
+"""Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
+some: they need Arrow."""
 
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None) -> None:
@@ -71,7 +37,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
 
     Args:
         recipe: its settings.
-        directory: of the run; made if need be.
+        directory: the run's directory; it is made if it is not there.
         workers: processes for the data stages; 0 means every core.
         until: the name of the last stage to do; None does all of them and the report.
 
@@ -80,22 +46,26 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     """
     from codeshell.engine import LocalEngine
 
-    names = [stage.name for stage in STAGES]
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise UserError(f"--until {until}: no such stage; there are {', '.join(names)}")
-    last = names.index(until) if until else len(STAGES) - 1
+    last = names.index(until) if until else len(stages) - 1
     make_directory(directory)
     with lock(directory):
+        # Before a file of the run is touched.
+        _check(recipe, directory)
         engine = LocalEngine(workers)
         _print_settings(recipe, directory)
-        write_text(directory / "recipe.toml", to_toml(recipe))
+        _write_recipe(recipe, directory)
         _write_environment(directory, engine.workers)
         _remove_trash(directory)
         _prepare(recipe, directory)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
         worked = False
-        for stage in STAGES[: last + 1]:
+        # A stage is done when its statistics are there; they are written last.
+        for stage in stages[: last + 1]:
             done = directory / stage.directories[0] / "stats.json"
             if done.exists():
                 statistics[stage.name] = read_json(done)
@@ -103,8 +73,9 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                 continue
             worked = True
             started = time.monotonic()
-            statistics[stage.name] = importlib.import_module(stage.module).run(recipe, directory, engine)
-            engine.close()  # idle workers would hold memory that training wants
+            statistics[stage.name] = _module(stage).run(recipe, directory, engine)
+            # Idle workers would hold memory that training needs.
+            engine.close()
             write_json(done, statistics[stage.name])
             seconds = time.monotonic() - started
             timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
@@ -116,66 +87,181 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             _print_timings(timings)
 
 
+def _module(stage: Stage) -> ModuleType:
+    return importlib.import_module(f"codeshell.{stage.module}")
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The stages that a run of this recipe has, in order."""
+    # An empty list of scorers, say, is no stage at all.
+    flat = flatten(to_tree(recipe))
+    return [stage for stage in STAGES if not stage.only_with or flat[stage.only_with]]
+
+
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
+    """Write the page if a stage has worked, the settings have changed, or there is no page."""
     page = directory / "report.html"
-    if worked or not page.exists():
+    # The page shows the settings, of which a run may resume with some that no stage depends on.
+    written = page.stat().st_mtime_ns if page.exists() else 0
+    if worked or written < (directory / "recipe.toml").stat().st_mtime_ns:
         importlib.import_module("codeshell.report").run(recipe, directory, engine)
     say(f"report: {page}")
 
 
+def train(recipe: Recipe, directory: Path) -> None:
+    """The training stage alone, on a run that has its tokens; the run takes the result for its own.
+
+    Args:
+        recipe: its settings; `model`, `train` and `seed` are used.
+        directory: the run's directory, with `tokenizer/` and `tokens/`. Tokens that no run made have no `key.json`.
+
+    Raises:
+        UserError: what the training stage raises; also for checkpoints of other settings, which are not moved aside
+            here.
+    """
+    from codeshell.engine import LocalEngine
+
+    stage = next(stage for stage in STAGES if stage.name == "train")
+    with lock(directory):
+        home = make_directory(directory / "train")
+        settings = stage_settings(recipe, stage)
+        # The key that `codeshell run` will compare, so that it takes this training for its own and continues after it.
+        key: dict[str, Any] | None = None
+        if (directory / "tokens" / "key.json").exists():
+            upstream = read_json(directory / "tokens" / "key.json")["key"]
+            recorded = _recorded(home)
+            if recorded is not None and made_by(recorded, settings, upstream):
+                key = recorded
+                if (home / "stats.json").exists():
+                    say(f"train: done before, the model is in {directory / 'model'}")
+                    return
+            else:
+                key = {"key": stage_key(settings, upstream), "settings": settings}
+        # Where there are checkpoints, the key is written after training has accepted them: until then they may be those
+        # of other settings, which `codeshell run` must move aside.
+        if key is not None and not any((home / "checkpoints").glob("step-*")):
+            write_json(home / "key.json", key)
+        statistics = _module(stage).run(recipe, directory, LocalEngine(1))
+        if key is not None:
+            write_json(home / "key.json", key)
+        write_json(home / "stats.json", statistics)
+        say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
+
+
+def _check(recipe: Recipe, directory: Path) -> None:
+    """Raise a `UserError` for settings that cannot be, before anything is redone for their sake.
+
+    These are keys that are marked `Refuse` and differ from what a finished stage was made with, and what a stage itself
+    finds wrong with new settings: a misspelt threshold must not cost the corpus that it was meant for.
+    """
+    for stage in stages_of(recipe):
+        home = directory / stage.directories[0]
+        recorded, now = _recorded(home), stage_settings(recipe, stage)
+        keys = changed(recorded["settings"], now) if recorded is not None else list(now)
+        if keys and stage.checks:
+            _module(stage).check(recipe)
+        refused = [key for key in keys if marks().get(key) is Change.REFUSE]
+        if refused and recorded is not None and (home / "stats.json").exists():
+            raise UserError(
+                f"{directory}: {describe(refused, recorded['settings'], now)}; nothing of this run would remain with "
+                "that, so give the same again, or choose another output directory"
+            )
+
+
 def _prepare(recipe: Recipe, directory: Path) -> None:
-    """Compare every stage's key with its directory's; clear or move aside what other settings made."""
-    tree = json.loads(json.dumps(to_tree(recipe)))  # as key.json is read back: tuples are lists there
+    """Compare every stage's settings with those that its directory records; clear or move aside what others made."""
+    # The key of the stage before, and why everything from some stage on must be done again.
     upstream = ""
     stale: str | None = None
+    taking_part = stages_of(recipe)
     for stage in STAGES:
-        settings = stage_settings(tree, stage)
-        upstream = stage_key(settings, upstream)
+        settings = stage_settings(recipe, stage)
         home = directory / stage.directories[0]
-        path = home / "key.json"
-        if path.exists() and read_json(path)["key"] == upstream and stale is None:
+        recorded = _recorded(home)
+        if stage not in taking_part:
+            # It leaves no trace in the keys of the others, so a run without it has the keys that it always had.
+            if home.exists():
+                _clear(directory, stage, f"{stage.only_with} is empty", "removed")
             continue
+        # Nothing before it is redone, and it was made by these settings: it stays.
+        if stale is None and recorded is not None and made_by(recorded, settings, upstream):
+            # The recorded key stays, even where an earlier version made it of more settings than count today: the
+            # keys of the stages after it were made from it.
+            upstream = recorded["key"]
+            continue
+        # From here on all stages are stale, and the reason of the first is the reason of all.
+        upstream = stage_key(settings, upstream)
         if home.exists():
-            old = read_json(path)["settings"] if path.exists() else {}
-            stale = stale or ", ".join(_differences(old, settings)) or "made by another version, or by hand"
+            if stale is None:
+                was = recorded["settings"] if recorded is not None else {}
+                stale = describe(changed(was, settings), was, settings) if was else ""
+                stale = stale or "made by another version, or by hand"
             _clear(directory, stage, stale)
         make_directory(home)
-        write_json(path, {"key": upstream, "settings": settings})
+        write_json(home / "key.json", {"key": upstream, "settings": settings})
 
 
-def stage_settings(tree: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The part of a recipe that decides a stage's output, as `{"section.key": value}`."""
-    settings: dict[str, Any] = {}
-    for section in stage.sections:
-        value = tree[section]
-        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
-            if not (section == "train" and key in HARMLESS):
-                settings[f"{section}.{key}".rstrip(".")] = item
+def _recorded(home: Path) -> dict[str, Any] | None:
+    """What `key.json` of a stage's directory holds, None if it is not there or not whole."""
+    path = home / "key.json"
+    value = read_json(path) if path.exists() else None
+    return value if isinstance(value, dict) and {"key", "settings"} <= value.keys() else None
+
+
+def made_by(recorded: dict[str, Any], settings: dict[str, Any], upstream: str) -> bool:
+    """Whether a stage with this `key.json` was made by these settings from the stage with the key `upstream`."""
+    return bool(recorded["key"] == stage_key(recorded["settings"], upstream)) and not changed(
+        recorded["settings"], settings
+    )
+
+
+def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """The settings that decide a stage's output, as `{"section.key": value}`."""
+    mark = marks()
+    settings = {
+        key: value
+        for key, value in flatten(to_tree(recipe)).items()
+        if key.partition(".")[0] in stage.sections and mark[key] is not Change.RESUME
+    }
+    # Code that the recipe names is a setting like the name: another version of it gives another output.
+    for key in CODE:
+        for place in settings.get(key, ()):
+            settings[f"code of {place}"] = _registry(key).fingerprint(place)
     return settings
 
 
+def _registry(key: str) -> Registry[Any]:
+    """The registry that the names in a key of `CODE` are looked up in."""
+    module, _, attribute = CODE[key].partition(":")
+    found: Registry[Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
 def stage_key(settings: dict[str, Any], upstream: str) -> str:
+    """The hash of a stage's settings and of the key of the stage before it ("" for the first)."""
+    # Sorted, so that the order of the keys in the recipe does not matter.
     text = json.dumps([KEY_VERSION, settings, upstream], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
-
-
 def read_timings(directory: Path) -> dict[str, float]:
-    """Seconds by stage, summed over resumes, of what is in the directory now."""
+    """Seconds by stage, summed over resumes, for what is in the directory now."""
     path = directory / "timings.json"
     timings: dict[str, float] = read_json(path) if path.exists() else {}
     return timings
 
 
-def _clear(directory: Path, stage: Stage, reason: str) -> None:
+def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it again") -> None:
+    """Remove what a stage left, or move it aside if it is precious and training had begun; say so with the reason."""
+    # The seconds belong to what is about to go.
     timings = read_timings(directory)
-    if timings.pop(stage.name, None) is not None:  # of what is about to go
+    if timings.pop(stage.name, None) is not None:
         write_json(directory / "timings.json", timings)
     present = [directory / name for name in stage.directories if (directory / name).exists()]
+    # A stage that has not begun has its key and nothing else, which is not worth a line.
+    begun = any(entry.name != "key.json" for path in present for entry in path.iterdir())
     if stage.precious and any((directory / "train" / "checkpoints").glob("step-*")):
+        # One number for all its directories, the first that none of them has.
         number = 1
         while any((directory / f"{name}.old-{number}").exists() for name in stage.directories):
             number += 1
@@ -187,17 +273,27 @@ def _clear(directory: Path, stage: Stage, reason: str) -> None:
         # By rename first: a kill while deleting must not leave half a stage under its own name.
         path.rename(directory / f".trash-{path.name}")
     _remove_trash(directory)
-    say(f"{stage.name}: other settings ({reason}); doing it again")
+    if begun:
+        say(f"{stage.name}: other settings ({reason}); {then}")
 
 
 def _remove_trash(directory: Path) -> None:
+    """Delete what was renamed for deletion, also by a run that was killed while it deleted."""
     for path in directory.glob(".trash-*"):
         shutil.rmtree(path)
+
+
+def _write_recipe(recipe: Recipe, directory: Path) -> None:
+    """Write `recipe.toml` unless it says the same already: its time is that of the last change."""
+    path, text = directory / "recipe.toml", to_toml(recipe)
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(path, text)
 
 
 def _write_environment(directory: Path, workers: int) -> None:
     """`run.json`, with the time of the first start kept over resumes."""
     path = directory / "run.json"
+    # For the record only: nothing of it enters a key, so another machine can continue a run.
     facts = environment(workers)
     if path.exists():
         facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]
@@ -206,6 +302,8 @@ def _write_environment(directory: Path, workers: int) -> None:
 
 def summary(name: str, stats: dict[str, Any]) -> str:
     """One stage's result in a few words, for the line that says it is done."""
+    if name == "score":
+        return f" — {sum(map(len, stats['columns'].values()))} columns for {stats['documents']:,} documents"
     if name == "collect":
         return f" — {stats['documents']:,} documents, {stats['bytes'] / 1e6:.1f} MB"
     if name in ("filter", "neardup", "split"):
@@ -221,12 +319,8 @@ def summary(name: str, stats: dict[str, Any]) -> str:
     return ""
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _print_settings(recipe: Recipe, directory: Path) -> None:
-    """The settings that differ from the defaults, a line a section."""
+    """Print the settings that differ from the defaults, one line per section."""
     say(f"run {directory}: all settings in {directory / 'recipe.toml'}; those that are not defaults:")
     defaults = to_tree(Recipe())
     for section, value in to_tree(recipe).items():
@@ -239,6 +333,7 @@ def _print_settings(recipe: Recipe, directory: Path) -> None:
 
 
 def _print_timings(timings: dict[str, float]) -> None:
+    """Print the seconds of each stage and its share of the whole."""
     total = sum(timings.values())
     say(f"time by stage, {total:.0f} s in all:")
     for stage in STAGES:

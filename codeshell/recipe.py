@@ -1,27 +1,54 @@
 """The recipe: every setting of a run, as one tree of frozen structs, read from TOML.
 
-A stage takes its own struct and nothing else, so what can change its output is what is written here. Types and
-ranges are checked by msgspec when the file is read; an unknown key, a wrong type or a value out of range is a
-`UserError` that names the key. Sizes are bytes unless the name says otherwise.
+A stage reads its own struct and nothing else, so only what is written here can change its output. msgspec checks types
+and ranges when the file is read; an unknown key, a wrong type or a value out of range is a `UserError` that names the
+key. Sizes are in bytes unless the name says otherwise.
+
+Each key also says, by the `Resume`, `Redo` or `Refuse` around its type, what another value means to a run that has
+begun. The stages' keys (codeshell/pipeline.py) and the check of a checkpoint (codeshell/train/checkpoints.py) are
+derived from these marks, so the two cannot disagree.
 """
 
 from __future__ import annotations
 
 import difflib
+import enum
+import json
 import re
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import tomli_w
 
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Rate = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class Change(enum.Enum):
+    """What another value of a key means to a run that has begun."""
+
+    RESUME = "resume"
+    """What is done stays done, and what has begun continues with the new value."""
+    REDO = "redo"
+    """The stages that read the key are done again from their beginning, and so are those after them. A trained model
+    is moved aside, not deleted. `codeshell train`, which does one stage alone, refuses."""
+    REFUSE = "refuse"
+    """Once the stage that reads the key is done, another value is an error: nothing of the run would remain."""
+
+
+T = TypeVar("T")
+Resume = Annotated[T, Change.RESUME]
+Redo = Annotated[T, Change.REDO]
+Refuse = Annotated[T, Change.REFUSE]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,83 +58,95 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Collect(Settings, frozen=True, kw_only=True):
     """What is read, and what is left out before a rule is asked."""
 
-    inputs: tuple[str, ...] = ()
+    inputs: Refuse[tuple[str, ...]] = ()
     """Directories, git checkouts, `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` files, and globs of these.
-    `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders."""
-    max_file_bytes: Positive = 1_048_576
-    """Files over this are left out as `over_large` (StarCoder's crawl used 1 MB)."""
-    vendored: bool = False
+    `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders. Other inputs are refused because
+    the usual cause is a forgotten `--input`, which would delete the corpus and start again on the recipe's."""
+    max_file_bytes: Redo[Positive] = 1_048_576
+    """Larger files are left out as `over_large` (StarCoder's crawl used 1 MB)."""
+    vendored: Redo[bool] = False
     """Keep files below folders like `node_modules` or `third_party`."""
-    shard_bytes: Positive = 33_554_432
+    shard_bytes: Redo[Positive] = 33_554_432
     """Text in one shard; a worker holds about three times this in memory."""
-    text_column: str = "text"
-    path_column: str = "path"
-    repo_column: str = "repo"
-    language_column: str = "language"
+    text_column: Redo[str] = "text"
+    path_column: Redo[str] = "path"
+    repo_column: Redo[str] = "repo"
+    language_column: Redo[str] = "language"
     """Columns of Parquet and JSONL inputs. Only the text column must exist."""
+
+
+class Score(Settings, frozen=True, kw_only=True):
+    """Scorers beyond the measures that every document gets (`codeshell.scorers.text`); rules may read their columns."""
+
+    scorers: Redo[tuple[str, ...]] = ()
+    """Names of the package's scorers, or places of your own: `FILE.py:NAME`, relative to the working directory."""
+    settings: Redo[dict[str, dict[str, Any]]] = {}
+    """`{scorer: {setting: value}}`, with the scorers named as above; a scorer gets its own as keyword arguments."""
 
 
 class Rules(Settings, frozen=True, kw_only=True):
     """StarCoder's initial rules; the table by language is `codeshell.data.rules.THRESHOLDS`."""
 
-    language_floor: Count = 100_000_000
+    language_floor: Redo[Count] = 100_000_000
     """A language with less collected text than this is dropped whole (report, section 2.1)."""
-    languages: tuple[str, ...] = ()
+    languages: Redo[tuple[str, ...]] = ()
     """Keep only these languages; empty keeps every language of the table."""
-    overrides: dict[str, dict[str, float]] = {}
+    overrides: Redo[dict[str, dict[str, float]]] = {}
     """`{language: {threshold: value}}`, on top of the table; `"*"` is every language."""
+    own: Redo[tuple[str, ...]] = ()
+    """Places of rules of your own, `FILE.py:NAME`; they are asked after the package's, in this order."""
 
 
 class NearDedup(Settings, frozen=True, kw_only=True):
     """MinHash candidates, exact Jaccard verification, greedy choice of who stays."""
 
-    enabled: bool = True
-    ngram: Positive = 5
+    enabled: Redo[bool] = True
+    ngram: Redo[Positive] = 5
     """Tokens in a shingle."""
-    bands: Positive = 21
-    rows: Positive = 6
-    """Rows a band; 21 x 6 finds 93 % of pairs at Jaccard .7 and 99.8 % at .8."""
-    threshold: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.7
+    bands: Redo[Positive] = 21
+    rows: Redo[Positive] = 6
+    """Rows per band; 21 x 6 finds 93 % of the pairs at a Jaccard of 0.7 and 99.8 % at 0.8."""
+    threshold: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 0.7
     """A document is dropped if its Jaccard with a kept one is at least this."""
 
 
 class Split(Settings, frozen=True, kw_only=True):
     """Held-out repositories, as shares of the curated bytes."""
 
-    valid: Share = 0.02
-    test: Share = 0.02
+    valid: Redo[Share] = 0.02
+    test: Redo[Share] = 0.02
 
 
 class Tokenizer(Settings, frozen=True, kw_only=True):
     """Byte-level BPE trained on the training split, or an existing one."""
 
-    path: str = ""
+    path: Redo[str] = ""
     """A directory or `tokenizer.json` to use instead of training one."""
-    vocab_size: Annotated[int, msgspec.Meta(ge=256)] = 70_000
-    """Size before the 20 special tokens, which follow it."""
-    sample_bytes: Positive = 2_000_000_000
-    """Training text at most; documents are chosen by a hash of their id."""
+    base_vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256)]] = 70_000
+    """Tokens before the 20 special ones, which follow them; `vocab_size` elsewhere counts both."""
+    sample_bytes: Redo[Positive] = 2_000_000_000
+    """At most this much text to train it on; documents are chosen by a hash of their id."""
 
 
 class Model(Settings, frozen=True, kw_only=True):
     """Shape of the model; names and defaults as in the released `config.json` (7.7 B parameters)."""
 
-    n_layer: Positive = 42
-    n_embd: Positive = 4096
-    n_head: Positive = 32
-    num_query_groups: Positive = 8
-    n_inner: Count = 0
+    n_layer: Redo[Positive] = 42
+    n_embd: Redo[Positive] = 4096
+    n_head: Redo[Positive] = 32
+    num_query_groups: Redo[Positive] = 8
+    n_inner: Redo[Count] = 0
     """Width of the MLP; 0 means 4 x n_embd."""
-    n_positions: Positive = 8192
-    dropout: Share = 0.0
+    n_positions: Redo[Positive] = 8192
+    dropout: Redo[Share] = 0.0
     """All three of `attn_pdrop`, `embd_pdrop` and `resid_pdrop`."""
 
 
 class Phase(Settings, frozen=True, kw_only=True):
-    """A stretch of training at one context length. Tokens a batch do not change between phases."""
+    """A part of training at one context length. The tokens per batch do not change between phases."""
 
     share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-    """Part of `train.steps`; the shares of all phases add up to 1."""
+    """Part of `train.steps`; the shares of all phases must add up to 1."""
     context: Positive
     """Tokens in a sequence."""
     lr_scale: Rate = 1.0
@@ -117,69 +156,71 @@ class Phase(Settings, frozen=True, kw_only=True):
 class Train(Settings, frozen=True, kw_only=True):
     """Optimisation. The report fixes betas, warm-up, peak, floor and batch; the rest are the field's defaults."""
 
-    steps: Positive = 127_000
-    batch_tokens: Positive = 4_194_304
-    micro_batch_tokens: Count = 0
+    steps: Redo[Positive] = 127_000
+    batch_tokens: Redo[Positive] = 4_194_304
+    micro_batch_tokens: Resume[Count] = 0
     """Tokens of one forward pass; 0 means the whole batch. Gradients accumulate over batch / micro-batch."""
-    phases: tuple[Phase, ...] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
-    lr: Rate = 3e-4
-    min_lr_ratio: Share = 0.1
+    phases: Redo[tuple[Phase, ...]] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
+    lr: Redo[Rate] = 3e-4
+    min_lr_ratio: Redo[Share] = 0.1
     """The cosine ends at this part of `lr`."""
-    warmup_steps: Count = 1000
-    beta1: Share = 0.9
-    beta2: Share = 0.95
-    eps: Rate = 1e-8
-    weight_decay: Rate = 0.1
+    warmup_steps: Redo[Count] = 1000
+    beta1: Redo[Share] = 0.9
+    beta2: Redo[Share] = 0.95
+    eps: Redo[Rate] = 1e-8
+    weight_decay: Redo[Rate] = 0.1
     """On matrices only (weights of two or more dimensions)."""
-    clip: Rate = 1.0
+    clip: Redo[Rate] = 1.0
     """Global gradient norm; 0 turns clipping off."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast where the device computes in bf16, else fp32."""
-    fim_rate: Share = 0.5
+    precision: Resume[Literal["auto", "fp32", "bf16"]] = "auto"
+    """`auto` is bf16 autocast where the device computes in bf16, else fp32. The weights are fp32 in either case, so
+    training can resume in the other one; only the rounding differs."""
+    fim_rate: Redo[Share] = 0.5
     """Documents rearranged for fill-in-the-middle."""
-    spm_rate: Share = 0.5
-    """Of those, the part written suffix-prefix-middle; the rest is prefix-suffix-middle."""
-    document_attention: Literal["own", "all"] = "own"
-    """`own`: packed documents do not attend to one another."""
-    valid_every: Count = 500
-    valid_tokens: Positive = 1_000_000
-    checkpoint_every: Count = 1000
-    keep_checkpoints: Positive = 3
-    keep_phase_ends: bool = True
+    spm_rate: Redo[Share] = 0.5
+    """The part of those that is written suffix-prefix-middle; the rest is prefix-suffix-middle."""
+    document_attention: Redo[Literal["isolated", "all"]] = "isolated"
+    """`isolated`: packed documents do not attend to one another."""
+    valid_every: Resume[Count] = 500
+    valid_tokens: Resume[Positive] = 1_000_000
+    checkpoint_every: Resume[Count] = 1000
+    keep_checkpoints: Resume[Positive] = 3
+    keep_phase_ends: Resume[bool] = True
     """Keep the last checkpoint of every phase beside the newest ones."""
-    spike_sigma: Rate = 6.0
+    spike_sigma: Resume[Rate] = 6.0
     """A loss this many deviations above its window is a spike; 0 turns the test off."""
-    spike_policy: Literal["skip", "stop", "ignore"] = "skip"
+    spike_policy: Resume[Literal["skip", "stop", "ignore"]] = "skip"
     """What a spike or a non-finite loss or gradient does to the update: skip it, or stop the run.
     `ignore` accepts spikes; non-finite values are never applied."""
-    max_skips: Positive = 20
-    """This many skipped updates in a row stop the run."""
-    threads: Count = 0
-    """CPU threads; 0 means every core. Part of the recipe because it decides the rounding on a CPU."""
-    log_every: Positive = 1
-    tensorboard: bool = False
+    max_skips: Resume[Positive] = 20
+    """So many skipped updates in a row stop the run."""
+    threads: Resume[Count] = 0
+    """CPU threads; 0 means every core. It is in the recipe because it decides the rounding on a CPU."""
+    log_every: Resume[Positive] = 1
+    tensorboard: Resume[bool] = False
 
 
 class Evaluate(Settings, frozen=True, kw_only=True):
     """Sample sizes of the evaluation; every rate is printed with its 95 % interval."""
 
-    max_bytes: Positive = 2_000_000
+    max_bytes: Redo[Positive] = 2_000_000
     """Held-out text scored for bits per byte."""
-    infill_lines: Count = 500
+    infill_lines: Redo[Count] = 500
     """Single-line fill-in-the-middle tasks."""
-    functions: Count = 200
+    functions: Redo[Count] = 200
     """Functions generated for the share that parses."""
-    max_new_tokens: Positive = 128
-    position_sequences: Count = 64
+    max_new_tokens: Redo[Positive] = 128
+    position_sequences: Redo[Count] = 64
     """Sequences for the loss by position, before and after each context phase."""
 
 
 class Recipe(Settings, frozen=True, kw_only=True):
     """A whole run."""
 
-    name: str = "run"
-    seed: Count = 0
+    name: Resume[str] = "run"
+    seed: Redo[Count] = 0
     collect: Collect = Collect()
+    score: Score = Score()
     rules: Rules = Rules()
     near_dedup: NearDedup = NearDedup()
     split: Split = Split()
@@ -187,6 +228,23 @@ class Recipe(Settings, frozen=True, kw_only=True):
     model: Model = Model()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+
+
+class Renamed(NamedTuple):
+    """A key that had another name, or values that had other names, in an earlier version."""
+
+    old: str
+    new: str
+    """Both as "section.key"; equal where only values were renamed."""
+    values: Mapping[str, str] = MappingProxyType({})
+    """Old value to new one; all others stay."""
+
+
+RENAMED = (
+    Renamed("tokenizer.vocab_size", "tokenizer.base_vocab_size"),
+    Renamed("train.document_attention", "train.document_attention", {"own": "isolated"}),
+)
+"""Recipes and run directories of earlier versions are read through this table."""
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -207,18 +265,26 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a readable TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML ({error}); mend that line") from None
+        raise UserError(f"{path}: not valid TOML ({error}); fix that line") from None
+    # Before the overrides, so that one finds its key under whichever name the file has it.
+    tree = _with_new_names(tree, str(path))
     for override in overrides or []:
         _apply_override(tree, override)
     return from_tree(tree, str(path))
 
 
 def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
-    """Check a plain dict (parsed TOML or JSON) and make the recipe; `origin` names the file in errors."""
+    """Check a plain dict (parsed TOML or JSON) and make the recipe; `origin` names the file in errors.
+
+    Names of earlier versions (`RENAMED`) are read as today's, which is said on stderr.
+    """
+    tree = _with_new_names(tree, origin)
+    # strict: "3" is no number and 1.5 no whole one, as in TOML itself.
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
         raise UserError(f"{origin}: {_explain(str(error))}") from None
+    # What one key alone cannot tell: the shares together, and contexts against the model and the batch.
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"{origin}: train.phases: the shares add up to {total:g}; make them add up to 1")
@@ -247,16 +313,113 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(to_tree(recipe))
 
 
+def _with_new_names(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The tree with every name of an earlier version replaced, in sections of its own; one line on stderr for each."""
+    # A copy, one level deep: the caller's tree stays as it is.
+    tree = {section: dict(value) if isinstance(value, dict) else value for section, value in tree.items()}
+    for old, new, values in RENAMED:
+        section, _, key = old.partition(".")
+        new_key = new.partition(".")[2]
+        node = tree.get(section)
+        if not isinstance(node, dict) or key not in node:
+            continue
+        if key != new_key and new_key in node:
+            raise UserError(f"{origin}: {old} is the old name of {new}, and both are set; leave out {old}")
+        value = node.pop(key)
+        known = isinstance(value, str) and value in values
+        node[new_key] = values[value] if known else value
+        if key != new_key:
+            say(f"{origin}: {old} is called {new} now; read as that")
+        elif known:
+            say(f"{origin}: {old} = {value!r} is called {values[value]!r} now; read as that")
+    return tree
+
+
+def _renamed(flat: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings `{"section.key": value}` under the names of this version."""
+    # On a copy: the caller may still hold what was recorded, and compare it with its hash.
+    flat = dict(flat)
+    for old, new, values in RENAMED:
+        if old in flat:
+            value = flat.pop(old)
+            flat[new] = values.get(value, value) if isinstance(value, str) else value
+    return flat
+
+
+@cache
+def marks() -> dict[str, Change]:
+    """The mark of every key, as `{"section.key": mark}`; "name" and "seed" have no section."""
+    found = {}
+    # A section is a struct whose fields are keys; "name" and "seed" are keys themselves.
+    for field in msgspec.structs.fields(Recipe):
+        nested = isinstance(field.type, type) and issubclass(field.type, Settings)
+        for key in msgspec.structs.fields(field.type) if nested else [field]:
+            name = f"{field.name}.{key.name}" if nested else field.name
+            for note in getattr(key.type, "__metadata__", ()):
+                if isinstance(note, Change):
+                    found[name] = note
+    return found
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of `to_tree` as `{"section.key": value}`, with the values that JSON gives back (no tuples)."""
+    flat: dict[str, Any] = {}
+    # Through JSON, because what is compared with it has been read from JSON: tuples are lists there.
+    for section, value in json.loads(json.dumps(tree)).items():
+        flat |= (
+            {f"{section}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {section: value}
+        )
+    return flat
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return flatten(to_tree(Recipe()))
+
+
+def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of the keys whose values differ, but for those that a run resumes with; sorted.
+
+    Args:
+        was: settings that something was made by, as `{"section.key": value}`, perhaps recorded by an earlier version.
+            Its names are replaced by today's, and a key that it did not know has its default.
+        now: the same of today. A name that is no key of the recipe counts, too.
+    """
+    # A name without a mark ("code of my_rule.py:NoTests") always counts.
+    was, defaults, mark = _renamed(was), _defaults(), marks()
+
+    def differs(key: str) -> bool:
+        return bool(was.get(key, defaults.get(key)) != now.get(key, defaults.get(key)))
+
+    return [key for key in sorted(was | now) if mark.get(key) is not Change.RESUME and differs(key)]
+
+
+def describe(keys: list[str], was: dict[str, Any], now: dict[str, Any]) -> str:
+    """What `changed` found, in words: "train.lr was 0.1, is 0.2; …"."""
+    was, defaults = _renamed(was), _defaults()
+    return "; ".join(
+        f"{key} was {was.get(key, defaults.get(key))}, is {now.get(key, defaults.get(key))}" for key in keys
+    )
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    names = key.strip().split(".")
+    key = key.strip()
+    # An override in old words replaces the recipe's value in new ones.
+    for renamed in RENAMED:
+        if key == renamed.old != renamed.new:
+            say(f"--set {override}: {key} is called {renamed.new} now; read as that")
+            key = renamed.new
+    names = key.split(".")
     if not equals or not all(names):
         raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
+    # TOML, or else the text as it is: a shell user need not quote the quotes of train.precision=fp32.
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     node = tree
+    # Down to the table that holds the key; tables that the file lacks are made.
     for name in names[:-1]:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
@@ -266,6 +429,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(message: str) -> str:
     """Turn msgspec's sentence into ours: the key first, and the nearest known key for an unknown one."""
+    # "Expected `int` >= 1 - at `$.train.steps`": the place comes last.
     found = re.search(r" - at `\$\.?(.*)`$", message)
     where = found.group(1) if found else ""
     text = message[: found.start()] if found else message
@@ -281,10 +445,16 @@ def _explain(message: str) -> str:
 
 
 def _keys_at(where: str) -> list[str]:
+    """The names that are known at a place such as "train.phases[0]"."""
     node: Any = Recipe
+    # An index says nothing of the type, so it is cut off.
     for name in filter(None, re.sub(r"\[[^]]*\]", "", where).split(".")):
         hints = {field.name: field.type for field in msgspec.structs.fields(node)}
         node = hints.get(name)
+        # A marked type is Annotated[...]; the type itself is its origin.
+        if hasattr(node, "__metadata__"):
+            node = node.__origin__
+        # tuple[Phase, ...] has the keys of a Phase.
         arguments = getattr(node, "__args__", ())
         node = next((item for item in arguments if isinstance(item, type) and issubclass(item, Settings)), node)
     return [field.name for field in msgspec.structs.fields(node)]

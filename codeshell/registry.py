@@ -1,13 +1,14 @@
 """Registries: the names of an extension point, each with the place of its object, which is loaded at its first use.
 
-Scorers, tasks, rules and operations each have one. What the package brings is a line of a table; what a user brings is
-named by its place, `FILE.py:NAME` or `package.module:NAME`, wherever a name is taken: in a recipe or on a command line.
-A place is a string, so it reaches the worker processes of any engine, and each of them loads the object for itself.
+Scorers, tasks, rules and operations each have one. What the package brings is a line of a table. What a user brings is
+named by its place, `FILE.py:NAME` or `package.module:NAME`, wherever a name is accepted: in a recipe or on a command
+line. A place is a string, so it reaches the worker processes of any engine, and each of them loads the object itself.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -47,13 +48,36 @@ class Registry(Generic[T]):
         Raises:
             UserError: no such name, no such file or module, or no such object in it.
         """
-        if name not in self._loaded:
+        # By the whole path: another working directory makes another file of the same relative place.
+        place = absolute(self._table.get(name, name))
+        if place not in self._loaded:
+            # Without a colon it can only be meant as a name.
             if name not in self._table and ":" not in name:
                 near = difflib.get_close_matches(name, list(self._table), 1)
                 hint = f"did you mean {near[0]}" if near else f"is it one of {', '.join(self._table)}"
-                raise UserError(f"{self.what} {name!r}: unknown; {hint}? One of your own is named by FILE.py:NAME")
-            self._loaded[name] = load(self._table.get(name, name), self.what)
-        return self._loaded[name]
+                hint = f"unknown; {hint}?" if self._table else "no place;"
+                raise UserError(f"{self.what} {name!r}: {hint} One of your own is named by FILE.py:NAME")
+            self._loaded[place] = load(self._table.get(name, name), self.what)
+        return self._loaded[place]
+
+    def fingerprint(self, name: str) -> str:
+        """A text that changes with the code of this name or place: its `version`, and the hash of a FILE.py.
+
+        Raises:
+            UserError: as `get`.
+        """
+        version = str(getattr(self.get(name), "version", ""))
+        where = self._table.get(name, name).rpartition(":")[0]
+        if not where.endswith(".py"):
+            return version
+        # Nobody raises a version for each edit while a rule is being written, and an edit must not go unnoticed.
+        return f"{version}+{hashlib.sha256(Path(where).read_bytes()).hexdigest()[:16]}"
+
+
+def absolute(place: str) -> str:
+    """The place with a full path, for workers whose working directory may be another one."""
+    where, colon, attribute = place.rpartition(":")
+    return f"{Path(where).resolve()}{colon}{attribute}" if where.endswith(".py") else place
 
 
 def load(place: str, what: str = "object") -> Any:
@@ -63,6 +87,7 @@ def load(place: str, what: str = "object") -> Any:
         UserError: the file or module is not there or is no Python, or has no such object. What it raises itself comes
             as it is: the traceback shows its author the line.
     """
+    # The last colon: a path may have others.
     where, _, attribute = place.rpartition(":")
     try:
         module = _load_file(where) if where.endswith(".py") else importlib.import_module(where)
@@ -75,6 +100,7 @@ def load(place: str, what: str = "object") -> Any:
 
 def _load_file(path: str) -> ModuleType:
     """Run a Python file once per process, as a module whose name no other file has."""
+    # Two files of the same name in different folders are two modules; the number tells them apart.
     full = Path(path).resolve()
     name = f"codeshell_user_{full.stem}_{zlib.crc32(str(full).encode()):08x}"
     if name in sys.modules:
@@ -83,9 +109,11 @@ def _load_file(path: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise OSError("not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up while it is being made
+    # Before it runs, because dataclasses look up their module while they are being defined.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+    # Half a module must not be found by the next attempt.
     except BaseException:
         del sys.modules[name]
         raise

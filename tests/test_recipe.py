@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from codeshell import recipe
+from codeshell.cli.dedup import add_arguments
+from codeshell.dedup.parameters import Parameters
 from codeshell.errors import UserError
+from codeshell.pipeline import STAGES, stage_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +77,79 @@ def test_override_takes_toml_values_and_bare_words(tmp_path: Path) -> None:
     assert settings.train.precision == "fp32"
     assert settings.rules.languages == ("python",)
     assert settings.name == "mine"
+
+
+def test_every_key_says_what_changing_it_means() -> None:
+    """A key without a mark would be in no stage's key: another value of it would go unnoticed."""
+    keys = set(recipe.flatten(recipe.to_tree(recipe.Recipe())))
+    assert keys == set(recipe.marks())
+    assert set(recipe.marks().values()) == set(recipe.Change)
+
+
+def test_every_marked_key_reaches_a_stage_unless_runs_resume_with_it() -> None:
+    settings = [set(stage_settings(recipe.Recipe(), stage)) for stage in STAGES]
+    decided = set().union(*settings)
+    for key, mark in recipe.marks().items():
+        assert (key in decided) == (mark is not recipe.Change.RESUME), key
+
+
+def test_changed_names_what_a_result_depends_on() -> None:
+    was = {"train.lr": 0.1, "train.threads": 1, "train.precision": "fp32", "seed": 0}
+    assert recipe.changed(was, was | {"train.threads": 2, "train.precision": "bf16", "name": "other"}) == []
+    assert recipe.changed(was, was | {"train.lr": 0.2, "seed": 1}) == ["seed", "train.lr"]
+    # A key that the earlier version did not know, and its default; then a key that this one does not know.
+    assert recipe.changed(was, was | {"train.clip": 1.0}) == []
+    assert recipe.changed(was, was | {"train.clip": 2.0}) == ["train.clip"]
+    assert recipe.changed(was | {"train.gone": 1}, was) == ["train.gone"]
+    assert recipe.describe(["train.clip"], was, was | {"train.clip": 2.0}) == "train.clip was 1.0, is 2.0"
+
+
+def test_old_names_are_read_as_new_ones_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text('[tokenizer]\nvocab_size = 4096\n[train]\ndocument_attention = "own"\n')
+    settings = recipe.load(path)
+    assert settings.tokenizer.base_vocab_size == 4096
+    assert settings.train.document_attention == "isolated"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{path}: tokenizer.vocab_size is called tokenizer.base_vocab_size now; read as that",
+        f"{path}: train.document_attention = 'own' is called 'isolated' now; read as that",
+    ]
+    # A value given on the command line replaces the file's, whichever of the two names each has.
+    assert recipe.load(path, ["tokenizer.base_vocab_size=300"]).tokenizer.base_vocab_size == 300
+
+
+def test_old_names_in_overrides_and_beside_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("[tokenizer]\nbase_vocab_size = 4096\n")
+    settings = recipe.load(path, ["tokenizer.vocab_size=300", "train.document_attention=own"])
+    assert settings.tokenizer.base_vocab_size == 300
+    assert settings.train.document_attention == "isolated"
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert recipe.load(path, ["train.document_attention=all"]).train.document_attention == "all"
+    assert not capsys.readouterr().err
+    path.write_text("[tokenizer]\nbase_vocab_size = 4096\nvocab_size = 300\n")
+    with pytest.raises(UserError, match=r"tokenizer\.vocab_size is the old name of tokenizer\.base_vocab_size"):
+        recipe.load(path)
+    path.write_text("[tokenizer]\nvocab_size = 100\n[train]\ndocument_attention = ['own']\n")
+    with pytest.raises(UserError, match=r"base_vocab_size: expected int >= 256"):
+        recipe.load(path)
+
+
+def test_settings_recorded_under_old_names_are_the_same() -> None:
+    was = {"tokenizer.vocab_size": 300, "train.document_attention": "own"}
+    now = {"tokenizer.base_vocab_size": 300, "train.document_attention": "isolated"}
+    assert recipe.changed(was, now) == []
+    assert recipe.changed(was, now | {"tokenizer.base_vocab_size": 301}) == ["tokenizer.base_vocab_size"]
+    assert recipe.describe(["train.document_attention"], was, {"train.document_attention": "all"}) == (
+        "train.document_attention was isolated, is all"
+    )
+
+
+def test_the_deduper_and_its_command_have_the_defaults_of_the_recipe() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    command = parser.parse_args(["INPUT"])
+    library, run = Parameters(), recipe.NearDedup()
+    for name in ("bands", "rows", "threshold"):
+        assert getattr(command, name) == getattr(library, name) == getattr(run, name)
+    assert (library.ngram, command.seed, library.seed) == (run.ngram, recipe.Recipe().seed, recipe.Recipe().seed)

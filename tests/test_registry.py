@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from codeshell.errors import UserError
-from codeshell.registry import Registry, load
+from codeshell.registry import Registry, absolute, load
 
 ORDERED = Registry[type]("mapping", {"ordered": "collections:OrderedDict", "counter": "collections:Counter"})
 
@@ -45,3 +45,25 @@ def test_a_file_that_fails_leaves_no_half_module(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="not today"):
             load(f"{path}:Mine")
+
+
+def test_a_fingerprint_changes_with_the_file_and_with_the_version(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("class Mine:\n    version = 3\n")
+    first = ORDERED.fingerprint(f"{path}:Mine")
+    assert first.startswith("3+")
+    path.write_text("class Mine:\n    version = 3  # edited\n")
+    assert ORDERED.fingerprint(f"{path}:Mine") != first
+    assert ORDERED.fingerprint("ordered") == "", "it has no version, and the package's files are not hashed"
+
+
+def test_a_relative_place_is_of_the_working_directory(tmp_path: Path, monkeypatch) -> None:
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(f"NAME = {name!r}\n")
+        monkeypatch.chdir(tmp_path / name)
+        found.append(ORDERED.get("mine.py:NAME"))
+        assert absolute("mine.py:NAME") == f"{tmp_path / name / 'mine.py'}:NAME"
+    assert found == ["a", "b"]
+    assert absolute("package.module:NAME") == "package.module:NAME"

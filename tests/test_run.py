@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from codeshell.pipeline import STAGES
+from codeshell.pipeline import stages_of
+from codeshell.recipe import Recipe, flatten, load, to_tree
+
+STAGES = stages_of(Recipe())
+"""Of the recipe below, which names no scorers."""
 
 RECIPE = """
 name = "small"
@@ -26,7 +31,7 @@ language_floor = 0
 valid = 0.1
 test = 0.15
 [tokenizer]
-vocab_size = 400
+base_vocab_size = 400
 [model]
 n_layer = 2
 n_embd = 32
@@ -179,6 +184,92 @@ def test_changed_settings_redo_what_depends_on_them(finished: Path, corpus: Path
     # The trained model cost hours on a real corpus: it is moved aside, not deleted.
     assert (run / "model.old-1" / "model.safetensors").exists()
     assert not (run / "model").exists()
+
+
+FOR_THE_MACHINE = (
+    *("--set", "train.micro_batch_tokens=256"),
+    *("--set", "train.threads=2"),
+    *("--set", "train.valid_tokens=1_000"),
+    *("--set", "train.precision=fp32"),
+    *("--set", "train.log_every=2"),
+)
+"""Settings that a run resumes with: the machine's, and what is measured and written on the way."""
+
+
+def as_an_older_version_left_it(run: Path) -> None:
+    """Write every `key.json` as the version before the marks did: some of those settings were part of the keys."""
+    settings = flatten(to_tree(load(run / "recipe.toml")))
+    older = ("train.micro_batch_tokens", "train.threads", "train.valid_tokens", "train.precision")
+    upstream = ""
+    for stage in STAGES:
+        path = run / stage.directories[0] / "key.json"
+        recorded = json.loads(path.read_text())["settings"]
+        if stage.name == "train":
+            recorded |= {key: settings[key] for key in older}
+        text = json.dumps([1, recorded, upstream], sort_keys=True)
+        upstream = hashlib.sha256(text.encode()).hexdigest()
+        path.write_text(json.dumps({"key": upstream, "settings": recorded}))
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["this version", "older version"])
+def test_a_finished_run_stays_done_with_settings_for_the_machine(
+    finished: Path, corpus: Path, tmp_path: Path, older: bool
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    if older:
+        as_an_older_version_left_it(run)
+    keys = {path: path.read_bytes() for path in run.rglob("key.json")}
+    model = (run / "model" / "model.safetensors").read_bytes()
+    log = complete(run, corpus, *FOR_THE_MACHINE)
+    assert all(f"{stage.name}: done before" in log for stage in STAGES)
+    assert not list(run.glob("*.old-*"))
+    assert (run / "model" / "model.safetensors").read_bytes() == model
+    assert {path: path.read_bytes() for path in run.rglob("key.json")} == keys
+    assert "micro_batch_tokens = 256" in (run / "report.html").read_text(), "the page shows the settings of today"
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["this version", "older version"])
+@pytest.mark.parametrize("alone", [False, True], ids=["run", "train"])
+def test_a_half_finished_run_resumes_with_settings_for_the_machine(
+    finished: Path, corpus: Path, tmp_path: Path, older: bool, alone: bool
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("model", "model-starcoder2", "evaluate", "train/checkpoints/step-000010"):
+        shutil.rmtree(run / name)
+    (run / "train" / "stats.json").unlink()
+    (run / "evaluate").mkdir()
+    shutil.copy(finished / "evaluate" / "key.json", run / "evaluate")
+    if older:
+        as_an_older_version_left_it(run)
+    arguments = command(run, corpus, "--until", "train", *FOR_THE_MACHINE)
+    if alone:
+        recipe = run.parent / "recipe.toml"
+        arguments = [*arguments[:3], "train", str(recipe), "-o", str(run), *FOR_THE_MACHINE]
+    result = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=110, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "step-000009, step 9 of 10" in result.stderr
+    assert not list(run.glob("*.old-*"))
+    assert (run / "model" / "model.safetensors").exists()
+    log = complete(run, corpus)
+    assert all(f"{stage.name}: done before" in log for stage in STAGES if stage.name != "evaluate")
+
+
+def test_other_inputs_are_refused_once_they_were_collected(finished: Path, tmp_path: Path) -> None:
+    """As when `--input` is forgotten: the run would be deleted and done again on the recipe's own inputs."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    process = subprocess.run(
+        command(run, tmp_path), capture_output=True, text=True, env=environment(), timeout=60, check=False
+    )
+    assert process.returncode == 2
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"codeshell: error: {run}: collect.inputs was ") and "choose another output" in last
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path != run / "run.lock"} | {
+        run / "run.lock": before[run / "run.lock"]
+    }
 
 
 def test_an_empty_corpus_is_one_clear_line(corpus: Path, tmp_path: Path) -> None:

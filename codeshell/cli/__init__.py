@@ -1,4 +1,4 @@
-"""The command line: one module a command, each with HELP, add_arguments and main.
+"""The command line: one module per command, each with HELP, add_arguments and main.
 
 The command modules import nothing heavy at the top, so `codeshell --help` is quick.
 """
@@ -11,6 +11,8 @@ import os
 import sys
 from typing import NoReturn
 
+from codeshell.errors import UserError, printable, say
+
 COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "explain", "report", "bench", "info")
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
 
@@ -19,19 +21,12 @@ class _Parser(argparse.ArgumentParser):
     """Bad arguments are one line, as all bad input is: the usage of argparse can be twenty lines before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, _printable(f"{self.prog}: error: {message}; see {self.prog} --help\n"))
-
-
-def _printable(line: str) -> str:
-    """A line for stderr whatever its encoding: it may name a path with bytes that are not UTF-8."""
-    encoding = sys.stderr.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+        self.exit(2, printable(f"{self.prog}: error: {message}; see {self.prog} --help\n"))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, and turn a `UserError` into one line and exit code 2."""
     from codeshell import __version__
-    from codeshell.errors import UserError
 
     parser = _Parser(
         prog="codeshell",
@@ -55,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         result: int = args.main(args)
         return result
     except UserError as error:
-        print(_printable(f"codeshell: error: {error}"), file=sys.stderr)
+        say(f"codeshell: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("codeshell: interrupted; what is finished is kept", file=sys.stderr)
+        say("codeshell: interrupted; what is finished is kept")
         return 130
     except BrokenPipeError:
         # The reader of our output went away (`codeshell … | head`). Point stdout elsewhere, or the interpreter

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from codeshell.recipe import NearDedup, Recipe
+
 if TYPE_CHECKING:
     from codeshell.engine import Engine
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "The same command resumes a job that was killed. `codeshell report DIR` shows the clusters,\n"
         "`codeshell explain ID --dedup DIR` shows one document."
     )
+    defaults = NearDedup()
     add = parser.add_argument
     add(
         "inputs",
@@ -38,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders, .parquet or .jsonl[.gz|.zst] files, single files, globs, URLs",
     )
     add("-o", "--output", metavar="DIR", help="a new or empty directory (optional with --dry-run)")
-    # The parameters of the search have no default here: `Parameters` has them, and its import is too slow for --help.
-    add("--threshold", type=float, help="Jaccard from which two documents are near duplicates (default: 0.7)")
+    # What is not given stays None here: `Parameters` has the defaults, and its import is too slow for --help.
+    add(
+        "--threshold",
+        type=float,
+        help=f"Jaccard from which two documents are near duplicates (default: {defaults.threshold})",
+    )
     add(
         "--keep-order",
         metavar="ORDER",
@@ -53,15 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--verify", choices=("exact", "signature", "none"), help="how candidate pairs are checked (default: exact)")
     add("--method", choices=("bands", "cpsjoin"), help="how candidate pairs are found (default: bands)")
-    add("--bands", type=int, help="number of MinHash bands (default: 21)")
-    add("--rows", type=int, help="rows per band (default: 6)")
+    add("--bands", type=int, help=f"number of MinHash bands (default: {defaults.bands})")
+    add("--rows", type=int, help=f"rows per band (default: {defaults.rows})")
     add(
         "--shingles",
         metavar="NAME",
         help="kind of shingles: code, starcoder, stack-v2, datatrove or char-24 (default: code)",
     )
-    add("--ngram", type=int, metavar="N", help="tokens (or characters) in a shingle (default: 5; for char-24: 24)")
-    add("--seed", type=int, help="seed of the hash functions (default: 0)")
+    add(
+        "--ngram",
+        type=int,
+        metavar="N",
+        help=f"tokens (or characters) in a shingle (default: {defaults.ngram}; for char-24: 24)",
+    )
+    add("--seed", type=int, help=f"seed of the hash functions (default: {Recipe().seed})")
     add(
         "--text-column",
         default="text",

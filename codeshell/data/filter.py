@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.data.rules import RULES, decide, thresholds
+from codeshell.data.rules import RULES, check_columns, decide, own_rules, thresholds
 from codeshell.documents import languages
 from codeshell.documents.arrays import save_array
 from codeshell.documents.provenance import DROPPED
@@ -36,9 +37,11 @@ from codeshell.engine.memory import give_back_large_blocks
 from codeshell.engine.shard_map import marker_path
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, Rules
+from codeshell.registry import absolute
+from codeshell.scorers.text import SCORES
 
 RANGE_DOCUMENTS = 250_000
-"""Documents whose MD5s are compared at once: 6 MB of them, a few times that while they are sorted."""
+"""Documents whose MD5s are compared at once: 6 MB of MD5s, and a few times that while they are sorted."""
 
 ID = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
 """An MD5 as two numbers, which sort as the hexadecimal digits do, and the document's row in its shard."""
@@ -53,7 +56,19 @@ DUPLICATES = pa.schema(
     ]
 )
 
-REASONS = ("language_floor", "languages", *(rule.name for rule in RULES), "exact_duplicate")
+
+def reasons_of(rules: Rules) -> tuple[str, ...]:
+    """Why a document may be dropped here, in the order of the statistics; the arrays `reason` below index this."""
+    own = (rule.name for rule in own_rules(rules.own))
+    return ("language_floor", "languages", *(rule.name for rule in RULES), *own, "exact_duplicate")
+
+
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for an unknown language or threshold, or a rule of one's own that is none."""
+    for name in recipe.rules.languages:
+        if name not in languages.names():
+            raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
+    thresholds(recipe.rules, own_rules(recipe.rules.own))
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -67,10 +82,13 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     collect, stage = directory / "collect", make_directory(directory / "filter")
     rules = recipe.rules
-    for name in rules.languages:
-        if name not in languages.names():
-            raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
-    thresholds(rules)  # a wrong override is an error here, before any work
+    # What is wrong with the settings is said before any work. Which columns there are is known only now.
+    check(recipe)
+    scored = directory / "score" / "stats.json"
+    extra = [name for names in read_json(scored)["columns"].values() for name in names] if scored.exists() else []
+    check_columns(own_rules(rules.own), [*SCORES.names, *extra])
+    # A worker may have another working directory, so it gets whole paths of the rules.
+    rules = msgspec.structs.replace(rules, own=tuple(map(absolute, rules.own)))
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
     count = len(list_shards(collect, "documents"))
@@ -79,17 +97,20 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     decided = map_shards(engine, stage, "decide", partial(decide_shard, str(directory), rules, totals), shards)
     # Ranges of the first 32 bits; MD5s are spread evenly.
+    # Each range is compared on its own, so memory does not grow with the corpus.
     documents = sum(part["documents"] for part in decided)
     ranges = max(1, -(-documents // RANGE_DOCUMENTS))
     bounds = [((1 << 32) * index // ranges, (1 << 32) * (index + 1) // ranges) for index in range(ranges)]
     find = partial(find_duplicates, str(directory), count)
     map_shards(engine, stage, "duplicates", find, list(enumerate(bounds)), unit="ranges")
     parts = map_shards(engine, stage, "filter", partial(write_shard, str(directory), rules, totals, ranges), shards)
+    # Working files of the first two passes; the markers stay, so a resumed run does not miss them.
     for name in ("survivors-*.npy", "duplicates-*.parquet"):
         for path in stage.glob(name):
             remove_quietly(path)
 
-    dropped: dict[str, Counter[str]] = {name: Counter() for name in REASONS}
+    # Add the shards up, with the reasons in their order.
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in reasons_of(rules)}
     by_language: dict[str, Counter[str]] = {}
     for part in parts:
         for name, numbers in part["dropped"].items():
@@ -114,27 +135,31 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: int) -> dict[str, Any]:
     """Write `survivors-NNNNN.npy`: the MD5s (`ID`, ascending) of the rows that no rule drops."""
     give_back_large_blocks()
+    # Values and limits are decided again by `write_shard`: that is cheaper than keeping them on the disk.
     reason, _, _ = _decide(Path(directory), rules, totals, shard)
     rows = np.flatnonzero(reason < 0)
     table = read_table(shard_path(Path(directory) / "collect", "scores", shard), ["id"])
+    # All ids of the shard as one run of bytes: (rows, 2) numbers without a Python object for each.
     survivors = np.empty(len(rows), dtype=ID)
     digits = "".join(table["id"].take(pa.array(rows)).to_pylist())
     numbers = np.frombuffer(bytes.fromhex(digits), dtype=">u8").reshape(-1, 2)
     survivors["high"], survivors["low"], survivors["row"] = numbers[:, 0], numbers[:, 1], rows
+    # By MD5, then by row: the last key of lexsort is the first that counts.
     survivors = survivors[np.lexsort((rows, numbers[:, 1], numbers[:, 0]))]
     save_array(_survivors_path(Path(directory), shard), survivors)
     return {"documents": len(rows)}
 
 
 def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int]]) -> dict[str, Any]:
-    """Write `duplicates-INDEX.parquet`: the documents with an MD5 in one range that came before, and which it was."""
+    """Write `duplicates-INDEX.parquet`: the documents that repeat an MD5 of one range, each with the first one."""
     give_back_large_blocks()
     index, (first, end) = item
     run_directory = Path(directory)
+    # Of each shard the MD5s in this range, (piece,), and the shard's number beside each.
     pieces, sources = [np.empty(0, dtype=ID)], [np.empty(0, dtype=np.int32)]
     for shard in range(shards):
         survivors = np.load(_survivors_path(run_directory, shard), mmap_mode="r")
-        # By hand, because NumPy's would read the whole file to search it.
+        # Not np.searchsorted: it would read the whole file to search it. A bisection touches a few pages.
         start, stop = (
             bisect.bisect_left(range(len(survivors)), bound << 32, key=lambda row: int(survivors[row]["high"]))
             for bound in (first, end)
@@ -146,9 +171,11 @@ def find_duplicates(directory: str, shards: int, item: tuple[int, tuple[int, int
     # Stable, and the pieces are in collect order, so the first of equal MD5s is the first collected.
     order = np.lexsort((ids["low"], ids["high"]))
     ids, source = ids[order], source[order]
+    # same[i]: the MD5 of i is that of i - 1. kept[i]: where the group of i begins, that is, who stays.
     same = np.zeros(len(ids), dtype=bool)
     same[1:] = (ids["high"][1:] == ids["high"][:-1]) & (ids["low"][1:] == ids["low"][:-1])
     kept = np.maximum.accumulate(np.where(same, 0, np.arange(len(ids))))
+    # Those that go, by shard and row, so that `write_shard` reads its part of the file alone.
     dropped = np.flatnonzero(same)
     dropped = dropped[np.lexsort((ids["row"][dropped], source[dropped]))]
     about = _look_up(run_directory / "collect", source[kept[dropped]], ids["row"][kept[dropped]])
@@ -165,10 +192,12 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         shard_path(collect, "documents", shard), ["id", "repo", "path", "language", "bytes"]
     ).combine_chunks()
     reason, value, limit = _decide(Path(directory), rules, totals, shard)
+    reasons = reasons_of(rules)
     paths = [shard_path(stage, "duplicates", index) for index in range(ranges)]
     duplicates = pa.concat_tables(piece for path in paths for piece in _of_shard(path, shard))
-    reason[duplicates["row"].to_numpy()] = REASONS.index("exact_duplicate")
+    reason[duplicates["row"].to_numpy()] = reasons.index("exact_duplicate")
 
+    # What stays: its place in the collected shards and what is known of it; no text is copied.
     rows = np.flatnonzero(reason < 0)
     kept = documents.take(pa.array(rows))
     columns = {"shard": np.full(len(rows), shard, dtype=np.int32), "row": rows.astype(np.int32)}
@@ -176,16 +205,17 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
         shard_path(stage, "kept", shard),
         pa.table([*columns.values(), *(kept[name] for name in KEPT.names[2:])], schema=KEPT),
     )
+    # What goes: the rule, and the value and limit where it has them.
     rows = np.flatnonzero(reason >= 0)
     out = documents.take(pa.array(rows))
-    # The kept document of a duplicate, by row; null for the others.
+    # The document that a duplicate fell to, by row; null for the other drops.
     which = pc.index_in(pa.array(rows, pa.int32()), value_set=duplicates["row"].combine_chunks())
     found = duplicates.take(which)
     table = pa.table(
         {
             **{name: out[name] for name in ("id", "repo", "path", "language", "bytes")},
             "stage": pa.repeat("filter", len(rows)),
-            "rule": [REASONS[code] for code in reason[rows]],
+            "rule": [reasons[code] for code in reason[rows]],
             "value": pa.array(value[rows], from_pandas=True),  # NaN is null
             "limit": pa.array(limit[rows], from_pandas=True),
             **{name: found[name] for name in ("kept_id", "kept_repo", "kept_path")},
@@ -194,12 +224,13 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
     )
     write_table(shard_path(stage, "dropped", shard), table)
 
+    # The counts that the stage adds up, and the promise that no document is lost.
     sizes = documents["bytes"].to_numpy()
     statistics = {
         "in": {"documents": len(reason), "bytes": int(sizes.sum())},
         "kept": {"documents": kept.num_rows, "bytes": int(sizes[reason < 0].sum())},
         "dropped": {
-            REASONS[code]: {"documents": int((reason == code).sum()), "bytes": int(sizes[reason == code].sum())}
+            reasons[code]: {"documents": int((reason == code).sum()), "bytes": int(sizes[reason == code].sum())}
             for code in np.unique(reason[rows]).tolist()
         },
         "by_language": {
@@ -216,22 +247,41 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
 def _decide(
     directory: Path, rules: Rules, totals: dict[str, int], shard: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Index in `REASONS` (-1: none so far), value and limit for every row of a shard; exact duplicates apart."""
-    scores = read_table(shard_path(directory / "collect", "scores", shard))
-    decision = decide(scores, thresholds(rules))
-    reason = np.where(decision.rule >= 0, decision.rule + REASONS.index(RULES[0].name), -1)
+    """Index in `reasons_of` (-1: none so far), value and limit for every row of a shard; exact duplicates apart."""
+    own, reasons = own_rules(rules.own), reasons_of(rules)
+    columns = _columns(directory, shard, {name for rule in own for name in rule.columns})
+    decision = decide(columns, thresholds(rules, own), (*RULES, *own))
+    reason = np.where(decision.rule >= 0, decision.rule + reasons.index(RULES[0].name), -1)
     value, limit = decision.value, decision.limit
-    language = scores["language"]
+    language = columns["language"]
+    # A language that is not wanted, or too small, is the reason whatever the rules say; the floor comes first of all.
     if rules.languages:
         other = pc.invert(pc.is_in(language, value_set=pa.array(rules.languages))).to_numpy()
-        reason[other], value[other], limit[other] = REASONS.index("languages"), np.nan, np.nan
+        reason[other], value[other], limit[other] = reasons.index("languages"), np.nan, np.nan
     small = [name for name, size in totals.items() if size < rules.language_floor]
     if small:
         place = pc.fill_null(pc.index_in(language, value_set=pa.array(small)), -1).to_numpy()
         below = place >= 0
-        reason[below], limit[below] = REASONS.index("language_floor"), rules.language_floor
+        reason[below], limit[below] = reasons.index("language_floor"), rules.language_floor
         value[below] = np.array([totals[name] for name in small], dtype=np.float64)[place[below]]
     return reason, value, limit
+
+
+def _columns(directory: Path, shard: int, wanted: set[str]) -> pa.Table:
+    """The text measures of a shard's documents and the `wanted` columns, from wherever they lie; rows as collected."""
+    table = read_table(shard_path(directory / "collect", "scores", shard))
+    for path in (
+        shard_path(directory / "score", "scores", shard),
+        shard_path(directory / "collect", "documents", shard),
+    ):
+        missing = sorted(wanted - set(table.column_names))
+        # The scorers' file is there only in a run that names some.
+        if missing and path.exists():
+            names = [name for name in missing if name in pq.read_schema(path).names]
+            found = read_table(path, names) if names else table.select([])
+            for name in names:
+                table = table.append_column(name, found[name])
+    return table
 
 
 def _language_bytes(collect: Path, shards: int) -> dict[str, int]:
@@ -248,6 +298,7 @@ def _look_up(collect: Path, shard: NDArray[np.int32], row: NDArray[np.int64]) ->
     names = ["id", "repo", "path"]
     if not len(shard):
         return [pa.array([], pa.string()) for _ in names]
+    # Read each shard once, in turn, and put the rows back into the order of the arguments at the end.
     order = np.argsort(shard, kind="stable")
     tables = []
     for number in np.unique(shard).tolist():
@@ -264,6 +315,7 @@ def _of_shard(path: Path, shard: int) -> Iterator[pa.Table]:
     yield DUPLICATES.empty_table()
     with pq.ParquetFile(path) as source:
         for group in range(source.num_row_groups):
+            # Column 0 is the shard: its smallest and largest value say whether the group can hold rows of this one.
             statistics = source.metadata.row_group(group).column(0).statistics
             if statistics is not None and statistics.has_min_max and statistics.min <= shard <= statistics.max:
                 table = source.read_row_group(group, use_threads=False)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from codeshell.dedup.parameters import Parameters
 from codeshell.dedup.search import Search, search
 from codeshell.documents.batches import Batch
-from codeshell.documents.provenance import DROPPED
+from codeshell.documents.provenance import dropped_rows
 from codeshell.documents.shards import (
     KEPT,
     by_language,
@@ -47,35 +47,49 @@ class KeptShard:
     kept: Path
 
 
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for impossible parameters of the search."""
+    try:
+        _parameters(recipe).check()
+    except ValueError as error:
+        raise UserError(f"near_dedup: {error}; choose other settings") from None
+
+
+def _parameters(recipe: Recipe) -> Parameters:
+    settings = recipe.near_dedup
+    return Parameters(
+        threshold=settings.threshold, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=recipe.seed
+    )
+
+
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Run the stage in the run `directory`; see docs/run-directory.md for files and statistics.
 
     Raises:
         UserError: the filter stage left nothing to read, or bands x rows is impossible.
     """
+    # An impossible number of bands and rows is an error here, before anything is read.
+    check(recipe)
     settings = recipe.near_dedup
-    parameters = Parameters(
-        threshold=settings.threshold, bands=settings.bands, rows=settings.rows, ngram=settings.ngram, seed=recipe.seed
-    )
-    try:
-        parameters.check()
-    except ValueError as error:
-        raise UserError(f"near_dedup: {error}; choose other settings") from None
     output = make_directory(directory / "neardup")
     sources = list_shards(directory / "filter", "kept")
     if not sources:
         raise UserError(f"{directory / 'filter'}: no kept-*.parquet here; run the filter stage first")
+    # The whole corpus without its texts: some 200 bytes per document.
     shards = [read_table(path).select(KEPT.names).cast(KEPT) for path in sources]
+    # By document in the order of all shards: the document it falls to (-1: it stays), and their Jaccard.
     matches = np.full(sum(shard.num_rows for shard in shards), -1, np.int64)
     jaccard = np.zeros(len(matches))
     counts = dict.fromkeys(COUNTS, 0)
     if settings.enabled:
+        # The search reads texts shard by shard and has its own files, which a killed run finds again.
         work = make_directory(output / "work")
         tasks = [KeptShard(directory / "collect", path) for path in sources]
-        found = search(Search(tasks, read_shard, work, parameters), engine)
+        found = search(Search(tasks, read_shard, work, _parameters(recipe)), engine)
         matches[found.decisions.dropped] = found.decisions.kept
         jaccard[found.decisions.dropped] = found.decisions.jaccard
         counts |= {name: found.counts.get(name, 0) for name in COUNTS}
+    # The files of the search go last: until the stage is written, a resume needs them.
     statistics = _write(output, shards, matches, jaccard, settings.threshold) | counts
     if settings.enabled:
         shutil.rmtree(work)
@@ -83,7 +97,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
 
 def read_shard(shard: KeptShard, wanted: frozenset[str]) -> Iterator[Batch]:
-    """A `dedup.signed.Reader`: the texts of one shard by row groups."""
+    """A `dedup.sign.Reader`: the texts of one shard by row groups."""
+    # `rows` number the documents of the shard's kept file from 0, whatever their rows in the collected shard.
     first = 0
     for table in read_kept(shard.collect, shard.kept):
         rows = np.arange(first, first + table.num_rows, dtype=np.int64)
@@ -94,10 +109,13 @@ def read_shard(shard: KeptShard, wanted: frozenset[str]) -> Iterator[Batch]:
 def _write(
     output: Path, shards: list[pa.Table], matches: NDArray[np.int64], jaccard: NDArray[np.float64], threshold: float
 ) -> dict[str, Any]:
+    """Write `kept-` and `dropped-NNNNN.parquet` of every shard; return the statistics but for the search's counts."""
     corpus = pa.concat_tables(shards)
+    # `first` is the number of the shard's first document in `matches` and `jaccard`.
     first = 0
     for index, shard in enumerate(shards):
         rows = slice(first, first + shard.num_rows)
+        # A dropped row names the document that stayed, which may be in any shard.
         stays = matches[rows] < 0
         drops = pa.array(~stays)
         write_table(shard_path(output, "kept", index), shard.filter(pa.array(stays)))
@@ -113,6 +131,7 @@ def _write(
         first += shard.num_rows
     kept, dropped = corpus.filter(pa.array(matches < 0)), corpus.filter(pa.array(matches >= 0))
     assert kept.num_rows + dropped.num_rows == corpus.num_rows
+    # A cluster is a document that stays with those that fell to it: one more than its drops.
     _, sizes = np.unique(matches[matches >= 0], return_counts=True)
     return {
         "in": totals(corpus),
@@ -122,15 +141,3 @@ def _write(
         "clusters": len(sizes),
         "largest_cluster": int(sizes.max()) + 1 if len(sizes) else 0,
     }
-
-
-def dropped_rows(
-    documents: pa.Table, stage: str, rule: str, value: NDArray[np.float64], limit: float, kept: pa.Table
-) -> pa.Table:
-    """Rows of schema `DROPPED`: row i of `documents` fell to `rule` with `value[i]` because of row i of `kept`."""
-    count = documents.num_rows
-    columns = {name: documents[name] for name in ("id", "repo", "path", "language", "bytes")}
-    columns |= {"stage": pa.repeat(stage, count), "rule": pa.repeat(rule, count)}
-    columns |= {"value": pa.array(value, pa.float64()), "limit": pa.repeat(pa.scalar(limit, pa.float64()), count)}
-    columns |= {f"kept_{name}": kept[name] for name in ("id", "repo", "path")}
-    return pa.table(columns).select(DROPPED.names).cast(DROPPED)

@@ -1,18 +1,17 @@
 """Train, valid and test by repository, as a stage: `neardup/kept-*` to `curated/`.
 
-A repository is in one split as a whole: files of one project share names, idioms and copied lines. Repositories are
-taken in the order of a hash of (seed, name): first test is filled up to its share of the bytes, then valid, leaving out
-repositories that are larger than what is still missing; the others train. Where nothing fits, a split gets the smallest
-repository, so it is never empty.
+A repository belongs to one split as a whole: files of one project share names, idioms and copied lines. Repositories
+are taken in the order of a hash of (seed, name). First test is filled up to its share of the bytes, then valid;
+repositories that are larger than what is still missing are passed over, and the others train. Where nothing fits, a
+split gets the smallest repository, so it is never empty.
 
 Then the leak is measured: the exact highest Jaccard of every held-out document with all training documents, through an
 inverted index over the held-out shingles, without sampling. A held-out document that reaches the deduplication
-threshold is dropped. The held-out texts are in memory for this, the training ones pass by a row group at a time.
+threshold is dropped. The held-out texts are in memory for this; the training texts are read one row group at a time.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.data.neardup import dropped_rows
+from codeshell.documents.provenance import dropped_rows
 from codeshell.documents.shards import (
     DOCUMENTS,
     KEPT,
@@ -42,7 +41,7 @@ from codeshell.documents.texts import text_buffers
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe, Split
 
@@ -66,17 +65,20 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         UserError: no document is left, the shares leave nothing to train on, there are fewer repositories than splits,
             or every held-out document resembles a training one.
     """
+    # The rows of the whole corpus, without texts; each knows its place in the kept files.
     output = make_directory(directory / "curated")
     sources = list_shards(directory / "neardup", "kept")
     corpus = _read_corpus(sources)
     if corpus.num_rows == 0:
         raise UserError(f"{directory / 'neardup'}: no document is left to train on; loosen the rules or add inputs")
+    # Assign every document by its repository. The training rows stay without text; the held-out ones are read whole.
     splits = _split_column(corpus, recipe.split, recipe.seed)
     is_train = pc.equal(splits, "train")
     train = corpus.filter(is_train)
     held = _read_rows(directory / "collect", sources, corpus.filter(pc.invert(is_train)))
     held = held.append_column("split", splits.filter(pc.invert(is_train)))
 
+    # Measure the leak, and drop the held-out documents that reach the threshold of near duplicates.
     threshold = recipe.near_dedup.threshold
     match, jaccard = _max_jaccard(recipe, directory / "collect", sources, train, held, engine)
     leaks = jaccard >= threshold
@@ -88,6 +90,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     }
     _require_documents(kept["split"], recipe.split)
 
+    # Write the shards: the training ones by the workers, the held-out ones, which are in memory, here.
     tasks = [
         WriteTask(directory / "collect", shard_path(output, "train", index), _by_source(sources, rows))
         for index, rows in enumerate(_cut(train, recipe.collect.shard_bytes))
@@ -97,6 +100,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         rows = kept.filter(pc.equal(kept["split"], name)).select(DOCUMENTS.names)
         for index, part in enumerate(_cut(rows, recipe.collect.shard_bytes)):
             write_table(shard_path(output, name, index), part)
+    # One shard of drops: held-out documents are few.
     dropped = held.filter(pa.array(leaks))
     names = train.take(pa.array(match[leaks]))
     rows = dropped_rows(dropped, "split", "near_duplicate_of_train", jaccard[leaks], threshold, names)
@@ -110,7 +114,7 @@ def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
     Args:
         sizes: bytes by repository.
         shares: of the bytes; a share of 0 leaves that split out.
-        seed: of the order.
+        seed: decides the order in which repositories are taken.
 
     Raises:
         UserError: the shares add up to 1 or more, or there are not enough repositories to have one in every split.
@@ -127,18 +131,21 @@ def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
             f"split: {have} for train and {' and '.join(sorted(wanted))}; add inputs, or turn splits off with "
             f"{' and '.join(f'split.{name}=0' for name in sorted(wanted))}"
         )
+    # The name breaks the ties of the hash, so equal inputs always give equal splits.
     order = sorted(sizes, key=lambda repo: (draw(seed, repo, "split"), repo))
     splits = dict.fromkeys(sizes, "train")
     total = sum(sizes.values())
     for position, name in enumerate(wanted):
         budget = getattr(shares, name) * total
         rest = [repo for repo in order if splits[repo] == "train"]
-        spare = len(rest) - (len(wanted) - position)  # leave one for train and one for each split still to come
+        # How many may be taken: one must be left for train and one for each split still to come.
+        spare = len(rest) - (len(wanted) - position)
         chosen: list[str] = []
         for repo in rest:
             if len(chosen) < spare and sizes[repo] <= budget:
                 chosen.append(repo)
                 budget -= sizes[repo]
+        # All repositories are larger than the share: take the smallest rather than none.
         for repo in chosen or [min(rest, key=sizes.__getitem__)]:
             splits[repo] = name
     return splits
@@ -165,6 +172,8 @@ def _read_corpus(sources: list[Path]) -> pa.Table:
 
 
 def _split_column(corpus: pa.Table, shares: Split, seed: int) -> pa.Array:
+    """The split of every document, (documents,), in the order of the corpus."""
+    # Assign repositories, not documents: there are far fewer. `index` leads from each document to its repository.
     groups = corpus.group_by("repo").aggregate([("bytes", "sum")])
     repos = groups["repo"].to_pylist()
     splits = assign(dict(zip(repos, groups["bytes_sum"].to_pylist(), strict=True)), shares, seed)
@@ -175,12 +184,14 @@ def _split_column(corpus: pa.Table, shares: Split, seed: int) -> pa.Array:
 def _by_source(sources: list[Path], rows: pa.Table) -> list[tuple[Path, NDArray[np.int64]]]:
     """Rows of the corpus as (kept file, rows in it); both ascending."""
     source, row = rows["source"].to_numpy(), rows["row_in_source"].to_numpy()
+    # `source` ascends, so each file's rows are one stretch [a, b).
     _, starts = np.unique(source, return_index=True)
     return [(sources[source[a]], row[a:b]) for a, b in pairwise([*starts.tolist(), len(row)])]
 
 
 def _tables(collect: Path, kept: Path, rows: NDArray[np.int64]) -> Iterator[pa.Table]:
     """Yield some rows of a kept file as documents, a row group at a time."""
+    # `first` is the row of the kept file with which the group begins.
     first = 0
     for table in read_kept(collect, kept):
         inside = rows[(rows >= first) & (rows < first + table.num_rows)]
@@ -202,6 +213,7 @@ def _max_jaccard(
     """By held-out document: the row of `train` of highest Jaccard (-1: none shares a shingle), and that Jaccard."""
     if held.num_rows == 0:
         return np.empty(0, np.int64), np.empty(0, np.float64)
+    # The index is over the held-out shingles, which are few; each training text is looked up in it and forgotten.
     (piece,) = text_buffers(held["text"].combine_chunks())
     overlap = _C.DedupOverlap(piece.data, piece.offsets, recipe.near_dedup.ngram)
     by_source = _by_source(sources, train)
@@ -229,6 +241,7 @@ def _leak(splits: pa.ChunkedArray, jaccard: NDArray[np.float64], threshold: floa
 
 
 def _require_documents(splits: pa.ChunkedArray, shares: Split) -> None:
+    """Raise a `UserError` if a split that was asked for has no document left."""
     for name in HELD_OUT:
         if getattr(shares, name) > 0 and pc.sum(pc.equal(splits, name)).as_py() in (None, 0):
             raise UserError(
@@ -241,6 +254,7 @@ def _cut(rows: pa.Table, shard_bytes: int) -> list[pa.Table]:
     """Consecutive rows as shards of about `shard_bytes` of text each, at least one document."""
     if rows.num_rows == 0:
         return []
+    # A document belongs to the shard that its last byte falls into, so a cut never divides one.
     ends = np.cumsum(rows["bytes"].to_numpy())
     _, starts = np.unique((ends - 1) // shard_bytes, return_index=True)
     bounds = [*starts.tolist(), rows.num_rows]
@@ -250,10 +264,12 @@ def _cut(rows: pa.Table, shard_bytes: int) -> list[pa.Table]:
 def _statistics(
     corpus: pa.Table, train: pa.Table, held: pa.Table, dropped: pa.Table, leak: dict[str, Any]
 ) -> dict[str, Any]:
+    """The stage's statistics; a line on stderr says what the leak was."""
     columns = ["repo", "language", "bytes"]
     splits = {"train": train.select(columns)}
     splits |= {name: held.filter(pc.equal(held["split"], name)).select(columns) for name in HELD_OUT}
     kept = pa.concat_tables(splits.values())
+    # No document is lost: each is in a split or dropped.
     assert kept.num_rows + dropped.num_rows == corpus.num_rows
     summary = {name: totals(rows) | {"repos": pc.count_distinct(rows["repo"]).as_py()} for name, rows in splits.items()}
     sizes = ", ".join(f"{name} {entry['documents']:,}" for name, entry in summary.items())
@@ -261,9 +277,7 @@ def _statistics(
         ", ".join(f"{name} {entry['documents']} (max {entry['max_jaccard']:.2f})" for name, entry in leak[when].items())
         for when in ("before", "after")
     )
-    print(
-        f"split: documents {sizes}; held-out near duplicates of train: before {before}, after {after}", file=sys.stderr
-    )
+    say(f"split: documents {sizes}; held-out near duplicates of train: before {before}, after {after}")
     return {
         "in": totals(corpus),
         "kept": totals(kept),

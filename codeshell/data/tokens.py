@@ -28,7 +28,7 @@ from codeshell.tokenizer.tokenizer import tokenizer_threads
 SPLITS = ("train", "valid", "test")
 
 GROUP_BYTES = 4_000_000
-"""Text encoded together, or one longer document: enough for the threads to share, little to hold."""
+"""Bytes of text encoded together (or one longer document): enough for the threads to share, little to hold."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     curated, target, home = directory / "curated", directory / "tokens", directory / "tokenizer"
     tokenizer_hash = Tokenizer.load(home).hash
+    # Every split in order; there is no training without the first.
     sources = [(split, path) for split in SPLITS for path in list_shards(curated, split)]
     if not sources or sources[0][0] != "train":
         raise UserError(f"{curated}: no training shards; run the stages before this one again")
     make_directory(target)
     for leftover in target.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
-    # Processes come first, one a shard; threads share what is left when there are fewer shards than workers.
+    # Processes come first, one per shard; threads share what is left when there are fewer shards than workers.
     threads = max(1, engine.workers // len(sources))
     tasks = [
         Task(split, path, target / f"{path.stem}.tokens", home, tokenizer_hash, threads) for split, path in sources
@@ -78,8 +79,10 @@ def tokenize_shard(task: Task) -> dict[str, Any]:
         TokenShardWriter(task.target, vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash) as writer,
     ):
         total = 0
+        # `total` counts what is read, the writer what is written: the two must agree at the end.
         for group in _groups(task.source):
             total += len(group)
+            # A text with a byte that the tokenizer lacks has no tokens that stand for it.
             documents = []
             for document in group:
                 if tokenizer.lost_bytes(document.text):
@@ -87,6 +90,7 @@ def tokenize_shard(task: Task) -> dict[str, Any]:
                     dropped["bytes"] += document.bytes
                 else:
                     documents.append(document)
+            # One call for the group: the tokenizer's threads share its documents.
             encoded = tokenizer.encode_batch([document.text for document in documents])
             for document, ids in zip(documents, encoded, strict=True):
                 writer.add(document.id, ids, document.bytes)
@@ -112,6 +116,7 @@ def _groups(path: Path) -> Iterator[list[_Document]]:
     group: list[_Document] = []
     size = 0
     try:
+        # Small batches, because one document may be a megabyte.
         for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["id", "text", "bytes"]):
             for document in map(_Document, *(batch.column(key).to_pylist() for key in _Document._fields)):
                 group.append(document)
@@ -121,6 +126,7 @@ def _groups(path: Path) -> Iterator[list[_Document]]:
                     group, size = [], 0
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
+    # The rest, which did not fill a group.
     if group:
         yield group
 
@@ -129,12 +135,14 @@ def _groups(path: Path) -> Iterator[list[_Document]]:
 def _load(path: Path, expected: str) -> Tokenizer:
     """The tokenizer of this process, read once."""
     tokenizer = Tokenizer.load(path)
+    # Shards of two tokenizers in one run could not be told apart later.
     if tokenizer.hash != expected:
         raise UserError(f"{path}: changed while the run was using it; start the run again")
     return tokenizer
 
 
 def _add(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts of one split, summed over its shards."""
     dropped = [part["dropped"]["missing_bytes"] for part in parts]
     counts = {name: sum(part[name] for part in parts) for name in ("documents", "tokens", "bytes")}
     lost = {name: sum(part[name] for part in dropped) for name in ("documents", "bytes")}

@@ -11,11 +11,14 @@ from codeshell import _C
 from codeshell.dedup import datasketch
 from codeshell.documents.texts import TextBuffers, Texts, text_buffers
 from codeshell.environment import thread_count
+from codeshell.recipe import NearDedup, Recipe
 
-BANDS, ROWS, NGRAM, THRESHOLD, SEED = 21, 6, 5, 0.7, 0
-"""Defaults. 21 bands of 6 rows make a pair of Jaccard J a candidate with probability 1 - (1 - J^6)^21: 0.93 at J = 0.7,
-0.998 at 0.8. Precision comes from verification, so the curve may be generous; schemes of 250 rows find half as many
-pairs at 0.7."""
+_DEFAULTS = NearDedup()
+BANDS, ROWS, NGRAM = _DEFAULTS.bands, _DEFAULTS.rows, _DEFAULTS.ngram
+THRESHOLD, SEED = _DEFAULTS.threshold, Recipe().seed
+"""Defaults, as the recipe defines them. 21 bands of 6 rows make a pair of Jaccard J a candidate with probability
+1 - (1 - J^6)^21: 0.93 at J = 0.7, 0.998 at 0.8. Precision comes from verification, so the curve may be generous;
+schemes of 250 rows find half as many pairs at 0.7."""
 
 SHINGLES = ("code", "starcoder", "stack-v2", "datatrove", "char-24")
 """The kinds of shingles: csrc/dedup/tokens.h (code), or exactly those that a peer makes (csrc/dedup/presets.h)."""

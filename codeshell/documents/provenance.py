@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from codeshell.documents.shards import list_shards, read_table
+from codeshell.engine.stages import STAGES
 
 DROPPED = pa.schema(
     [
@@ -29,8 +32,17 @@ DROPPED = pa.schema(
 rule has none), and for a duplicate the document that stayed; a near duplicate's `value` is the exact Jaccard.
 Files that never became documents (binary, unreadable, ...) are here too, with stage `collect` and a null id."""
 
-STAGES = ("collect", "filter", "neardup", "split")
-"""Directories of a run that hold `dropped-NNNNN.parquet`, in the order of the pipeline."""
+
+def dropped_rows(
+    documents: pa.Table, stage: str, rule: str, value: NDArray[np.float64], limit: float, kept: pa.Table
+) -> pa.Table:
+    """Rows of schema `DROPPED`: row i of `documents` fell to `rule` with `value[i]` because of row i of `kept`."""
+    count = documents.num_rows
+    columns = {name: documents[name] for name in ("id", "repo", "path", "language", "bytes")}
+    columns |= {"stage": pa.repeat(stage, count), "rule": pa.repeat(rule, count)}
+    columns |= {"value": pa.array(value, pa.float64()), "limit": pa.repeat(pa.scalar(limit, pa.float64()), count)}
+    columns |= {f"kept_{name}": kept[name] for name in ("id", "repo", "path")}
+    return pa.table(columns).select(DROPPED.names).cast(DROPPED)
 
 
 def find(run: Path, key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -51,23 +63,17 @@ def find(run: Path, key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
             kept += [row | {"split": "" if name in ("kept", "documents") else name} for row in _matching(table, key)]
     dropped: list[dict[str, Any]] = []
     for stage in STAGES:
-        directory = run / ("curated" if stage == "split" else stage)
-        for path in list_shards(directory, "dropped"):
+        for path in list_shards(run / stage.directories[0], "dropped") if stage.drops else ():
             dropped += _matching(read_table(path), key)
     return kept, dropped
 
 
 def _last_kept(run: Path) -> list[tuple[Path, str]]:
     """Directories and shard names that hold what the last finished stage kept."""
-    stages = {
-        "curated": ("train", "valid", "test"),
-        "neardup": ("kept",),
-        "filter": ("kept",),
-        "collect": ("documents",),
-    }
-    for directory, names in stages.items():
-        if any(list_shards(run / directory, name) for name in names):
-            return [(run / directory, name) for name in names]
+    for stage in reversed(STAGES):
+        directory = run / stage.directories[0]
+        if any(list_shards(directory, name) for name in stage.kept):
+            return [(directory, name) for name in stage.kept]
     return []
 
 

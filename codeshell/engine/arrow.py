@@ -1,4 +1,4 @@
-"""pyarrow for processes of our own, that is commands and workers: it starts without pandas."""
+"""A quicker start of pyarrow, without pandas, in processes of our own: commands and workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 class _NotFound:
-    """A finder that hides pandas."""
+    """A finder of modules that hides pandas."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -17,13 +17,16 @@ class _NotFound:
 def leave_out_pandas() -> None:
     """Keep pyarrow from importing pandas with its first array.
 
-    It does so where pandas is installed, to tell its objects from others: a third of a second of every process, more
-    than all the rest of a small job. It looks once, so it looks here, and does not find it. `to_pandas` looks again.
+    Where pandas is installed, pyarrow imports it to recognise its objects. That takes a third of a second in every
+    process, more than all the rest of a small job. pyarrow looks for pandas only once, so it is made to look here,
+    where it does not find it. `to_pandas` looks again.
     """
     import pyarrow as pa
 
+    # Imported already: there is no time left to save, and the caller may hold its objects.
     if "pandas" in sys.modules:
         return
+    # The first array makes pyarrow look; ours is the first finder that it asks.
     sys.meta_path.insert(0, _NotFound)
     try:
         pa.array([])

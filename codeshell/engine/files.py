@@ -16,15 +16,16 @@ from codeshell.errors import UserError
 TEMPORARY = ".partial"
 """Ending of a file that is being written. A stage that starts may delete any such file below its directory."""
 
+# The attempt that this process writes as; see `attempt`.
 _attempt = 0
 
 
 @contextlib.contextmanager
 def attempt(number: int) -> Iterator[None]:
-    """Within the block this process writes as attempt `number` (from 0) of a task that may run twice at a time.
+    """Within the block, this process writes as attempt `number` (from 0) of a task that may run twice at a time.
 
-    Temporary names are then other ones in every attempt: one that was thought dead, on a machine that lost its
-    connection, cannot spoil the file of its successor. They write the same bytes.
+    Each attempt has temporary names of its own: an attempt that was thought dead, on a machine that lost its
+    connection, cannot damage the file of its successor. All attempts write the same bytes.
     """
     global _attempt
     before, _attempt = _attempt, number
@@ -42,14 +43,15 @@ def _temporary(path: Path, number: int) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends well, delete it if not.
 
-    What earlier attempts (`attempt`) left of it goes too. A full or read-only disk becomes a `UserError` that names the
-    file.
+    Temporary files that earlier attempts (`attempt`) left are deleted too. A full or read-only disk becomes a
+    `UserError` that names the file.
     """
     path = Path(path)
     number = _attempt
     temporary = _temporary(path, number)
     try:
         yield temporary
+        # The bytes must be on the disk before the name is: a power cut must not leave a whole name on half a file.
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -58,6 +60,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         remove_quietly(temporary)
         raise disk_error(error, path) from error
+    # Also for Ctrl-C and errors of the caller, which pass as they are.
     except BaseException:
         remove_quietly(temporary)
         raise
@@ -88,7 +91,8 @@ def make_directory(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # below /proc, say: the parent is there and takes no children
+    # The parent is there but takes no children, as in /proc.
+    except FileNotFoundError:
         raise UserError(f"{path}: cannot be made here; choose another output directory") from None
     except OSError as error:
         raise disk_error(error, path) from error
@@ -97,9 +101,10 @@ def make_directory(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def lock(directory: Path, name: str = "run.lock") -> Iterator[None]:
-    """Hold a directory for this process; the system lets go of it however the process ends."""
+    """Hold a directory for this process; the system releases it however the process ends."""
     path = directory / name
     try:
+        # Appending creates the file without emptying it: it holds the owner's number if there is one.
         file = open(path, "a+")  # noqa: SIM115 (closed below; only the opening is translated)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -112,6 +117,7 @@ def lock(directory: Path, name: str = "run.lock") -> Iterator[None]:
             raise UserError(
                 f"{directory}: another run (process {owner}) is using it; wait for it or choose another directory"
             ) from None
+        # Ours now: leave our number for the message above.
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -119,12 +125,13 @@ def lock(directory: Path, name: str = "run.lock") -> Iterator[None]:
 
 
 def remove_quietly(path: Path) -> None:
+    """Delete a file; that it is gone already, or cannot be deleted, is no error."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """The `UserError` for a disk that is full, read-only or closed to us; any other error comes back as it is."""
+    """The `UserError` for a disk that is full, read-only or closed to us; any other error is returned as it is."""
     remedies = {
         errno.ENOSPC: "the disk is full; free some space or choose another output directory",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another output directory",
@@ -135,4 +142,5 @@ def disk_error(error: OSError, path: Path) -> Exception:
         errno.EEXIST: "a file of this name is in the way; remove it or choose another output directory",
     }
     remedy = remedies.get(error.errno or 0)
+    # What is not in the table is no fault of the user's disk.
     return UserError(f"{path}: {remedy}") if remedy else error

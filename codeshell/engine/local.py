@@ -20,18 +20,18 @@ from codeshell.environment import usable_cores
 from codeshell.errors import UserError
 
 KEEP_ARROW_PAGES = ("MIMALLOC_PURGE_DELAY", "-1")
-"""For Arrow's allocator in the workers: batch after batch takes the same buffers, and without this their pages are
-given back and zeroed anew each time (a tenth of a worker's time on Parquet)."""
+"""A setting of Arrow's allocator in the workers: each batch takes the same buffers, and without this their pages are
+given back and zeroed again each time (a tenth of a worker's time on Parquet)."""
 
 EARLY_WORKERS = 4
-"""Started before there is work, at most: a small job on a machine of many cores may never need the others."""
+"""Workers that are started before there is work, at most: a small job may never need more of them."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Engine(Protocol):
-    """What a stage needs of an engine. Ray or Slurm fit behind the same call."""
+    """What a stage needs of an engine: local processes, Ray, or anything else that can map a function."""
 
     workers: int
 
@@ -61,8 +61,8 @@ class LocalEngine:
 
     Args:
         workers: how many; 0 means every core.
-        module: whose functions will be mapped. Some processes are started at once then and import it while the caller
-            does its own imports, which is half a second that the first `map` need not wait.
+        module: where the functions are defined that will be mapped. Some processes are then started at once and import
+            it while the caller does its own imports; the first `map` waits half a second less for that.
     """
 
     def __init__(self, workers: int = 0, module: str | None = None) -> None:
@@ -73,9 +73,11 @@ class LocalEngine:
         if module is not None and self.workers > 1:
             pool = self._start()
             for _ in range(min(self.workers, EARLY_WORKERS)):
-                pool.submit(int)  # a process is started by the first task that finds none idle
+                # The executor starts a process for a task that finds none idle; what the task does is no matter.
+                pool.submit(int)
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        # Nothing to share: no process is worth its start.
         if self.workers == 1 or len(items) <= 1:
             for item in items:
                 yield function(item)
@@ -84,7 +86,8 @@ class LocalEngine:
         self._used = True
         pending: deque[Future[Result]] = deque()
         try:
-            # Twice the workers in flight, not all of them: results come back in order and do not pile up.
+            # Twice as many in flight as there are workers, so that none waits. Not all items: results come back in
+            # order, and those after a slow one would pile up.
             for item in items:
                 pending.append(pool.submit(function, item))
                 if len(pending) >= 2 * self.workers:
@@ -101,12 +104,14 @@ class LocalEngine:
             self._kill()
             raise
         finally:
+            # After an error, or when the caller takes no more results, what has not begun is not begun.
             for future in pending:
                 future.cancel()
 
     def close(self) -> None:
-        """End the worker processes, after what they are doing now; those that have got nothing to do, at once."""
+        """End the worker processes after what they are doing now; at once if no `map` has used them."""
         if self._pool is not None:
+            # Unused workers may still be importing `module`, which nobody waits for any more.
             if not self._used:
                 self._kill_workers()
             self._pool.shutdown(cancel_futures=True)
@@ -122,8 +127,8 @@ class LocalEngine:
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # forkserver: workers start clean of our threads (tokenizers, torch and Arrow start some), so none can
-            # inherit a lock that is held.
+            # Workers are forked from a server that has no threads. A fork of this process could inherit a lock that
+            # a thread of tokenizers, torch or Arrow holds, and nothing would ever release it.
             with _arrow_keeps_pages():
                 forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
@@ -132,7 +137,7 @@ class LocalEngine:
         return self._pool
 
     def _kill(self) -> None:
-        # An interrupt waits for nobody: files are written whole or not at all, so a killed worker leaves none half.
+        # Nothing is waited for: files are written whole or not at all, so a killed worker leaves none half written.
         self._kill_workers()
         self.close()
 
@@ -143,26 +148,29 @@ class LocalEngine:
 
 
 def _begin(module: str | None) -> None:
-    """What a worker does first."""
+    """Prepare a worker: its signals, Arrow without pandas, and the module whose functions it will run."""
     signal.signal(signal.SIGINT, _pass)
     leave_out_pandas()
     if module is not None:
-        with contextlib.suppress(ImportError):  # the task that needs it tells better
+        # If this fails, so does the first task that needs the module, and its error reaches the caller.
+        with contextlib.suppress(ImportError):
             importlib.import_module(module)
 
 
 def _pass(number: int, frame: object) -> None:
-    """Ctrl-C of a terminal reaches the workers too, and one that it ended would begin the next task. So it is left to
-    this process, which ends them. (Not SIG_IGN: what a worker starts would inherit that.)"""
+    """A terminal sends Ctrl-C to the workers too, where it would end only the present task, and the next one would
+    begin. So they ignore it, and the main process ends them. (Not SIG_IGN: a worker's children would inherit that.)"""
 
 
 @contextlib.contextmanager
 def _arrow_keeps_pages() -> Iterator[None]:
-    """`KEEP_ARROW_PAGES` in the environment of what is started here, unless the caller's says otherwise.
+    """Set `KEEP_ARROW_PAGES` for what is started in the block, unless the environment has a value of its own.
 
-    The server from which workers fork takes the environment of this process when it starts, and can be given no other.
+    The server that workers are forked from takes the environment of this process when it starts; it cannot be given
+    another one.
     """
     name, value = KEEP_ARROW_PAGES
+    # This process itself is left as it was: its own allocations are none of our business.
     given = name in os.environ
     os.environ.setdefault(name, value)
     try:

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
+from codeshell.errors import say
+
 Item = TypeVar("Item")
 
 LOG_SECONDS = 15.0
-"""Between two lines of a log that is not a terminal."""
+"""Time between two lines where stderr is no terminal."""
 
 
 class Progress:
@@ -22,6 +24,7 @@ class Progress:
         self.done = 0
         self.started = self.shown = time.monotonic()
         self.notes: dict[str, Any] = {}
+        # tqdm's bar, on a terminal only: a log would get a line for each of its redraws.
         self.bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -29,16 +32,17 @@ class Progress:
             self.bar = tqdm(total=total, desc=label, unit=f" {unit}" if unit else "", leave=False, file=sys.stderr)
 
     def advance(self, count: int, **notes: Any) -> None:
-        """Add `count` to the work done; `notes` are shown behind it, e.g. `loss=2.31`."""
+        """Add `count` to the work done; `notes` are shown after it, for example `loss=2.31`."""
         self.done += count
         self.notes |= notes
         if self.bar is not None:
             self.bar.update(count)
             if notes:
                 self.bar.set_postfix(self.notes, refresh=False)
+        # A log gets a line now and then, not one for each shard.
         elif time.monotonic() - self.shown >= LOG_SECONDS:
             self.shown = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            say(self.line())
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items; each counts as done when the next one is asked for."""
@@ -47,7 +51,8 @@ class Progress:
             self.advance(1)
 
     def line(self) -> str:
-        """The state as one line of a log."""
+        """The state as one line of a log, with the rate since the start and the seconds left at that rate."""
+        # Work done before this process began (`advance` at the start of a resume) makes the first rates too high.
         seconds = time.monotonic() - self.started
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""

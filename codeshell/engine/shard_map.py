@@ -1,7 +1,7 @@
 """A stage over shards: done shards are skipped, results come in order, progress is shown.
 
 A shard's marker is `DIRECTORY/LABEL-NNNNN.json`, written last and by rename. It holds what the shard's function
-returned, so a run that was killed goes on behind the last marker and the merged statistics are the same.
+returned, so a run that was killed resumes after the last marker, and the merged statistics are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Statistics = dict[str, Any]
 
 SEEN_SECONDS = 60.0
-"""For a marker to be seen from here after its task has ended."""
+"""Time for a marker to be seen from here after its task has ended."""
 
 
 def marker_path(directory: Path, label: str, index: int) -> Path:
@@ -47,10 +47,12 @@ def map_shards(
         label: names the markers and the progress line.
         function: module-level; writes its output files whole (see `atomic_path`) and returns JSON-ready statistics
             that depend on the item alone, not on the time or the worker.
-        items: one a shard; the index in this sequence is the shard's number.
+        items: one per shard; the index in this sequence is the shard's number.
     """
+    # Shards that an earlier run finished are not done again.
     todo = [index for index in range(len(items)) if not marker_path(directory, label, index).exists()]
     work = partial(_run_one, str(directory), label, function)
+    # The results themselves are in the markers: what comes back from the workers only says that they are written.
     with Progress(label, total=len(items), unit=unit) as progress:
         progress.advance(len(items) - len(todo))
         for _ in engine.map(work, [(index, items[index]) for index in todo]):
@@ -59,8 +61,12 @@ def map_shards(
 
 
 def _statistics(marker: Path) -> Statistics:
-    """Read a marker that was written, perhaps on another machine. NFS may say for half a minute that it is not there,
-    because we looked for it before; listing the directory makes it look again."""
+    """Read a marker that was written, perhaps on another machine.
+
+    We looked for it before it was there, and NFS may repeat that answer for half a minute; listing the directory makes
+    it ask the server again.
+    """
+    # On a local disk the marker is there, and nothing is waited for.
     end = time.monotonic() + SEEN_SECONDS
     while not marker.exists():
         if time.monotonic() > end:
@@ -74,5 +80,6 @@ def _statistics(marker: Path) -> Statistics:
 
 
 def _run_one(directory: str, label: str, function: Callable[[Item], Statistics], task: tuple[int, Item]) -> None:
+    # The marker comes last: it says that all other files of the shard are whole.
     index, item = task
     write_json(marker_path(Path(directory), label, index), function(item))

@@ -109,7 +109,7 @@ def _run_parts(recipe: Recipe, directory: Path, held_out: Corpus, parts: _Parts)
     tokenizer = Tokenizer.load(directory / "tokenizer")
     train = Corpus(split_paths(directory, "train", seed=recipe.seed))
     context = max(phase.context for phase in recipe.train.phases)
-    start: Start = "none" if recipe.train.document_attention == "own" else "eot"
+    start: Start = "none" if recipe.train.document_attention == "isolated" else "eot"
     evaluation = Evaluation(
         model,
         tokenizer,

@@ -6,8 +6,8 @@ least W - S tokens of its own file before it. A window begins at position 0 and 
 
 Where a file begins, the model is in the state that training put it in (`start`):
 - `"none"`: the first token of the file is the first input, at position 0, as in training where documents attend to
-  themselves alone (`train.document_attention = "own"`) and as users prompt the released model. Nothing predicts the
-  first token; it costs ln V, a uniform code over the model's vocabulary.
+  themselves alone (`train.document_attention = "isolated"`) and as users prompt the released model. Nothing predicts
+  the first token; it costs ln V, a uniform code over the model's vocabulary.
 - `"eot"`: `<|endoftext|>` is the first input, as in training where documents follow one another in one context.
 """
 

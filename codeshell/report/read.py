@@ -18,18 +18,10 @@ from numpy.typing import NDArray
 from codeshell.documents.provenance import DROPPED
 from codeshell.documents.shards import list_shards
 from codeshell.engine.files import read_json
+from codeshell.engine.stages import STAGES
 from codeshell.errors import UserError
 
-DIRECTORIES = {
-    "collect": "collect",
-    "filter": "filter",
-    "neardup": "neardup",
-    "split": "curated",
-    "tokenizer": "tokenizer",
-    "tokens": "tokens",
-    "train": "train",
-    "evaluate": "evaluate",
-}
+DIRECTORIES = {stage.name: stage.directories[0] for stage in STAGES}
 """Stage to directory, in the order of the pipeline."""
 
 Row = dict[str, Any]

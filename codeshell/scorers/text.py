@@ -1,7 +1,8 @@
-"""Scores: what the rules measure, one row a document, in columns beside the documents. Scoring decides nothing.
+"""The measures of a text that the package's rules read: the first scorer, and the one that every document gets.
 
-The bytes are gone through once in C++ (`csrc/text/measures.h`); what is rare (HTML, a generated file's note) is done
-here. Lines end with \\n, \\r\\n or \\r; all counts are in characters.
+The bytes are read once in C++ (`csrc/text/measures.h`); what is rare (HTML, a generated file's note) is done here.
+Lines end with \\n, \\r\\n or \\r; all counts are in characters. Collect calls `measure` and `score`, because it has the
+texts in memory and needs to know which are UTF-8; `TextMeasures` is the same as a `codeshell.scorers.Scorer`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _PHRASES = re.compile(
 
 def generated_by(text: bytes) -> str:
     """The phrase in the first lines by which a generated file says so, lower-case; empty if there is none."""
+    # The end of the fifth line, or of the bytes that are looked at. A minified file may be one line of a megabyte.
     end = 0
     for _ in range(GENERATED_LINES):
         end = text.find(b"\n", end, GENERATED_BYTES) + 1
@@ -60,14 +62,17 @@ def generated_by(text: bytes) -> str:
             end = GENERATED_BYTES
             break
     head = text[:end].lower()
-    if b"generated" not in head and b"do not edit" not in head:  # every phrase has one of these; nearly no file does
+    # Each phrase contains one of these two, and nearly no file does: the slow search is rare.
+    if b"generated" not in head and b"do not edit" not in head:
         return ""
+    # The first phrase in the text, not the first in the list.
     match = _PHRASES.search(head)
     return match[0].decode("ascii") if match else ""
 
 
 def has_xml_header(text: bytes) -> bool:
     """Whether the beginning of an XML declaration is within the first 100 characters."""
+    # A character is at most four bytes, so these bytes hold the first hundred characters.
     head = text[: 4 * XML_CHARACTERS]
     if b"<?xml" not in head:
         return False
@@ -76,6 +81,7 @@ def has_xml_header(text: bytes) -> bool:
 
 def html_text_characters(text: bytes) -> int:
     """Characters of a page outside of tags, comments, scripts and styles; 0 for what no parser can read."""
+    # Imported here because few corpora have HTML. Entities and DTDs are not fetched: the texts are foreign.
     from lxml import etree
 
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True, no_network=True)
@@ -86,6 +92,7 @@ def html_text_characters(text: bytes) -> int:
     if root is None:
         return 0
     count = 0
+    # An element's own text, and the text after its end tag, which belongs to its parent.
     for node in root.iter():
         if node.text and node.tag not in ("script", "style"):
             count += len(node.text)
@@ -100,6 +107,7 @@ def measure(texts: list[bytes]) -> tuple[bytes, NDArray[np.int64], dict[str, NDA
     Returns:
         The bytes, (texts + 1,) offsets into them, and the arrays of `_C.measure_texts`; `valid` tells which are UTF-8.
     """
+    # Text i is data[offsets[i] : offsets[i + 1]]; Arrow takes the same two buffers as a column.
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     data = b"".join(texts)
@@ -108,7 +116,9 @@ def measure(texts: list[bytes]) -> tuple[bytes, NDArray[np.int64], dict[str, NDA
 
 def score(texts: list[bytes], ids: list[str], languages: list[str], measures: dict[str, NDArray[Any]]) -> pa.Table:
     """The rows of `SCORES` for texts that are not empty and valid UTF-8."""
+    # Shares are of the characters: the texts are not empty, so nothing is divided by zero.
     characters = measures["characters"]
+    # Null for all other languages: the rules on HTML are then not broken.
     html = [
         html_text_characters(text) if language == "html" else None
         for text, language in zip(texts, languages, strict=True)
@@ -131,3 +141,18 @@ def score(texts: list[bytes], ids: list[str], languages: list[str], measures: di
         ],
         schema=SCORES,
     )
+
+
+class TextMeasures:
+    """The columns of `SCORES` as a scorer, for texts that no run has collected."""
+
+    version = 1
+    columns = pa.schema([field for field in SCORES if field.name not in ("id", "language")])
+
+    def score(self, batch: pa.Table) -> dict[str, pa.ChunkedArray]:
+        """See `codeshell.scorers.Scorer`; the texts are not empty."""
+        # The same bytes that collect measured: an Arrow string is UTF-8.
+        texts = [text.encode() for text in batch["text"].to_pylist()]
+        _, _, measures = measure(texts)
+        table = score(texts, batch["id"].to_pylist(), batch["language"].to_pylist(), measures)
+        return {name: table[name] for name in self.columns.names}

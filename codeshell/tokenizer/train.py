@@ -151,14 +151,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
                 )
         # save() writes tokenizer.json last, so a stage that was killed after it does not train again.
         if not (target / "tokenizer.json").exists():
-            tokenizer = Tokenizer.load(settings.path) if settings.path else _train_on(sample, settings.vocab_size)
+            tokenizer = Tokenizer.load(settings.path) if settings.path else _train_on(sample, settings.base_vocab_size)
             tokenizer.save(target)
         tokenizer = Tokenizer.load(target)
         held_out = _measure(tokenizer, list_shards(curated, "valid"), recipe.seed, STATISTICS_BYTES)
         statistics: dict[str, Any] = {
             "vocab_size": tokenizer.vocab_size,
             "base_vocab_size": tokenizer.base_vocab_size,
-            "asked_vocab_size": tokenizer.base_vocab_size if settings.path else settings.vocab_size,
+            "asked_vocab_size": tokenizer.base_vocab_size if settings.path else settings.base_vocab_size,
             "missing_bytes": len(tokenizer.missing_bytes),
             "hash": tokenizer.hash,
             "trained": not settings.path,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from codeshell.engine.files import TEMPORARY, disk_error, make_directory, write_json
 from codeshell.errors import UserError
-from codeshell.recipe import Recipe, to_tree
+from codeshell.recipe import Recipe, changed, describe, flatten, to_tree
 from codeshell.train.batches import Position
 
 if TYPE_CHECKING:
@@ -36,23 +36,6 @@ FORMAT = 1
 """Version of `state.json`; a checkpoint of another version is refused."""
 
 MODEL, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
-
-FREE = (
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_phase_ends",
-    "log_every",
-    "max_skips",
-    "micro_batch_tokens",
-    "spike_policy",
-    "spike_sigma",
-    "tensorboard",
-    "threads",
-    "valid_every",
-    "valid_tokens",
-)
-"""Settings of `train` that a resumed run may change: what is logged and kept, the answer to a spike, and how a batch is
-cut for the machine (which decides rounding, and dropout where there is any, but not what is learned)."""
 
 
 class PhaseResult(msgspec.Struct, frozen=True):
@@ -214,13 +197,12 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
             f"{path}: trained with tokenizer {state.tokenizer[:12]}, this run has {tokenizer[:12]}; "
             "put that tokenizer back, or train into another -o"
         )
-    was = {"seed": state.seed} | _settings("model", state.model) | _settings("train", state.train)
     model_now, train_now = sections(recipe)
-    now = {"seed": recipe.seed} | _settings("model", model_now) | _settings("train", train_now)
-    free = {f"train.{key}" for key in FREE}
-    changed = [key for key in sorted(was | now) if was.get(key) != now.get(key) and key not in free]
-    if changed:
-        values = "; ".join(f"{key} was {was.get(key)}, is {now.get(key)}" for key in changed)
+    was = flatten({"seed": state.seed, "model": state.model, "train": state.train})
+    now = flatten({"seed": recipe.seed, "model": model_now, "train": train_now})
+    keys = changed(was, now)
+    if keys:
+        values = describe(keys, was, now)
         raise UserError(f"{path}: trained with other settings ({values}); set them back, or train into another -o")
     if state.corpus != corpus:
         raise UserError(
@@ -313,10 +295,6 @@ def _optimizer_tensors(model: CodeShellForCausalLM, optimizer: torch.optim.Optim
 def _in_order(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     """The optimizer's parameters in the order in which torch numbers them."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _settings(section: str, tree: dict[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for key, value in tree.items()}
 
 
 def _digest(path: Path) -> tuple[int, str]:

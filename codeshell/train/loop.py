@@ -63,7 +63,7 @@ class Trainer:
         self.recipe, self.train, self.directory = recipe, recipe.train, directory
         self.model, self.optimizer = model, optimizer
         self.lanes, self.validation, self.state = lanes, validation, state
-        self.own = recipe.train.document_attention == "own"
+        self.own = recipe.train.document_attention == "isolated"
         self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
         # Peak FLOP/s of the device, for the MFU; None where it is not known, as for every CPU.
         device = next(model.parameters()).device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from codeshell.engine.files import TEMPORARY, make_directory
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError
+from codeshell.errors import say as _say
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import resolve
 from codeshell.optim import AdamW, parameter_groups
@@ -73,7 +73,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     # What the loop needs: the model, the training documents in lanes, the held-out documents.
     model, optimizer = build(recipe, tokenizer, device)
-    own = train.document_attention == "own"
+    own = train.document_attention == "isolated"
     lanes = Lanes(
         corpus,
         tokenizer,
@@ -275,7 +275,3 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> di
         "flops_convention": CONVENTION,
         "phases": phases,
     }
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

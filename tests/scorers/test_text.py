@@ -9,12 +9,15 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C
+from codeshell.scorers import SCORERS
 from codeshell.scorers import text as scores
+from codeshell.scorers.text import SCORES
 
 LEVELS = ["scalar", "avx2", "avx512"]
 COUNTS = ["characters", "lines", "max_line_length", "line_characters", "letters", "alphanumeric"]
@@ -183,3 +186,15 @@ def test_a_row_of_scores_equals_the_reference() -> None:
         assert (row["html_text_characters"] is None) == (language != "html")
     assert table["html_text_characters"][1].as_py() == 30
     assert table["html_text_share"][1].as_py() == 30 / 37
+
+
+def test_the_scorer_gives_the_columns_that_collect_writes() -> None:
+    texts, names = ["x = 1\n", "<html><p>hi</p></html>", "# café, do not edit\n"], ["python", "html", "python"]
+    batch = pa.table({"id": ["a", "b", "c"], "language": names, "text": pa.array(texts, pa.large_string())})
+    encoded = [text.encode() for text in texts]
+    expected = scores.score(encoded, ["a", "b", "c"], names, scores.measure(encoded)[2])
+    scorer = SCORERS.get("text")()
+    given = scorer.score(batch)
+    assert list(given) == scorer.columns.names == [name for name in SCORES.names if name not in ("id", "language")]
+    for name in given:
+        assert given[name].to_pylist() == expected[name].to_pylist()

@@ -50,7 +50,7 @@ TEXTS = [f"def {WORDS[i % 16]}_{i}({WORDS[i % 5]}):\n    return {WORDS[i // 4]} 
 
 
 def recipe(**settings: Any) -> Recipe:
-    return Recipe(tokenizer=Settings(**({"vocab_size": 300} | settings)))
+    return Recipe(tokenizer=Settings(**({"base_vocab_size": 300} | settings)))
 
 
 def test_every_merge_is_a_most_frequent_pair(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The list of the main job's stages: where each writes, what it reads of the recipe, what it leaves for the next.
+
+`codeshell.pipeline` runs them in this order. What reads a run's directory (`codeshell explain`, the report) takes the
+directories from here, so a new stage is one line of `STAGES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the main job."""
+
+    name: str
+    module: str
+    """Below `codeshell`; it has `run(recipe, directory, engine) -> statistics`."""
+    directories: tuple[str, ...]
+    """Below the run's directory, all its own; the first holds `stats.json` and `key.json`."""
+    sections: tuple[str, ...]
+    """Parts of the recipe that decide its output."""
+    kept: tuple[str, ...] = ()
+    """Names of the shards in its first directory that hold the documents it lets through (`kept-NNNNN.parquet`)."""
+    drops: bool = False
+    """Writes `dropped-NNNNN.parquet` there."""
+    checks: bool = False
+    """Its module has `check(recipe)`, which raises a `UserError` for settings that it cannot work with."""
+    precious: bool = False
+    """Costs hours: with other settings its directories are moved aside, not deleted."""
+    only_with: str = ""
+    """A key of the recipe. Where its value is empty, the stage is no part of the run."""
+
+
+STAGES = (
+    # Files become documents, with the measures that the rules read.
+    Stage("collect", "data.collect", ("collect",), ("collect",), kept=("documents",), drops=True),
+    # Columns of the scorers that the recipe names; they drop nothing.
+    Stage("score", "data.score", ("score",), ("score",), checks=True, only_with="score.scorers"),
+    # Languages, rules and exact duplicates.
+    Stage("filter", "data.filter", ("filter",), ("rules",), kept=("kept",), drops=True, checks=True),
+    Stage("neardup", "data.neardup", ("neardup",), ("near_dedup", "seed"), kept=("kept",), drops=True, checks=True),
+    # The corpus: whole repositories are held out, and what leaks is dropped.
+    Stage("split", "data.split", ("curated",), ("split", "seed"), kept=("train", "valid", "test"), drops=True),
+    # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.
+    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed")),
+    Stage("tokens", "data.tokens", ("tokens",), ()),
+    Stage("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), precious=True),
+    # Not in the list: the report, which is written from all of these after the last.
+    Stage("evaluate", "evaluate", ("evaluate",), ("evaluate", "seed")),
+)
