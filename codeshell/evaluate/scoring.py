@@ -117,6 +117,25 @@ def token_nats(model: Any, inputs: npt.NDArray[np.int64], targets: npt.NDArray[n
     return result
 
 
+def losses(model: Any, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Nats of every token but the first of each sequence, given those before it.
+
+    Args:
+        sequences: int64 (sequences, length), no longer than the model's context allows.
+
+    Returns:
+        float64 (sequences, length - 1).
+    """
+    inputs, targets = sequences[:, :-1], sequences[:, 1:]
+    assert not (targets == IGNORED).any()
+    rows = max(1, LOGIT_ELEMENTS // (int(model.config.vocab_size) * inputs.shape[1]))
+    batches = [
+        token_nats(model, np.ascontiguousarray(inputs[at : at + rows]), np.ascontiguousarray(targets[at : at + rows]))
+        for at in range(0, len(inputs), rows)
+    ]
+    return np.concatenate(batches)
+
+
 def _inputs_and_targets(
     ids: Sequence[int], eot: int, start: Start
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -44,9 +44,8 @@ def render(directory: Path) -> str:
             f"{directory}: no run is here (no run.json, no stats.json); give the directory of a codeshell run"
         )
     times = sections.timings(read.read_dict(directory / "timings.json"))
-    positions = read.read_any(directory / "evaluate" / "positions.json")
     trained = training.training(directory, stats["train"])
-    evaluated = evaluation.evaluation(stats["evaluate"], positions)
+    evaluated = evaluation.evaluation(directory, stats["evaluate"])
     duplicates = sections.duplicates(directory, stats)
     tokens = sections.tokenizer(stats)
     charts = [*(trained["charts"] if trained else []), *(evaluated["charts"] if evaluated else [])]

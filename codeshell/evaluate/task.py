@@ -1,0 +1,194 @@
+"""The protocol of an evaluation task: one object that asks a model, judges its answers, and says what came of it.
+
+    problems(subject)              what is asked, from held-out documents or from a data set
+    prompts(problems)              the text of each question
+    judge(problems, answers)       a verdict on each answer
+    summary(…)                     the statistics, each rate with its interval
+    claims(result)                 sentences that these statistics carry
+    section(result)                the task's part of the report, as plain data
+
+A task of one's own is a class derived from `Task` that has a name and the first three; the rest has a default for
+verdicts that are true or false. `codeshell eval FILE.py:NAME RUN` runs it; `examples/own_task.py` is one. A task of the
+package is a file in `codeshell/evaluate/tasks/` and its line in the table there.
+
+A task that samples several answers to one problem lists the problem once per answer: each entry has random numbers
+of its own. A task that needs no answers but scores given text overrides `measure`. A task holds no state: `section`
+and `show` are called long after `measure`, on statistics that were read from a file, and where there is no model.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from codeshell.evaluate import claims
+from codeshell.evaluate.intervals import compare_shares, share
+from codeshell.evaluate.prompts import Completion, Prompt, Sampling
+from codeshell.evaluate.section import (
+    SHARE_HEAD,
+    Sample,
+    Section,
+    Table,
+    Text,
+    difference_cell,
+    left_over,
+    share_row,
+)
+
+if TYPE_CHECKING:
+    from codeshell.evaluate.subject import Subject
+
+__all__ = ["Completion", "Measured", "NotRunError", "Prompt", "Sample", "Sampling", "Section", "Task", "Text"]
+
+SAMPLES = 20
+"""Answers of each task that are kept with their text, for the report."""
+
+SAMPLE_CHARACTERS = 400
+"""Characters of a prompt that a sample keeps before the answer, and half as many after it."""
+
+
+class NotRunError(Exception):
+    """A task cannot run on what is there; the message is the reason. "Not run" is never counted as 0."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a task leaves: its statistics and some samples, both JSON."""
+
+    result: dict[str, Any]
+    samples: list[dict[str, Any]] | None = None
+    """None for a task that keeps no samples."""
+
+
+class Task:
+    """A task; see the module's text. The attributes describe it, the methods are called in the order given there."""
+
+    name: str
+    """Its key in statistics and its name on the command line: letters, digits and `_ - . + :`."""
+    heading: str = ""
+    """Title of its section in the report; by default its name."""
+    samples_heading: str = ""
+    """Title of its samples in the report; by default `heading`."""
+    keeps_samples: bool = True
+    needs_run: bool = False
+    """It needs more of a run than the model and the documents, so `codeshell eval all` leaves it out."""
+    keeps_details: bool = False
+    """Its statistics are long: they go to `evaluate/NAME.json`, and `brief` says what of them `stats.json` holds."""
+
+    def problems(self, subject: Subject) -> Sequence[Any]:
+        """What is asked.
+
+        Raises:
+            NotRunError: nothing here can be asked.
+        """
+        raise NotImplementedError
+
+    def prompts(self, problems: Sequence[Any]) -> list[Prompt]:
+        """The question of each problem, in their order."""
+        raise NotImplementedError
+
+    def judge(self, problems: Sequence[Any], answers: Sequence[Any]) -> list[Any]:
+        """The verdict on each answer. It sees no model, so answers from elsewhere can be judged as well."""
+        raise NotImplementedError
+
+    def sampling(self, subject: Subject) -> Sampling:
+        """How the answers are sampled; by default the most likely token at each step, 64 at most."""
+        return Sampling()
+
+    def answers(self, subject: Subject, problems: Sequence[Any]) -> dict[str, list[Any]]:
+        """The answers of "model" to all problems, in their order, and those of each baseline by its name."""
+        written = subject.complete(self.prompts(problems), self.sampling(subject), purpose=self.name)
+        return {"model": [completion.text for completion in written]}
+
+    def summary(
+        self,
+        subject: Subject,
+        problems: Sequence[Any],
+        answers: dict[str, list[Any]],
+        verdicts: dict[str, list[Any]],
+    ) -> dict[str, Any]:
+        """The statistics, as JSON: by default the share of verdicts that are true, for each system.
+
+        Returns:
+            `{problems, systems {name: {count, n, share, interval}}, differences {name: {n, difference, p_value,
+            significant}}}`, differences being the model minus each other system.
+        """
+        solved = {name: [bool(verdict) for verdict in given] for name, given in verdicts.items()}
+        return {
+            "problems": len(problems),
+            "systems": {name: share(sum(given), len(given)) for name, given in solved.items()},
+            "differences": {
+                name: compare_shares(solved["model"], given) for name, given in solved.items() if name != "model"
+            },
+        }
+
+    def samples(
+        self, problems: Sequence[Any], answers: dict[str, list[Any]], verdicts: dict[str, list[Any]]
+    ) -> list[dict[str, Any]]:
+        """The first answers with what was asked, as JSON that `show` understands."""
+        shown = list(zip(self.prompts(problems[:SAMPLES]), answers["model"], verdicts["model"], strict=False))
+        return [msgspec.to_builtins(_sample(prompt, str(answer), bool(good))) for prompt, answer, good in shown]
+
+    def claims(self, result: dict[str, Any]) -> list[str]:
+        """Sentences that the statistics carry; a difference that may be chance is not one of them."""
+        systems = result["systems"]
+        sentences = [f"{self.title}: the model solves {claims.share(systems['model'])} of the problems."]
+        for name, difference in result["differences"].items():
+            sentences.append(claims.against(difference, f"{name} ({claims.share(systems[name])})"))
+        return sentences
+
+    def section(self, result: dict[str, Any]) -> Section:
+        """The part of the report that shows the statistics."""
+        rows = [
+            share_row(
+                "the model" if name == "model" else name,
+                score,
+                difference_cell(result["differences"].get(name), percent=True),
+                strong=name == "model",
+            )
+            for name, score in result["systems"].items()
+        ]
+        return Section(
+            self.title,
+            (f"{result['problems']:,} problems. Intervals are Wilson's, 95 %.",),
+            (Table(("System", *SHARE_HEAD, "Model minus this", ""), tuple(rows)),),
+            others=left_over(result, "problems", "systems", "differences"),
+        )
+
+    def show(self, sample: dict[str, Any]) -> Sample:
+        """A sample that `samples` made, as the report draws it."""
+        return msgspec.convert(sample, Sample)
+
+    def brief(self, result: dict[str, Any]) -> dict[str, Any]:
+        """What `stats.json` holds of the statistics of a task that keeps details."""
+        return result
+
+    @property
+    def title(self) -> str:
+        """The heading of its section."""
+        return self.heading or self.name
+
+    def measure(self, subject: Subject) -> Measured:
+        """Ask, judge, sum up.
+
+        Raises:
+            NotRunError: the task cannot run on what is there.
+        """
+        problems = self.problems(subject)
+        answers = self.answers(subject, problems)
+        verdicts = {name: self.judge(problems, given) for name, given in answers.items()}
+        return Measured(
+            self.summary(subject, problems, answers, verdicts),
+            self.samples(problems, answers, verdicts) if self.keeps_samples else None,
+        )
+
+
+def _sample(prompt: Prompt, answer: str, good: bool) -> Sample:
+    after = (prompt.after or "")[: SAMPLE_CHARACTERS // 2]
+    texts = [Text(prompt.before[-SAMPLE_CHARACTERS:]), Text(answer, made=True), *([Text(after)] if after else [])]
+    return Sample("correct" if good else "wrong", good, tuple(texts))
