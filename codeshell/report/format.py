@@ -24,7 +24,7 @@ def show_controls(text: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A finite float of any JSON number, else None (booleans are not numbers here)."""
+    """A JSON number as a finite float; None for anything else (a boolean is no number here)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -41,10 +41,8 @@ def short_count(value: Any) -> str:
     amount = number(value)
     if amount is None:
         return MISSING
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(amount) >= size:
-            return f"{_three(amount / (1e3 if unit == 'k' else size))} {unit}"
-    return f"{round(amount):,}"
+    # Below 10,000 a count is short enough as it is.
+    return f"{round(amount):,}" if abs(amount) < 1e4 else _scaled(amount, ("T", "B", "M", "k"))
 
 
 def size(value: Any) -> str:
@@ -52,14 +50,11 @@ def size(value: Any) -> str:
     amount = number(value)
     if amount is None:
         return MISSING
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(amount) >= scale:
-            return f"{_three(amount / scale)} {unit}"
-    return f"{round(amount)} B"
+    return f"{round(amount)} B" if abs(amount) < 1e3 else _scaled(amount, ("TB", "GB", "MB", "kB"))
 
 
 def share(part: Any, whole: Any, digits: int = 1) -> str:
-    """`part / whole` in percent; a share below what the digits can show is `< 0.1 %`, not zero."""
+    """`part / whole` in percent. A share that is too small for the digits is `< 0.1 %`, not zero."""
     above, below = number(part), number(whole)
     if above is None or not below:
         return MISSING
@@ -85,7 +80,7 @@ def duration(seconds: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Any number for a reader: integers with separators, floats in four significant digits."""
+    """Any number for a reader: an integer with separators, a float in four significant digits."""
     amount = number(value)
     if amount is None:
         return MISSING
@@ -100,7 +95,7 @@ def words(name: Any) -> str:
 
 
 def cut(text: Any, limit: int = 160) -> str:
-    """A name or value no longer than `limit`: its beginning and its end, with `…` for the middle.
+    """A name or value in `limit` characters at most: its beginning and its end, with `…` for the middle.
 
     Paths and languages of Parquet and JSONL inputs may have any length.
     """
@@ -111,5 +106,10 @@ def cut(text: Any, limit: int = 160) -> str:
     return f"{shown[:half]}…{shown[-half:]}"
 
 
-def _three(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+def _scaled(amount: float, units: tuple[str, str, str, str]) -> str:
+    """An amount of 1,000 or more in three digits, with the largest unit that leaves 1 or more before the point."""
+    scale, unit = next(pair for pair in zip((1e12, 1e9, 1e6, 1e3), units, strict=True) if abs(amount) >= pair[0])
+    value = amount / scale
+    # Rounding happens at the last shown digit, so 9.996 is 10.0 and not 10.00.
+    digits = f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return f"{digits} {unit}"
