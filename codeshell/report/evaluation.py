@@ -76,7 +76,7 @@ def headline_bits(stats: dict[str, Any] | None) -> list[tuple[str, float]]:
     """(system, bits per byte) of the systems of the first screen, the model first."""
     systems = mapping(mapping((stats or {}).get("bits_per_byte")).get("systems"))
     rows = []
-    for key, name in (("model", "this model"), ("byte_model", "order-3"), ("xz", "xz -9e")):
+    for key, name in (("model", "this model"), ("byte_model", "byte model"), ("xz", "xz -9e")):
         value = number(mapping(systems.get(key)).get("bits_per_byte"))
         if value is not None:
             rows.append((name, value))
@@ -84,14 +84,15 @@ def headline_bits(stats: dict[str, Any] | None) -> list[tuple[str, float]]:
 
 
 def headline_infill(stats: dict[str, Any] | None) -> str | None:
-    """Exact match with its interval in one line."""
+    """The share of masked lines that the model fills in exactly, with its interval, in one line."""
     groups = mapping(mapping((stats or {}).get("infill")).get("groups"))
     score = mapping(mapping(groups.get("all")).get("exact_match"))
     value = number(score.get("share"))
     if value is None:
         return None
     ends = _built(lambda: _cell(Interval(float(score["interval"][0]), float(score["interval"][1]), percent=True)))
-    return f"Infill exact match {share(value, 1)} {ends or MISSING}, n = {count(score.get('n'))}"
+    n = count(score.get("n"))
+    return f"Fills in {share(value, 1)} of masked lines exactly; 95 % interval {ends or MISSING}, n = {n}"
 
 
 def _ranked(named: dict[str, T]) -> list[tuple[str, T]]:

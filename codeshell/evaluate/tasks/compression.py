@@ -125,8 +125,8 @@ class Compression(Task):
         return Section(
             self.heading,
             (
-                f"The bits that each system needs to write down {result['bytes']:,} bytes of {result['files']:,} "
-                "held-out files, per byte; less is better.",
+                f"How many bits per byte each system needs to write down {result['bytes']:,} bytes of "
+                f"{result['files']:,} held-out files; less is better.",
                 "Every system sees the same bytes. Intervals are 95 %, from a bootstrap over files.",
             ),
             tuple(tables),
