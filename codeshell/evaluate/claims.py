@@ -22,6 +22,7 @@ def share(score: dict[str, Any]) -> str:
 
 def against(difference: dict[str, Any], peer: str) -> str:
     """How a share compares with a peer's on the same tasks (`intervals.compare_shares`)."""
+    # "Not significant" is said as such: a difference that may be chance is no better and no worse.
     n = difference["n"]
     if not difference["significant"]:
         return f"A difference from {peer} cannot be claimed from {n} tasks."

@@ -31,6 +31,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
     Raises:
         UserError: the run has no model or no tokenizer yet, or a name is that of no task.
     """
+    # Names are checked before anything heavy is loaded.
     tasks = [get_task(name) for name in names]
     output = make_directory(directory / "evaluate")
     for needed in ("model", "tokenizer"):
@@ -38,6 +39,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
             raise UserError(f"{directory / needed}: not there; run the stages before evaluate first")
     held_out = Corpus(split_paths(directory, SPLIT, seed=recipe.seed))
     if len(held_out):
+        # The number of threads decides the rounding on a CPU, so it is the recipe's; afterwards it is as it was.
         before = torch.get_num_threads()
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
@@ -46,6 +48,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         finally:
             torch.set_num_threads(before)
     else:
+        # Without documents no model is loaded, and no task can run.
         outcome = Outcome(tasks, not_run={task.name: "no held-out files: the test split is empty" for task in tasks})
     _write(outcome, output)
     facts = {
@@ -60,6 +63,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
 def _subject(recipe: Recipe, directory: Path, held_out: Corpus) -> Subject:
     from codeshell.tokenizer import Tokenizer
 
+    # A run of documents that were all held out has no training split, and then no baselines that learn from it.
     train = Corpus(split_paths(directory, "train", seed=recipe.seed))
     return Subject(
         load_model(directory / "model"),
@@ -78,6 +82,7 @@ def _write(outcome: Outcome, output: Path) -> None:
     """Samples of all tasks in one file, and long statistics in one file for each task that has them."""
     samples: dict[str, Any] = {}
     for task in outcome.tasks:
+        # The files exist for a task that has not run too: null and an empty list say so.
         measured = outcome.measured.get(task.name)
         if task.keeps_details:
             write_json(output / f"{task.name}.json", None if measured is None else measured.result)

@@ -48,6 +48,7 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     at = 0
     while at < len(order):
+        # As many prompts as fit at the width of the longest one, and at least that one.
         width = len(prompts[order[at]])
         batch = order[at : at + max(1, LOGIT_ELEMENTS // (vocabulary * (width + max_new_tokens)))]
         at += len(batch)
@@ -71,6 +72,7 @@ def generate(
                 seed=[draw(seed, purpose, index) for index in batch],
                 n_vocab_used=vocabulary,
             )
+        # Back to the places of the prompts in the caller's list.
         for index, tokens in zip(batch, fresh, strict=True):
             results[index] = tokens
     return results

@@ -79,6 +79,7 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     discordant = wins + losses
     if discordant == 0:
         return 1.0
+    # The probability of a split at least as uneven as this one, on either side; exact up to the last division.
     tail = sum(math.comb(discordant, k) for k in range(min(wins, losses) + 1))
     return min(1.0, float(2 * tail / (1 << discordant)))
 
@@ -92,6 +93,7 @@ def compare_shares(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, An
     n = len(ours)
     if n == 0:
         return {"n": 0, "difference": None, "p_value": None, "significant": False}
+    # Two conditions: the test rejects equality, and there are tasks enough to speak of a sample.
     p_value = mcnemar(ours, theirs)
     return {
         "n": n,
@@ -137,12 +139,14 @@ def bootstrap_ratios(
 
 def percentile_interval(replicates: npt.NDArray[np.float64]) -> list[float]:
     """The middle 95 % of bootstrap replicates, rounded for JSON."""
+    # 2.5 % of the replicates lie below the interval and 2.5 % above it.
     low, high = np.quantile(replicates, [0.025, 0.975])
     return [round(float(low), DIGITS), round(float(high), DIGITS)]
 
 
 def mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, Any]:
     """The mean and its standard error over independent sequences; one sequence alone has no error."""
+    # ddof=1: the mean is estimated from the same values.
     n = len(values)
     error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     return {"mean": round(float(values.mean()), DIGITS), "se": None if error is None else round(error, DIGITS)}

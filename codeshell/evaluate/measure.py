@@ -27,12 +27,14 @@ class Outcome:
 
     def statistics(self) -> dict[str, Any]:
         """`{not_run, task: statistics or null, claims}`, as `codeshell.evaluate` documents it."""
+        # Every task has a key, null if it has not run, so that a reader never takes "absent" for 0.
         results: dict[str, Any] = dict.fromkeys(task.name for task in self.tasks)
         claims: list[str] = []
         for task in self.tasks:
             if task.name in self.measured:
                 results[task.name] = task.brief(self.measured[task.name].result)
                 claims += task.claims(results[task.name])
+        # What has not run is said last, after all that can be claimed.
         claims += [f"Not run: {name.replace('_', ' ')} ({reason})." for name, reason in self.not_run.items()]
         return {"not_run": self.not_run, **results, "claims": claims}
 
@@ -49,6 +51,7 @@ def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -
     outcome = Outcome(tasks)
     for task in tasks:
         path = None if kept is None else kept / f"part-{task.name}.json"
+        # Done by an earlier start of the same evaluation.
         if path is not None and path.exists():
             part = read_json(path)
             outcome.measured[task.name] = Measured(part["result"], part["samples"])
@@ -57,6 +60,7 @@ def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -
         try:
             measured = task.measure(subject)
         except NotRunError as reason:
+            # No file is written for it: a later start tries again, with what is there then.
             outcome.not_run[task.name] = str(reason)
             continue
         if path is not None:

@@ -65,7 +65,9 @@ def prompt_ids(
     if room < (1 if prompt.after is None else 2):
         raise ValueError(f"context: {context} leaves no room for a prompt and {max_new_tokens} new tokens")
     if prompt.after is None:
+        # The model continues at the end, so the beginning is what can be spared.
         return [*start, *tokenizer.encode(prompt.before)[-room:]]
+    # Text that is too far away to fit whatever its tokens are is cut before it is tokenised.
     far = room * PROMPT_CHARACTERS
     before, after = tokenizer.encode_batch([prompt.before[-far:], prompt.after[:far]])
     # The text before the gap keeps half of the room or more; the text after it gets the rest.

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+# Cells of a table: values with their meaning. How they are written (digits, percent, minus sign) is the report's.
+
 
 class Share(msgspec.Struct, frozen=True, tag=True):
     """A cell that is printed in percent; `value` is in 0 … 1."""
@@ -37,6 +39,9 @@ class Difference(msgspec.Struct, frozen=True, tag=True):
 
 Cell = None | int | float | str | Share | Interval | Difference
 """None is a value that is not there, an int a count, a float a number with three decimals, a str itself."""
+
+
+# Tables and charts.
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -83,6 +88,9 @@ class Chart(msgspec.Struct, frozen=True):
     marks: tuple[tuple[float, str], ...] = ()
 
 
+# What a task hands over: one section, and any number of samples.
+
+
 class Section(msgspec.Struct, frozen=True):
     """A task's part of the report. `others` are statistics that no table shows; the report lists them folded."""
 
@@ -116,12 +124,15 @@ class Sample(msgspec.Struct, frozen=True):
     notes: tuple[tuple[str, str], ...] = ()
 
 
+# Shorthands for what most tasks show: a share with its interval, and its difference from a baseline.
+
 SHARE_HEAD = ("Correct", "Share", "95 % interval")
 """The columns of `share_cells`."""
 
 
 def share_cells(score: dict[str, Any]) -> tuple[Cell, ...]:
     """The cells of a score `{count, n, share, interval}`, as `intervals.share` makes it."""
+    # An empty sample has neither a share nor an interval.
     ends = score["interval"]
     return (
         f"{score['count']:,} of {score['n']:,}",
@@ -132,6 +143,7 @@ def share_cells(score: dict[str, Any]) -> tuple[Cell, ...]:
 
 def share_row(name: str, score: dict[str, Any], *more: Cell, strong: bool = False) -> Row:
     """A row with the cells of a score, `more` cells after them, and the share as a bar."""
+    # A full bar is 100 %, so bars of different tables can be compared.
     ends = score["interval"]
     bar = None if score["share"] is None else Bar(score["share"], 1.0, None if ends is None else (ends[0], ends[1]))
     return Row(name, (*share_cells(score), *more), bar, strong)

@@ -72,6 +72,8 @@ class Subject:
         """The ids before every document."""
         return [self.tokenizer.eot] if self.start == "eot" else []
 
+    # The baselines are made when the first task asks for them, and once for all tasks.
+
     @cached_property
     def training_sample(self) -> list[Document]:
         """Documents that the baselines learn from; none without a training split."""
@@ -105,6 +107,8 @@ class Subject:
         Raises:
             ValueError: the context has no room for a prompt and an answer.
         """
+        # Every special token ends an answer, not only the end of text. Ids at or above the vocabulary are padding of
+        # the embedding, which no tokenizer knows.
         limit, enough = sampling.max_new_tokens, sampling.enough
         tokens = generate(
             self.model if model is None else model,
@@ -132,6 +136,7 @@ class Subject:
             stride: tokens that the window moves on by.
             title: of the progress line.
         """
+        # In parts, so that a long evaluation shows its progress.
         nats: list[npt.NDArray[np.float64]] = []
         with Progress(title, total=len(files), unit="files") as progress:
             for at in range(0, len(files), SCORED_AT_ONCE):
@@ -162,10 +167,12 @@ def phase_ends(train: Train, directory: Path) -> list[PhaseEnd]:
         directory: of the run.
     """
     ends: list[PhaseEnd] = []
+    # The last step of a phase is the rounded sum of the shares so far, so that rounding never adds up.
     share, before = 0.0, 0
     for phase in train.phases[:-1]:
         share += phase.share
         last = round(min(share, 1.0) * train.steps)
+        # A phase that rounds to no step has trained nothing.
         if last > before:
             checkpoint = directory / "train" / "checkpoints" / f"step-{last:06d}"
             ends.append(PhaseEnd(last, phase.context, checkpoint))
@@ -188,6 +195,7 @@ def untrained(model: Any, seed: int) -> Any:
 
     The state of torch's global generator stays as it was.
     """
+    # The twin is made on the CPU, so that a GPU does not change its weights, and moved afterwards.
     parameter = next(model.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed, "untrained") >> 1)
@@ -199,6 +207,7 @@ def load_model(directory: Path) -> Any:
     """The model of a directory, ready to evaluate: in fp32 on a CPU, in the type it was saved in on a GPU."""
     from codeshell.model import CodeShellForCausalLM
 
+    # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
     model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if cuda else torch.float32)
     return model.to("cuda" if cuda else "cpu").eval()

@@ -20,9 +20,10 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -43,7 +44,24 @@ from codeshell.evaluate.section import (
 if TYPE_CHECKING:
     from codeshell.evaluate.subject import Subject
 
-__all__ = ["Completion", "Measured", "NotRunError", "Prompt", "Sample", "Sampling", "Section", "Task", "Text"]
+__all__ = [
+    "BySystem",
+    "Completion",
+    "Measured",
+    "NotRunError",
+    "Prompt",
+    "Sample",
+    "Sampling",
+    "Section",
+    "Task",
+    "Text",
+    "take_turns",
+]
+
+BySystem = dict[str, list[Any]]
+"""Answers, or verdicts on them, one per problem in the order of the problems: of "model", and of each baseline."""
+
+T = TypeVar("T")
 
 SAMPLES = 20
 """Answers of each task that are kept with their text, for the report."""
@@ -80,6 +98,9 @@ class Task:
     keeps_details: bool = False
     """Its statistics are long: they go to `evaluate/NAME.json`, and `brief` says what of them `stats.json` holds."""
 
+    # What every task that asks a model has to say. `judge` sees no subject: it must give the same verdict on an answer
+    # wherever the answer comes from.
+
     def problems(self, subject: Subject) -> Sequence[Any]:
         """What is asked.
 
@@ -96,21 +117,19 @@ class Task:
         """The verdict on each answer. It sees no model, so answers from elsewhere can be judged as well."""
         raise NotImplementedError
 
+    # What a task may say otherwise. `subject` tells it what the model under test can hold.
+
     def sampling(self, subject: Subject) -> Sampling:
         """How the answers are sampled; by default the most likely token at each step, 64 at most."""
         return Sampling()
 
-    def answers(self, subject: Subject, problems: Sequence[Any]) -> dict[str, list[Any]]:
+    def answers(self, subject: Subject, problems: Sequence[Any]) -> BySystem:
         """The answers of "model" to all problems, in their order, and those of each baseline by its name."""
         written = subject.complete(self.prompts(problems), self.sampling(subject), purpose=self.name)
         return {"model": [completion.text for completion in written]}
 
     def summary(
-        self,
-        subject: Subject,
-        problems: Sequence[Any],
-        answers: dict[str, list[Any]],
-        verdicts: dict[str, list[Any]],
+        self, subject: Subject, problems: Sequence[Any], answers: BySystem, verdicts: BySystem
     ) -> dict[str, Any]:
         """The statistics, as JSON: by default the share of verdicts that are true, for each system.
 
@@ -118,6 +137,7 @@ class Task:
             `{problems, systems {name: {count, n, share, interval}}, differences {name: {n, difference, p_value,
             significant}}}`, differences being the model minus each other system.
         """
+        # Differences are paired: both systems were asked the same problems.
         solved = {name: [bool(verdict) for verdict in given] for name, given in verdicts.items()}
         return {
             "problems": len(problems),
@@ -127,15 +147,16 @@ class Task:
             },
         }
 
-    def samples(
-        self, problems: Sequence[Any], answers: dict[str, list[Any]], verdicts: dict[str, list[Any]]
-    ) -> list[dict[str, Any]]:
+    def samples(self, problems: Sequence[Any], answers: BySystem, verdicts: BySystem) -> list[dict[str, Any]]:
         """The first answers with what was asked, as JSON that `show` understands."""
         shown = list(zip(self.prompts(problems[:SAMPLES]), answers["model"], verdicts["model"], strict=False))
         return [msgspec.to_builtins(_sample(prompt, str(answer), bool(good))) for prompt, answer, good in shown]
 
+    # What is made of the statistics, with no model at hand: when the evaluation ends, and again for the report.
+
     def claims(self, result: dict[str, Any]) -> list[str]:
         """Sentences that the statistics carry; a difference that may be chance is not one of them."""
+        # First how good the model is, then how it compares with each baseline.
         systems = result["systems"]
         sentences = [f"{self.title}: the model solves {claims.share(systems['model'])} of the problems."]
         for name, difference in result["differences"].items():
@@ -144,6 +165,7 @@ class Task:
 
     def section(self, result: dict[str, Any]) -> Section:
         """The part of the report that shows the statistics."""
+        # The model has no difference from itself: that cell stays empty.
         rows = [
             share_row(
                 "the model" if name == "model" else name,
@@ -168,6 +190,8 @@ class Task:
         """What `stats.json` holds of the statistics of a task that keeps details."""
         return result
 
+    # What the evaluation calls.
+
     @property
     def title(self) -> str:
         """The heading of its section."""
@@ -179,6 +203,7 @@ class Task:
         Raises:
             NotRunError: the task cannot run on what is there.
         """
+        # Everything is in the order of the problems, for every system.
         problems = self.problems(subject)
         answers = self.answers(subject, problems)
         verdicts = {name: self.judge(problems, given) for name, given in answers.items()}
@@ -188,7 +213,20 @@ class Task:
         )
 
 
+def take_turns(ranked: Sequence[Sequence[T]], count: int) -> list[T]:
+    """The first of every list, then the second of every list that has one, and so on until there are `count`.
+
+    If each list holds what one file offers, every file is asked once before any is asked twice: the problems are as
+    independent as the files allow.
+    """
+    # An absent entry is told from a real one by identity, so entries may be anything.
+    absent: Any = object()
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*ranked, fillvalue=absent))
+    return list(itertools.islice((item for item in turns if item is not absent), count))
+
+
 def _sample(prompt: Prompt, answer: str, good: bool) -> Sample:
+    # The text next to the answer says most about it.
     after = (prompt.after or "")[: SAMPLE_CHARACTERS // 2]
     texts = [Text(prompt.before[-SAMPLE_CHARACTERS:]), Text(answer, made=True), *([Text(after)] if after else [])]
     return Sample("correct" if good else "wrong", good, tuple(texts))

@@ -72,6 +72,7 @@ def compare(left_text: str, right_text: str) -> Diff:
         end = group[-1][2]
     if len(left) > end:
         rows.append(_gap(len(left) - end))
+    # A pair shows its first rows only; how many more there are is said.
     if len(rows) > MAX_ROWS:
         notes.append(f"{len(rows) - MAX_ROWS:,} more rows are not shown")
         rows = rows[:MAX_ROWS]
@@ -110,6 +111,7 @@ def _words(left: str, right: str) -> tuple[Markup, Markup]:
     """Two lines with the words that differ marked. Lines with little in common stay unmarked: marks would be noise."""
     if max(len(left), len(right)) > MAX_CHARACTERS:
         return _cut(left), _cut(right)
+    # Words, blanks and single signs are compared as units.
     before, after = _WORD.findall(left), _WORD.findall(right)
     matcher = SequenceMatcher(None, before, after, autojunk=False)
     if matcher.ratio() < 0.4:

@@ -37,6 +37,7 @@ def evaluation(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None
     """The section's claims and tasks, and the charts they use; None if the stage has not run."""
     if stats is None:
         return None
+    # A section of each task that has run: of the package's tasks from their statistics, of others as they were kept.
     sections: dict[str, Section] = {}
     for name, result in stats.items():
         if name in TASKS and isinstance(result, dict):
@@ -45,9 +46,11 @@ def evaluation(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None
         own = _built(partial(msgspec.convert, tree, Section))
         sections[name] = own or _plain(name, mapping(stats.get(name)))
     tasks = [_drawn(name, section) for name, section in _ranked(sections)]
+    # What has not run comes last, with its reason in place of numbers.
     for name, reason in mapping(stats.get("not_run")).items():
         tasks.append(_drawn(name, Section(words(name).capitalize(), (f"Not run: {cut(reason, 500)}",))))
     claims = stats.get("claims")
+    # Keys that no task has claimed, for example of a later version.
     left = {key: value for key, value in stats.items() if key not in (*KNOWN, *TASKS, *sections)}
     return {
         "claims": [str(claim) for claim in claims] if isinstance(claims, list) else [],
@@ -87,6 +90,7 @@ def headline_infill(stats: dict[str, Any] | None) -> str | None:
     """The share of masked lines that the model fills in exactly, with its interval, in one line."""
     groups = mapping(mapping((stats or {}).get("infill")).get("groups"))
     score = mapping(mapping(groups.get("all")).get("exact_match"))
+    # The file may be of another version, so each step down is allowed to fail.
     value = number(score.get("share"))
     if value is None:
         return None
@@ -154,6 +158,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _cell(cell: Cell) -> str:
     """A cell as text; numbers have a minus sign instead of a hyphen."""
+    # A text is foreign and may be long. None and counts share the sign for "no value".
     if isinstance(cell, str):
         return cut(cell)
     if cell is None or isinstance(cell, int):
@@ -167,6 +172,7 @@ def _cell(cell: Cell) -> str:
         ends = f"[{100 * low:.1f}, {100 * high:.1f}] %" if cell.percent else f"[{low:.3f}, {high:.3f}]"
         return ends.replace("-", MINUS)
     assert isinstance(cell, Difference)
+    # The sign is always shown, and a difference that may be chance is never shown without that remark.
     text = f"{100 * cell.value:+.1f} points" if cell.percent else f"{cell.value:+.3f}"
     return text.replace("-", MINUS) + ("" if cell.significant else " (not significant)")
 
@@ -194,6 +200,7 @@ def _chart(name: str, chart: Chart) -> charts.Chart:
 
 def _sample(sample: Sample) -> Markup:
     """A sample as an article: verdict and place, the text with what the model wrote marked, the notes."""
+    # Markup.format escapes what it is given: paths, languages and texts are foreign.
     heads = [Markup('<span class="{}">{}</span>').format("good" if sample.good else "bad", sample.verdict or MISSING)]
     heads += [Markup("<span>{}</span>").format(cut(text)) for text in (*sample.remarks, sample.language) if text]
     place = cut(sample.path) + ("" if sample.line is None else f":{sample.line}")

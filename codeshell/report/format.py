@@ -9,6 +9,7 @@ from typing import Any
 MISSING = "\u2013"
 """Shown where a run has no value."""
 
+# Control characters except tab and newline, line separators, bidirectional controls, surrogates, non-characters.
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -58,6 +59,7 @@ def share(part: Any, whole: Any, digits: int = 1) -> str:
     above, below = number(part), number(whole)
     if above is None or not below:
         return MISSING
+    # "0.0 %" is for nothing at all.
     percent, least = 100 * above / below, 10.0**-digits
     if 0 < percent < least / 2:
         return f"< {least:.{digits}f} %"
@@ -73,6 +75,7 @@ def duration(seconds: Any) -> str:
         return f"{round(1000 * amount)} ms"
     if amount < 60:
         return f"{amount:.1f} s"
+    # Rounded first, so that 59.9 s after a minute become the next minute instead of 60 s.
     whole = round(amount)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
@@ -102,6 +105,7 @@ def cut(text: Any, limit: int = 160) -> str:
     shown = str(text)
     if len(shown) <= limit:
         return shown
+    # The end of a path says as much as its beginning.
     half = (limit - 1) // 2
     return f"{shown[:half]}…{shown[-half:]}"
 

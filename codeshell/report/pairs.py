@@ -107,6 +107,7 @@ class RunPairs:
         self.jaccard = table["value"].to_numpy()[order]
         # The dictionary is in the order of first appearance; `rank` turns its indices into the order of the ids.
         kept = table["kept_id"].combine_chunks().dictionary_encode()
+        # `rank[i]` is the place of the i-th dictionary entry in the sorted order: the inverse of a permutation.
         rank = np.empty(len(kept.dictionary), np.int64)
         rank[pc.sort_indices(kept.dictionary).to_numpy()] = np.arange(len(rank))
         self.clusters = rank[kept.indices.to_numpy()[order]]
@@ -118,6 +119,7 @@ class RunPairs:
         ascending = np.sort(wanted)
         found: dict[int, Pair] = {}
         start = 0
+        # Each shard gets the rows that fall into it, counted from its own start.
         for path, end in zip(self._shards, self._ends, strict=True):
             here = ascending[(ascending >= start) & (ascending < end)]
             if len(here):
@@ -194,6 +196,7 @@ class DedupPairs:
             piece = self._piece(place)
             if piece is not None:
                 pieces.setdefault(piece, []).append(place)
+        # Columns and encodings as the job read them.
         options = InputOptions(**_mapping(self.job.get("options")))
         found: dict[Hashable, Text] = {}
         for piece, places in pieces.items():
@@ -236,6 +239,7 @@ class DedupPairs:
                     self._groups[path] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except UserError:
             return None
+        # The first row of every group; the group of a row is the last that starts at or before it.
         firsts = np.cumsum([0, *self._groups[path]])
         group = int(np.searchsorted(firsts, row, side="right")) - 1
         if group >= len(firsts) - 1:
@@ -255,6 +259,7 @@ class DedupPairs:
         return Document(Place(shard, row), identity, identity, language=language, where=where)
 
     def _file(self, shard: int) -> dict[str, Any]:
+        # The job's own list of its inputs; a damaged one names nothing.
         files = self.job.get("files")
         return _mapping(files[shard]) if isinstance(files, list) and 0 <= shard < len(files) else {}
 

@@ -65,6 +65,7 @@ def log_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
+            # What is no JSON object is passed over: a kill may cut a line short.
             try:
                 value = json.loads(line)
             except json.JSONDecodeError:
@@ -135,6 +136,7 @@ def documents(run: Path, identities: set[str]) -> dict[str, Row]:
         try:
             file = pq.ParquetFile(path)
             for group in range(file.num_row_groups):
+                # Only the ids that were not found yet, so the search ends with the last of them.
                 wanted = pa.array(sorted(identities - found.keys()), pa.string())
                 mask = pc.is_in(file.read_row_group(group, columns=["id"])["id"], wanted)
                 if not pc.any(mask).as_py():

@@ -81,6 +81,7 @@ def _name(recipe: str, directory: Path) -> str:
     """The recipe's name, or the directory's."""
     import tomllib
 
+    # A recipe that was damaged by hand must not cost the page.
     try:
         name = tomllib.loads(recipe).get("name")
     except tomllib.TOMLDecodeError:
@@ -133,6 +134,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
         if tokens is not None:
             lines.append(f"{format.short_count(tokens)} tokens to train on")
         leak = sections.mapping(sections.mapping((stats["split"] or {}).get("leak")).get("after"))
+        # Said only if the leak was measured for every split.
         leaked = [format.number(sections.mapping(entry).get("documents")) for entry in leak.values()]
         if leaked and None not in leaked:
             total = sum(amount or 0 for amount in leaked)
@@ -161,6 +163,7 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
     bits = evaluation.headline_bits(stats["evaluate"])
     infill = evaluation.headline_infill(stats["evaluate"])
     if bits and bits[0][0] == "this model":
+        # The longest bar is the worst system; the model's own is coloured.
         top = max(value for _, value in bits)
         graph = [
             {

@@ -91,6 +91,7 @@ def _collected(node: dict[str, Any]) -> dict[str, Any]:
 
 def _rule(name: str, amount: Any, examples: list[read.Row]) -> dict[str, Any]:
     shown = [_example(row) for row in examples]
+    # The first stage counts files alone, the others documents and bytes.
     if isinstance(amount, dict):
         return {"name": name, "examples": shown} | pair(amount)
     return {"name": name, "documents": number(amount) or 0.0, "bytes": None, "examples": shown}
@@ -99,6 +100,7 @@ def _rule(name: str, amount: Any, examples: list[read.Row]) -> dict[str, Any]:
 def _example(row: read.Row) -> dict[str, Any]:
     """A dropped document and the reason in words: the measured value and the limit, or the document that stayed."""
     value, limit = number(row["value"]), number(row["limit"])
+    # The kept document explains a duplicate; a number and its limit explain any other drop.
     notes = []
     if value == limit == 1:
         pass  # The rule says yes or no: its name says all.
@@ -147,6 +149,7 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
     unit = next(((name, scale) for name, scale in (("GB", 1e9), ("MB", 1e6)) if largest >= scale), ("kB", 1e3))
     kept = sum(1 for row in rows if row["after"]["documents"])
     # Rows are sorted by what is kept, so the languages that were dropped whole come last.
+    # If nothing was kept at all, the first rows are shown like any others.
     shown = min(LANGUAGES, kept) if kept else LANGUAGES
     return {
         "rows": rows[:shown],
@@ -194,6 +197,7 @@ def splits(stats: Statistics) -> dict[str, Any] | None:
         rows.append(
             {"name": name, "repos": entry.get("repos"), "tokens": mapping(tokens.get(name)).get("tokens")} | pair(entry)
         )
+    # Where no leak was measured there is no table of it.
     leak = mapping(node.get("leak"))
     leaks = [
         {
@@ -221,6 +225,7 @@ def tokenizer(stats: Statistics) -> dict[str, Any] | None:
         for name, entry in by_language.items()
     ]
     rows.sort(key=lambda row: (-(row["characters"] or 0.0), row["name"]))
+    # Known statistics above the table with a name of their own, the others below it with their key.
     facts = {key: node[key] for key in TOKENIZER_FACTS if key in node}
     rest = {key: value for key, value in node.items() if key not in TOKENIZER_FACTS and key != "by_language"}
     return {

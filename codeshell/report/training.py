@@ -95,8 +95,10 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
     log = read_log(run / "train" / "log.jsonl")
     if stats is None and not log.loss:
         return None
+    # The first phase starts with the log and needs no mark.
     marks = [(at, f"context {context:,}") for at, context in log.contexts[1:]]
     charts = [chart for chart in (_loss(log, marks), _lr(log, marks), _speed(log, marks), _norm(log, marks)) if chart]
+    # Without statistics the training has not finished; the log shows how far it came.
     stats = stats or {}
     phases = stats.get("phases")
     return {
@@ -163,6 +165,7 @@ def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
 def _speed(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     if not log.speed:
         return None
+    # The median: steps that wait for a checkpoint or for validation do not count for much.
     middle = sorted(y for _, y in log.speed)[len(log.speed) // 2]
     text = f"The median step ran at {short_count(middle)} tokens per second."
     return _noisy("speed", "Throughput", "tokens per second", log.speed, text, marks, short_count)
@@ -185,6 +188,7 @@ def _noisy(
     y_format: Callable[[Any], str],
 ) -> Chart:
     """A chart of values that differ from step to step: each of them faint, and their running mean."""
+    # From zero, so that a small wobble does not look like a large one.
     series = [
         Series("each step", thin(points, POINTS), 1, "faint"),
         Series("smoothed", thin(smooth(points), POINTS), 1),

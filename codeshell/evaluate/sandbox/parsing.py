@@ -39,6 +39,7 @@ def _ask(do: str, texts: Sequence[str]) -> list[Any]:
 
 
 def _one_child(requests: Sequence[str]) -> list[Any]:
+    # -I and -S keep environment variables, the working directory and site packages out of the child.
     command = [sys.executable, "-I", "-S", str(CHILD)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
@@ -49,6 +50,7 @@ def _one_child(requests: Sequence[str]) -> list[Any]:
         try:
             output, _ = child.communicate("\n".join(requests) + "\n")
         except BrokenPipeError:
+            # The child died before it had read all requests, and its answers are lost with it.
             output = ""
         finally:
             timer.cancel()

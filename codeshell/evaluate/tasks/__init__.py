@@ -43,6 +43,7 @@ def get_task(name: str) -> Task:
     """
     from codeshell.evaluate.task import Task
 
+    # A class or an object of one: the classes of the package, whatever a user's file defines.
     found = TASKS.get(ALIASES.get(name, name))
     task = found() if isinstance(found, type) and issubclass(found, Task) else found
     if not isinstance(task, Task):

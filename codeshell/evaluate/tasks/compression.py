@@ -64,6 +64,7 @@ class Compression(Task):
     keeps_samples = False
 
     def measure(self, subject: Subject) -> Measured:
+        # Encode all files at once: the tokenizer is fast in batches.
         chosen = subject.held_out.choose(subject.seed, "bits per byte", max_bytes=subject.settings.max_bytes)
         ids = subject.tokenizer.encode_batch([document.text for document in chosen])
         # Tokens that do not give the file back have not coded it: such a file is left out for every system.
@@ -103,6 +104,7 @@ class Compression(Task):
             f"The model codes {result['bytes']:,} bytes of {result['files']} held-out files in "
             f"{model['bits_per_byte']:.3f} bits per byte{claims.interval(model['interval'])}."
         ]
+        # One sentence per other system: how far apart they are, or that the sample does not say.
         for name, difference in result["differences"].items():
             other = result["systems"][name]
             peer = f"{SYSTEMS[name][1]} ({other['bits_per_byte']:.3f}{claims.interval(other['interval'])})"
@@ -136,9 +138,11 @@ class Compression(Task):
 
 def _systems_table(systems: dict[str, Any], differences: dict[str, Any]) -> Table:
     """The systems in the order of their bits, the best first."""
+    # A full bar is the largest value that is shown, the upper ends of the intervals included.
     top = max(high for entry in systems.values() for high in (entry["bits_per_byte"], *(entry["interval"] or ())))
     rows = []
     for name, entry in sorted(systems.items(), key=lambda item: (item[1]["bits_per_byte"], item[0])):
+        # xz on all files together has a value and no interval.
         ends = None if entry["interval"] is None else (entry["interval"][0], entry["interval"][1])
         cells: tuple[Cell, ...] = (
             entry["bits_per_byte"],
@@ -164,6 +168,7 @@ def xz_bytes(data: bytes) -> int:
     The dictionary is no larger than the data: preset 9 takes 700 MB of memory for its dictionary of 64 MB, and a
     dictionary larger than the data saves nothing.
     """
+    # The next power of two that holds the data, 4 KiB at least (the smallest that xz knows).
     window = 1 << max(12, (len(data) - 1).bit_length())
     preset = 9 | lzma.PRESET_EXTREME
     filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": min(window, 64 << 20)}]
@@ -191,11 +196,13 @@ def compare(
         its interval comes from the same resamples of the files (for xz over all files, of ours against that fixed
         number). It is significant if the interval leaves out 0 and there are at least `intervals.FEWEST` files.
     """
+    # The files as bytes, and the indices of those of each language.
     sizes = [document.data for document in documents]
     result = _row(sizes, systems, seed=seed, purpose="all", ours=ours)
     languages: dict[str, list[int]] = {}
     for index, document in enumerate(documents):
         languages.setdefault(document.language or "unknown", []).append(index)
+    # The languages with the most bytes get rows; their number is bounded, because each row bootstraps again.
     largest = sorted(languages, key=lambda name: (-sum(len(sizes[i]) for i in languages[name]), name))
     result["by_language"] = {
         name: _row(
@@ -244,5 +251,6 @@ def _value(value: float, replicates: npt.NDArray[np.float64], files: int) -> dic
 
 def _difference(value: float, replicates: npt.NDArray[np.float64], files: int) -> dict[str, Any]:
     interval = percentile_interval(replicates) if files > 1 else None
+    # Significant: the interval leaves out 0, and the files are enough for a bootstrap to be trusted.
     away = interval is not None and (interval[0] > 0 or interval[1] < 0)
     return {"difference": round(value, DIGITS), "interval": interval, "significant": away and files >= FEWEST}

@@ -40,7 +40,7 @@ from codeshell.evaluate.section import (
     left_over,
     share_row,
 )
-from codeshell.evaluate.task import SAMPLES, NotRunError, Prompt, Sampling, Task
+from codeshell.evaluate.task import SAMPLES, BySystem, NotRunError, Prompt, Sampling, Task, take_turns
 from codeshell.randomness import draw
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Functions(Task):
     def problems(self, subject: Subject) -> list[Header]:
         if not subject.settings.functions:
             raise NotRunError("evaluate.functions is 0")
+        # A header that leaves no room for its body is not asked: the model would see a part of it.
         room = subject.room(self.sampling(subject).max_new_tokens)
         found = find_headers(
             subject.held_out.choose(subject.seed, "functions", max_bytes=PYTHON_BYTES, languages=frozenset(["python"])),
@@ -108,13 +109,15 @@ class Functions(Task):
     def prompts(self, problems: Sequence[Header]) -> list[Prompt]:
         return [Prompt(header.text) for header in problems]
 
-    def answers(self, subject: Subject, problems: Sequence[Header]) -> dict[str, list[Body]]:
+    def answers(self, subject: Subject, problems: Sequence[Header]) -> BySystem:
         sampling, prompts = self.sampling(subject), self.prompts(problems)
 
+        # All models get the same prompts and the same random numbers, so a difference is the weights' alone.
         def bodies(model: Any) -> list[Body]:
             written = subject.complete(prompts, sampling, purpose=self.name, model=model)
             return [cut_at_dedent(completion.text, ended=completion.ended) for completion in written]
 
+        # A baseline that cannot be had (no training split, a model too large for a twin) is left out.
         systems = {"model": bodies(subject.model)}
         if subject.untrained is not None:
             systems["untrained"] = bodies(subject.untrained)
@@ -129,6 +132,7 @@ class Functions(Task):
                 temperature=TEMPERATURE,
                 key=draw(subject.seed, "functions", "byte model"),
             )
+            # It always writes as many bytes as it is told: it never ends by itself, and may end inside a character.
             systems["byte_model"] = [cut_at_dedent(data.decode("utf-8", "replace"), ended=False) for data in written]
         return systems
 
@@ -137,11 +141,7 @@ class Functions(Task):
         return parsing.verdicts([header.text + body.text for header, body in zip(problems, answers, strict=True)])
 
     def summary(
-        self,
-        subject: Subject,
-        problems: Sequence[Header],
-        answers: dict[str, list[Body]],
-        verdicts: dict[str, list[str]],
+        self, subject: Subject, problems: Sequence[Header], answers: BySystem, verdicts: BySystem
     ) -> dict[str, Any]:
         return summarise(problems, {name: (answers[name], verdicts[name]) for name in answers}) | {
             "protocol": (
@@ -151,9 +151,7 @@ class Functions(Task):
             )
         }
 
-    def samples(
-        self, problems: Sequence[Header], answers: dict[str, list[Body]], verdicts: dict[str, list[str]]
-    ) -> list[dict[str, Any]]:
+    def samples(self, problems: Sequence[Header], answers: BySystem, verdicts: BySystem) -> list[dict[str, Any]]:
         def baseline(name: str, at: int) -> str | None:
             return answers[name][at].text if name in answers else None
 
@@ -185,12 +183,14 @@ class Functions(Task):
 
     def section(self, result: dict[str, Any]) -> Section:
         systems = result["systems"]
+        # The rows are in the order of `SYSTEMS`: statistics from a file have lost theirs.
         rows = []
         for name in [name for name in SYSTEMS if name in systems]:
             score, difference = systems[name]["parses"], result["differences"].get(name)
             more = (systems[name]["finished"], difference_cell(difference, percent=True))
             rows.append(share_row(SYSTEMS[name][0], score, *more, strong=name == "model"))
         head = ("System", "Parse", "Share", "95 % interval", "Finished by itself", "Model minus this", "")
+        # Why answers do not parse is listed with the other numbers.
         verdicts = {name: system["verdicts"] for name, system in systems.items()}
         return Section(
             self.heading,
@@ -204,6 +204,7 @@ class Functions(Task):
         )
 
     def show(self, sample: dict[str, Any]) -> Sample:
+        # Bodies of the baselines stand below: a newcomer sees what a trained model adds.
         return Sample(
             sample["verdict"].replace("_", " "),
             sample["verdict"] == "parsed",
@@ -231,19 +232,14 @@ def find_headers(
     # The headers of each file that fit, in the order of their hashes.
     ranked: list[list[Header]] = []
     for document, found in zip(documents, parsing.headers([document.text for document in documents]), strict=True):
+        # A file that does not parse has no headers.
         own = [
             Header(document, item["line"], item["name"], item["header"], item["documented"])
             for item in found
             if fits(item["header"])
         ]
         ranked.append(sorted(own, key=lambda item: (draw(seed, item.document.id, "functions", item.line), item.line)))
-    # Turn k takes the k-th header of every file that has one.
-    chosen: list[Header] = []
-    turn = 0
-    while len(chosen) < count and any(turn < len(own) for own in ranked):
-        chosen += [own[turn] for own in ranked if turn < len(own)]
-        turn += 1
-    return chosen[:count]
+    return take_turns(ranked, count)
 
 
 def cut_at_dedent(text: str, *, ended: bool) -> Body:
@@ -261,6 +257,7 @@ def cut_at_dedent(text: str, *, ended: bool) -> Body:
         # The first line of text at column 0 is the dedent; what stands before it is the body.
         if line.strip() and line[0] not in " \t":
             return Body("\n".join(lines[:number]).rstrip(), True)
+    # Nothing came back to column 0. A last line that the token limit cut would be judged for the limit.
     if not ended and len(lines) > 1:
         lines = lines[:-1]
     return Body("\n".join(lines).rstrip(), ended)
@@ -281,6 +278,7 @@ def summarise(
         systems: bodies and verdicts of each, in the order of `found`.
         ours: the system that is compared.
     """
+    # One boolean per header and system, in the same order: the comparison is paired.
     parsed = {name: [verdict == "parsed" for verdict in judged] for name, (_, judged) in systems.items()}
     return {
         "headers": len(found),

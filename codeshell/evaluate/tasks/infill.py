@@ -37,7 +37,7 @@ from codeshell.evaluate.section import (
     left_over,
     share_row,
 )
-from codeshell.evaluate.task import SAMPLES, NotRunError, Prompt, Sampling, Task
+from codeshell.evaluate.task import SAMPLES, BySystem, NotRunError, Prompt, Sampling, Task, take_turns
 from codeshell.randomness import draw
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Infill(Task):
     samples_heading = "Filled-in lines"
 
     def problems(self, subject: Subject) -> list[MaskedLine]:
+        # A quarter of a tiny context holds no line of code.
         if self.sampling(subject).max_new_tokens < 4:
             raise NotRunError(f"a context of {subject.context} tokens holds no infilling prompt and answer")
         if not subject.settings.infill_lines:
@@ -112,6 +113,7 @@ class Infill(Task):
         return masked
 
     def sampling(self, subject: Subject) -> Sampling:
+        # Greedy, and never more than a quarter of the context: the rest is for the text around the gap.
         return Sampling(min(MAX_NEW_TOKENS, subject.context // 4), enough=decided)
 
     def prompts(self, problems: Sequence[MaskedLine]) -> list[Prompt]:
@@ -124,12 +126,9 @@ class Infill(Task):
         ]
 
     def summary(
-        self,
-        subject: Subject,
-        problems: Sequence[MaskedLine],
-        answers: dict[str, list[str]],
-        verdicts: dict[str, list[Verdict]],
+        self, subject: Subject, problems: Sequence[MaskedLine], answers: BySystem, verdicts: BySystem
     ) -> dict[str, Any]:
+        # The baselines need no generation: one copies the line above, the other answers what is most common.
         common = CommonLines(subject.training_sample) if subject.training_sample else None
         return summarise(problems, verdicts["model"], common) | {
             "protocol": (
@@ -138,12 +137,8 @@ class Infill(Task):
             )
         }
 
-    def samples(
-        self,
-        problems: Sequence[MaskedLine],
-        answers: dict[str, list[str]],
-        verdicts: dict[str, list[Verdict]],
-    ) -> list[dict[str, Any]]:
+    def samples(self, problems: Sequence[MaskedLine], answers: BySystem, verdicts: BySystem) -> list[dict[str, Any]]:
+        shown = list(zip(problems, answers["model"], verdicts["model"], strict=True))[:SAMPLES]
         return [
             {
                 "id": masked.document.id,
@@ -157,14 +152,13 @@ class Infill(Task):
                 "exact_match": verdict.exact,
                 "trivial": trivial(masked.line),
             }
-            for masked, answer, verdict in zip(
-                problems[:SAMPLES], answers["model"][:SAMPLES], verdicts["model"][:SAMPLES], strict=True
-            )
+            for masked, answer, verdict in shown
         ]
 
     def claims(self, result: dict[str, Any]) -> list[str]:
         sentences = []
         for group, words in (("all", "masked lines"), ("non_trivial", "masked lines of more than one word")):
+            # A group without lines supports no sentence. A group has no majority line if there is no training split.
             scores = result["groups"][group]
             if not scores["exact_match"]["n"]:
                 continue
@@ -176,6 +170,7 @@ class Infill(Task):
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:
+        # One table per group of lines, the model above the baselines; a baseline that is missing has no row.
         tables = [
             Table(
                 ("Answer", *SHARE_HEAD, "Model minus this", ""),
@@ -193,6 +188,7 @@ class Infill(Task):
             )
             for group, scores in ((group, result["groups"][group]) for group in GROUP_NAMES)
         ]
+        # Languages with the most lines first: their intervals are the narrowest.
         ranked = sorted(result["by_language"].items(), key=lambda item: (-item[1]["n"], item[0]))
         rows = tuple(share_row(language, score) for language, score in ranked)
         if rows:
@@ -214,6 +210,7 @@ class Infill(Task):
         if sample["line"] > before.count("\n") + 1:
             before = before.partition("\n")[2]
         above = "".join(before.splitlines(keepends=True)[-CONTEXT_LINES:])
+        # The text after the gap starts with the newline that ends the masked line.
         below = "".join(sample["after"].splitlines(keepends=True)[: CONTEXT_LINES + 1])
         return Sample(
             "exact" if sample["exact_match"] else "differs",
@@ -248,26 +245,19 @@ def mask_lines(documents: Sequence[Document], *, seed: int, count: int) -> list[
         count: lines at most; fewer where there are no more.
     """
     lines_of = [document.text.split("\n") for document in documents]
-    # The line numbers of each file that can be asked, in the order of their hashes.
+    # For each file the places (file, line) that can be asked, in the order of their hashes.
     ranked = [
         sorted(
-            (number for number in range(1, len(lines)) if eligible(lines[number])),
-            key=lambda number: (draw(seed, document.id, "infill", number), number),
+            ((file, number) for number in range(1, len(lines)) if eligible(lines[number])),
+            key=lambda place: (draw(seed, documents[place[0]].id, "infill", place[1]), place[1]),
         )
-        for document, lines in zip(documents, lines_of, strict=True)
+        for file, lines in enumerate(lines_of)
     ]
-    # Turn k takes the k-th line of every file that has one.
-    masked: list[MaskedLine] = []
-    turn = 0
-    while len(masked) < count and any(turn < len(numbers) for numbers in ranked):
-        for document, lines, numbers in zip(documents, lines_of, ranked, strict=True):
-            if turn < len(numbers) and len(masked) < count:
-                masked.append(_mask(document, lines, numbers[turn]))
-        turn += 1
-    return masked
+    return [_mask(documents[file], lines_of[file], number) for file, number in take_turns(ranked, count)]
 
 
 def _mask(document: Document, lines: list[str], number: int) -> MaskedLine:
+    # before + line + after is the whole text; the newlines around the line are given, not asked.
     before = "\n".join(lines[:number]) + "\n"
     after = "".join("\n" + line for line in lines[number + 1 :])
     previous = next((line for line in reversed(lines[:number]) if line.strip()), "")
@@ -294,6 +284,7 @@ class CommonLines:
 
     def __init__(self, documents: Iterable[Document]) -> None:
         counters: dict[str, Counter[str]] = {}
+        # Counted like the questions: not the first line of a file, not what is never asked, without indentation.
         for document in documents:
             counter = counters.setdefault(document.language, Counter())
             counter.update(line.strip() for line in document.text.split("\n")[1:] if eligible(line))
@@ -301,6 +292,7 @@ class CommonLines:
         for language, counter in counters.items():
             # The more frequent first, then the alphabet: equal counts give the same line on every machine.
             ranked = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+            # Each group has its own most common line: the best guess if the group is known.
             for group in GROUPS:
                 line = next((line for line, _ in ranked if in_group(line, group)), "")
                 self.lines[group][language] = line
@@ -325,6 +317,7 @@ def summarise(
         verdicts: on the model's answers, one per line.
         common: None where there is no training split; then there is no baseline of the most common line.
     """
+    # Pairs of (line, verdict); a line is in the group "all" and in one of the other two.
     judged = list(zip(problems, verdicts, strict=True))
     by_language: dict[str, list[bool]] = {}
     for masked, verdict in judged:

@@ -62,9 +62,11 @@ class Positions(Task):
     keeps_details = True
 
     def measure(self, subject: Subject) -> Measured:
+        # Only phases with a shorter context can say whether the longer one is used.
         shorter = [end for end in subject.phase_ends if end.context < subject.context]
         if not shorter:
             raise NotRunError("no phase has a shorter context than the last one")
+        # int64 (sequences, context + 1): each token but the first is predicted once.
         sequences = first_tokens(subject, subject.settings.position_sequences, subject.context + 1)
         if not len(sequences):
             raise NotRunError(
@@ -74,6 +76,7 @@ class Positions(Task):
         after = subject.losses(sequences)
         pairs: list[dict[str, Any]] = []
         for end in shorter:
+            # A checkpoint that was removed since cannot be compared; the others still can.
             if not (end.checkpoint / "model.safetensors").exists():
                 continue
             before = subject.losses(sequences, end.checkpoint)
@@ -94,6 +97,7 @@ class Positions(Task):
         return result | {"pairs": [left_over(pair, "buckets") for pair in result["pairs"]]}
 
     def claims(self, result: dict[str, Any]) -> list[str]:
+        # Two sentences per pair: inside the context of the earlier phase, and beyond it.
         sentences = []
         for pair in result["pairs"]:
             for where, words in (("within", "up to"), ("beyond", "from")):
@@ -150,6 +154,7 @@ def _chart(pair: dict[str, Any]) -> Chart:
     before, after = pair["context_before"], pair["context_after"]
     # Each bucket is drawn at its middle.
     places = [(bucket["start"] + bucket["end"]) / 2 for bucket in pair["buckets"]]
+    # The final model has color 1, as its bars in tables do; the curve of the earlier one is drawn under it.
     curves = tuple(
         Curve(
             f"{side}: trained to {context:,}",
@@ -179,6 +184,7 @@ def first_tokens(subject: Subject, count: int, length: int) -> npt.NDArray[np.in
     Returns:
         int64 (files, length).
     """
+    # Rows of equal length: a file that is longer is cut, one that is shorter is passed over.
     rows: list[list[int]] = []
     before, tokenizer = subject.before_text, subject.tokenizer
     for document in subject.held_out.choose(subject.seed, "positions", max_bytes=TEXT_BYTES):
@@ -238,6 +244,7 @@ def _change(before: Floats, after: Floats) -> dict[str, Any]:
     # One number per sequence: sequences are independent, the positions within one are not.
     a, b = before.mean(axis=1), after.mean(axis=1)
     difference = mean_and_error(b - a)
+    # A normal interval of the mean paired difference; one sequence alone has none.
     n = len(a)
     interval = None
     if difference["se"] is not None:
