@@ -18,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, all tokens)"
-    )
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, all)")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="the K likeliest tokens (default: 0, all)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")

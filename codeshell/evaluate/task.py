@@ -30,16 +30,7 @@ import msgspec
 from codeshell.evaluate import claims
 from codeshell.evaluate.intervals import compare_shares, share
 from codeshell.evaluate.prompts import Completion, Prompt, Sampling
-from codeshell.evaluate.section import (
-    SHARE_HEAD,
-    Sample,
-    Section,
-    Table,
-    Text,
-    difference_cell,
-    left_over,
-    share_row,
-)
+from codeshell.evaluate.section import SHARE_HEAD, Sample, Section, Table, Text, difference_cell, left_over, share_row
 
 if TYPE_CHECKING:
     from codeshell.evaluate.subject import Subject

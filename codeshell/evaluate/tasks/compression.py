@@ -29,16 +29,7 @@ import numpy.typing as npt
 from codeshell.evaluate import claims
 from codeshell.evaluate.corpus import Document
 from codeshell.evaluate.intervals import DIGITS, FEWEST, bootstrap_ratios, percentile_interval
-from codeshell.evaluate.section import (
-    Bar,
-    Cell,
-    Interval,
-    Row,
-    Section,
-    Table,
-    difference_cell,
-    left_over,
-)
+from codeshell.evaluate.section import Bar, Cell, Interval, Row, Section, Table, difference_cell, left_over
 from codeshell.evaluate.task import Measured, NotRunError, Task
 
 if TYPE_CHECKING:

@@ -27,16 +27,7 @@ from typing import TYPE_CHECKING, Any
 from codeshell.evaluate import claims
 from codeshell.evaluate.corpus import Document
 from codeshell.evaluate.intervals import compare_shares, share
-from codeshell.evaluate.section import (
-    SHARE_HEAD,
-    Sample,
-    Section,
-    Table,
-    Text,
-    difference_cell,
-    left_over,
-    share_row,
-)
+from codeshell.evaluate.section import SHARE_HEAD, Sample, Section, Table, Text, difference_cell, left_over, share_row
 from codeshell.evaluate.task import SAMPLES, BySystem, NotRunError, Prompt, Sampling, Task, take_turns
 from codeshell.randomness import draw
 

@@ -27,17 +27,7 @@ import numpy.typing as npt
 from codeshell.evaluate import claims
 from codeshell.evaluate.intervals import DIGITS, FEWEST, Z95, mean_and_error
 from codeshell.evaluate.prompts import PROMPT_CHARACTERS
-from codeshell.evaluate.section import (
-    Cell,
-    Chart,
-    Curve,
-    Interval,
-    Row,
-    Section,
-    Table,
-    difference_cell,
-    left_over,
-)
+from codeshell.evaluate.section import Cell, Chart, Curve, Interval, Row, Section, Table, difference_cell, left_over
 from codeshell.evaluate.task import Measured, NotRunError, Task
 
 if TYPE_CHECKING:
