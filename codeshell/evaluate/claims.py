@@ -20,14 +20,21 @@ def share(score: dict[str, Any]) -> str:
     )
 
 
-def against(difference: dict[str, Any], peer: str) -> str:
-    """How a share compares with a peer's on the same tasks (`intervals.compare_shares`)."""
+def against(difference: dict[str, Any], peer: str, score: dict[str, Any]) -> str:
+    """How a share compares with that of a peer on the same tasks.
+
+    Args:
+        difference: the comparison (`intervals.compare_shares`).
+        peer: the peer's name in a sentence.
+        score: the peer's own `{count, n, share, interval}`.
+    """
     # "Not significant" is said as such: a difference that may be chance is no better and no worse.
     n = difference["n"]
     if not difference["significant"]:
-        return f"A difference from {peer} cannot be claimed from {n} tasks."
+        return f"A difference from {peer} cannot be claimed from {n} tasks; its score is {share(score)}."
     better = "better" if difference["difference"] > 0 else "worse"
-    return f"That is {better} than {peer}: exact McNemar test, {_p_value(difference['p_value'])}."
+    p_value = _p_value(difference["p_value"])
+    return f"That is {better} than the score of {peer}, {share(score)}: exact McNemar test, {p_value}."
 
 
 def interval(ends: Sequence[float] | None) -> str:

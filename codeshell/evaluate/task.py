@@ -151,7 +151,7 @@ class Task:
         systems = result["systems"]
         sentences = [f"{self.title}: the model solves {claims.share(systems['model'])} of the problems."]
         for name, difference in result["differences"].items():
-            sentences.append(claims.against(difference, f"{name} ({claims.share(systems[name])})"))
+            sentences.append(claims.against(difference, name, systems[name]))
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:

@@ -79,7 +79,7 @@ def _cards(stats: dict[str, Any], times: dict[str, Any], source: DedupPairs, fil
     # What was read, what stays of it, and the difference.
     there, stays = format.number(stats.get("bytes")), format.number(stats.get("kept_bytes"))
     left_out = sum(format.number(count) or 0 for count in mapping(stats.get("left_out")).values())
-    inputs = f"from {files:,} input{'s' if files != 1 else ''}"
+    inputs = f"from {format.counted(files, 'input', 'inputs')}"
     cards = [
         make_card(
             "Read",

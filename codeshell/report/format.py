@@ -37,6 +37,11 @@ def count(value: Any) -> str:
     return MISSING if amount is None else f"{round(amount):,}"
 
 
+def counted(value: Any, one: str, many: str) -> str:
+    """A count with its noun: `1 file`, `12 files`."""
+    return f"{count(value)} {one if number(value) == 1 else many}"
+
+
 def short_count(value: Any) -> str:
     """A count in three digits: `7.69 B`, `3.28 M`, `412 k`."""
     amount = number(value)

@@ -120,8 +120,9 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
         left_out = sum(format.number(files) or 0 for files in sections.mapping(collect.get("dropped")).values())
         languages = len(sections.mapping(collect.get("by_language")))
         lines = [
-            f"{format.count(there['documents'])} documents in {languages} languages",
-            f"{format.count(left_out)} files left out (binary, too large, not code …)",
+            f"{format.counted(there['documents'], 'document', 'documents')} in "
+            f"{format.counted(languages, 'language', 'languages')}",
+            f"{format.counted(left_out, 'file', 'files')} left out (binary, too large, not code …)",
         ]
         cards.append(make_card("Read", format.size(there["bytes"]), lines))
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
@@ -129,7 +130,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
         # What is left of it, as tokens too, and whether the splits leak.
         kept = sections.pair((stats[final] or {}).get("kept"))
         part = format.share(kept["bytes"], sections.pair(collect)["bytes"])
-        lines = [f"{format.count(kept['documents'])} documents, {part} of the bytes"]
+        lines = [f"{format.counted(kept['documents'], 'document', 'documents')}, {part} of the bytes"]
         tokens = sections.mapping((stats["tokens"] or {}).get("train")).get("tokens")
         if tokens is not None:
             lines.append(f"{format.short_count(tokens)} tokens to train on")
@@ -138,7 +139,8 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
         leaked = [format.number(sections.mapping(entry).get("documents")) for entry in leak.values()]
         if leaked and None not in leaked:
             total = sum(amount or 0 for amount in leaked)
-            lines.append(f"{format.count(total)} held-out files are near duplicates of training files")
+            files = format.counted(total, "held-out file is a near duplicate", "held-out files are near duplicates")
+            lines.append(f"{files} of training files")
         cards.append(make_card("Kept", format.size(kept["bytes"]), lines))
     cards += _model_cards(stats)
     if times is not None:

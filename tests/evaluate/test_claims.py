@@ -53,12 +53,12 @@ def test_infilling_names_count_share_and_interval() -> None:
     claims = make_claims(infill={"groups": {"all": strong, "trivial": strong, "non_trivial": weak}})
     assert claims == [
         "The model fills in 20 of 100 (20.0 %, 95 % interval 13.3 to 28.9 %) of the masked lines exactly.",
-        "That is better than the most common line of the language (0 of 100 (0.0 %, 95 % interval 0.0 to 3.7 %)): "
-        "exact McNemar test, p < 0.001.",
+        "That is better than the score of the most common line of the language, 0 of 100 (0.0 %, 95 % interval 0.0 to "
+        "3.7 %): exact McNemar test, p < 0.001.",
         "The model fills in 3 of 12 (25.0 %, 95 % interval 8.9 to 53.2 %) of the masked lines of more than one word "
         "exactly.",
-        "A difference from the most common line of the language (0 of 12 (0.0 %, 95 % interval 0.0 to 24.2 %)) cannot "
-        "be claimed from 12 tasks.",
+        "A difference from the most common line of the language cannot be claimed from 12 tasks; its score is 0 of 12 "
+        "(0.0 %, 95 % interval 0.0 to 24.2 %).",
     ]
     nothing = scores([], [])
     assert make_claims(infill={"groups": {"all": nothing, "non_trivial": nothing}}) == []
@@ -77,11 +77,12 @@ def test_positions_say_fell_rose_or_nothing() -> None:
     }
     within, beyond = make_claims(positions={"sequences": 40, "context": 1024, "pairs": [pair]})
     assert within == (
-        "No change of the loss up to position 256 from step 630 to the end can be claimed from 40 held-out sequences."
+        "No change of the loss up to position 256 between step 630 and the end can be claimed from 40 held-out "
+        "sequences."
     )
     assert beyond == (
-        "From step 630 to the end the loss from position 256 fell by 0.300 nats per token, 95 % interval of the change "
-        "-0.400 to -0.200, on 40 held-out sequences of 1024 tokens."
+        "Between step 630 and the end the loss from position 256 on fell by 0.300 nats per token, 95 % interval of the "
+        "change -0.400 to -0.200, on 40 held-out sequences of 1024 tokens."
     )
 
 

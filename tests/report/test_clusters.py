@@ -154,7 +154,7 @@ def test_a_run_does_not_show_its_shards(tmp_path: Path) -> None:
     # The kept document's language and size are known from its text alone.
     assert (first.kept.language, first.kept.bytes, first.kept.repo) == ("python", len("text 0\n"), "r")
     assert first.diff is not None and first.diff.changed == 1
-    assert [row["path"] for row in closest] == ["p1.py", "p11.py"], "one pair a cluster"
+    assert [row["path"] for row in closest] == ["p1.py", "p11.py"], "one pair per cluster"
     assert len(examples["near_duplicate"]) == 3
 
 

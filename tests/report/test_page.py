@@ -142,8 +142,12 @@ def test_every_section_has_its_numbers(page: str) -> None:
     ):
         assert part in funnel, part
     languages = text_of(page, "languages")
-    assert "10 of 30 languages" in languages and "20 of which were dropped whole" in languages and "52.31" in languages
-    # 64.8, 1.38 and 1.99 MB at 3.05 bytes a token: the estimates add up to the exact total.
+    assert (
+        "Languages in the corpus: 10 of 30." in languages
+        and "20 of which were dropped whole" in languages
+        and "52.31" in languages
+    )
+    # 64.8, 1.38 and 1.99 MB at 3.05 bytes per token: the estimates add up to the exact total.
     total = lxml.html.fromstring(page).get_element_by_id("languages").xpath(".//tfoot//td[7]")[0].text_content()
     assert total == "22.4 M"
     duplicates = text_of(page, "duplicates")

@@ -169,8 +169,7 @@ class Functions(Task):
             f"{claims.share(systems['model']['parses'])} parse; whether they do what they should is not tested."
         ]
         for name, difference in result["differences"].items():
-            peer = f"{SYSTEMS[name][1]} ({claims.share(systems[name]['parses'])})"
-            sentences.append(claims.against(difference, peer))
+            sentences.append(claims.against(difference, SYSTEMS[name][1], systems[name]["parses"]))
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:

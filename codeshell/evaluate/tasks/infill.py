@@ -156,8 +156,8 @@ class Infill(Task):
             sentences.append(f"The model fills in {claims.share(scores['exact_match'])} of the {words} exactly.")
             majority = scores["majority_line"]
             if majority is not None:
-                peer = f"the most common line of the language ({claims.share(majority)})"
-                sentences.append(claims.against(scores["against_majority_line"], peer))
+                peer = "the most common line of the language"
+                sentences.append(claims.against(scores["against_majority_line"], peer, majority))
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:

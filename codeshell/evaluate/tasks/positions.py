@@ -90,20 +90,20 @@ class Positions(Task):
         # Two sentences per pair: inside the context of the earlier phase, and beyond it.
         sentences = []
         for pair in result["pairs"]:
-            for where, words in (("within", "up to"), ("beyond", "from")):
+            for where, words in (("within", "up to position {}"), ("beyond", "from position {} on")):
                 change = pair[where]
-                place = f"{words} position {pair['context_before']}"
+                place = words.format(pair["context_before"])
                 mean = change["difference"]["mean"]
                 if change["significant"]:
                     moved = "fell" if mean < 0 else "rose"
                     sentences.append(
-                        f"From step {pair['step']} to the end the loss {place} {moved} by {abs(mean):.3f} nats per "
+                        f"Between step {pair['step']} and the end the loss {place} {moved} by {abs(mean):.3f} nats per "
                         f"token, 95 % interval of the change {claims.numbers(change['interval'])}, on "
                         f"{result['sequences']} held-out sequences of {result['context']} tokens."
                     )
                 else:
                     sentences.append(
-                        f"No change of the loss {place} from step {pair['step']} to the end can be claimed from "
+                        f"No change of the loss {place} between step {pair['step']} and the end can be claimed from "
                         f"{result['sequences']} held-out sequences."
                     )
         return sentences
