@@ -94,6 +94,7 @@ def _write(outcome: Outcome, output: Path) -> None:
 
 def _sections(outcome: Outcome) -> dict[str, Any]:
     """The report's sections of tasks that are not the package's: the page is drawn without their code."""
+    # The package's tasks draw theirs anew from the statistics, so that an old run gains what a new version shows.
     own = {
         task.name: msgspec.to_builtins(task.section(outcome.measured[task.name].result))
         for task in outcome.tasks

@@ -18,6 +18,7 @@ from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.generation import generate
 from codeshell.evaluate.prompts import Completion, Prompt, Sampling, prompt_ids
+from codeshell.evaluate.task import NotRunError
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
 
@@ -27,6 +28,9 @@ what a small run trains on, and an order-3 model gains little from more."""
 
 UNTRAINED_PARAMETERS = 2_000_000_000
 """No untrained twin of a larger model is made: its answer is known (nothing parses) and it would double the memory."""
+
+FEWEST_PROMPT_TOKENS = 8
+"""A prompt that is cut to fewer tokens asks nothing."""
 
 SCORED_AT_ONCE = 64
 """Files between two lines of progress."""
@@ -87,6 +91,7 @@ class Subject:
     @cached_property
     def untrained(self) -> Any | None:
         """The model before training (see `untrained`); None for a model of more than `UNTRAINED_PARAMETERS`."""
+        # Counted before the twin is made: it would need as much memory as the model.
         size = sum(parameter.numel() for parameter in self.model.parameters())
         return untrained(self.model, self.seed) if size <= UNTRAINED_PARAMETERS else None
 
@@ -105,11 +110,14 @@ class Subject:
             model: another model of the same shape, for example `untrained`.
 
         Raises:
-            ValueError: the context has no room for a prompt and an answer.
+            NotRunError: the context has no room for a prompt and an answer.
         """
         # Every special token ends an answer, not only the end of text. Ids at or above the vocabulary are padding of
         # the embedding, which no tokenizer knows.
         limit, enough = sampling.max_new_tokens, sampling.enough
+        if self.room(limit) < FEWEST_PROMPT_TOKENS:
+            raise NotRunError(f"a context of {self.context} tokens holds no prompt and {limit} new tokens")
+        # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
         tokens = generate(
             self.model if model is None else model,
             [

@@ -52,6 +52,7 @@ def _template(name: str) -> jinja2.Template:
 
 def _policy(css: str, js: str) -> str:
     """Nothing may be loaded, and only these two texts count as style and script: injected ones would be dead."""
+    # base64 of the SHA-256 of the exact text between the tags, as the policy's grammar wants it.
     pins = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js)]
     return (
         f"default-src 'none'; style-src 'sha256-{pins[0]}'; script-src 'sha256-{pins[1]}'; img-src data:; "

@@ -20,7 +20,7 @@ from codeshell.engine import LocalEngine
 from codeshell.engine.files import write_json
 from codeshell.errors import UserError
 from codeshell.evaluate.section import Section
-from codeshell.evaluate.task import Task
+from codeshell.evaluate.task import Task, take_turns
 from codeshell.evaluate.tasks import TASKS, get_task
 from codeshell.report.run_page import render
 
@@ -145,6 +145,19 @@ def test_a_task_that_is_none_is_one_line(
     assert message in error and error.count("\n") == 1
     with pytest.raises(UserError):
         get_task(name.format(own=own))
+
+
+def test_a_context_without_room_is_a_reason(own: str, run_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", f"{own}:Returns", str(run_directory), "--context", "12"]) == 0
+    assert capsys.readouterr().out == ("Not run: returns (a context of 12 tokens holds no prompt and 8 new tokens).\n")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 6, 99])
+def test_turns_take_one_of_each_list_before_a_second(count: int) -> None:
+    assert (
+        take_turns([["a0", "a1", None], [], ["b0"], ["c0", "c1"]], count)
+        == [*("a0", "b0", "c0", "a1", "c1", None)][:count]
+    )
 
 
 def test_every_task_of_the_package_is_whole() -> None:

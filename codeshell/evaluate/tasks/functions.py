@@ -168,6 +168,7 @@ class Functions(Task):
             "Of the functions that the model writes after held-out function headers, "
             f"{claims.share(systems['model']['parses'])} parse; whether they do what they should is not tested."
         ]
+        # The headers are the same for every system, so each comparison is a paired test.
         for name, difference in result["differences"].items():
             sentences.append(claims.against(difference, SYSTEMS[name][1], systems[name]["parses"]))
         return sentences
@@ -271,6 +272,7 @@ def summarise(
     """
     # One boolean per header and system, in the same order: the comparison is paired.
     parsed = {name: [verdict == "parsed" for verdict in judged] for name, (_, judged) in systems.items()}
+    # "Finished" is counted apart: a body that the limit cut may parse by luck, as its last line is left out.
     return {
         "headers": len(found),
         "files": len({header.document.id for header in found}),

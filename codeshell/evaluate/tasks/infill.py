@@ -97,6 +97,7 @@ class Infill(Task):
             raise NotRunError(f"a context of {subject.context} tokens holds no infilling prompt and answer")
         if not subject.settings.infill_lines:
             raise NotRunError("evaluate.infill_lines is 0")
+        # Lines are asked from code alone: a line of prose or data says nothing about programming.
         documents = subject.held_out.choose(subject.seed, "infill", max_bytes=TASK_BYTES, excluded=NOT_CODE)
         masked = mask_lines(documents, seed=subject.seed, count=subject.settings.infill_lines)
         if not masked:
@@ -111,6 +112,7 @@ class Infill(Task):
         return [Prompt(masked.before, masked.after) for masked in problems]
 
     def judge(self, problems: Sequence[MaskedLine], answers: Sequence[str]) -> list[Verdict]:
+        # Both rules look at the same answer, so the second one costs no generation.
         return [
             Verdict(exact(answer, masked.line), exact_first_line(answer, masked.line))
             for masked, answer in zip(problems, answers, strict=True)
