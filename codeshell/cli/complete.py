@@ -9,24 +9,25 @@ from pathlib import Path
 
 from codeshell.errors import UserError
 
-HELP = "complete code: fill in the middle, or go on from a prefix"
+HELP = "complete code: fill the gap between a prefix and a suffix, or continue a prefix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a model directory with its tokenizer")
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
     parser.add_argument("--prefix", required=True, metavar="FILE", help="text before the gap; - is standard input")
     parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default, is greedy")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0, the default, is the whole vocabulary")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default: 1, all)")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="the K likeliest tokens (default: 0, all)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--json", action="store_true", help="print an object with the completion and the settings")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object with the completion and the settings")
     parser.epilog = r"example: codeshell complete runs/demo/model --prefix before.py --suffix after.py --stop $'\n'"
 
 
 def main(args: argparse.Namespace) -> int:
+    # Arguments and files are checked before torch is imported, which takes seconds.
     if args.prefix == "-" and args.suffix == "-":
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _text(source: str, option: str) -> str:
-    """A file, or standard input, as UTF-8 with its line ends untouched."""
+    """The text of a file or of standard input, which must be UTF-8; its line ends stay as they are."""
     try:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:

@@ -1,33 +1,38 @@
-"""`codeshell eval`: bits per byte, infilling and functions of any saved model on any documents."""
+"""`codeshell eval`: the evaluation tasks, the package's or one's own, on any saved model and any documents."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codeshell.evaluate.tasks import ALIASES, TASKS, get_task
 
 if TYPE_CHECKING:
-    from codeshell.evaluate.subject import Evaluation
+    from codeshell.evaluate.subject import Subject
     from codeshell.recipe import Evaluate, Recipe
 
-HELP = "bits per byte, infilling and functions of a model on held-out documents, with intervals"
-TASKS = {"bpb": ("bits_per_byte",), "infill": ("infill",), "functions": ("functions",)}
-PARTS = ("bits_per_byte", "infill", "functions")
+HELP = "measure a model on held-out documents: bits per byte, infilling, functions, or a task of your own"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    short = {name: alias for alias, name in ALIASES.items()}
     parser.epilog = (
+        f"tasks: {', '.join(f'{name} ({short[name]})' if name in short else name for name in TASKS)}\n"
+        "  all does each of them that needs no more than a model and documents.\n"
+        "  FILE.py:NAME is a task of your own; examples/own_task.py is one.\n"
         "examples:\n"
         "  codeshell eval all runs/demo\n"
         "  codeshell eval bpb -m runs/demo/model --corpus documents.parquet --json bpb.json\n"
+        "  codeshell eval examples/own_task.py:Imports runs/demo\n"
         "A run directory gives the model, its held-out and training documents and the recipe's settings. With\n"
         "--corpus any Parquet with a text column is read; --train adds the baselines that need training text.\n"
         "Sample sizes: --set max_bytes=500000, infill_lines, functions, max_new_tokens."
     )
-    parser.add_argument("task", choices=[*TASKS, "all"], help="what to measure")
+    parser.add_argument("task", metavar="TASK", help="what to measure: the name of a task, all, or FILE.py:NAME")
     parser.add_argument("run", nargs="?", metavar="RUN", help="directory of a run")
     parser.add_argument("-m", "--model", metavar="DIR", help="a saved model; its tokenizer lies beside it")
-    parser.add_argument("--tokenizer", metavar="PATH", help="another tokenizer than the model directory's")
+    parser.add_argument("--tokenizer", metavar="PATH", help="a tokenizer other than that of the model directory")
     parser.add_argument("--corpus", nargs="+", metavar="PATH", help="held-out documents: Parquet files or directories")
     parser.add_argument("--train", nargs="+", metavar="PATH", help="training documents, for the baselines")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of a window (default: n_positions)")
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put <|endoftext|> before every document, for models trained on documents that see one another",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="chooses the tasks (default: 0, or the run's)")
+    parser.add_argument("--seed", type=int, metavar="N", help="chooses the samples (default: the run's seed, or 0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of [evaluate]")
     parser.add_argument("--json", metavar="FILE", help="write the statistics here; - is standard output")
 
@@ -46,44 +51,30 @@ def main(args: argparse.Namespace) -> int:
     import sys
 
     from codeshell.engine.files import write_json
-    from codeshell.evaluate.claims import make_claims
-    from codeshell.evaluate.subject import NotRunError
+    from codeshell.evaluate.measure import measure
 
-    evaluation = _prepare(args)
-    work = {
-        "bits_per_byte": evaluation.measure_compression,
-        "infill": evaluation.measure_infill,
-        "functions": evaluation.measure_functions,
-    }
-    wanted = TASKS.get(args.task, PARTS)
-    stats: dict[str, Any] = dict.fromkeys((*PARTS, "positions"))
-    reasons: dict[str, str] = {}
-    for part in wanted:
-        try:
-            value: Any = work[part]()
-        except NotRunError as reason:
-            reasons[part] = str(reason)
-        else:
-            stats[part] = value[0] if isinstance(value, tuple) else value
-    stats["not_run"] = reasons
-    stats["claims"] = make_claims(stats)
-    shown = {key: value for key, value in stats.items() if key in (*wanted, "not_run", "claims")}
+    if args.task == "all":
+        tasks = [task for task in map(get_task, TASKS) if not task.needs_run]
+    else:
+        tasks = [get_task(args.task)]
+    stats = measure(tasks, _subject(args)).statistics()
     if args.json == "-":
-        json.dump(shown, sys.stdout, indent=2, sort_keys=True)
+        json.dump(stats, sys.stdout, indent=2, sort_keys=True)
         print()
         return 0
     for claim in stats["claims"]:
         print(claim)
     if args.json:
-        write_json(args.json, shown)
+        write_json(args.json, stats)
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> Evaluation:
+def _subject(args: argparse.Namespace) -> Subject:
     """Find model, tokenizer, documents and settings, from a run, from the options, or from both."""
     from codeshell.errors import UserError
     from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
 
+    # What the arguments name is looked at before anything heavy is imported or read.
     run = Path(args.run) if args.run else None
     if run is not None and not run.is_dir():
         raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made")
@@ -96,6 +87,7 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
         raise UserError(f"--context {args.context}: give 1 token or more")
     recipe = _recipe(run)
     seed = recipe.seed if args.seed is None else args.seed
+    # Documents of the command line replace the run's; the run's training split is no baseline for them.
     held_out = Corpus(find_parquet(args.corpus) if args.corpus else split_paths(Path(str(run)), "test", seed=seed))
     if not len(held_out):
         where = ", ".join(args.corpus) if args.corpus else f"{run}/curated"
@@ -106,7 +98,7 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
     elif run is not None and not args.corpus:
         train = Corpus(split_paths(run, "train", seed=seed))
 
-    from codeshell.evaluate.subject import Evaluation, load_model
+    from codeshell.evaluate.subject import Subject, load_model, longest_context, phase_ends, start_of
     from codeshell.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(args.tokenizer or model_directory)
@@ -120,9 +112,8 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
         raise UserError(
             f"--context {args.context}: the model has {model.config.n_positions} positions; give that or fewer"
         )
-    trained = max(phase.context for phase in recipe.train.phases) if run is not None else model.config.n_positions
-    after_eot = args.after_eot or (run is not None and recipe.train.document_attention == "all")
-    return Evaluation(
+    trained = model.config.n_positions if run is None else longest_context(recipe.train)
+    return Subject(
         model,
         tokenizer,
         held_out,
@@ -130,7 +121,8 @@ def _prepare(args: argparse.Namespace) -> Evaluation:
         _settings(recipe.evaluate, args.set),
         seed=seed,
         context=args.context or trained,
-        start="eot" if after_eot else "none",
+        start="eot" if args.after_eot else "none" if run is None else start_of(recipe.train),
+        phase_ends=[] if run is None or args.model else phase_ends(recipe.train, run),
     )
 
 

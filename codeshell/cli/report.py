@@ -1,10 +1,10 @@
-"""`codeshell report`: render the report of a run again, or of a `codeshell dedup`."""
+"""`codeshell report`: write the HTML page of a run, or of what `codeshell dedup` wrote."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "render the HTML report of a run again, or of what codeshell dedup wrote"
+HELP = "write the HTML report of a run, or of what codeshell dedup wrote"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,11 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell report runs/demo\n"
         "  codeshell report runs/demo -o /tmp/report.html\n"
         "  codeshell report duplicates\n"
-        "The page needs no network and no other file. A run that is still going can be reported too: sections of\n"
+        "The page is one file and needs no network. A run that has not finished can be reported too: the sections of\n"
         "stages that have not run say so."
     )
-    parser.add_argument("run", metavar="RUN", help="the directory of a run, or the -o of codeshell dedup")
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the page (default: RUN/report.html)")
+    parser.add_argument("run", metavar="RUN", help="the directory of a run, or of the output of codeshell dedup")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the page to write (default: RUN/report.html)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -26,6 +26,7 @@ def main(args: argparse.Namespace) -> int:
     from codeshell.errors import UserError
     from codeshell.report import dedup, run_page
 
+    # Both kinds of directory are told apart by what is in them.
     run = Path(args.run)
     if not run.is_dir():
         raise UserError(f"{run}: no such directory; give the directory of a codeshell run or dedup")

@@ -1,4 +1,4 @@
-"""Continuations of many prompts at once: left-padded batches of similar length, in the order that was asked for."""
+"""Continuations of many prompts at once, in batches of similar length that are padded on the left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codeshell.model.precision import autocast
 from codeshell.randomness import draw
 
 LOGIT_ELEMENTS = 67_108_864
-"""Prompt tokens times vocabulary of one batch, padding included (256 MB of fp32): what the prefill holds."""
+"""Tokens of one batch times vocabulary, padding and new tokens included (256 MB of fp32): a bound on the prefill."""
 
 
 @torch.inference_mode()
@@ -29,33 +29,37 @@ def generate(
     purpose: str = "",
     stop: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """New tokens for each prompt, up to the first of `stop_ids`, which is left out.
+    """New tokens for each prompt, in the order of the prompts, up to the first of `stop_ids`, which is left out.
 
     Args:
         model: a `CodeShellForCausalLM`.
         prompts: token ids, none empty.
-        max_new_tokens: limit for each.
-        stop_ids: ends of a generation.
-        pad: id that fills the left of shorter prompts; never attended to.
+        max_new_tokens: limit for each prompt.
+        stop_ids: tokens that end a generation.
+        pad: id that fills the left of shorter prompts; it is never attended to.
         vocabulary: ids at or above it (padding of the embedding) are never produced.
         temperature, top_p: 0 is greedy.
         seed, purpose: a prompt is sampled with a hash of these and its index, whatever batch it is in.
-        stop: says of the tokens so far that nothing more is wanted; the last one is kept.
+        stop: says of the tokens so far that they are enough; the last one is kept.
     """
+    # The longest prompts come first, so that a batch is as wide as its first one and memory is needed early or never.
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     device = next(model.parameters()).device
     results: list[list[int]] = [[] for _ in prompts]
     at = 0
     while at < len(order):
+        # As many prompts as fit at the width of the longest one, and at least that one.
         width = len(prompts[order[at]])
         batch = order[at : at + max(1, LOGIT_ELEMENTS // (vocabulary * (width + max_new_tokens)))]
         at += len(batch)
+        # ids and mask are (batch, width): every prompt ends at the right edge, where its first new token follows.
         ids = torch.full((len(batch), width), pad, dtype=torch.long)
         mask = torch.zeros((len(batch), width), dtype=torch.long)
         for row, index in enumerate(batch):
             length = len(prompts[index])
             ids[row, width - length :] = torch.tensor(prompts[index])
             mask[row, width - length :] = 1
+        # The seed of a prompt does not depend on its batch, so neither does what it gets.
         with autocast("auto", device):
             fresh = model.generate(
                 ids.to(device),
@@ -68,6 +72,7 @@ def generate(
                 seed=[draw(seed, purpose, index) for index in batch],
                 n_vocab_used=vocabulary,
             )
+        # Back to the places of the prompts in the caller's list.
         for index, tokens in zip(batch, fresh, strict=True):
             results[index] = tokens
     return results

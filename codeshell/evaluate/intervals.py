@@ -1,10 +1,10 @@
-"""Intervals and tests: how much a sample of this size can carry.
+"""Intervals and tests: what can be claimed from a sample of this size.
 
-Three tools, each for one situation:
-- a share of tasks solved: Wilson's score interval (Wilson 1927), which stays inside [0, 1] and is honest at 0 and n;
-- a ratio of sums over files (bits over bytes): percentile bootstrap over files, because the tokens of one file
+There are three tools, each for one situation:
+- for a share of solved tasks, Wilson's score interval (Wilson 1927), which stays inside [0, 1] and holds at 0 and n;
+- for a ratio of sums over files (bits over bytes), a percentile bootstrap over files, because the tokens of one file
   are far from independent. Systems are resampled together, so a difference has an interval of its own;
-- two systems on the same tasks: McNemar's exact test on the tasks that they answer differently.
+- for two systems on the same tasks, McNemar's exact test on the tasks that they answer differently.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Z95 = 1.959963984540054
 """The 97.5 % point of the normal distribution."""
 
 REPLICATES = 2000
-"""Bootstrap replicates: the ends of a 95 % interval then have a Monte Carlo error of about 1 % of its width x 3."""
+"""Bootstrap replicates. The ends of a 95 % interval then have a Monte Carlo error of about 1.5 % of its width."""
 
 FEWEST = 10
-"""Below this many files (or tasks) no difference is called significant: a percentile bootstrap over a handful of
-files is too narrow."""
+"""With fewer files (or tasks) no difference is called significant: a percentile bootstrap over a handful of files is
+too narrow."""
 
 DIGITS = 6
 """Decimals in statistics; more would record the rounding of one CPU."""
@@ -42,6 +42,7 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
         raise ValueError(f"n: {n} tasks have no interval; give at least one")
     if not 0 <= successes <= n:
         raise ValueError(f"successes: {successes} of {n}; give 0 to n")
+    # The interval holds the shares that a score test with the quantile z does not reject.
     share = successes / n
     scale = 1 + z * z / n
     middle = (share + z * z / (2 * n)) / scale
@@ -66,26 +67,33 @@ def share(successes: int, n: int) -> dict[str, Any]:
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
-    """Two-sided exact p-value that two systems solve the same tasks equally often (McNemar 1947, binomial form).
+    """The two-sided exact p-value of "both systems solve equally many tasks" (McNemar 1947, binomial form).
 
     Args:
-        ours: solved or not, one a task.
+        ours: whether our system solved each task.
         theirs: the same tasks in the same order.
     """
+    # Only tasks that one system solves and the other does not say anything; each is then a fair coin.
     wins = sum(a and not b for a, b in zip(ours, theirs, strict=True))
     losses = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     discordant = wins + losses
     if discordant == 0:
         return 1.0
+    # The probability of a split at least as uneven as this one, on either side; exact up to the last division.
     tail = sum(math.comb(discordant, k) for k in range(min(wins, losses) + 1))
     return min(1.0, float(2 * tail / (1 << discordant)))
 
 
 def compare_shares(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
-    """The difference of two systems on the same tasks, its exact p-value and whether it may be claimed."""
+    """The difference of two systems on the same tasks, its exact p-value, and whether it may be claimed.
+
+    Returns:
+        `{n, difference, p_value, significant}`; the difference is our share of solved tasks minus theirs.
+    """
     n = len(ours)
     if n == 0:
         return {"n": 0, "difference": None, "p_value": None, "significant": False}
+    # Two conditions: the test rejects equality, and there are tasks enough to speak of a sample.
     p_value = mcnemar(ours, theirs)
     return {
         "n": n,
@@ -106,8 +114,9 @@ def bootstrap_ratios(
     """Σ numerators / Σ denominators on resamples of the files.
 
     Args:
-        numerators: (systems, files) float64, e.g. bits.
-        denominators: (files,) float64, e.g. bytes.
+        numerators: (systems, files) float64, for example bits.
+        denominators: (files,) float64, for example bytes.
+        seed, purpose: name the random stream.
 
     Returns:
         (systems, replicates) float64. Every system sees the same resamples, so rows can be subtracted.
@@ -115,9 +124,12 @@ def bootstrap_ratios(
     systems, files = numerators.shape
     key = draw(seed, "bootstrap", purpose)
     result = np.empty((systems, replicates))
-    step = max(1, 2_000_000 // max(1, files))  # 16 MB of indices at a time
+    # Replicates are made in parts, so that at most 2,000,000 indices (16 MB) are in memory.
+    step = max(1, 2_000_000 // max(1, files))
     for first in range(0, replicates, step):
         count = min(step, replicates - first)
+        # chosen is int64 (count, files): each row draws as many files as there are, with replacement. Replicate r takes
+        # the numbers r * files … of the stream, so the size of the parts changes nothing.
         chosen = (uniform(key, first * files, count * files) * files).astype(np.int64).reshape(count, files)
         below = denominators[chosen].sum(axis=1)
         for system in range(systems):
@@ -127,12 +139,14 @@ def bootstrap_ratios(
 
 def percentile_interval(replicates: npt.NDArray[np.float64]) -> list[float]:
     """The middle 95 % of bootstrap replicates, rounded for JSON."""
+    # 2.5 % of the replicates lie below the interval and 2.5 % above it.
     low, high = np.quantile(replicates, [0.025, 0.975])
     return [round(float(low), DIGITS), round(float(high), DIGITS)]
 
 
 def mean_and_error(values: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Mean and its standard error over independent sequences; one sequence has no error."""
+    """The mean and its standard error over independent sequences; one sequence alone has no error."""
+    # ddof=1: the mean is estimated from the same values.
     n = len(values)
     error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
     return {"mean": round(float(values.mean()), DIGITS), "se": None if error is None else round(error, DIGITS)}

@@ -1,14 +1,15 @@
-"""The parts of an evaluation that need one model and held-out documents: compression, infilling, functions."""
+"""The model under test, with all that a task may ask of it: generation, scoring, documents, settings, baselines."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from codeshell.engine.progress import Progress
@@ -16,243 +17,193 @@ from codeshell.evaluate import scoring
 from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.generation import generate
-from codeshell.evaluate.intervals import DIGITS
-from codeshell.evaluate.tasks import compression, functions, infill
+from codeshell.evaluate.prompts import Completion, Prompt, Sampling, prompt_ids
+from codeshell.evaluate.task import NotRunError
 from codeshell.randomness import draw
-from codeshell.recipe import Evaluate
+from codeshell.recipe import Evaluate, Train
 
 BASELINE_BYTES = 16_777_216
-"""Training text that the byte model and the most common lines are counted on, chosen by hash; of the order of what a
-small run trains on, and an order-3 model gains little from more."""
-
-TASK_BYTES = 16_777_216
-"""Held-out text among which infilling tasks are chosen."""
-
-PYTHON_BYTES = 4_194_304
-"""Held-out Python that is searched for functions (about 2 s of parsing)."""
+"""Training text that the byte model and the most common lines are counted on, chosen by hash. It is of the order of
+what a small run trains on, and an order-3 model gains little from more."""
 
 UNTRAINED_PARAMETERS = 2_000_000_000
 """No untrained twin of a larger model is made: its answer is known (nothing parses) and it would double the memory."""
 
-SAMPLES = 20
-"""Tasks of each kind that are kept with their text, for the report."""
+FEWEST_PROMPT_TOKENS = 8
+"""A prompt that is cut to fewer tokens asks nothing."""
+
+SCORED_AT_ONCE = 64
+"""Files between two lines of progress."""
 
 
-class NotRunError(Exception):
-    """A part cannot run on what is there; the message is the reason."""
+@dataclass(frozen=True)
+class PhaseEnd:
+    """The end of a training phase: its last step, its context in tokens, and the checkpoint that was kept there."""
+
+    step: int
+    context: int
+    checkpoint: Path
 
 
-class Evaluation:
-    """One model against held-out documents.
+@dataclass(frozen=True)
+class Subject:
+    """One model beside the documents that it is measured on.
 
     Args:
         model: a `CodeShellForCausalLM` in evaluation mode, on its device.
         tokenizer: its `codeshell.tokenizer.Tokenizer`.
-        held_out: what it has not been trained on.
-        train: what it was trained on, for the baselines; None leaves these out.
+        held_out: documents that it has not been trained on.
+        train: documents that it was trained on, for the baselines; None leaves the baselines out.
         settings: sample sizes.
-        seed: of every choice and of the sampling.
+        seed: decides every choice and the sampling.
         context: tokens that it was trained on at once.
-        start: what stood before a document in training (`scoring`).
+        start: what stood before a document in training (see `scoring`).
+        phase_ends: ends of the earlier training phases; empty where the model is not that of a run.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        held_out: Corpus,
-        train: Corpus | None,
-        settings: Evaluate,
-        *,
-        seed: int,
-        context: int,
-        start: scoring.Start,
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.held_out, self.train = held_out, train
-        self.settings, self.seed, self.context, self.start = settings, seed, context, start
-        self.before_text = [tokenizer.eot] if start == "eot" else []
-        self.stop_ids = frozenset(tokenizer.specials.values())
+    model: Any
+    tokenizer: Any
+    held_out: Corpus
+    train: Corpus | None
+    settings: Evaluate
+    seed: int
+    context: int
+    start: scoring.Start
+    phase_ends: Sequence[PhaseEnd] = field(default=())
+
+    @property
+    def before_text(self) -> list[int]:
+        """The ids before every document."""
+        return [self.tokenizer.eot] if self.start == "eot" else []
+
+    # The baselines are made when the first task asks for them, and once for all tasks.
 
     @cached_property
     def training_sample(self) -> list[Document]:
+        """Documents that the baselines learn from; none without a training split."""
         return [] if self.train is None else self.train.choose(self.seed, "baseline", max_bytes=BASELINE_BYTES)
 
     @cached_property
     def byte_model(self) -> ByteModel | None:
+        """The byte model of order 3, counted on the training sample; None without one."""
         return ByteModel(document.data for document in self.training_sample) if self.training_sample else None
 
-    def measure_compression(self) -> dict[str, Any]:
-        """The `bits_per_byte` part (see the package's text)."""
-        chosen = self.held_out.choose(self.seed, "bits per byte", max_bytes=self.settings.max_bytes)
-        ids = self.tokenizer.encode_batch([document.text for document in chosen])
-        # Tokens that do not give the file back have not coded it.
-        exact = [
-            self.tokenizer.decode_bytes(tokens) == document.data for document, tokens in zip(chosen, ids, strict=True)
-        ]
-        documents = [document for document, whole in zip(chosen, exact, strict=True) if whole]
-        ids = [tokens for tokens, whole in zip(ids, exact, strict=True) if whole]
-        if not documents:
-            raise NotRunError("no held-out file that fits max_bytes and survives the tokenizer")
-        stride = max(1, self.context * 3 // 4)
-        nats = []
-        with Progress("evaluate: bits per byte", total=len(ids), unit="files") as progress:
-            for part in _parts(ids):
+    @cached_property
+    def untrained(self) -> Any | None:
+        """The model before training (see `untrained`); None for a model of more than `UNTRAINED_PARAMETERS`."""
+        # Counted before the twin is made: it would need as much memory as the model.
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return untrained(self.model, self.seed) if size <= UNTRAINED_PARAMETERS else None
+
+    def room(self, max_new_tokens: int) -> int:
+        """Tokens of a prompt that leave room for an answer in the context."""
+        return self.context - max_new_tokens - len(self.before_text)
+
+    def complete(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, purpose: str, model: Any = None
+    ) -> list[Completion]:
+        """What the model writes after each prompt, in their order.
+
+        Args:
+            prompts: a prompt that is too long for the context is cut far from where the model writes.
+            purpose: names the random numbers; those of a prompt depend on the seed, this and its place in the list.
+            model: another model of the same shape, for example `untrained`.
+
+        Raises:
+            NotRunError: the context has no room for a prompt and an answer.
+        """
+        # Every special token ends an answer, not only the end of text. Ids at or above the vocabulary are padding of
+        # the embedding, which no tokenizer knows.
+        limit, enough = sampling.max_new_tokens, sampling.enough
+        if self.room(limit) < FEWEST_PROMPT_TOKENS:
+            raise NotRunError(f"a context of {self.context} tokens holds no prompt and {limit} new tokens")
+        # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
+        tokens = generate(
+            self.model if model is None else model,
+            [
+                prompt_ids(prompt, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
+                for prompt in prompts
+            ],
+            max_new_tokens=limit,
+            stop_ids=frozenset(self.tokenizer.specials.values()),
+            pad=self.tokenizer.eot,
+            vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=self.seed,
+            purpose=purpose,
+            stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
+        )
+        return [Completion(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in tokens]
+
+    def score(self, files: Sequence[Sequence[int]], *, stride: int, title: str) -> list[npt.NDArray[np.float64]]:
+        """Nats of every token of every file and of the end of its text (`scoring.score`), in windows of the context.
+
+        Args:
+            files: token ids of each file, without special tokens.
+            stride: tokens that the window moves on by.
+            title: of the progress line.
+        """
+        # In parts, so that a long evaluation shows its progress.
+        nats: list[npt.NDArray[np.float64]] = []
+        with Progress(title, total=len(files), unit="files") as progress:
+            for at in range(0, len(files), SCORED_AT_ONCE):
+                part = files[at : at + SCORED_AT_ONCE]
                 nats += scoring.score(
                     self.model, part, eot=self.tokenizer.eot, window=self.context, stride=stride, start=self.start
                 )
                 progress.advance(len(part))
-        systems = {"model": [float(values[:-1].sum()) / math.log(2) for values in nats]}
-        if self.byte_model is not None:
-            systems["byte_model"] = [self.byte_model.bits(document.data) for document in documents]
-        result = compression.compare(documents, systems, seed=self.seed)
-        ends = sum(float(values[-1]) for values in nats) / math.log(2)
-        return result | {
-            "tokens": sum(map(len, ids)),
-            "window": self.context,
-            "stride": stride,
-            "start": self.start,
-            "not_roundtrip": len(chosen) - len(documents),
-            "end_of_text_bits_per_byte": round(ends / result["bytes"], DIGITS),
-            "byte_model_trained_on_bytes": self.byte_model.trained_on_bytes if self.byte_model else None,
-        }
+        return nats
 
-    def measure_infill(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The `infill` part and its samples."""
-        limit = min(infill.MAX_NEW_TOKENS, self.context // 4)
-        if limit < 4:
-            raise NotRunError(f"a context of {self.context} tokens holds no infilling prompt and answer")
-        documents = self.held_out.choose(self.seed, "infill", max_bytes=TASK_BYTES, excluded=infill.NOT_CODE)
-        tasks = infill.make_tasks(documents, seed=self.seed, count=self.settings.infill_lines)
-        if not self.settings.infill_lines:
-            raise NotRunError("evaluate.infill_lines is 0")
-        if not tasks:
-            raise NotRunError("no held-out line of code (by the column language)")
-        prompts = [
-            infill.prompt(task, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
-            for task in tasks
-        ]
-        answers = self._continue(prompts, limit, temperature=0.0, purpose="infill", enough=infill.decided)
-        texts = [self.tokenizer.decode(ids) for ids in answers]
-        common = infill.CommonLines(self.training_sample) if self.training_sample else None
-        result = infill.summarise(tasks, texts, common)
-        result["protocol"] = (
-            f"PSM, greedy, at most {limit} new tokens, no cut at the newline, equal after strip(); lines of at most "
-            f"{infill.MAX_LINE} characters; trivial: at most one word"
-        )
-        samples = [
-            {
-                "id": task.document.id,
-                "path": task.document.path,
-                "language": task.document.language,
-                "line": task.number + 1,
-                "before": task.before[-400:],
-                "target": task.line,
-                "after": task.after[:200],
-                "answer": text,
-                "exact_match": infill.exact(text, task.line),
-                "trivial": infill.trivial(task.line),
-            }
-            for task, text in list(zip(tasks, texts, strict=True))[:SAMPLES]
-        ]
-        return result, samples
+    def losses(self, sequences: npt.NDArray[np.int64], checkpoint: Path | None = None) -> npt.NDArray[np.float64]:
+        """Nats of every token but the first of each sequence, under the model or under that of a checkpoint.
 
-    def measure_functions(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The `functions` part and its samples."""
-        if not self.settings.functions:
-            raise NotRunError("evaluate.functions is 0")
-        limit = min(self.settings.max_new_tokens, max(1, self.context // 2))
-        room = self.context - limit - len(self.before_text)
-        documents = self.held_out.choose(
-            self.seed, "functions", max_bytes=PYTHON_BYTES, languages=frozenset(["python"])
-        )
-        found = functions.find_headers(
-            documents,
-            seed=self.seed,
-            count=self.settings.functions,
-            fits=lambda header: len(self.tokenizer.encode(header)) <= room,
-        )
-        if not found:
-            raise NotRunError("no held-out Python function (by the column language)")
-        ids = self.tokenizer.encode_batch([header.text for header in found])
-        prompts = [self.before_text + tokens for tokens in ids]
-        systems = {"model": self._bodies(self.model, prompts, limit)}
-        if sum(parameter.numel() for parameter in self.model.parameters()) <= UNTRAINED_PARAMETERS:
-            systems["untrained"] = self._bodies(untrained(self.model, self.seed), prompts, limit)
-        if self.byte_model is not None:
-            size = sum(len(header.text.encode("utf-8")) for header in found) / sum(map(len, ids))
-            written = self.byte_model.sample(
-                [header.text.encode("utf-8") for header in found],
-                max(1, round(limit * size)),
-                temperature=functions.TEMPERATURE,
-                key=draw(self.seed, "functions", "byte model"),
-            )
-            systems["byte_model"] = [
-                functions.cut_at_dedent(data.decode("utf-8", "replace"), ended=False) for data in written
-            ]
-        judged = {name: (bodies, functions.judge(found, bodies)) for name, bodies in systems.items()}
-        result = functions.summarise(found, judged)
-        result["protocol"] = (
-            f"temperature {functions.TEMPERATURE}, top-p {functions.TOP_P} (the byte model: temperature alone), one "
-            f"sample a header, at most {limit} new tokens, cut at the dedent, parsed by the ast module, not executed"
-        )
-        bodies, verdicts = judged["model"]
-        samples = [
-            {
-                "id": header.document.id,
-                "path": header.document.path,
-                "line": header.line,
-                "header": header.text,
-                "body": bodies[at].text,
-                "verdict": verdicts[at],
-                "finished": bodies[at].finished,
-                "untrained": systems["untrained"][at].text if "untrained" in systems else None,
-                "byte_model": systems["byte_model"][at].text if "byte_model" in systems else None,
-            }
-            for at, header in enumerate(found[:SAMPLES])
-        ]
-        return result, samples
+        Args:
+            sequences: int64 (sequences, length).
 
-    def _bodies(self, model: Any, prompts: list[list[int]], limit: int) -> list[functions.Body]:
-        written = self._continue(
-            prompts,
-            limit,
-            temperature=functions.TEMPERATURE,
-            top_p=functions.TOP_P,
-            purpose="functions",
-            enough=functions.dedented,
-            model=model,
-        )
-        return [functions.cut_at_dedent(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in written]
+        Returns:
+            float64 (sequences, length - 1).
+        """
+        return scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
 
-    def _continue(
-        self,
-        prompts: list[list[int]],
-        limit: int,
-        *,
-        temperature: float,
-        purpose: str,
-        enough: Callable[[str], bool],
-        top_p: float = 1.0,
-        model: Any = None,
-    ) -> list[list[int]]:
-        return generate(
-            self.model if model is None else model,
-            prompts,
-            max_new_tokens=limit,
-            stop_ids=self.stop_ids,
-            pad=self.tokenizer.eot,
-            vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
-            temperature=temperature,
-            top_p=top_p,
-            seed=self.seed,
-            purpose=purpose,
-            stop=lambda tokens: enough(self.tokenizer.decode(tokens)),
-        )
+
+def phase_ends(train: Train, directory: Path) -> list[PhaseEnd]:
+    """The end of every phase but the last, rounded as the trainer does; empty phases are left out.
+
+    Args:
+        train: the run's settings.
+        directory: of the run.
+    """
+    ends: list[PhaseEnd] = []
+    # The last step of a phase is the rounded sum of the shares so far, so that rounding never adds up.
+    share, before = 0.0, 0
+    for phase in train.phases[:-1]:
+        share += phase.share
+        last = round(min(share, 1.0) * train.steps)
+        # A phase that rounds to no step has trained nothing.
+        if last > before:
+            checkpoint = directory / "train" / "checkpoints" / f"step-{last:06d}"
+            ends.append(PhaseEnd(last, phase.context, checkpoint))
+        before = last
+    return ends
+
+
+def start_of(train: Train) -> scoring.Start:
+    """What stands before a document of a run: nothing, unless documents attend to one another."""
+    return "eot" if train.document_attention == "all" else "none"
+
+
+def longest_context(train: Train) -> int:
+    """The longest context that a run trains, in tokens."""
+    return max(phase.context for phase in train.phases)
 
 
 def untrained(model: Any, seed: int) -> Any:
-    """A model of the same shape with fresh random weights, a function of the seed; the global generator is kept."""
+    """A model of the same shape with fresh random weights, a function of the seed.
+
+    The state of torch's global generator stays as it was.
+    """
+    # The twin is made on the CPU, so that a GPU does not change its weights, and moved afterwards.
     parameter = next(model.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw(seed, "untrained") >> 1)
@@ -261,38 +212,10 @@ def untrained(model: Any, seed: int) -> Any:
 
 
 def load_model(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: fp32 on the CPU, as it was saved on a GPU."""
+    """The model of a directory, ready to evaluate: in fp32 on a CPU, in the type it was saved in on a GPU."""
     from codeshell.model import CodeShellForCausalLM
 
+    # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
     model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if cuda else torch.float32)
     return model.to("cuda" if cuda else "cpu").eval()
-
-
-def head_tokens(
-    held_out: Corpus, tokenizer: Any, *, seed: int, count: int, length: int, start: scoring.Start
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The first tokens of long held-out files, one sequence a file.
-
-    Args:
-        count: files at most, in the order of hash(seed, id, "positions").
-        length: tokens of a sequence; shorter files are passed over.
-
-    Returns:
-        int64 (files, length).
-    """
-    rows: list[list[int]] = []
-    before = [tokenizer.eot] if start == "eot" else []
-    documents = held_out.choose(seed, "positions", max_bytes=2 * TASK_BYTES)
-    for document in documents:
-        if len(rows) == count:
-            break
-        if len(document.data) >= length - len(before):
-            ids = before + tokenizer.encode(document.text[: length * infill.PROMPT_CHARACTERS])
-            if len(ids) >= length:
-                rows.append(ids[:length])
-    return np.array(rows, dtype=np.int64).reshape(len(rows), length)
-
-
-def _parts(items: list[Any], size: int = 64) -> list[list[Any]]:
-    return [items[at : at + size] for at in range(0, len(items), size)]

@@ -18,12 +18,12 @@ from codeshell.report.format import plain
 
 Point = tuple[float, float]
 TABLE_ROWS = 12
-"""Rows of the table that stands behind each chart."""
+"""Rows of the table below each chart."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `style` is line, faint (the raw values behind a smoothed line), dots or cross."""
+    """One curve. `style` is line, faint (the raw values under a smoothed line), dots or cross."""
 
     label: str
     points: Sequence[Point]
@@ -33,7 +33,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a line chart shows. `marks` are vertical lines with a label; `text` is the text alternative."""
+    """What a line chart shows. `marks` are vertical lines with a label; `text` is the text alternative.
+
+    `name` is unique in the page: it makes the ids of the elements. `from_zero` starts the vertical axis at 0.
+    """
 
     name: str
     title: str
@@ -49,7 +52,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Frame:
-    """Pixels and the range of values they show."""
+    """The size of a drawing in pixels, its margins, and the range of values that the area inside them shows."""
 
     width: int
     height: int
@@ -62,10 +65,12 @@ class Frame:
     y_ticks: Sequence[float] = field(default_factory=tuple)
 
     def x(self, value: float) -> float:
+        """The pixel of a horizontal value."""
         low, high = self.x_range
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
+        """The pixel of a vertical value; pixels count downwards, and values outside the range lie on its edge."""
         low, high = self.y_range
         inner = self.height - self.top - self.bottom
         return self.top + (1 - (min(max(value, low), high) - low) / (high - low)) * inner
@@ -77,20 +82,23 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     if not high - low > 1e-9 * max(abs(low), abs(high)):
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
+    # The step is the first round number that is not below the exact one, with some slack for rounding.
     raw = (high - low) / max(about, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * next((factor for factor in (1, 2, 2.5, 5) if raw <= factor * power * 1.0001), 10)
+    # Whole multiples of the step; a value that is one up to rounding needs no further tick.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:
-    """At most about `limit` points: of every stretch its first lowest and highest, so that spikes stay visible."""
+    """About `limit` points at most: the lowest and the highest of every stretch, so that spikes stay visible."""
     if len(points) <= limit:
         return list(points)
     stretches = max(limit // 2, 1)
     kept: list[Point] = []
     for index in range(stretches):
+        # Two points per stretch, in the order of x (points are pairs that start with it); one if they are the same.
         part = points[index * len(points) // stretches : (index + 1) * len(points) // stretches]
         low, high = min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])
         kept += sorted({low, high})
@@ -98,11 +106,12 @@ def thin(points: Sequence[Point], limit: int) -> list[Point]:
 
 
 def line_chart(chart: Chart) -> Markup:
-    """The figure: two drawings, legend, table. Empty markup if there is no point."""
+    """The figure: two drawings, a legend and a table. Empty markup if there is no point."""
     xs = [x for series in chart.series for x, _ in series.points]
     ys = [y for series in chart.series for _, y in series.points]
     if not xs:
         return Markup()
+    # The vertical range ends at ticks; the horizontal one at the data, so that no width is lost.
     y_ticks = nice_ticks(0.0 if chart.from_zero else min(ys), max(ys), 7)
     x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
     y_range = (y_ticks[0], y_ticks[-1])
@@ -142,8 +151,9 @@ def hover_data(charts: Sequence[Chart]) -> dict[str, Any]:
 
 
 def bar(part: float, whole: float, kind: str = "c1") -> Markup:
-    """A bar for a table cell, `part / whole` of its width. Its number stands beside it, so readers skip it."""
+    """A bar for a table cell, `part / whole` of its width. Its number stands beside it, so screen readers skip it."""
     width = 100 * min(max(part / whole, 0.0), 1.0) if whole > 0 else 0.0
+    # What is there must be seen, however small it is.
     if part > 0:
         width = max(width, 0.6)
     return Markup(
@@ -153,7 +163,7 @@ def bar(part: float, whole: float, kind: str = "c1") -> Markup:
 
 
 def kept_and_dropped(kept: float, dropped: float, whole: float) -> Markup:
-    """Two parts of a whole behind one another: what stays, then what goes."""
+    """Two parts of a whole in one bar: what stays, then what goes."""
     scale = 100 / whole if whole > 0 else 0.0
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
@@ -173,6 +183,7 @@ def interval(value: float, low: float, high: float, whole: float, kind: str = "c
 
 
 def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
+    # The frame's numbers go with the drawing: the script turns the pointer's place into a value with them.
     identity = f"{chart.name}-{kind}"
     parts = [
         Markup(
@@ -184,6 +195,7 @@ def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
             frame.top, frame.height - frame.bottom, *frame.x_range, *frame.y_range, chart.title, chart.text,
         )
     ]  # fmt: skip
+    # Horizontal grid lines, each with its value on the left.
     bottom, right = frame.height - frame.bottom, frame.width - frame.right
     for value in frame.y_ticks:
         y = frame.y(value)
@@ -192,6 +204,7 @@ def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
                 frame.left, y, right, frame.left - 8, y + 4, chart.y_format(value)
             )
         )
+    # Values under the axis. The last one ends at the edge of the drawing instead of being centred, or it would be cut.
     low, high = frame.x_range
     ticks = [tick for tick in nice_ticks(low, high, 6 if kind == "wide" else 4) if low <= tick <= high]
     for value in ticks:
@@ -204,27 +217,31 @@ def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
                 plain(value),
             )
         )
+    # The axis itself, and what the two axes show.
     parts.append(
         Markup(
             '<path class="axis" d="M{} {}H{}"/><text class="label middle" x="{}" y="{}">{}</text>'
             '<text class="label" x="2" y="11">{}</text>'
         ).format(frame.left, bottom, right, (frame.left + right) // 2, frame.height - 4, chart.x_label, chart.y_label)
     )
+    # Vertical marks, for example where the context of training changed.
     for value, label in chart.marks:
         x = frame.x(value)
-        # A label that would run over the right edge stands on the left of its line.
+        # A label that would run over the right edge (7.2 pixels per character) stands on the left of its line.
         flip = x > right - 7.2 * len(label) - 8
         parts.append(
             Markup(
                 '<path class="mark" d="M{:.1f} {}V{}"/><text class="mark-label{}" x="{:.1f}" y="{}">{}</text>'
             ).format(x, frame.top, bottom, " end" if flip else "", x - 5 if flip else x + 2, frame.top - 6, label)
         )
+    # Curves last, so that they lie on top. The cursor is empty until the script moves it.
     parts += [_curve(series, frame) for series in chart.series if series.points]
     parts.append(Markup('<path class="cursor" d=""/></svg>'))
     return Markup().join(parts)
 
 
 def _curve(series: Series, frame: Frame) -> Markup:
+    # Pixels of every point; dots also have a thin line through them, crosses stand alone.
     places = [(frame.x(x), frame.y(y)) for x, y in series.points]
     if series.style == "dots":
         shapes = Markup().join(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(x, y) for x, y in places)
@@ -242,6 +259,7 @@ def _path(places: Sequence[Point]) -> str:
 
 def _table(chart: Chart) -> Markup:
     head = Markup().join(Markup('<th scope="col">{}</th>').format(series.label) for series in chart.series)
+    # Evenly spaced points of the curve with the most points give the rows; the others show what is nearest to them.
     longest = max((series.points for series in chart.series), key=len)
     steps = sorted({index * (len(longest) - 1) // (TABLE_ROWS - 1) for index in range(TABLE_ROWS)})
     body = Markup()
@@ -263,4 +281,5 @@ def _nearest(series: Series, x: float, chart: Chart) -> str:
 
 
 def _rounded(point: Point) -> list[float]:
+    # Eight digits keep every step of a long run apart; a value needs no more than five to be read.
     return [float(f"{point[0]:.8g}"), float(f"{point[1]:.5g}")]

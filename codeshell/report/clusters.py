@@ -1,8 +1,8 @@
 """The cluster view: sizes of the clusters of near duplicates, and some clusters opened, with the diff of one member.
 
-A cluster is a document that stayed and the documents that were dropped for it. Which clusters are shown is a function
-of the pairs alone: the largest, and of the rest two draws with a fixed seed, one of them among those nearest to the
-threshold. Cost: one sort of two numbers a pair; everything else is bounded by what is shown.
+A cluster is a document that stayed and the documents that were dropped for it. Which clusters are shown depends on the
+pairs alone: the largest, and from the rest two draws with a fixed seed, one of them among those nearest to the
+threshold. The cost is one sort of two numbers per pair; everything else is bounded by what is shown.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codeshell.randomness import mix
 from codeshell.report.diff import Diff, compare
 from codeshell.report.pairs import Document, Pair, PairSource, Text
 
 LARGEST = 20
 """Largest clusters shown."""
 DRAWN = 8
-"""Clusters shown of each draw."""
+"""Clusters shown from each draw."""
 MEMBERS = 50
-"""Dropped documents listed of a cluster."""
+"""Dropped documents that are listed for one cluster."""
 MARGIN = 0.03
-"""Above the threshold: a cluster with a member in this margin is a close call."""
+"""A cluster with a member this little above the threshold is a close call."""
 SEED = 20240323
-"""Of the draws."""
+"""Seed of the draws."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cluster as the page shows it, or with `size` 0 a single pair.
+    """A cluster as the page shows it, or a single pair if `size` is 0.
 
-    `size` counts the dropped documents, of which `members` lists those least like the kept one, least alike first.
-    `low`, `median` and `high` are of the Jaccard of all; None where none is known. `diff` is of `kept` and `shown`,
-    None if a text is gone.
+    `size` counts the dropped documents; `members` lists those that are least like the kept one, least alike first.
+    `low`, `median` and `high` describe the Jaccard of all of them; None where none is known. `diff` compares `kept`
+    with `shown`; None if a text is gone.
     """
 
     kept: Document
@@ -50,20 +51,26 @@ class Entry:
 
 
 class Clusters:
-    """Pairs grouped: cluster c has the pairs `order[first[c]:first[c + 1]]`, by ascending Jaccard."""
+    """Pairs grouped: cluster c has the pairs `order[first[c]:first[c + 1]]`, by ascending Jaccard.
+
+    `sizes`, `low`, `median` and `high` are (clusters,): dropped documents, and their Jaccard (NaN if none is known).
+    """
 
     def __init__(self, clusters: NDArray[np.int64], jaccard: NDArray[np.float64]) -> None:
+        # Sort by cluster, then by Jaccard: every cluster becomes one stretch, least alike first.
         self.order: NDArray[np.int64] = np.lexsort((jaccard, clusters)).astype(np.int64, copy=False)
         grouped = clusters[self.order]
+        # A stretch starts where the cluster's number changes; the prepended value differs from the first number.
         starts = np.flatnonzero(np.diff(grouped, prepend=grouped[:1] - 1))
         self.first = np.append(starts, len(grouped))
         self.sizes = np.diff(self.first)
         self._jaccard = jaccard[self.order]
-        # An unknown Jaccard (NaN) sorts behind the known ones.
+        # An unknown Jaccard (NaN) sorts after the known ones, so the known ones of a cluster are its first `known`.
         known = np.add.reduceat(~np.isnan(self._jaccard), starts, dtype=np.int64) if len(starts) else starts
         self.low, self.high, self.median = (np.full(len(starts), np.nan) for _ in range(3))
         some = known > 0
         first, known = starts[some], known[some]
+        # The median of an even number is the mean of the two in the middle.
         self.low[some], self.high[some] = self._jaccard[first], self._jaccard[first + known - 1]
         self.median[some] = (self._jaccard[first + (known - 1) // 2] + self._jaccard[first + known // 2]) / 2
 
@@ -80,12 +87,12 @@ def cluster_view(source: PairSource) -> dict[str, Any]:
     """What the template shows: totals, two tables of counts, and groups of entries.
 
     Returns:
-        `clusters` and `pairs`, their numbers; `sizes` [{low, high, clusters}]; `likeness` [{low, high, pairs}];
-        `groups` [{title, about, entries}], without empty ones; `absent`, for an entry without a diff.
+        `clusters` and `pairs`, how many there are; `sizes` [{low, high, clusters}]; `likeness` [{low, high, pairs}];
+        `groups` [{title, about, entries}], without empty ones; `absent`, what is said where there is no diff.
     """
     clusters = Clusters(source.clusters, source.jaccard)
     largest, close, ordinary = choose(clusters, source.threshold)
-    # The least alike says most about what "near" lets through; a draw shows what is usual.
+    # The least alike pair says most about what "near" lets through; a draw shows what is usual.
     least = [(int(cluster), int(clusters.members(int(cluster), 1)[0])) for cluster in (*largest, *close)]
     middle = [(int(cluster), clusters.middle(int(cluster))) for cluster in ordinary]
     entries = _entries(source, clusters, least + middle)
@@ -93,7 +100,7 @@ def cluster_view(source: PairSource) -> dict[str, Any]:
     groups: list[dict[str, Any]] = [
         {
             "title": "All clusters" if everything else "Largest clusters",
-            "about": "Compared is the dropped document that is least like the kept one.",
+            "about": "The comparison shows the dropped document that is least like the kept one.",
             "entries": entries[: len(largest)],
         },
         {
@@ -103,7 +110,7 @@ def cluster_view(source: PairSource) -> dict[str, Any]:
         },
         {
             "title": "A fair draw",
-            "about": "Drawn from the other clusters with a fixed seed. Compared is the member of middle Jaccard.",
+            "about": "Drawn from the other clusters with a fixed seed. The member with the middle Jaccard is compared.",
             "entries": entries[len(largest) + len(close) :],
         },
     ]
@@ -119,12 +126,15 @@ def cluster_view(source: PairSource) -> dict[str, Any]:
 
 def choose(clusters: Clusters, threshold: float | None) -> tuple[NDArray[np.int64], ...]:
     """The clusters to show: the largest; a draw of those near the threshold, nearest first; a draw of the others."""
+    # Largest first; equal sizes in the order of their numbers, which depend on the documents alone.
     numbers = np.arange(len(clusters.sizes))
     by_size = np.lexsort((numbers, -clusters.sizes))
     largest, rest = by_size[:LARGEST], np.sort(by_size[LARGEST:])
+    # The rest by their least alike member, without clusters of which no Jaccard is known.
     by_low = rest[np.argsort(clusters.low[rest], kind="stable")]
     by_low = by_low[~np.isnan(clusters.low[by_low])]
     within = DRAWN if threshold is None else int(np.searchsorted(clusters.low[by_low], threshold + MARGIN))
+    # If fewer than a draw are within the margin, the nearest ones make up the number.
     near = by_low[: max(within, DRAWN)]
     close = np.sort(_draw(near))
     close = close[np.argsort(clusters.low[close], kind="stable")]
@@ -133,16 +143,14 @@ def choose(clusters: Clusters, threshold: float | None) -> tuple[NDArray[np.int6
 
 def _draw(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """`DRAWN` of the numbers: those with the lowest SplitMix64 hash (Steele, Lea and Flood 2014), lowest first."""
-    with np.errstate(over="ignore"):
-        mixed = (numbers.astype(np.uint64) + np.uint64(SEED)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers[np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")[:DRAWN]]
+    # Products and sums of 64-bit integers wrap around, as the hash means them to.
+    counters = (numbers.astype(np.uint64) + np.uint64(SEED)) * np.uint64(0x9E3779B97F4A7C15)
+    return numbers[np.argsort(mix(counters), kind="stable")[:DRAWN]]
 
 
 def _about_close(threshold: float | None) -> str:
     where = "the threshold" if threshold is None else f"the threshold of {threshold:g}"
-    return f"Drawn from the other clusters whose least alike member is nearest to {where}; compared is that member."
+    return f"Drawn from the other clusters whose least alike member is nearest to {where}; that member is compared."
 
 
 def size_counts(sizes: NDArray[np.int64]) -> list[dict[str, int]]:
@@ -156,14 +164,16 @@ def size_counts(sizes: NDArray[np.int64]) -> list[dict[str, int]]:
 
 
 def likeness_counts(jaccard: NDArray[np.float64], threshold: float | None) -> list[dict[str, float]]:
-    """Pairs by Jaccard, in steps of .05 from the threshold (or the lowest, if that is less) to 1, and those of 1."""
+    """Pairs by Jaccard in steps of 0.05, from the threshold (or the lowest, if that is less) to 1, and those of 1."""
     known = jaccard[~np.isnan(jaccard)]
     if not len(known):
         return []
+    # Step k holds [k / 20, (k + 1) / 20), step 20 the pairs of exactly 1; the slack undoes the rounding of 0.05.
     lowest = float(known.min()) if threshold is None else min(float(known.min()), threshold)
     steps = np.clip(np.floor(known * 20 + 1e-9).astype(np.int64), 0, 19)
     steps[known >= 1] = 20
     counts = np.bincount(steps, minlength=21)
+    # The first row starts at the threshold itself, which need not be a multiple of 0.05.
     start = min(int(np.floor(lowest * 20 + 1e-9)), 20)
     return [
         {"low": max(step / 20, lowest if step == start else 0.0), "high": min(step + 1, 20) / 20, "pairs": int(count)}
@@ -173,9 +183,11 @@ def likeness_counts(jaccard: NDArray[np.float64], threshold: float | None) -> li
 
 def _entries(source: PairSource, clusters: Clusters, chosen: list[tuple[int, int]]) -> list[Entry]:
     """An entry for each chosen (cluster, pair to compare)."""
+    # All pairs that any entry needs are read in one ascending pass over the files.
     listed = [clusters.members(cluster, MEMBERS) for cluster, _ in chosen]
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *listed, np.array([row for _, row in chosen], np.int64)]))
     pairs = dict(zip(rows.tolist(), source.pairs(rows), strict=True))
+    # The compared pairs come first with their texts, then each gets the facts of its cluster.
     compared = compare_pairs(source, [pairs[row] for _, row in chosen])
     return [
         replace(

@@ -1,4 +1,4 @@
-"""The page of a `codeshell dedup`: totals, the cluster view, and what was asked and counted."""
+"""The page of a `codeshell dedup`: totals, the cluster view, its settings and its counts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FILES = 20
 """Inputs that the page names."""
 
 MEASURES = {"exact": "exact Jaccard index", "signature": "Jaccard index as their signatures estimate it"}
-"""What the Jaccard of a pair is, by `--verify`."""
+"""What the number of a pair is, depending on `--verify`."""
 
 
 def is_output(directory: Path) -> bool:
-    """Whether `directory` is what a `codeshell dedup`, finished or not, wrote to."""
+    """Whether a `codeshell dedup`, finished or not, has written to `directory`."""
     return mapping(read.read_dict(directory / "job.json")).get("command") == "dedup"
 
 
@@ -36,15 +36,17 @@ def write(directory: Path, output: Path) -> None:
 
 
 def render(directory: Path) -> str:
-    """The page as text: the same files give the same page.
+    """The page as text. The same files give the same page.
 
     Raises:
         UserError: the job has not finished, or a file of it is damaged.
     """
+    # DedupPairs refuses what is not a finished job; the other files may be missing.
     source = DedupPairs(directory)
     stats = mapping(read.read_dict(directory / "stats.json"))
     times = mapping(read.read_dict(directory / "timings.json"))
     files = objects(source.job.get("files"))
+    # Settings and counts are listed whole, except for counts that the cards show.
     asked = {key: source.job.get(key) for key in ("version", "parameters", "options", "write") if key in source.job}
     counted = {key: value for key, value in stats.items() if key not in ("documents", "bytes", "kept", "kept_bytes")}
     context = {
@@ -68,15 +70,16 @@ def render(directory: Path) -> str:
 def _lead(stats: dict[str, Any], source: DedupPairs) -> str:
     threshold = "the threshold" if source.threshold is None else f"{source.threshold:g}"
     return (
-        f"Of {format.count(stats.get('documents'))} documents {format.count(len(source.clusters))} are near duplicates "
-        f"(Jaccard of {threshold} or more) of a document that stays."
+        f"Of {format.count(stats.get('documents'))} documents, {format.count(len(source.clusters))} are near "
+        f"duplicates (Jaccard of {threshold} or more) of a document that stays."
     )
 
 
 def _cards(stats: dict[str, Any], times: dict[str, Any], source: DedupPairs, files: int) -> list[dict[str, Any]]:
+    # What was read, what stays of it, and the difference.
     there, stays = format.number(stats.get("bytes")), format.number(stats.get("kept_bytes"))
     left_out = sum(format.number(count) or 0 for count in mapping(stats.get("left_out")).values())
-    inputs = f"from {files:,} input{'s' if files != 1 else ''}"
+    inputs = f"from {format.counted(files, 'input', 'inputs')}"
     cards = [
         make_card(
             "Read",
@@ -97,8 +100,9 @@ def _cards(stats: dict[str, Any], times: dict[str, Any], source: DedupPairs, fil
             ],
         ),
     ]
+    # The time of all steps, over resumes as well.
     seconds = sum(format.number(value) or 0.0 for value in times.values())
     if seconds:
-        rate = [] if there is None else [f"{format.plain(round(there / seconds / 1e6, 1))} MB of text a second"]
+        rate = [] if there is None else [f"{format.plain(round(there / seconds / 1e6, 1))} MB of text per second"]
         cards.append(make_card("Time", format.duration(seconds), rate))
     return cards

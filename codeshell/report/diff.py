@@ -1,6 +1,6 @@
 """Two texts side by side: which lines differ, and within a changed line which words.
 
-Bounded in every direction, because the texts come from a corpus: lines compared, rows shown, characters a line.
+The texts come from a corpus, so all is bounded: the lines compared, the rows shown, the characters of a line.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from markupsafe import Markup, escape
 MAX_LINES = 1500
 """Lines of each text that are compared; difflib takes quadratic time in the worst case."""
 MAX_ROWS = 48
-"""Rows shown of one pair."""
+"""Rows shown for one pair."""
 MAX_CHARACTERS = 140
-"""Characters shown of one line."""
+"""Characters shown of a line."""
 CONTEXT = 2
-"""Equal lines around a change."""
+"""Equal lines shown before and after a change."""
 
 _WORD = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `kind` is same, change, delete, insert or gap; a gap's `left` says what it leaves out."""
+    """One line of the table. `kind` is same, change, delete, insert or gap; the `left` of a gap says what it hides."""
 
     kind: str
     left_number: int | None = None
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Diff:
-    """A pair's table. `changed` counts the lines compared that differ on either side; `notes` are the cuts made."""
+    """The table of a pair. `changed` counts the compared lines that differ; `notes` say what was left out."""
 
     rows: list[Row]
     changed: int
@@ -54,10 +54,13 @@ def compare(left_text: str, right_text: str) -> Diff:
         notes.append(f"only the first {MAX_LINES:,} lines were compared")
     rows: list[Row] = []
     changed = 0
+    # Changes that are close to one another form a group, with equal lines around it.
     matcher = SequenceMatcher(None, left, right, autojunk=False)
     groups = list(matcher.get_grouped_opcodes(CONTEXT))
     if not groups:
+        # Equal texts have no group: their first lines stand for them.
         groups = [[("equal", 0, min(len(left), 8), 0, min(len(right), 8))]]
+    # `end` is the first line of the left text that no row has shown or hidden yet.
     end = 0
     for group in groups:
         if group[0][1] > end:
@@ -69,6 +72,7 @@ def compare(left_text: str, right_text: str) -> Diff:
         end = group[-1][2]
     if len(left) > end:
         rows.append(_gap(len(left) - end))
+    # A pair shows its first rows only; how many more there are is said.
     if len(rows) > MAX_ROWS:
         notes.append(f"{len(rows) - MAX_ROWS:,} more rows are not shown")
         rows = rows[:MAX_ROWS]
@@ -82,6 +86,7 @@ def _gap(lines: int) -> Row:
 def _rows(
     tag: str, left: list[str], left_start: int, left_end: int, right: list[str], right_start: int, right_end: int
 ) -> Iterator[Row]:
+    # A stretch of unequal lengths pairs its lines as far as they go; the rest has one side only.
     for offset in range(max(left_end - left_start, right_end - right_start)):
         i, j = left_start + offset, right_start + offset
         has_left, has_right = i < left_end, j < right_end
@@ -103,13 +108,15 @@ def _cut(line: str) -> Markup:
 
 
 def _words(left: str, right: str) -> tuple[Markup, Markup]:
-    """Two lines with the words that differ marked; unlike lines are left unmarked, for marks would be noise."""
+    """Two lines with the words that differ marked. Lines with little in common stay unmarked: marks would be noise."""
     if max(len(left), len(right)) > MAX_CHARACTERS:
         return _cut(left), _cut(right)
+    # Words, blanks and single signs are compared as units.
     before, after = _WORD.findall(left), _WORD.findall(right)
     matcher = SequenceMatcher(None, before, after, autojunk=False)
     if matcher.ratio() < 0.4:
         return escape(left), escape(right)
+    # Adding a str to Markup escapes it, so the text of the corpus stays text.
     marked_left, marked_right = Markup(), Markup()
     for tag, left_start, left_end, right_start, right_end in matcher.get_opcodes():
         old, new = "".join(before[left_start:left_end]), "".join(after[right_start:right_end])

@@ -9,6 +9,7 @@ from typing import Any
 MISSING = "\u2013"
 """Shown where a run has no value."""
 
+# Control characters except tab and newline, line separators, bidirectional controls, surrogates, non-characters.
 _UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
@@ -24,7 +25,7 @@ def show_controls(text: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """A finite float of any JSON number, else None (booleans are not numbers here)."""
+    """A JSON number as a finite float; None for anything else (a boolean is no number here)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
@@ -36,15 +37,18 @@ def count(value: Any) -> str:
     return MISSING if amount is None else f"{round(amount):,}"
 
 
+def counted(value: Any, one: str, many: str) -> str:
+    """A count with its noun: `1 file`, `12 files`."""
+    return f"{count(value)} {one if number(value) == 1 else many}"
+
+
 def short_count(value: Any) -> str:
     """A count in three digits: `7.69 B`, `3.28 M`, `412 k`."""
     amount = number(value)
     if amount is None:
         return MISSING
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e4)):
-        if abs(amount) >= size:
-            return f"{_three(amount / (1e3 if unit == 'k' else size))} {unit}"
-    return f"{round(amount):,}"
+    # Below 10,000 a count is short enough as it is.
+    return f"{round(amount):,}" if abs(amount) < 1e4 else _scaled(amount, ("T", "B", "M", "k"))
 
 
 def size(value: Any) -> str:
@@ -52,17 +56,15 @@ def size(value: Any) -> str:
     amount = number(value)
     if amount is None:
         return MISSING
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(amount) >= scale:
-            return f"{_three(amount / scale)} {unit}"
-    return f"{round(amount)} B"
+    return f"{round(amount)} B" if abs(amount) < 1e3 else _scaled(amount, ("TB", "GB", "MB", "kB"))
 
 
 def share(part: Any, whole: Any, digits: int = 1) -> str:
-    """`part / whole` in percent; a share below what the digits can show is `< 0.1 %`, not zero."""
+    """`part / whole` in percent. A share that is too small for the digits is `< 0.1 %`, not zero."""
     above, below = number(part), number(whole)
     if above is None or not below:
         return MISSING
+    # "0.0 %" is for nothing at all.
     percent, least = 100 * above / below, 10.0**-digits
     if 0 < percent < least / 2:
         return f"< {least:.{digits}f} %"
@@ -78,6 +80,7 @@ def duration(seconds: Any) -> str:
         return f"{round(1000 * amount)} ms"
     if amount < 60:
         return f"{amount:.1f} s"
+    # Rounded first, so that 59.9 s after a minute become the next minute instead of 60 s.
     whole = round(amount)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
@@ -85,7 +88,7 @@ def duration(seconds: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Any number for a reader: integers with separators, floats in four significant digits."""
+    """Any number for a reader: an integer with separators, a float in four significant digits."""
     amount = number(value)
     if amount is None:
         return MISSING
@@ -100,16 +103,22 @@ def words(name: Any) -> str:
 
 
 def cut(text: Any, limit: int = 160) -> str:
-    """A name or value no longer than `limit`: its beginning and its end, with `…` for the middle.
+    """A name or value in `limit` characters at most: its beginning and its end, with `…` for the middle.
 
     Paths and languages of Parquet and JSONL inputs may have any length.
     """
     shown = str(text)
     if len(shown) <= limit:
         return shown
+    # The end of a path says as much as its beginning.
     half = (limit - 1) // 2
     return f"{shown[:half]}…{shown[-half:]}"
 
 
-def _three(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+def _scaled(amount: float, units: tuple[str, str, str, str]) -> str:
+    """An amount of 1,000 or more in three digits, with the largest unit that leaves 1 or more before the point."""
+    scale, unit = next(pair for pair in zip((1e12, 1e9, 1e6, 1e3), units, strict=True) if abs(amount) >= pair[0])
+    value = amount / scale
+    # Rounding happens at the last shown digit, so 9.996 is 10.0 and not 10.00.
+    digits = f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return f"{digits} {unit}"

@@ -1,4 +1,4 @@
-"""Fill a template: what both pages share, and their style and script pinned in the page's policy."""
+"""Filling of a template: what both pages share, and a policy that pins their style and script."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ HERE = Path(__file__).parent
 
 
 def fill(template: str, context: dict[str, Any]) -> str:
-    """The page as text: `template`, which extends `page.html`, with the names of `context`."""
+    """The page as text: `template`, which extends `page.html`, filled with the values of `context`."""
+    # Style and script are part of the page; the policy names their hashes, so they must be inserted unchanged.
     css, js = (HERE / "style.css").read_text("utf-8"), (HERE / "script.js").read_text("utf-8")
     shared = {"css": Markup(css), "js": Markup(js), "policy": _policy(css, js), "version": __version__}
     return format.show_controls(_template(template).render(shared | context)) + "\n"
 
 
 def _template(name: str) -> jinja2.Template:
-    # StrictUndefined: a name the template has wrong is an error in the tests, not a blank in a page.
+    # StrictUndefined: a wrong name in a template is an error in the tests, not a blank in a page.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FileSystemLoader(HERE), trim_blocks=False
     )
@@ -50,7 +51,8 @@ def _template(name: str) -> jinja2.Template:
 
 
 def _policy(css: str, js: str) -> str:
-    """Nothing may be loaded; of style and script only these two texts count, so injected ones would be dead."""
+    """Nothing may be loaded, and only these two texts count as style and script: injected ones would be dead."""
+    # base64 of the SHA-256 of the exact text between the tags, as the policy's grammar wants it.
     pins = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js)]
     return (
         f"default-src 'none'; style-src 'sha256-{pins[0]}'; script-src 'sha256-{pins[1]}'; img-src data:; "
@@ -60,13 +62,14 @@ def _policy(css: str, js: str) -> str:
 
 def show_value(value: Any) -> str:
     """Any JSON scalar for a reader."""
+    # Text and yes or no as `flatten` writes them; numbers short if they are large.
     if format.number(value) is None:
         return flatten(value)[0][1] if not isinstance(value, dict | list) else str(value)
     return format.short_count(value) if abs(value) >= 1e6 else format.plain(value)
 
 
 def make_card(title: str, value: str, lines: list[str], unit: str = "") -> dict[str, Any]:
-    """A card of the first screen."""
+    """A card of the first screen; a caller may add bars with their caption."""
     return {"title": title, "value": value, "unit": unit, "lines": lines, "bars": [], "caption": ""}
 
 

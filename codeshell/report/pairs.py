@@ -1,7 +1,7 @@
-"""Duplicates with the document that each fell to, read for the cluster view: from a run, or from `codeshell dedup`.
+"""Duplicates, each with the document that was kept for it, for the cluster view: from a run or from `codeshell dedup`.
 
-Of all pairs only a cluster number and a Jaccard stay in memory, and of a run the row (the ids while they are sorted);
-what the page shows of a pair is read for the few that it shows.
+For all pairs only a cluster number and a Jaccard stay in memory, and for a run the row as well (and the ids while they
+are sorted). The rest is read for the few pairs that the page shows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from codeshell.report.format import number
 
 @dataclass(frozen=True)
 class Document:
-    """One side of a pair. `key` is what its reader finds the text by; `where` says the input and the row, if any."""
+    """One side of a pair. Its reader finds the text by `key`; `where` names the input and the row, if it has one."""
 
     key: Hashable
     id: str | None
@@ -43,7 +43,7 @@ class Document:
 
 
 class Pair(NamedTuple):
-    """A dropped document, the kept one that it names, and their Jaccard (None: not known)."""
+    """A dropped document, the kept one that it names, and their Jaccard (None if it is not known)."""
 
     jaccard: float | None
     dropped: Document
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A document's text, and what is known of the document only where its text is."""
+    """A document's text, with what only the file that holds the text says about the document."""
 
     text: str
     language: str | None
@@ -59,7 +59,7 @@ class Text(NamedTuple):
 
 
 class Place(NamedTuple):
-    """The key of a document of `codeshell dedup`: row `row` of the source `shard` (a number of `plan.json`)."""
+    """The key of a document of `codeshell dedup`: row `row` of the source with the number `shard` in `plan.json`."""
 
     shard: int
     row: int
@@ -69,7 +69,7 @@ class PairSource(Protocol):
     """What the cluster view needs of a reader."""
 
     clusters: NDArray[np.int64]
-    """(pairs,): the cluster of each. The numbers and the order of the pairs depend on the documents alone."""
+    """(pairs,): the cluster of each pair. The numbers and the order of the pairs depend on the documents alone."""
     jaccard: NDArray[np.float64]
     """(pairs,): NaN where it is not known."""
     threshold: float | None
@@ -77,10 +77,10 @@ class PairSource(Protocol):
     """Said in place of a diff whose texts are gone."""
 
     def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
-        """The pairs at these positions of `clusters`, which ascend and are each there once."""
+        """The pairs at these positions of `clusters`; the positions ascend, and each is there once."""
 
     def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
-        """The texts of some documents; those that cannot be read are left out."""
+        """The texts of some documents by key; those that cannot be read are left out."""
 
 
 class RunPairs:
@@ -91,28 +91,35 @@ class RunPairs:
     def __init__(self, run: Path) -> None:
         """Raises `UserError` for a damaged shard."""
         self._run = run
+        # Read the four columns that order and group the pairs; `_ends` are the rows up to the end of each shard.
         self._shards = list_shards(run / read.DIRECTORIES["neardup"], "dropped")
         columns = pa.schema([DROPPED.field(name) for name in ("id", "kept_id", "value", "limit")])
         tables = [_columns(path, columns) for path in self._shards]
         self._ends = np.cumsum([table.num_rows for table in tables], dtype=np.int64)
         table = pa.concat_tables([columns.empty_table(), *tables])
+        # Drops for another reason name no kept document.
         rows = np.flatnonzero(pc.is_valid(table["kept_id"]).to_numpy())
         table = table.take(pa.array(rows)).combine_chunks()
-        # Pairs by id and clusters by the kept document's, so that it does not show how the corpus was cut into shards.
+        # Pairs are ordered by id, and clusters by the id of the kept document, so that the page does not depend on how
+        # the corpus was cut into shards.
         order = pc.sort_indices(table["id"]).to_numpy()
         self._rows = rows[order]
         self.jaccard = table["value"].to_numpy()[order]
+        # The dictionary is in the order of first appearance; `rank` turns its indices into the order of the ids.
         kept = table["kept_id"].combine_chunks().dictionary_encode()
+        # `rank[i]` is the place of the i-th dictionary entry in the sorted order: the inverse of a permutation.
         rank = np.empty(len(kept.dictionary), np.int64)
         rank[pc.sort_indices(kept.dictionary).to_numpy()] = np.arange(len(rank))
         self.clusters = rank[kept.indices.to_numpy()[order]]
         self.threshold = number(pc.max(table["limit"]).as_py())
 
     def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
+        # Rows of all shards put together, ascending, so that each shard is read once and forwards.
         wanted = self._rows[rows]
         ascending = np.sort(wanted)
         found: dict[int, Pair] = {}
         start = 0
+        # Each shard gets the rows that fall into it, counted from its own start.
         for path, end in zip(self._shards, self._ends, strict=True):
             here = ascending[(ascending >= start) & (ascending < end)]
             if len(here):
@@ -127,7 +134,7 @@ class RunPairs:
 
 
 def run_pair(row: read.Row) -> Pair:
-    """The pair of a row of schema `provenance.DROPPED` that names a kept document."""
+    """The pair in a row of the schema `provenance.DROPPED` that names a kept document."""
     dropped = Document(row["id"], row["id"], row["path"], row["repo"], row["language"], row["bytes"])
     kept = Document(row["kept_id"], row["kept_id"], row["kept_path"], row["kept_repo"])
     return Pair(number(row["value"]), dropped, kept)
@@ -143,7 +150,7 @@ def _columns(path: Path, schema: pa.Schema) -> pa.Table:
 class DedupPairs:
     """The duplicates of a finished `codeshell dedup`: `duplicates.parquet`, with the texts where the job read them.
 
-    `job` is its `job.json`, `path` its table, whose rows are in the order of the inputs.
+    `job` is its `job.json`, `path` its table; the rows of the table are in the order of the inputs.
     """
 
     absent = "The inputs are no longer where the job read them, or have changed since."
@@ -164,14 +171,14 @@ class DedupPairs:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the job was asked: threshold, keep order and so on."""
+        """The settings of the job: threshold, keep order and so on."""
         return _mapping(self.job.get("parameters"))
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of the whole table."""
         table = read_table(self.path, list(names))
         if missing := [name for name in names if name not in table.column_names]:
-            raise UserError(f"{self.path}: no column {missing[0]}; it is not of codeshell dedup")
+            raise UserError(f"{self.path}: no column {missing[0]}; codeshell dedup did not write this file")
         return table
 
     def pairs(self, rows: NDArray[np.int64]) -> list[Pair]:
@@ -183,18 +190,20 @@ class DedupPairs:
         return found
 
     def texts(self, keys: set[Hashable]) -> dict[Hashable, Text]:
+        # Group the documents by the piece of an input that holds them, so that no piece is read twice.
         pieces: dict[Shard, list[Place]] = {}
         for place in sorted(key for key in keys if isinstance(key, Place)):
             piece = self._piece(place)
             if piece is not None:
                 pieces.setdefault(piece, []).append(place)
+        # Columns and encodings as the job read them.
         options = InputOptions(**_mapping(self.job.get("options")))
         found: dict[Hashable, Text] = {}
         for piece, places in pieces.items():
             try:
                 texts = texts_at(piece, [place.row for place in places], options).to_pylist()
             except (UserError, ValueError, OSError):
-                continue  # The file is gone, or another one now: the page says so where the text would be.
+                continue  # The file is gone, or is another one by now: the page says so in place of the text.
             found |= {
                 place: Text(text, None, len(text.encode())) for place, text in zip(places, texts, strict=True) if text
             }
@@ -202,12 +211,13 @@ class DedupPairs:
 
     @cached_property
     def _shards(self) -> list[Shard]:
-        """How the job cut its inputs, ascending by source and row; empty if that is not recorded."""
+        """The pieces into which the job cut its inputs, ascending by source and row; empty if that is not recorded."""
         path = self.path.parent / "plan.json"
         return read_plan(path).shards if path.exists() else []
 
     def _piece(self, place: Place) -> Shard | None:
-        """The least of the inputs that holds a document: a file, a row group, or a shard of JSONL."""
+        """The smallest piece of the inputs that holds a document: a file, a row group, or a shard of JSONL."""
+        # The last piece that starts at or before the place, if it is of the same source.
         at = bisect_right(self._shards, place, key=lambda shard: Place(shard.source.number, shard.first_row)) - 1
         if at < 0 or self._shards[at].source.number != place.shard:
             return None
@@ -229,25 +239,27 @@ class DedupPairs:
                     self._groups[path] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except UserError:
             return None
+        # The first row of every group; the group of a row is the last that starts at or before it.
         firsts = np.cumsum([0, *self._groups[path]])
         group = int(np.searchsorted(firsts, row, side="right")) - 1
         if group >= len(firsts) - 1:
-            return None  # It has fewer rows by now.
+            return None  # The file has fewer rows by now.
         rows = self._groups[path][group]
         return replace(shard, begin=group, end=group + 1, first_row=int(firsts[group]), rows=rows)
 
     def _document(self, identity: str, shard: int | None, row: int | None) -> Document:
-        """A document of the inputs, or if `shard` is None of the index."""
+        """A document of the inputs, or of the index if `shard` is None."""
         if shard is None or row is None:
             return Document(None, identity, identity, where="known from the index")
         file = self._file(shard)
-        # An id of the inputs' own does not say where its row is; one made of name and row, or a path, does.
+        # An id that comes from a column does not say where its row is; a path, or an id made of name and row, does.
         named = file.get("kind") != "files" and _mapping(self.job.get("options")).get("id_column") is not None
         where = f"row {row:,} of {file.get('name', '')}" if named else ""
         language, _ = by_name(identity.rsplit("/", 1)[-1])
         return Document(Place(shard, row), identity, identity, language=language, where=where)
 
     def _file(self, shard: int) -> dict[str, Any]:
+        # The job's own list of its inputs; a damaged one names nothing.
         files = self.job.get("files")
         return _mapping(files[shard]) if isinstance(files, list) and 0 <= shard < len(files) else {}
 

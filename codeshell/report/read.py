@@ -1,4 +1,4 @@
-"""The files of a run's directory, read tolerantly: what is absent is None or empty, what is large is streamed."""
+"""Reading of a run's directory: what is absent is None or empty, and what is large is read in parts."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def log_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
+            # What is no JSON object is passed over: a kill may cut a line short.
             try:
                 value = json.loads(line)
             except json.JSONDecodeError:
@@ -66,7 +67,7 @@ def log_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def dropped_batches(run: Path, stage: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The drops of one stage, a bounded batch at a time."""
+    """The dropped documents of one stage, in batches of bounded size."""
     for path in list_shards(run / DIRECTORIES[stage], "dropped"):
         try:
             yield from pq.ParquetFile(path).iter_batches(batch_size=8192, columns=columns or DROPPED.names)
@@ -75,19 +76,22 @@ def dropped_batches(run: Path, stage: str, columns: list[str] | None = None) -> 
 
 
 def examples(run: Path, stage: str, each: int) -> dict[str, list[Row]]:
-    """A few drops of every rule, chosen by a hash of repository and path, so neither order nor shards matter."""
+    """A few dropped documents of every rule, chosen by a hash of repository and path, not by order or shard."""
+    # For each rule a heap of its `each` lowest hashes so far, with their rows.
     chosen: dict[str, list[tuple[int, int, Row]]] = {}
     seen = 0
     for batch in dropped_batches(run, stage):
         names = zip(*(batch.column(name).to_pylist() for name in ("repo", "path", "rule")), strict=True)
         for index, (repo, path, rule) in enumerate(names):
             name = f"{repo}\0{path}".encode("utf-8", "replace")
-            # A min-heap of negated hashes keeps the lowest hashes; `seen` breaks ties, for rows have no order.
+            # A min-heap of negated hashes keeps the lowest hashes: its root is the one that has to go next. `seen`
+            # breaks ties, because rows cannot be compared.
             seen += 1
             rank = (-int.from_bytes(md5(name, usedforsecurity=False).digest()[:8]), -seen)
             heap = chosen.setdefault(str(rule), [])
             if len(heap) == each and rank < heap[0][:2]:
                 continue
+            # Only rows that are kept for now become Python objects.
             (row,) = batch.slice(index, 1).to_pylist()
             (heapq.heappush if len(heap) < each else heapq.heapreplace)(heap, (*rank, row))
     return {rule: [entry[2] for entry in sorted(heap, reverse=True, key=_order)] for rule, heap in chosen.items()}
@@ -98,13 +102,14 @@ def _order(entry: tuple[int, int, Row]) -> tuple[int, int]:
 
 
 def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int) -> list[Row]:
-    """The first `limit` drops in the order of `keys` (as for `pyarrow.compute`), one for each kept document."""
+    """The first `limit` dropped documents in the order of `keys` (as in `pyarrow.compute`), one for each kept one."""
     best: pa.Table | None = None
     for batch in dropped_batches(run, stage):
         table = pa.Table.from_batches([batch]).filter(pc.is_valid(batch.column("kept_id")))
         table = table if best is None else pa.concat_tables([best, table])
-        # Some spare rows, because large clusters come several times; in a huge one fewer than `limit` may be left.
+        # Keep spare rows, because a large cluster comes several times. After a huge one fewer than `limit` may be left.
         best = table.take(pc.select_k_unstable(table, 20 * limit, keys))
+    # The first row of each kept document wins.
     rows: dict[str, Row] = {}
     for row in best.to_pylist() if best is not None else []:
         rows.setdefault(row["kept_id"], row)
@@ -112,9 +117,9 @@ def extreme_pairs(run: Path, stage: str, keys: list[tuple[str, str]], limit: int
 
 
 def documents(run: Path, identities: set[str]) -> dict[str, Row]:
-    """Id, text, language and bytes of some documents by id, those that are there.
+    """Id, text, language and bytes of those of the named documents that are there, by id.
 
-    The id columns are scanned, and only row groups with a wanted id are read.
+    The id columns are scanned; the other columns are read only for row groups that hold one of the ids.
     """
     found: dict[str, Row] = {}
     for path in list_shards(run / "collect", "documents"):
@@ -123,6 +128,7 @@ def documents(run: Path, identities: set[str]) -> dict[str, Row]:
         try:
             file = pq.ParquetFile(path)
             for group in range(file.num_row_groups):
+                # Only the ids that were not found yet, so the search ends with the last of them.
                 wanted = pa.array(sorted(identities - found.keys()), pa.string())
                 mask = pc.is_in(file.read_row_group(group, columns=["id"])["id"], wanted)
                 if not pc.any(mask).as_py():
@@ -136,7 +142,10 @@ def documents(run: Path, identities: set[str]) -> dict[str, Row]:
 
 
 def parquet_rows(path: Path, rows: NDArray[np.int64]) -> list[Row]:
-    """Some rows of a Parquet file, ascending and each once: only the row groups that hold them are read.
+    """Some rows of a Parquet file; only the row groups that hold them are read.
+
+    Args:
+        rows: their numbers, ascending, each once.
 
     Raises:
         UserError: the file is not readable.
@@ -144,6 +153,7 @@ def parquet_rows(path: Path, rows: NDArray[np.int64]) -> list[Row]:
     found: list[Row] = []
     try:
         with pq.ParquetFile(path) as file:
+            # `first` is the number of the group's first row, `at` counts the rows that were found.
             first = at = 0
             for group in range(file.num_row_groups):
                 last = first + file.metadata.row_group(group).num_rows

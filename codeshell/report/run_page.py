@@ -1,4 +1,4 @@
-"""Render `report.html` of a run: gather the sections and fill the template."""
+"""The page of a run, `report.html`: gather the sections and fill the template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codeshell.report.page import fill, make_card, show_value
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
-    """The stage: write `report.html` from the other files in `directory`; it has no statistics."""
+    """The last stage of a run: write `report.html` from the other files in `directory`. It has no statistics."""
     write(directory, directory / "report.html")
     return {}
 
@@ -32,7 +32,7 @@ def write(directory: Path, output: Path) -> None:
 
 
 def render(directory: Path) -> str:
-    """The page as text: the same files give the same page.
+    """The page as text. The same files give the same page.
 
     Raises:
         UserError: `directory` holds no run, or a file in it is damaged.
@@ -43,12 +43,13 @@ def render(directory: Path) -> str:
         raise UserError(
             f"{directory}: no run is here (no run.json, no stats.json); give the directory of a codeshell run"
         )
+    # Each section is None or empty where its stage has not run; the template says so.
     times = sections.timings(read.read_dict(directory / "timings.json"))
-    positions = read.read_any(directory / "evaluate" / "positions.json")
     trained = training.training(directory, stats["train"])
-    evaluated = evaluation.evaluation(stats["evaluate"], positions)
+    evaluated = evaluation.evaluation(directory, stats["evaluate"])
     duplicates = sections.duplicates(directory, stats)
     tokens = sections.tokenizer(stats)
+    # All charts once more as numbers, for the values that the script shows under the pointer.
     charts = [*(trained["charts"] if trained else []), *(evaluated["charts"] if evaluated else [])]
     recipe_path = directory / "recipe.toml"
     recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.exists() else ""
@@ -80,6 +81,7 @@ def _name(recipe: str, directory: Path) -> str:
     """The recipe's name, or the directory's."""
     import tomllib
 
+    # A recipe that was damaged by hand must not cost the page.
     try:
         name = tomllib.loads(recipe).get("name")
     except tomllib.TOMLDecodeError:
@@ -88,8 +90,9 @@ def _name(recipe: str, directory: Path) -> str:
 
 
 def _lead(stats: sections.Statistics) -> str:
-    """The run in a sentence, of what has been done."""
+    """What the run has done so far, in a sentence or two."""
     collect, train = stats["collect"], stats["train"]
+    # The corpus is what the last data stage that has run left.
     final = next((stats[stage] for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     if collect is None:
         return "Nothing has been collected yet."
@@ -113,29 +116,35 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
     collect = stats["collect"]
     if collect is not None:
         there = sections.pair(collect)
+        # What was read, and what was no document.
         left_out = sum(format.number(files) or 0 for files in sections.mapping(collect.get("dropped")).values())
         languages = len(sections.mapping(collect.get("by_language")))
         lines = [
-            f"{format.count(there['documents'])} documents in {languages} languages",
-            f"{format.count(left_out)} files left out (binary, too large, not code …)",
+            f"{format.counted(there['documents'], 'document', 'documents')} in "
+            f"{format.counted(languages, 'language', 'languages')}",
+            f"{format.counted(left_out, 'file', 'files')} left out (binary, too large, not code …)",
         ]
         cards.append(make_card("Read", format.size(there["bytes"]), lines))
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     if collect is not None and final is not None:
+        # What is left of it, as tokens too, and whether the splits leak.
         kept = sections.pair((stats[final] or {}).get("kept"))
         part = format.share(kept["bytes"], sections.pair(collect)["bytes"])
-        lines = [f"{format.count(kept['documents'])} documents, {part} of the bytes"]
+        lines = [f"{format.counted(kept['documents'], 'document', 'documents')}, {part} of the bytes"]
         tokens = sections.mapping((stats["tokens"] or {}).get("train")).get("tokens")
         if tokens is not None:
             lines.append(f"{format.short_count(tokens)} tokens to train on")
         leak = sections.mapping(sections.mapping((stats["split"] or {}).get("leak")).get("after"))
+        # Said only if the leak was measured for every split.
         leaked = [format.number(sections.mapping(entry).get("documents")) for entry in leak.values()]
         if leaked and None not in leaked:
             total = sum(amount or 0 for amount in leaked)
-            lines.append(f"{format.count(total)} held-out near duplicates of training files")
+            files = format.counted(total, "held-out file is a near duplicate", "held-out files are near duplicates")
+            lines.append(f"{files} of training files")
         cards.append(make_card("Kept", format.size(kept["bytes"]), lines))
     cards += _model_cards(stats)
     if times is not None:
+        # The four slowest stages say where the time went.
         slowest = sorted(times["rows"], key=lambda row: (-row["seconds"], row["name"]))[:4]
         graph = [
             {
@@ -152,10 +161,11 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
 
 
 def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
-    """The model's card: bits per byte beside its peers, or the loss where the evaluation has not run."""
+    """The model's card: bits per byte beside other systems, or the loss where the evaluation has not run."""
     bits = evaluation.headline_bits(stats["evaluate"])
     infill = evaluation.headline_infill(stats["evaluate"])
     if bits and bits[0][0] == "this model":
+        # The longest bar is the worst system; the model's own is coloured.
         top = max(value for _, value in bits)
         graph = [
             {
@@ -171,6 +181,7 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
         return [card | {"bars": graph, "caption": "Bits per byte"}]
     if stats["train"] is None:
         return []
+    # Without an evaluation the training's own loss is what there is: on the validation split if it was measured.
     loss = format.number(stats["train"].get("final_valid_loss")) or format.number(
         stats["train"].get("final_train_loss")
     )
@@ -179,11 +190,13 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
 
 
 def _training_rows(trained: dict[str, Any]) -> dict[str, Any]:
+    # Counts are shown in full here; the lead has them in three digits.
     whole = ("parameters", "steps", "tokens", "skipped_updates")
     rows = [
         (training.FACTS[key], format.count(value) if key in whole else show_value(value))
         for key, value in trained["facts"]
     ]
+    # The columns of the table of phases: every key that any phase has, in the order of appearance.
     keys: list[str] = []
     for phase in trained["phases"]:
         keys += [key for key in phase if key not in keys]

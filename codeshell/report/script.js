@@ -1,5 +1,5 @@
-// What the page can do beyond HTML: values under the pointer in charts, sortable tables, open and close all.
-// Everything is readable without it.
+// What the page can do beyond HTML: values under the pointer in charts, sortable tables, opening and closing all pairs.
+// Everything can be read without it.
 "use strict";
 
 (function () {
@@ -16,9 +16,11 @@
     return Math.abs(points[low][0] - x) <= Math.abs(points[high][0] - x) ? points[low] : points[high];
   }
 
+  // Shows the values of all curves at the pointer, or at the point that the arrow keys have reached.
   function interactive(svg) {
     const chart = data[svg.dataset.chart];
     if (!chart) return;
+    // The plotting area in the units of the viewBox, and the range of x that it shows.
     const [left, right, top, bottom, low, high] = svg.dataset.frame.split(" ").map(Number);
     const cursor = svg.querySelector(".cursor");
     const box = document.createElement("div");
@@ -29,6 +31,7 @@
     const main = chart.series[0].points;
     let at = null;
 
+    // The cursor stands at a point of the first curve; each other curve names its nearest point and where that is.
     function show(x) {
       at = nearest(main, x)[0];
       const place = left + (at - low) / (high - low) * (right - left);
@@ -46,7 +49,8 @@
         box.append(row);
       }
       box.hidden = false;
-      // An SVG element has no offsetLeft; the figure around both is what the box is placed in.
+      // An SVG element has no offsetLeft, so the box is placed relative to the figure around both. It stands on the side
+      // of the cursor that has more room.
       const area = svg.getBoundingClientRect(), figure = svg.parentElement.getBoundingClientRect();
       const scale = area.width / svg.viewBox.baseVal.width;
       const room = area.width - box.offsetWidth - 4;
@@ -60,6 +64,7 @@
       box.hidden = true;
     }
 
+    // From pixels of the screen to the units of the viewBox, then to a value of x.
     svg.addEventListener("pointermove", (event) => {
       const area = svg.getBoundingClientRect();
       const x = (event.clientX - area.left) / area.width * svg.viewBox.baseVal.width;
@@ -78,6 +83,7 @@
     });
   }
 
+  // A click on the head of a column sorts by it, largest first; a second click turns the order round.
   function sortable(table) {
     const heads = table.tHead.rows[table.tHead.rows.length - 1].cells;
     const body = table.tBodies[0];
@@ -90,6 +96,7 @@
         const falling = head.getAttribute("aria-sort") !== "descending";
         for (const other of heads) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+        // Cells with a data-value are numbers; the others are compared as text.
         const value = (row) => row.cells[column].dataset.value;
         const compare = (a, b) => value(a) === undefined
           ? b.cells[column].textContent.localeCompare(a.cells[column].textContent, "en")
@@ -107,6 +114,6 @@
       document.querySelectorAll(`#${button.dataset[name]} details.pair`).forEach((one) => { one.open = open; });
     }));
   }
-  // Says that all of the above ran, for the tests.
+  // For the tests: all of the above has run.
   document.documentElement.dataset.ready = "yes";
 })();

@@ -1,4 +1,4 @@
-"""What the data sections of the page show, as plain values: funnel, languages, duplicates, splits, tokenizer, time."""
+"""What the sections about data show, as plain values: funnel, languages, duplicates, splits, tokenizer, time."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from codeshell.report.format import count, cut, number, plain, size
 from codeshell.report.pairs import RunPairs, run_pair
 
 EXAMPLES = 3
-"""Drops shown for every rule."""
+"""Dropped documents shown for every rule."""
 HELD_OUT = 6
-"""Pairs shown of a held-out file and the training file that it resembled."""
+"""Pairs shown of a held-out file with the training file that it resembled."""
 DUPLICATE_FACTS = {
     "candidate_pairs": "candidate pairs",
     "verified_pairs": "pairs at the threshold or above",
     "clusters": "clusters",
     "largest_cluster": "largest cluster",
 }
-"""Statistics of the near duplicates above the clusters, with their names."""
+"""The statistics that are shown above the clusters, with their names."""
 TOKENIZER_FACTS = {
     "vocab_size": "vocabulary, special tokens included",
     "trained_on_bytes": "bytes trained on",
     "bytes_per_token": "bytes per token, all languages",
     "measured_on": "measured on",
 }
-"""Statistics of the tokenizer beside the table, with their names."""
+"""The statistics of the tokenizer that are shown above the table, with their names."""
 LANGUAGES = 24
-"""Rows of the language table before the fold, which also hides the languages that were dropped whole."""
+"""Rows of the language table before the fold. Languages that were dropped whole are always below it."""
 
 FUNNEL = (
-    ("collect", "Collect", "Files read from the inputs. What is not text, or not source code, stops here."),
-    ("filter", "Filter", "The language floor, StarCoder's initial rules, then exact duplicates (MD5 of the text)."),
-    ("neardup", "Near duplicates", "MinHash candidates, each verified by the exact Jaccard index of its shingles."),
+    ("collect", "Collect", "Files read from the inputs. What is not text or not source code is left out here."),
+    ("filter", "Filter", "Small languages, StarCoder's initial rules, then exact duplicates (by the MD5 of the text)."),
+    ("neardup", "Near duplicates", "MinHash proposes pairs; the exact Jaccard index of their shingles decides."),
     ("split", "Split", "Whole repositories are held out; a held-out file that resembles a training file is dropped."),
 )
 
@@ -42,7 +42,7 @@ Statistics = dict[str, dict[str, Any] | None]
 
 
 def funnel(run: Path, stats: Statistics) -> list[dict[str, Any]]:
-    """One entry a stage: what came in, what stayed, and every rule with its counts and a few drops."""
+    """One entry per stage: what came in, what stayed, and every rule with its counts and a few dropped documents."""
     entries = []
     for stage, title, about in FUNNEL:
         node = stats[stage]
@@ -51,6 +51,7 @@ def funnel(run: Path, stats: Statistics) -> list[dict[str, Any]]:
             entry |= (
                 _collected(node) if stage == "collect" else {"in": pair(node.get("in")), "kept": pair(node.get("kept"))}
             )
+            # Each rule with a few of its documents; the rule that dropped most comes first.
             shown = read.examples(run, stage, EXAMPLES)
             rules = [_rule(name, amount, shown.get(name, [])) for name, amount in mapping(node.get("dropped")).items()]
             entry["sized"] = any(rule["bytes"] is not None for rule in rules)
@@ -58,6 +59,7 @@ def funnel(run: Path, stats: Statistics) -> list[dict[str, Any]]:
             entry["rules"] = sorted(rules, key=lambda rule: (-rule["documents"], rule["name"]))
             entry["dropped"] = {
                 "documents": sum(rule["documents"] for rule in rules),
+                # Files that never became documents have no recorded size.
                 "bytes": sum(rule["bytes"] or 0 for rule in rules) if stage != "collect" else None,
             }
         entries.append(entry)
@@ -81,7 +83,7 @@ def objects(node: Any) -> list[dict[str, Any]]:
 
 
 def _collected(node: dict[str, Any]) -> dict[str, Any]:
-    """The first stage counts files: those that became documents, and those that did not (their sizes are not kept)."""
+    """The first stage counts files: those that became documents, and those that did not (without their sizes)."""
     kept = pair(node)
     left_out = sum(number(files) or 0.0 for files in mapping(node.get("dropped")).values())
     return {"in": {"documents": kept["documents"] + left_out, "bytes": None}, "kept": kept}
@@ -89,17 +91,19 @@ def _collected(node: dict[str, Any]) -> dict[str, Any]:
 
 def _rule(name: str, amount: Any, examples: list[read.Row]) -> dict[str, Any]:
     shown = [_example(row) for row in examples]
+    # The first stage counts files alone, the others documents and bytes.
     if isinstance(amount, dict):
         return {"name": name, "examples": shown} | pair(amount)
     return {"name": name, "documents": number(amount) or 0.0, "bytes": None, "examples": shown}
 
 
 def _example(row: read.Row) -> dict[str, Any]:
-    """A drop and, in words, why: the measured value and the limit, or the document that stayed."""
+    """A dropped document and the reason in words: the measured value and the limit, or the document that stayed."""
     value, limit = number(row["value"]), number(row["limit"])
+    # The kept document explains a duplicate; a number and its limit explain any other drop.
     notes = []
     if value == limit == 1:
-        pass  # A rule of yes or no: its name says all.
+        pass  # The rule says yes or no: its name says all.
     elif value is not None and not row["kept_id"]:
         notes.append(f"measured {plain(value)}" + (f", limit {plain(limit)}" if limit is not None else ""))
     elif limit is not None and not row["kept_id"]:
@@ -113,12 +117,13 @@ def _example(row: read.Row) -> dict[str, Any]:
 
 
 def languages(stats: Statistics) -> dict[str, Any] | None:
-    """Table 1 of the report for this run: size, files and share of every language before and after the curation."""
+    """The report's Table 1 for this run: size, files and share of every language before and after the curation."""
     if stats["collect"] is None:
         return None
     before = mapping(stats["collect"].get("by_language"))
     final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
     after = mapping((stats[final] or {}).get("by_language")) if final else {}
+    # Bytes per token of each language; of all languages together where one was not measured.
     measured = mapping((stats["tokenizer"] or {}).get("by_language"))
     overall = number((stats["tokenizer"] or {}).get("bytes_per_token"))
     rows: list[dict[str, Any]] = []
@@ -130,7 +135,7 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
     exact = sum(number(mapping(split).get("tokens")) or 0.0 for split in (stats["tokens"] or {}).values())
     estimated = sum(row["tokens"] or 0.0 for row in rows)
     if exact and estimated:
-        # Densities are of a sample; the total is known, so the rows are made to add up to it.
+        # Bytes per token are of a sample, but the total is known: the rows are scaled to add up to it.
         for row in rows:
             row["tokens"] = (row["tokens"] or 0.0) * exact / estimated
     rows.sort(key=lambda row: (-row["after"]["bytes"], -row["before"]["bytes"], row["name"]))
@@ -139,10 +144,12 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
         "after": {key: sum(row["after"][key] for row in rows) for key in ("documents", "bytes")},
         "tokens": sum(row["tokens"] or 0.0 for row in rows),
     }
+    # One unit for the whole table, that of its largest number.
     largest = max((row["before"]["bytes"] for row in rows), default=0.0)
     unit = next(((name, scale) for name, scale in (("GB", 1e9), ("MB", 1e6)) if largest >= scale), ("kB", 1e3))
     kept = sum(1 for row in rows if row["after"]["documents"])
-    # Rows are sorted by what is kept, so the languages that were dropped whole are the last.
+    # Rows are sorted by what is kept, so the languages that were dropped whole come last.
+    # If nothing was kept at all, the first rows are shown like any others.
     shown = min(LANGUAGES, kept) if kept else LANGUAGES
     return {
         "rows": rows[:shown],
@@ -158,11 +165,12 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
 
 
 def duplicates(run: Path, stats: Statistics) -> dict[str, Any] | None:
-    """The cluster view of the run, and the held-out files that resembled training files as one more group."""
+    """The cluster view of the run, and one more group for the held-out files that resembled training files."""
     node = stats["neardup"]
     if node is None:
         return None
     source = RunPairs(run)
+    # The most alike first; equal ones by id, so that the choice is always the same.
     closest = [("value", "descending"), ("id", "ascending")]
     held_out = compare_pairs(source, [run_pair(row) for row in read.extreme_pairs(run, "split", closest, HELD_OUT)])
     group = {
@@ -178,7 +186,7 @@ def duplicates(run: Path, stats: Statistics) -> dict[str, Any] | None:
 
 
 def splits(stats: Statistics) -> dict[str, Any] | None:
-    """Documents, bytes, repositories and tokens of each split, and the leak before and after it was closed."""
+    """Documents, bytes, repositories and tokens of each split, and the leak before and after its removal."""
     node = stats["split"]
     if node is None:
         return None
@@ -189,6 +197,7 @@ def splits(stats: Statistics) -> dict[str, Any] | None:
         rows.append(
             {"name": name, "repos": entry.get("repos"), "tokens": mapping(tokens.get(name)).get("tokens")} | pair(entry)
         )
+    # Where no leak was measured there is no table of it.
     leak = mapping(node.get("leak"))
     leaks = [
         {
@@ -202,7 +211,7 @@ def splits(stats: Statistics) -> dict[str, Any] | None:
 
 
 def tokenizer(stats: Statistics) -> dict[str, Any] | None:
-    """Table 2's measure by language."""
+    """The measure of the report's Table 2 for each language: how much text a token holds."""
     node = stats["tokenizer"]
     if node is None:
         return None
@@ -216,6 +225,7 @@ def tokenizer(stats: Statistics) -> dict[str, Any] | None:
         for name, entry in by_language.items()
     ]
     rows.sort(key=lambda row: (-(row["characters"] or 0.0), row["name"]))
+    # Known statistics above the table with a name of their own, the others below it with their key.
     facts = {key: node[key] for key in TOKENIZER_FACTS if key in node}
     rest = {key: value for key, value in node.items() if key not in TOKENIZER_FACTS and key != "by_language"}
     return {
@@ -227,7 +237,7 @@ def tokenizer(stats: Statistics) -> dict[str, Any] | None:
 
 
 def timings(node: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Seconds a stage, in the order of the pipeline."""
+    """Seconds per stage, in the order of the pipeline; a stage that this version does not know comes last."""
     if not node:
         return None
     order = list(read.DIRECTORIES)
@@ -238,7 +248,8 @@ def timings(node: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Any JSON value as rows of dotted key and text, so that nothing a stage wrote is hidden."""
+    """Any JSON value as rows of dotted key and text, so that nothing that a stage wrote is hidden."""
+    # Objects and lists of objects go down a level; a list of scalars is one row.
     if isinstance(node, dict) and node:
         return [row for key in node for row in flatten(node[key], f"{prefix}.{cut(key)}" if prefix else cut(key))]
     if isinstance(node, list) and any(isinstance(item, dict | list) for item in node):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ FACTS = {
     "final_valid_bits_per_byte": "validation, bits per byte",
     "skipped_updates": "skipped updates",
 }
-"""Statistics beside the loss curve, with their names."""
+"""The statistics that are shown beside the loss curve, with their names."""
 POINTS = 360
 """Points of a curve in the page; a longer run is thinned, its spikes kept."""
 
 
 @dataclass
 class Log:
-    """The log's curves. A step that was done again after a resume counts once, as it was done last."""
+    """The curves of a training log. A step that was done again after a resume counts once, as it was done last."""
 
     loss: list[Point] = field(default_factory=list)
     lr: list[Point] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Log:
 
 def read_log(path: Path) -> Log:
     """Read the lines of kind `train` and `valid`."""
+    # By step, so that a later line of the same step replaces an earlier one.
     steps: dict[float, dict[str, Any]] = {}
     valid: dict[float, dict[str, Any]] = {}
     for line in read.log_lines(path):
@@ -51,6 +53,7 @@ def read_log(path: Path) -> Log:
         if at is not None and lines is not None:
             lines[at] = line
     log = Log()
+    # A value that is missing or not finite is no point of its curve.
     for at in sorted(steps):
         line = steps[at]
         for key, points in (
@@ -64,6 +67,7 @@ def read_log(path: Path) -> Log:
                 points.append((at, value))
         if line.get("skipped"):
             log.skipped.append(at)
+        # A phase begins where the context changes.
         context = number(line.get("context"))
         if context is not None and (not log.contexts or log.contexts[-1][1] != context):
             log.contexts.append((at, int(context)))
@@ -77,6 +81,7 @@ def read_log(path: Path) -> Log:
 
 def smooth(points: list[Point]) -> list[Point]:
     """Exponential mean over about a fiftieth of the run, without the bias of its start."""
+    # Dividing by the sum of the weights so far makes the first points as unbiased as the last (as Adam does).
     decay = 1 - 2 / (max(len(points) / 50, 8) + 1)
     total, weight, result = 0.0, 0.0, []
     for x, y in points:
@@ -90,8 +95,10 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
     log = read_log(run / "train" / "log.jsonl")
     if stats is None and not log.loss:
         return None
+    # The first phase starts with the log and needs no mark.
     marks = [(at, f"context {context:,}") for at, context in log.contexts[1:]]
     charts = [chart for chart in (_loss(log, marks), _lr(log, marks), _speed(log, marks), _norm(log, marks)) if chart]
+    # Without statistics the training has not finished; the log shows how far it came.
     stats = stats or {}
     phases = stats.get("phases")
     return {
@@ -107,7 +114,7 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
 def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     if not log.loss:
         return None
-    # The loss of an update that was not made says nothing of the curve: it is marked and left out of the mean.
+    # The loss of an update that was not made says nothing about the curve: it is marked, and left out of the mean.
     losses, skipped = dict(log.loss), set(log.skipped)
     smoothed = smooth([point for point in log.loss if point[0] not in skipped] or log.loss)
     top = max(losses.values())
@@ -117,6 +124,7 @@ def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
         Series("validation", log.valid, 2, "dots"),
         Series("skipped updates", [(at, losses.get(at, top)) for at in log.skipped], 3, "cross"),
     ]
+    # The text alternative says where the curve starts and ends, and what happened on the way.
     text = f"Training loss goes from {plain(log.loss[0][1])} at step {plain(log.loss[0][0])} to "
     text += f"{plain(smoothed[-1][1])} (smoothed) at step {plain(smoothed[-1][0])}."
     if log.valid:
@@ -138,6 +146,7 @@ def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
 def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     if not log.lr:
         return None
+    # The axis is in units of the peak's power of ten: 0.0003 would need a wide margin.
     peak = max(log.lr, key=lambda point: point[1])
     power = math.floor(math.log10(peak[1])) if peak[1] > 0 else 0
     return Chart(
@@ -156,36 +165,32 @@ def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
 def _speed(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     if not log.speed:
         return None
+    # The median: steps that wait for a checkpoint or for validation do not count for much.
     middle = sorted(y for _, y in log.speed)[len(log.speed) // 2]
-    return Chart(
-        "speed",
-        "Throughput",
-        "step",
-        "tokens per second",
-        [
-            Series("each step", thin(log.speed, POINTS), 1, "faint"),
-            Series("smoothed", thin(smooth(log.speed), POINTS), 1),
-        ],
-        f"The median step ran at {short_count(middle)} tokens per second.",
-        marks,
-        from_zero=True,
-        y_format=short_count,
-    )
+    text = f"The median step ran at {short_count(middle)} tokens per second."
+    return _noisy("speed", "Throughput", "tokens per second", log.speed, text, marks, short_count)
 
 
 def _norm(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     if not log.norm:
         return None
-    return Chart(
-        "norm",
-        "Gradient norm",
-        "step",
-        "before clipping",
-        [
-            Series("each step", thin(log.norm, POINTS), 1, "faint"),
-            Series("smoothed", thin(smooth(log.norm), POINTS), 1),
-        ],
-        f"The gradient norm ends near {plain(smooth(log.norm)[-1][1])}.",
-        marks,
-        from_zero=True,
-    )
+    text = f"The gradient norm ends near {plain(smooth(log.norm)[-1][1])}."
+    return _noisy("norm", "Gradient norm", "before clipping", log.norm, text, marks, plain)
+
+
+def _noisy(
+    name: str,
+    title: str,
+    y_label: str,
+    points: list[Point],
+    text: str,
+    marks: list[tuple[float, str]],
+    y_format: Callable[[Any], str],
+) -> Chart:
+    """A chart of values that differ from step to step: each of them faint, and their running mean."""
+    # From zero, so that a small wobble does not look like a large one.
+    series = [
+        Series("each step", thin(points, POINTS), 1, "faint"),
+        Series("smoothed", thin(smooth(points), POINTS), 1),
+    ]
+    return Chart(name, title, "step", y_label, series, text, marks, from_zero=True, y_format=y_format)

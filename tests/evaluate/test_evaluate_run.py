@@ -18,8 +18,10 @@ from helpers.evaluation_run import HELD_OUT, RECIPE, make_run
 from codeshell import evaluate
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
-from codeshell.evaluate import evaluate_run as stage
-from codeshell.evaluate.subject import load_model, untrained
+from codeshell.evaluate.scoring import losses
+from codeshell.evaluate.subject import load_model, phase_ends, untrained
+from codeshell.evaluate.tasks.functions import Functions
+from codeshell.evaluate.tasks.infill import Infill
 from codeshell.recipe import Phase, Train
 from codeshell.train.schedule import stretches
 
@@ -63,14 +65,14 @@ def test_every_part_runs_and_a_second_run_gives_the_same_bytes(tmp_path: Path) -
     assert samples["functions"][0]["header"].startswith("def held")
 
 
-def test_a_killed_run_goes_on(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(make_run(run_directory.parent / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(stage.Evaluation, "measure_functions", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Functions, "measure", lambda self, subject: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(run_directory)
     assert (run_directory / "evaluate" / "part-infill.json").exists()
-    monkeypatch.setattr(stage.Evaluation, "measure_infill", lambda self: pytest.fail("done before"))
+    monkeypatch.setattr(Infill, "measure", lambda self, subject: pytest.fail("done before"))
     assert run(run_directory) == whole
     assert output(run_directory) == output(run_directory.parent / "whole")
 
@@ -131,7 +133,9 @@ def test_phase_ends_are_the_trainers(shares: tuple[float, ...], steps: int) -> N
     phases = tuple(Phase(share=share, context=context) for share, context in zip(shares, contexts, strict=True))
     train = Train(steps=steps, phases=phases)
     expected = [(item.last, item.context) for item in stretches(train)[:-1] if item.last >= item.first]
-    assert stage.phase_ends(train) == expected
+    ends = phase_ends(train, Path("run"))
+    assert [(end.step, end.context) for end in ends] == expected
+    assert all(end.checkpoint.name == f"step-{end.step:06d}" for end in ends)
 
 
 def test_the_same_model_shows_no_change_by_position(run_directory: Path) -> None:
@@ -145,11 +149,11 @@ def test_the_same_model_shows_no_change_by_position(run_directory: Path) -> None
 def test_losses_by_position_are_the_models(run_directory: Path) -> None:
     model = load_model(run_directory / "model")
     tokens = np.frombuffer(HELD_OUT[2].data, dtype=np.uint8)[:65].astype(np.int64)
-    losses = stage._losses(model, np.stack([tokens, tokens[::-1]]))
+    measured = losses(model, np.stack([tokens, tokens[::-1]]))
     with torch.inference_mode():
         logits = model(torch.from_numpy(tokens[None, :-1])).logits[0].double()
     expected = -torch.log_softmax(logits, -1)[torch.arange(64), torch.from_numpy(tokens[1:])]
-    assert losses.shape == (2, 64) and losses[0] == pytest.approx(expected.numpy(), rel=1e-5)
+    assert measured.shape == (2, 64) and measured[0] == pytest.approx(expected.numpy(), rel=1e-5)
 
 
 def test_the_untrained_twin_is_a_function_of_the_seed(run_directory: Path) -> None:

@@ -360,7 +360,7 @@ def _evaluate(run: Path, hostile: str) -> None:
             "against_copy_previous_line": against(0.02, False),
         }
 
-    pair = {"step": SWITCH, "context_before": 256, "context_after": 1024}
+    pair: dict[str, Any] = {"step": SWITCH, "context_before": 256, "context_after": 1024}
 
     def change(before: float, after: float) -> dict[str, Any]:
         mean = after - before
@@ -379,6 +379,7 @@ def _evaluate(run: Path, hostile: str) -> None:
         before = after + 0.03 + (0.0 if start < 256 else 0.9 * (1 - math.exp(-(start - 256) / 200)))
         buckets.append({"start": start, "end": start + 32} | change(before, after))
     evaluate = _made(run / "evaluate")
+    pair |= {"within": change(2.32, 2.29), "beyond": change(2.71, 2.05)}
     write_json(evaluate / "positions.json", {"sequences": 64, "context": 1024, "pairs": [pair | {"buckets": buckets}]})
     functions = {"model": (61, 88), "untrained": (3, 9), "byte_model": (11, 40)}
     write_json(
@@ -420,7 +421,7 @@ def _evaluate(run: Path, hostile: str) -> None:
             "positions": {
                 "sequences": 64,
                 "context": 1024,
-                "pairs": [pair | {"within": change(2.32, 2.29), "beyond": change(2.71, 2.05)}],
+                "pairs": [pair],
             },
             "claims": [
                 "The model needs 1.21 bits per byte less than an order-3 byte model on the same 61 files.",

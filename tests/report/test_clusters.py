@@ -154,7 +154,7 @@ def test_a_run_does_not_show_its_shards(tmp_path: Path) -> None:
     # The kept document's language and size are known from its text alone.
     assert (first.kept.language, first.kept.bytes, first.kept.repo) == ("python", len("text 0\n"), "r")
     assert first.diff is not None and first.diff.changed == 1
-    assert [row["path"] for row in closest] == ["p1.py", "p11.py"], "one pair a cluster"
+    assert [row["path"] for row in closest] == ["p1.py", "p11.py"], "one pair per cluster"
     assert len(examples["near_duplicate"]) == 3
 
 
@@ -204,7 +204,7 @@ def test_the_page_of_a_dedup(tmp_path: Path, kind: str) -> None:
     assert DedupPairs.absent not in text
     header = lxml.html.fromstring(page).xpath("//body/header")[0].text_content()
     assert "92 documents from 1 input" in header and "61 documents" in header and "2.0 s" in header
-    assert "MB of text a second" in header
+    assert "MB of text per second" in header
     assert "keep_order" in text_of(page, "job") and "left_out.empty" in text_of(page, "job")
     assert "row 90 of in.parquet" in text or kind != "parquet"
     # The hostile names and texts are shown, and dead.

@@ -142,8 +142,12 @@ def test_every_section_has_its_numbers(page: str) -> None:
     ):
         assert part in funnel, part
     languages = text_of(page, "languages")
-    assert "10 of 30 languages" in languages and "20 of them dropped whole" in languages and "52.31" in languages
-    # 64.8, 1.38 and 1.99 MB at 3.05 bytes a token: the estimates add up to the exact total.
+    assert (
+        "Languages in the corpus: 10 of 30." in languages
+        and "20 of which were dropped whole" in languages
+        and "52.31" in languages
+    )
+    # 64.8, 1.38 and 1.99 MB at 3.05 bytes per token: the estimates add up to the exact total.
     total = lxml.html.fromstring(page).get_element_by_id("languages").xpath(".//tfoot//td[7]")[0].text_content()
     assert total == "22.4 M"
     duplicates = text_of(page, "duplicates")
@@ -233,7 +237,7 @@ def test_a_run_that_has_only_begun(run: Path, tmp_path: Path) -> None:
     shutil.copy(run / "run.json", tmp_path)
     page = render(tmp_path)
     assert page.count("not run") >= 6
-    assert "No timings.json" in page and "No recipe.toml" in page
+    assert "There is no timings.json" in page and "There is no recipe.toml" in page
 
 
 def test_training_that_is_still_going(run: Path, tmp_path: Path) -> None:

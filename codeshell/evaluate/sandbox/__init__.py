@@ -1,1 +1,1 @@
-"""Where generated code is handled: in processes of their own with limits on time and memory."""
+"""Handling of generated code: in processes of its own, with limits on time and memory."""

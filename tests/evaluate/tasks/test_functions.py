@@ -7,7 +7,7 @@ from helpers.evaluation_fakes import document
 
 from codeshell.evaluate.sandbox import parsing
 from codeshell.evaluate.sandbox.parsing import headers, verdicts
-from codeshell.evaluate.tasks.functions import Body, Header, cut_at_dedent, find_headers, judge, summarise
+from codeshell.evaluate.tasks.functions import Body, Functions, Header, cut_at_dedent, find_headers, summarise
 
 SOURCE = '''
 import os
@@ -162,6 +162,7 @@ def test_headers_are_chosen_by_hash_and_by_file() -> None:
 def test_the_summary_compares_on_the_same_headers() -> None:
     found = [Header(document("x"), n, f"f{n}", f"def f{n}():", False) for n in range(12)]
     good, bad = [Body("\n    return 1", True)] * 12, [Body("\n    return (", False)] * 12
+    judge = Functions().judge
     systems = {"model": (good, judge(found, good)), "untrained": (bad, judge(found, bad))}
     result = summarise(found, systems)
     assert result["systems"]["model"]["parses"]["count"] == 12

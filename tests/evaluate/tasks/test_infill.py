@@ -6,15 +6,15 @@ import pytest
 from helpers.evaluation_fakes import ByteTokenizer, document
 from helpers.evaluation_run import byte_tokenizer
 
+from codeshell.evaluate.prompts import Prompt, prompt_ids
 from codeshell.evaluate.tasks.infill import (
     NOT_CODE,
     CommonLines,
-    Task,
+    Infill,
     eligible,
     exact,
     exact_first_line,
-    make_tasks,
-    prompt,
+    mask_lines,
     summarise,
     trivial,
 )
@@ -59,23 +59,23 @@ def test_lines_that_are_not_trivial(line: str) -> None:
 
 def test_blank_first_and_long_lines_are_no_tasks() -> None:
     text = "first line\n\n   \n" + "x" * 101 + "\n" + "y" * 100 + "\nz\n"
-    assert sorted(task.line for task in make_tasks([document(text)], seed=0, count=99)) == ["y" * 100, "z"]
+    assert sorted(task.line for task in mask_lines([document(text)], seed=0, count=99)) == ["y" * 100, "z"]
 
 
 def test_a_task_puts_the_file_back_together() -> None:
     crlf = "a\r\nb\r\n\r\nc"
     for text in (TEXT, "one\ntwo", crlf, "a\n\n\n  b\n"):
-        for task in make_tasks([document(text)], seed=0, count=99):
+        for task in mask_lines([document(text)], seed=0, count=99):
             assert task.before + task.line + task.after == text
             assert task.before.endswith("\n") and (task.after == "" or task.after.startswith("\n"))
             assert "\n" not in task.line
-    by_line = {task.line: task for task in make_tasks([document(TEXT)], seed=0, count=99)}
+    by_line = {task.line: task for task in mask_lines([document(TEXT)], seed=0, count=99)}
     assert by_line["def f(a):"].previous == "import os"
 
 
 def test_every_file_is_asked_before_any_is_asked_twice() -> None:
     files = [document("head\n" + "\n".join(f"line {n} of {name}" for n in range(30))) for name in "abcd"]
-    tasks = make_tasks(files, seed=1, count=6)
+    tasks = mask_lines(files, seed=1, count=6)
     asked = [task.document.id for task in tasks]
     assert sorted(asked[:4]) == sorted(item.id for item in files)
     assert asked[4:] == asked[:2]
@@ -84,21 +84,21 @@ def test_every_file_is_asked_before_any_is_asked_twice() -> None:
 
 def test_the_choice_is_a_hash_of_seed_and_document() -> None:
     files = [document("head\n" + "\n".join(f"line {n} of {name}" for n in range(30))) for name in "abcd"]
-    first = {(t.document.id, t.number) for t in make_tasks(files, seed=1, count=4)}
-    assert first == {(t.document.id, t.number) for t in make_tasks(files[::-1], seed=1, count=4)}
-    assert first != {(t.document.id, t.number) for t in make_tasks(files, seed=2, count=4)}
+    first = {(t.document.id, t.number) for t in mask_lines(files, seed=1, count=4)}
+    assert first == {(t.document.id, t.number) for t in mask_lines(files[::-1], seed=1, count=4)}
+    assert first != {(t.document.id, t.number) for t in mask_lines(files, seed=2, count=4)}
 
 
 def test_fewer_lines_than_asked_are_all_asked() -> None:
-    assert len(make_tasks([document("a\nb\nc"), document("x")], seed=0, count=50)) == 2
-    assert make_tasks([], seed=0, count=5) == []
+    assert len(mask_lines([document("a\nb\nc"), document("x")], seed=0, count=50)) == 2
+    assert mask_lines([], seed=0, count=5) == []
 
 
 def test_the_prompt_is_prefix_suffix_middle() -> None:
-    task = Task(document("ab\ncd\nef"), 1, "ab\n", "cd", "\nef", "ab")
-    ids = prompt(task, ByteTokenizer(), context=64, max_new_tokens=8)
+    task = Prompt("ab\n", "\nef")
+    ids = prompt_ids(task, ByteTokenizer(), context=64, max_new_tokens=8)
     assert ids == [257, *b"ab\n", 259, *b"\nef", 258]
-    assert prompt(task, ByteTokenizer(), context=64, max_new_tokens=8, start=[256]) == [256, *ids]
+    assert prompt_ids(task, ByteTokenizer(), context=64, max_new_tokens=8, start=[256]) == [256, *ids]
 
 
 @pytest.mark.parametrize(
@@ -116,30 +116,36 @@ def test_the_prompt_is_prefix_suffix_middle() -> None:
 def test_what_does_not_fit_is_cut_far_from_the_line(before: int, after: int, kept: tuple[int, int]) -> None:
     head = bytes(65 + n % 26 for n in range(before)).decode()
     tail = bytes(97 + n % 26 for n in range(after)).decode()
-    ids = prompt(Task(document("x"), 1, head, "?", tail, ""), ByteTokenizer(), context=61, max_new_tokens=8)
+    ids = prompt_ids(Prompt(head, tail), ByteTokenizer(), context=61, max_new_tokens=8)
     assert len(ids) == sum(kept) + 3 <= 61 - 8
     assert ids == [257, *head.encode()[before - kept[0] :], 259, *tail.encode()[: kept[1]], 258]
 
 
 def test_no_room_is_an_error() -> None:
-    task = Task(document("x"), 1, "a", "?", "b", "")
     with pytest.raises(ValueError, match=r"^context: 12 "):
-        prompt(task, ByteTokenizer(), context=12, max_new_tokens=8)
+        prompt_ids(Prompt("a", "b"), ByteTokenizer(), context=12, max_new_tokens=8)
+    with pytest.raises(ValueError, match=r"^context: 8 "):
+        prompt_ids(Prompt("a"), ByteTokenizer(), context=8, max_new_tokens=8)
+
+
+def test_a_continuation_keeps_the_end_of_its_text() -> None:
+    ids = prompt_ids(Prompt("abcdefgh"), ByteTokenizer(), context=12, max_new_tokens=8, start=[256])
+    assert ids == [256, *b"fgh"]
 
 
 def test_special_tokens_in_the_text_stay_text() -> None:
     line = "x = '<|endoftext|><fim_middle>'"
-    task = make_tasks([document("a\n" + line)], seed=0, count=1)[0]
-    ids = prompt(task, ByteTokenizer(), context=200, max_new_tokens=60)
+    task = mask_lines([document("a\n" + line)], seed=0, count=1)[0]
+    ids = prompt_ids(*Infill().prompts([task]), ByteTokenizer(), context=200, max_new_tokens=60)
     assert [token for token in ids if token > 255] == [257, 259, 258]
     assert exact(ByteTokenizer().decode(ByteTokenizer().encode(line)), task.line)
 
 
 def test_the_prompt_is_what_training_has_before_the_middle() -> None:
     tokenizer = byte_tokenizer()
-    for task in make_tasks([document(TEXT)], seed=0, count=99):
+    for task in mask_lines([document(TEXT)], seed=0, count=99):
         trained = fim.encode(fim.Plan("psm", task.before, task.line, task.after), tokenizer)
-        asked = prompt(task, tokenizer, context=512, max_new_tokens=64)
+        asked = prompt_ids(*Infill().prompts([task]), tokenizer, context=512, max_new_tokens=64)
         assert trained == asked + tokenizer.encode(task.line)
 
 
@@ -153,7 +159,7 @@ def test_the_most_common_line_by_language_and_group() -> None:
     assert common.lines["all"] == {"Python": "else:", "C": "}"}
     assert common.lines["trivial"]["Python"] == "else:"
     assert common.lines["non_trivial"] == {"Python": "import os", "C": ""}
-    task = make_tasks([document("a\nelse:", language="Go")], seed=0, count=1)[0]
+    task = mask_lines([document("a\nelse:", language="Go")], seed=0, count=1)[0]
     assert common.guess(task, "all") == "" and not exact(common.guess(task, "all"), task.line)
 
 
@@ -164,9 +170,10 @@ def test_equally_common_lines_are_ranked_by_the_alphabet() -> None:
 
 def test_the_summary_counts_by_group() -> None:
     texts = ["h\nelse:\nelse:\n", "h\nx = 1", "h\ny = 2\n"]
-    tasks = sorted(make_tasks([document(text) for text in texts], seed=0, count=99), key=lambda task: task.line)
+    tasks = sorted(mask_lines([document(text) for text in texts], seed=0, count=99), key=lambda task: task.line)
     assert [task.line for task in tasks] == ["else:", "else:", "x = 1", "y = 2"]
-    result = summarise(tasks, ["else:\n", "if", "x = 1\ny", "y = 2"], CommonLines([document("h\nelse:\nz = 3")]))
+    verdicts = Infill().judge(tasks, ["else:\n", "if", "x = 1\ny", "y = 2"])
+    result = summarise(tasks, verdicts, CommonLines([document("h\nelse:\nz = 3")]))
     everything, plain = result["groups"]["all"], result["groups"]["non_trivial"]
     assert result["tasks"] == 4 and result["files"] == 3
     assert everything["exact_match"]["count"] == 2 and everything["exact_match"]["n"] == 4
@@ -178,7 +185,7 @@ def test_the_summary_counts_by_group() -> None:
     assert result["groups"]["trivial"]["exact_match"]["n"] == 2
     assert result["by_language"]["Python"]["share"] == 0.5
     assert not everything["against_majority_line"]["significant"]
-    alone = summarise(tasks, ["", "", "", ""], None)["groups"]["all"]
+    alone = summarise(tasks, Infill().judge(tasks, ["", "", "", ""]), None)["groups"]["all"]
     assert alone["majority_line"] is None and alone["exact_match"]["count"] == 0
 
 

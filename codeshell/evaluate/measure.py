@@ -1,0 +1,73 @@
+"""The one loop over tasks: measure each, keep what is done, and put the statistics together."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codeshell.engine.files import read_json, write_json
+from codeshell.evaluate.task import Measured, NotRunError, Task
+
+if TYPE_CHECKING:
+    from codeshell.evaluate.subject import Subject
+
+
+@dataclass
+class Outcome:
+    """What came of some tasks, by their names."""
+
+    tasks: Sequence[Task]
+    measured: dict[str, Measured] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+    """Why a task has not run; such a task has no statistics, never a zero."""
+
+    def statistics(self) -> dict[str, Any]:
+        """`{not_run, task: statistics or null, claims}`, as `codeshell.evaluate` documents it."""
+        # Every task has a key, null if it has not run, so that a reader never takes "absent" for 0.
+        results: dict[str, Any] = dict.fromkeys(task.name for task in self.tasks)
+        claims: list[str] = []
+        for task in self.tasks:
+            if task.name in self.measured:
+                results[task.name] = task.brief(self.measured[task.name].result)
+                claims += task.claims(results[task.name])
+        # What has not run is said last, after all that can be claimed.
+        claims += [f"Not run: {name.replace('_', ' ')} ({reason})." for name, reason in self.not_run.items()]
+        return {"not_run": self.not_run, **results, "claims": claims}
+
+
+def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -> Outcome:
+    """Do every task once.
+
+    Args:
+        tasks: in the order in which they are done.
+        subject: the model under test.
+        kept: a directory that holds `part-NAME.json` of each task that is done, so that a killed evaluation resumes;
+            None keeps nothing.
+    """
+    outcome = Outcome(tasks)
+    for task in tasks:
+        path = None if kept is None else kept / f"part-{task.name}.json"
+        # Done by an earlier start of the same evaluation.
+        if path is not None and path.exists():
+            part = read_json(path)
+            outcome.measured[task.name] = Measured(part["result"], part["samples"])
+            continue
+        began = time.monotonic()
+        try:
+            measured = task.measure(subject)
+        except NotRunError as reason:
+            # No file is written for it: a later start tries again, with what is there then.
+            outcome.not_run[task.name] = str(reason)
+            continue
+        if path is not None:
+            write_json(path, {"result": measured.result, "samples": measured.samples})
+            print(f"evaluate: {task.name} took {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+            # From here on the numbers are those of the file, as after a resume.
+            part = read_json(path)
+            measured = Measured(part["result"], part["samples"])
+        outcome.measured[task.name] = measured
+    return outcome
