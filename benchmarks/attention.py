@@ -31,7 +31,7 @@ from harness import Case, Contender, Session, Step
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from codeshell.ops import attention, attention_cuda
+from codeshell.ops import attention, hopper
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -151,8 +151,8 @@ def find_peers(session: Session) -> dict[str, Peer]:
     found = {OURS: Peer(lambda q, k, v, causal, same: attention(q, k, v, causal=causal, deterministic=same))}
     if session.device.type == "cpu":
         return found | {"torch SDPA": Peer(sdpa(None), guard=reproducibly)}
-    attention_cuda.enabled = True
-    lacking = attention_cuda.missing(session.device)
+    hopper.enabled = True
+    lacking = hopper.missing(session.device)
     if lacking is not None:
         session.absent("our kernel", f"{lacking}: the rows of {OURS} are torch's SDPA")
     found["torch SDPA cuDNN"] = Peer(sdpa(SDPBackend.CUDNN_ATTENTION), guard=reproducibly)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from codeshell.ops import decode_attention, decode_cuda, rotary
+from codeshell.ops import decode_attention, hopper, rotary
 
 KV_HEADS, DIM = 8, 128
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -165,7 +165,7 @@ def shape_cases(session: Session, flash: Flash, *shape: Any, uneven: bool = Fals
 
 def main() -> int:
     args = harness.parser(__doc__).parse_args()
-    decode_cuda.enabled = True
+    hopper.enabled = True
     session = Session("decode", args, floors=("copy", "read"))
     session.run(cases(session))
     return session.finish()

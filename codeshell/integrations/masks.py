@@ -18,7 +18,7 @@ from transformers import masking_utils
 from transformers.utils.import_utils import is_tracing
 
 from codeshell.integrations import ARCHITECTURES
-from codeshell.ops import attention_cuda
+from codeshell.ops import hopper
 
 
 class Pattern(NamedTuple):
@@ -97,8 +97,8 @@ def _has_kernels(config: Any, arguments: dict[str, Any]) -> bool:
     if device.type == "cpu":
         return True
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    served = dim in attention_cuda.DIMS and arguments.get("dtype") in attention_cuda.DTYPES
-    return served and attention_cuda.missing(device) is None
+    served = dim in hopper.DIMS and arguments.get("dtype") in hopper.DTYPES
+    return served and hopper.missing(device) is None
 
 
 def _pattern(

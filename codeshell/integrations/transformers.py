@@ -29,7 +29,7 @@ except ImportError as error:
 from codeshell import ops
 from codeshell.integrations.masks import Pattern, mask
 from codeshell.ops import decode_cuda
-from codeshell.ops.decode import Call
+from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import differentiable
 
 __all__ = ["NAME", "attention", "mask"]
@@ -166,7 +166,7 @@ def _decoded(
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     lengths = torch.full((q.shape[0],), k.shape[1], dtype=torch.int32, device=q.device)
-    if not decode_cuda.serves(q, k, v, Call(lengths, None, None, None, None, None, scale, True, window or 0, False)):
+    if not decode_cuda.serves(DecodeCall(q, k, v, lengths, scale=scale, window=window or 0)):
         return None
     return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
 
