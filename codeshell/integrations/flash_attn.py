@@ -114,6 +114,7 @@ def flash_attn_varlen_func(
     _refuse(softcap, alibi_slopes, dropout_p, return_attn_probs)
     if block_table is not None:
         k, v = _unpaged(k, v, cu_seqlens_k, block_table)
+    # All that the bounds below rely on, in the names of these arguments.
     check_heads(q, k, v, packed=True)
     check_offsets(q, cu_seqlens_q, max_seqlen_q, "q", "cu_seqlens_q", "max_seqlen_q")
     check_offsets(k, cu_seqlens_k, max_seqlen_k, "k", "cu_seqlens_k", "max_seqlen_k")
@@ -186,6 +187,7 @@ def flash_attn_with_kvcache(
             alone; on a GPU a row whose length does not fit gives NaN and writes nothing.
         NotImplementedError: an argument asks for what is refused.
     """
+    # What a cache cannot have.
     _refuse(softcap, alibi_slopes)
     if cache_leftpad is not None:
         raise NotImplementedError(
@@ -193,6 +195,7 @@ def flash_attn_with_kvcache(
         )
     if q.dim() != 4 or k_cache.dim() != 4:
         raise ValueError(f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}: both must have four dimensions")
+    # Rows of the cache by index are pages of a whole row each.
     if cache_batch_idx is not None:
         if block_table is not None:
             raise ValueError("cache_batch_idx and block_table both say where a row is; give one of them")
@@ -205,14 +208,17 @@ def flash_attn_with_kvcache(
             raise ValueError(
                 f"cache_batch_idx is {cache_batch_idx.tolist()[:8]}…, but k_cache has the rows 0 to {rows - 1}"
             )
-        block_table = cache_batch_idx.unsqueeze(1)  # the cache as pages, each of which is a whole row
+        block_table = cache_batch_idx.unsqueeze(1)
+    # Lengths: all of the capacity, one number for all rows, or a tensor.
     capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[-1])
     if cache_seqlens is None:
         if k is not None:
             raise ValueError("cache_seqlens is missing; with k it says where in the cache the new tokens are written")
         cache_seqlens = capacity
+    # decode_attention takes lengths on the device, one for each row.
     if not isinstance(cache_seqlens, torch.Tensor):
         cache_seqlens = torch.full((q.shape[0],), cache_seqlens, dtype=torch.int32, device=q.device)
+    # No row has more keys than the capacity, so a bound that hides nothing there hides nothing anywhere.
     left, right = _bounds(window_size, causal, q.shape[1], capacity)
     if right != 0 and not (left is None and right is None):
         raise NotImplementedError(
@@ -227,12 +233,14 @@ def flash_attn_with_kvcache(
         if k is None or k.shape[1] != q.shape[1]:
             given = "is missing" if k is None else f"has {k.shape[1]} tokens"
             raise ValueError(f"rotary_cos rotates q and k alike: q has {q.shape[1]} tokens, k {given}")
+        # flash-attn rotates queries that are not causal by the angle of the first of them, and ours by their places.
         if right is None and q.shape[1] > 1:
             raise NotImplementedError(
                 f"rotary_cos without causal, of {q.shape[1]} queries, would rotate them all by one angle, which is not "
                 "served; rotate q and k before the call (codeshell.ops.rotary)"
             )
         rotary_cos, rotary_sin = rotary_cos.float(), rotary_sin.float()
+    # With these bounds the call is one of decode_attention, which checks everything else.
     extra: Any = {"return_lse": True} if return_softmax_lse else {}
     return ops.decode_attention(
         q,
@@ -278,11 +286,13 @@ def _refuse(softcap: float, alibi_slopes: Any, dropout_p: float = 0.0, return_at
 
 def _bounds(window_size: _Window, causal: bool, queries: int, keys: int) -> tuple[int | None, int | None]:
     """How far before and after its place a query sees; None where the bound hides nothing from any query."""
+    # flash-attn's own way of giving bounds: -1 stands for none.
     pair = isinstance(window_size, tuple | list) and len(window_size) == 2
     if not pair or not all(isinstance(side, int) for side in window_size):
         raise ValueError(f"window_size is {window_size!r}: must be two ints (left, right), -1 for no bound")
     left, right = (None if side < 0 else side for side in window_size)
     right = 0 if causal else right
+    # A bound beyond all keys or queries hides nothing; without it more calls have a form that the kernels serve.
     if left is not None and left >= keys - 1:
         left = None
     if right is not None and right >= queries - 1:
@@ -316,6 +326,7 @@ def _unpaged(
             f"block_table {tuple(table.shape)} {table.dtype}: must be int32 ({offsets.numel() - 1}, pages per sequence)"
         )
     check_one_device("k", k=k, v=v, cu_seqlens_k=offsets, block_table=table)
+    # Entries of pages that no token is in may be anything, so only what is used is checked.
     lengths, size = offsets.diff().long(), k.shape[1]
     if bool((lengths < 0).any()) or int(lengths.max()) > table.shape[1] * size:
         raise ValueError(
@@ -331,5 +342,6 @@ def _unpaged(
             f"block_table has entries from {int(pages.min())} to {int(pages.max())}, but k has the pages 0 to "
             f"{k.shape[0] - 1}"
         )
+    # The pages as rows of one long cache, of which only the tokens in use are copied.
     row = pages * size + place % max(size, 1)
     return k.flatten(0, 1)[row], v.flatten(0, 1)[row]

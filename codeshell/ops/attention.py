@@ -80,6 +80,7 @@ def attention(
     Raises:
         ValueError: a shape, dtype, device or combination does not fit; the message names the argument.
     """
+    # From here on the call is one structure, whoever serves it.
     call = _packed(
         (q, k, v), causal, scale, window, cu_seqlens, max_seqlen, dropout_p, deterministic, return_lse=return_lse
     )
@@ -92,11 +93,13 @@ def attend(call: AttentionCall, operation: str = "codeshell.ops.attention") -> t
 
     `operation` is the name that the log uses where PyTorch serves it.
     """
+    # The kernels first, in the order of how much they save; each says by itself what it takes.
     if attention_cuda.serves(call):
         return attention_cuda.attend(call)
     if has_kernel_form(call) and cpu.attention_serves(call.q, call.k, call.v):
         result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call)  # type: ignore[no-untyped-call]
         return result
+    # Nothing silently computes something slower: the log says why, once for each reason.
     sdpa.say_why(operation, call)
     return sdpa.attend(call)
 
@@ -133,6 +136,7 @@ def packed_attention(
             f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
             f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
         )
+    # Views of the fused projection: (…, heads, dim) and twice (…, kv_heads, dim).
     q, k, v = _split(qkv, heads, kv_heads)
     facts = True, scale, window, cu_seqlens, max_seqlen, dropout_p
     # The CPU kernel rotates whole heads on the way. Otherwise rotary and attention are two steps.
@@ -146,6 +150,7 @@ def packed_attention(
             qkv, cos, sin, rows, heads, kv_heads, *call[3:]
         )
         return out
+    # Without that kernel: rotate into new tensors, attend, and put the heads side by side again.
     q, k = rotary(q, k, cos, sin, positions=positions)
     return attend(_packed((q, k, v), *facts))[0].flatten(-2)
 
@@ -162,6 +167,7 @@ def _packed(
     return_lse: bool = False,
 ) -> AttentionCall:
     """The arguments of `attention` as a checked call: no default is left open, and the window is two bounds."""
+    # What the packed form can no longer show: whether a default was given, and the window as such.
     check_window(window, causal)
     if cu_seqlens is None and max_seqlen is not None:
         raise ValueError("max_seqlen goes with cu_seqlens; give both or neither")
@@ -189,6 +195,7 @@ class _CpuAttention(torch.autograd.Function):
     def forward(ctx: Any, *fields: Any) -> tuple[torch.Tensor, torch.Tensor]:
         q, k, v = map(cpu.packable, fields[:3])
         call = AttentionCall(q, k, v, *fields[3:])
+        # Kept for the backward pass: inputs, output and LSE. Probabilities are computed again from these.
         out = torch.empty(call.q.shape, dtype=call.q.dtype)
         lse = cpu.AttentionProblem(call).forward(out)
         ctx.save_for_backward(*call[:3], out, lse)
@@ -252,6 +259,7 @@ def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, 
 
 def _rows(positions: torch.Tensor | None, qkv: torch.Tensor) -> torch.Tensor:
     """Positions of all tokens as contiguous int32 (total,)."""
+    # (batch, seq) or (total,). Positions (seq,) are the same for each row of the batch.
     shape = qkv.shape[:-1]
     if positions is None:
         return torch.arange(shape[-1], dtype=torch.int32).expand(shape).reshape(-1)

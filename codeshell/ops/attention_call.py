@@ -73,6 +73,7 @@ def scale_of(scale: float | None, q: torch.Tensor) -> float:
 def has_kernel_form(call: AttentionCall) -> bool:
     """Whether kernels can serve the call at all: no dropout, no key after a query unless every key is seen, and packed
     sequences that attend to themselves. Device, dtype and dimension are each kernel's own matter."""
+    # Causal, with or without a window; or every query sees every key.
     one_sided = call.right == 0 or (call.left is None and call.right is None)
     return one_sided and call.dropout_p == 0.0 and call.cu_seqlens_k is None
 
@@ -83,10 +84,14 @@ def check(call: AttentionCall) -> None:
     Raises:
         ValueError: a shape, dtype, device or value does not fit; the message names it.
     """
+    # The cheap questions about shapes first; the values of the offsets, which take a pass over them, last.
     q, k, v, cu_seqlens = call.q, call.k, call.v, call.cu_seqlens
     check_heads(q, k, v, packed=cu_seqlens is not None)
     if not 0.0 <= call.dropout_p < 1.0 or (call.dropout_p and call.return_lse):
         raise ValueError(f"dropout_p is {call.dropout_p}: must be at least 0 and below 1, and 0 with return_lse")
+    if min(call.left or 0, call.right or 0) < 0:
+        raise ValueError(f"left is {call.left}, right {call.right}: each must be at least 0, or None")
+    # A caller with offsets for the keys has checked both by the names that its own arguments have.
     if cu_seqlens is not None and call.cu_seqlens_k is None:
         if q.shape[0] != k.shape[0]:
             raise ValueError(f"q has {q.shape[0]} tokens, k {k.shape[0]}; packed sequences attend to themselves")
@@ -95,6 +100,7 @@ def check(call: AttentionCall) -> None:
 
 def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool) -> None:
     """Raises ValueError where the three do not fit: (batch, seq, heads, dim), or `packed` (total, heads, dim)."""
+    # Ranks and shapes, then heads in whole groups, then dtypes, then devices: each message relies on those before it.
     if (
         q.dim() != (3 if packed else 4)
         or k.dim() != q.dim()
@@ -128,6 +134,7 @@ def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: st
     if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
         raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
     check_one_device(name, **{name: x, given: offsets})
+    # From here on the values: they rise from 0 to all tokens, by no more than the longest sequence.
     if offsets.device.type != "cpu":
         return
     lengths = offsets.diff()

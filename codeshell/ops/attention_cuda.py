@@ -31,6 +31,7 @@ def serves(call: AttentionCall) -> bool:
 
 def attend(call: AttentionCall) -> _Pair:
     """Output and LSE of a call that the kernels `serve`, with gradients of the output."""
+    # Four ways: with or without autograd, each directly or, where something traces or intercepts, by the operation.
     plain = direct(call.q, call.k, call.v)
     result: _Pair
     if differentiable(call.q, call.k, call.v):
@@ -53,6 +54,7 @@ class _Attention(torch.autograd.Function):
             out, lse = _forward(call)
         else:
             out, lse = _forward_op(*call[:OPERATION_ARGUMENTS])
+        # The probabilities are not kept: the backward kernel computes them again from q, k and the LSE.
         ctx.save_for_backward(call.q, call.k, call.v, out, lse, call.cu_seqlens)
         ctx.settings, ctx.deterministic = call[4:OPERATION_ARGUMENTS], call.deterministic
         ctx.mark_non_differentiable(lse)
@@ -63,6 +65,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse, cu_seqlens = ctx.saved_tensors
         arguments = (q, k, v, cu_seqlens, *ctx.settings)
+        # Asked for by the call, or by torch's switch at the time of the backward pass.
         deterministic = ctx.deterministic or torch.are_deterministic_algorithms_enabled()
         if direct(grads[0], q, k, v):
             call = AttentionCall(*arguments)._replace(deterministic=deterministic)
@@ -80,6 +83,7 @@ def _forward(call: AttentionCall) -> _Pair:
     q, k, v = (hopper.as_walkable(x) for x in call[:3])
     out, lse = _empty(call)
     cu_seqlens = None if call.cu_seqlens is None else call.cu_seqlens.contiguous()
+    # Asynchronous: the kernel runs on the current stream of the device of q, and nothing here waits for it.
     with hopper.on_device_of(q):
         hopper.extension.attention_forward_cuda(
             *(hopper.view(x) for x in (q, k, v, out)),
@@ -97,6 +101,7 @@ def _forward(call: AttentionCall) -> _Pair:
 
 def _backward(call: AttentionCall, grad: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> _Triple:
     """Gradients of q, k and v from `grad`, that of `out`; `out` and `lse` are what the forward pass gave."""
+    # As in the forward pass, but for five tensors; what autograd hands over as `grad` is often expanded.
     q, k, v, grad, out = (hopper.as_walkable(x) for x in (*call[:3], grad, out))
     lse = lse.contiguous()
     gradients = _empty_gradients(call)
@@ -169,6 +174,7 @@ def _forward_of(*arguments: Any) -> _Pair:
 
 def _backward_of(grad: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, *arguments: Any) -> _Triple:
     *facts, deterministic = arguments
+    # Of the fields after the operation's own, only this one matters for gradients.
     call = AttentionCall(*facts)._replace(deterministic=deterministic)
     _check_served(call)
     q = call.q

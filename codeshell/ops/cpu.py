@@ -30,6 +30,7 @@ def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 def packable(x: torch.Tensor) -> torch.Tensor:
     """The tensor itself if tokens and heads can be walked with one stride each, else a contiguous copy."""
     # The kernel sees (batch, seq, heads, dim) as batch * seq tokens, so a row must begin where the one before it ends.
+    # A batch of one row has no next row.
     uniform = x.stride(-1) == 1 and (x.dim() == 3 or x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
     return x if uniform else x.contiguous()
 
@@ -60,6 +61,7 @@ class AttentionProblem:
             cos, sin, positions = cos.float().contiguous(), sin.float().contiguous(), positions.contiguous()
             self._angles = (cos, sin, positions)
             addresses = (cos.data_ptr(), sin.data_ptr(), positions.data_ptr())
+        # Packed or dense, the kernel takes sequences by their offsets among the tokens.
         if call.cu_seqlens is not None:
             query_offsets = key_offsets = call.cu_seqlens.numpy()
         else:
@@ -78,6 +80,7 @@ class AttentionProblem:
 
     def forward(self, out: torch.Tensor) -> torch.Tensor:
         """Fill `out`, shaped as q; returns the LSE, fp32 (heads, tokens)."""
+        # The LSE has one row for each head, over all tokens of all sequences.
         q, k, v = self._inputs
         lse = torch.empty(q.shape[-2], q.numel() // (q.shape[-2] * q.shape[-1]))
         _C.attention_forward((_view(q), _view(k), _view(v), _view(out)), lse.data_ptr(), *self._arguments)

@@ -114,10 +114,12 @@ def decode_attention(
             `cache_seqlens` and `block_table` are checked on the CPU only, because on a GPU that would wait for it:
             there a row whose length or pages do not fit gives NaN, or, where PyTorch appends, a device assertion.
     """
+    # Pack and check; the window is checked before 0 stands for "none".
     check_window(window, causal)
     tensors = (q, k_cache, v_cache, cache_seqlens, block_table, k_new, v_new, cos, sin)
     call = DecodeCall(*tensors, scale_of(scale, q), causal, window or 0, interleaved)
     _check(call)
+    # Two operations for a traced graph, one that writes the caches and one that does not.
     with torch.no_grad():
         if direct(q, *(x for x in tensors[1:] if x is not None)):
             out, lse = _decode(call)
@@ -146,6 +148,7 @@ def _decode(call: DecodeCall) -> _Pair:
     q = call.q
     if q.is_cpu and q.shape[0] and hopper.extension is _C:
         _check_values(call)
+    # The kernel appends, rotates and attends in one launch.
     if decode_cuda.serves(call):
         out, lse = _empty(q)
         decode_cuda.run(call, out, lse)
@@ -153,6 +156,7 @@ def _decode(call: DecodeCall) -> _Pair:
     if not q.is_cpu:
         why = hopper.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
         sdpa.say("codeshell.ops.decode_attention", why)
+    # In PyTorch these are steps.
     if call.k_new is not None:
         q = _append(call)
     if q.numel() == 0:
@@ -226,6 +230,7 @@ def _keys_of(cache: torch.Tensor, table: torch.Tensor | None, rows: slice, begin
     """Keys (or values) `begin` to `end` of the rows, (B, end - begin, K, D); of one row where there is a table."""
     if table is None:
         return cache[rows, begin:end]
+    # Gather the pages that hold any of these keys, and cut off what is before and after them.
     size = cache.shape[1]
     first = begin // size
     pages = cache[table[rows.start, first : (end + size - 1) // size].long()]
@@ -282,6 +287,7 @@ def _attend_masked(q: torch.Tensor, call: DecodeCall) -> _Pair:
 def _check(call: DecodeCall) -> None:
     """Everything but the values of tensors; ValueError names what does not fit."""
     q, k_cache, v_cache, lengths, table, k_new, v_new, cos, sin = call[:9]
+    # The layouts of queries and caches, and that they fit together.
     shapes = f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)}"
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
         layout = "(batch, capacity, kv_heads, dim)" if table is None else "(pages, page_size, kv_heads, dim)"
@@ -298,6 +304,7 @@ def _check(call: DecodeCall) -> None:
             f"k_cache has strides {k_cache.stride()}, v_cache {v_cache.stride()}; the last must be 1, because a cache "
             "is used where it lies"
         )
+    # Where a row's keys are.
     if lengths.shape != (batch,) or lengths.dtype != torch.int32:
         raise ValueError(f"cache_seqlens {tuple(lengths.shape)} {lengths.dtype}: must be int32 ({batch},)")
     if table is None:
@@ -308,6 +315,7 @@ def _check(call: DecodeCall) -> None:
             f"block_table {tuple(table.shape)} {table.dtype} of pages of {k_cache.shape[1]}: must be int32 "
             f"({batch}, pages per row), pages of at least 1"
         )
+    # What is appended, and by which angles it is rotated.
     if (k_new is None) != (v_new is None) or (cos is None) != (sin is None):
         raise ValueError("k_new and v_new, and cos and sin, go together; give both or neither")
     if k_new is not None and v_new is not None:
@@ -334,6 +342,7 @@ def _check(call: DecodeCall) -> None:
 def _check_values(call: DecodeCall) -> None:
     """What lengths, pages and positions hold; on the CPU alone, where nothing has to wait for them."""
     k_cache, new, capacity = call.k_cache, call.new_tokens, call.capacity
+    # Lengths: the row with the most tokens must have room for the new ones.
     low, high = (int(x) for x in torch.aminmax(call.cache_seqlens))
     if low < 0 or high + new > capacity:
         raise ValueError(
@@ -357,6 +366,7 @@ def _check_values(call: DecodeCall) -> None:
 def _decode_of(*arguments: Any) -> _Pair:
     """The operation: a call in pieces, which is what a schema can say, checked as `decode_attention` checks it."""
     call = DecodeCall(*arguments)
+    check_window(call.window or None, call.causal)
     _check(call)
     return _decode(call)
 

@@ -52,6 +52,7 @@ def serves(call: DecodeCall) -> bool:
 
     Caches that TMA cannot walk are not copied: PyTorch serves those calls.
     """
+    # Device, then what is compiled, then what the caches' layout allows.
     q, k_cache = call.q, call.k_cache
     if not hopper.available(q.device):
         return False
@@ -77,6 +78,7 @@ def run(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor) -> None:
     cos, sin = (
         x if x is None or (x.is_contiguous() and hopper.walkable(x)) else hopper.copied(x) for x in (call.cos, call.sin)
     )
+    # The kernel reads lengths and rows of the table in order; the table's rows may have any stride.
     lengths, table = call.cache_seqlens.contiguous(), call.block_table
     if table is not None and table.stride(1) != 1:
         table = table.contiguous()
@@ -90,6 +92,7 @@ def run(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor) -> None:
     )
     workspace = q.new_empty(floats, dtype=torch.float32) if floats else None
 
+    # The launch. Without a table, a page is a row of the cache and a row has one.
     shape = (batch, queries, heads, kv_heads, dim, call.new_tokens)
     pages_of_all = (pages, page_size, 1 if table is None else table.shape[1])
     table_shape = (0, 0) if cos is None else (cos.shape[0], cos.shape[1])
@@ -140,6 +143,7 @@ def _counters(device: torch.device, stream: int, count: int) -> torch.Tensor:
             return torch.zeros(count, dtype=torch.int32, device=device)
         _reserve[device] = reserve[count:]
         return reserve[:count]
+    # The first ordinary call makes the reserve, so that a capture after it finds zeros.
     if device.type == "cuda" and device not in _reserve:
         _reserve[device] = torch.zeros(RESERVE, dtype=torch.int32, device=device)
     # A longer list replaces a shorter one; a launch that still uses the old one keeps its memory in stream order.

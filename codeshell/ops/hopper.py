@@ -35,6 +35,7 @@ def available(device: torch.device) -> bool:
 
 def missing(device: torch.device) -> str | None:
     """Why no call on this device reaches the kernels, whatever its tensors; None if calls do."""
+    # In the order in which a user can do something about it.
     if extension is not _C or device.type != "cuda":
         return None if extension is not _C and device.type == "cpu" else f"tensors on {device.type}"
     if capability(device) != CAPABILITY:
@@ -60,6 +61,7 @@ def multiprocessors(device: torch.device) -> int:
 @lru_cache(maxsize=64)
 def _facts(index: int) -> tuple[tuple[int, int], int]:
     """Compute capability and multiprocessors; remembered, because torch takes microseconds to answer."""
+    # The properties of a GPU do not change while the process runs.
     properties = torch.cuda.get_device_properties(index)
     return (properties.major, properties.minor), properties.multi_processor_count
 

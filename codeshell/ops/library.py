@@ -29,6 +29,8 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
         function: the operation; it takes tensors of either device.
         fake: gives results of the same shapes and dtypes, from tensors without data.
     """
+    # One function for both devices: it asks the tensors where they are. Autograd is not registered, because each
+    # operation has an autograd.Function around it.
     name = schema.split("(", 1)[0]
     library.define(schema)  # type: ignore[no-untyped-call]
     library.impl(name, function, "CPU")  # type: ignore[no-untyped-call]

@@ -46,6 +46,7 @@ Scheme scheme_of(const SchemeArgument& argument) {
   const bool gradient = s.gradient == s.param || s.gradient == Type::fp32;
   const bool moment =
       s.moment == s.param || s.moment == Type::fp32 || (s.param == Type::fp32 && s.moment == Type::bf16);
+  // Master weights of fp32 would be the parameters themselves.
   const bool rounding = (!s.master || (s.param != Type::fp32 && (s.param == Type::bf16 || s.moment == Type::fp32))) &&
                         !(s.stochastic && s.param == Type::fp16);
   if (!gradient || !moment || !rounding)
@@ -183,6 +184,7 @@ bool read_tensor(BoundTable& table, const Source& source, std::size_t i) {
   if (!grad.is_none()) {
     PyObject* const state = PyList_GET_ITEM(source.states.ptr(), i);
     if (!PyDict_Check(state)) return false;
+    // An entry fits if it is there, in the moments' dtype, and as large as the parameter; `step` has one element.
     const StateEntries entries(state);
     const auto part = [&](PyObject* found, DType dtype, std::int64_t size, auto** address) {
       return found && found != Py_None && read(found, expected, dtype, size, reinterpret_cast<void**>(address));
@@ -210,6 +212,7 @@ std::int64_t refresh(BoundTable& table, const py::list& params, const py::object
                      const SchemeArgument& scheme, int device, bool local) {
   const Source source{params, states, gradients, {scheme_of(scheme), device >= 0, device, local}};
   source.check(table);
+  // Compared as bytes: an adamw::Tensor is eight words without padding.
   bool same = true;
   for (std::size_t i = 0; i < table.tensors.size(); ++i) {
     const adamw::Tensor old = table.tensors[i];
@@ -221,6 +224,7 @@ std::int64_t refresh(BoundTable& table, const py::list& params, const py::object
 
 // Whether two sequences hold the same objects in the same order. The first may be a dict: then its values are compared.
 bool same_objects(const py::object& objects, const py::list& others) {
+  // Addresses are compared and nothing is called, so this costs nanoseconds per object.
   const auto count = py::len(others);
   if (py::len(objects) != count) return false;
   if (!PyDict_Check(objects.ptr())) {
@@ -258,6 +262,7 @@ std::int64_t step_here(BoundTable& table, const py::list& params, const py::obje
   source.check(table);
   if (py::len(written) != table.tensors.size()) throw py::value_error("written: must be a list as long as the table");
   const Settings values = settings_of(settings);
+  // What the callbacks below leave: the first tensor that does not fit, and an exception for after the step.
   std::int64_t unfit = -1;
   std::exception_ptr error;
   std::optional<py::gil_scoped_release> release;
@@ -342,6 +347,7 @@ void bind_adamw(py::module_& module) {
       .def(py::init<const std::vector<std::int64_t>&, const std::vector<std::int64_t>&>(), py::arg("sizes"),
            py::arg("streams"))
       .def("refresh", &refresh)
+      // The table and its chunks as bytes, which go to a GPU as they are.
       .def("tensors",
            [](const BoundTable& t) { return bytes_of(t.tensors.data(), t.tensors.size() * sizeof(adamw::Tensor)); })
       .def("chunks",

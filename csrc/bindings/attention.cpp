@@ -20,6 +20,7 @@ using Shape = std::array<int, 7>;
 void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgument& v, const TensorArgument& out,
              std::uintptr_t lse, std::uintptr_t cu_seqlens, const Shape& shape, bool bf16, float scale, bool causal,
              int window, std::uintptr_t stream) {
+  // In the order of AttentionForward's members.
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
   if constexpr (gpu::kHasKernels) {
     check("attention", launch_attention_forward({tensor(q), tensor(k), tensor(v), tensor(out), pointer<float>(lse),
@@ -88,6 +89,8 @@ std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int wind
     const auto range = attention::query_tiles(tile.key_block, queries, keys, causal, window, rows);
     // As in the kernel: the last tile of queries first, and for each tile the heads in ascending order.
     for (int visit = (range.end - range.begin) * part - 1; visit >= 0; --visit) {
+      // How many blocks of keys before this one the tile sees: with a fixed order of additions to dQ, so many come
+      // first.
       const int query_tile = range.begin + visit / part, head = part - 1 - visit % part;
       all.push_back({i, tile.key_block, tile.kv_head, tile.sequence, (tile.kv_head * splits + tile.split) * part + head,
                      query_tile,
@@ -98,6 +101,7 @@ std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int wind
   return all;
 }
 
+// How many blocks share the query heads of a KV head, so that a launch with few keys still fills the GPU.
 int splits(const Shape& shape, bool causal, int window, int multiprocessors) {
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
   return attention::splits_of(queries, keys, batch, heads, kv_heads, dim, causal, window, multiprocessors);

@@ -16,6 +16,7 @@ namespace codeshell::bindings {
 
 namespace {
 
+// An address as a pointer; 0 is null.
 template <class T>
 T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
@@ -60,6 +61,7 @@ void bind_cpu(py::module_& module) {
                                      const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
                                      const std::array<std::int64_t, 3>& shape, float scale, bool causal,
                                      std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+    // The arrays of offsets stay alive in the caller's arguments while the GIL is away.
     const auto problem =
         attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
     const py::gil_scoped_release release;

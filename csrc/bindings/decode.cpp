@@ -56,6 +56,7 @@ std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int quer
 
 // How many splits each row of the batch gets, by the tiles of keys that it reads.
 std::vector<int> shares(const std::vector<int>& tiles_of_rows, int slots) {
+  // As in the kernel: every row has one slot, and those beyond go to rows with many tiles.
   const int batch = static_cast<int>(tiles_of_rows.size());
   if (batch < 1 || slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
   int total = 0;
@@ -87,6 +88,8 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
   // splits of a row meet in the workspace.
   if (slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
   if (slots > batch && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
+  // In the order of AttentionDecode's members: tensors, outputs, where the keys are, rotary tables, the memory of the
+  // plan; then dtype, sizes, and how the scores are masked.
   if constexpr (gpu::kHasKernels) {
     check("decode", launch_attention_decode({tensor(q),
                                              tensor(k_cache),

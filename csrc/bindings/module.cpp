@@ -15,6 +15,7 @@ namespace py = pybind11;
 
 namespace {
 
+// The devices as plain dicts, so that `codeshell info` needs no torch.
 py::list gpu_devices() {
   py::list devices;
   for (const auto& device : codeshell::gpu::list_devices()) {
@@ -41,6 +42,7 @@ PYBIND11_MODULE(_C, module) {
       "The widest instruction set that this processor and the build share: 'avx512', 'avx2', 'neon' or 'scalar'.");
   module.def("gpu_devices", &gpu_devices,
              "The CUDA devices as dicts; empty without a driver, a device or a CUDA build. Never raises.");
+  // Texts and near duplicates, then the operations of models on the CPU, then those with CUDA kernels.
   codeshell::bindings::bind_text(module);
   codeshell::bindings::bind_dedup_sign(module);
   codeshell::bindings::bind_dedup_candidates(module);

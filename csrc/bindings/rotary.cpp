@@ -31,12 +31,15 @@ constexpr std::int64_t kMostDimensions = 1024;  // the largest head dimension th
 
 std::string described(const char* name, const Tensor& tensor) { return std::string(name) + " " + shape_text(tensor); }
 
+// Optional arguments are None where they are absent.
 bool given(PyObject* object) { return object != Py_None; }
 
+// The dtypes that the operation takes; the kernels themselves do not take fp64 (`served`).
 bool floating(DType dtype) {
   return dtype == DType::fp32 || dtype == DType::bf16 || dtype == DType::fp16 || dtype == DType::fp64;
 }
 
+// The kernels' type. Only asked for what they serve, so fp64 never matters here.
 rotary::Type type_of(DType dtype) {
   return dtype == DType::bf16 ? rotary::Type::bf16 : dtype == DType::fp16 ? rotary::Type::fp16 : rotary::Type::fp32;
 }
@@ -105,6 +108,7 @@ struct Angles {
 // or doubled with a row for each token, (batch or 1, seq, rotary_dim).
 void set_tables(Arguments& a, const Angles& angles, const char* name, const Tensor& like) {
   const Tensor &cos = angles.cos, &sin = angles.sin;
+  // cos and sin must have one shape, of two or three dimensions.
   bool alike = cos.dimensions == sin.dimensions && (cos.dimensions == 2 || cos.dimensions == 3);
   for (int i = 0; alike && i < cos.dimensions; ++i) alike = cos.shape[i] == sin.shape[i];
   if (!alike)
@@ -134,6 +138,7 @@ void set_tables(Arguments& a, const Angles& angles, const char* name, const Tens
   a.cos = {cos.data, 0, cos.stride(2)};
   a.sin = {sin.data, 0, sin.stride(2)};
   a.rows = cos.size(2);
+  // A row for each token: the batch and the sequence must be those of the tensor, or one batch for all.
   if (cos.dimensions == 3) {
     if ((cos.shape[0] != a.batch && cos.shape[0] != 1) || cos.shape[1] != a.seq)
       refuse(described("cos", cos) + " does not go with " + described(name, like) + ": it must be (" +
@@ -170,6 +175,7 @@ void set_positions(Arguments& a, const Angles& angles, const char* name, const T
   if (positions.dtype != DType::int32 && positions.dtype != DType::int64)
     refuse(described("positions", positions) + " is " + dtype_text(positions.dtype) +
            "; it must be an integer tensor, int32 or int64");
+  // Either all batches share the positions, or each has its own. Flat tokens have no batches to share them.
   const bool shared = positions.dimensions == 1 && positions.shape[0] == a.seq;
   const bool whole = !flat && positions.dimensions == 2 && positions.shape[0] == a.batch && positions.shape[1] == a.seq;
   if (!shared && !whole) {
@@ -223,12 +229,14 @@ void set_angles(Arguments& a, const Angles& angles, const char* name, const Tens
   set_tables(a, angles, name, like);
   a.offset = angles.offset;
   if (a.offset < 0) refuse("offset is " + std::to_string(a.offset) + "; positions are never negative");
+  // cu_seqlens and offset go together, as one way; the others exclude each other.
   const int ways = given(angles.positions) + (given(angles.cu_seqlens) || a.offset != 0);
   if (ways + (angles.cos.dimensions == 3) > 1)
     refuse("positions, cu_seqlens (with an offset) and tables (batch, seq, rotary_dim) each say where the tokens of " +
            described(name, like) + " are; give one of them (cos is " + shape_text(angles.cos) + ")");
   if (given(angles.positions)) return set_positions(a, angles, name, like, flat);
   if (given(angles.cu_seqlens)) return set_sequences(a, angles, name, like, flat);
+  // Positions 0, 1, 2 … from the offset: the last one must be a row of the tables.
   if (a.offset + a.seq > a.rows)
     refuse("cos has " + std::to_string(a.rows) + " positions, fewer than the " + std::to_string(a.offset + a.seq) +
            " of " + described(name, like) + (a.offset ? ", its offset included" : ""));
@@ -249,6 +257,7 @@ bool served(const Arguments& a, const Tensor& like, const Angles& angles) {
 // Runs the kernel of the device on which `like`, the argument called `name`, is.
 void run(const char* op, const Arguments& a, const Tensor& like, const char* name, PyObject* threads,
          PyObject* stream) {
+  // Nothing to do is no error; a launch of no blocks would be one.
   if (a.batch * a.seq == 0 || a.heads == 0 || a.dim == 0) return;
   if (like.cuda || kHostExecution) {
     const auto queue = pointer<void>(static_cast<std::uintptr_t>(integer_of(stream, "stream")));
@@ -311,10 +320,12 @@ PyObject* rotary_call(PyObject* const* arguments) {
   const bool in_place = arguments[0] == arguments[2];
   if (in_place) check_writable("q", q), check_writable("k", k);
   if (!served(a, q, angles)) return boolean(false);
+  // The outputs are the package's own, so these checks hold unless somebody calls the binding directly.
   const Tensor out_q = in_place ? q : tensor_of(arguments[0], "q_out");
   const Tensor out_k = in_place ? k : tensor_of(arguments[1], "k_out");
   if (!same_shape(out_q, q) || !same_shape(out_k, k) || out_q.dtype != q.dtype || out_k.dtype != q.dtype)
     refuse(described("q_out", out_q) + " and " + described("k_out", out_k) + " are not like q and k");
+  // Two parts, q and k: one launch walks the tokens of both, and reads each row of the tables once.
   set_source(a.parts[0], q), set_source(a.parts[1], k);
   set_target(a.parts[0], out_q), set_target(a.parts[1], out_k);
   a.part_count = 2;
@@ -394,6 +405,7 @@ PyObject* rotary_qkv_call(PyObject* const* arguments) {
   if (!served(a, qkv, angles)) return boolean(false);
   const Fused fused(qkv, heads, kv_heads);
   const char* names[3] = {"q", "k", "v"};
+  // From the views of qkv to three tensors of their own.
   for (int i = 0; i < 3; ++i) {
     const Tensor part = tensor_of(arguments[i], names[i]);
     check_part(names[i], part, fused.parts[i]);
@@ -428,6 +440,7 @@ PyObject* rotary_qkv_backward_call(PyObject* const* arguments) {
   }
   const Fused fused(qkv, heads, kv_heads);
   const char* names[3] = {"grad_q", "grad_k", "grad_v"};
+  // From three gradients to the views of one.
   for (int i = 0; i < 3; ++i) {
     const Tensor part = tensor_of(arguments[i], names[i]);
     check_part(names[i], part, fused.parts[i]);

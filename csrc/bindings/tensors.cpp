@@ -10,6 +10,7 @@ namespace {
 // functions in a capsule; the view that `view` fills does not own the tensor.
 namespace dlpack {
 
+// A tensor as the type's own memory describes it; strides count elements.
 struct View {
   void* data;
   std::int32_t device_type;
@@ -22,6 +23,7 @@ struct View {
   std::uint64_t byte_offset;
 };
 
+// The table of a type. Only `view` is used: it fills a View without making a Python object or taking a reference.
 struct Functions {
   std::uint32_t major, minor;
   void* previous;
@@ -39,6 +41,7 @@ constexpr std::uint8_t kInteger = 0, kFloat = 2, kBfloat = 4;
 // The functions of a type; null where it offers none. A few types are remembered, because nearly every call is with
 // torch's Tensor or Parameter. The GIL guards the list.
 const Functions* functions_of(PyTypeObject* type) {
+  // The place after the last remembered type, or beyond the list if it is full.
   static PyTypeObject* types[4] = {};
   static const Functions* tables[4] = {};
   int place = 0;
@@ -61,6 +64,7 @@ const Functions* functions_of(PyTypeObject* type) {
   return found;
 }
 
+// Anything else, such as a boolean or an 8-bit float, is `other`, which every operation refuses by name.
 DType dtype_of(std::uint8_t code, std::uint8_t bits) {
   if (code == kFloat)
     return bits == 32 ? DType::fp32 : bits == 16 ? DType::fp16 : bits == 64 ? DType::fp64 : DType::other;
@@ -81,6 +85,7 @@ void check_dimensions(std::int64_t dimensions, const char* name) {
                           std::to_string(Tensor::kMostDimensions) + " are supported");
 }
 
+// From the name that torch prints.
 DType dtype_named(const std::string& name) {
   if (name == "torch.float32") return DType::fp32;
   if (name == "torch.bfloat16") return DType::bf16;
@@ -120,6 +125,7 @@ Tensor by_attributes(py::handle object, const char* name) {
 Tensor tensor_of(PyObject* object, const char* name) {
   const dlpack::Functions* functions = dlpack::functions_of(Py_TYPE(object));
   if (!functions) return by_attributes(object, name);
+  // The fast way: one call through the table, and everything else is reading memory.
   dlpack::View view{};
   if (functions->view(object, &view)) throw py::error_already_set();
   // Copied, not kept: the view's shape and strides are the tensor object's own memory.
@@ -139,6 +145,7 @@ Tensor tensor_of(PyObject* object, const char* name) {
 
 namespace {
 
+// Size and contiguity from shape and strides.
 Glance glance_of(void* data, int dimensions, const std::int64_t* shape, const std::int64_t* strides) {
   Glance g;
   g.data = data, g.object = nullptr, g.size = 1, g.contiguous = true;
@@ -175,6 +182,7 @@ Glance glance_at(PyObject* object) {
   return g;
 }
 
+// As Python prints a tuple, so that messages from C++ and from Python look alike.
 std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
   for (int i = 0; i < tensor.dimensions; ++i) text += (i ? ", " : "") + std::to_string(tensor.shape[i]);
@@ -207,6 +215,7 @@ std::int64_t integer_of(PyObject* object, const char* name) {
 }
 
 bool truth_of(PyObject* object) {
+  // Python's own notion of truth, so that 0 and 1 do as well as False and True.
   const int truth = PyObject_IsTrue(object);
   if (truth < 0) throw py::error_already_set();
   return truth != 0;

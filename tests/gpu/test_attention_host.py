@@ -122,6 +122,7 @@ def zeros(*shape, dtype=torch.bfloat16):
         ({"scale": 0.0}, "a scale above 0"),
         ({"left": 2, "right": None}, "a right bound of 0 or no bounds"),
         ({"right": 1}, "a right bound of 0 or no bounds"),
+        ({"left": -1}, "left is -1, right 0: each must be at least 0, or None"),
         ({"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32)}, "must be \\(total, heads, dim\\) with cu_seqlens"),
     ],
 )

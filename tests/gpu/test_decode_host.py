@@ -208,19 +208,11 @@ NEW = {name: torch.zeros(2, 1, 2, 64).bfloat16() for name in ("k_new", "v_new")}
 def test_the_operation_refuses_what_the_function_refuses(on_host, taken, change, message):
     """A traced graph calls the operations by name, past the public function."""
     caches = {name: torch.zeros(2, 100, 2, 64).bfloat16() for name in ("k_cache", "v_cache")}
-    call = decode_cuda.DecodeCall(
-        **{
-            "q": torch.zeros(2, 1, 4, 64).bfloat16(),
-            **caches,
-            "cache_seqlens": torch.zeros(2, dtype=torch.int32),
-            **change,
-        }
-    )
-    operation = (
-        torch.ops.codeshell.decode_attention_append if call.k_new is not None else torch.ops.codeshell.decode_attention
-    )
+    given = {"q": torch.zeros(2, 1, 4, 64).bfloat16(), **caches, "cache_seqlens": torch.zeros(2, dtype=torch.int32)}
+    call = decode_cuda.DecodeCall(**{**given, **change})
+    name = "decode_attention" if call.k_new is None else "decode_attention_append"
     with pytest.raises(ValueError, match=message):
-        operation(*call)
+        getattr(torch.ops.codeshell, name)(*call)
     assert not taken
 
 
