@@ -2,16 +2,16 @@
 
     python benchmarks/adamw.py --json benchmarks/results/adamw-cpu.json --chart adamw.svg
 
-Schemes, with the bytes that a step must move for each parameter (every array once):
+The schemes, with the bytes that a step must move per parameter (every array once):
 
     fp32                 28   parameters, gradients, both moments in fp32
-    bf16, fp32 master    28   bf16 parameters written only; fp32 master and moments
+    bf16, fp32 master    28   bf16 parameters, which are only written; fp32 master and moments
     bf16, stochastic     22   bf16 parameters and gradients rounded stochastically, fp32 moments, no master
-    bf16 throughout      14   moments in bf16 too; rounded to nearest as torch has it, or stochastically
+    bf16 throughout      14   moments in bf16 too; rounded to nearest as in torch, or stochastically
 
-All schemes have 10^9 parameters on a GPU and 5 * 10^7 on a CPU. torch has no master weights; its peer does what
-training loops do: gradients to fp32, the fused step on the master, the result back to bf16. The case of small tensors
-has 10,000 tensors of 1 to 4096 elements, and beside it one tensor of as many.
+All schemes have 10^9 parameters on a GPU and 5 * 10^7 on a CPU. torch has no master weights, so its peer does what
+training loops do: convert gradients to fp32, run the fused step on the master, convert the result back to bf16. The
+case of small tensors has 10,000 tensors of 1 to 4096 elements, and beside them one tensor of as many elements.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SCHEMES = [
         {"stochastic_rounding": True, "moment_dtype": torch.bfloat16},
     ),
 ]
-"""`torch_peers`: torch's AdamW keeps its state like this."""
+"""`torch_peers` marks the schemes in which torch's AdamW keeps its state."""
 
 
 def tensors(sizes: list[int], dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
@@ -83,7 +83,7 @@ def stepping(make: Callable[..., torch.optim.Optimizer], parameters: list[torch.
 
 
 def torch_master(parameters: list[torch.Tensor]) -> Step:
-    """torch's fused step on fp32 copies: what a loop with bf16 weights and torch alone does."""
+    """torch's fused step on fp32 copies, as in a training loop with bf16 weights and nothing but torch."""
     masters = [p.detach().float().requires_grad_() for p in parameters]
     for master in masters:
         master.grad = torch.empty_like(master)
@@ -101,7 +101,7 @@ def torch_master(parameters: list[torch.Tensor]) -> Step:
 
 
 def other_packages(scheme: Scheme, make_tensors: Callable[[], list[torch.Tensor]], gpu: bool) -> list[Contender]:
-    """apex's and TransformerEngine's fused Adam, where they are installed and know the scheme."""
+    """The fused Adam of apex and of TransformerEngine, where they are installed and have the scheme."""
     if not gpu or not (scheme.torch_peers or scheme.master):
         return []
     found = []
@@ -148,7 +148,7 @@ def scheme_case(session: Session, scheme: Scheme, total: int, parts: int) -> Cas
 
 
 def small_tensors(session: Session, count: int) -> Case:
-    """Many small tensors against one of as many elements."""
+    """Many small tensors, against one tensor of as many elements."""
     sizes = torch.randint(1, 4097, (count,), generator=torch.Generator().manual_seed(0)).tolist()
     many = partial(tensors, sizes, torch.float32, session.device)
     one = partial(tensors, [sum(sizes)], torch.float32, session.device)

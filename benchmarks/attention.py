@@ -4,16 +4,17 @@
 
 On a GPU the cases are the rows of the targets in docs/kernels/attention-log.md: forward and backward, causal and full,
 dim 128 at 2k to 16k tokens with 64 query and 8 key/value heads, the shape of CodeShell-7B, and dim 64. A backward case
-times the backward pass alone, of a forward pass that is kept; "deterministic" asks each contender for gradients
+times the backward pass alone, after a forward pass that is kept; "deterministic" asks each contender for gradients
 that have the same bits every time. All contenders take turns. Peers that are not installed are listed as absent:
 
     torch SDPA cuDNN, flash   one backend each, `enable_gqa`; deterministic under torch.use_deterministic_algorithms
-    FlexAttention             torch.compile; at 8192 tokens alone, because it compiles for each length
-    FlashAttention 3          flash_attn_interface, else the forward pass alone of the fa3-fwd wheel
+    FlexAttention             torch.compile; only at 8192 tokens, because it compiles for each length
+    FlashAttention 3          flash_attn_interface, or else only the forward pass, of the fa3-fwd wheel
     FlashAttention 4          flash_attn.cute of the flash-attn-4 wheel
 
-FLOPs are those of the scores that the mask leaves, 4 * batch * heads * seq^2 * dim, half of it if causal, and 2.5 times
-that for the backward pass; the floor is a matrix product. The kernels run even where `ops.attention` has them off.
+FLOPs are those of the scores that the mask leaves, 4 * batch * heads * seq^2 * dim, half of that if causal, and 2.5
+times that for the backward pass. The floor is a matrix product. The kernels run even where `ops.attention` does not use
+them by default.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from harness import Case, Contender, Session, Step
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from codeshell.ops import attention, attention_cuda
+from codeshell.ops import attention, hopper
 
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -57,9 +58,9 @@ class Peer:
     function: Function
     backward: bool = True
     deterministic: bool = True
-    """Can it be asked for gradients with the same bits every time?"""
+    """Whether it can be asked for gradients that have the same bits every time."""
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """What the deterministic backward pass runs under."""
+    """The context in which its deterministic backward pass runs."""
 
 
 PUBLISHED = [Shape(2, seq) for seq in (2048, 4096, 8192, 16384)]
@@ -133,7 +134,7 @@ def case(session: Session, peers: dict[str, Peer], name: str, causal: bool, shap
         f"{shape.batch} x {shape.seq} tokens, {shape.heads}/{shape.kv_heads} heads, d {shape.dim}, "
         f"{'causal' if causal else 'full'}, {NAMES[dtype]}, {name}",
         [
-            # Autograd runs the backward pass on a thread and a stream of its own, which no graph captures.
+            # Autograd runs the backward pass on a thread of its own, and on a stream that no graph captures.
             Contender(who, lambda peer=peer: make(peer), ours=who == OURS, graph=name == "forward")
             for who, peer in peers.items()
             if serves(who, peer)
@@ -147,12 +148,12 @@ def case(session: Session, peers: dict[str, Peer], name: str, causal: bool, shap
 
 
 def find_peers(session: Session) -> dict[str, Peer]:
-    """By name, ours first."""
+    """All contenders by name, ours first."""
     found = {OURS: Peer(lambda q, k, v, causal, same: attention(q, k, v, causal=causal, deterministic=same))}
     if session.device.type == "cpu":
         return found | {"torch SDPA": Peer(sdpa(None), guard=reproducibly)}
-    attention_cuda.enabled = True
-    lacking = attention_cuda.missing(session.device)
+    hopper.enabled = True
+    lacking = hopper.missing(session.device)
     if lacking is not None:
         session.absent("our kernel", f"{lacking}: the rows of {OURS} are torch's SDPA")
     found["torch SDPA cuDNN"] = Peer(sdpa(SDPBackend.CUDNN_ATTENTION), guard=reproducibly)
@@ -182,7 +183,7 @@ def flex() -> Function:
     import torch._functorch.config as functorch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    functorch.donated_buffer = False  # or the graph could not be kept for the next backward pass
+    functorch.donated_buffer = False  # otherwise the graph could not be kept for the next backward pass
     compiled = harness.compiled(flex_attention)
 
     @lru_cache
@@ -209,8 +210,8 @@ def flash(function: Callable[..., Any]) -> Function:
 
 @contextmanager
 def reproducibly() -> Iterator[None]:
-    """torch's own word for it; an operation that cannot raises. Without the NaN that torch else writes into all that it
-    allocates meanwhile: a pass over the gradients that has no part in the work."""
+    """torch's switch for deterministic operations, under which one that cannot be raises an error. Without the NaN that
+    torch then writes into all memory that it allocates: a pass over the gradients that is no part of the work."""
     before, filled = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False

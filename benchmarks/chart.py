@@ -1,6 +1,6 @@
-"""The rows of a benchmark as a text table and as an SVG: bars by case, the floor as a line through them.
+"""The rows of a benchmark as a text table and as an SVG: bars for each case, with the floor as a line through them.
 
-The drawing stands alone (a page, a README): its style is inside and follows the reader's colour scheme.
+The drawing stands alone, on a page or in a README: it contains its style, which follows the reader's colour scheme.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STYLE = (
 
 
 def duration(microseconds: float) -> str:
-    """Three digits with the unit that suits them."""
+    """A duration with three digits, in the unit that suits it."""
     for unit, size in (("s", 1e6), ("ms", 1e3)):
         if microseconds >= size:
             return f"{microseconds / size:.3g} {unit}"
@@ -35,7 +35,7 @@ def rate(row: dict[str, Any]) -> str:
 
 
 def table(case: str, rows: list[dict[str, Any]]) -> str:
-    """The rows of one case, a heading before them."""
+    """The rows of one case, after a heading."""
     lines = [f"\n{case}", f"  {'':42} {'time':>9} {'rate':>14} {'of floor':>9} {'of best peer':>13}"]
     for row in rows:
         mark = "*" if row["ours"] else " "

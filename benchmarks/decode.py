@@ -2,10 +2,10 @@
 
     python benchmarks/decode.py --json decode.json
 
-New tokens of each row over a full cache of 8 key/value heads of 128 dimensions, 64 or 32 query heads. Bytes are the
-keys and values, each read once; queries and outputs are not counted. torch's SDPA reads a contiguous cache, with all
-lengths alike and so without a mask; flash_attn_with_kvcache takes part where it is installed: FA3 as
-`flash_attn_interface` or, of the fa3-fwd wheel, `fa3_fwd_interface`, and FA2 as `flash_attn`. One case has a long row
+New tokens of each row attend to a full cache with 8 key/value heads of 128 dimensions; there are 64 or 32 query heads.
+Bytes are the keys and values, each read once; queries and outputs are not counted. torch's SDPA reads a contiguous
+cache in which all lengths are equal, so it needs no mask. flash_attn_with_kvcache takes part where it is installed: FA3
+as `flash_attn_interface` (`fa3_fwd_interface` in the fa3-fwd wheel), and FA2 as `flash_attn`. One case has a long row
 beside short ones. On a GPU of compute capability 9.0 the Hopper kernel is turned on for this.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
-from codeshell.ops import decode_attention, decode_cuda, rotary
+from codeshell.ops import decode_attention, hopper, rotary
 
 KV_HEADS, DIM = 8, 128
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -32,17 +32,16 @@ FLASH = {
     "FA3": (("flash_attn_interface", "fa3_fwd_interface"), "page_table"),
     "FA2": (("flash_attn",), "block_table"),
 }
-"""Modules, and what they call the block table."""
+"""The modules of each version, and its name for the block table."""
 SHORT = 16
-"""The short rows of the uneven case are so many times shorter than the long one."""
-
+"""How many times shorter the short rows of the uneven case are than the long one."""
 
 Flash = dict[str, tuple[Callable[..., torch.Tensor], str]]
-"""flash_attn_with_kvcache by name, and what it calls the block table."""
+"""By version, flash_attn_with_kvcache and its name for the block table."""
 
 
 class Data:
-    """Slots of caches, full to their capacity; paged ones shuffled."""
+    """Slots of caches, which are full to their capacity; pages are in random order."""
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class Data:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(1, 2)
 
     def appended(self, slot: int) -> torch.Tensor:
-        """The last tokens of each row written over again, turned, in one call."""
+        """One call that rotates the last tokens of each row, writes them over those in the cache, and attends."""
         return decode_attention(
             *(self.q, *self.caches[slot]),
             cache_seqlens=self.lengths - self.tokens,
@@ -104,7 +103,7 @@ class Data:
         )
 
     def three_calls(self, slot: int) -> torch.Tensor:
-        """The same by rotary, two writes and SDPA."""
+        """The same in separate calls: rotary, two writes and SDPA."""
         positions = torch.arange(self.keys - self.tokens, self.keys, device=self.q.device)
         q, k = rotary(self.q, self.new[0], self.cos, self.sin, positions=positions)
         for cache, new in zip(self.caches[slot], (k, self.new[1]), strict=True):
@@ -165,7 +164,7 @@ def shape_cases(session: Session, flash: Flash, *shape: Any, uneven: bool = Fals
 
 def main() -> int:
     args = harness.parser(__doc__).parse_args()
-    decode_cuda.enabled = True
+    hopper.enabled = True
     session = Session("decode", args, floors=("copy", "read"))
     session.run(cases(session))
     return session.finish()

@@ -1,9 +1,10 @@
-"""Everything that needs a GPU, in one command of less than 10 minutes: build, every GPU test, every GPU benchmark, and
-small cases of the attention kernels under compute-sanitizer where that is installed.
+"""Everything that needs a GPU, in one command that takes less than 10 minutes: the build, every GPU test, every GPU
+benchmark, and small cases of some kernels under compute-sanitizer where that is installed. The table of operations
+(codeshell/operations.py) says which benchmarks and cases.
 
     python benchmarks/gpu_check.py --json benchmarks/results/gpu-check-h200.json
 
-Needed: one GPU, nvcc, torch, numpy, pytest, hypothesis, pybind11, cmake and ninja; codeshell need not be installed.
+It needs one GPU, nvcc, torch, numpy, pytest, hypothesis, pybind11, cmake and ninja; codeshell need not be installed.
 The extension is built in build/gpu-check, from which the tests and benchmarks import it; a checkout's own build stays
 as it is. Where there is no nvcc, `--module FILE` takes a `_C` that was built elsewhere from these sources.
 
@@ -13,8 +14,8 @@ Each step is a process with a time limit of its own, and none stops the run. The
     steps [{name, status: ok | failed | timed out | left out (no time) | absent (no such tool), seconds, detail}],
     tests {file below tests/: {passed, failed, skipped, messages}}, benchmarks {name: the benchmark's own document}
 
-`codeshell info --kernels` reads it. --dry-run goes the same way on a machine without a GPU: tests skip, benchmarks run
-tiny on the CPU, and the result counts as no GPU's.
+`codeshell info --kernels` reads it. --dry-run takes the same steps on a machine without a GPU: tests skip, benchmarks
+run with tiny sizes on the CPU, and the result is not counted as a GPU's.
 """
 
 from __future__ import annotations
@@ -36,25 +37,28 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if "--facts" not in sys.argv:
-    sys.path.insert(1, str(ROOT))  # before anything is built or installed; the child takes what was built
+    # Before anything is built or installed. The child process of --facts takes what was built instead.
+    sys.path.insert(1, str(ROOT))
 
 from codeshell.engine.files import write_json  # noqa: E402
 from codeshell.kernels import present_hashes  # noqa: E402
+from codeshell.operations import OPERATIONS  # noqa: E402
 
 TOTAL = 560.0
 """Seconds in all; what does not fit is left out and listed."""
 BUILD, TESTS, BENCHMARK, SANITIZER = 200.0, 90.0, 80.0, 60.0
-"""Seconds for the build, one file of tests, one benchmark, one checker of the sanitizer."""
+"""Seconds for the build, for one file of tests, for one benchmark, and for one checker of the sanitizer."""
 LONGER = {"attention": 150.0}
 """Seconds for a benchmark with more rows."""
-BENCHMARKS = ("attention", "decode", "rotary", "adamw", "overhead")
-"""In the order of what is known least: where time runs out, the last are left out."""
+WITH_KERNELS = [operation for operation in OPERATIONS if operation.kernels]
+BENCHMARKS = (*(operation.benchmark for operation in WITH_KERNELS if operation.benchmark), "overhead")
+"""In the table's order, what is known least first: where time runs out, the last are left out."""
 SANITIZERS = ("memcheck", "synccheck", "racecheck")
-"""Racecheck knows the accesses of tensor TMA, and may report those of cp.async.bulk without a cause."""
-SANITIZED = {"attention": "one_tile or packed_window", "decode": "ragged or paged_16"}
-"""Of tests/gpu/test_NAME_cuda.py: names of the cases that are small enough."""
+"""Racecheck knows the accesses of tensor TMA, but may report those of cp.async.bulk without a cause."""
+SANITIZED = {operation.kernels[0].tests[0]: operation.sanitized for operation in WITH_KERNELS if operation.sanitized}
+"""For a file of GPU tests, below tests/, the names of its cases that are small enough for the sanitizer."""
 ELSEWHERE = ("ops", "optim", "integrations", "patch")
-"""Folders of tests (or files test_NAME.py) whose tests with `cuda` in their name run too."""
+"""Folders of tests, or files test_NAME.py, whose tests with `cuda` in their name run too."""
 
 
 class Check:
@@ -85,7 +89,7 @@ class Check:
         if limit > 5:
             try:
                 status, detail = work(limit)
-            except Exception as error:  # a step that breaks must not take the others along
+            except Exception as error:  # a step that breaks must not end the others
                 status, detail = "failed", f"{type(error).__name__}: {error}"
         seconds = round(time.monotonic() - started, 1)
         detail = detail.replace(str(ROOT), ".").replace(str(Path.home()), "~")
@@ -154,8 +158,8 @@ class Check:
     def tests(self, path: Path, limit: float) -> tuple[str, str]:
         out = self.work / "junit.xml"
         out.unlink(missing_ok=True)
-        # -P: the folder we stand in has a codeshell without the extension that was built here.
-        # -vv: a test that hangs has written its name before the limit ends it.
+        # -P: the current folder has a codeshell without the extension that was built here.
+        # -vv: a test that hangs has then printed its name before the limit ends it.
         command = ["-P", "-m", "pytest", str(path), "-vv", "-p", "no:cacheprovider", f"--junitxml={out}"]
         if path.parent.name != "gpu":
             command += ["-k", "cuda"]
@@ -172,7 +176,7 @@ class Check:
         return status, f"{summary}\n{detail}"
 
     def benchmark(self, name: str, limit: float) -> tuple[str, str]:
-        # Beside the result, so that it is there if this whole run is cut off; it writes after each of its cases.
+        # Beside the result, so that it is there if this whole run is cut off: a benchmark writes after each case.
         out = self.args.json.with_name(f"{self.args.json.stem}-{name}.json")
         out.unlink(missing_ok=True)
         command = [str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(out), "--seconds", f"{0.7 * limit:.0f}"]
@@ -192,14 +196,14 @@ class Check:
         under = [program, "--tool", checker, "--target-processes", "all", "--error-exitcode", "99"]
         started, details = time.monotonic(), []
         for name, cases in SANITIZED.items():
-            path = ROOT / "tests" / "gpu" / f"test_{name}_cuda.py"
+            path = ROOT / "tests" / name
             command = ["-P", "-m", "pytest", str(path), "-q", "-x", "-p", "no:cacheprovider", "-k", cases]
-            # Every tensor its own allocation: else a neighbour's memory is no error.
+            # Every tensor gets an allocation of its own, or reaching into its neighbour would be no error.
             left = limit - (time.monotonic() - started)
             status, detail = self.python(command, left, under, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
             if status != "ok":
                 return status, f"{path.name}:\n{detail}"
-            details.append(f"{name}: {' '.join(detail.split())[-100:]}")
+            details.append(f"{path.stem}: {' '.join(detail.split())[-100:]}")
         return "ok", "; ".join(details)
 
     def run(self) -> int:
@@ -232,7 +236,7 @@ def test_files() -> list[Path]:
 
 
 def outcomes(path: Path) -> dict[str, Any]:
-    """What a JUnit file says: counts, and the first lines of each failure."""
+    """The counts of a JUnit file, and the first lines of each failure."""
     counts: dict[str, Any] = {"collected": 0, "passed": 0, "failed": 0, "skipped": 0, "messages": []}
     if not path.exists():
         return counts | {"failed": 1, "messages": ["pytest wrote no result"]}
@@ -251,7 +255,7 @@ def outcomes(path: Path) -> dict[str, Any]:
 
 
 def finish(command: list[str], limit: float, environment: dict[str, str] | None = None) -> tuple[str, str]:
-    """Run to the end or to the limit, then end the process and its children; (status, end of the output)."""
+    """Run a command to its end or to the limit, where it is ended with its children; (status, end of its output)."""
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -289,7 +293,7 @@ def sanitizer() -> str | None:
 
 
 def write_facts(out: Path) -> None:
-    """In a process of its own, with the built package: what runs here, and on what."""
+    """Write what runs here, and on which device; in a process of its own, which has the built package."""
     import harness
     import torch
 
@@ -308,11 +312,13 @@ def write_facts(out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", default=ROOT / "build" / "gpu-check.json")
-    parser.add_argument("--module", type=Path, metavar="FILE", help="a built _C to use in place of a build")
-    parser.add_argument("--commit", help="of the sources, where this is no checkout")
-    parser.add_argument("--seconds", type=float, default=TOTAL, help=f"for everything; default {TOTAL:.0f}")
-    parser.add_argument("--benchmarks", nargs="*", default=BENCHMARKS, choices=BENCHMARKS, help="default: all")
-    parser.add_argument("--dry-run", action="store_true", help="without a GPU: everything that can be gone through")
+    parser.add_argument("--module", type=Path, metavar="FILE", help="use this built _C and build nothing")
+    parser.add_argument("--commit", help="commit of the sources, where this folder is no checkout")
+    parser.add_argument("--seconds", type=float, default=TOTAL, help=f"time limit for everything; default {TOTAL:.0f}")
+    parser.add_argument(
+        "--benchmarks", nargs="*", default=BENCHMARKS, choices=BENCHMARKS, help="benchmarks to run; default: all"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="take every step that is possible without a GPU")
     parser.add_argument("--facts", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.facts:

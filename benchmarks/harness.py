@@ -1,20 +1,21 @@
-"""What every benchmark of an operation measures with: contenders in one process, against the machine's own floor.
+"""The harness of all benchmarks of operations: contenders in one process, against the machine's own floor.
 
-A benchmark describes cases. A case is one piece of work (so many bytes to read and write, so many FLOPs) and the
-contenders that do it; before anything is timed their results are compared. Then
+A benchmark describes cases. A case is one piece of work (a number of bytes to read and write, a number of FLOPs) and
+the contenders that do it. Before anything is timed, their results are compared. Then
 
-    CPU   the contenders take turns, round by round, so that a change of the machine's speed meets them all;
-    GPU   CUDA events around each call after the clocks have settled; a contender whose call takes less than 50 us on
-          the device is captured in a CUDA graph of many calls and the replay is timed, which leaves the host out.
-          Contenders come one after another, or in three turns where a case says so.
+    CPU   the contenders take turns, round by round, so that a change of the machine's speed affects all of them;
+    GPU   CUDA events are set around each call after the clocks have settled; a contender whose call takes less than
+          50 us on the device is captured in a CUDA graph of many calls, and the replay is timed, which leaves the host
+          out. Contenders come one after another, or in three turns where a case says so.
 
-Data is random. A case has so many slots (copies of its data) that a call never finds in the last cache what the call
-before left there, and the outputs of all slots are kept alive, so that they rotate too. Times are medians; every round
+Data is random. A case has enough slots (copies of its data) that a call never finds in the last cache what the call
+before it left there. The outputs of all slots are kept alive, so that they rotate too. Times are medians; every round
 is kept.
 
-The floor is what the machine does in the same run: copying, updating in place, reading, and where a case counts FLOPs
-a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on as many threads; it reads most lines
-before it writes them, which nobody counts, so work in place can pass 100 % of it (`update` is copying's like in place).
+The floor is what the machine does in the same run: copying, updating in place, reading, and, where a case counts FLOPs,
+a matrix product. Copying on a CPU is the faster of torch's copy_ and memcpy on the same number of threads. It reads
+most cache lines before it writes them, and that is not counted, so work in place can be above 100 % of it (`update` is
+the floor for work in place).
 
 The result is one JSON document:
 
@@ -23,8 +24,9 @@ The result is one JSON document:
     rows [{case, name, ours, microseconds, fastest_microseconds, rounds_microseconds, method, calls, slots, bytes,
            gigabytes_per_second, flops, teraflops, floor, ratio_to_floor, ratio_to_peer, error}]
 
-`ratio_to_floor` is the rate over the floor's; `ratio_to_peer` the fastest peer's time over this row's (above 1: faster
-than every peer). A contender that fails or computes something else keeps its row, with the error and no times.
+`ratio_to_floor` is the rate divided by the floor's; `ratio_to_peer` is the fastest peer's time divided by this row's
+(above 1: faster than every peer). A contender that fails or computes something else keeps its row, with the error and
+without times.
 """
 
 from __future__ import annotations
@@ -66,53 +68,55 @@ from codeshell.environment import environment
 from codeshell.kernels import built_hashes
 
 CACHE_TURNS = 4
-"""The slots of a case together are this many times the last cache."""
+"""All slots of a case together are this many times as large as the last cache."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do a case's work. `make` prepares it and returns its step; it is called just before it is needed."""
+    """One way to do the work of a case. `make` prepares it and returns its step, and is called just before that is
+    needed."""
 
     name: str
     make: Callable[[], Step]
     ours: bool = False
     peer: bool = True
-    """Not ours and not a peer: a reference, which does another piece of work."""
+    """False for a reference that does another piece of work, and is not compared."""
     graph: bool = True
-    """May its step be captured in a CUDA graph?"""
+    """Whether its step may be captured in a CUDA graph."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A piece of work and who does it.
+    """A piece of work, and the contenders that do it.
 
-    `prepare` fills the slots' data anew, the same each time: it runs before each contender's first call, whose output
-    is compared with the first peer's to within `tolerance` of the largest value (None: not compared).
+    `prepare` fills the data of the slots again, with the same values each time. It runs before the first call of each
+    contender, whose output is compared with the first peer's, to within `tolerance` of the largest value (None: it is
+    not compared).
     """
 
     name: str
     contenders: Sequence[Contender]
     bytes: int = 0
-    """Read and written, each array once: what the work needs, whoever does it."""
+    """Bytes read and written, each array once: what the work needs, whoever does it."""
     flops: int = 0
     floor: str = "copy"
     slots: int = 1
     prepare: Callable[[], None] = lambda: None
     tolerance: float | None = None
     turns: bool = False
-    """On a GPU too the contenders take turns, `GPU_TURNS` times, so that all have the same clocks and temperatures; for
-    that all their data is there at once. (On a CPU they always do.)"""
+    """Whether the contenders take turns on a GPU too, `GPU_TURNS` times, so that all have the same clocks and
+    temperatures. All their data then exists at once. (On a CPU they always take turns.)"""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The arguments that all benchmarks share."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    result.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the CPU; default: all")
+    result.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads; default: all")
     result.add_argument("--rounds", type=int, default=0, help="default: 9 on a CPU, 30 on a GPU")
-    result.add_argument("--seconds", type=float, default=math.inf, help="start no further case after so long")
-    result.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name has TEXT")
-    result.add_argument("--smoke", action="store_true", help="tiny sizes: tests the benchmark, measures nothing")
+    result.add_argument("--seconds", type=float, default=math.inf, help="start no further case after this time")
+    result.add_argument("--only", action="append", default=[], metavar="TEXT", help="only cases whose name has TEXT")
+    result.add_argument("--smoke", action="store_true", help="tiny sizes, which test the benchmark and measure nothing")
     result.add_argument("--json", type=Path, metavar="FILE", help="write every row here, after each case")
     result.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the rows here")
     return result
@@ -129,7 +133,7 @@ class Session:
     def __init__(
         self, name: str, args: argparse.Namespace, floors: Iterable[str] = ("copy", "update", "read"), clock: str = ""
     ) -> None:
-        """`clock` "host" measures what a call takes of the caller's time, whatever the device does meanwhile."""
+        """With `clock` "host", measure the time of a call on the calling thread, whatever the device does meanwhile."""
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         if device == "cuda" and not torch.cuda.is_available():
             raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
@@ -177,12 +181,12 @@ class Session:
         return self.result["rows"]
 
     def absent(self, peer: str, why: str) -> None:
-        """Note a peer that cannot take part."""
+        """Note a peer that cannot take part, and why."""
         self.result["absent"][peer] = why
         print(f"without {peer}: {why}")
 
     def found(self, peer: str, modules: Sequence[str], name: str) -> tuple[str, Callable[..., Any]] | None:
-        """The first of the modules that has a function `name`, and that; those that lack it are noted as absent."""
+        """The first of the modules that has a function `name`, with that function; the others are noted as absent."""
         for module in modules:
             try:
                 return module, getattr(importlib.import_module(module), name)
@@ -191,18 +195,18 @@ class Session:
         return None
 
     def slots(self, footprint: int) -> int:
-        """How many copies of a call's data (bytes in memory, not moved) make `CACHE_TURNS` times the last cache."""
+        """How many copies of a call's data, `footprint` bytes of memory, are `CACHE_TURNS` times the last cache."""
         return max(1, math.ceil(CACHE_TURNS * self.cache / max(footprint, 1)))
 
     def run(self, cases: Iterable[Case]) -> None:
-        """Measure the cases in turn. They may be a generator that makes each case's data when it is reached; one that
-        fails there ends the run, and `finish` says so."""
+        """Measure the cases in turn. They may come from a generator that makes the data of a case when it is reached. A
+        case that fails there ends the run, and `finish` says so."""
         for case in self._made(cases):
             if self.args.only and not any(text in case.name for text in self.args.only):
                 continue
             if time.monotonic() - self.started > self.args.seconds:
-                print(f"{case.name}: left out, --seconds {self.args.seconds:g} are over")
-                self.result["absent"][case.name] = f"left out: --seconds {self.args.seconds:g} were over"
+                print(f"{case.name}: left out, the time of --seconds {self.args.seconds:g} is over")
+                self.result["absent"][case.name] = f"left out: the time of --seconds {self.args.seconds:g} was over"
                 continue
             rows = self._measure(case)
             self.rows.extend(rows)
@@ -216,14 +220,15 @@ class Session:
                 case = next(made)
             except StopIteration:
                 return
-            except Exception as error:  # no memory for its data; or a peer broke the GPU's context for good
+            except Exception as error:  # no memory for its data, or a peer has broken the GPU's context for good
                 self.failed = True
                 self.absent("the cases from here on", first_line(error))
                 return
             yield case
 
     def finish(self) -> int:
-        """Measure copying again, write the last state; 1 if a contender of ours failed, or a case could not be made."""
+        """Measure copying again and write the result. Returns 1 if a contender of ours failed or a case could not be
+        made, else 0."""
         if "copy" in self.floors and not self.failed:
             self.result["copy_at_end"] = measure_floor("copy", self)["rate"]
         self.result["finished"] = not self.failed
@@ -241,7 +246,7 @@ class Session:
         errors: dict[str, str] = {}
         steps: dict[str, Step] = {}
         reference: tuple[str, list[np.ndarray]] | None = None
-        # Ours last: what it computes is compared with a peer's, not theirs with it.
+        # Ours come last: their results are compared with a peer's, and not the other way round.
         for contender in sorted(case.contenders, key=lambda contender: contender.ours):
             try:
                 case.prepare()
@@ -258,7 +263,7 @@ class Session:
             except Exception as error:  # a peer that cannot do this case must not end the run
                 errors[contender.name] = first_line(error)
             if self.events:
-                step = None  # type: ignore[assignment]  # its memory goes before the next contender takes its own
+                step = None  # type: ignore[assignment]  # frees its memory before the next contender needs some
                 give_memory_back()
         if steps:
             steps = {contender.name: steps[contender.name] for contender in case.contenders if contender.name in steps}
@@ -314,12 +319,12 @@ class Session:
 
 def give_memory_back() -> None:
     gc.collect()
-    with contextlib.suppress(RuntimeError):  # of a call before, which has its row
+    with contextlib.suppress(RuntimeError):  # an error of an earlier call, which is in its row
         torch.cuda.empty_cache()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """torch.compile for the shapes it meets; an error, not eager code, if one function meets too many."""
+    """torch.compile for each shape that comes. Too many shapes are an error, and do not fall back to eager code."""
     import torch._dynamo.config as dynamo
 
     dynamo.recompile_limit = 64
@@ -346,7 +351,7 @@ def measure_floor(kind: str, session: Session) -> dict[str, Any]:
 
 
 def floor_elements(session: Session) -> int:
-    """fp32 values in one array of a floor: 4 last caches, at least 128 MB (1 GB on a GPU)."""
+    """fp32 values in one array of a floor: 4 times the last cache, at least 128 MB (1 GB on a GPU)."""
     if session.args.smoke:
         return 1 << 16
     return max(CACHE_TURNS * session.cache, 1 << 30 if session.device.type == "cuda" else 1 << 27) // 4
@@ -432,18 +437,18 @@ def compare(output: list[np.ndarray], name: str, reference: list[np.ndarray], to
 
 
 def last_cache(device: torch.device) -> int:
-    """Bytes of the GPU's L2, or of the CPU's last cache as the system gives it."""
+    """Bytes of the GPU's L2, or of the CPU's last cache as the system reports it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0))
-    return max(sizes, default=64 << 20)  # a virtual machine may show none: more than most have
+    return max(sizes, default=64 << 20)  # a virtual machine may report none, so this is more than most have
 
 
 def facts(threads: int) -> dict[str, Any]:
-    """`codeshell.environment` without the paths in the command: they belong to whoever ran it."""
+    """`codeshell.environment`, without the folders in the command, which say something about the user only."""
     found = environment(threads)
     found["command"] = " ".join(argument.rsplit("/", 1)[-1] for argument in sys.argv)
     return found
@@ -455,7 +460,7 @@ SMI = (
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """What identifies the device's speed: its name and caches; of a GPU also the driver and the clocks right now."""
+    """What identifies the speed of a device: its name and caches; for a GPU also its driver and its present clocks."""
     if device.type == "cpu":
         return {"type": "cpu", "last_cache_bytes": last_cache(device)}
     properties = torch.cuda.get_device_properties(device)
@@ -476,5 +481,5 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def rounded(value: float) -> float:
-    """Four significant digits or more: what a repeat can show."""
+    """Five significant digits: more than a repetition can confirm."""
     return float(f"{value:.5g}")

@@ -3,10 +3,10 @@
     python benchmarks/overhead.py --json benchmarks/results/overhead.json
 
 The tensors are tiny (one token, two heads and one, 8 dimensions), so nearly all of the time is Python, the dispatcher
-and the binding. Targets on two cores of a server CPU: at most 8 us with autograd and 3 us without. The other rows show
-where it goes: a torch operation, an empty body behind `torch.library.custom_op` and behind define/impl, the allocation
-of the outputs alone and as all that an autograd.Function does (the floors of the two targets), and the loop that
-measures. The timing is of the caller's thread; where the device is a GPU it does not wait for it.
+and the binding. The targets on two cores of a server CPU are at most 8 us with autograd and 3 us without. The other
+rows show where the time goes: a torch operation; an empty body called through `torch.library.custom_op` and through
+define/impl; the allocation of the outputs, alone and as all that an autograd.Function does (the floors of the two
+targets); and the loop that measures. The time is that of the calling thread, which does not wait for a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIBRARY.define("empty(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Te
 
 
 def empty(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Tensors:
-    """The outputs' allocation and nothing else: the least that an operation out of place does."""
+    """The allocation of the outputs and nothing else: the least that an operation out of place does."""
     return torch.empty_like(q), torch.empty_like(k)
 
 
@@ -43,7 +43,7 @@ custom_empty.register_autograd(lambda context, *grads: (*grads, None, None))
 
 
 class Empty(torch.autograd.Function):
-    """autograd outside the define/impl operation, as codeshell's operations have it."""
+    """Autograd outside of a define/impl operation, as in codeshell's operations."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Tensors:
@@ -55,7 +55,7 @@ class Empty(torch.autograd.Function):
 
 
 class Bare(torch.autograd.Function):
-    """The least that a differentiable operation of two outputs is: no check, no kernel, nothing saved."""
+    """The least that a differentiable operation with two outputs does: no check, no kernel, nothing saved."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor) -> Tensors:
@@ -78,7 +78,7 @@ def cases(session: Session) -> Iterator[Case]:
     operation = torch.ops.codeshell_bench.empty.default
 
     def without(step: Step) -> Step:
-        """The step under no_grad, entered for each call: a row of its own says what that costs."""
+        """The step under no_grad, which is entered for each call; another row says what that costs."""
 
         def guarded(slot: int) -> Any:
             with torch.no_grad():

@@ -2,15 +2,15 @@
 
     python benchmarks/rotary.py --json benchmarks/results/rotary-cpu.json --chart rotary.svg
 
-Queries have 32 heads and keys 8, of 128 dimensions, as in CodeShell-7B. Bytes are q and k read once and written once;
-the tables (fp32, a few percent) are not counted, so 100 % of the floor is out of reach by that much. The peers get the
-layout that their models give them, (batch, heads, seq, dim) as a transposed view, and tables in the data's dtype. What
-is called "in place" is so for codeshell and Liger; eager and compiled code have no such form and write new tensors. On
-a CPU tensors of this size are fresh pages each time, which the system zeroes as they are first written; every contender
-that makes new ones pays for that.
+Queries have 32 heads and keys 8, of 128 dimensions, as in CodeShell-7B. Bytes are q and k, each read once and written
+once. The tables (fp32, a few percent) are not counted, so 100 % of the floor cannot be reached, by that much. The peers
+get the layout that their models give them, (batch, heads, seq, dim) as a transposed view, and tables in the dtype of
+the data. Codeshell and Liger work in place in the cases called so; eager and compiled code have no such form and write
+new tensors. On a CPU, new tensors of this size are fresh pages each time, which the system zeroes when they are first
+written: every contender that makes new tensors pays for that.
 
-The cases of c_attn begin with its product without the bias: add that, split, rotate, and leave q, k and v contiguous.
-codeshell.ops.rotary_qkv does so in one pass, whose bytes are counted; the peers take three.
+The cases of c_attn begin with its product without the bias. The work is to add the bias, split, rotate, and leave q, k
+and v contiguous. codeshell.ops.rotary_qkv does this in one pass, whose bytes are counted; the peers need three passes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from codeshell.ops import rotary, rotary_qkv
 HEADS, KV_HEADS, DIM, BASE = 32, 8, 128, 10_000.0
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Of the largest value. bf16: eager rounds after each of its three operations, and its tables too."""
+"""Relative to the largest value. In bf16, eager code rounds after each of its three operations, and its tables too."""
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -65,13 +65,13 @@ def liger_rotary() -> Callable[..., Pair]:
 
 
 class Data:
-    """Slots of random q and k, their tables, and what restores slot 0."""
+    """Slots of random q and k, their tables, and a copy of slot 0 from which it is restored."""
 
     def __init__(self, session: Session, batch: int, seq: int, dtype: torch.dtype) -> None:
         device = session.device
         generator = torch.Generator(device).manual_seed(0)
         self.bytes = 2 * batch * seq * (HEADS + KV_HEADS) * DIM * dtype.itemsize
-        self.slots = session.slots(self.bytes // 2)  # in place: what is read is what is written
+        self.slots = session.slots(self.bytes // 2)  # what is read is also what is written
         shapes = [(batch, seq, heads, DIM) for heads in (HEADS, KV_HEADS)]
         self.pairs: list[Pair] = []
         for _ in range(self.slots):
@@ -87,7 +87,7 @@ class Data:
             x.copy_(original)
 
     def peer(self, function: Callable[..., Pair]) -> harness.Step:
-        """The function on transposed views; its result in our layout."""
+        """The peer's function on transposed views, with its result in our layout."""
 
         def step(slot: int) -> Pair:
             q, k = self.pairs[slot]
@@ -106,7 +106,7 @@ def peers(data: Data, session: Session) -> list[Contender]:
     if not session.args.smoke:
         found.append(Contender("torch.compile of it", lambda: data.peer(harness.compiled(eager))))
     if session.device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
-        # Liger writes in place; on one slot after the other, so each call finds random data as ours does.
+        # Liger writes in place, on one slot after the other. So each call finds random data, as ours does.
         found.append(Contender("Liger", lambda: data.peer(liger_rotary())))
     return found
 
@@ -122,7 +122,7 @@ def forward_cases(session: Session, batch: int, seq: int, dtype: torch.dtype) ->
 
 
 def training_case(session: Session, batch: int, seq: int, dtype: torch.dtype) -> Case:
-    """Forward and backward through autograd: twice the bytes."""
+    """Forward and backward through autograd, which moves twice the bytes."""
     data = Data(session, batch, seq, dtype)
     grads = tuple(torch.randn_like(x) for x in data.original)
     for pair in data.pairs:
@@ -147,7 +147,7 @@ def training_case(session: Session, batch: int, seq: int, dtype: torch.dtype) ->
 
 
 def projection_case(session: Session, batch: int, seq: int, dtype: torch.dtype, training: bool) -> Case:
-    """From the product of c_attn without its bias to q, k, v; with `training` backward too, to the bias's gradient."""
+    """From the product of c_attn without its bias to q, k, v. With `training`, also back, to the bias's gradient."""
     device, width = session.device, (HEADS + 2 * KV_HEADS) * DIM
     generator = torch.Generator(device).manual_seed(0)
     moved = 2 * batch * seq * width * dtype.itemsize
@@ -192,7 +192,7 @@ def projection_case(session: Session, batch: int, seq: int, dtype: torch.dtype, 
         contenders.append(Contender("torch.compile of these", lambda: step_of(harness.compiled(three_passes))))
     form = ", forward and backward" if training else ""
     title = f"c_attn bias, split and rotary: {batch} x {seq} tokens, {HEADS}+{KV_HEADS} heads, {NAMES[dtype]}{form}"
-    # Backward reads three gradients and writes one: as much again.
+    # The backward pass reads three gradients and writes one, which is as many bytes again.
     total = moved * (2 if training else 1)
     return Case(title, contenders, bytes=total, slots=slots, prepare=prepare, tolerance=TOLERANCE[dtype])
 

@@ -1,4 +1,4 @@
-"""Times of a call: alternated rounds on a CPU; CUDA events, or replays of a graph, on a GPU."""
+"""Times of calls: in alternated rounds on a CPU; by CUDA events, or replays of a graph, on a GPU."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 import torch
 
 Step: TypeAlias = Callable[[int], Any]
-"""One call on the data of a slot; returns what it wrote (kept alive, and compared once)."""
+"""One call on the data of a slot. Returns what it wrote, which is kept alive, and compared once."""
 
 GRAPH_BELOW = 50.0
-"""Microseconds: what launches cost shows in shorter calls, so they are timed as replays of a graph."""
+"""Microseconds. The cost of a launch shows in shorter calls, so these are timed as replays of a graph."""
 CPU_ROUND, HOST_ROUND = 5e-3, 1e-3
-"""Seconds: shorter calls are repeated until a round takes as long, far above the clock's 50 ns. The second is for the
-host's share of calls on a GPU, whose queue must not fill up, or the host would wait for it."""
+"""Seconds. Shorter calls are repeated until a round takes as long, far above the 50 ns of the clock. The second is for
+the time that calls on a GPU take on the host: the queue must not fill up, or the host would wait for it."""
 GPU_TURNS = 3
+"""How often contenders take turns on a GPU."""
 
 
 @dataclass
@@ -43,7 +44,7 @@ def time_cpu(
     def turn(name: str, count: int) -> float:
         step, outputs = steps[name], kept[name]
         if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # host time of calls on a GPU: they start with an empty queue
+            torch.cuda.synchronize()  # the host time of calls on a GPU starts with an empty queue
         start = time.perf_counter()
         for index in range(count):
             outputs[index % slots] = step(index % slots)
@@ -51,6 +52,7 @@ def time_cpu(
 
     gc.collect()
     with no_collection():
+        # How many calls make a round of each, then the rounds: one of each step in turn.
         for name in list(steps):
             try:
                 turn(name, 1)
@@ -75,7 +77,7 @@ def time_gpu(step: Step, slots: int, rounds: int, graph: bool) -> Timing:
     with no_collection():
         timing = Timing(time_events(step, slots, kept, rounds), "events", 1)
         if graph and statistics.median(timing.microseconds) < 2 * GRAPH_BELOW:
-            # Twice as much, because an event pair around a short call measures the launch too.
+            # The limit is doubled here, because a pair of events around a short call measures the launch too.
             calls = math.ceil(max(1000 / statistics.median(timing.microseconds), slots, 20))
             try:
                 replayed = Timing(time_replays(step, slots, kept, calls, rounds), "graph", calls)
@@ -89,7 +91,8 @@ def time_gpu(step: Step, slots: int, rounds: int, graph: bool) -> Timing:
 def take_turns(
     steps: dict[str, Step], slots: int, rounds: int, graphs: set[str]
 ) -> tuple[dict[str, Timing], dict[str, str]]:
-    """`time_gpu` of each in turn, `GPU_TURNS` times; those in `graphs` may be captured. (timings, errors) by name."""
+    """`time_gpu` of each step in turn, `GPU_TURNS` times. Those named in `graphs` may be captured. Returns (timings,
+    errors) by name."""
     timings: dict[str, Timing] = {}
     errors: dict[str, str] = {}
     for _ in range(GPU_TURNS):
@@ -108,6 +111,7 @@ def take_turns(
 
 
 def time_events(step: Step, slots: int, kept: list[Any], rounds: int) -> list[float]:
+    """Microseconds of each of `rounds` calls, by an event before it and one after it."""
     marks = []
     for index in range(rounds):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -120,6 +124,8 @@ def time_events(step: Step, slots: int, kept: list[Any], rounds: int) -> list[fl
 
 
 def time_replays(step: Step, slots: int, kept: list[Any], calls: int, rounds: int) -> list[float]:
+    """Microseconds per call, for each of `rounds` replays of a graph of so many calls."""
+    # Once outside the capture, on the stream where it will be: allocations and first-time work happen here.
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -148,7 +154,7 @@ def no_collection() -> Iterator[None]:
 
 
 def settle(limit: float) -> None:
-    """Work until the clocks no longer change: the last five products of a large matrix took the same to 1 %."""
+    """Work until the clocks no longer change: the last five products of a large matrix took the same time, to 1 %."""
     a = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
     last: list[float] = []
     end = time.monotonic() + limit

@@ -12,7 +12,7 @@ cuda_built: bool
 cuda_architectures: str
 compiler: str
 kernel_sources: str
-"""`path=hash;path=hash` of the CUDA kernels that it was built from: see `codeshell.kernels`."""
+"""`path=hash;path=hash` of the CUDA kernels that this was built from: see `codeshell.kernels`."""
 
 def simd_level() -> str: ...
 def gpu_devices() -> list[dict[str, object]]: ...
@@ -26,11 +26,12 @@ def measure_texts(data: Buffer, offsets: NDArray[np.int64], level: str = "") -> 
     Args:
         data: bytes-like, one-dimensional.
         offsets: (texts + 1,) int64, not falling.
-        level: highest SIMD level to use ("scalar", "avx2", ...); empty is the processor's.
+        level: highest SIMD level to use ("scalar", "avx2", ...); empty is the highest of the processor.
 
     Returns:
-        (texts,) arrays: `valid` (bool, is it UTF-8; if not, the rest is 0) and, int64, in characters: `characters`,
-        `lines`, `max_line_length`, `line_characters` (all but line ends), `letters`, `alphanumeric`.
+        (texts,) arrays: `valid` (bool: is the text UTF-8? if not, its other measures are 0), and int64 counts of
+        characters: `characters`, `lines`, `max_line_length`, `line_characters` (all but line ends), `letters`,
+        `alphanumeric`.
     """
 
 # dedup: texts are data[offsets[i]:offsets[i + 1]] of a bytes-like `data` and (texts + 1,) int64 `offsets`.
@@ -47,8 +48,8 @@ def dedup_sign(
     threads: int = 1,
     level: str = "",
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint32]]:
-    """Band keys (texts, bands), sketches (texts, bands * rows padded to whole 64), fingerprints (texts, 2) and shingle
-    counts (texts,): see `codeshell.dedup.minhash.Signed`."""
+    """Band keys (texts, bands), sketches (texts, bands * rows padded to a multiple of 64), fingerprints (texts, 2) and
+    shingle counts (texts,): see `codeshell.dedup.minhash.Signed`."""
 
 def dedup_minhash(
     data: Buffer,
@@ -74,8 +75,11 @@ def dedup_datasketch(
     threads: int = 1,
     level: str = "",
 ) -> NDArray[np.uint32] | NDArray[np.uint64]:
-    """datasketch's signatures (texts, permutations), uint32 for the scheme affine32, else uint64 (legacy, affine64), of
-    the shingles' SHA-1: 64 bits of it if `wide`, else 32. (permutations,) `a` and `b` are datasketch's."""
+    """datasketch's signatures (texts, permutations), uint32 for the scheme affine32, else uint64 (legacy, affine64).
+
+    They are made from the SHA-1 of each shingle: 64 bits of it if `wide`, else 32. `a` and `b` (permutations,) are
+    datasketch's.
+    """
 
 def dedup_datasketch_sets(
     data: Buffer,
@@ -88,7 +92,7 @@ def dedup_datasketch_sets(
     threads: int = 1,
     level: str = "",
 ) -> NDArray[np.uint32] | NDArray[np.uint64]:
-    """The same of sets of strings: set i has the strings sets[i] to sets[i + 1] of `data`; (sets + 1,) `sets`."""
+    """The same for sets of strings: set i has the strings sets[i] to sets[i + 1] of `data`; `sets` is (sets + 1,)."""
 
 def dedup_datasketch_hashes(
     values: NDArray[np.uint64],
@@ -100,7 +104,7 @@ def dedup_datasketch_hashes(
     threads: int = 1,
     level: str = "",
 ) -> NDArray[np.uint32] | NDArray[np.uint64]:
-    """The same of sets of hash values: set i has values[sets[i]:sets[i + 1]]."""
+    """The same for sets of hash values: set i has values[sets[i]:sets[i + 1]]."""
 
 def dedup_shingle_sets(
     data: Buffer, offsets: NDArray[np.int64], ngram: int, level: str = "", preset: str = "code"
@@ -113,7 +117,7 @@ def dedup_bins(
     """One-permutation sketches (texts, 1024) of the texts' shingles."""
 
 def dedup_bins_of_sets(values: NDArray[np.uint64], bounds: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The same of (sets + 1,) bounds into sets of shingles."""
+    """The same for sets of shingles: set i has values[bounds[i]:bounds[i + 1]]."""
 
 def dedup_sharpen(
     sketches: DedupSketches,
@@ -123,13 +127,13 @@ def dedup_sharpen(
     threads: int = 1,
     level: str = "",
 ) -> NDArray[np.bool_]:
-    """(m,) which of (m, 2) pairs of sketches may have a Jaccard of `threshold`.
+    """Which of the (m, 2) pairs of sketches may have a Jaccard of `threshold`: (m,).
 
-    `sketches`: of `dedup_bins`; `shingles` (sketches,): how many each is made of.
+    `sketches` are those of `dedup_bins`; `shingles` (sketches,) says how many shingles each was made of.
     """
 
 class DedupSets:
-    """Shingle sets of documents, read when they are asked for.
+    """Shingle sets of documents, which are read when they are needed.
 
     Args:
         parts: (path, position of the file's document 0, byte offset of `documents`, how many, byte offset of `bounds`,
@@ -144,27 +148,28 @@ class DedupSets:
     def __init__(self, parts: list[tuple[str, int, int, int, int, int]]) -> None: ...
     @staticmethod
     def from_arrays(documents: NDArray[np.uint32], bounds: NDArray[np.int64], values: NDArray[np.uint64]) -> DedupSets:
-        """Sets in memory; `values` is used where it lies, and must not change."""
+        """Sets in memory; `values` is not copied, and must not change."""
 
     def __len__(self) -> int: ...
 
 def dedup_verify(
     sets: DedupSets, edges: NDArray[np.uint32], threshold: float, threads: int = 1, level: str = ""
 ) -> NDArray[np.float64]:
-    """(m,) Jaccards of (m, 2) pairs of positions: exact where they reach the threshold (in [0, 1]), else 0.
+    """Jaccards (m,) of (m, 2) pairs of positions: exact where they reach the threshold (in [0, 1]), else 0.
 
-    Two empty sets have 0. Pairs in the order of their first document are fastest. ValueError: a document has no set.
+    Two empty sets have 0. Pairs in the order of their first document are fastest. Raises ValueError where a document
+    has no set.
     """
 
 class DedupGreedy:
-    """Who stays, decided in the order of ranks, of fewer than 2^32 documents. All stay at first.
+    """Decides in the order of ranks which of fewer than 2^32 documents stay. At first, all do.
 
-    Edges are (m, 2) uint32 (later, earlier) ranks, ordered by the later; ValueError where they are not.
+    Edges are (m, 2) uint32 (later, earlier) ranks, in the order of the later; otherwise ValueError.
     """
 
     def __init__(self, documents: int) -> None: ...
     def pending(self, edges: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """(m,): whether neither document of an edge is known to be dropped, so that the edge may matter."""
+        """For each edge, (m,): whether none of its documents is known to be dropped, so that the edge may matter."""
 
     def decide(
         self, edges: NDArray[np.uint32], jaccard: NDArray[np.float64], threshold: float
@@ -174,36 +179,36 @@ class DedupGreedy:
         All edges of a later document come in one call; calls come in ascending order of the later documents.
 
         Returns:
-            (k,) ranks dropped, ascending; (k,) the one of highest Jaccard that stays, the earliest of equals; (k,)
-            their Jaccard.
+            (k,) dropped ranks, ascending; (k,) for each the rank that stays of highest Jaccard, the earliest of equals;
+            (k,) the Jaccard of the two.
         """
 
     def drop(self, ranks: NDArray[np.uint32]) -> None:
-        """Drop documents for reasons of the caller's. (k,)"""
+        """Drop documents (k,) for reasons that the caller has."""
 
     def kept(self) -> NDArray[np.bool_]:
-        """(documents,): who stays."""
+        """Which documents stay: (documents,)."""
 
 class DedupComponents:
     """Connected components of fewer than 2^32 documents."""
 
     def __init__(self, documents: int) -> None: ...
     def add(self, edges: NDArray[np.uint32]) -> None:
-        """Unite the two documents of every edge, (m, 2) in any order."""
+        """Join the components of the two documents of every edge, (m, 2) in any order."""
 
     def labels(self) -> NDArray[np.uint32]:
-        """(documents,): the smallest document of each one's component. A view, valid until the next `add`."""
+        """For each document the smallest one of its component, (documents,). A view, valid until the next `add`."""
 
 class DedupMatcher:
     """Decides in order which documents of a stream stay.
 
     Args:
         preset, ngram: see above.
-        bands: keys of a document.
-        threshold: Jaccard of a duplicate, in (0, 1].
-        max_bucket: documents that a key leads to at most.
-        lanes: bytes of a sketch that count.
-        least: equal bytes of two sketches that are worth a comparison; 0 compares whatever shares a key.
+        bands: number of keys per document.
+        threshold: least Jaccard of a duplicate, in (0, 1].
+        max_bucket: most documents that a key leads to.
+        lanes: how many bytes of a sketch count.
+        least: how many bytes of two sketches must be equal for a comparison; 0 compares all that share a key.
     """
 
     def __init__(
@@ -221,27 +226,28 @@ class DedupMatcher:
         candidate: NDArray[np.bool_] | None = None,
         threads: int = 1,
     ) -> None:
-        """Decide on the next texts, given with what `dedup_sign` makes of them.
+        """Decide on the next texts, which come with what `dedup_sign` gives for them.
 
-        Fills `kept` (texts,): the kept document that a text resembles, counted over all calls, or -1 if it stays; and
-        `jaccard` (texts,): theirs, or 0. A text that is no `candidate` stays unseen: the caller knows that it shares no
-        key with another. After an exception `documents` says how many texts have been decided.
+        Fills `kept` (texts,) with the number of the kept document that a text resembles, counted over all calls, or -1
+        if the text stays; and `jaccard` (texts,) with that of the two, or 0. A text that is no `candidate` stays
+        without being looked at, because the caller knows that it shares no key with another. After an exception
+        `documents` says how many texts have been decided.
         """
 
     @property
     def documents(self) -> int:
-        """Decided so far."""
+        """How many documents have been decided so far."""
 
     def counts(self) -> dict[str, int]:
-        """`candidate_pairs`, `verified_pairs`, `capped_keys`."""
+        """The counts `candidate_pairs`, `verified_pairs` and `capped_keys`."""
 
 class DedupSketches:
-    """MinHash sketches, one byte a lane: in files (path, byte offset, documents), or in an array."""
+    """MinHash sketches, one byte per lane: in files (path, byte offset, documents), or in an array."""
 
     def __init__(self, parts: list[tuple[str, int, int]], width: int, in_memory: bool) -> None: ...
     @staticmethod
     def from_array(sketches: NDArray[np.uint8]) -> DedupSketches:
-        """(documents, width); the array is used where it lies."""
+        """From an array (documents, width), which is not copied."""
 
     def equal(self, pairs: NDArray[np.uint32], lanes: int, level: str = "") -> NDArray[np.uint32]:
         """How many of the first `lanes` bytes are equal in each of the (m, 2) pairs."""
@@ -263,8 +269,8 @@ def dedup_groups_edges(
     threads: int = 1,
     level: str = "",
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], dict[str, int]]:
-    """Candidate edges (m, 2) of documents with an equal key, as (later, earlier) ranks; the documents of large groups
-    that are left to `dedup_cpsjoin`; and counts."""
+    """Candidate edges (m, 2) of documents with an equal key, as (later, earlier) ranks; the documents of large groups,
+    which are left to `dedup_cpsjoin`; and counts."""
 
 def dedup_cpsjoin(
     sketches: DedupSketches,
@@ -289,12 +295,13 @@ class DedupOverlap:
 
     def __init__(self, data: Buffer, offsets: NDArray[np.int64], ngram: int) -> None: ...
     def compare(self, data: Buffer, offsets: NDArray[np.int64], threads: int = 1) -> None:
-        """Compares the stream's next texts."""
+        """Compare the next texts of the stream."""
 
     def best(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """By text of the small set: the stream's earliest text of highest Jaccard (-1: none), and that Jaccard."""
+        """For each text of the small set: the earliest text of the stream of highest Jaccard (-1 is none), and it."""
 
-# neural: tensors as (address, token stride, head stride), strides in elements; see codeshell/ops/cpu.py.
+# Operations of the model on the CPU. Tensors are (address, token stride, head stride), strides in elements;
+# codeshell/ops/cpu.py calls these, and has checked the arguments.
 _View = tuple[int, int, int]
 
 def attention_forward(
@@ -310,7 +317,11 @@ def attention_forward(
     rotary: tuple[int, int, int],
     threads: int,
 ) -> None:
-    """Fills out and lse. `tensors`: q, k, v, out; `shape`: heads, kv_heads, dim; `rotary`: cos, sin, positions or 0."""
+    """Fills out and lse.
+
+    `tensors` are q, k, v, out; `shape` is heads, kv_heads, dim; `rotary` are the addresses of cos, sin and positions,
+    or three zeros.
+    """
 
 def attention_backward(
     tensors: tuple[_View, _View, _View, _View],
@@ -326,7 +337,7 @@ def attention_backward(
     rotary: tuple[int, int, int],
     threads: int,
 ) -> None:
-    """Fills the gradients of q, k and v; `gradients` is those three, then the gradient of out."""
+    """Fills the gradients of q, k and v; `gradients` are those three, and then the gradient of out."""
 
 def gelu_forward(x: int, y: int, n: int, bf16: bool, threads: int) -> None: ...
 def gelu_backward(x: int, dy: int, grad: int, n: int, bf16: bool, threads: int) -> None: ...
@@ -341,7 +352,7 @@ def cross_entropy(
     bf16: bool,
     threads: int,
 ) -> None:
-    """Logits (rows, n) become their gradient in place; losses are fp32 (rows,)."""
+    """Turns logits (rows, n) into their gradient, in place, and fills losses, fp32 (rows,)."""
 
 def attention_forward_cuda(
     q: tuple[int, int, int, int],
@@ -357,11 +368,11 @@ def attention_forward_cuda(
     window: int,
     stream: int,
 ) -> None:
-    """Attention on a GPU of sm_90; codeshell/ops/attention_cuda.py is its user.
+    """Attention on a GPU of sm_90; codeshell/ops/attention_cuda.py calls it, and has checked the arguments.
 
-    Tensors are an address and the strides in elements of batch, token and head. `shape` is batch, queries, keys,
-    longest sequence, heads, kv_heads, dim; `lse` and `cu_seqlens` (0: dense) are addresses. RuntimeError in a build
-    without CUDA.
+    A tensor is its address, and the strides in elements of batch, token and head. `shape` is batch, queries, keys,
+    longest sequence, heads, kv_heads, dim; `lse` and `cu_seqlens` (0 for a dense batch) are addresses. Raises
+    RuntimeError in a build without CUDA.
     """
 
 def attention_backward_cuda(
@@ -377,31 +388,39 @@ def attention_backward_cuda(
     deterministic: bool,
     stream: int,
 ) -> None:
-    """The gradients of `attention_forward_cuda`: q, k, v, out, the gradient of out, and those of q, k and v to write.
-    `workspace` is the address of `attention_backward_workspace` bytes, a multiple of 128."""
+    """The gradients of `attention_forward_cuda`.
+
+    `tensors` are q, k, v, out, the gradient of out, and the gradients of q, k and v, which are written. `workspace` is
+    the address, a multiple of 128, of `attention_backward_workspace` bytes.
+    """
 
 def attention_backward_workspace(
     shape: tuple[int, int, int, int, int, int, int], packed: bool, causal: bool, window: int
 ) -> int:
-    """Bytes that `attention_backward_cuda` needs on the current device; RuntimeError in a build without CUDA."""
+    """Bytes that `attention_backward_cuda` needs on the current device. RuntimeError in a build without CUDA."""
 
 def attention_visits(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, splits: int
 ) -> list[tuple[int, int, int, int, int, int, int, int]]:
-    """What the blocks of a backward launch do, of sequences as long as the longest, in their order: the block, its
-    block of 128 keys, KV head and sequence, then of each visit the head, the tile of queries, how many additions to
-    the tile's dQ come before this one's, and whether all its queries see all keys."""
+    """The visits of a backward launch, in order, for sequences that are all as long as the longest.
+
+    Each is the number of the block, its block of 128 keys, its KV head and sequence; then the head, the tile of
+    queries, how many additions to that tile's dQ come before this one, and whether all its queries see all keys.
+    """
 
 def attention_splits(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int, multiprocessors: int
 ) -> int:
-    """Into how many blocks a backward launch splits the query heads of a KV head."""
+    """How many blocks of a backward launch share the query heads of a KV head."""
 
 def attention_tiles(
     shape: tuple[int, int, int, int, int, int, int], causal: bool, window: int
 ) -> list[tuple[int, int, int, int, int, int, int]]:
-    """The tiles of a launch in the order in which they start, of sequences as long as the longest: block of 128 rows,
-    head, sequence, then of the blocks of 128 keys the first, the first and the end without a mask, and the end."""
+    """The tiles of a forward launch in the order in which they start, for sequences as long as the longest.
+
+    Each is a block of 128 rows, a head and a sequence; then a range of blocks of 128 keys: its begin, the begin and
+    the end of those that need no mask, and its end.
+    """
 
 def attention_decode_cuda(
     q: tuple[int, int, int, int],
@@ -426,36 +445,37 @@ def attention_decode_cuda(
     window: int,
     stream: int,
 ) -> None:
-    """Decoding attention on a GPU of sm_90; codeshell/ops/decode_cuda.py is its user.
+    """Decoding attention on a GPU of sm_90; codeshell/ops/decode_cuda.py calls it, and has checked the arguments.
 
-    Tensors are an address and the strides in elements of batch (or page), token and head; the others addresses, 0 where
-    there is none. `shape` is batch, queries, heads, kv_heads, dim, new tokens, pages, page size, pages a row, rows and
-    columns of the rotary tables, splits. RuntimeError in a build without CUDA.
+    A tensor is its address, and the strides in elements of batch (or page), token and head; the other arguments are
+    addresses, 0 where there is none. `shape` is batch, queries, heads, kv_heads, dim, new tokens, pages, page size,
+    pages per row, rows and columns of the rotary tables, slots. Raises RuntimeError in a build without CUDA, and
+    ValueError for slots that do not fit the plan.
     """
 
 def attention_decode_plan(
     batch: int, queries: int, heads: int, kv_heads: int, dim: int, capacity: int, multiprocessors: int = 0
 ) -> tuple[int, int, int]:
-    """Slots (blocks of a KV head and row tile), counters (int32, 0) and fp32 numbers of workspace of a launch;
-    `multiprocessors` 0 asks the current device."""
+    """What a launch needs: slots (blocks of each KV head and row tile), counters (int32 zeros), and fp32 numbers of
+    workspace. With `multiprocessors` 0, the current device is asked."""
 
 def attention_decode_shares(tiles: Sequence[int], slots: int) -> list[int]:
-    """How many of the slots each row of the batch gets, by the tiles of 64 keys that it reads."""
+    """How many of the slots each row of the batch gets, given the number of tiles of 64 keys that it reads."""
 
 def attention_decode_tiles(
     first_token: int, last_token: int, queries: int, total: int, causal: bool, window: int, splits: int
 ) -> list[tuple[int, int]]:
-    """The tiles of 64 keys, first and end, of each split that has a part in rows of these tokens."""
+    """The range of tiles of 64 keys of each split that has work for these tokens: its first tile, and its end."""
 
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
-    """Copies device memory by a plain kernel, both addresses 16-byte aligned; RuntimeError in a build without CUDA."""
+    """Copies device memory with a plain kernel. Both addresses are 16-byte aligned. RuntimeError without CUDA."""
 
 class AdamWTable:
-    """The tensors that one AdamW launch updates; codeshell/optim/buckets.py is its user.
+    """The tensors that one AdamW launch updates; codeshell/optim/buckets.py uses it.
 
     Args:
-        sizes: elements of each tensor.
-        streams: a number each that tells its random numbers from the others'.
+        sizes: number of elements of each tensor.
+        streams: one number per tensor, which tells its random numbers from the others'.
     """
 
     def __init__(self, sizes: list[int], streams: list[int]) -> None: ...
@@ -468,11 +488,14 @@ class AdamWTable:
         device: int,
         local: bool,
     ) -> int:
-        """Read the addresses of the tensors; `gradients` None: those of the parameters. `device`: CUDA's index, -1 the
-        CPU.
+        """Read the addresses of the tensors.
 
-        -1: as they were; -2: some changed; else the number of the first tensor that is not as the scheme has it, or
-        not contiguous.
+        With `gradients` None, the `grad` of each parameter is read. `device` is the index of a CUDA device, or -1 for
+        the CPU.
+
+        Returns:
+            -1 if they are as they were, -2 if some have changed, else the number of the first tensor that is not as the
+            scheme says, or not contiguous.
         """
 
     def tensors(self) -> bytes: ...
@@ -489,17 +512,19 @@ class AdamWTable:
         local: bool,
         threads: int,
     ) -> int:
-        """Read the addresses of tensors on the CPU and update those that have a gradient, both at once.
+        """Read the addresses of tensors on the CPU, and update those that have a gradient, both at the same time.
 
-        `written`: the tensors that autograd knows, for whose versions `increment_version` is called.
+        `increment_version` is called for `written`, the tensors that autograd knows.
 
-        -1: all done; else the number of the first tensor that does not fit: those before it are updated, no others.
+        Returns:
+            -1 if all are updated, else the number of the first tensor that does not fit: then those before it are
+            updated, and no others.
         """
 
     def sum_of_squares_cpu(self, gradient: str, threads: int) -> float: ...
 
 def same_objects(objects: list[Any] | dict[Any, Any], others: list[Any]) -> bool:
-    """Whether the items of a list, or the values of a dict, are those of another list, each the very same object."""
+    """Whether the items of a list, or the values of a dict, are the very objects of another list, in the same order."""
 
 def adamw_step_cuda(
     table: tuple[int, int, int, int, int],
@@ -519,17 +544,17 @@ def gradient_norm_cuda(
     stream: int,
 ) -> None: ...
 
-# rotary: tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or None,
-# cu_seqlens or None, offset, interleaved, doubled, conjugate, the CPU's threads and the CUDA stream. These functions
-# check their arguments (ValueError), fill their outputs and return False where the kernels do not serve the case (fp64,
-# heads beyond 1024).
+# Rotary embedding. Tensors are torch's, on the CPU or a CUDA device. The last arguments are cos, sin, positions or
+# None, cu_seqlens or None, offset, interleaved, doubled, conjugate, the number of threads for the CPU, and the CUDA
+# stream. These functions check their arguments (ValueError) and fill their outputs, or return False where the kernels
+# do not serve the case (fp64, heads beyond 1024).
 def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
     """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
 
 def rotary_qkv(
     q: Any, k: Any, v: Any, qkv: Any, bias: Any, heads: int, kv_heads: int, /, *angles_threads_stream: Any
 ) -> bool:
-    """Adds the bias (or None) to a fused projection (…, width), rotates, and fills q, k and v (…, heads, dim)."""
+    """Adds the bias, unless None, to a fused projection (…, width), rotates, and fills q, k and v (…, heads, dim)."""
 
 def rotary_qkv_backward(
     grad_q: Any,
@@ -543,6 +568,6 @@ def rotary_qkv_backward(
     /,
     *angles_threads_stream: Any,
 ) -> bool:
-    """Fills grad_qkv and, unless it is None, the fp32 grad_bias; partial_sums is (rotary_sum_chunks(tokens), width)."""
+    """Fills grad_qkv, and the fp32 grad_bias unless it is None; partial_sums is (rotary_sum_chunks(tokens), width)."""
 
 def rotary_sum_chunks(tokens: int) -> int: ...

@@ -1,12 +1,13 @@
-"""The CUDA kernels: the hash of each one's source, what it serves, and on which GPU that source has been tested.
+"""The sources of the CUDA kernels: a hash of each, and on which GPU that very source has been tested.
 
 A kernel is a file csrc/OPERATION/NAME.cu. Its hash covers that file and all files of csrc that it includes, directly or
-not, without comments and blank space: the number that a run measured is written in the opening comment afterwards, and
-must not undo the run. Headers of the host execution layer (csrc/gpu/host) are left out: nvcc never sees them.
+not, without comments and blank space: a number that a run measured is written into the opening comment afterwards, and
+that must not make the run one of another source. Headers of the host execution layer (csrc/gpu/host) are left out,
+because nvcc never sees them.
 
-The build calls this file (`python -I kernels.py CSRC OUT.cpp`) and compiles the hashes into `codeshell._C`, so that an
-installed package knows them without its sources. `benchmarks/gpu_check.py` writes them into its result, and
-`codeshell info --kernels` compares. Standard library only.
+The build runs this file alone (`python -I kernels.py CSRC OUT.cpp`, so it imports the standard library and nothing of
+the package) and compiles the hashes into `codeshell._C`: an installed package knows them without its sources.
+`benchmarks/gpu_check.py` writes them into its result, and `codeshell info --kernels` compares.
 """
 
 from __future__ import annotations
@@ -25,59 +26,6 @@ TOKENS = re.compile(rb'("(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|//[^\n]*|/\*
 HOST_LAYER = "gpu/host/"
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """What a kernel is for. `tests` are the files, below tests/, that prove it on a GPU."""
-
-    serves: str
-    torch: str
-    """What goes to PyTorch's own operations in its place."""
-    tests: tuple[str, ...] = ()
-
-
-KERNELS = {
-    "adamw/adamw.cu": Kernel(
-        serves="AdamW steps of all parameters of a group in one launch, and the norm of their gradients: fp32, bf16, "
-        "fp16; fp32 masters; stochastic rounding; bf16 moments",
-        torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
-        tests=("gpu/test_adamw_cuda.py",),
-    ),
-    "attention/backward_sm90.cu": Kernel(
-        serves="the gradients of what attention/forward_sm90.cu serves, and as that does; deterministic if asked for",
-        torch="what the forward pass leaves to torch; gradients of gradients are an error",
-        tests=("gpu/test_attention_cuda.py",),
-    ),
-    "attention/decode_sm90.cu": Kernel(
-        serves="decode_attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: bf16, "
-        "fp16; head dimension 64 and 128; 1 to 16 new tokens; any group of query heads; contiguous caches, or pages of "
-        "a multiple of 16 tokens; causal, window or full; appended tokens, rotated; log-sum-exp",
-        torch="more new tokens, fp32, fp64, other head dimensions, other page sizes, a scale not above 0, caches that "
-        "are not aligned to 16 bytes, rotary tables that are not of a multiple of 8 columns, other GPUs",
-        tests=("gpu/test_decode_cuda.py",),
-    ),
-    "attention/forward_sm90.cu": Kernel(
-        serves="attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: bf16, fp16; "
-        "head dimension 64 and 128; any group of query heads; causal, window or full; dense or packed sequences; "
-        "log-sum-exp",
-        torch="dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; "
-        "of the flash_attn functions: windows that are not causal, keys in sequences of other lengths than the queries",
-        tests=("gpu/test_attention_cuda.py",),
-    ),
-    "copy/copy.cu": Kernel(
-        serves="copies of device memory: the floor of the benchmarks",
-        torch="nothing",
-        tests=("gpu/test_copy_cuda.py",),
-    ),
-    "rotary/rotary.cu": Kernel(
-        serves="rotary embedding of queries and keys, and a fused projection's bias, split and rotation, forward and "
-        "backward: fp32, bf16, fp16; half-split or interleaved; partial; positions, offsets, packed sequences",
-        torch="fp64",
-        tests=("gpu/test_rotary_cuda.py",),
-    ),
-}
-"""By path below csrc."""
-
-
 def source_hashes(csrc: Path) -> dict[str, str]:
     """Hash of every kernel in a checkout's csrc, by its path below it."""
     paths = (path.relative_to(csrc).as_posix() for path in csrc.glob("*/*.cu"))
@@ -93,7 +41,7 @@ def source_hash(csrc: Path, source: str) -> str:
 
 
 def included(csrc: Path, source: str) -> set[str]:
-    """`source` and all files of csrc that it includes; an include is beside the file or below csrc, or not ours."""
+    """`source` and all files of csrc that it includes, directly or not."""
     found: set[str] = set()
     waiting = [source]
     while waiting:
@@ -101,6 +49,7 @@ def included(csrc: Path, source: str) -> set[str]:
         if path in found:
             continue
         found.add(path)
+        # An include is found beside the file, or below csrc; any other is not ours.
         for name in INCLUDE.findall(csrc.joinpath(path).read_bytes()):
             for candidate in (csrc.joinpath(path).parent / name.decode(), csrc / name.decode()):
                 if candidate.is_file() and candidate.resolve().is_relative_to(csrc.resolve()):
@@ -131,14 +80,14 @@ def present_hashes() -> dict[str, str] | None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a result file says of kernels on a GPU."""
+    """What a result file says about kernels on a GPU."""
 
     file: str
     device: str
     started: str
     kernels: dict[str, str]
     tests: dict[str, dict[str, Any]]
-    """By file below tests/: `passed`, `failed`."""
+    """For each file below tests/, how many of its tests `passed` and `failed`."""
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -160,6 +109,7 @@ def read_results(folder: Path) -> list[Result]:
 
 def verdict(source: str, digest: str, results: list[Result], tests: tuple[str, ...]) -> str:
     """One line: on which GPU this source has passed its tests, or why that cannot be said."""
+    # The latest result decides, unless it says nothing of this source; then an older one may.
     other = ""
     for result in results:
         if source not in result.kernels:
@@ -179,31 +129,35 @@ def verdict(source: str, digest: str, results: list[Result], tests: tuple[str, .
 
 def status() -> list[dict[str, Any]]:
     """A JSON-ready row for each kernel: source, hash, built, stale, serves, torch, verdict."""
+    # Imported here, because the build runs this file without the package.
     from codeshell import _C
     from codeshell.environment import benchmarks_folder
+    from codeshell.operations import KERNELS
 
     folder = benchmarks_folder()
     results = read_results(folder / "results") if folder else []
     built, present = built_hashes(), present_hashes()
     rows = []
     for source, digest in (built if present is None else present).items():
-        kernel = KERNELS.get(source, Kernel("not described", "not described"))
+        kernel = KERNELS.get(source)
         rows.append(
             {
                 "source": source,
                 "hash": digest,
                 "built": _C.cuda_built and source in built,
                 "stale": built.get(source) != digest,
-                "serves": kernel.serves,
-                "torch": kernel.torch,
-                "verdict": verdict(source, digest, results, kernel.tests) if folder else "no result files installed",
+                "serves": kernel.serves if kernel else "not described",
+                "torch": kernel.torch if kernel else "not described",
+                "verdict": verdict(source, digest, results, kernel.tests if kernel else ())
+                if folder
+                else "no result files installed",
             }
         )
     return rows
 
 
 def main(csrc: str, out: str) -> None:
-    """Write the C++ file with the hashes; untouched if they have not changed, so that nothing is built anew."""
+    """Write the C++ file with the hashes. It stays untouched if they have not changed, so that nothing is rebuilt."""
     pairs = ";".join(f"{source}={digest}" for source, digest in source_hashes(Path(csrc)).items())
     text = (
         '// Written by codeshell/kernels.py.\n#include "gpu/device.h"\n\n'

@@ -1,4 +1,4 @@
-"""`codeshell bench`: run a benchmark of the package on this machine; a table, and JSON and a chart if asked."""
+"""`codeshell bench`: run a benchmark of the package on this machine; prints a table, and writes JSON and a chart."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from pathlib import Path
 
 import codeshell
 from codeshell.errors import UserError
+from codeshell.operations import OPERATIONS
 
 HELP = "measure an operation on this machine against its peers and the machine's own floor"
 
-BENCHMARKS = {
-    "attention": "attention, forward and backward, against torch's SDPA",
-    "decode": "attention of new tokens over a cache, against torch's SDPA, flash-attention",
-    "rotary": "rotary embedding against eager PyTorch, torch.compile, Liger",
-    "adamw": "AdamW steps against torch's, apex's, TransformerEngine's",
+BENCHMARKS = {operation.benchmark: operation.measures for operation in OPERATIONS if operation.benchmark} | {
     "overhead": "what a call of an operation costs on the host",
-    "dedup": "near-duplicate search against other deduplicators",
     "train": "training steps against transformers' Starcoder2",
 }
-"""Each is a file of benchmarks/, with arguments of its own."""
+"""Each name is a file of benchmarks/, which has arguments of its own; those of operations are in their table."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +42,11 @@ def main(args: argparse.Namespace) -> int:
     folder = benchmarks_folder()
     if folder is None:
         raise UserError(
-            f"bench {args.name}: the benchmarks are not here; they come with a checkout and with a wheel built of one "
-            "(make wheel)"
+            f"bench {args.name}: the benchmarks are not here; they come with a checkout, and with a wheel built from "
+            "one (make wheel)"
         )
-    # A process of its own: it sets threads and the allocator, and finds its modules beside it and this very package.
+    # A process of its own, because it sets threads and the allocator. It finds its modules beside itself, and this very
+    # package, whatever else is installed.
     package = Path(codeshell.__file__).resolve().parents[1]
     paths = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, str(folder / f"{args.name}.py"), *args.arguments]

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: codeshell info --json"
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument(
-        "--kernels", action="store_true", help="the CUDA kernels: what they serve, on which GPU their source was tested"
+        "--kernels", action="store_true", help="the CUDA kernels: what they serve; on which GPU their source was tested"
     )
 
 
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def kernels(as_json: bool) -> int:
-    """Each CUDA kernel with the hash of its source and what is known of it on a GPU."""
+    """Print each CUDA kernel with the hash of its source, and on which GPU that source was tested."""
     from codeshell.kernels import status
 
     rows = status()
@@ -60,6 +60,7 @@ def collect() -> dict[str, Any]:
     """The facts as JSON-ready values; needs no torch."""
     from codeshell import _C, __version__
     from codeshell.environment import processor
+    from codeshell.operations import OPERATIONS
 
     return {
         "version": __version__,
@@ -69,24 +70,5 @@ def collect() -> dict[str, Any]:
         "simd": _C.simd_level(),
         "processor": processor(),
         "gpus": _C.gpu_devices(),
-        "kernels": KERNELS,
+        "kernels": [{"name": x.name, "cpu": x.cpu, "cuda": x.cuda} for x in OPERATIONS],
     }
-
-
-KERNELS = [
-    {
-        "name": "attention",
-        "cpu": "C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
-        "cuda": "attention/forward_sm90.cu if asked for, else torch SDPA, see --kernels",
-    },
-    {
-        "name": "decode",
-        "cpu": "torch SDPA",
-        "cuda": "attention/decode_sm90.cu if asked for, else PyTorch, see --kernels",
-    },
-    {"name": "rotary", "cpu": "C++ (fp64: PyTorch)", "cuda": "rotary/rotary.cu, see --kernels"},
-    {"name": "adamw", "cpu": "C++ (fp64, amsgrad: torch)", "cuda": "adamw/adamw.cu, see --kernels"},
-    {"name": "minhash", "cpu": "C++ (avx512, avx2, neon, scalar)", "cuda": "none"},
-    {"name": "measures", "cpu": "C++", "cuda": "none"},
-]
-"""Which code serves each operation at this version."""

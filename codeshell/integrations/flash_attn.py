@@ -1,11 +1,11 @@
-"""The three functions of the flash-attn package, by codeshell: other code changes an import and nothing else.
+"""The three functions of the flash-attn package, computed by codeshell: other code only has to change an import.
 
     from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
 
 Names, order and defaults of the arguments, layouts and results are those of flash-attn 2
-(github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py). They run on `codeshell.ops`, so on a CPU
-too, and in fp32; what no kernel of codeshell serves runs on torch's SDPA, which the log says once. What neither can do
-is refused: a `NotImplementedError` names the argument, a `ValueError` what does not fit.
+(github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py). They run on `codeshell.ops`, so they also
+work on a CPU, and in fp32; what no kernel of codeshell serves runs on torch's SDPA, which the log says once. What
+neither can do is refused: a `NotImplementedError` names the argument, a `ValueError` says what does not fit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from codeshell import ops
-from codeshell.ops import sdpa
-from codeshell.ops.attention import check_heads, check_offsets
+from codeshell.ops.attention import attend
+from codeshell.ops.attention_call import AttentionCall, check, check_heads, check_offsets, scale_of
+from codeshell.ops.library import check_one_device
 
 __all__ = ["flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache"]
 
@@ -41,16 +42,15 @@ def flash_attn_func(
 
     Args:
         q: (batch, seqlen_q, heads, dim), floating point.
-        k, v: (batch, seqlen_k, kv_heads, dim); query head h reads head h // (heads / kv_heads) of them.
-        dropout_p: of the probabilities (torch's SDPA).
-        softmax_scale: of the scores; None is `dim ** -0.5`.
+        k, v: (batch, seqlen_k, kv_heads, dim); query head h reads their head h // (heads / kv_heads).
+        dropout_p: dropout on the probabilities; torch's SDPA then serves the call.
+        softmax_scale: factor on the scores; None is `dim ** -0.5`.
         causal: query i stands at key i + seqlen_k - seqlen_q and sees the keys up to there.
-        window_size: (left, right), how many keys before and behind its own place a query sees; -1 is all. With
-            `causal` the right bound is 0. A bound behind (right above 0), or one only before, goes to torch's SDPA
-            with a mask.
+        window_size: (left, right), how many keys before and after its own place a query sees; -1 is all. With `causal`
+            the right bound is 0. A right bound above 0, or a left bound alone, goes to torch's SDPA with a mask.
         softcap, alibi_slopes: refused, unless 0 and None.
         deterministic: gradients have the same bits every time.
-        return_attn_probs: return a triple; without dropout only, because nothing here keeps the probabilities.
+        return_attn_probs: return a triple. Not with dropout, because nothing here keeps the probabilities.
 
     Returns:
         (batch, seqlen_q, heads, dim) in the dtype of q, zeros for a query that sees no key. With `return_attn_probs`
@@ -65,13 +65,9 @@ def flash_attn_func(
     _refuse(softcap, alibi_slopes, dropout_p, return_attn_probs)
     check_heads(q, k, v, packed=False)
     left, right = _bounds(window_size, causal, q.shape[1], k.shape[1])
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    if _two_sided(left, right):
-        sdpa.say("flash_attn_func", _TWO_SIDED)
-        result = sdpa.dense(q, k, v, left, right, scale, dropout_p, return_attn_probs, deterministic)
-    else:
-        result = _attention(q, k, v, left, right, scale, dropout_p, return_attn_probs, deterministic)
-    return (*result, q.new_empty(0)) if return_attn_probs else result
+    scale = scale_of(softmax_scale, q)
+    call = AttentionCall(q, k, v, None, 0, left, right, scale, None, dropout_p, deterministic, return_attn_probs)
+    return _attend(call, "flash_attn_func")
 
 
 def flash_attn_varlen_func(
@@ -92,32 +88,33 @@ def flash_attn_varlen_func(
     return_attn_probs: bool = False,
     block_table: torch.Tensor | None = None,
 ) -> Any:
-    """`flash_attn_func` of sequences one after another, each for itself.
+    """`flash_attn_func` for sequences that lie one after another and do not see one another.
 
-    The kernels serve sequences that attend to themselves: `cu_seqlens_k` the very tensor `cu_seqlens_q`, or equal to it
-    (to see that, a call waits for the GPU; handing over the same tensor saves it). Others go to torch's SDPA, a call
-    for each pair of lengths.
+    The kernels serve sequences that attend to themselves: `cu_seqlens_k` is the very tensor `cu_seqlens_q`, or equal to
+    it (a call waits for the GPU to find that out; handing over the same tensor saves the wait). Others go to torch's
+    SDPA, with one call for each pair of lengths.
 
     Args:
         q: (total_q, heads, dim), floating point.
         k, v: (total_k, kv_heads, dim); with `block_table` (pages, page_size, kv_heads, dim).
         cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), where each sequence begins and ends, from 0 to the total.
         max_seqlen_q, max_seqlen_k: lengths of the longest.
-        block_table: int32 (batch, pages a sequence), the pages of each sequence's keys in order, of any page size.
+        block_table: int32 (batch, pages per sequence), the pages of each sequence's keys in order, of any page size.
             The pages in use are copied.
 
-    The others as for `flash_attn_func`.
+    The other arguments are those of `flash_attn_func`.
 
     Returns:
         (total_q, heads, dim); with `return_attn_probs` also fp32 (heads, total_q), and a tensor without elements.
 
     Raises:
-        ValueError: a shape, dtype, device or value does not fit. What the offsets hold is seen on a CPU alone.
+        ValueError: a shape, dtype, device or value does not fit. Values of the offsets are checked on a CPU alone.
         NotImplementedError: an argument asks for what is refused.
     """
     _refuse(softcap, alibi_slopes, dropout_p, return_attn_probs)
     if block_table is not None:
         k, v = _unpaged(k, v, cu_seqlens_k, block_table)
+    # All that the bounds below rely on, in the names of these arguments.
     check_heads(q, k, v, packed=True)
     check_offsets(q, cu_seqlens_q, max_seqlen_q, "q", "cu_seqlens_q", "max_seqlen_q")
     check_offsets(k, cu_seqlens_k, max_seqlen_k, "k", "cu_seqlens_k", "max_seqlen_k")
@@ -127,15 +124,16 @@ def flash_attn_varlen_func(
             "sequences"
         )
     left, right = _bounds(window_size, causal, max_seqlen_q, max_seqlen_k)
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    # The offsets of the keys are a fact of the call only where they differ from those of the queries.
     themselves = q.shape[0] == k.shape[0] and _same(cu_seqlens_q, cu_seqlens_k)
-    arguments = left, right, scale, dropout_p, return_attn_probs, deterministic
-    if themselves and not _two_sided(left, right):
-        result = _attention(q, k, v, *arguments, cu_seqlens=cu_seqlens_q, max_seqlen=max_seqlen_q)
-    else:
-        sdpa.say("flash_attn_varlen_func", _TWO_SIDED if themselves else "cu_seqlens_k other than cu_seqlens_q")
-        result = sdpa.packed(q, k, v, cu_seqlens_q, cu_seqlens_k, *arguments)
-    return (*result, q.new_empty(0)) if return_attn_probs else result
+    call = AttentionCall(
+        *(q, k, v, cu_seqlens_q, max_seqlen_q, left, right, scale_of(softmax_scale, q)),
+        cu_seqlens_k=None if themselves else cu_seqlens_k,
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+        return_lse=return_attn_probs,
+    )
+    return _attend(call, "flash_attn_varlen_func")
 
 
 def flash_attn_with_kvcache(
@@ -159,25 +157,25 @@ def flash_attn_with_kvcache(
     num_splits: int = 0,
     return_softmax_lse: bool = False,
 ) -> Any:
-    """Attention of a few new tokens over a cache, which first takes their keys and values; without gradients.
+    """Attention of a few new tokens over a cache, to which their keys and values are appended first; no gradients.
 
     Args:
         q: (batch, seqlen_q, heads, dim), floating point: the last tokens of each row.
         k_cache, v_cache: (cache rows, capacity, kv_heads, dim) in the dtype of q, or with `block_table`
             (pages, page_size, kv_heads, dim) of any page size.
-        k, v: (batch, seqlen_new, kv_heads, dim), written into the cache behind what is there.
-        rotary_cos, rotary_sin: (positions, rotary_dim / 2): turn `k`, and `q`, which must be as many, by the angles of
-            their positions.
+        k, v: (batch, seqlen_new, kv_heads, dim), written into the cache after what is there.
+        rotary_cos, rotary_sin: (positions, rotary_dim / 2): rotate `k` and `q`, which must have equally many tokens, by
+            the angles of their positions.
         cache_seqlens: int, or int32 (batch,) on the device: tokens in the cache before the call. None, without `k`, is
             the whole capacity.
         cache_batch_idx: int32 (batch,), the cache row of each row of q. Not with `block_table`.
-        block_table: int32 (batch, pages a row), the pages of each row in order.
-        causal, window_size: as for `flash_attn_func`, but that a bound behind (right above 0), or one only before, is
-            refused where it says more than `causal` does, which is with several queries.
+        block_table: int32 (batch, pages per row), the pages of each row in order.
+        causal, window_size: as for `flash_attn_func`, except that with several queries a right bound above 0, or a left
+            bound alone, is refused.
         rotary_interleaved: pairs are dimensions (0, 1), (2, 3), …; False: (0, rotary_dim / 2),
             (1, rotary_dim / 2 + 1), ….
-        num_splits: how the work is cut up, which no result depends on; the kernel decides that itself.
-        return_softmax_lse: return the log-sum-exp too.
+        num_splits: how the work is divided. No result depends on it, and the kernel decides it by itself.
+        return_softmax_lse: also return the log-sum-exp.
         cache_leftpad, softcap, alibi_slopes: refused, unless None, 0 and None.
 
     Returns:
@@ -185,20 +183,22 @@ def flash_attn_with_kvcache(
         also fp32 (batch, heads, seqlen_q).
 
     Raises:
-        ValueError: a shape, dtype, device or value does not fit. What the tensors of integers hold is seen on a CPU
+        ValueError: a shape, dtype, device or value does not fit. Values of the integer tensors are checked on a CPU
             alone; on a GPU a row whose length does not fit gives NaN and writes nothing.
         NotImplementedError: an argument asks for what is refused.
     """
+    # What a cache cannot have.
     _refuse(softcap, alibi_slopes)
     if cache_leftpad is not None:
         raise NotImplementedError(
-            "cache_leftpad is not served: begin each row at the cache's first token, or keep flash-attn for this call"
+            "cache_leftpad is not served: start each row at the cache's first token, or keep flash-attn for this call"
         )
     if q.dim() != 4 or k_cache.dim() != 4:
         raise ValueError(f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}: both must have four dimensions")
+    # Rows of the cache by index are pages of a whole row each.
     if cache_batch_idx is not None:
         if block_table is not None:
-            raise ValueError("cache_batch_idx and block_table both say where a row lies; give one of them")
+            raise ValueError("cache_batch_idx and block_table both say where a row is; give one of them")
         if cache_batch_idx.shape != q.shape[:1] or cache_batch_idx.dtype != torch.int32:
             raise ValueError(
                 f"cache_batch_idx {tuple(cache_batch_idx.shape)} {cache_batch_idx.dtype}: must be int32 ({q.shape[0]},)"
@@ -208,16 +208,19 @@ def flash_attn_with_kvcache(
             raise ValueError(
                 f"cache_batch_idx is {cache_batch_idx.tolist()[:8]}…, but k_cache has the rows 0 to {rows - 1}"
             )
-        block_table = cache_batch_idx.unsqueeze(1)  # a cache whose pages are its rows
+        block_table = cache_batch_idx.unsqueeze(1)
+    # Lengths: all of the capacity, one number for all rows, or a tensor.
     capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[-1])
     if cache_seqlens is None:
         if k is not None:
-            raise ValueError("cache_seqlens is missing; with k it says where in the cache the new tokens go")
+            raise ValueError("cache_seqlens is missing; with k it says where in the cache the new tokens are written")
         cache_seqlens = capacity
+    # decode_attention takes lengths on the device, one for each row.
     if not isinstance(cache_seqlens, torch.Tensor):
         cache_seqlens = torch.full((q.shape[0],), cache_seqlens, dtype=torch.int32, device=q.device)
+    # No row has more keys than the capacity, so a bound that hides nothing there hides nothing anywhere.
     left, right = _bounds(window_size, causal, q.shape[1], capacity)
-    if _two_sided(left, right):
+    if right != 0 and not (left is None and right is None):
         raise NotImplementedError(
             f"window_size is {tuple(window_size)} with {q.shape[1]} queries: over a cache only causal windows, "
             "(left, 0), are served"
@@ -229,13 +232,15 @@ def flash_attn_with_kvcache(
     if rotary_cos is not None and rotary_sin is not None:
         if k is None or k.shape[1] != q.shape[1]:
             given = "is missing" if k is None else f"has {k.shape[1]} tokens"
-            raise ValueError(f"rotary_cos turns q and k alike: q has {q.shape[1]} tokens, k {given}")
+            raise ValueError(f"rotary_cos rotates q and k alike: q has {q.shape[1]} tokens, k {given}")
+        # flash-attn rotates queries that are not causal by the angle of the first of them, and ours by their places.
         if right is None and q.shape[1] > 1:
             raise NotImplementedError(
-                f"rotary_cos without causal, of {q.shape[1]} queries, would turn them all by one angle, which is not "
-                "served; turn q and k before the call (codeshell.ops.rotary)"
+                f"rotary_cos without causal, of {q.shape[1]} queries, would rotate them all by one angle, which is not "
+                "served; rotate q and k before the call (codeshell.ops.rotary)"
             )
         rotary_cos, rotary_sin = rotary_cos.float(), rotary_sin.float()
+    # With these bounds the call is one of decode_attention, which checks everything else.
     extra: Any = {"return_lse": True} if return_softmax_lse else {}
     return ops.decode_attention(
         q,
@@ -255,33 +260,11 @@ def flash_attn_with_kvcache(
     )
 
 
-_TWO_SIDED = "a window_size that is not causal"
-
-
-def _attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    left: int | None,
-    right: int | None,
-    scale: float,
-    dropout_p: float,
-    return_lse: bool,
-    deterministic: bool,
-    **packed: Any,
-) -> Any:
-    """`ops.attention` in the words of `sdpa.dense`; the window has one side at most."""
-    window = None if left is None else left + 1
-    extra: Any = packed | ({"return_lse": True} if return_lse else {})
-    return ops.attention(
-        *(q, k, v),
-        causal=right == 0,
-        scale=scale,
-        window=window,
-        deterministic=deterministic,
-        dropout_p=dropout_p,
-        **extra,
-    )
+def _attend(call: AttentionCall, name: str) -> Any:
+    """What the function called `name` returns: the output, or the triple that flash-attn has without dropout."""
+    check(call)
+    out, lse = attend(call, name)
+    return (out, lse, out.new_empty(0)) if call.return_lse else out
 
 
 def _refuse(softcap: float, alibi_slopes: Any, dropout_p: float = 0.0, return_attn_probs: bool = False) -> None:
@@ -302,26 +285,25 @@ def _refuse(softcap: float, alibi_slopes: Any, dropout_p: float = 0.0, return_at
 
 
 def _bounds(window_size: _Window, causal: bool, queries: int, keys: int) -> tuple[int | None, int | None]:
-    """How far before and behind its place a query sees; None where that ends no query's sight."""
+    """How far before and after its place a query sees; None where the bound hides nothing from any query."""
+    # flash-attn's own way of giving bounds: -1 stands for none.
     pair = isinstance(window_size, tuple | list) and len(window_size) == 2
     if not pair or not all(isinstance(side, int) for side in window_size):
         raise ValueError(f"window_size is {window_size!r}: must be two ints (left, right), -1 for no bound")
     left, right = (None if side < 0 else side for side in window_size)
     right = 0 if causal else right
+    # A bound beyond all keys or queries hides nothing; without it more calls have a form that the kernels serve.
     if left is not None and left >= keys - 1:
         left = None
     if right is not None and right >= queries - 1:
         right = None
     if queries == 1 and left is not None:
-        right = 0  # there is nothing behind the one query: this window is causal
+        right = 0  # no key is after the one query, so this window is causal
     return left, right
 
 
-def _two_sided(left: int | None, right: int | None) -> bool:
-    return not (right == 0 or (left is None and right is None))
-
-
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors of offsets are equal. Only the last of these questions waits for a GPU."""
     if a is b:
         return True
     if torch.compiler.is_compiling():
@@ -341,19 +323,17 @@ def _unpaged(
         raise ValueError(f"cu_seqlens_k {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
     if table.dim() != 2 or table.dtype != torch.int32 or table.shape[0] != offsets.numel() - 1:
         raise ValueError(
-            f"block_table {tuple(table.shape)} {table.dtype}: must be int32 ({offsets.numel() - 1}, pages a sequence)"
+            f"block_table {tuple(table.shape)} {table.dtype}: must be int32 ({offsets.numel() - 1}, pages per sequence)"
         )
-    if not (k.device == v.device == offsets.device == table.device):
-        raise ValueError(
-            f"k is on {k.device}, v on {v.device}, cu_seqlens_k on {offsets.device}, block_table on {table.device}; "
-            "they must be on one device"
-        )
+    check_one_device("k", k=k, v=v, cu_seqlens_k=offsets, block_table=table)
+    # Entries of pages that no token is in may be anything, so only what is used is checked.
     lengths, size = offsets.diff().long(), k.shape[1]
     if bool((lengths < 0).any()) or int(lengths.max()) > table.shape[1] * size:
         raise ValueError(
             f"cu_seqlens_k has sequences of {int(lengths.min())} to {int(lengths.max())} keys; block_table holds "
             f"{table.shape[1]} pages of {size} for each"
         )
+    # Of each token of all keys, (total_k,): its sequence, its place there, and the page and row of the cache it is in.
     sequence = torch.repeat_interleave(torch.arange(len(lengths), device=k.device), lengths)
     place = torch.arange(len(sequence), device=k.device) - offsets.long()[sequence]
     pages = table[sequence, place // max(size, 1)].long()
@@ -362,5 +342,6 @@ def _unpaged(
             f"block_table has entries from {int(pages.min())} to {int(pages.max())}, but k has the pages 0 to "
             f"{k.shape[0] - 1}"
         )
+    # The pages as rows of one long cache, of which only the tokens in use are copied.
     row = pages * size + place % max(size, 1)
     return k.flatten(0, 1)[row], v.flatten(0, 1)[row]

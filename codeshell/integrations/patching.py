@@ -1,9 +1,10 @@
 """`codeshell.patch(model)` and `codeshell.unpatch(model)`: codeshell's operations in one model of transformers.
 
-Only the given model changes, whatever others of its kind live in the process, and whether they are built before or
-after. Its attention layers become instances of a subclass, `CodeShellLlamaAttention` and so on, whose forward is the
-original's with another function behind the name `apply_rotary_pos_emb`; nothing that transformers defines is replaced.
-So a patched model can be copied, pickled, wrapped and saved like any other, and weights, hooks and module names stay.
+Only the given model changes, whichever other models of its kind the process has, and whether they are built before or
+after. Its attention layers become instances of a subclass, `CodeShellLlamaAttention` and so on. The forward of that is
+the original's code with another function under the name `apply_rotary_pos_emb`; nothing that transformers defines is
+replaced. So a patched model can be copied, pickled, wrapped and saved like any other, and its weights, hooks and module
+names stay the same.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Patched:
 
     Attributes:
         model_type: as in the model's config.
-        rotary: names of the attention layers that rotate by `codeshell.ops.rotary`.
-        attention: the attention implementation that "codeshell" stands in for; None if it was left alone.
-        notes: cases of this model that a codeshell kernel does not serve, and what does.
+        rotary: names of the attention layers that rotate with `codeshell.ops.rotary`.
+        attention: the attention implementation that "codeshell" replaces; None if it was left alone.
+        notes: cases of this model that no codeshell kernel serves, and what serves them.
     """
 
     model_type: str
@@ -59,8 +60,8 @@ class Patched:
 def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True) -> Patched:
     """Make a transformers model use codeshell's operations; `unpatch` undoes it.
 
-    The model gets a config of its own (a copy), since the attention implementation is a setting of the config and other
-    models may share it. Patching again changes nothing, or changes which of the two parts are replaced.
+    The model gets its own copy of the config, because the attention implementation is a setting of the config, which
+    other models may share. Patching again changes nothing, or changes which of the two parts are replaced.
 
     Args:
         model: a model of one of the types in `codeshell.integrations.ARCHITECTURES`, bare or inside
@@ -74,11 +75,14 @@ def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True
     Raises:
         ValueError: the model cannot be served; the message says why and what to do, and the model is untouched.
     """
+    # Everything that can be refused is found before anything changes.
     inner = _unwrap(model)
     layers = _layers(inner)
     record = inner.__dict__.get(_RECORD)
     if record is not None and _holds(inner, layers, record) == (rotary, attention):
         return record  # type: ignore[no-any-return]
+    # From the original state to the one that is asked for: the rotary embedding by the classes of the layers, the
+    # attention by the setting of the config.
     unpatch(inner)
     if rotary:
         for _, layer in layers:
@@ -87,6 +91,7 @@ def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True
     if attention and before != NAME:
         _own_config(model, inner)
         inner.set_attn_implementation(NAME)
+    # The record is what `unpatch` undoes. An implementation that was "codeshell" before is not ours to undo.
     names = tuple(name for name, _ in layers) if rotary else ()
     replaced = before if attention and before != NAME else None
     notes = _notes(inner, layers[0][1]) if attention else ()
@@ -96,11 +101,11 @@ def patch(model: torch.nn.Module, *, rotary: bool = True, attention: bool = True
 
 
 def unpatch(model: torch.nn.Module) -> None:
-    """Undo `patch`, on the model and on every model inside it; a model that is not patched stays as it is.
+    """Undo `patch` on the model and on every model inside it; a model that is not patched stays as it is.
 
     Raises:
-        ValueError: no model; or a patched layer's class was derived from since, as fully_shard does, and the model is
-            untouched.
+        ValueError: not a model; or a class was derived from that of a patched layer since, as fully_shard does. The
+            model is then untouched.
     """
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"codeshell.unpatch takes a model, not a {type(model).__name__}")
@@ -108,9 +113,10 @@ def unpatch(model: torch.nn.Module) -> None:
     for layer in patched:
         if _ORIGINAL not in type(layer).__dict__:
             raise ValueError(
-                f"codeshell.unpatch cannot undo a {type(layer).__name__}, a class made from the patched one; unpatch "
-                "the model before what made it (fully_shard on the attention layers themselves does)"
+                f"codeshell.unpatch cannot undo a {type(layer).__name__}, a class derived from the patched one; "
+                "unpatch the model before the call that derives it (such as fully_shard on the attention layers)"
             )
+    # The layers first, then the setting, on each model that has a record: there may be several inside this one.
     for layer in patched:
         _become(layer, _original(layer))
     for module in model.modules():
@@ -125,10 +131,17 @@ def unpatch(model: torch.nn.Module) -> None:
 def apply_rotary_pos_emb(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' function of that name: q, k (batch, heads, seq, dim); cos, sin (batch or 1, seq, rotary_dim)."""
-    half = cos.shape[-1] // 2  # the other half is the same
+    """The replacement of transformers' function of this name.
+
+    Args:
+        q, k: (batch, heads, seq, dim).
+        cos, sin: (batch or 1, seq, rotary_dim), whose two halves are equal.
+    """
+    half = cos.shape[-1] // 2
     wide = torch.float64 if cos.dtype == torch.float64 else torch.float32
     cos, sin = cos[..., :half].to(wide), sin[..., :half].to(wide)
+    # To (batch, seq, heads, dim). Tables that all rows share are rows of positions; otherwise each token has a row of
+    # its own, and the batch becomes one long sequence.
     q, k = q.transpose(1, 2), k.transpose(1, 2)
     if cos.shape[0] == 1:
         q, k = ops.rotary(q, k, cos[0], sin[0])
@@ -140,7 +153,8 @@ def apply_rotary_pos_emb(
 
 
 def _unwrap(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model inside what libraries wrap around it."""
+    """The transformers model inside the wrappers of other libraries."""
+    # Wrappers may be nested, so this goes on until a model of transformers is found.
     inner: Any = model
     while not isinstance(inner, PreTrainedModel):
         if callable(getattr(inner, "get_base_model", None)):  # PEFT
@@ -157,10 +171,11 @@ def _unwrap(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def _layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
-    """The attention layers to replace; `ValueError` if one of them cannot be."""
+    """(name, layer) of the attention layers to replace; ValueError if one of them cannot be."""
     kind = model.config.model_type
     what = f"codeshell.patch cannot serve model type {kind!r} ({type(model).__name__})"
     if kind not in ARCHITECTURES:
+        # A model of several (of text and images, say) may hold one that can be patched on its own.
         for name, part in model.named_modules():
             if isinstance(part, PreTrainedModel) and part is not model and part.config.model_type in ARCHITECTURES:
                 raise ValueError(
@@ -171,11 +186,12 @@ def _layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
             f"gives it the attention alone; whole models are {', '.join(ARCHITECTURES)}"
         )
     original = _class(kind)
+    # All attention layers of the class, wherever they are in the model.
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, original)]
     if not layers:
         raise ValueError(
             f"{what}: it has no layer of transformers' {original.__name__}. If it was loaded with trust_remote_code, "
-            "load it without"
+            "load it without that"
         )
     for name, layer in layers:
         reason = _obstacle(layer)
@@ -185,14 +201,16 @@ def _layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Module]]:
 
 
 def _obstacle(layer: torch.nn.Module) -> str | None:
-    """Why a layer's forward cannot be replaced, or None."""
+    """Why the forward of a layer cannot be replaced, or None."""
     kind = _original(layer)
     function: Any = kind.forward
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         return f"forward of {kind.__name__} is {_describe(function)}, not a plain function"
+    # Only a plain global that is called once can be exchanged by its name in the code.
     uses = [step.opname for step in dis.get_instructions(function) if step.argval == _CALLED]
     if uses != ["LOAD_GLOBAL"]:
         return f"forward of {kind.__name__} is {_describe(function)}, which does not call {_CALLED} once"
+    # accelerate keeps the forward that it wraps on the instance, and that one can be exchanged too.
     if "forward" in layer.__dict__:
         hooked = layer.__dict__.get("_old_forward")
         if not isinstance(hooked, MethodType) or hooked.__func__ is not type(layer).forward:
@@ -209,13 +227,14 @@ def _holds(
     model: PreTrainedModel, layers: list[tuple[str, torch.nn.Module]], record: Patched
 ) -> tuple[bool, bool] | None:
     """Which parts (rotary, attention) of a patched model are codeshell's; None if a layer differs from the others."""
-    turned = {_is_patched(layer) for _, layer in layers}
-    if len(turned) > 1 or bool(record.rotary) not in turned:
+    patched = {_is_patched(layer) for _, layer in layers}
+    if len(patched) > 1 or bool(record.rotary) not in patched:
         return None
     return bool(record.rotary), model.config._attn_implementation == NAME
 
 
 def _notes(model: PreTrainedModel, layer: Any) -> tuple[str, ...]:
+    """What no kernel serves in this model; its layers are alike, so one is enough to tell."""
     notes = []
     if model.config.model_type == "gemma2" and layer.attn_logit_softcapping is not None:
         notes.append(f"scores capped at {layer.attn_logit_softcapping}: attention written out in PyTorch")
@@ -225,7 +244,7 @@ def _notes(model: PreTrainedModel, layer: Any) -> tuple[str, ...]:
 
 
 def _own_config(model: torch.nn.Module, inner: PreTrainedModel) -> None:
-    """Give the modules a copy of the model's config in the place of the one that other models may share."""
+    """Give the modules a copy of the model's config, in place of the one that other models may share."""
     copies: dict[int, Any] = {}  # deepcopy's memo: the id of an object that was copied, and its copy
     copy.deepcopy(inner.config, copies)
     for module in model.modules():
@@ -244,15 +263,15 @@ def _is_patched(module: torch.nn.Module) -> bool:
 
 
 def _original(layer: torch.nn.Module) -> type[torch.nn.Module]:
-    """A layer's class, or what it was before."""
+    """The class of a layer before it was patched; its class, if it was not."""
     kind: type[torch.nn.Module] = getattr(type(layer), _ORIGINAL, type(layer))
     return kind
 
 
 def _become(layer: torch.nn.Module, kind: type[torch.nn.Module]) -> None:
+    """Change the class of a layer, and the forward that accelerate's hooks keep on the instance."""
     hooked = layer.__dict__.get("_old_forward")
     if isinstance(hooked, MethodType) and hooked.__func__ is type(layer).forward:
-        # accelerate's hooks keep the forward they wrap on the instance.
         layer._old_forward = MethodType(kind.forward, layer)  # type: ignore[assignment]
     layer.__class__ = kind
 
@@ -261,12 +280,13 @@ _classes: dict[tuple[type, Any], type[torch.nn.Module]] = {}
 
 
 def _patched_class(original: type[torch.nn.Module]) -> type[torch.nn.Module]:
-    """The subclass whose forward rotates by codeshell; one for each class (and for what its forward is just now)."""
+    """The subclass whose forward rotates with codeshell: one for each class and each forward that it may have."""
     forward: Any = original.forward
     key = (original, forward)
     if key not in _classes:
-        # The name is exchanged in the code, not in the module: there other models would see it, and a private copy of
-        # the module's names would be blind to later changes (and to torch.compile, which looks names up in modules).
+        # The name is exchanged in the code, not in the module. In the module, other models would see it; and a private
+        # copy of the module's names would miss later changes, also for torch.compile, which looks names up in modules.
+        # The new function shares everything else with the original: globals, closure, defaults, annotations.
         code = forward.__code__
         names = tuple(_REPLACEMENT if name == _CALLED else name for name in code.co_names)
         function = FunctionType(

@@ -4,9 +4,9 @@ Importing this module registers the attention and its mask function; any model t
 interface can then be loaded with `attn_implementation="codeshell"`, or switched by
 `model.set_attn_implementation("codeshell")`. `codeshell.patch` does that and replaces the rotary embedding too.
 
-What `codeshell.ops.attention` serves exactly (causal or full attention, sliding windows, padding in a prefill, packed
-documents, a growing cache) goes there. A dense mask goes to transformers' own SDPA function; soft-capped scores,
-attention sinks and requests for the attention weights are written out.
+Calls that `codeshell.ops.attention` can express exactly (causal or full attention, sliding windows, padding in a
+prefill, packed documents, a growing cache) go there. A dense mask goes to transformers' own SDPA function. Soft-capped
+scores, attention sinks and requests for the attention weights are written out in PyTorch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ except ImportError as error:
 from codeshell import ops
 from codeshell.integrations.masks import Pattern, mask
 from codeshell.ops import decode_cuda
-from codeshell.ops.decode import Call
+from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import differentiable
 
 __all__ = ["NAME", "attention", "mask"]
@@ -51,23 +51,27 @@ def attention(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What `AttentionInterface` calls in each layer.
+    """The function that `AttentionInterface` calls in each layer.
 
     Args:
-        module: the attention layer; its `is_causal` counts if the argument of that name is None.
+        module: the attention layer; its attribute `is_causal` counts if the argument of that name is None.
         query: (batch, heads, queries, dim).
         key, value: (batch, kv_heads, keys, dim), the cached positions first.
         attention_mask: what `mask` returned, or a dense mask of the caller's: (batch, 1 or heads, queries, keys), True
-            where a query sees a key, or added to the scores. With a mask nothing else decides who sees whom.
-        dropout, scaling, softcap: of the probabilities; of the scores; the bound `softcap * tanh(scores / softcap)`.
-        sliding_window: counts where there is no mask.
-        s_aux: attention sinks, (heads,): one more score a head, of a key that has no value.
-        kwargs: `cu_seq_lens_q` and `max_length_q` are packed documents where no mask says otherwise;
+            where a query sees a key, or numbers to add to the scores. With a mask, nothing else decides who sees whom.
+        dropout: dropout on the probabilities.
+        scaling: factor on the scores.
+        sliding_window: the window, which counts where there is no mask.
+        softcap: bound of the scores: they become `softcap * tanh(scores / softcap)`.
+        s_aux: attention sinks, (heads,): one more score per head, of a key that has no value.
+        kwargs: `cu_seq_lens_q` and `max_length_q` describe packed documents where no mask says otherwise;
             `output_attentions=True` asks for the probabilities; the rest is passed to SDPA.
 
     Returns:
         (batch, queries, heads, dim), and (batch, heads, queries, keys) probabilities or None.
     """
+    # Without a mask, a causal layer sees the pattern that its arguments describe. With fewer queries than keys only one
+    # query is unambiguous: several may be at the end of the keys (a cache), or at their beginning (a static cache).
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     queries, keys = query.shape[2], key.shape[2]
     if attention_mask is None and causal and queries in (1, keys):
@@ -75,17 +79,19 @@ def attention(
     pattern = attention_mask if isinstance(attention_mask, Pattern) else None
     if pattern is not None and pattern.cu_seqlens is None and queries == keys:
         pattern = _with_documents(pattern, **kwargs)
+    # What no fused attention has.
     if softcap is not None or s_aux is not None or kwargs.get("output_attentions"):
-        if attention_mask is None and causal:  # a static cache's prefill: the first keys are the queries' own
+        if attention_mask is None and causal:  # the prefill of a static cache: the first keys are the queries' own
             key, value = key[:, :, :queries], value[:, :, :queries]
             pattern = Pattern()
         if pattern is not None:
             attention_mask = pattern.dense(query.shape[0], queries, key.shape[2], query.device)
         return _written_out(query, key, value, attention_mask, dropout, scaling, softcap, s_aux)
 
+    # What ops.attention can express. Packed sequences off the kernels wait for their lengths, which breaks a graph.
     plain = key.shape == value.shape and query.dtype == key.dtype == value.dtype
     plain = plain and kwargs.get("position_bias") is None and kwargs.get("cache") is None
-    plain = plain and torch._C._get_tracing_state() is None  # torch.jit.trace does not see into a kernel
+    plain = plain and torch._C._get_tracing_state() is None  # torch.jit.trace cannot look into a kernel
     packed = pattern is not None and pattern.cu_seqlens is not None
     if plain and not (packed and torch.compiler.is_compiling()):
         if pattern is not None:
@@ -93,6 +99,7 @@ def attention(
         if attention_mask is None and not causal:
             q, k, v = (x.transpose(1, 2) for x in (query, key, value))
             return ops.attention(q, k, v, causal=False, scale=scaling, dropout_p=dropout), None
+    # The rest is transformers' own SDPA, which takes a mask: the caller's, or the pattern as one.
     if pattern is not None:
         attention_mask = pattern.dense(query.shape[0], queries, keys, query.device)
     out: torch.Tensor = sdpa_attention_forward(
@@ -108,15 +115,16 @@ def _with_documents(
     max_length_q: int | None = None,
     **_: Any,
 ) -> Pattern:
-    """The pattern within documents whose offsets the caller gave to the model."""
+    """The pattern within documents, if the caller gave their offsets to the model."""
     if cu_seq_lens_q is None:
         return pattern
+    # Usually one tensor under both names. To compare two waits for a GPU, and so does looking for the longest.
     if (
         cu_seq_lens_k is not None
         and cu_seq_lens_k is not cu_seq_lens_q
         and not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
     ):
-        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; packed documents attend each to itself alone")
+        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; each packed document attends to itself alone")
     longest = int(cu_seq_lens_q.diff().max()) if max_length_q is None else int(max_length_q)
     return Pattern(pattern.window, cu_seq_lens_q.to(torch.int32), longest)
 
@@ -129,6 +137,8 @@ def _by_pattern(
     scale: float | None,
     dropout: float,
 ) -> torch.Tensor:
+    # (batch, heads, seq, dim) to (batch, seq, heads, dim). New tokens after a cache go to the kernel for decoding, and
+    # one query elsewhere to a call that repeats nothing.
     if pattern.cu_seqlens is None and dropout == 0.0 and query.shape[2] < key.shape[2]:
         decoded = _decoded(query, key, value, pattern.window, scale)
         if decoded is not None:
@@ -138,6 +148,7 @@ def _by_pattern(
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if pattern.cu_seqlens is None:
         return ops.attention(q, k, v, scale=scale, window=pattern.window, dropout_p=dropout)
+    # Packed: the batch becomes (total, heads, dim), and the padding's tokens are left out.
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     shape, rows = q.shape, pattern.rows
     if rows is not None:
@@ -152,7 +163,7 @@ def _by_pattern(
         max_seqlen=pattern.max_seqlen,
         dropout_p=dropout,
     )
-    if rows is not None:  # the padding's rows are zeros
+    if rows is not None:  # back into the batch, where the padding's rows are zeros
         out = out.new_zeros(shape).index_copy(0, rows, out)
     return out.view(query.shape[0], query.shape[2], *out.shape[1:])
 
@@ -160,13 +171,14 @@ def _by_pattern(
 def _decoded(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, scale: float | None
 ) -> torch.Tensor | None:
-    """A few tokens behind a cache, by the kernel for that; None where it does not serve them."""
+    """Attention of a few tokens after a cache, by the kernel for that; None where it does not serve them."""
     if torch.compiler.is_compiling() or differentiable(query, key, value):
         return None
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    # transformers hands over cache and new tokens as one tensor, so nothing is appended: all keys are in the cache.
     lengths = torch.full((q.shape[0],), k.shape[1], dtype=torch.int32, device=q.device)
-    if not decode_cuda.serves(q, k, v, Call(lengths, None, None, None, None, None, scale, True, window or 0, False)):
+    if not decode_cuda.serves(DecodeCall(q, k, v, lengths, scale=scale, window=window or 0)):
         return None
     return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
 
@@ -179,7 +191,8 @@ def _one_query(
     scale: float | None,
     dropout: float,
 ) -> torch.Tensor:
-    """A decoding step: the heads of a group are the queries of their key/value head, so that nothing is repeated."""
+    """A decoding step: the heads of a group become queries of their key/value head, so that nothing is repeated."""
+    # The one query is the last token, so its window is the end of the keys and there is no mask.
     if window is not None:
         key, value = key[:, :, -window:], value[:, :, -window:]
     batch, heads, _, dim = query.shape
@@ -198,16 +211,18 @@ def _written_out(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """(output (batch, queries, heads, dim), probabilities (batch, heads, queries, keys)), step by step in PyTorch."""
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if mask is not None and mask.dtype == torch.bool:
-        # Not minus infinity: a padding token that sees nothing must not be NaN, which 0 times NaN would spread.
+        # Not minus infinity: a padding token that sees nothing would become NaN, and 0 times NaN would spread that.
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     elif mask is not None:
         scores = scores + mask
+    # A sink takes part in the softmax as one more key, and its probability is then cut off.
     if sinks is not None:
         column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(scores.shape[0], -1, scores.shape[2], 1)
         scores = torch.cat((scores, column), dim=-1)

@@ -1,21 +1,35 @@
 """Attention with grouped key/value heads, over batches or packed sequences.
 
 `attention` takes separate tensors; `packed_attention` takes the fused projection Q|K|V as one tensor and rotates
-queries and keys itself, which saves the split on the way in and the concatenation on the way back. On the CPU both run
-`csrc/attention/attention_cpu.cpp` where it serves the case (`cpu.attention_serves`), and on Hopper GPUs, if asked
-for, `csrc/attention/forward_sm90.cu` and `backward_sm90.cu` (`attention_cuda.serves`); everything else goes to torch's
-scaled_dot_product_attention (SDPA), with packed sequences of equal length sharing one call.
+queries and keys itself, which saves the split on the way in and the concatenation on the way back. Both pack their
+arguments into an `AttentionCall`, and `attend` gives it to what serves it:
+
+    Hopper GPUs   `csrc/attention/forward_sm90.cu` and `backward_sm90.cu`, if asked for (`attention_cuda.serves`)
+    a CPU         `csrc/attention/attention_cpu.cpp` (`cpu.attention_serves`)
+    the rest      torch's scaled_dot_product_attention (`sdpa`), which the log says once
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from codeshell.ops import attention_cuda, cpu, sdpa
+from codeshell.ops.attention_call import AttentionCall, check, check_window, has_kernel_form, scale_of
 from codeshell.ops.rotary import check_tables, rotary
+
+if TYPE_CHECKING:
+
+    class _Options(TypedDict, total=False):
+        causal: bool
+        scale: float | None
+        window: int | None
+        cu_seqlens: torch.Tensor | None
+        max_seqlen: int | None
+        deterministic: bool
+        dropout_p: float
 
 
 @overload
@@ -24,29 +38,12 @@ def attention(
     k: torch.Tensor,
     v: torch.Tensor,
     *,
-    causal: bool = ...,
-    scale: float | None = ...,
-    window: int | None = ...,
-    cu_seqlens: torch.Tensor | None = ...,
-    max_seqlen: int | None = ...,
-    deterministic: bool = ...,
     return_lse: Literal[False] = ...,
-    dropout_p: float = ...,
+    **options: Unpack[_Options],
 ) -> torch.Tensor: ...
 @overload
 def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    *,
-    causal: bool = ...,
-    scale: float | None = ...,
-    window: int | None = ...,
-    cu_seqlens: torch.Tensor | None = ...,
-    max_seqlen: int | None = ...,
-    deterministic: bool = ...,
-    return_lse: Literal[True],
-    dropout_p: float = ...,
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, return_lse: Literal[True], **options: Unpack[_Options]
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def attention(
     q: torch.Tensor,
@@ -69,35 +66,42 @@ def attention(
         k, v: (batch, seq_k, kv_heads, dim), or (total, kv_heads, dim).
         causal: a query sees the keys up to its own position, aligned bottom right: with more keys than queries the
             last query sees all keys.
-        scale: of the scores; None is `dim ** -0.5`.
+        scale: factor on the scores; None is `dim ** -0.5`.
         window: a query sees only the latest `window` of those keys, its own among them; needs `causal`.
         cu_seqlens: int32 (sequences + 1,), offsets of packed sequences that do not see one another, from 0 to total.
         max_seqlen: length of the longest of them; needed with `cu_seqlens`, a Python int so that nothing waits for it.
-        deterministic: the same bits every time. Always so on the CPU.
+        deterministic: gradients have the same bits every time. They always do on the CPU.
         return_lse: also return the log-sum-exp of the scores.
-        dropout_p: dropout on the probabilities (always torch's SDPA).
+        dropout_p: dropout on the probabilities; torch's SDPA then serves the call.
 
     Returns:
         The output, shaped as `q`; with `return_lse` also fp32 (batch, heads, seq) or (heads, total).
 
     Raises:
-        ValueError: a shape, dtype or combination does not fit; the message names the argument.
+        ValueError: a shape, dtype, device or combination does not fit; the message names the argument.
     """
-    _check(q, k, v, causal, window, cu_seqlens, max_seqlen, dropout_p, return_lse)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if dropout_p == 0.0 and attention_cuda.serves(q, k, v, scale, cu_seqlens):
-        out, lse = attention_cuda.attend(q, k, v, cu_seqlens, max_seqlen, causal, scale, window, deterministic)
-        return (out, lse) if return_lse else out
-    if dropout_p == 0.0 and cpu.attention_serves(q, k, v):
-        out, lse = _NativeAttention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, causal, scale, window or 0, cu_seqlens
-        )
-        return (out, lse) if return_lse else out
-    sdpa.say_why("codeshell.ops.attention", q, k, scale, dropout_p)
-    left, right = None if window is None else window - 1, 0 if causal else None
-    if cu_seqlens is None:
-        return sdpa.dense(q, k, v, left, right, scale, dropout_p, return_lse, deterministic)
-    return sdpa.packed(q, k, v, cu_seqlens, cu_seqlens, left, right, scale, dropout_p, return_lse, deterministic)
+    # From here on the call is one structure, whoever serves it.
+    call = _packed(
+        (q, k, v), causal, scale, window, cu_seqlens, max_seqlen, dropout_p, deterministic, return_lse=return_lse
+    )
+    out, lse = attend(call)
+    return (out, lse) if return_lse else out
+
+
+def attend(call: AttentionCall, operation: str = "codeshell.ops.attention") -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Output, and LSE if the call asks for it (kernels always give it), of a checked call, by what serves it.
+
+    `operation` is the name that the log uses where PyTorch serves it.
+    """
+    # The kernels first, in the order of how much they save; each says by itself what it takes.
+    if attention_cuda.serves(call):
+        return attention_cuda.attend(call)
+    if has_kernel_form(call) and cpu.attention_serves(call.q, call.k, call.v):
+        result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call)  # type: ignore[no-untyped-call]
+        return result
+    # Nothing silently computes something slower: the log says why, once for each reason.
+    sdpa.say_why(operation, call)
+    return sdpa.attend(call)
 
 
 def packed_attention(
@@ -132,47 +136,75 @@ def packed_attention(
             f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
             f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
         )
-    dim = qkv.shape[-1] // (heads + 2 * kv_heads)
+    # Views of the fused projection: (…, heads, dim) and twice (…, kv_heads, dim).
     q, k, v = _split(qkv, heads, kv_heads)
-    scale = dim**-0.5 if scale is None else scale
-    if dropout_p == 0.0 and cpu.attention_serves(q, k, v) and 2 * cos.shape[-1] == dim:
-        check_tables(cos, sin, dim)
-        _check(q, k, v, True, window, cu_seqlens, max_seqlen, dropout_p, False)
+    facts = True, scale, window, cu_seqlens, max_seqlen, dropout_p
+    # The CPU kernel rotates whole heads on the way. Otherwise rotary and attention are two steps.
+    if dropout_p == 0.0 and cpu.attention_serves(q, k, v) and 2 * cos.shape[-1] == q.shape[-1]:
+        check_tables(cos, sin, q.shape[-1])
+        call = _packed((q, k, v), *facts)
         rows = _rows(positions, qkv)
         if int(rows.min()) < 0 or int(rows.max()) >= cos.shape[0]:
             raise ValueError(f"positions reach {int(rows.max())}, but cos has rows 0 to {cos.shape[0] - 1}")
-        out: torch.Tensor = _NativePackedAttention.apply(  # type: ignore[no-untyped-call]
-            qkv, cos, sin, rows, heads, kv_heads, scale, window or 0, cu_seqlens
+        out: torch.Tensor = _CpuPackedAttention.apply(  # type: ignore[no-untyped-call]
+            qkv, cos, sin, rows, heads, kv_heads, *call[3:]
         )
         return out
+    # Without that kernel: rotate into new tensors, attend, and put the heads side by side again.
     q, k = rotary(q, k, cos, sin, positions=positions)
-    out = attention(
-        q, k, v, scale=scale, window=window, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, dropout_p=dropout_p
+    return attend(_packed((q, k, v), *facts))[0].flatten(-2)
+
+
+def _packed(
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    causal: bool,
+    scale: float | None,
+    window: int | None,
+    cu_seqlens: torch.Tensor | None,
+    max_seqlen: int | None,
+    dropout_p: float,
+    deterministic: bool = False,
+    return_lse: bool = False,
+) -> AttentionCall:
+    """The arguments of `attention` as a checked call: no default is left open, and the window is two bounds."""
+    # What the packed form can no longer show: whether a default was given, and the window as such.
+    check_window(window, causal)
+    if cu_seqlens is None and max_seqlen is not None:
+        raise ValueError("max_seqlen goes with cu_seqlens; give both or neither")
+    if cu_seqlens is not None and max_seqlen is None:
+        raise ValueError("max_seqlen is missing; give the longest sequence's length as a Python int with cu_seqlens")
+    call = AttentionCall(
+        *tensors,
+        cu_seqlens,
+        max_seqlen or 0,
+        left=None if window is None else window - 1,
+        right=0 if causal else None,
+        scale=scale_of(scale, tensors[0]),
+        dropout_p=dropout_p,
+        deterministic=deterministic,
+        return_lse=return_lse,
     )
-    return out.flatten(-2)
+    check(call)
+    return call
 
 
-class _NativeAttention(torch.autograd.Function):
+class _CpuAttention(torch.autograd.Function):
+    """Takes the fields of an `AttentionCall` one by one, because autograd sees only tensors that are arguments."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        causal: bool,
-        scale: float,
-        window: int,
-        cu_seqlens: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        q, k, v = (cpu.packable(x) for x in (q, k, v))
-        out = torch.empty(q.shape, dtype=q.dtype)
-        problem = cpu.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
-        lse = problem.forward(out)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.settings = (causal, scale, window, cu_seqlens)
-        shown = (
-            lse if cu_seqlens is not None else lse.view(q.shape[2], q.shape[0], q.shape[1]).transpose(0, 1).contiguous()
-        )
+    def forward(ctx: Any, *fields: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        q, k, v = map(cpu.packable, fields[:3])
+        call = AttentionCall(q, k, v, *fields[3:])
+        # Kept for the backward pass: inputs, output and LSE. Probabilities are computed again from these.
+        out = torch.empty(call.q.shape, dtype=call.q.dtype)
+        lse = cpu.AttentionProblem(call).forward(out)
+        ctx.save_for_backward(*call[:3], out, lse)
+        ctx.facts = call[3:]
+        # The kernel writes (heads, total), where the sequences of a batch lie side by side.
+        shown = lse
+        if call.cu_seqlens is None:
+            batch, seq, heads, _ = call.q.shape
+            shown = lse.view(heads, batch, seq).transpose(0, 1).contiguous()
         ctx.mark_non_differentiable(shown)
         return out, shown
 
@@ -180,14 +212,14 @@ class _NativeAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        causal, scale, window, cu_seqlens = ctx.settings
-        problem = cpu.AttentionProblem(q, k, v, causal, scale, window, cu_seqlens)
         gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
-        problem.backward(grads[0], out, lse, gradients[0], gradients[1], gradients[2])
-        return (*gradients, None, None, None, None)
+        cpu.AttentionProblem(AttentionCall(q, k, v, *ctx.facts)).backward(grads[0], out, lse, *gradients)
+        return (*gradients, *[None] * len(ctx.facts))
 
 
-class _NativePackedAttention(torch.autograd.Function):
+class _CpuPackedAttention(torch.autograd.Function):
+    """The same of a fused projection: q, k and v are views of it, and so are their gradients of its gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -197,33 +229,29 @@ class _NativePackedAttention(torch.autograd.Function):
         positions: torch.Tensor,
         heads: int,
         kv_heads: int,
-        scale: float,
-        window: int,
-        cu_seqlens: torch.Tensor | None,
+        *facts: Any,
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
-        ctx.settings = (scale, window, cu_seqlens)
-        ctx.heads = (heads, kv_heads)
-        q, k, v = _split(qkv, heads, kv_heads)
-        out = torch.empty(q.shape, dtype=q.dtype)
-        lse = cpu.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions).forward(out)
+        ctx.facts, ctx.heads = facts, (heads, kv_heads)
+        call = AttentionCall(*_split(qkv, heads, kv_heads), *facts)
+        out = torch.empty(call.q.shape, dtype=qkv.dtype)
+        lse = cpu.AttentionProblem(call, (cos, sin, positions)).forward(out)
         ctx.save_for_backward(qkv, out, lse, cos, sin, positions)
         return out.flatten(-2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        qkv, out, lse, cos, sin, positions = ctx.saved_tensors
+        qkv, out, lse, *angles = ctx.saved_tensors
         gradient = torch.empty_like(qkv)
-        q, k, v = _split(qkv, *ctx.heads)
-        scale, window, cu_seqlens = ctx.settings
-        problem = cpu.AttentionProblem(q, k, v, True, scale, window, cu_seqlens, cos, sin, positions)
+        problem = cpu.AttentionProblem(AttentionCall(*_split(qkv, *ctx.heads), *ctx.facts), tuple(angles))
+        # Three views, which together are all of the gradient: each is filled in its place.
         problem.backward(grads[0].view(out.shape), out, lse, *_split(gradient, *ctx.heads))
-        return (gradient, *[None] * 8)
+        return (gradient, *[None] * (5 + len(ctx.facts)))
 
 
 def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Views (…, heads, dim) of the three parts of a fused projection."""
+    """Views (…, heads, dim) of the three parts of a fused projection (…, width)."""
     parts = qkv.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
     q, k, v = torch.split(parts, [heads, kv_heads, kv_heads], dim=-2)
     return q, k, v
@@ -231,83 +259,10 @@ def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, 
 
 def _rows(positions: torch.Tensor | None, qkv: torch.Tensor) -> torch.Tensor:
     """Positions of all tokens as contiguous int32 (total,)."""
+    # (batch, seq) or (total,). Positions (seq,) are the same for each row of the batch.
     shape = qkv.shape[:-1]
     if positions is None:
         return torch.arange(shape[-1], dtype=torch.int32).expand(shape).reshape(-1)
     if tuple(positions.shape) not in (tuple(shape), (shape[-1],)):
         raise ValueError(f"positions {tuple(positions.shape)}: must be {tuple(shape)} or ({shape[-1]},)")
     return positions.expand(shape).reshape(-1).to(torch.int32)
-
-
-def _check(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool,
-    window: int | None,
-    cu_seqlens: torch.Tensor | None,
-    max_seqlen: int | None,
-    dropout_p: float,
-    return_lse: bool,
-) -> None:
-    check_heads(q, k, v, packed=cu_seqlens is not None)
-    check_window(window, causal)
-    if not 0.0 <= dropout_p < 1.0 or (dropout_p and return_lse):
-        raise ValueError(f"dropout_p is {dropout_p}: must be at least 0 and below 1, and 0 with return_lse")
-    if cu_seqlens is None:
-        if max_seqlen is not None:
-            raise ValueError("max_seqlen goes with cu_seqlens; give both or neither")
-        return
-    if q.shape[0] != k.shape[0]:
-        raise ValueError(f"q has {q.shape[0]} tokens, k {k.shape[0]}; packed sequences attend to themselves")
-    if max_seqlen is None:
-        raise ValueError("max_seqlen is missing; give the longest sequence's length as a Python int with cu_seqlens")
-    check_offsets(q, cu_seqlens, max_seqlen, "q", "cu_seqlens", "max_seqlen")
-
-
-def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool) -> None:
-    """Raises ValueError where the three do not fit: (batch, seq, heads, dim), or `packed` (total, heads, dim)."""
-    if (
-        q.dim() != (3 if packed else 4)
-        or k.dim() != q.dim()
-        or k.shape != v.shape
-        or q.shape[-1] != k.shape[-1]
-        or (not packed and q.shape[0] != k.shape[0])
-    ):
-        layout = "(total, heads, dim) with cu_seqlens" if packed else "(batch, seq, heads, dim)"
-        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: must be {layout}, k and v alike")
-    if not (q.shape[-1] and q.shape[-2] and k.shape[-2]) or q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"q has {q.shape[-2]} heads of {q.shape[-1]}, not a multiple of the {k.shape[-2]} of k")
-    if not (q.dtype == k.dtype == v.dtype) or not q.dtype.is_floating_point:
-        raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
-    if not (q.device == k.device == v.device):
-        raise ValueError(f"q is on {q.device}, k on {k.device}, v on {v.device}; they must be on one device")
-
-
-def check_window(window: int | None, causal: bool) -> None:
-    """Raises ValueError for a sliding window that is none, or without a causal mask."""
-    if window is not None and (isinstance(window, float) or window < 1 or not causal):
-        raise ValueError(f"window is {window}: must be an int of at least 1, and causal")
-
-
-def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: str, given: str, limit: str) -> None:
-    """Raises ValueError where `offsets` are not those of packed sequences in `x` of at most `longest` tokens.
-
-    What they hold is checked on a CPU alone: on a GPU that would wait for it, and in a traced graph there is nothing.
-    `name`, `given` and `limit` are what the caller calls the three.
-    """
-    if not isinstance(offsets, torch.Tensor):
-        raise ValueError(f"{given} is a {type(offsets).__name__}: must be an int32 tensor (sequences + 1,)")
-    if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
-        raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
-    if offsets.device != x.device:
-        raise ValueError(f"{given} is on {offsets.device}, {name} on {x.device}; they must be on one device")
-    if offsets.device.type != "cpu":
-        return
-    lengths = offsets.diff()
-    if int(offsets[0]) != 0 or int(offsets[-1]) != x.shape[0] or bool((lengths < 0).any()):
-        raise ValueError(
-            f"{given} must rise from 0 to the {x.shape[0]} tokens of {name}; it is {offsets.tolist()[:8]}…"
-        )
-    if int(lengths.max()) > longest:
-        raise ValueError(f"{limit} is {longest}, but a sequence has {int(lengths.max())} tokens")

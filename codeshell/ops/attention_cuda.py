@@ -1,96 +1,62 @@
 """Attention on Hopper GPUs (`csrc/attention/forward_sm90.cu`, `backward_sm90.cu`), as `torch.ops.codeshell`.
 
-Until a GPU has verified the kernels, `attention` comes here only with CODESHELL_HOPPER_ATTENTION=1 in the environment.
+`hopper` says when the kernels are used at all. A call that is traced goes through the two operations defined at the
+end, which check their arguments as `attention` does; an eager call was checked there and goes past them.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from codeshell import _C
+from codeshell.ops import hopper
+from codeshell.ops.attention_call import OPERATION_ARGUMENTS, AttentionCall, check, has_kernel_form
 from codeshell.ops.library import apply_directly, define, differentiable, direct, stream_of
-
-extension: Any = _C
-"""What holds the kernels; tests put the module in that runs them on the host."""
-
-enabled = os.environ.get("CODESHELL_HOPPER_ATTENTION") == "1"
-"""Off unless it is asked for: the kernels have never run on a GPU. To be on by default once `codeshell info --kernels`
-says that it was verified on one."""
-
-DIMS = (64, 128)
-DTYPES = (torch.bfloat16, torch.float16)
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def serves(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    scale: float,
-    cu_seqlens: torch.Tensor | None = None,
-) -> bool:
-    """Whether the kernels take a call that `attention` has checked: device, dtype, head dimension."""
-    if q.dtype not in DTYPES or q.shape[-1] not in DIMS or scale <= 0.0 or not (q.numel() and k.numel()):
+def serves(call: AttentionCall) -> bool:
+    """Whether the kernels take a checked call: its form, dtype, head dimension, device; and there is work to do."""
+    if not has_kernel_form(call) or call.scale <= 0.0:
         return False
-    if not (q.device == k.device == v.device) or (cu_seqlens is not None and cu_seqlens.device != q.device):
+    q = call.q
+    if q.dtype not in hopper.DTYPES or q.shape[-1] not in hopper.DIMS or not (q.numel() and call.k.numel()):
         return False
-    return _on_hopper(q)
+    return hopper.available(q.device)
 
 
-def _on_hopper(x: torch.Tensor) -> bool:
-    if extension is not _C:
-        return x.device.type == "cpu"
-    return (
-        enabled and x.device.type == "cuda" and _C.cuda_built and torch.cuda.get_device_capability(x.device) == (9, 0)
-    )
-
-
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor | None,
-    max_seqlen: int | None,
-    causal: bool,
-    scale: float,
-    window: int | None,
-    deterministic: bool,
-) -> _Pair:
-    """Output and LSE of a call that the kernels `serve`, with gradients of the former; arguments as for `attention`."""
-    plain = direct(q, k, v)
-    window = min(window or 0, 2**31 - 1)  # an int in C++; longer than any sequence hides nothing
+def attend(call: AttentionCall) -> _Pair:
+    """Output and LSE of a call that the kernels `serve`, with gradients of the output."""
+    # Four ways: with or without autograd, each directly or, where something traces or intercepts, by the operation.
+    plain = direct(call.q, call.k, call.v)
     result: _Pair
-    if not differentiable(q, k, v):
-        function = _forward if plain else _forward_op
-        result = function(q, k, v, cu_seqlens, max_seqlen or 0, causal, scale, window)
-        return result
-    apply: Any = _apply_attention if plain else _Attention.apply
-    result = apply(q, k, v, cu_seqlens, (max_seqlen or 0, causal, scale, window), deterministic)
+    if differentiable(call.q, call.k, call.v):
+        apply: Any = _apply_attention if plain else _Attention.apply
+        result = apply(*call)
+    elif plain:
+        result = _forward(call)
+    else:
+        result = _forward_op(*call[:OPERATION_ARGUMENTS])
     return result
 
 
 class _Attention(torch.autograd.Function):
+    """Takes the fields of an `AttentionCall` one by one, because autograd sees only tensors that are arguments."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        cu_seqlens: torch.Tensor | None,
-        settings: tuple[int, bool, float, int],
-        deterministic: bool,
-    ) -> _Pair:
-        function: Any = _forward if direct(q, k, v) else _forward_op
-        out, lse = function(q, k, v, cu_seqlens, *settings)
-        ctx.save_for_backward(q, k, v, out, lse, cu_seqlens)
-        ctx.settings, ctx.deterministic = settings, deterministic
+    def forward(ctx: Any, *fields: Any) -> _Pair:
+        call = AttentionCall(*fields)
+        if direct(call.q, call.k, call.v):
+            out, lse = _forward(call)
+        else:
+            out, lse = _forward_op(*call[:OPERATION_ARGUMENTS])
+        # The probabilities are not kept: the backward kernel computes them again from q, k and the LSE.
+        ctx.save_for_backward(call.q, call.k, call.v, out, lse, call.cu_seqlens)
+        ctx.settings, ctx.deterministic = call[4:OPERATION_ARGUMENTS], call.deterministic
         ctx.mark_non_differentiable(lse)
         return out, lse
 
@@ -98,148 +64,137 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse, cu_seqlens = ctx.saved_tensors
-        function: Any = _backward if direct(grads[0], q, k, v) else _backward_op
+        arguments = (q, k, v, cu_seqlens, *ctx.settings)
+        # Asked for by the call, or by torch's switch at the time of the backward pass.
         deterministic = ctx.deterministic or torch.are_deterministic_algorithms_enabled()
-        gradients = function(grads[0], q, k, v, out, lse, cu_seqlens, *ctx.settings, deterministic)
-        return (*gradients, None, None, None)
+        if direct(grads[0], q, k, v):
+            call = AttentionCall(*arguments)._replace(deterministic=deterministic)
+            gradients = _backward(call, grads[0], out, lse)
+        else:
+            gradients = _backward_op(grads[0], out, lse, *arguments, deterministic)
+        return (*gradients, *[None] * (len(AttentionCall._fields) - 3))
 
 
 _apply_attention = apply_directly(_Attention)
 
 
-def _forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor | None,
-    max_seqlen: int,
-    causal: bool,
-    scale: float,
-    window: int,
-) -> _Pair:
-    _check_device(q)
-    q, k, v = (_walkable(x) for x in (q, k, v))
-    out, lse = _empty(q, k, v, cu_seqlens)
-    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        extension.attention_forward_cuda(
-            *(_view(x) for x in (q, k, v, out)),
+def _forward(call: AttentionCall) -> _Pair:
+    # Tensors that the kernel cannot walk are copied; the copies are kept until the launch is queued.
+    q, k, v = (hopper.as_walkable(x) for x in call[:3])
+    out, lse = _empty(call)
+    cu_seqlens = None if call.cu_seqlens is None else call.cu_seqlens.contiguous()
+    # Asynchronous: the kernel runs on the current stream of the device of q, and nothing here waits for it.
+    with hopper.on_device_of(q):
+        hopper.extension.attention_forward_cuda(
+            *(hopper.view(x) for x in (q, k, v, out)),
             lse.data_ptr(),
-            0 if cu_seqlens is None else cu_seqlens.data_ptr(),
-            _shape(q, k, cu_seqlens, max_seqlen),
+            hopper.address(cu_seqlens),
+            _shape(call),
             q.dtype == torch.bfloat16,
-            scale,
-            causal,
-            window,
+            call.scale,
+            call.causal,
+            call.window,
             stream_of(q),
         )
     return out, lse
 
 
-def _backward(
-    grad: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    cu_seqlens: torch.Tensor | None,
-    max_seqlen: int,
-    causal: bool,
-    scale: float,
-    window: int,
-    deterministic: bool,
-) -> _Triple:
-    _check_device(q)
-    if grad.shape != q.shape or out.shape != q.shape or grad.dtype != q.dtype or out.dtype != q.dtype:
-        raise ValueError(
-            f"grad {tuple(grad.shape)} {grad.dtype}, out {tuple(out.shape)} {out.dtype}: must be as q, "
-            f"{tuple(q.shape)} {q.dtype}"
-        )
-    grad, q, k, v, out = (_walkable(x) for x in (grad, q, k, v, out))
+def _backward(call: AttentionCall, grad: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> _Triple:
+    """Gradients of q, k and v from `grad`, that of `out`; `out` and `lse` are what the forward pass gave."""
+    # As in the forward pass, but for five tensors; what autograd hands over as `grad` is often expanded.
+    q, k, v, grad, out = (hopper.as_walkable(x) for x in (*call[:3], grad, out))
     lse = lse.contiguous()
-    gradients = _empty_gradients(grad, q, k, v)
-    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
-    shape = _shape(q, k, cu_seqlens, max_seqlen)
-    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        bytes_needed = extension.attention_backward_workspace(shape, cu_seqlens is not None, causal, window)
-        workspace = _workspace(q, bytes_needed)
-        extension.attention_backward_cuda(
-            tuple(_view(x) for x in (q, k, v, out, grad, *gradients)),
+    gradients = _empty_gradients(call)
+    cu_seqlens = None if call.cu_seqlens is None else call.cu_seqlens.contiguous()
+    shape = _shape(call)
+    with hopper.on_device_of(q):
+        # Sums of dQ in fp32, and the order in which blocks add to them if the call is deterministic.
+        size = hopper.extension.attention_backward_workspace(shape, cu_seqlens is not None, call.causal, call.window)
+        workspace = _workspace(call, size)
+        hopper.extension.attention_backward_cuda(
+            tuple(hopper.view(x) for x in (q, k, v, out, grad, *gradients)),
             lse.data_ptr(),
-            0 if cu_seqlens is None else cu_seqlens.data_ptr(),
+            hopper.address(cu_seqlens),
             workspace.data_ptr(),
             shape,
             q.dtype == torch.bfloat16,
-            scale,
-            causal,
-            window,
-            deterministic,
+            call.scale,
+            call.causal,
+            call.window,
+            call.deterministic,
             stream_of(q),
         )
     return gradients
 
 
-def _check_device(q: torch.Tensor) -> None:
-    if not _on_hopper(q):
-        raise ValueError(f"q is on {q.device}; the attention kernels need a GPU of compute capability 9.0")
-
-
-def _shape(
-    q: torch.Tensor, k: torch.Tensor, cu_seqlens: torch.Tensor | None, max_seqlen: int
-) -> tuple[int, int, int, int, int, int, int]:
+def _shape(call: AttentionCall) -> tuple[int, int, int, int, int, int, int]:
     """Batch, queries, keys, longest sequence, heads, kv_heads, dim."""
+    q, k, cu_seqlens = call.q, call.k, call.cu_seqlens
     if cu_seqlens is None:
         return q.shape[0], q.shape[1], k.shape[1], q.shape[1], q.shape[2], k.shape[2], q.shape[3]
-    longest = max(1, min(max_seqlen, q.shape[0]))
+    # The longest sequence decides the grid, so a caller's generous limit must not make it larger than the tokens.
+    longest = max(1, min(call.max_seqlen, q.shape[0]))
     return cu_seqlens.numel() - 1, q.shape[0], k.shape[0], longest, q.shape[1], k.shape[1], q.shape[2]
 
 
-def _workspace(q: torch.Tensor, size: int) -> torch.Tensor:
-    return q.new_empty(size, dtype=torch.uint8)
+def _workspace(call: AttentionCall, size: int) -> torch.Tensor:
+    return call.q.new_empty(size, dtype=torch.uint8)
 
 
-def _empty_gradients(grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> _Triple:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+def _empty_gradients(call: AttentionCall) -> _Triple:
+    return call.q.new_empty(call.q.shape), call.k.new_empty(call.k.shape), call.v.new_empty(call.v.shape)
 
 
-def _empty(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None, *_: Any) -> _Pair:
-    rows = (q.shape[1], q.shape[0]) if cu_seqlens is not None else (q.shape[0], q.shape[2], q.shape[1])
+def _empty(call: AttentionCall) -> _Pair:
+    """The output, contiguous and shaped as q; the LSE (batch, heads, queries), or packed (heads, total)."""
+    q = call.q
+    rows = (q.shape[1], q.shape[0]) if call.cu_seqlens is not None else (q.shape[0], q.shape[2], q.shape[1])
     return q.new_empty(q.shape), q.new_empty(rows, dtype=torch.float32)
 
 
-def _walkable(x: torch.Tensor) -> torch.Tensor:
-    """The tensor itself if TMA can walk it: 16-byte addresses and strides, none of them 0; else a copy."""
-    strides = [stride for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True) if size > 1]
-    if x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(stride and stride % 8 == 0 for stride in strides):
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
+# The operations: an AttentionCall in pieces, which is what a schema can say.
 
 
-def missing(device: torch.device) -> str | None:
-    """Why no call on this device reaches the kernel, whatever its tensors; None if calls do."""
-    if extension is not _C or device.type != "cuda":
-        return None if extension is not _C and device.type == "cpu" else f"tensors on {device.type}"
-    if torch.cuda.get_device_capability(device) != (9, 0):
-        return f"a {torch.cuda.get_device_name(device)} (the kernel needs compute capability 9.0)"
-    if not _C.cuda_built:
-        return "this build of codeshell is without CUDA"
-    return None if enabled else "no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it"
+def _check_served(call: AttentionCall) -> None:
+    check(call)
+    if not serves(call):
+        q = call.q
+        raise ValueError(
+            f"q is on {q.device}, {tuple(q.shape)} {q.dtype}, scale {call.scale}, left {call.left}, right "
+            f"{call.right}: the attention kernels need a GPU of compute capability 9.0, bfloat16 or float16, heads of "
+            "64 or 128, at least one query and one key, a scale above 0, and a right bound of 0 or no bounds"
+        )
 
 
-def _view(x: torch.Tensor) -> tuple[int, int, int, int]:
-    return x.data_ptr(), x.stride(0) if x.dim() == 4 else 0, x.stride(-3), x.stride(-2)
+def _forward_of(*arguments: Any) -> _Pair:
+    call = AttentionCall(*arguments)
+    _check_served(call)
+    return _forward(call)
 
 
+def _backward_of(grad: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, *arguments: Any) -> _Triple:
+    *facts, deterministic = arguments
+    # Of the fields after the operation's own, only this one matters for gradients.
+    call = AttentionCall(*facts)._replace(deterministic=deterministic)
+    _check_served(call)
+    q = call.q
+    if grad.shape != q.shape or out.shape != q.shape or grad.dtype != q.dtype or out.dtype != q.dtype:
+        raise ValueError(
+            f"grad {tuple(grad.shape)} {grad.dtype}, out {tuple(out.shape)} {out.dtype}: must be as q, "
+            f"{tuple(q.shape)} {q.dtype}"
+        )
+    return _backward(call, grad, out, lse)
+
+
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? cu_seqlens, int max_seqlen, int? left, int? right, float scale"
 _forward_op = define(
-    "attention_forward(Tensor q, Tensor k, Tensor v, Tensor? cu_seqlens, int max_seqlen, bool causal, float scale, "
-    "int window) -> (Tensor, Tensor)",
-    _forward,
-    _empty,
+    f"attention_forward({_ARGUMENTS}) -> (Tensor, Tensor)",
+    _forward_of,
+    lambda *arguments: _empty(AttentionCall(*arguments)),
 )
 _backward_op = define(
-    "attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor? cu_seqlens, "
-    "int max_seqlen, bool causal, float scale, int window, bool deterministic) -> (Tensor, Tensor, Tensor)",
-    _backward,
-    _empty_gradients,
+    f"attention_backward(Tensor grad, Tensor out, Tensor lse, {_ARGUMENTS}, bool deterministic) "
+    "-> (Tensor, Tensor, Tensor)",
+    _backward_of,
+    lambda grad, out, lse, *arguments: _empty_gradients(AttentionCall(*arguments[:OPERATION_ARGUMENTS])),
 )

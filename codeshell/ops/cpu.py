@@ -1,7 +1,7 @@
-"""Calls from tensors into the C++ kernels of `codeshell._C` (addresses and sizes; no torch headers on the other side).
+"""Calls from tensors into the CPU kernels of `codeshell._C`, which take addresses and sizes and know nothing of torch.
 
-The kernels run on torch's own OpenMP threads, as many as `torch.get_num_threads()`, and their results do not depend
-on that number: each output element is summed by one thread in a fixed order.
+The kernels run on torch's own OpenMP threads, as many as `torch.get_num_threads()`. Their results do not depend on that
+number: one thread sums each output element, in a fixed order.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from codeshell import _C
+from codeshell.ops.attention_call import AttentionCall
 
 _TYPES = (torch.float32, torch.bfloat16)
 
@@ -28,39 +29,41 @@ def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
 
 def packable(x: torch.Tensor) -> torch.Tensor:
     """The tensor itself if tokens and heads can be walked with one stride each, else a contiguous copy."""
+    # The kernel sees (batch, seq, heads, dim) as batch * seq tokens, so a row must begin where the one before it ends.
+    # A batch of one row has no next row.
     uniform = x.stride(-1) == 1 and (x.dim() == 3 or x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
     return x if uniform else x.contiguous()
 
 
 def _view(x: torch.Tensor) -> tuple[int, int, int]:
+    """Address, and the strides of token and head."""
     return x.data_ptr(), x.stride(-3), x.stride(-2)
 
 
 class AttentionProblem:
-    """One attention call: `packable` q, k, v as (batch, seq, heads, dim) or (total, heads, dim)."""
+    """A call in the form that the C++ kernel takes, forward and backward.
+
+    Args:
+        call: its q, k and v are `packable`: (batch, seq, heads, dim) or (total, heads, dim).
+        angles: cos and sin (positions, dim / 2), and int32 (total,) positions, by which q and k are rotated on the way;
+            None takes them as they are.
+    """
 
     def __init__(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        causal: bool,
-        scale: float,
-        window: int,
-        cu_seqlens: torch.Tensor | None,
-        cos: torch.Tensor | None = None,
-        sin: torch.Tensor | None = None,
-        positions: torch.Tensor | None = None,
+        self, call: AttentionCall, angles: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
     ) -> None:
-        self._inputs = (q, k, v)
-        if cos is not None and sin is not None and positions is not None:
-            # Kept on self: the addresses below must outlive the call.
-            self._tables = (cos.float().contiguous(), sin.float().contiguous(), positions.contiguous())
-            rotary = (self._tables[0].data_ptr(), self._tables[1].data_ptr(), self._tables[2].data_ptr())
-        else:
-            rotary = (0, 0, 0)
-        if cu_seqlens is not None:
-            query_offsets = key_offsets = cu_seqlens.numpy()
+        q, k, _ = self._inputs = call[:3]
+        # Everything whose address is passed is kept on self, so that it outlives the call.
+        self._angles: tuple[torch.Tensor, ...] = ()
+        addresses = (0, 0, 0)
+        if angles is not None:
+            cos, sin, positions = angles
+            cos, sin, positions = cos.float().contiguous(), sin.float().contiguous(), positions.contiguous()
+            self._angles = (cos, sin, positions)
+            addresses = (cos.data_ptr(), sin.data_ptr(), positions.data_ptr())
+        # Packed or dense, the kernel takes sequences by their offsets among the tokens.
+        if call.cu_seqlens is not None:
+            query_offsets = key_offsets = call.cu_seqlens.numpy()
         else:
             query_offsets, key_offsets = _even_offsets(q), _even_offsets(k)
         self._arguments = (
@@ -68,15 +71,16 @@ class AttentionProblem:
             query_offsets,
             key_offsets,
             (q.shape[-2], k.shape[-2], q.shape[-1]),
-            scale,
-            causal,
-            window,
-            rotary,
+            call.scale,
+            call.causal,
+            call.window,
+            addresses,
             torch.get_num_threads(),
         )
 
     def forward(self, out: torch.Tensor) -> torch.Tensor:
         """Fill `out`, shaped as q; returns the LSE, fp32 (heads, tokens)."""
+        # The LSE has one row for each head, over all tokens of all sequences.
         q, k, v = self._inputs
         lse = torch.empty(q.shape[-2], q.numel() // (q.shape[-2] * q.shape[-1]))
         _C.attention_forward((_view(q), _view(k), _view(v), _view(out)), lse.data_ptr(), *self._arguments)
@@ -93,6 +97,7 @@ class AttentionProblem:
     ) -> None:
         """Fill the three gradients."""
         q, k, v = self._inputs
+        # Autograd may hand over a gradient of any strides, and of another dtype under autocast.
         grad_out = packable(grad_out.to(q.dtype))
         tensors = (_view(q), _view(k), _view(v), _view(out))
         gradients = (_view(grad_q), _view(grad_k), _view(grad_v), _view(grad_out))
@@ -100,6 +105,7 @@ class AttentionProblem:
 
 
 def _even_offsets(x: torch.Tensor) -> NDArray[np.int32]:
+    """Offsets (batch + 1,) of a dense batch, whose rows are sequences of one length."""
     return np.arange(x.shape[0] + 1, dtype=np.int32) * np.int32(x.shape[1])
 
 
@@ -121,7 +127,10 @@ def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
 def cross_entropy_(
     logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: float, losses: torch.Tensor
 ) -> None:
-    """Logits (rows, vocabulary) become their gradient times `scale`; fills `losses` (rows,) fp32. All contiguous."""
+    """Turn logits (rows, vocabulary) into their gradient times `scale`, in place, and fill `losses` (rows,) fp32.
+
+    All tensors are contiguous; `targets` is int64 (rows,), and a row whose target is `ignore_index` counts for nothing.
+    """
     _C.cross_entropy(
         logits.data_ptr(),
         logits.shape[0],

@@ -1,42 +1,48 @@
 """Attention of a few new tokens over a cache of keys and values: generation's inner step.
 
-`decode_attention` reads a contiguous or paged cache, and appends the new tokens' keys and values to it where they are
-given, rotated on the way. On the CPU it is PyTorch's SDPA over a view of each row of the cache; on Hopper GPUs the
-kernel `csrc/attention/decode_sm90.cu` where that serves the call (`decode_cuda.serves`); on other GPUs, where nothing
-may wait for the lengths, PyTorch over the whole capacity with a mask.
+`decode_attention` reads a contiguous or paged cache, and first appends the new tokens' keys and values to it where they
+are given, rotated on the way. What serves a call:
+
+    Hopper GPUs   the kernel `csrc/attention/decode_sm90.cu`, if asked for (`decode_cuda.serves`)
+    a CPU         torch's SDPA over a view of each row of the cache
+    other GPUs    PyTorch over the whole capacity with a mask, because nothing may wait for the lengths
+
+Shape suffixes in this file:
+
+    B batch   Q queries of a row   H query heads   K key/value heads   G query heads of a KV head   D head dimension
+    S keys    N new tokens of a row   P pages of a row
 """
+# ruff: noqa: N806  (the suffixes)
 
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from codeshell import _C
-from codeshell.ops import attention_cuda, decode_cuda, sdpa
-from codeshell.ops.attention import check_window
-from codeshell.ops.library import define, differentiable, direct
+from codeshell.ops import decode_cuda, hopper, sdpa
+from codeshell.ops.attention_call import check_window, scale_of
+from codeshell.ops.decode_cuda import DecodeCall
+from codeshell.ops.library import check_one_device, define, differentiable, direct
 from codeshell.ops.rotary import check_tables, rotary
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
+if TYPE_CHECKING:
 
-class Call(NamedTuple):
-    """The arguments of a call after its caches, in the order of the operation's schema."""
-
-    cache_seqlens: torch.Tensor
-    block_table: torch.Tensor | None
-    k_new: torch.Tensor | None
-    v_new: torch.Tensor | None
-    cos: torch.Tensor | None
-    sin: torch.Tensor | None
-    scale: float
-    causal: bool
-    window: int
-    """0 is none."""
-    interleaved: bool
+    class _Options(TypedDict, total=False):
+        block_table: torch.Tensor | None
+        scale: float | None
+        causal: bool
+        window: int | None
+        k_new: torch.Tensor | None
+        v_new: torch.Tensor | None
+        cos: torch.Tensor | None
+        sin: torch.Tensor | None
+        interleaved: bool
 
 
 @overload
@@ -46,16 +52,8 @@ def decode_attention(
     v_cache: torch.Tensor,
     *,
     cache_seqlens: torch.Tensor,
-    block_table: torch.Tensor | None = ...,
-    scale: float | None = ...,
-    causal: bool = ...,
-    window: int | None = ...,
-    k_new: torch.Tensor | None = ...,
-    v_new: torch.Tensor | None = ...,
-    cos: torch.Tensor | None = ...,
-    sin: torch.Tensor | None = ...,
-    interleaved: bool = ...,
     return_lse: Literal[False] = ...,
+    **options: Unpack[_Options],
 ) -> torch.Tensor: ...
 @overload
 def decode_attention(
@@ -64,16 +62,8 @@ def decode_attention(
     v_cache: torch.Tensor,
     *,
     cache_seqlens: torch.Tensor,
-    block_table: torch.Tensor | None = ...,
-    scale: float | None = ...,
-    causal: bool = ...,
-    window: int | None = ...,
-    k_new: torch.Tensor | None = ...,
-    v_new: torch.Tensor | None = ...,
-    cos: torch.Tensor | None = ...,
-    sin: torch.Tensor | None = ...,
-    interleaved: bool = ...,
     return_lse: Literal[True],
+    **options: Unpack[_Options],
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def decode_attention(
     q: torch.Tensor,
@@ -98,20 +88,20 @@ def decode_attention(
     pass through the result raises.
 
     Args:
-        q: (batch, seq_q, heads, dim), floating point; the row's last `seq_q` positions. For a few tokens: the kernel
-            takes up to 16.
+        q: (batch, seq_q, heads, dim), floating point; the row's last `seq_q` positions. Meant for a few tokens: the
+            kernel takes up to 16.
         k_cache, v_cache: (batch, capacity, kv_heads, dim) in the dtype of q, the last dimension contiguous; or with
             `block_table` (pages, page_size, kv_heads, dim). Whatever lies beyond a row's length is not read.
         cache_seqlens: int32 (batch,), on the device: tokens in the cache before the call.
-        block_table: int32 (batch, pages a row), the pages of each row in order. Any page size; the kernel takes
-            multiples of 16. Entries behind the last token are not read.
-        scale: of the scores; None is `dim ** -0.5`.
+        block_table: int32 (batch, pages per row), the pages of each row in order. Any page size; the kernel takes
+            multiples of 16. Entries after the last token are not read.
+        scale: factor on the scores; None is `dim ** -0.5`.
         causal: a query sees the keys up to its own position, aligned bottom right.
         window: a query sees only the latest `window` of those keys, its own among them; needs `causal`.
         k_new, v_new: (batch, seq_new, kv_heads, dim), written into the caches at positions cache_seqlens + i before
             attention reads them.
-        cos, sin: fp32 (positions, rotary_dim / 2): turn `k_new` and `q`, which must be equally many, by the angles of
-            positions cache_seqlens + i. Without them k_new and q are taken as they are.
+        cos, sin: fp32 (positions, rotary_dim / 2): rotate `k_new` and `q`, which must have equally many tokens, by the
+            angles of positions cache_seqlens + i. Without them k_new and q are taken as they are.
         interleaved: as for `rotary`.
         return_lse: also return the log-sum-exp of the scores.
 
@@ -122,27 +112,26 @@ def decode_attention(
     Raises:
         ValueError: a shape, dtype, device, stride or combination does not fit; the message names it. Values of
             `cache_seqlens` and `block_table` are checked on the CPU only, because on a GPU that would wait for it:
-            there a row whose length or pages do not fit gives NaN, or where PyTorch appends a device assertion.
+            there a row whose length or pages do not fit gives NaN, or, where PyTorch appends, a device assertion.
     """
-    if scale is None:
-        scale = q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0
-    call = Call(cache_seqlens, block_table, k_new, v_new, cos, sin, scale, causal, window or 0, interleaved)
-    _check(q, k_cache, v_cache, call, window)
-    tensors = [x for x in (k_cache, v_cache, *call[:6]) if x is not None]
+    # Pack and check; the window is checked before 0 stands for "none".
+    check_window(window, causal)
+    tensors = (q, k_cache, v_cache, cache_seqlens, block_table, k_new, v_new, cos, sin)
+    call = DecodeCall(*tensors, scale_of(scale, q), causal, window or 0, interleaved)
+    _check(call)
+    # Two operations for a traced graph, one that writes the caches and one that does not.
     with torch.no_grad():
-        if direct(q, *tensors):
-            out, lse = _decode(q, k_cache, v_cache, *call)
-        elif k_new is None:
-            out, lse = _operation(q, k_cache, v_cache, *call)
+        if direct(q, *(x for x in tensors[1:] if x is not None)):
+            out, lse = _decode(call)
         else:
-            out, lse = _append_operation(q, k_cache, v_cache, *call)
+            out, lse = (_operation if k_new is None else _append_operation)(*call)
     if differentiable(q, k_new, v_new) and not torch.compiler.is_compiling():
         out = _NoGradient.apply(out, q, k_new, v_new)  # type: ignore[no-untyped-call]
     return (out, lse) if return_lse else out
 
 
 class _NoGradient(torch.autograd.Function):
-    """So that a backward pass says what is missing, and does not pass over the attention in silence."""
+    """Makes a backward pass say what is missing, in place of skipping the attention in silence."""
 
     @staticmethod
     def forward(ctx: Any, out: torch.Tensor, *inputs: torch.Tensor | None) -> torch.Tensor:
@@ -154,53 +143,60 @@ class _NoGradient(torch.autograd.Function):
         raise RuntimeError("decode_attention has no gradients; train with attention, and decode under torch.no_grad()")
 
 
-def _decode(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *arguments: Any) -> _Pair:
-    call = Call(*arguments)
-    if q.is_cpu and q.shape[0] and decode_cuda.extension is _C:
-        _check_values(k_cache, call)
-    if decode_cuda.serves(q, k_cache, v_cache, call):
+def _decode(call: DecodeCall) -> _Pair:
+    """Output (B, Q, H, D) and LSE (B, H, Q) of a call that is checked but for the values of its tensors."""
+    q = call.q
+    if q.is_cpu and q.shape[0] and hopper.extension is _C:
+        _check_values(call)
+    # The kernel appends, rotates and attends in one launch.
+    if decode_cuda.serves(call):
         out, lse = _empty(q)
-        decode_cuda.run(q, k_cache, v_cache, call, out, lse)
+        decode_cuda.run(call, out, lse)
         return out, lse
     if not q.is_cpu:
-        why = attention_cuda.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
+        why = hopper.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
         sdpa.say("codeshell.ops.decode_attention", why)
+    # In PyTorch these are steps.
     if call.k_new is not None:
-        q = _append(q, k_cache, v_cache, call)
+        q = _append(call)
     if q.numel() == 0:
         return _empty(q)
-    return (_attend_rows if q.is_cpu else _attend_masked)(q, k_cache, v_cache, call)
+    return (_attend_rows if q.is_cpu else _attend_masked)(q, call)
 
 
 def _empty(q: torch.Tensor, *_: Any) -> _Pair:
     return q.new_empty(q.shape), q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
 
 
-def _append(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call) -> torch.Tensor:
-    """Writes the new keys and values; returns q, turned if the call says so."""
-    k_new, v_new, starts = call.k_new, call.v_new, call.cache_seqlens
+def _append(call: DecodeCall) -> torch.Tensor:
+    """Writes the new keys and values into the caches; returns q, rotated if the call has angles."""
+    q, k_new, v_new = call.q, call.k_new, call.v_new
     assert k_new is not None and v_new is not None
-    positions = starts.to(torch.int64).unsqueeze(1) + torch.arange(k_new.shape[1], device=q.device)
+    position_BN = call.cache_seqlens.to(torch.int64).unsqueeze(1) + torch.arange(call.new_tokens, device=q.device)
     if call.cos is not None and call.sin is not None:
-        q, k_new = rotary(q, k_new, call.cos, call.sin, positions=positions, interleaved=call.interleaved)
+        # As many queries as new tokens, at the same positions.
+        q, k_new = rotary(q, k_new, call.cos, call.sin, positions=position_BN, interleaved=call.interleaved)
+    # Where each token goes: a row and a place in it, or a page and a place in it.
     if call.block_table is None:
-        where = torch.arange(q.shape[0], device=q.device).unsqueeze(1), positions
+        where = torch.arange(q.shape[0], device=q.device).unsqueeze(1), position_BN
     else:
-        size = k_cache.shape[1]
-        where = call.block_table.gather(1, positions // size).to(torch.int64), positions % size
-    k_cache.index_put_(where, k_new)
-    v_cache.index_put_(where, v_new)
+        size = call.k_cache.shape[1]
+        where = call.block_table.gather(1, position_BN // size).to(torch.int64), position_BN % size
+    call.k_cache.index_put_(where, k_new)
+    call.v_cache.index_put_(where, v_new)
     return q
 
 
-def _attend_rows(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call) -> _Pair:
-    """A call of SDPA for each run of rows of one length, over a view of their keys (paged: for each row, over its
-    gathered pages); the group's heads lie side by side as queries of their KV head."""
+def _attend_rows(q: torch.Tensor, call: DecodeCall) -> _Pair:
+    """One call of SDPA for each run of rows of one length, over a view of their keys; with pages, one for each row over
+    its gathered pages. Computes only the keys that a row has."""
     batch, queries, heads, dim = q.shape
-    kv_heads = k_cache.shape[2]
-    group, new = heads // kv_heads, 0 if call.k_new is None else call.k_new.shape[1]
-    packed = q.reshape(batch, queries, kv_heads, group, dim).transpose(1, 2).flatten(2, 3)
-    out, lse = torch.zeros_like(packed), packed.new_full(packed.shape[:3], -torch.inf, dtype=torch.float32)
+    kv_heads, new = call.k_cache.shape[2], call.new_tokens
+    group = heads // kv_heads
+    # The G query heads of a KV head read the same keys, so they become more queries of it: nothing is repeated.
+    q_BKQgD = q.reshape(batch, queries, kv_heads, group, dim).transpose(1, 2).flatten(2, 3)  # Qg is query * G + head
+    out_BKQgD = torch.zeros_like(q_BKQgD)
+    lse_BKQg = q_BKQgD.new_full(q_BKQgD.shape[:3], -torch.inf, dtype=torch.float32)
     row = 0
     for length, run in itertools.groupby(call.cache_seqlens.tolist()):
         alike = len(list(run))
@@ -209,72 +205,89 @@ def _attend_rows(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, 
             row += count
             if end == 0:
                 continue
-            # The first query's window begins the keys.
+            # The keys begin with the window of the first query.
             begin = max(0, end - queries + 1 - call.window) if call.window else 0
-            k, v = (_keys_of(cache, call.block_table, rows, begin, end) for cache in (k_cache, v_cache))
-            mask = None
-            if call.causal and queries > 1:
-                seen = _seen(queries, end, call, begin, q.device).repeat_interleave(group, 0)
-                mask = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)
-            out[rows], lse[rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                packed[rows], k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=call.scale
+            k_BSKD, v_BSKD = (
+                _keys_of(cache, call.block_table, rows, begin, end) for cache in (call.k_cache, call.v_cache)
             )
-            if mask is not None and end < queries:  # the first of them see nothing
-                out[rows, :, : (queries - end) * group] = 0.0
-                lse[rows, :, : (queries - end) * group] = -torch.inf
-    out = out.view(batch, kv_heads, queries, group, dim).transpose(1, 2).reshape(q.shape)
-    return out, lse.view(batch, kv_heads, queries, group).transpose(2, 3).reshape(batch, heads, queries)
+            # One causal query sees all of these keys. Several need a mask: additive, one row for each query and head.
+            mask_QgS = None
+            if call.causal and queries > 1:
+                seen_QgS = _seen(queries, end, call, begin, q.device).repeat_interleave(group, 0)
+                mask_QgS = torch.zeros(seen_QgS.shape, dtype=q.dtype).masked_fill_(~seen_QgS, -torch.inf)
+            out_BKQgD[rows], lse_BKQg[rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q_BKQgD[rows], k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2), attn_mask=mask_QgS, scale=call.scale
+            )
+            # With fewer keys than queries the first queries see nothing, and SDPA gives NaN for them.
+            if mask_QgS is not None and end < queries:
+                out_BKQgD[rows, :, : (queries - end) * group] = 0.0
+                lse_BKQg[rows, :, : (queries - end) * group] = -torch.inf
+    out_BQHD = out_BKQgD.view(batch, kv_heads, queries, group, dim).transpose(1, 2).reshape(q.shape)
+    return out_BQHD, lse_BKQg.view(batch, kv_heads, queries, group).transpose(2, 3).reshape(batch, heads, queries)
 
 
 def _keys_of(cache: torch.Tensor, table: torch.Tensor | None, rows: slice, begin: int, end: int) -> torch.Tensor:
-    """(rows, end - begin, kv_heads, dim)."""
+    """Keys (or values) `begin` to `end` of the rows, (B, end - begin, K, D); of one row where there is a table."""
     if table is None:
         return cache[rows, begin:end]
+    # Gather the pages that hold any of these keys, and cut off what is before and after them.
     size = cache.shape[1]
     first = begin // size
     pages = cache[table[rows.start, first : (end + size - 1) // size].long()]
     return pages.flatten(0, 1)[begin - first * size : end - first * size].unsqueeze(0)
 
 
-def _seen(queries: int, keys: int, call: Call, begin: int, device: torch.device) -> torch.Tensor:
-    """(queries, keys - begin): which keys each of the row's last positions sees, from key `begin` on."""
-    last = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
-    key = torch.arange(begin, keys, device=device)
-    seen = key <= last
-    return seen & (key > last - call.window) if call.window else seen
+def _seen(queries: int, keys: int, call: DecodeCall, begin: int, device: torch.device) -> torch.Tensor:
+    """(Q, keys - begin): which keys, counted from `begin`, each of the row's last positions sees."""
+    place_Q1 = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
+    key_S = torch.arange(begin, keys, device=device)
+    seen_QS = key_S <= place_Q1
+    return seen_QS & (key_S > place_Q1 - call.window) if call.window else seen_QS
 
 
-def _attend_masked(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call) -> _Pair:
+def _attend_masked(q: torch.Tensor, call: DecodeCall) -> _Pair:
     """All rows over their whole capacity, in fp32 (fp64): without reading a length on the host."""
     batch, queries, heads, _ = q.shape
-    group, new = heads // k_cache.shape[2], 0 if call.k_new is None else call.k_new.shape[1]
-    k, v = k_cache, v_cache
+    group, new = heads // call.k_cache.shape[2], call.new_tokens
+    k_BSKD, v_BSKD = call.k_cache, call.v_cache
     if call.block_table is not None:
-        k, v = (cache[call.block_table.clamp(0, cache.shape[0] - 1).long()].flatten(1, 2) for cache in (k, v))
-    ends = call.cache_seqlens.view(-1, 1, 1) + new
-    key = torch.arange(k.shape[1], device=q.device).view(1, 1, -1)
-    seen = (key < ends).expand(-1, queries, -1)
+        # A table may hold anything after a row's last page, so it is clamped to pages that exist before it is used.
+        pages_BP = call.block_table.clamp(0, call.k_cache.shape[0] - 1).long()
+        k_BSKD, v_BSKD = (cache[pages_BP].flatten(1, 2) for cache in (k_BSKD, v_BSKD))
+    # Which keys each query sees: those before the row's end, up to its own place, within the window.
+    end_B11 = call.cache_seqlens.view(-1, 1, 1) + new
+    key_11S = torch.arange(k_BSKD.shape[1], device=q.device).view(1, 1, -1)
+    seen_BQS = (key_11S < end_B11).expand(-1, queries, -1)
     if call.causal:
-        last = ends - queries + torch.arange(queries, device=q.device).view(1, -1, 1)
-        seen = seen & (key <= last) if not call.window else seen & (key <= last) & (key > last - call.window)
+        place_BQ1 = end_B11 - queries + torch.arange(queries, device=q.device).view(1, -1, 1)
+        seen_BQS = seen_BQS & (key_11S <= place_BQ1)
+        if call.window:
+            seen_BQS = seen_BQS & (key_11S > place_BQ1 - call.window)
+    # Keys that nobody sees may be anything, and 0 times NaN is NaN: they become zeros before they are multiplied.
     wide = torch.promote_types(q.dtype, torch.float32)
-    # What nobody sees may be anything, and 0 times NaN is NaN.
-    valid = seen.any(1)[:, :, None, None]
-    k, v = (torch.where(valid, x, 0).to(wide).repeat_interleave(group, 2).transpose(1, 2) for x in (k, v))
-    scores = (q.transpose(1, 2).to(wide) @ k.transpose(2, 3) * call.scale).masked_fill(~seen.unsqueeze(1), -torch.inf)
-    lse = torch.logsumexp(scores, -1)
-    probability = (scores - lse.unsqueeze(-1).masked_fill(lse.unsqueeze(-1) == -torch.inf, 0.0)).exp()
-    wrong = ((ends < new) | (ends > k.shape[2])).view(batch, 1, 1)
-    out = (probability @ v).transpose(1, 2).to(q.dtype).masked_fill(wrong.unsqueeze(-1), torch.nan)
-    return out, lse.to(torch.float32).masked_fill(wrong, torch.nan)
+    valid_BS11 = seen_BQS.any(1)[:, :, None, None]
+    k_BHSD, v_BHSD = (
+        torch.where(valid_BS11, x, 0).to(wide).repeat_interleave(group, 2).transpose(1, 2) for x in (k_BSKD, v_BSKD)
+    )
+    scores_BHQS = q.transpose(1, 2).to(wide) @ k_BHSD.transpose(2, 3) * call.scale
+    scores_BHQS = scores_BHQS.masked_fill(~seen_BQS.unsqueeze(1), -torch.inf)
+    # A query that sees nothing has an LSE of -inf; exp(-inf - 0) gives it zeros where -inf - -inf would give NaN.
+    lse_BHQ = torch.logsumexp(scores_BHQS, -1)
+    shift_BHQ1 = lse_BHQ.unsqueeze(-1).masked_fill(lse_BHQ.unsqueeze(-1) == -torch.inf, 0.0)
+    probability_BHQS = (scores_BHQS - shift_BHQ1).exp()
+    # A row whose length cannot be gives NaN, as the kernel does.
+    wrong_B11 = ((end_B11 < new) | (end_B11 > k_BHSD.shape[2])).view(batch, 1, 1)
+    out_BQHD = (probability_BHQS @ v_BHSD).transpose(1, 2).to(q.dtype)
+    return (
+        out_BQHD.masked_fill(wrong_B11.unsqueeze(-1), torch.nan),
+        lse_BHQ.to(torch.float32).masked_fill(wrong_B11, torch.nan),
+    )
 
 
-def _capacity(k_cache: torch.Tensor, table: torch.Tensor | None) -> int:
-    return k_cache.shape[1] if table is None else table.shape[1] * k_cache.shape[1]
-
-
-def _check(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: Call, window: int | None) -> None:
-    lengths, table, k_new, v_new, cos, sin = call[:6]
+def _check(call: DecodeCall) -> None:
+    """Everything but the values of tensors; ValueError names what does not fit."""
+    q, k_cache, v_cache, lengths, table, k_new, v_new, cos, sin = call[:9]
+    # The layouts of queries and caches, and that they fit together.
     shapes = f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)}"
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or q.shape[-1] != k_cache.shape[-1]:
         layout = "(batch, capacity, kv_heads, dim)" if table is None else "(pages, page_size, kv_heads, dim)"
@@ -291,6 +304,7 @@ def _check(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: 
             f"k_cache has strides {k_cache.stride()}, v_cache {v_cache.stride()}; the last must be 1, because a cache "
             "is used where it lies"
         )
+    # Where a row's keys are.
     if lengths.shape != (batch,) or lengths.dtype != torch.int32:
         raise ValueError(f"cache_seqlens {tuple(lengths.shape)} {lengths.dtype}: must be int32 ({batch},)")
     if table is None:
@@ -299,9 +313,9 @@ def _check(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: 
     elif table.dim() != 2 or table.shape[0] != batch or table.dtype != torch.int32 or k_cache.shape[1] == 0:
         raise ValueError(
             f"block_table {tuple(table.shape)} {table.dtype} of pages of {k_cache.shape[1]}: must be int32 "
-            f"({batch}, pages a row), pages of at least 1"
+            f"({batch}, pages per row), pages of at least 1"
         )
-    check_window(window, call.causal)
+    # What is appended, and by which angles it is rotated.
     if (k_new is None) != (v_new is None) or (cos is None) != (sin is None):
         raise ValueError("k_new and v_new, and cos and sin, go together; give both or neither")
     if k_new is not None and v_new is not None:
@@ -315,24 +329,20 @@ def _check(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, call: 
                 f"k_new {tuple(k_new.shape)} {k_new.dtype}, v_new {v_new.dtype}: must have the dim {dim} and the "
                 f"dtype {q.dtype} of q"
             )
-        capacity = _capacity(k_cache, table)
-        if k_new.shape[1] > capacity:
-            raise ValueError(f"k_new has {k_new.shape[1]} tokens a row, but a row of the cache holds {capacity}")
+        if k_new.shape[1] > call.capacity:
+            raise ValueError(f"k_new has {k_new.shape[1]} tokens per row, but a row of the cache holds {call.capacity}")
     if cos is not None and sin is not None:
         if k_new is None or k_new.shape[1] != q.shape[1]:
             given = "is missing" if k_new is None else f"has {k_new.shape[1]} tokens"
-            raise ValueError(f"cos and sin turn q and k_new alike: q has {q.shape[1]} tokens, k_new {given}")
+            raise ValueError(f"cos and sin rotate q and k_new alike: q has {q.shape[1]} tokens, k_new {given}")
         check_tables(cos, sin, dim)
-    tensors = {"k_cache": k_cache, "v_cache": v_cache, **dict(zip(Call._fields, call[:6], strict=False))}
-    for name, x in tensors.items():
-        if x is not None and x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}; they must be on one device")
+    check_one_device("q", **dict(zip(DecodeCall._fields, call[:9], strict=False)))
 
 
-def _check_values(k_cache: torch.Tensor, call: Call) -> None:
-    """On the CPU nothing has to wait for them."""
-    new = 0 if call.k_new is None else call.k_new.shape[1]
-    capacity = _capacity(k_cache, call.block_table)
+def _check_values(call: DecodeCall) -> None:
+    """What lengths, pages and positions hold; on the CPU alone, where nothing has to wait for them."""
+    k_cache, new, capacity = call.k_cache, call.new_tokens, call.capacity
+    # Lengths: the row with the most tokens must have room for the new ones.
     low, high = (int(x) for x in torch.aminmax(call.cache_seqlens))
     if low < 0 or high + new > capacity:
         raise ValueError(
@@ -341,6 +351,7 @@ def _check_values(k_cache: torch.Tensor, call: Call) -> None:
         )
     if call.block_table is not None:
         size, pages = k_cache.shape[1], k_cache.shape[0]
+        # Pages that a row uses; entries after them may be anything.
         used = (call.cache_seqlens + (new + size - 1)).unsqueeze(1) // size
         entries = call.block_table[torch.arange(call.block_table.shape[1]) < used]
         if entries.numel() and (int(entries.min()) < 0 or int(entries.max()) >= pages):
@@ -352,12 +363,21 @@ def _check_values(k_cache: torch.Tensor, call: Call) -> None:
         raise ValueError(f"positions reach {high + new - 1}, but cos has rows 0 to {call.cos.shape[0] - 1}")
 
 
+def _decode_of(*arguments: Any) -> _Pair:
+    """The operation: a call in pieces, which is what a schema can say, checked as `decode_attention` checks it."""
+    call = DecodeCall(*arguments)
+    check_window(call.window or None, call.causal)
+    _check(call)
+    return _decode(call)
+
+
 _ARGUMENTS = (
     "Tensor cache_seqlens, Tensor? block_table, Tensor? k_new, Tensor? v_new, Tensor? cos, Tensor? sin, float scale, "
     "bool causal, int window, bool interleaved) -> (Tensor, Tensor)"
 )
-# Two operations, because a graph copies what one of its operations writes unless it can see that it need not.
-_operation = define(f"decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, {_ARGUMENTS}", _decode, _empty)
+# Two operations, because a traced graph copies the caches of an operation that writes them, unless it can see that it
+# need not: a call that appends nothing must not pay for that.
+_operation = define(f"decode_attention(Tensor q, Tensor k_cache, Tensor v_cache, {_ARGUMENTS}", _decode_of, _empty)
 _append_operation = define(
-    f"decode_attention_append(Tensor q, Tensor(a!) k_cache, Tensor(b!) v_cache, {_ARGUMENTS}", _decode, _empty
+    f"decode_attention_append(Tensor q, Tensor(a!) k_cache, Tensor(b!) v_cache, {_ARGUMENTS}", _decode_of, _empty
 )

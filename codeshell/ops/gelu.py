@@ -13,13 +13,14 @@ from codeshell.ops import cpu
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """`x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`, elementwise; computed in fp32, returned in x's dtype."""
+    # The kernel walks memory in order, so a tensor with gaps goes to PyTorch rather than being copied twice.
     if cpu.serves(x) and x.is_contiguous():
-        out: torch.Tensor = _NativeGelu.apply(x)  # type: ignore[no-untyped-call]
+        out: torch.Tensor = _CpuGelu.apply(x)  # type: ignore[no-untyped-call]
         return out
     return F.gelu(x, approximate="tanh")
 
 
-class _NativeGelu(torch.autograd.Function):
+class _CpuGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)

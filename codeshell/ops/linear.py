@@ -3,8 +3,8 @@
 Under bf16 autocast torch's linear runs oneDNN's bf16 product. That is right where the CPU has AMX. Without it, the
 avx512_bf16 instructions ran at half the rate of plain fp32 ones (0.16 against 0.30 TFLOP/s on 2 cores of a Xeon), and
 older CPUs emulate them. The product of two bf16 numbers is exact in fp32, so widening the rounded operands and calling
-the fp32 product gives what the bf16 instruction gives, fp32 sums included, only sooner. What is kept for backward is
-still bf16, so memory is what autocast would take.
+the fp32 product gives what the bf16 instruction gives, fp32 sums included, but faster. What is kept for the backward
+pass is still bf16, so the memory is the same as with autocast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def bf16_products_pay() -> bool:
 
 
 def widens(x: torch.Tensor) -> bool:
-    """Whether products of this tensor should be made by widening: bf16 autocast on a CPU where bf16 does not pay."""
+    """Whether products of this tensor should be widened: bf16 autocast on a CPU that multiplies bf16 no faster."""
     return (
         x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
@@ -39,8 +39,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     """`x @ weight.T + bias`, as torch.nn.functional.linear; the result is bf16 under bf16 autocast.
 
     Args:
-        x: (tokens, in). weight: (out, in). bias: (out,).
+        x: (tokens, in).
+        weight: (out, in).
+        bias: (out,), or None.
     """
+    # Everywhere but under bf16 autocast on such a CPU, torch's own product is the fastest.
     if not widens(x):
         return F.linear(x, weight, bias)
     out: torch.Tensor = _WidenedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -50,9 +53,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
 class _WidenedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        # Rounded to bf16 as autocast does, kept like that, and widened again for the product alone.
         x_kept, weight_kept = x.to(torch.bfloat16), weight.to(torch.bfloat16)
         ctx.save_for_backward(x_kept, weight_kept)
         ctx.dtypes = (x.dtype, weight.dtype, None if bias is None else bias.dtype)
+        # Autocast would round the widened operands again and run the slow product.
         with torch.autocast("cpu", enabled=False):
             wide = F.linear(x_kept.float(), weight_kept.float(), None if bias is None else bias.float())
         return wide.to(torch.bfloat16)
@@ -62,6 +67,7 @@ class _WidenedLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight = ctx.saved_tensors
         x_dtype, weight_dtype, bias_dtype = ctx.dtypes
+        # (tokens, out). The three gradients go back in the dtypes that came in, which under autocast are often fp32.
         grad = grads[0].float()
         need_x, need_weight, need_bias = ctx.needs_input_grad
         grad_x = (grad @ weight.float()).to(x_dtype) if need_x else None

@@ -1,8 +1,11 @@
 """Cross-entropy of a linear head without the logits of all tokens.
 
-The loss over a large vocabulary costs more memory than the rest of a small model: tokens x vocabulary in fp32, twice.
-Here the head runs over blocks of tokens; each block's gradient is formed while its logits are still in cache, in the
-same buffer, so that neither logits nor their gradient ever exist whole (Liger-Kernel and Apple's CCE do the same).
+The loss over a large vocabulary takes more memory than the rest of a small model: tokens x vocabulary in fp32, twice.
+Here the head runs over blocks of tokens. The gradient of each block is formed while its logits are still in the cache,
+in the same buffer, so neither all logits nor their whole gradient ever exist (Liger-Kernel and Apple's CCE do the
+same).
+
+Shapes in this file: T tokens, R rows (tokens) of a block, F features, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from codeshell.ops import cpu
 from codeshell.ops.linear import widens
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Logits held at once. 2^21 fp32 (8 MB) stay in a server's L2 and L3; a GPU needs more rows to fill its units."""
+"""Logits that exist at once. 2^21 in fp32 (8 MB) stay in a server's L2 and L3; a GPU needs more to fill its units."""
 
 
 def linear_cross_entropy(
@@ -51,14 +54,17 @@ def linear_cross_entropy(
         raise ValueError(
             f"targets {tuple(targets.shape)} {targets.dtype}: must be int64 of shape {tuple(hidden.shape[:-1])}"
         )
+    # Shapes and names first; values of targets need a pass over them.
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
+    # A bad target would be read outside the logits. On a GPU the question would wait for it.
     flat = targets.reshape(-1)
     if flat.device.type == "cpu" and flat.numel():
         outside = (flat != ignore_index) & ((flat < 0) | (flat >= weight.shape[0]))
         if bool(outside.any()):
             bad = int(flat[outside][0])
             raise ValueError(f"targets: {bad} is outside the vocabulary of {weight.shape[0]} and is not ignore_index")
+    # Autocast, by hand: it would cast the operands of each block again.
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -89,9 +95,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         training: bool,
     ) -> torch.Tensor:
+        # hidden (T, F), weight (V, F), targets (T,). Sums are wide: fp32, or fp64 for fp64.
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         need_hidden, need_weight = (training and needed for needed in ctx.needs_input_grad[:2])
         tokens, vocabulary = hidden.shape[0], weight.shape[0]
+        # The factor on each counted token's gradient, kept on the device: nothing waits for the count.
         counted = targets != ignore_index
         scale = torch.ones((), dtype=wide, device=hidden.device)
         if reduction == "mean":
@@ -99,16 +107,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
         losses = torch.empty(tokens, dtype=wide, device=hidden.device)
+        # A huge vocabulary still gets blocks of 16 tokens, for a product that is worth its name.
         rows = max(16, _BLOCK_ELEMENTS.get(hidden.device.type, 1 << 26) // vocabulary)
         with torch.autocast(hidden.device.type, enabled=False):
             buffer = torch.empty(min(rows, tokens), vocabulary, dtype=hidden.dtype, device=hidden.device)
             for start in range(0, tokens, rows):
+                # Forward: the block's logits (R, V), in the one buffer that all blocks share.
                 part = slice(start, min(start + rows, tokens))
                 logits = torch.mm(hidden[part], weight.t(), out=buffer[: part.stop - start])
+                # They become their own gradient; the products with it are the backward pass of the head.
                 gradient = _softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
                 if grad_hidden is not None:
                     torch.mm(gradient, weight, out=grad_hidden[part])
                 if grad_weight is not None:
+                    # The weight's gradient sums over all blocks, so it is summed wide.
                     if gradient.dtype == wide:
                         grad_weight.addmm_(gradient.t(), hidden[part])
                     else:
@@ -120,6 +132,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
+        # Everything was computed in the forward pass; what is left is the factor that comes in, which is mostly 1.
         (grad,) = grads
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
@@ -130,17 +143,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _is_scaled(grad: torch.Tensor) -> bool:
-    """Whether the incoming gradient is other than 1. Asked on the CPU only: on a GPU the question would wait for it."""
+    """Whether the incoming gradient is other than 1. Only asked on a CPU: on a GPU the answer would have to wait."""
     return grad.device.type != "cpu" or float(grad) != 1.0
 
 
 def _softmax_gradient_(
     logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
 ) -> torch.Tensor:
-    """Fill `losses` (one a row, 0 where not counted) and give (softmax - one-hot) * scale, in the logits' memory."""
+    """Fill `losses` (R,), 0 where a target does not count; return (softmax - one-hot) * scale in the logits' memory.
+
+    logits (R, V), targets (R,), scale ().
+    """
     if cpu.serves(logits):
         cpu.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
         return logits
+    # The same in PyTorch. Targets that do not count are looked up at 0, and their rows are zeroed at the end.
     counted = targets != ignore_index
     wide = logits.to(losses.dtype)
     index = torch.where(counted, targets, 0).unsqueeze(1)
@@ -160,7 +177,7 @@ def cross_entropy_reference(
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> torch.Tensor:
-    """The same loss through torch's own linear and cross_entropy, logits whole; the tests' reference."""
+    """The same loss through torch's own linear and cross_entropy, with all logits; the reference of the tests."""
     logits = F.linear(hidden.reshape(-1, hidden.shape[-1]), weight)
     total = F.cross_entropy(logits, targets.reshape(-1), ignore_index=ignore_index, reduction="sum")
     return total / (targets != ignore_index).sum().clamp(min=1) if reduction == "mean" else total

@@ -1,8 +1,11 @@
 """Rotary position embedding (Su et al. 2021), half-split or interleaved, over the first dimensions of each head.
 
-`rotary` turns queries and keys, `rotary_qkv` a fused projection on its way to attention. Both are one pass over memory
-by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. fp64,
-which the kernels do not serve, is a few lines of PyTorch. Arguments are checked in `csrc/bindings/rotary.cpp`.
+`rotary` rotates queries and keys, `rotary_qkv` a fused projection on its way to attention. Both are one pass over
+memory by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. A
+few lines of PyTorch (`_reference`) serve what the kernels do not, fp64.
+
+A call costs a few microseconds, so this file counts them: all checks are in C++ (`csrc/bindings/rotary.cpp`), arguments
+travel as plain tuples in the order of `Angles`, and functions of torch are looked up once.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from codeshell import _C
 from codeshell.ops.library import apply_directly, check_one_device, define, differentiable, direct, stream_of
 
 extension: Any = _C
-"""What holds the kernels; tests put the module in that runs the CUDA kernels on the host."""
+"""The module that holds the kernels. Tests put the module here that runs the CUDA kernels on the host."""
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -25,7 +28,7 @@ _grad_enabled, _empty_like, _threads = torch.is_grad_enabled, torch.empty_like, 
 
 
 class Angles(NamedTuple):
-    """By what each token turns: the keyword arguments that `rotary` and `rotary_qkv` share, in the kernels' order."""
+    """Rotation angles of the tokens: keyword arguments of `rotary` and `rotary_qkv`, in the order of the kernels."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -35,7 +38,7 @@ class Angles(NamedTuple):
     interleaved: bool
     doubled: bool
     conjugate: bool = False
-    """Turn back, as gradients do."""
+    """Rotate back, as gradients do."""
 
 
 def rotary(
@@ -56,39 +59,43 @@ def rotary(
     Args:
         q: (batch, seq, heads, dim) or (total, heads, dim), floating point; any strides, the last dimension contiguous.
         k: the same with its own number of heads.
-        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions past rotary_dim are left as they are. Or
+        cos, sin: fp32 (positions, rotary_dim / 2); a head's dimensions from rotary_dim on are left as they are. Or
             doubled, one column for each dimension, in any floating-point dtype: (positions, rotary_dim) with `doubled`,
             or one row for each token (batch or 1, seq, rotary_dim), as transformers makes them.
         interleaved: pairs are (0, 1), (2, 3) … (GPT-J); otherwise (0, rotary_dim / 2) … (GPT-NeoX, Llama, CodeShell).
-            Doubled tables repeat a value where the two partners are.
+            Doubled tables repeat a value in the columns of both partners.
         positions: int32 or int64 rows of `cos`: (seq,), (batch, seq) or (total,). None is 0, 1, 2 … along seq or total.
         inplace: write into `q` and `k` and return them. They must not be leaves that require gradients.
         doubled: two-dimensional tables are (positions, rotary_dim).
         cu_seqlens: int32 (sequences + 1,), offsets of packed sequences in q (total, heads, dim): positions count from
             the start of each.
-        offset: of the first position, where `positions` is not given.
+        offset: position of the first token, where `positions` is not given.
 
     Returns:
         The rotated `q` and `k` in their dtypes. The rotation itself is computed in fp32 (fp64 for fp64 input).
 
     Raises:
         ValueError: an argument's shape, stride, dtype, device or value does not fit; the message names it. Values of
-            `positions` and `cu_seqlens` are checked on the CPU only: on a CUDA device that would wait for it, and a
-            position that the tables do not have gives NaN.
+            `positions` and `cu_seqlens` are checked on the CPU only, because on a CUDA device that would wait for it:
+            there a position that the tables do not have gives NaN.
         RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
+    # With autograd: one Function that saves the tables alone. It is tried first, as training is what calls this most.
     if _grad_enabled() and (q.requires_grad or k.requires_grad or cos.requires_grad or sin.requires_grad):
         _refuse_table_gradients(cos, sin)
         tables, settings = (cos, sin, positions, cu_seqlens), (offset, interleaved, doubled)
         if direct(q, k, cos, sin):
             out: _Pair = _apply_rotary(q, k, tables, settings, inplace, True)
             return out
+        # A traced graph has no operation that writes in place and has a gradient, so it copies.
         out = _Rotary.apply(q, k, tables, settings, False, False)  # type: ignore[no-untyped-call]
         return (q.copy_(out[0]), k.copy_(out[1])) if inplace else out
+    # Traced, or intercepted by a mode or a subclass.
     if not direct(q, k, cos, sin):
         op = _rotary_inplace_op if inplace else _rotary_op
         rotated: _Pair | None = op(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
         return rotated or (q, k)
+    # Straight to the kernel.
     return _rotate_into(
         *((q, k) if inplace else (_empty_like(q), _empty_like(k))),
         *(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False),
@@ -109,7 +116,7 @@ def rotary_qkv(
     cu_seqlens: torch.Tensor | None = None,
     offset: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Split a fused projection into queries, keys and values, its bias added and q and k rotated, in one pass.
+    """Split a fused projection into queries, keys and values, add its bias, and rotate q and k, in one pass.
 
     The backward pass is one pass too, and gives the bias's gradient: summed in fp32 in an order that depends on the
     shape alone, so it has the same bits every time.
@@ -117,14 +124,14 @@ def rotary_qkv(
     Args:
         qkv: (batch, seq, (heads + 2 kv_heads) * dim) or (total, …): the product without its bias; Q, then K, then V.
         bias: ((heads + 2 kv_heads) * dim,), floating point, or None.
-        heads, kv_heads: of Q, and of each of K and V.
+        heads, kv_heads: number of heads of Q, and of K and V each.
         cos, sin, interleaved, positions, doubled, cu_seqlens, offset: as for `rotary`.
 
     Returns:
         q (batch, seq, heads, dim) or (total, heads, dim), k and v with kv_heads: contiguous, in the dtype of `qkv`.
 
     Raises:
-        ValueError, RuntimeError: as `rotary`.
+        ValueError, RuntimeError: as for `rotary`.
     """
     if differentiable(qkv, bias, cos, sin):
         _refuse_table_gradients(cos, sin)
@@ -135,19 +142,21 @@ def rotary_qkv(
     return _split_qkv(qkv, bias, heads, kv_heads, Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled))
 
 
-# The operations: outputs are allocated here, `extension` checks the arguments and fills them.
+# The operations. Outputs are allocated here; `extension` checks the arguments and fills them, or returns False where
+# the kernels do not serve the case. `*angles` are the fields of `Angles`, in order.
 
 
 def _rotate_into(out_q: torch.Tensor, out_k: torch.Tensor, q: torch.Tensor, k: torch.Tensor, /, *angles: Any) -> _Pair:
+    # Tensors that the extension cannot read (of a meta device) raise there; if devices differ, the message says so.
     try:
         done = extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q))
     except RuntimeError:
         _check_devices("q", angles, q=q, k=k)
         raise
     if not done:
-        turn = Angles(*angles)
-        out_q.copy_(_reference(q, turn))
-        out_k.copy_(_reference(k, turn))
+        named = Angles(*angles)
+        out_q.copy_(_reference(q, named))
+        out_k.copy_(_reference(k, named))
     return out_q, out_k
 
 
@@ -173,6 +182,7 @@ def _empty_parts(qkv: torch.Tensor, heads: int, kv_heads: int) -> list[torch.Ten
 def _rotate_qkv(
     qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, *angles: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # Three contiguous outputs, which the attention kernels take without a copy.
     q, k, v = _empty_parts(qkv, heads, kv_heads)
     try:
         done = extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv))
@@ -180,11 +190,12 @@ def _rotate_qkv(
         _check_devices("qkv", angles, qkv=qkv, bias=bias)
         raise
     if not done:
-        turn = Angles(*angles)
+        named = Angles(*angles)
+        # The same steps in PyTorch: bias, split, rotation of two of the three parts.
         biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
         heads_of_all = biased.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
         parts = torch.split(heads_of_all, [heads, kv_heads, kv_heads], dim=-2)
-        return _reference(parts[0], turn), _reference(parts[1], turn), parts[2].contiguous()
+        return _reference(parts[0], named), _reference(parts[1], named), parts[2].contiguous()
     return q, k, v
 
 
@@ -192,11 +203,13 @@ def _rotate_qkv_backward(
     grad_q: torch.Tensor, grad_k: torch.Tensor, grad_v: torch.Tensor, with_bias: bool, *angles: Any
 ) -> _Pair:
     """Gradients of qkv and (fp32; empty without `with_bias`) of the bias. `angles` are conjugate already."""
+    # grad_q (…, heads, dim), grad_k and grad_v (…, kv_heads, dim) become grad_qkv (…, width).
     heads, kv_heads, dim = grad_q.shape[-2], grad_k.shape[-2], grad_q.shape[-1]
     width = (heads + 2 * kv_heads) * dim
     grad_qkv = grad_q.new_empty((*grad_q.shape[:-2], width))
     grad_bias = grad_q.new_empty(width if with_bias else 0, dtype=torch.float32)
     tokens = grad_q.shape[:-2].numel()
+    # The bias's gradient is a sum over tokens: each chunk of them has a row of `partial`, and rows are summed in order.
     if with_bias and tokens == 0:
         grad_bias.zero_()
     partial = grad_bias.new_empty((extension.rotary_sum_chunks(tokens), width)) if with_bias else None
@@ -204,8 +217,8 @@ def _rotate_qkv_backward(
         *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
         *(*angles, _threads(), stream_of(grad_q)),
     ):
-        turn = Angles(*angles)
-        grad_qkv = torch.cat((_reference(grad_q, turn), _reference(grad_k, turn), grad_v), dim=-2).flatten(-2)
+        named = Angles(*angles)
+        grad_qkv = torch.cat((_reference(grad_q, named), _reference(grad_k, named), grad_v), dim=-2).flatten(-2)
         if with_bias:
             grad_bias = grad_qkv.flatten(0, -2).sum(0)
     return grad_qkv, grad_bias
@@ -259,7 +272,8 @@ _rotary_qkv_backward_op = define(
 
 
 class _Rotary(torch.autograd.Function):
-    """Few arguments, because each costs: `tables` are cos, sin, positions and cu_seqlens."""
+    """Takes few arguments, because each costs time: `tables` are cos, sin, positions and cu_seqlens; `settings` are
+    offset, interleaved and doubled."""
 
     @staticmethod
     def forward(
@@ -271,6 +285,7 @@ class _Rotary(torch.autograd.Function):
         inplace: bool,
         plain: bool,
     ) -> _Pair:
+        # A rotation needs nothing of its input for its gradient: the angles are enough.
         ctx.save_for_backward(*tables)
         ctx.settings = settings
         if not plain:
@@ -284,6 +299,7 @@ class _Rotary(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
+        # The gradient of a rotation is the rotation back: the same operation with `conjugate`.
         grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
         rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
         return (*rotate(grad_q, grad_k, *ctx.saved_tensors, *ctx.settings, True), None, None, None, None)
@@ -308,6 +324,7 @@ class _RotaryQKV(torch.autograd.Function):
         heads: int,
         kv_heads: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # Neither input nor output is kept: the gradient needs the angles, and the bias's is a sum of it.
         ctx.save_for_backward(cos, sin, positions, cu_seqlens)
         ctx.settings = (offset, interleaved, doubled, True)
         ctx.bias_dtype = None if bias is None else bias.dtype
@@ -318,6 +335,7 @@ class _RotaryQKV(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_q, grad_k, grad_v = (_with_contiguous_heads(grad) for grad in grads)
+        # A frozen bias costs no sum.
         with_bias = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
         angles = (*ctx.saved_tensors, *ctx.settings)
         rotate = _rotate_qkv_backward if direct(grad_q, grad_k, grad_v) else _rotary_qkv_backward_op
@@ -336,29 +354,32 @@ def _split_qkv(
 
 
 def _with_contiguous_heads(grad: torch.Tensor) -> torch.Tensor:
-    """Gradients come as their consumers leave them; the kernels want each head in one piece."""
+    """Gradients have whatever strides their consumers gave them; the kernels need each head contiguous."""
     return grad if grad.stride(-1) == 1 or grad.shape[-1] == 1 else grad.contiguous()
 
 
 def _reference(x: torch.Tensor, angles: Angles) -> torch.Tensor:
     """Rotary embedding of checked arguments in PyTorch, computed in at least fp32."""
+    # x (…, heads, dim); cos and sin (…, 1, half), where 2 half of the dimensions rotate.
     wide = torch.promote_types(x.dtype, torch.float32)
     cos, sin = _rows(angles.cos, x, angles).to(wide), _rows(angles.sin, x, angles).to(wide)
     if angles.conjugate:
         sin = -sin
     half = cos.shape[-1]
-    turning = x[..., : 2 * half].to(wide)
+    rotating = x[..., : 2 * half].to(wide)
+    # (a, b) are the two partners of each pair.
     if angles.interleaved:
-        a, b = turning[..., 0::2], turning[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        a, b = rotating[..., 0::2], rotating[..., 1::2]
+        rotated = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
     else:
-        a, b = turning[..., :half], turning[..., half:]
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    return torch.cat((turned.to(x.dtype), x[..., 2 * half :]), dim=-1)
+        a, b = rotating[..., :half], rotating[..., half:]
+        rotated = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((rotated.to(x.dtype), x[..., 2 * half :]), dim=-1)
 
 
 def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
-    """The table's rows of the tokens of x, one column a pair, with a dimension for the heads."""
+    """The table's row for each token of x, one column for each pair, with a dimension for the heads: (…, 1, half)."""
+    # Undo the doubling first.
     if table.dim() == 3 or angles.doubled:
         half = table.shape[-1] // 2
         table = table[..., 0::2] if angles.interleaved else table[..., :half]
@@ -368,6 +389,7 @@ def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
         rows = angles.positions
     else:
         rows = torch.arange(x.shape[-3], device=x.device)
+        # In packed sequences, subtract the start of the sequence that each token is in.
         if angles.cu_seqlens is not None:
             starts = torch.bucketize(rows, angles.cu_seqlens[1:], right=True)
             rows = rows - angles.cu_seqlens.to(rows.dtype)[starts]
@@ -381,7 +403,7 @@ def _refuse_table_gradients(cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 
 def check_tables(cos: torch.Tensor, sin: torch.Tensor, dim: int) -> None:
-    """`ValueError` unless cos and sin are (positions, rotary_dim / 2) tables for heads of `dim`."""
+    """Raises ValueError unless cos and sin are (positions, rotary_dim / 2) tables for heads of `dim`."""
     if cos.dim() != 2 or cos.shape != sin.shape:
         raise ValueError(f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: both must be (positions, rotary_dim / 2)")
     if cos.dtype not in (torch.float32, torch.float64) or sin.dtype != cos.dtype:

@@ -1,8 +1,8 @@
 """Cosines and sines of rotary embedding, in fp32, for the scalings of long contexts that models ship with.
 
-`RotaryScaling` says which; its fields are those of a `config.json`'s rope parameters. The scalings: linear (Chen et al.
-2023, "position interpolation"), dynamic NTK (the base grows with the sequence), Llama 3 (by wavelength), YaRN (Peng et
-al. 2023, by wavelength, with a factor on the attention's temperature).
+`RotaryScaling` says which scaling; its fields are those of a `config.json`'s rope parameters. There are linear scaling
+(Chen et al. 2023, "position interpolation"), dynamic NTK (the base grows with the sequence), Llama 3's (by wavelength)
+and YaRN (Peng et al. 2023, by wavelength, with a factor on the temperature of the attention).
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ class RotaryScaling:
 
     Args:
         kind: one of `KINDS`; "default" is no scaling.
-        factor: by how much the context grows, at least 1.
+        factor: how many times longer the context becomes, at least 1.
         original_length: positions of the first training; dynamic, llama3 and yarn need it.
-        low_freq_factor, high_freq_factor: llama3: wavelengths above original_length / low are divided by the factor,
-            those below original_length / high are kept, between them is a ramp.
-        beta_fast, beta_slow: yarn: rotations within the original context from which a dimension is kept, and below
-            which it is divided by the factor.
-        attention_factor: yarn: on cosines and sines; None is the paper's, or by mscale and mscale_all_dim (DeepSeek).
-        truncate: yarn: round the ends of the ramp to whole dimensions.
+        low_freq_factor, high_freq_factor: for llama3. Frequencies of wavelengths above original_length / low are
+            divided by the factor, those of wavelengths below original_length / high are kept; between them is a ramp.
+        beta_fast, beta_slow: for yarn. A dimension that rotates at least beta_fast times within the original context is
+            kept, one that rotates at most beta_slow times is divided by the factor.
+        attention_factor: for yarn. Factor on cosines and sines; None is the paper's, or follows from mscale and
+            mscale_all_dim (DeepSeek).
+        truncate: for yarn. Round the ends of the ramp to whole dimensions.
 
     Raises:
         ValueError: a value is impossible; the message names the field.
@@ -73,6 +74,7 @@ class RotaryScaling:
         """
         if not parameters:
             return cls()
+        # A value of null is a key that is not there.
         given = {name: parameters[name] for name in parameters if parameters[name] is not None}
         kind = given.get("rope_type", given.get("type", "default"))
         length = given.get("original_max_position_embeddings", max_positions)
@@ -85,15 +87,17 @@ class RotaryScaling:
 
     @property
     def table_factor(self) -> float:
-        """What cosines and sines are multiplied by."""
+        """The factor on cosines and sines."""
         if self.kind != "yarn":
             return 1.0
         if self.attention_factor is not None:
             return self.attention_factor
 
+        # The paper's fit: in a context s times longer, q and k are each multiplied by 0.1 ln(s) + 1.
         def temperature(weight: float) -> float:
             return 0.1 * weight * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
 
+        # DeepSeek gives a weight for the rotary part and one for all dimensions; the tables carry their ratio.
         if self.mscale and self.mscale_all_dim:
             return temperature(self.mscale) / temperature(self.mscale_all_dim)
         return temperature(1.0)
@@ -106,9 +110,9 @@ def rotary_frequencies(
 
     Args:
         dim: rotary dimension, even.
-        base: of the frequencies.
-        scaling: None is none.
-        length: of the sequence, which "dynamic" scaling follows; others do not look at it.
+        base: base of the frequencies.
+        scaling: how they are scaled; None is no scaling.
+        length: length of the sequence, which "dynamic" scaling follows and others ignore.
 
     Raises:
         ValueError: an odd `dim`, or dynamic scaling without `length`.
@@ -120,6 +124,7 @@ def rotary_frequencies(
         if length is None:
             raise ValueError("length is None; dynamic scaling follows the length of the sequence")
         base = dynamic_base(dim, base, scaling, length)
+    # Frequency i is base^(-2i / dim), i.e. one over these.
     powers = base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     if scaling.kind == "yarn":
         return _yarn(powers, dim, base, scaling)
@@ -134,6 +139,7 @@ def dynamic_base(dim: int, base: float, scaling: RotaryScaling, length: int) -> 
     assert scaling.original_length is not None
     if length <= scaling.original_length:
         return base
+    # With this exponent the longest wavelength, 2 pi base^((dim - 2) / dim), grows by `growth`.
     growth = scaling.factor * length / scaling.original_length - (scaling.factor - 1)
     return float(base * growth ** (dim / (dim - 2))) if dim > 2 else base
 
@@ -143,9 +149,10 @@ def rotary_tables(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of positions 0 to `length` - 1 for `codeshell.ops.rotary`: fp32 (length, dim / 2) each.
 
-    "dynamic" scaling takes `length` for that of the sequence.
+    "dynamic" scaling takes `length` as the length of the sequence.
     """
     scaling = scaling or RotaryScaling()
+    # (length, dim / 2) angles: the position times the frequency of each pair.
     frequencies = rotary_frequencies(dim, base, scaling, length)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
     factor = scaling.table_factor
@@ -155,6 +162,7 @@ def rotary_tables(
 def _llama3(frequencies: torch.Tensor, scaling: RotaryScaling) -> torch.Tensor:
     assert scaling.original_length is not None
     low, high, factor = scaling.low_freq_factor, scaling.high_freq_factor, scaling.factor
+    # `kept` is 1 for short wavelengths, 0 for long ones, and a ramp in the number of waves between the two limits.
     wavelengths = 2 * math.pi / frequencies
     kept = ((scaling.original_length / wavelengths - low) / (high - low)).clamp(0.0, 1.0)
     return (1 - kept) * frequencies / factor + kept * frequencies
@@ -165,9 +173,10 @@ def _yarn(powers: torch.Tensor, dim: int, base: float, scaling: RotaryScaling) -
     assert length is not None
 
     def pair_of(rotations: float) -> float:
-        """The pair, as a real number, that turns so often within the original context."""
+        """The pair, as a real number, that makes so many rotations within the original context."""
         return dim * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(base))
 
+    # The ramp over pairs: before `first` a frequency is kept, from `last` on it is divided by the factor.
     first, last = pair_of(scaling.beta_fast), pair_of(scaling.beta_slow)
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)

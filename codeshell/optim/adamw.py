@@ -1,4 +1,9 @@
-"""AdamW (Loshchilov and Hutter 2019) with torch's arguments and state, one launch for all parameters of a group."""
+"""AdamW (Loshchilov and Hutter 2019) with torch's arguments and state, and one launch for all parameters of a group.
+
+A group is served by a plan: its parameters are sorted into buckets (buckets.py) that share device and dtypes, and each
+bucket is one launch. Plans are kept from step to step and made again only when something has changed. Whatever no
+kernel serves goes to torch's own step.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +30,8 @@ class AdamW(torch.optim.AdamW):
     """torch.optim.AdamW, with this package's kernels for CPU and CUDA parameters in fp32, bf16 and fp16.
 
     The arguments, the parameter groups, the hooks and the state's names (`step`, `exp_avg`, `exp_avg_sq`) are torch's,
-    and state dicts load either way. All parameters of a group that share device and dtypes are updated by one launch,
-    however many there are, and on the CPU by each thread's share of it; bits do not depend on the number of threads.
+    and state dicts load in both directions. All parameters of a group that share device and dtypes are updated by one
+    launch, however many there are; on the CPU the threads share it, and bits do not depend on their number.
     `grad_scale` and `found_inf` of a GradScaler, the factor of `clip_grad_norm`, a tensor `lr` and each parameter's
     `step` are read where the parameters are, so that a step neither waits for a GPU nor breaks the capture of a CUDA
     graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are updated shard by shard.
@@ -34,36 +39,36 @@ class AdamW(torch.optim.AdamW):
     Beyond torch:
 
     Args:
-        params: as torch's: tensors, (name, tensor) pairs, or groups of either.
+        params: tensors, (name, tensor) pairs, or groups of either, as in torch.
         lr: float, or a one-element tensor.
         betas: decay rates of the moments.
         eps: added to the denominator.
-        weight_decay: decoupled: parameters are multiplied by 1 - lr * weight_decay.
-        amsgrad: served by torch's own implementation, as are `foreach=True`, `fused=False`, `differentiable=True`,
-            betas in tensors of a GPU, fp64 parameters, other devices; where not asked for by name, a warning says so
-            once.
-        master_weights: 16-bit parameters only: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
-            and writes; the parameter is only written, rounded from it (28 bytes a parameter and step with 16-bit
-            gradients and fp32 moments). It is made from the parameter at its first step. After writing parameters by
-            other means, call `reset_master_weights`.
-        stochastic_rounding: bf16 parameters and bf16 moments are rounded up or down at random, right in the mean, so
-            that small updates are not lost (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of
-            `seed`, the step, the parameter's place and the element's: a run repeats bit for bit, on any number of
+        weight_decay: decoupled decay: parameters are multiplied by 1 - lr * weight_decay.
+        amsgrad: torch's own implementation serves this, as well as `foreach=True`, `fused=False`,
+            `differentiable=True`, betas in tensors of a GPU, fp64 parameters and other devices; a warning says so once
+            where it was not asked for by name.
+        master_weights: for 16-bit parameters: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
+            and writes; the parameter is only written, rounded from the copy (28 bytes per parameter and step with
+            16-bit gradients and fp32 moments). The copy is made from the parameter at its first step. After writing
+            parameters by other means, call `reset_master_weights`.
+        stochastic_rounding: round bf16 parameters and bf16 moments up or down at random, right in the mean, so that
+            small updates are not lost (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`,
+            the step, and the places of the parameter and of the element: a run repeats bit for bit, on any number of
             threads or blocks.
-        moment_dtype: of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16 for fp32
-            parameters. Default: fp32 with `master_weights` or `stochastic_rounding`, else the parameter's dtype, as
-            torch has it.
-        seed: of stochastic rounding.
+        moment_dtype: dtype of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16
+            for fp32 parameters. Default: fp32 with `master_weights` or `stochastic_rounding`, else the parameter's
+            dtype, as in torch.
+        seed: seed of stochastic rounding.
         settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`, `fused`.
 
     Raises:
-        ValueError: for a combination that no kernel serves, and for complex parameters.
+        ValueError: a combination that no kernel serves, or complex parameters.
     """
 
-    _plans: dict[int, _Plan]  # by the group's number
+    _plans: dict[int, _Plan]  # by the number of the group
     _states: list[Any]  # the values of `state` for which the plans were made
-    _factors: dict[torch.device, Tensor]  # (norm, factor) of clip_grad_norm, for the next step
-    _loading: dict[str, Any] | None  # what load_state_dict is given
+    _factors: dict[torch.device, Tensor]  # (norm, factor) of clip_grad_norm on each device, for the next step
+    _loading: dict[str, Any] | None  # what load_state_dict was given, while it loads
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class AdamW(torch.optim.AdamW):
             zip(_OPTIONS, (master_weights, stochastic_rounding, moment_dtype, seed), strict=True)
         )
         self._forget()
+        # Unless told otherwise, torch's own step, for what no kernel serves, is its fused one.
         if not isinstance(params, Tensor):
             params = list(params)
             if fused is None and not (settings.get("foreach") or settings.get("differentiable")):
@@ -95,10 +101,11 @@ class AdamW(torch.optim.AdamW):
         self._set_amp()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; the group may have this class's options too."""
+        """Add a group, as in torch; it may have this class's options too."""
         for name, value in self._options.items():
             if isinstance(param_group, dict):
                 param_group.setdefault(name, value)
+        # A group that is refused must not stay in the optimizer.
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -112,8 +119,9 @@ class AdamW(torch.optim.AdamW):
         """Update every parameter that has a gradient; returns the closure's value.
 
         Raises:
-            RuntimeError: for a sparse gradient, and for CUDA parameters where this package was built without CUDA.
+            RuntimeError: a gradient is sparse, or parameters are on CUDA and this package was built without it.
         """
+        # torch has renamed this check of `capturable`.
         health_check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (health_check or self._cuda_graph_capture_health_check)()
         value = None
@@ -125,7 +133,7 @@ class AdamW(torch.optim.AdamW):
         return value
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's; the factor of `clip_grad_norm` goes with the gradients."""
+        """Clear the gradients, as in torch, and with them the factor of `clip_grad_norm`."""
         self._factors.clear()
         super().zero_grad(set_to_none)
 
@@ -134,16 +142,16 @@ class AdamW(torch.optim.AdamW):
         """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and
         without waiting for a GPU.
 
-        Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. Of DTensors the norm
-        is over all processes. With a
-        GradScaler, call `unscale_` before, as with torch's.
+        Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. The norm of DTensors
+        is over all processes. With a GradScaler, call `unscale_` before, as with torch's.
 
         Args:
-            max_norm: at most this 2-norm of all gradients together; math.inf to only learn it.
+            max_norm: limit of the 2-norm of all gradients together; math.inf only measures it.
 
         Returns:
             The norm before clipping, () fp32, on the device of the first parameter that has a gradient.
         """
+        # Gradients in buckets, and others that no kernel serves. A plan that no longer fits is made again.
         buckets: list[Bucket] = []
         others: list[Tensor] = []
         for number, group in enumerate(self.param_groups):
@@ -153,8 +161,10 @@ class AdamW(torch.optim.AdamW):
                 plan = self._current_plan(number, group)
             buckets += plan.buckets
             others += [p.grad for p in plan.rest if p.grad is not None]
+        # Each device once, in order; the result goes to all of them, because a step reads the factor where it runs.
         devices = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
         if len(devices) == 1 and not others and buckets[0].on_gpu and not any(b.kind.mesh for b in buckets):
+            # All on one GPU: a launch for each bucket, the last of which also gives norm and factor.
             (device,) = devices
             sums = torch.empty(len(buckets), dtype=torch.float64, device=device)
             result = torch.empty(2, dtype=torch.float32, device=device)
@@ -167,8 +177,8 @@ class AdamW(torch.optim.AdamW):
         return result[0]
 
     def reset_master_weights(self) -> None:
-        """Make the fp32 copies again from the parameters: call it after writing these by other means, such as loading a
-        model.
+        """Make the fp32 copies again from the parameters. Call this after writing those by other means, such as loading
+        a model.
         """
         for state in self.state.values():
             state.pop("master_param", None)
@@ -176,10 +186,11 @@ class AdamW(torch.optim.AdamW):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but moments and master weights keep their precision, where torch's rounds them to the parameter's
-        dtype.
+        """Load a state dict, as in torch, but keep the precision of moments and master weights, which torch would round
+        to the parameter's dtype.
         """
 
+        # torch calls __setstate__ with what it has rounded; the hook keeps what it was given, for _restore_precision.
         def keep(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
             self._loading = final
 
@@ -192,6 +203,7 @@ class AdamW(torch.optim.AdamW):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A state of torch's own AdamW, or of an older version, has none of this class's options.
         self._options = {
             name: self.defaults.get(name, default)
             for name, default in zip(_OPTIONS, (False, False, None, 0), strict=True)
@@ -207,6 +219,7 @@ class AdamW(torch.optim.AdamW):
 
     def _restore_precision(self, loaded: dict[str, Any]) -> None:
         """Take moments and masters from what was loaded, in the dtypes of this optimizer."""
+        # torch numbers the parameters of a saved state; group by group they are in the order of ours.
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             moved: dict[torch.dtype, list[Tensor]] = {}
             for p, key in zip(group["params"], saved["params"], strict=True):
@@ -217,13 +230,14 @@ class AdamW(torch.optim.AdamW):
                     if isinstance(value, Tensor):
                         dtype = torch.float32 if name == "master_param" else _moment_dtype(p, group)
                         self.state[p][name] = value.detach().clone().to(device=p.device, dtype=dtype)
+                # Small states go side by side again; each loaded tensor has a block of its own.
                 if _may_share(p) and _is_whole(self.state[p], p):
                     moved.setdefault(_moment_dtype(p, group), []).append(p)
             for dtype, params in moved.items():
                 _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _set_amp(self) -> None:
-        # Tells a GradScaler that step() reads grad_scale and found_inf by itself.
+        # This attribute tells a GradScaler that step() reads grad_scale and found_inf by itself.
         if all(_is_ours(group) or group.get("fused") for group in self.param_groups):
             self._step_supports_amp_scaling = True
         elif "_step_supports_amp_scaling" in self.__dict__:
@@ -236,7 +250,7 @@ class AdamW(torch.optim.AdamW):
         self._loading = None
 
     def _check(self, group: dict[str, Any]) -> None:
-        """ValueError for options that no kernel serves."""
+        """Raises ValueError for options that no kernel serves."""
         special = [name for name in _OPTIONS[:3] if group[name]]
         if special and not _is_ours(group):
             raise ValueError(
@@ -260,18 +274,22 @@ class AdamW(torch.optim.AdamW):
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def _update(self) -> None:
+        # A GradScaler leaves the first two on the optimizer; the factors are those of clip_grad_norm, for one step.
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         factors, self._factors = self._factors, {}
         for number, group in enumerate(self.param_groups):
             plan = self._current_plan(number, group)
             rest = plan.rest
             left = _step_of(plan.buckets, group, scale, found_inf, factors)
-            if left:  # Something else than at the last step, found on the way: the plan was no longer right.
+            # A parameter that is not as it was at the last step is found on the way. Those before it are updated; the
+            # rest of its bucket gets a plan of its own for this step.
+            if left:
                 del self._plans[number]
                 again = self._checked(self._plan(number, group, set(map(id, left))))
                 left = _step_of(again.buckets, group, scale, found_inf, factors)
                 assert not left, "a tensor has changed during the step"
                 rest = rest + again.rest
+            # torch's step knows nothing of the clipping factor, so its gradients are multiplied here.
             if rest:
                 for p in rest:
                     if factors and p.grad is not None:
@@ -279,22 +297,24 @@ class AdamW(torch.optim.AdamW):
                 self._torch_step(group, rest)
 
     def _current_plan(self, number: int, group: dict[str, Any]) -> _Plan:
-        """How the group is served now; the buckets of a GPU have their addresses read."""
+        """How the group is served now. The addresses of buckets on a GPU are read; on the CPU the step reads them."""
         if not _is_ours(group):
             if group["fused"] is not False and not group["foreach"] and not group["differentiable"]:
                 _say("amsgrad" if group["amsgrad"] else "betas in tensors of a GPU")
             return _Plan(group, [], group["params"], [])
+        # A plan holds its states, so it is for as long as these are the very objects in `state`.
         if not same_objects(self.state, self._states):
             self._plans, self._states = {}, list(self.state.values())
         plan = self._plans.get(number)
         on_gpu = [bucket for bucket in plan.buckets if bucket.on_gpu] if plan else []
         if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in on_gpu):
+            # Making a plan may make states, so what `state` holds is noted after it.
             plan = self._checked(self._plan(number, group))
             self._plans[number], self._states = plan, list(self.state.values())
         return plan
 
     def _checked(self, plan: _Plan) -> _Plan:
-        """A new plan, of which all tensors fit, or ValueError."""
+        """The new plan itself; ValueError if a tensor does not fit its bucket."""
         for bucket in plan.buckets:
             if not bucket.refresh():
                 shapes = ", ".join(str(tuple(p.shape)) for p in bucket.params[:3])
@@ -302,9 +322,9 @@ class AdamW(torch.optim.AdamW):
         return plan
 
     def _plan(self, number: int, group: dict[str, Any], only: set[int] | None = None) -> _Plan:
-        """Sort the group's parameters into buckets; state is made for those that have a gradient and none yet.
+        """Sort the group's parameters into buckets, and make the state of those that have a gradient and no state yet.
 
-        `only`: of the parameters with these ids.
+        With `only`, consider just the parameters with these ids.
         """
         self._make_states(group, only)
         kinds: dict[Kind, tuple[list[Tensor], list[dict[str, Any]], list[int]]] = {}
@@ -312,10 +332,12 @@ class AdamW(torch.optim.AdamW):
         for place, p in enumerate(group["params"]):
             if only is not None and id(p) not in only:
                 continue
+            # Not ours: torch's step takes it.
             if not _is_known(p) or p.dtype not in _SERVED or p.device.type not in ("cpu", "cuda"):
                 rest.append(p)
                 _say(f"parameters of {p.dtype}, {type(p).__name__}, on {p.device.type}")
                 continue
+            # Without a gradient: the plan is for as long as that stays so.
             if p.grad is None:
                 waiting.append(p)
                 continue
@@ -324,9 +346,11 @@ class AdamW(torch.optim.AdamW):
                     f"AdamW does not support sparse gradients (parameter of shape {tuple(p.shape)}): "
                     "use torch.optim.SparseAdam, or sparse=False"
                 )
+            # Parameters whose tensors agree in all of this share a bucket, in the order of the group.
             state = self.state[p]
             _prepare(state, p, group)
             shard, gradient = local(p.detach()), local(p.grad.detach())
+            # A gradient of any other dtype is converted to fp32 each step (`staged`).
             served = gradient.dtype in (p.dtype, torch.float32)
             scheme = Scheme(
                 p.dtype,
@@ -342,12 +366,12 @@ class AdamW(torch.optim.AdamW):
             params, states, streams = kinds.setdefault(kind, ([], [], []))
             params.append(p)
             states.append(state)
-            streams.append(number << 32 | place)
+            streams.append(number << 32 | place)  # group and place: what no other parameter has
         return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
 
     def _make_states(self, group: dict[str, Any], only: set[int] | None) -> None:
-        """State of plain parameters on the CPU that have a gradient and none yet, many at once; `_prepare` does the
-        others.
+        """Make the state of plain parameters on the CPU that have a gradient and no state yet, many at once. `_prepare`
+        makes that of the others.
         """
         new: dict[torch.dtype, list[Tensor]] = {}
         for p in group["params"]:
@@ -357,9 +381,10 @@ class AdamW(torch.optim.AdamW):
             _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """torch's own step of some parameters of a group; not its fused one for tensors with gaps, which it takes to be
-        dense (2.13, CPU).
+        """torch's own step for some parameters of a group. Its fused step takes tensors with gaps for dense ones (2.13,
+        CPU), so those get another one of its steps.
         """
+        # What torch's own `step` does: collect the tensors of the group, then call the functional form.
         dense = all(p.is_contiguous() and (p.grad is None or p.grad.is_contiguous()) for p in params)
         group = {**group, "params": params, "fused": group["fused"] if dense else False}
         lists: Any = ([], [], [], [], [], [])
@@ -379,7 +404,12 @@ class AdamW(torch.optim.AdamW):
 
 
 class _Plan:
-    """How a group's parameters are served, for as long as they and its options are the same."""
+    """How a group's parameters are served, for as long as they and the group's options stay the same.
+
+    Attributes:
+        buckets: what the kernels update.
+        rest: parameters that torch's step updates.
+    """
 
     def __init__(self, group: dict[str, Any], buckets: list[Bucket], rest: list[Tensor], waiting: list[Tensor]) -> None:
         self.buckets, self.rest, self._waiting = buckets, rest, waiting
@@ -387,6 +417,7 @@ class _Plan:
         self._options = [group[name] for name in _OPTIONS]
 
     def is_for(self, group: dict[str, Any]) -> bool:
+        """Whether the plan still fits: the same parameters and options, and no new gradient."""
         params = group["params"]
         return (
             same_objects(params, self._params)
@@ -402,16 +433,17 @@ def _step_of(
     found_inf: Tensor | None,
     factors: dict[torch.device, Tensor],
 ) -> list[Tensor]:
-    """One update of the buckets of a group; returns the parameters that are not of their buckets' kind any more."""
+    """One update of the buckets of a group; returns the parameters that are no longer of their bucket's kind."""
     left: list[Tensor] = []
     beta1, beta2 = map(float, group["betas"])
     for bucket in buckets:
+        # A learning rate in a tensor of the bucket's GPU is read there. One on the CPU is read here, without waiting.
         on_device = bucket.on_gpu and isinstance(group["lr"], Tensor) and group["lr"].device == bucket.kind.device
         factor = factors.get(bucket.kind.device)
         tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
         pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
         addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
-        lr = 0.0 if on_device else float(group["lr"])  # Of a tensor on the CPU: no waiting.
+        lr = 0.0 if on_device else float(group["lr"])
         rates = (lr, beta1, beta2, group["eps"], group["weight_decay"])
         done = bucket.step((*rates, group["seed"], group["maximize"], addresses))
         left += bucket.params[done:]
@@ -419,41 +451,44 @@ def _step_of(
 
 
 def _is_ours(group: dict[str, Any]) -> bool:
-    """Whether the kernels serve the group's options; else torch's own step does."""
+    """Whether the kernels serve the group's options. If not, torch's own step does."""
     torchs = group["foreach"] or group["fused"] is False or group["differentiable"] or group["amsgrad"]
     return not torchs and not any(isinstance(beta, Tensor) and beta.device.type != "cpu" for beta in group["betas"])
 
 
 def _is_known(p: Tensor) -> bool:
-    """Whether the memory of a tensor (a DTensor's shard) is what it seems: other subclasses are torch's to handle."""
+    """Whether the memory of this type is known: a plain tensor or a DTensor. torch's step takes other subclasses."""
     return type(p) in (Tensor, torch.nn.Parameter) or hasattr(p, "_local_tensor")
 
 
 def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """The dtype of a parameter's moments."""
     precise = group["master_weights"] or group["stochastic_rounding"]
     dtype: torch.dtype = group["moment_dtype"] or (torch.float32 if precise else p.dtype)
     return dtype
 
 
 def _may_share(p: Tensor) -> bool:
-    """Whether the parameter's state may lie side by side with others'."""
+    """Whether the parameter's state may share a block of memory with others'."""
     plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu" and p.dtype in _SERVED
     return plain and p.numel() <= slabs.SMALL and p.is_contiguous()
 
 
 def _is_whole(state: dict[str, Any], p: Tensor) -> bool:
+    """Whether a loaded state has all tensors, in the parameter's shape."""
     values = [(state.get(name), () if name == "step" else p.shape) for name in ("step", "exp_avg", "exp_avg_sq")]
     return all(isinstance(value, Tensor) and value.shape == shape for value, shape in values)
 
 
 def _put_side_by_side(states: list[dict[str, Any]], params: list[Tensor], dtype: torch.dtype) -> None:
-    """Give these parameters' states one memory, with the values that they have."""
+    """Put the states of these parameters into shared blocks of memory, with the values that they have."""
     shapes = [p.shape for p in params]
     new = {
         "step": slabs.zeros([()] * len(params), torch.float32, alignment=4),
         "exp_avg": slabs.zeros(shapes, dtype),
         "exp_avg_sq": slabs.zeros(shapes, dtype),
     }
+    # A loaded state keeps its values.
     for name, tensors in new.items():
         for state, tensor in zip(states, tensors, strict=True):
             if name in state:
@@ -462,10 +497,11 @@ def _put_side_by_side(states: list[dict[str, Any]], params: list[Tensor], dtype:
 
 
 def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
-    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the memory order that the kernels
-    take.
+    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the order of dimensions in memory
+    that the kernels need.
     """
     dtype, shard = _moment_dtype(p, group), local(p.detach())
+    # The step is an fp32 tensor beside the parameter, which the kernels count up. torch may have it elsewhere.
     step = state.get("step", 0.0)
     if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != shard.device or step.dim():
         state["step"] = torch.tensor(float(step), dtype=torch.float32, device=shard.device)
@@ -477,6 +513,7 @@ def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
             raise ValueError(f"AdamW: {name} has shape {tuple(old.shape)}, its parameter {tuple(p.shape)}")
         elif old.dtype != dtype or local(old).device != shard.device or not _same_order(local(old), shard):
             state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format).copy_(old)
+    # The master weights start as the parameter, exactly: every 16-bit number is an fp32 number.
     if group["master_weights"] and p.dtype != torch.float32:
         master = state.get("master_param")
         if master is None:
@@ -486,18 +523,19 @@ def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
 
 
 def _same_order(tensor: Tensor, p: Tensor) -> bool:
-    """Whether a dense tensor lies in memory as the parameter does; contiguous where the parameter has gaps."""
+    """Whether a dense tensor has its dimensions in the parameter's order in memory; contiguous if that has gaps."""
     order = order_of(p)
     return tensor.is_contiguous() if order is None else tensor.permute(order).is_contiguous()
 
 
 def _scalar(value: Tensor, device: torch.device) -> Tensor:
-    """A one-element tensor as the kernels read it."""
+    """A one-element tensor in the form that the kernels read: fp32, on their device."""
     return local(value.detach()).to(device=device, dtype=torch.float32, non_blocking=True)
 
 
 def _norm_and_factor(buckets: list[Bucket], others: list[Tensor], max_norm: float) -> Tensor:
-    """(norm, factor) where tensors are on several devices, on the CPU, DTensors or not ours."""
+    """(norm, factor) in PyTorch: for tensors on several devices or on the CPU, DTensors, and those without a kernel."""
+    # The sum of squares in fp64, on the device of the first tensor.
     total: Tensor | None = None
     for bucket in buckets:
         sums = torch.zeros(1, dtype=torch.float64, device=bucket.kind.device)
@@ -506,19 +544,21 @@ def _norm_and_factor(buckets: list[Bucket], others: list[Tensor], max_norm: floa
         if bucket.kind.mesh is not None:
             part = _over_mesh(part, bucket.kind)
         total = part if total is None else total + part.to(total.device)
+    # A DTensor's norm is over all processes once it is asked for as a full tensor.
     for gradient in others:
         norm = torch.linalg.vector_norm(gradient.detach(), dtype=None if gradient.is_complex() else torch.float64)
         square = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).double().square()
         total = square if total is None else total + square.to(total.device)
     if total is None:
         return torch.tensor([0.0, 1.0])
+    # As in torch's clip_grad_norm_: the factor is never above 1. An infinite limit only measures.
     norm = total.sqrt()
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0) if max_norm < math.inf else torch.ones_like(norm)
     return torch.stack([norm, factor]).float()
 
 
 def _over_mesh(part: Tensor, kind: Kind) -> Tensor:
-    """The sum over the processes that hold different shards."""
+    """The sum over the processes that hold different shards; replicas are counted once."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     placements = [Partial() if placement.is_shard() else Replicate() for placement in kind.placements]
@@ -527,7 +567,7 @@ def _over_mesh(part: Tensor, kind: Kind) -> Tensor:
 
 
 def _say(what: str) -> None:
-    """Once a process: torch's own step serves this."""
+    """Warn, once per process, that torch's own step serves this."""
     if what not in _said:
         _said.add(what)
         warnings.warn(
@@ -541,6 +581,7 @@ def _tensors(item: Any) -> list[Tensor]:
     if isinstance(item, Tensor):
         return [item]
     if isinstance(item, dict):
+        # An iterator can be read once, so the group gets a list in its place.
         inner = item["params"]
         if isinstance(inner, (Tensor, set)):
             return list(inner) if isinstance(inner, set) else [inner]

@@ -1,10 +1,9 @@
 """Buckets: the parameters of a group that one launch serves, with the table of addresses that the launch reads.
 
-A table is made once; each step reads the addresses again (in C++: a gradient is a new tensor after `zero_grad`), and a
-GPU gets the
-table again only where one has changed. Copies to a GPU go through torch's caching allocators of pinned and device
-memory, asynchronously
-on the current stream: a buffer is not used again before the copy and the kernel that read it have run.
+A table is made once. Each step reads the addresses again, in C++, because a gradient is a new tensor after `zero_grad`;
+a GPU gets the table again only where an address has changed. Copies to a GPU go through torch's caching allocators of
+pinned and device memory, asynchronously on the current stream: a buffer is not used again before the copy and the
+kernel that read it have run.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from torch.autograd.graph import increment_version
 
 from codeshell import _C
 
-# Tests put the kernels' host execution here: tensors of the CPU then take the path of a GPU.
 host_kernels: ModuleType | None = None
+"""Tests put the module here that runs the kernels on the host: tensors of the CPU then take the path of a GPU."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What the arrays of a parameter hold."""
+    """What the arrays of a parameter hold: their dtypes, and how values are rounded."""
 
     param: torch.dtype
     gradient: torch.dtype
@@ -35,8 +34,8 @@ class Scheme:
     master: bool
     stochastic: bool
 
-    def native(self) -> tuple[str, str, str, bool, bool]:
-        """As the bindings take it."""
+    def as_argument(self) -> tuple[str, str, str, bool, bool]:
+        """The scheme in the form that the bindings take."""
         names = (str(dtype).removeprefix("torch.") for dtype in (self.param, self.gradient, self.moment))
         return (*names, self.master, self.stochastic)  # type: ignore[return-value]
 
@@ -49,9 +48,9 @@ class Kind:
         device: where their local tensors are.
         scheme: what the arrays hold.
         mesh: the device mesh of DTensors, whose local shards are updated; None for plain tensors.
-        placements: theirs on it.
-        staged: some parameter or gradient is not contiguous, or a gradient's dtype has no kernel: views and copies are
-            made each step.
+        placements: the placements of DTensors on it.
+        staged: whether some parameter or gradient is not contiguous, or a gradient's dtype has no kernel: then each
+            step makes views and copies.
     """
 
     device: torch.device
@@ -62,7 +61,7 @@ class Kind:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """A DTensor's shard of this process; any other tensor itself."""
+    """The shard that this process has of a DTensor; any other tensor itself."""
     shard: Tensor = getattr(tensor, "_local_tensor", tensor)
     return shard
 
@@ -71,6 +70,7 @@ def order_of(tensor: Tensor) -> list[int] | None:
     """The permutation of dimensions that makes a dense tensor contiguous; None for one with gaps or overlaps."""
     if tensor.is_contiguous():
         return list(range(tensor.dim()))
+    # Dimensions by falling stride; where strides are equal, the larger dimension is the outer one.
     strides = tensor.stride()
     order = sorted(range(tensor.dim()), key=lambda i: (-strides[i], -tensor.shape[i]))
     return order if tensor.permute(order).is_contiguous() else None
@@ -84,30 +84,32 @@ class Bucket:
         params: the parameters.
         states: their entries of the optimizer's state: `step`, `exp_avg`, `exp_avg_sq`, and `master_param` where the
             scheme has it.
-        streams: a number a parameter that tells its random numbers from the others'.
+        streams: one number per parameter, which tells its random numbers from the others'.
     """
 
     def __init__(self, kind: Kind, params: list[Tensor], states: list[dict[str, Any]], streams: Sequence[int]) -> None:
         self.kind, self.params, self.states = kind, params, states
         self.on_gpu = kind.device.type == "cuda" or host_kernels is not None
         self._kernels: Any = host_kernels or _C
-        self._scheme = kind.scheme.native()
+        self._scheme = kind.scheme.as_argument()
         self._table = self._kernels.AdamWTable([local(p).numel() for p in params], list(streams))
+        # On a GPU: the table's tensors and chunks, and the counter by which a launch finds its last block.
         self._device_table: tuple[Tensor, Tensor] | None = None
         self._finished: Tensor | None = None
+        # Pinned memory for the table of the next capture, and everything that captured graphs read at each replay.
         self._spare: Tensor | None = None
         self._captured: list[Tensor] = []
-        self._write_back: list[
-            tuple[Tensor, Tensor, bool]
-        ] = []  # copy, where it belongs, only if gradients are unscaled
+        # What a staged step copied: (copy, where it belongs, whether only a step that unscales gradients writes it).
+        self._write_back: list[tuple[Tensor, Tensor, bool]] = []
         self._staged: Any = None
 
     def refresh(self) -> bool:
-        """Read the addresses; False if a tensor is not of the bucket's kind any more."""
+        """Read the addresses; False if a tensor is no longer of the bucket's kind."""
         params, gradients, states = self.params, None, self.states
         if self.kind.staged:
-            self._staged = params, gradients, states = self._stage()  # Kept: the kernel gets their addresses.
+            self._staged = params, gradients, states = self._stage()  # kept, because the kernel gets their addresses
         device = -1 if self.kind.device.type != "cuda" else self.kind.device.index or 0
+        # -1 is "as they were", -2 "some have changed", and any other number is a tensor that does not fit.
         outcome: int = self._table.refresh(params, gradients, states, self._scheme, device, self.kind.mesh is not None)
         if outcome >= 0:
             return False
@@ -118,18 +120,19 @@ class Bucket:
     def step(self, settings: tuple[Any, ...]) -> int:
         """One update; `settings` are the scalars and addresses of csrc/adamw/adamw.h.
 
-        On the CPU the addresses are read meanwhile, on a GPU they are those of the last `refresh`.
+        On the CPU the addresses are read during the update; on a GPU they are those of the last `refresh`.
 
         Returns:
-            How many of the parameters, in their order, this has dealt with: before the first that is not of the
-            bucket's kind any more.
+            How many of the parameters, in their order, are updated: those before the first that is no longer of the
+            bucket's kind.
         """
         done = len(self.params)
+        # One launch for all, on the current stream of the parameters' device.
         if self.on_gpu:
             with _device(self.kind.device):
                 self._kernels.adamw_step_cuda(self._addresses(), self._scheme, settings, _stream(self.kind.device))
             changed = [p for p in self.params if p.grad is not None]
-            increment_version(changed)  # The kernels write behind autograd's back.
+            increment_version(changed)  # autograd does not see what the kernels write
         else:
             params, gradients, states = self._stage() if self.kind.staged else (self.params, None, self.states)
             unfit = self._table.step_cpu(
@@ -137,6 +140,7 @@ class Bucket:
                 *(self.kind.mesh is not None, torch.get_num_threads()),
             )
             done = done if unfit < 0 else unfit
+        # Gradients that were copied are written only where the step has divided them by a GradScaler's scale.
         for copy, original, only_unscaled in self._write_back:
             if not only_unscaled or settings[-1][1]:
                 original.copy_(copy)
@@ -144,15 +148,16 @@ class Bucket:
         return done
 
     def sum_of_squares(self, sums: Tensor, slot: int, last: bool, max_norm: float, result: Tensor) -> None:
-        """The sum of the squares of the gradients to `sums[slot]` (fp64), on the bucket's device.
+        """Write the sum of the squares of the gradients to `sums[slot]` (fp64), on the bucket's device.
 
-        `last`: also the norm over `sums[: slot + 1]` and min(1, max_norm / (norm + 1e-6)), to `result` (2,) fp32; not
-        for DTensors.
+        With `last`, also write the norm over `sums[: slot + 1]` and min(1, max_norm / (norm + 1e-6)) to `result` (2,)
+        fp32. This is not for DTensors, whose sums go over all processes first.
         """
         gradient = self._scheme[1]
         if not self.on_gpu:
             sums[slot] = self._table.sum_of_squares_cpu(gradient, torch.get_num_threads())
             return
+        # One partial sum for each chunk; the last block to finish adds them up in order.
         chunks = self._addresses()[3]
         partials = torch.empty(max(chunks, 1), dtype=torch.float64, device=self.kind.device)
         with _device(self.kind.device):
@@ -169,6 +174,7 @@ class Bucket:
             )
 
     def _addresses(self) -> tuple[int, int, int, int, int]:
+        """The device table as the bindings take it: tensors, their count, chunks (of 8 bytes), their count, counter."""
         assert self._device_table is not None and self._finished is not None
         tensors, chunks = self._device_table
         return tensors.data_ptr(), len(self.params), chunks.data_ptr(), chunks.numel() // 8, self._finished.data_ptr()
@@ -182,10 +188,11 @@ class Bucket:
                 "AdamW: run step() once outside of the graph before each capture, which makes its tables"
             )
         if kind.device.type == "cuda" and self._spare is None:
-            # Pinned memory cannot be had during a capture. The graph reads it at each replay, so that it must stay
-            # as it is.
+            # Pinned memory cannot be allocated during a capture, so it is at hand before. The graph reads it at each
+            # replay, so it is never used for another table.
             self._spare = torch.empty(len(table), dtype=torch.uint8, pin_memory=True)
         with _device(kind.device):
+            # The chunks depend on sizes alone: they are copied once. Only the tensors' addresses change.
             if self._device_table is None:
                 chunks = _to_device(self._table.chunks(), kind.device)
                 self._finished = torch.zeros(1, dtype=torch.int32, device=kind.device)
@@ -202,12 +209,17 @@ class Bucket:
         self._device_table = tensors, chunks
 
     def _stage(self) -> tuple[list[Tensor], list[Tensor | None], list[dict[str, Any]]]:
-        """Contiguous views of the tensors, copies where there is no such view."""
+        """Contiguous views of parameters, gradients and states, or copies where there is no such view.
+
+        What the step writes into a copy is noted in `_write_back`.
+        """
         params: list[Tensor] = []
         gradients: list[Tensor | None] = []
         states: list[dict[str, Any]] = []
         self._write_back = []
         for parameter, state in zip(self.params, self.states, strict=True):
+            # A dense tensor of any order of dimensions has a contiguous view, and its moments have the same order. Only
+            # one with gaps is copied.
             p = local(parameter.detach())
             order = order_of(p)
             view = p.contiguous() if order is None else p.permute(order)
@@ -216,6 +228,7 @@ class Bucket:
                 gradients.append(None)
                 states.append({})
                 continue
+            # The gradient is brought to the parameter's order, and to a dtype that has a kernel.
             gradient = local(parameter.grad.detach())
             dense = gradient if order is None else gradient.permute(order)
             staged = dense.to(self.kind.scheme.gradient).contiguous()
@@ -235,6 +248,8 @@ class Bucket:
 
 
 def _to_device(data: bytes, device: torch.device) -> Tensor:
+    """The bytes as a uint8 tensor on a device, copied asynchronously."""
+    # An empty buffer cannot be viewed as a tensor.
     host = torch.frombuffer(bytearray(data or bytes(8)), dtype=torch.uint8)[: len(data)]
     if device.type != "cuda":
         return host

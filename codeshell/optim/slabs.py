@@ -1,8 +1,8 @@
 """State of small tensors, side by side in memory.
 
 The optimizer's step looks at every state tensor. Where each has a block of memory of its own, the objects that describe
-them lie between those blocks, each on other pages, and looking at them costs a walk through the page table apiece: more
-than the arithmetic on a tensor of 2,000 elements.
+them lie between those blocks, each on another page. Looking at one then costs a walk through the page table: more than
+the arithmetic on a tensor of 2,000 elements.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 SMALL = 1 << 14
-"""Elements of the largest tensor for which that matters."""
+"""Elements of the largest tensor for which this matters."""
 _SLAB = 1 << 20
-"""Bytes that share a block at most: what is kept alive, or saved, for the sake of one tensor."""
+"""Most bytes in a block: one tensor keeps all of its block alive, and takes it along when it is saved."""
 
 
 def zeros(shapes: Iterable[Sequence[int]], dtype: torch.dtype, alignment: int = 64) -> list[Tensor]:
-    """Contiguous tensors of zeros on the CPU in as few blocks of memory as may be, each from a multiple of `alignment`
-    bytes (64: a cache line, as torch's allocator has it) on.
+    """Contiguous tensors of zeros on the CPU, in as few blocks of memory as possible. Each starts at a multiple of
+    `alignment` bytes (64 is a cache line, as in torch's allocator).
     """
     result: list[Tensor] = []
     waiting: list[tuple[Sequence[int], int]] = []  # shape, first element in the block
@@ -28,7 +28,8 @@ def zeros(shapes: Iterable[Sequence[int]], dtype: torch.dtype, alignment: int = 
 
     def fill_block() -> None:
         storage = torch.zeros(end, dtype=dtype).untyped_storage()
-        # Not views of one tensor: those have one version among them all.
+        # Tensors of one storage, and not views of one tensor: views share their version counter, and writing one would
+        # look to autograd like writing all.
         result.extend(
             torch.empty(0, dtype=dtype).set_(storage, at, shape)  # type: ignore[call-overload]
             for shape, at in waiting
@@ -37,6 +38,7 @@ def zeros(shapes: Iterable[Sequence[int]], dtype: torch.dtype, alignment: int = 
 
     step = max(1, alignment // dtype.itemsize)
     for shape in shapes:
+        # The next aligned place, unless the block would grow too large with it.
         start, size = -(-end // step) * step, torch.Size(shape).numel()
         if waiting and (start + size) * dtype.itemsize > _SLAB:
             fill_block()

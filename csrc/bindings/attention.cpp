@@ -1,46 +1,27 @@
-// Attention on a GPU. Tensors come as addresses; the caller (codeshell/ops/attention_cuda.py) holds them and has
-// checked that their shapes and strides agree.
+// Attention on a GPU: the two launches, and their schedules for the tests. The caller (codeshell/ops/attention_cuda.py)
+// holds the tensors and has checked the call.
 #include "attention/attention.h"
 
-#include <pybind11/stl.h>
-
 #include <array>
-#include <tuple>
 #include <vector>
 
 #include "attention/backward_schedule.h"
 #include "attention/forward_schedule.h"
-#include "bindings/gpu.h"
+#include "bindings/attention_tensors.h"
 
 namespace codeshell::bindings {
 
 namespace {
 
-using TensorArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t>;
-using Shape = std::array<int, 7>;  // batch, queries, keys, longest, heads, kv_heads, dim
-
-AttentionTensor tensor(const TensorArgument& argument) {
-  const auto [address, batch, token, head] = argument;
-  return {pointer<void>(address), batch, token, head};
-}
-
-void check_shape(const Shape& shape) {
-  for (const int size : shape) {
-    if (size < 1) throw py::value_error("attention: a size is below 1");
-  }
-  const int heads = shape[4], kv_heads = shape[5], dim = shape[6];
-  if (heads % kv_heads || (dim != 64 && dim != 128))
-    throw py::value_error("attention: heads must be a multiple of kv_heads, and dim 64 or 128");
-}
+// batch, queries, keys, longest, heads, kv_heads, dim. Packed sequences: `batch` of them, of at most `longest` tokens,
+// `queries` = `keys` tokens in all. Dense: `longest` is `queries`.
+using Shape = std::array<int, 7>;
 
 void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgument& v, const TensorArgument& out,
              std::uintptr_t lse, std::uintptr_t cu_seqlens, const Shape& shape, bool bf16, float scale, bool causal,
              int window, std::uintptr_t stream) {
-  check_shape(shape);
-  if (!(scale > 0.0f) || window < 0 || (window && !causal))
-    throw py::value_error("attention: scale must be above 0, and a window at least 1 and causal");
+  // In the order of AttentionForward's members.
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
-  if (cu_seqlens && queries != keys) throw py::value_error("attention: packed queries and keys must be equally many");
   if constexpr (gpu::kHasKernels) {
     check("attention", launch_attention_forward({tensor(q), tensor(k), tensor(v), tensor(out), pointer<float>(lse),
                                                  pointer<const int>(cu_seqlens), bf16, batch, queries, keys, longest,
@@ -51,14 +32,13 @@ void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgum
   }
 }
 
-// The tensors but the workspace, which is only asked for its size.
+// The sizes and the mask of a backward pass. They decide how much workspace the launch needs, before there are any
+// outputs; `backward` adds the tensors.
 AttentionBackward problem(const Shape& shape, bool packed, bool causal, int window) {
-  check_shape(shape);
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
-  if (packed && queries != keys) throw py::value_error("attention: packed queries and keys must be equally many");
-  if (window < 0 || (window && !causal)) throw py::value_error("attention: a window must be at least 1 and causal");
   AttentionBackward a{};
-  static const int some = 0;  // only whether it is null is asked
+  // The workspace depends on whether there are offsets, and not on what they hold: any address that is not null does.
+  static const int some = 0;
   a.cu_seqlens = packed ? &some : nullptr;
   a.batch = batch, a.queries = queries, a.keys = keys, a.longest = longest;
   a.heads = heads, a.kv_heads = kv_heads, a.dim = dim;
@@ -79,7 +59,7 @@ void backward(const std::array<TensorArgument, 8>& tensors, std::uintptr_t lse, 
               std::uintptr_t workspace, const Shape& shape, bool bf16, float scale, bool causal, int window,
               bool deterministic, std::uintptr_t stream) {
   AttentionBackward a = problem(shape, cu_seqlens != 0, causal, window);
-  if (!(scale > 0.0f)) throw py::value_error("attention: scale must be above 0");
+  // What the forward pass read and wrote, the gradient that comes in, and the three that go out.
   a.q = tensor(tensors[0]), a.k = tensor(tensors[1]), a.v = tensor(tensors[2]), a.out = tensor(tensors[3]);
   a.grad = tensor(tensors[4]), a.dq = tensor(tensors[5]), a.dk = tensor(tensors[6]), a.dv = tensor(tensors[7]);
   a.lse = pointer<const float>(lse), a.cu_seqlens = pointer<const int>(cu_seqlens);
@@ -92,9 +72,14 @@ void backward(const std::array<TensorArgument, 8>& tensors, std::uintptr_t lse, 
   }
 }
 
+// The rest are the schedules of the two kernels, which tests compare with the definition of the mask: that each tile is
+// visited once, and that its blocks of keys are those that a query of it sees. They need no GPU.
+
+// The visits of a backward launch, in the order in which its blocks make them.
 std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int window, int splits) {
-  check_shape(shape);
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
+  // A block of the launch owns 128 keys of one KV head and visits the tiles of queries that see them, for `part` of the
+  // group's query heads.
   const int rows = attention::query_rows(dim), part = heads / kv_heads / splits;
   const attention::BackwardSchedule schedule{(keys + attention::kBlockKeys - 1) / attention::kBlockKeys, batch,
                                              kv_heads, splits};
@@ -102,7 +87,10 @@ std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int wind
   for (int i = 0; i < attention::tiles(schedule); ++i) {
     const auto tile = attention::tile_of(schedule, i);
     const auto range = attention::query_tiles(tile.key_block, queries, keys, causal, window, rows);
+    // As in the kernel: the last tile of queries first, and for each tile the heads in ascending order.
     for (int visit = (range.end - range.begin) * part - 1; visit >= 0; --visit) {
+      // How many blocks of keys before this one the tile sees: with a fixed order of additions to dQ, so many come
+      // first.
       const int query_tile = range.begin + visit / part, head = part - 1 - visit % part;
       all.push_back({i, tile.key_block, tile.kv_head, tile.sequence, (tile.kv_head * splits + tile.split) * part + head,
                      query_tile,
@@ -113,19 +101,20 @@ std::vector<std::array<int, 8>> visits(const Shape& shape, bool causal, int wind
   return all;
 }
 
+// How many blocks share the query heads of a KV head, so that a launch with few keys still fills the GPU.
 int splits(const Shape& shape, bool causal, int window, int multiprocessors) {
-  check_shape(shape);
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
   return attention::splits_of(queries, keys, batch, heads, kv_heads, dim, causal, window, multiprocessors);
 }
 
+// The tiles of a forward launch in the order in which they start, each with the range of its blocks of keys.
 std::vector<std::array<int, 7>> tiles(const Shape& shape, bool causal, int window) {
-  check_shape(shape);
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
   const auto schedule = attention::schedule_of(queries, keys, batch, heads, kv_heads, dim);
   std::vector<std::array<int, 7>> all;
   for (int i = 0; i < attention::tiles(schedule); ++i) {
     const auto tile = attention::tile_of(schedule, i);
+    // Blocks in [free_begin, free_end) are seen whole; the others of [begin, end) need the mask.
     const auto blocks = attention::key_blocks(tile.row_block, queries, keys, causal, window);
     all.push_back(
         {tile.row_block, tile.head, tile.sequence, blocks.begin, blocks.free_begin, blocks.free_end, blocks.end});

@@ -11,6 +11,7 @@ simd::Level parse_level(const std::string& name) {
   if (name == "scalar") return Level::scalar;
   if (name == "neon") return Level::neon;
   if (name == "avx2") return Level::avx2;
+  // Empty asks for the highest of this processor, to which `highest_level` limits every name.
   if (name == "avx512" || name.empty()) return Level::avx512;
   throw py::value_error("level: '" + name + "' is none of scalar, neon, avx2, avx512");
 }

@@ -1,4 +1,5 @@
-// What the bindings share: checked views of the caller's buffers, and arguments turned into C++ values or ValueError.
+// What the bindings of text and dedup share: checked views of the caller's buffers, and arguments that become C++
+// values or raise ValueError.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -17,24 +18,24 @@ namespace py = pybind11;
 
 using Offsets = py::array_t<int64_t, py::array::c_style>;
 
-// One function a subject; each lives in the file of its name and is called by module.cpp.
+// One function for each subject; it lives in the file of its name and module.cpp calls it.
 void bind_text(py::module_& module);
 void bind_dedup_sign(py::module_& module);
 void bind_dedup_candidates(py::module_& module);
 void bind_dedup_join(py::module_& module);
 void bind_dedup_datasketch(py::module_& module);
-void bind_neural(py::module_& module);
+void bind_cpu(py::module_& module);
 
-// "avx2" to the level, empty to the highest; clamped to what this processor has.
+// The level called `name` ("avx2"), or the highest for an empty name; at most what this processor has.
 simd::Level highest_level(const std::string& name);
 
 // ValueError unless 1 <= value < 2^31.
 void check_positive(int64_t value, const char* name);
 
-// "code", 5 to the value; ValueError for a preset that is none, or a length below 1.
+// Shingles of `ngram` tokens by the preset's rules ("code"); ValueError for an unknown preset or a length below 1.
 dedup::Shingling parse_shingling(const std::string& preset, int64_t ngram);
 
-// A batch of texts as checked views of the caller's buffers, which it keeps alive.
+// A batch of texts: text i is data[offsets[i] : offsets[i + 1]]. Holds the caller's buffers, so that they stay alive.
 struct TextBatch {
   py::buffer_info bytes;
   dedup::Texts texts;

@@ -1,4 +1,5 @@
-// The copy of device memory, for benchmarks.
+// The copy of device memory. Benchmarks use it as the floor of what is memory-bound: a plain kernel that reads and
+// writes 16 bytes at a time, compiled by the same compiler as the kernels that are compared with it.
 #include "copy/copy.h"
 
 #include "bindings/gpu.h"
@@ -9,6 +10,7 @@ void bind_copy(py::module_& module) {
   module.def(
       "copy_cuda",
       [](std::uintptr_t source, std::uintptr_t target, std::int64_t bytes, std::uintptr_t stream) {
+        // Every access of the kernel is of 16 bytes, so unaligned addresses would fault.
         if (bytes < 0 || source % 16 || target % 16)
           throw py::value_error("copy: source and target must be 16-byte aligned and bytes not negative");
         if constexpr (gpu::kHasKernels) {

@@ -1,5 +1,7 @@
-// neural: the model's operations on the CPU. Tensors come as addresses, because bf16 has no buffer format; the caller
-// (codeshell/ops/cpu.py) holds them and has checked shapes, dtypes and strides.
+// The model's operations on the CPU: attention, GELU and cross-entropy. Tensors come as addresses, because bf16 has no
+// buffer format; the caller (codeshell/ops/cpu.py) holds them and has checked shapes, dtypes and strides.
+//
+// Every function gives the GIL back while it computes, and takes the number of threads that torch uses.
 #include <pybind11/stl.h>
 
 #include <array>
@@ -14,28 +16,29 @@ namespace codeshell::bindings {
 
 namespace {
 
+// An address as a pointer; 0 is null.
 template <class T>
 T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// The address, and the strides in elements of token and head. Batches are consecutive tokens, so they need no stride of
+// their own.
 using ViewArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t>;
+// (sequences + 1,): where each sequence begins among the tokens. A dense batch has equal steps.
 using SequenceOffsets = py::array_t<std::int32_t, py::array::c_style>;
 
 attention::View view_of(const ViewArgument& argument) {
   return {at<void>(std::get<0>(argument)), std::get<1>(argument), std::get<2>(argument)};
 }
 
+// What the forward and the backward pass share. `tensors`: q, k, v, out; `shape`: heads, kv_heads, dim; `rotary`: the
+// addresses of cos, sin and positions, or 0 for q and k that are taken as they are.
 attention::Problem attention_problem(const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16,
                                      const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
                                      const std::array<std::int64_t, 3>& shape, float scale, bool causal,
                                      std::int64_t window, const std::array<std::uintptr_t, 3>& rotary) {
   const auto [heads, kv_heads, dim] = shape;
-  if (heads < 1 || kv_heads < 1 || heads % kv_heads || dim < 16 || dim > 256 || dim % 16)
-    throw py::value_error("shape: heads must be a multiple of kv_heads, and dim a multiple of 16 up to 256");
-  if (query_offsets.ndim() != 1 || query_offsets.size() < 2 || key_offsets.ndim() != 1 ||
-      key_offsets.size() != query_offsets.size())
-    throw py::value_error("offsets: must be (sequences + 1,) int32, alike for queries and keys");
   attention::Problem p;
   p.q = view_of(tensors[0]), p.k = view_of(tensors[1]), p.v = view_of(tensors[2]), p.out = view_of(tensors[3]);
   p.lse = at<float>(lse);
@@ -43,6 +46,7 @@ attention::Problem attention_problem(const std::array<ViewArgument, 4>& tensors,
   p.query_offsets = query_offsets.data();
   p.key_offsets = key_offsets.data();
   p.sequences = query_offsets.size() - 1;
+  // All queries: the stride of a head's log-sum-exp, (heads, query_tokens).
   p.query_tokens = p.query_offsets[p.sequences];
   p.heads = heads, p.kv_heads = kv_heads, p.dim = dim;
   p.scale = scale, p.causal = causal, p.window = window;
@@ -52,11 +56,12 @@ attention::Problem attention_problem(const std::array<ViewArgument, 4>& tensors,
 
 }  // namespace
 
-void bind_neural(py::module_& module) {
+void bind_cpu(py::module_& module) {
   module.def("attention_forward", [](const std::array<ViewArgument, 4>& tensors, std::uintptr_t lse, bool bf16,
                                      const SequenceOffsets& query_offsets, const SequenceOffsets& key_offsets,
                                      const std::array<std::int64_t, 3>& shape, float scale, bool causal,
                                      std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
+    // The arrays of offsets stay alive in the caller's arguments while the GIL is away.
     const auto problem =
         attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
     const py::gil_scoped_release release;
@@ -69,11 +74,13 @@ void bind_neural(py::module_& module) {
                                       std::int64_t window, const std::array<std::uintptr_t, 3>& rotary, int threads) {
     auto problem =
         attention_problem(tensors, lse, bf16, query_offsets, key_offsets, shape, scale, causal, window, rotary);
+    // Three gradients to fill, and the one that comes in.
     problem.grad_q = view_of(gradients[0]), problem.grad_k = view_of(gradients[1]);
     problem.grad_v = view_of(gradients[2]), problem.grad_out = view_of(gradients[3]);
     const py::gil_scoped_release release;
     attention::backward(problem, threads);
   });
+  // Elementwise over n contiguous elements.
   module.def(
       "gelu_forward",
       [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
@@ -86,6 +93,7 @@ void bind_neural(py::module_& module) {
         activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  // Logits (rows, n) become their gradient in place; losses are fp32 (rows,).
   module.def(
       "cross_entropy",
       [](std::uintptr_t logits, std::int64_t rows, std::int64_t n, std::uintptr_t targets, std::int64_t ignore_index,

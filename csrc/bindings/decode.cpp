@@ -1,8 +1,6 @@
-// Decoding attention on a GPU. Tensors come as addresses; the caller (codeshell/ops/decode_cuda.py) holds them and has
-// checked that their shapes and strides agree.
+// Decoding attention on a GPU: its plan, its launch, and its schedule for the tests. The caller
+// (codeshell/ops/decode_cuda.py) holds the tensors and has checked the call.
 #include "attention/decode.h"
-
-#include <pybind11/stl.h>
 
 #include <array>
 #include <tuple>
@@ -10,7 +8,7 @@
 #include <vector>
 
 #include "attention/decode_schedule.h"
-#include "bindings/gpu.h"
+#include "bindings/attention_tensors.h"
 
 namespace codeshell::bindings {
 
@@ -18,24 +16,15 @@ namespace {
 
 namespace decode = attention::decode;
 
-using TensorArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, std::int64_t>;
-// batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half, slots
+// batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half, slots.
+// Without a block table a page is a row of the cache: `pages` is `batch`, and `page_size` the capacity.
 using Shape = std::array<int, 12>;
 
-AttentionTensor tensor(const TensorArgument& argument) {
-  const auto [address, batch, token, head] = argument;
-  return {pointer<void>(address), batch, token, head};
-}
-
-void check_heads(int heads, int kv_heads, int dim) {
-  if (heads < 1 || kv_heads < 1 || heads % kv_heads || (dim != 64 && dim != 128))
-    throw py::value_error("decode: heads must be a multiple of kv_heads, and dim 64 or 128");
-}
-
+// How a launch divides its work: (slots, counters, fp32 numbers of workspace). A slot is a block of the launch for each
+// KV head and tile of query rows; the kernel gives every row of the batch at least one slot, and long rows several.
+// Shapes alone decide, so the caller can allocate without waiting for the lengths.
 std::tuple<int, std::int64_t, std::int64_t> plan(int batch, int queries, int heads, int kv_heads, int dim,
                                                  std::int64_t capacity, int multiprocessors) {
-  check_heads(heads, kv_heads, dim);
-  if (batch < 1 || queries < 1 || capacity < 1) throw py::value_error("decode: a size is below 1");
   if (multiprocessors < 1) {
     if constexpr (gpu::kHasKernels) {
       multiprocessors = gpu::multiprocessors();
@@ -43,15 +32,21 @@ std::tuple<int, std::int64_t, std::int64_t> plan(int batch, int queries, int hea
       raise_no_kernels("decode");
     }
   }
+  // The query heads of a KV head are rows of one matrix, as all of them read the same keys.
   const int rows = queries * (heads / kv_heads);
   const auto plan = decode::plan_of(batch, kv_heads, rows, capacity, multiprocessors);
   return {plan.slots, plan.counters, decode::workspace_floats(batch, kv_heads, rows, dim, plan)};
 }
 
+// The two schedules below are functions of the kernel, which tests compare with the definition of the mask and with the
+// best division of the slots. They need no GPU.
+
+// The range of tiles of 64 keys that each split of one row reads.
 std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int queries, int total, bool causal, int window,
                                        int splits) {
   const auto keys = decode::keys_of(first_token, last_token, queries, total, causal, window);
   std::vector<std::pair<int, int>> all;
+  // A row with few tiles uses fewer splits than it was given: `active` of them.
   for (int split = 0; split < decode::tiles_of(keys, 0, splits).active; ++split) {
     const auto part = decode::tiles_of(keys, split, splits);
     all.emplace_back(part.begin, part.end);
@@ -59,12 +54,14 @@ std::vector<std::pair<int, int>> tiles(int first_token, int last_token, int quer
   return all;
 }
 
-// Splits of each row.
+// How many splits each row of the batch gets, by the tiles of keys that it reads.
 std::vector<int> shares(const std::vector<int>& tiles_of_rows, int slots) {
+  // As in the kernel: every row has one slot, and those beyond go to rows with many tiles.
   const int batch = static_cast<int>(tiles_of_rows.size());
   if (batch < 1 || slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
   int total = 0;
   for (const int tiles : tiles_of_rows) total += tiles;
+  // The splits that all rows need where a split is of `chunk` tiles; the kernel counts them with a whole warp.
   const auto count = [&](int chunk) {
     int sum = 0;
     for (const int tiles : tiles_of_rows) sum += decode::splits_of(tiles, chunk);
@@ -72,11 +69,13 @@ std::vector<int> shares(const std::vector<int>& tiles_of_rows, int slots) {
   };
   std::vector<int> splits(tiles_of_rows.size(), 1);
   if (slots == batch) return splits;
+  // A chunk that is just large enough for every split to have a slot.
   const int chunk = decode::chunk_of(total, batch, slots, count);
   for (size_t row = 0; row < splits.size(); ++row) splits[row] = decode::splits_of(tiles_of_rows[row], chunk);
   return splits;
 }
 
+// Absent tensors and tables have the address 0. `out` and `lse` are contiguous, so their address is enough.
 void launch(const TensorArgument& q, const TensorArgument& k_cache, const TensorArgument& v_cache,
             const TensorArgument& k_new, const TensorArgument& v_new, std::uintptr_t out, std::uintptr_t lse,
             std::uintptr_t cache_seqlens, std::uintptr_t block_table, std::int64_t block_table_stride,
@@ -85,18 +84,12 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
             std::uintptr_t stream) {
   const auto [batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half,
               slots] = shape;
-  check_heads(heads, kv_heads, dim);
-  for (const int size : {batch, queries, pages, page_size}) {
-    if (size < 1) throw py::value_error("decode: a size is below 1");
-  }
-  if (block_table ? page_size % 16 || pages_a_row < 1 : pages != batch)
-    throw py::value_error("decode: pages must be of a multiple of 16 tokens; without a table one for each row");
+  // The plan is the kernel's own matter, so it is checked here: a row without a slot would not be computed, and several
+  // splits of a row meet in the workspace.
   if (slots < batch) throw py::value_error("decode: each row of the batch needs a slot");
   if (slots > batch && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
-  if (cos && (rotary_half % 8 || 2 * rotary_half > dim || new_tokens != queries || !sin))
-    throw py::value_error("decode: rotary tables must have a multiple of 8 columns, for as many new tokens as queries");
-  if (!(scale > 0.0f) || window < 0 || (window && !causal))
-    throw py::value_error("decode: scale must be above 0, and a window at least 1 and causal");
+  // In the order of AttentionDecode's members: tensors, outputs, where the keys are, rotary tables, the memory of the
+  // plan; then dtype, sizes, and how the scores are masked.
   if constexpr (gpu::kHasKernels) {
     check("decode", launch_attention_decode({tensor(q),
                                              tensor(k_cache),

@@ -1,5 +1,5 @@
-// What the bindings of kernels share. Each is compiled three times: with CUDA, without (the names are there and say how
-// the package was built), and against the host execution of the tests.
+// What the bindings of operations with CUDA kernels share. Each of them is compiled in three ways: with CUDA; without
+// it, where the names exist and say how the package was built; and against the host execution of the tests.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -14,19 +14,29 @@ namespace codeshell::bindings {
 
 namespace py = pybind11;
 
-// One function an operation; each lives in the file of its name.
+// One function for each operation; it lives in the file of its name.
 void bind_adamw(py::module_& module);
 void bind_attention(py::module_& module);
 void bind_copy(py::module_& module);
 void bind_decode(py::module_& module);
 void bind_rotary(py::module_& module);
 
+// All of them, for the two modules that have the kernels: codeshell._C, and host_kernels of the tests.
+inline void bind_kernels(py::module_& module) {
+  bind_adamw(module);
+  bind_attention(module);
+  bind_copy(module);
+  bind_decode(module);
+  bind_rotary(module);
+}
+
+// Tensors reach the bindings as integers, because torch's headers are not there when this is built.
 template <class T>
 T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// RuntimeError with the kernel's name for what launch_<op> returned.
+// Raises RuntimeError with the kernel's name where launch_<op> returned an error.
 inline void check(const char* op, gpu::Error error) {
   if (error) throw std::runtime_error(std::string(op) + ": CUDA says: " + error);
 }

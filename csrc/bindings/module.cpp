@@ -1,7 +1,8 @@
-// The Python module codeshell._C. Only the files of this folder include pybind11; everything behind them is plain C++.
+// The Python module codeshell._C. Only the files of this folder include pybind11; what they call is plain C++.
 //
-// Rules for a binding: take buffers (NumPy arrays, Arrow buffers), not Python objects one by one; release the GIL
-// around the work; turn a bad argument into ValueError here, before any C++ runs.
+// Rules for a binding: take buffers (NumPy arrays, Arrow buffers) and not Python objects one by one; release the GIL
+// around the work; turn a bad argument into ValueError before any other C++ runs, unless the operation's only caller in
+// Python has checked it (the attention kernels: see attention_tensors.h).
 
 #include <pybind11/pybind11.h>
 
@@ -14,6 +15,7 @@ namespace py = pybind11;
 
 namespace {
 
+// The devices as plain dicts, so that `codeshell info` needs no torch.
 py::list gpu_devices() {
   py::list devices;
   for (const auto& device : codeshell::gpu::list_devices()) {
@@ -40,15 +42,12 @@ PYBIND11_MODULE(_C, module) {
       "The widest instruction set that this processor and the build share: 'avx512', 'avx2', 'neon' or 'scalar'.");
   module.def("gpu_devices", &gpu_devices,
              "The CUDA devices as dicts; empty without a driver, a device or a CUDA build. Never raises.");
+  // Texts and near duplicates, then the operations of models on the CPU, then those with CUDA kernels.
   codeshell::bindings::bind_text(module);
   codeshell::bindings::bind_dedup_sign(module);
   codeshell::bindings::bind_dedup_candidates(module);
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
-  codeshell::bindings::bind_neural(module);
-  codeshell::bindings::bind_adamw(module);
-  codeshell::bindings::bind_attention(module);
-  codeshell::bindings::bind_copy(module);
-  codeshell::bindings::bind_decode(module);
-  codeshell::bindings::bind_rotary(module);
+  codeshell::bindings::bind_cpu(module);
+  codeshell::bindings::bind_kernels(module);
 }

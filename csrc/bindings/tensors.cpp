@@ -6,10 +6,11 @@ namespace codeshell::bindings {
 
 namespace {
 
-// DLPack's exchange protocol, version 1: the layout that its specification fixes. A type holds the table of functions
-// in a capsule; the view it fills does not own the tensor.
+// DLPack's exchange protocol, version 1, in the layout that its specification fixes. A type holds its table of
+// functions in a capsule; the view that `view` fills does not own the tensor.
 namespace dlpack {
 
+// A tensor as the type's own memory describes it; strides count elements.
 struct View {
   void* data;
   std::int32_t device_type;
@@ -22,6 +23,7 @@ struct View {
   std::uint64_t byte_offset;
 };
 
+// The table of a type. Only `view` is used: it fills a View without making a Python object or taking a reference.
 struct Functions {
   std::uint32_t major, minor;
   void* previous;
@@ -32,11 +34,14 @@ struct Functions {
   void* current_stream;
 };
 
+// Values of device_type (pinned memory is the CPU's), and of code, the kind of an element.
 constexpr std::int32_t kCpu = 1, kCuda = 2, kPinned = 3;
 constexpr std::uint8_t kInteger = 0, kFloat = 2, kBfloat = 4;
 
-// Null where the type offers none. A few types are remembered: nearly every call is with torch's Tensor or Parameter.
+// The functions of a type; null where it offers none. A few types are remembered, because nearly every call is with
+// torch's Tensor or Parameter. The GIL guards the list.
 const Functions* functions_of(PyTypeObject* type) {
+  // The place after the last remembered type, or beyond the list if it is full.
   static PyTypeObject* types[4] = {};
   static const Functions* tables[4] = {};
   int place = 0;
@@ -49,15 +54,17 @@ const Functions* functions_of(PyTypeObject* type) {
     Py_DECREF(capsule);
   }
   PyErr_Clear();
+  // Another major version may have another layout.
   if (found && (found->major != 1 || !found->view)) found = nullptr;
   if (found && place < 4) {
-    Py_INCREF(type);
+    Py_INCREF(type);  // a remembered address must not become another type's
     types[place] = type;
     tables[place] = found;
   }
   return found;
 }
 
+// Anything else, such as a boolean or an 8-bit float, is `other`, which every operation refuses by name.
 DType dtype_of(std::uint8_t code, std::uint8_t bits) {
   if (code == kFloat)
     return bits == 32 ? DType::fp32 : bits == 16 ? DType::fp16 : bits == 64 ? DType::fp64 : DType::other;
@@ -78,6 +85,7 @@ void check_dimensions(std::int64_t dimensions, const char* name) {
                           std::to_string(Tensor::kMostDimensions) + " are supported");
 }
 
+// From the name that torch prints.
 DType dtype_named(const std::string& name) {
   if (name == "torch.float32") return DType::fp32;
   if (name == "torch.bfloat16") return DType::bf16;
@@ -88,10 +96,12 @@ DType dtype_named(const std::string& name) {
   return DType::other;
 }
 
+// Reads a tensor of a type without DLPack's functions (torch before 2.10), at about a microsecond per attribute.
 Tensor by_attributes(py::handle object, const char* name) {
   if (!py::hasattr(object, "data_ptr"))
     throw py::type_error(std::string(name) + " must be a torch.Tensor, not " +
                          std::string(py::str(py::type::of(object).attr("__name__"))));
+  // data_ptr() includes the storage offset.
   Tensor t;
   t.data = reinterpret_cast<void*>(object.attr("data_ptr")().cast<std::uintptr_t>());
   const py::tuple shape = object.attr("shape"), strides = object.attr("stride")();
@@ -115,8 +125,10 @@ Tensor by_attributes(py::handle object, const char* name) {
 Tensor tensor_of(PyObject* object, const char* name) {
   const dlpack::Functions* functions = dlpack::functions_of(Py_TYPE(object));
   if (!functions) return by_attributes(object, name);
+  // The fast way: one call through the table, and everything else is reading memory.
   dlpack::View view{};
   if (functions->view(object, &view)) throw py::error_already_set();
+  // Copied, not kept: the view's shape and strides are the tensor object's own memory.
   check_dimensions(view.dimensions, name);
   Tensor t;
   t.cuda = view.device_type == dlpack::kCuda;
@@ -125,6 +137,7 @@ Tensor tensor_of(PyObject* object, const char* name) {
   t.data = static_cast<char*>(view.data) + view.byte_offset;
   t.dimensions = view.dimensions;
   for (int i = 0; i < view.dimensions; ++i) t.shape[i] = view.shape[i], t.strides[i] = view.strides[i];
+  // More lanes are vector types, which no operation takes.
   t.dtype = view.lanes == 1 ? dlpack::dtype_of(view.code, view.bits) : DType::other;
   t.device = t.cuda ? view.device_index : 0;
   return t;
@@ -132,9 +145,11 @@ Tensor tensor_of(PyObject* object, const char* name) {
 
 namespace {
 
+// Size and contiguity from shape and strides.
 Glance glance_of(void* data, int dimensions, const std::int64_t* shape, const std::int64_t* strides) {
   Glance g;
   g.data = data, g.object = nullptr, g.size = 1, g.contiguous = true;
+  // From the last dimension on, a stride must be the number of elements so far; one of size 1 may have any.
   for (int i = dimensions; i-- > 0;) {
     g.contiguous = g.contiguous && (shape[i] == 1 || strides[i] == g.size);
     g.size *= shape[i];
@@ -146,6 +161,7 @@ Glance glance_of(void* data, int dimensions, const std::int64_t* shape, const st
 }  // namespace
 
 Glance glance_at(PyObject* object) {
+  // The slow way, for other types.
   const dlpack::Functions* functions = dlpack::functions_of(Py_TYPE(object));
   if (!functions) {
     const Tensor t = by_attributes(object, "tensor");
@@ -153,6 +169,7 @@ Glance glance_at(PyObject* object) {
     g.dtype = t.dtype, g.cuda = t.cuda, g.device = t.device;
     return g;
   }
+  // The view's shape lies in the tensor object, so its address is what a later reading can prefetch.
   dlpack::View view;
   if (functions->view(object, &view)) throw py::error_already_set();
   Glance g = glance_of(static_cast<char*>(view.data) + view.byte_offset, view.dimensions, view.shape, view.strides);
@@ -165,6 +182,7 @@ Glance glance_at(PyObject* object) {
   return g;
 }
 
+// As Python prints a tuple, so that messages from C++ and from Python look alike.
 std::string shape_text(const Tensor& tensor) {
   std::string text = "(";
   for (int i = 0; i < tensor.dimensions; ++i) text += (i ? ", " : "") + std::to_string(tensor.shape[i]);
@@ -187,6 +205,7 @@ const char* dtype_text(DType dtype) {
 std::string device_text(const Tensor& tensor) { return tensor.cuda ? "cuda:" + std::to_string(tensor.device) : "cpu"; }
 
 std::int64_t integer_of(PyObject* object, const char* name) {
+  // -1 is a value too: only Python knows whether it stands for an error.
   const long long value = PyLong_AsLongLong(object);
   if (value == -1 && PyErr_Occurred()) {
     PyErr_Clear();
@@ -196,11 +215,13 @@ std::int64_t integer_of(PyObject* object, const char* name) {
 }
 
 bool truth_of(PyObject* object) {
+  // Python's own notion of truth, so that 0 and 1 do as well as False and True.
   const int truth = PyObject_IsTrue(object);
   if (truth < 0) throw py::error_already_set();
   return truth != 0;
 }
 
+// The order matters: pybind11's exceptions are std::exceptions too.
 void set_python_error() noexcept {
   try {
     throw;
@@ -215,7 +236,8 @@ void set_python_error() noexcept {
 
 void define_fast(py::module_& module, const char* name, PyObject* (*call)(PyObject*, PyObject* const*, Py_ssize_t),
                  const char* doc) {
-  static std::list<PyMethodDef> definitions;  // Python keeps pointers to them
+  // Python keeps pointers to the definitions, so they must never move: a list, not a vector.
+  static std::list<PyMethodDef> definitions;
   definitions.push_back({name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL, doc});
   const py::object owner = module.attr("__name__");
   PyObject* function = PyCFunction_NewEx(&definitions.back(), nullptr, owner.ptr());

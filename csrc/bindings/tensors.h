@@ -1,7 +1,7 @@
 // Tensors as the bindings of kernels see them: address, shape, strides, dtype and device, read without torch's headers.
 //
 // A call of a small kernel costs what its arguments cost. Reading a tensor's attributes from Python takes about a
-// microsecond a tensor, so a type that offers the C functions of DLPack's exchange protocol (torch 2.10 and later do;
+// microsecond per tensor, so a type that offers the C functions of DLPack's exchange protocol (torch 2.10 and later do;
 // https://dmlc.github.io/dlpack/latest/c_api.html) is read through those, in tens of nanoseconds, and other types by
 // their attributes. For the same reason these functions take their arguments as an array (METH_FASTCALL) and not
 // through pybind11's conversions.
@@ -35,15 +35,15 @@ struct Tensor {
   bool on_same_device(const Tensor& other) const { return cuda == other.cuda && device == other.device; }
 };
 
-// The tensor that is argument `name`; ValueError for a tensor on another kind of device or of too many dimensions,
-// TypeError for something else.
+// Reads argument `name` as a tensor; ValueError for one on another kind of device or with too many dimensions,
+// TypeError for an object that is no tensor.
 Tensor tensor_of(PyObject* object, const char* name);
 
-// What a long list of tensors is read as: no copy of shape and strides, nothing for messages.
+// What is read of each tensor in a long list: no copy of shape and strides, and nothing for messages.
 struct Glance {
   void* data;
   std::int64_t size;   // elements
-  const void* object;  // somewhere in the memory of torch's tensor object, or null
+  const void* object;  // an address inside torch's tensor object, or null
   DType dtype;
   bool contiguous;
   bool cuda;
@@ -60,10 +60,10 @@ std::string device_text(const Tensor& tensor);
 std::int64_t integer_of(PyObject* object, const char* name);
 bool truth_of(PyObject* object);
 
-// What raised, as Python's exception; call it in a catch block.
+// Turns the exception that is being handled into Python's; call it in a catch block.
 void set_python_error() noexcept;
 
-// A Python function of exactly `count` positional arguments; `function` returns a new reference.
+// A Python function that takes exactly `count` positional arguments; `function` returns a new reference.
 template <PyObject* (*function)(PyObject* const*), int count>
 PyObject* fast_call(PyObject*, PyObject* const* arguments, Py_ssize_t given) noexcept {
   if (given != count) {
@@ -78,7 +78,7 @@ PyObject* fast_call(PyObject*, PyObject* const* arguments, Py_ssize_t given) noe
   }
 }
 
-// Adds it to the module under its name; `name` and `doc` must be literals.
+// Adds such a function to the module; `name` and `doc` must be literals, because Python keeps their addresses.
 void define_fast(py::module_& module, const char* name, PyObject* (*call)(PyObject*, PyObject* const*, Py_ssize_t),
                  const char* doc);
 

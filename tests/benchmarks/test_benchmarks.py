@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from codeshell.operations import OPERATIONS
 
-@pytest.mark.parametrize("name", ["rotary", "adamw", "attention", "decode"])
+
+@pytest.mark.parametrize("name", [x.benchmark for x in OPERATIONS if x.kernels and x.benchmark])
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "r.json"
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--smoke", "--device", "cpu", "--json", str(out)])

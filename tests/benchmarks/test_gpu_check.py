@@ -83,13 +83,13 @@ def test_small_cases_run_under_the_sanitizer(tmp_path: Path, monkeypatch: pytest
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(f'#!/bin/sh\necho "$PYTORCH_NO_CUDA_MEMORY_CACHING $@" >> {tmp_path}/calls\necho 2 passed\n')
     tool.chmod(0o755)
-    assert check.sanitize("racecheck", 30) == ("ok", "attention: 2 passed; decode: 2 passed")
+    assert check.sanitize("racecheck", 30) == ("ok", "test_attention_cuda: 2 passed; test_decode_cuda: 2 passed")
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) == 2 == len(gpu_check.SANITIZED)
     for call, (name, cases) in zip(calls, gpu_check.SANITIZED.items(), strict=True):
         assert call.startswith("1 --tool racecheck --target-processes all --error-exitcode 99 ")
-        assert f"tests/gpu/test_{name}_cuda.py" in call and call.endswith(f"-k {cases}")
-        assert (ROOT / "tests" / "gpu" / f"test_{name}_cuda.py").is_file()
+        assert f"tests/{name}" in call and call.endswith(f"-k {cases}")
+        assert (ROOT / "tests" / name).is_file()
     tool.write_text("#!/bin/sh\necho '= Invalid __global__ read of size 16 bytes'\nexit 99\n")
     status, detail = check.sanitize("memcheck", 30)
     assert status == "failed" and "test_attention_cuda.py" in detail and "Invalid __global__ read" in detail
@@ -102,7 +102,7 @@ def test_the_cases_of_the_sanitizer_exist() -> None:
     attention, decode = (importlib.import_module(f"helpers.{name}_cases") for name in ("attention", "decode"))
     for module, selected in ((attention, "attention"), (decode, "decode")):
         names = {case.name for case in module.CASES}
-        assert set(gpu_check.SANITIZED[selected].split(" or ")) <= names
+        assert set(gpu_check.SANITIZED[f"gpu/test_{selected}_cuda.py"].split(" or ")) <= names
 
 
 def test_files_with_tests_for_gpus() -> None:

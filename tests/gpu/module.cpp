@@ -53,11 +53,7 @@ void box(const std::string& name, const std::string& element, std::uintptr_t ten
 }  // namespace
 
 PYBIND11_MODULE(host_kernels, module) {
-  bindings::bind_adamw(module);
-  bindings::bind_attention(module);
-  bindings::bind_copy(module);
-  bindings::bind_decode(module);
-  bindings::bind_rotary(module);
+  bindings::bind_kernels(module);
 
   module.def(
       "set_seed", [](uint64_t seed) { gpu::host::options().seed = seed; }, py::arg("seed"),

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
-from codeshell.ops import attention_cuda
+from codeshell.ops import attention_cuda, hopper
 
 
 @pytest.fixture
 def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(attention_cuda, "extension", host_kernels)
+    monkeypatch.setattr(hopper, "extension", host_kernels)
     return host_kernels
 
 
@@ -69,7 +69,7 @@ def test_dk_and_dv_are_always_deterministic_and_the_sums_of_dq_are_not(on_host, 
 def test_torchs_switch_makes_it_deterministic(on_host, monkeypatch):
     asked = []
     run = on_host.attention_backward_cuda
-    monkeypatch.setattr(attention_cuda, "extension", Recorder(on_host, run, asked))
+    monkeypatch.setattr(hopper, "extension", Recorder(on_host, run, asked))
     case = Case("switch", 20, 20)
     q, k, v = inputs(case, "cpu", torch.bfloat16)
     gradients(case, q, k, v, torch.ones_like(q))
@@ -147,9 +147,9 @@ def test_the_operation_and_its_fake_agree(on_host):
     operation = torch.ops.codeshell.attention_backward
     tests = ("test_schema", "test_faketensor")
     out, lse = ops.attention(q, k, k, return_lse=True)
-    torch.library.opcheck(operation, (q, q, k, k, out, lse, None, 0, True, 0.1, 5, True), test_utils=tests)
+    torch.library.opcheck(operation, (q, out, lse, q, k, k, None, 0, 4, 0, 0.1, True), test_utils=tests)
     out, lse = ops.attention(q[0], k[0], k[0], cu_seqlens=offsets, max_seqlen=13, return_lse=True)
-    packed = (q[0], q[0], k[0], k[0], out, lse, offsets, 13, True, 0.1, 0, False)
+    packed = (q[0], out, lse, q[0], k[0], k[0], offsets, 13, None, 0, 0.1, False)
     torch.library.opcheck(operation, packed, test_utils=tests)
     with pytest.raises(ValueError, match=r"grad \(19, 2, 64\) torch.bfloat16, out"):
         operation(q[0, :19], *packed[1:])
@@ -167,27 +167,33 @@ def test_it_compiles_as_one_graph(on_host):
     assert torch.equal(found, expected)
 
 
+def zeros(*shape):
+    return torch.zeros(shape, dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": (1, 4, 0, 4, 2, 1, 64)}, "size is below 1"),
-        ({"shape": (1, 4, 4, 4, 3, 2, 64)}, "multiple of kv_heads"),
-        ({"shape": (1, 4, 4, 4, 2, 1, 96)}, "dim 64 or 128"),
-        ({"shape": (1, 4, 5, 4, 2, 1, 64), "cu_seqlens": 64}, "equally many"),
-        ({"scale": 0.0}, "scale must be above 0"),
-        ({"causal": False, "window": 3}, "a window must be at least 1 and causal"),
+        ({"k": zeros(1, 0, 1, 64), "v": zeros(1, 0, 1, 64)}, "at least one query and one key"),
+        ({"q": zeros(1, 4, 3, 64), "k": zeros(1, 4, 2, 64), "v": zeros(1, 4, 2, 64)}, "not a multiple of the 2 of k"),
+        ({"q": zeros(1, 4, 2, 96), "k": zeros(1, 4, 1, 96), "v": zeros(1, 4, 1, 96)}, "heads of 64 or 128"),
+        (
+            {"q": zeros(4, 2, 64), "k": zeros(5, 1, 64), "v": zeros(5, 1, 64)}
+            | {"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32), "max_seqlen": 4},
+            "q has 4 tokens, k 5; packed sequences attend to themselves",
+        ),
+        ({"scale": 0.0}, "a scale above 0"),
+        ({"left": 2, "right": None}, "a right bound of 0 or no bounds"),
+        ({"grad": zeros(1, 4, 2, 128)}, r"grad \(1, 4, 2, 128\) torch.bfloat16, out"),
     ],
 )
-def test_the_binding_refuses(host_kernels, change, message):
-    arguments = {
-        "tensors": ((0, 0, 0, 0),) * 8,
-        **dict.fromkeys(("lse", "cu_seqlens", "workspace", "window", "stream"), 0),
-        "shape": (1, 4, 4, 4, 2, 1, 64),
-        "scale": 1.0,
-        **dict.fromkeys(("bf16", "causal", "deterministic"), True),
-    }
+def test_the_operation_refuses(on_host, change, message):
+    """A traced graph calls it by name, past the checks of `attention`: it has the same, and the kernels' conditions."""
+    call = {name: zeros(1, 4, 2, 64) for name in ("grad", "out", "q")} | {"lse": torch.zeros(1, 2, 4)}
+    call |= {"k": zeros(1, 4, 1, 64), "v": zeros(1, 4, 1, 64), "cu_seqlens": None, "max_seqlen": 0}
+    call |= {"left": None, "right": 0, "scale": 1.0, "deterministic": True}
     with pytest.raises(ValueError, match=message):
-        host_kernels.attention_backward_cuda(**{**arguments, **change})
+        torch.ops.codeshell.attention_backward(**call | change)
 
 
 @settings(max_examples=40, deadline=None)

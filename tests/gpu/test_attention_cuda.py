@@ -9,7 +9,7 @@ import torch
 from helpers.attention_cases import CASES, Case, check_case, check_gradients, gradients, inputs, poison, run
 
 from codeshell import _C, ops
-from codeshell.ops import attention_cuda
+from codeshell.ops import hopper
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def asked_for(monkeypatch):
-    monkeypatch.setattr(attention_cuda, "enabled", True)
+    monkeypatch.setattr(hopper, "enabled", True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

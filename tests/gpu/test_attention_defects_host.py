@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers.attention_cases import Case, inputs, packing, run
 
-from codeshell.ops import attention_cuda
+from codeshell.ops import hopper
 
 SEEDS = (3, 2, 0, 1, 7, 6, 4, 5, 11, 10, 8, 9)
 """The host execution runs warps by rank in 2, 3, 6, …: most defects show there."""
@@ -52,7 +52,7 @@ def call_of(place: str) -> tuple[str, str, str, int]:
 
 @pytest.fixture
 def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(attention_cuda, "extension", host_kernels)
+    monkeypatch.setattr(hopper, "extension", host_kernels)
     yield host_kernels
     host_kernels.leave_out("")
     host_kernels.trace(False)
@@ -68,7 +68,8 @@ def backward(case: Case):
     grad = torch.randn(q.shape).bfloat16()
     out, lse = run(case, q, k, v)
     offsets, longest = packing(case, q.device).values()
-    arguments = (grad, q, k, v, out, lse, offsets, longest, case.causal, case.dim**-0.5, 0, True)
+    right = 0 if case.causal else None
+    arguments = (grad, out, lse, q, k, v, offsets, longest or 0, None, right, case.dim**-0.5, True)
     return lambda: torch.ops.codeshell.attention_backward(*arguments)
 
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
-from codeshell.ops import attention_cuda
+from codeshell.ops import hopper
 
 
 @pytest.fixture
 def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(attention_cuda, "extension", host_kernels)
+    monkeypatch.setattr(hopper, "extension", host_kernels)
     return host_kernels
 
 
@@ -93,37 +93,45 @@ def test_the_operation_and_its_fake_agree(on_host):
     offsets = torch.tensor([0, 7, 20], dtype=torch.int32)
     operation = torch.ops.codeshell.attention_forward
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(operation, (q, k, k, None, 0, True, 0.1, 5), test_utils=tests)
-    torch.library.opcheck(operation, (q[0], k[0], k[0], offsets, 13, True, 0.1, 0), test_utils=tests)
+    torch.library.opcheck(operation, (q, k, k, None, 0, 4, 0, 0.1), test_utils=tests)
+    torch.library.opcheck(operation, (q[0], k[0], k[0], offsets, 13, None, 0, 0.1), test_utils=tests)
+    out, lse = operation(q, k, k, None, 0, None, None, 0.1)
+    operation = torch.ops.codeshell.attention_backward
+    torch.library.opcheck(operation, (q, out, lse, q, k, k, None, 0, None, None, 0.1, True), test_utils=tests)
 
 
 def test_the_operation_refuses_a_device_that_has_no_such_kernel():
     q = torch.zeros(1, 4, 1, 64, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="q is on cpu"):
-        torch.ops.codeshell.attention_forward(q, q, q, None, 0, True, 0.1, 0)
+        torch.ops.codeshell.attention_forward(q, q, q, None, 0, None, 0, 0.1)
+
+
+def zeros(*shape, dtype=torch.bfloat16):
+    return torch.zeros(shape, dtype=dtype)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": (1, 4, 0, 4, 2, 1, 64)}, "size is below 1"),
-        ({"shape": (1, 4, 4, 4, 3, 2, 64)}, "multiple of kv_heads"),
-        ({"shape": (1, 4, 4, 4, 2, 1, 96)}, "dim 64 or 128"),
-        ({"scale": 0.0}, "scale must be above 0"),
-        ({"causal": False, "window": 3}, "a window at least 1 and causal"),
+        ({"q": zeros(1, 0, 2, 64)}, "at least one query and one key"),
+        ({"k": zeros(1, 0, 1, 64), "v": zeros(1, 0, 1, 64)}, "at least one query and one key"),
+        ({"q": zeros(1, 4, 3, 64), "k": zeros(1, 4, 2, 64), "v": zeros(1, 4, 2, 64)}, "not a multiple of the 2 of k"),
+        ({"q": zeros(1, 4, 2, 96), "k": zeros(1, 4, 1, 96), "v": zeros(1, 4, 1, 96)}, "heads of 64 or 128"),
+        ({"q": zeros(1, 4, 2, 64, dtype=torch.float16)}, "q is torch.float16, k torch.bfloat16"),
+        ({name: zeros(1, 4, 1, 64, dtype=torch.float32) for name in "qkv"}, "bfloat16 or float16"),
+        ({"scale": 0.0}, "a scale above 0"),
+        ({"left": 2, "right": None}, "a right bound of 0 or no bounds"),
+        ({"right": 1}, "a right bound of 0 or no bounds"),
+        ({"left": -1}, "left is -1, right 0: each must be at least 0, or None"),
+        ({"cu_seqlens": torch.tensor([0, 4], dtype=torch.int32)}, "must be \\(total, heads, dim\\) with cu_seqlens"),
     ],
 )
-def test_the_binding_refuses(host_kernels, change, message):
-    arguments = {
-        **dict.fromkeys(("q", "k", "v", "out"), (0, 0, 0, 0)),
-        **dict.fromkeys(("lse", "cu_seqlens", "window", "stream"), 0),
-        "shape": (1, 4, 4, 4, 2, 1, 64),
-        "bf16": True,
-        "scale": 1.0,
-        "causal": True,
-    }
+def test_the_operation_refuses(on_host, change, message):
+    """A traced graph calls it by name, past the checks of `attention`: it has the same, and the kernels' conditions."""
+    call = {"q": zeros(1, 4, 2, 64), "k": zeros(1, 4, 1, 64), "v": zeros(1, 4, 1, 64), "cu_seqlens": None}
+    call |= {"max_seqlen": 4 if "cu_seqlens" in change else 0, "left": None, "right": 0, "scale": 1.0}
     with pytest.raises(ValueError, match=message):
-        host_kernels.attention_forward_cuda(**{**arguments, **change})
+        torch.ops.codeshell.attention_forward(**call | change)
 
 
 @settings(max_examples=60, deadline=None)

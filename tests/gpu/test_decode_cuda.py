@@ -9,7 +9,7 @@ import torch
 from helpers.decode_cases import CASES, Case, check_case, inputs
 
 from codeshell import _C, ops
-from codeshell.ops import decode_cuda
+from codeshell.ops import decode_cuda, hopper
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
@@ -23,11 +23,11 @@ def taken(monkeypatch):
     shapes = []
     launch = decode_cuda.run
 
-    def run(q, k_cache, v_cache, call, out, lse):
-        shapes.append(q.shape)
-        launch(q, k_cache, v_cache, call, out.fill_(torch.nan), lse.fill_(torch.nan))
+    def run(call, out, lse):
+        shapes.append(call.q.shape)
+        launch(call, out.fill_(torch.nan), lse.fill_(torch.nan))
 
-    monkeypatch.setattr(decode_cuda, "enabled", True)
+    monkeypatch.setattr(hopper, "enabled", True)
     monkeypatch.setattr(decode_cuda, "run", run)
     return shapes
 

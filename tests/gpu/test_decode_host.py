@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from helpers.decode_cases import CASES, Case, check_case, inputs
@@ -15,14 +13,12 @@ from codeshell.model import modules
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.modules import CodeShellForCausalLM
-from codeshell.ops import decode_cuda
-
-decode_module = sys.modules["codeshell.ops.decode"]
+from codeshell.ops import decode_cuda, hopper
 
 
 @pytest.fixture
 def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(decode_cuda, "extension", host_kernels)
+    monkeypatch.setattr(hopper, "extension", host_kernels)
     yield host_kernels
     assert all(not counts.any() for counts in decode_cuda._counts.values()), "a counter was not left at 0"
 
@@ -33,9 +29,9 @@ def taken(monkeypatch):
     shapes = []
     launch = decode_cuda.run
 
-    def run(q, k_cache, v_cache, call, out, lse):
-        shapes.append(q.shape)
-        launch(q, k_cache, v_cache, call, out.fill_(torch.nan), lse.fill_(torch.nan))
+    def run(call, out, lse):
+        shapes.append(call.q.shape)
+        launch(call, out.fill_(torch.nan), lse.fill_(torch.nan))
 
     monkeypatch.setattr(decode_cuda, "run", run)
     return shapes
@@ -175,7 +171,7 @@ def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
         model(ids[:, :70], attention_mask=torch.tensor([[1] * 70, [1] * 50 + [0] * 20]), cache=cache)
         both = torch.stack([ids[0, 70:74], ids[1, 50:54]])
         first, second = (model(both[:, i : i + 2], cache=cache).logits for i in (0, 2))
-        monkeypatch.setattr(decode_cuda, "extension", _C)
+        monkeypatch.setattr(hopper, "extension", _C)
         whole = [model(ids[row : row + 1, : n + 4]).logits[0, n:] for row, n in enumerate((70, 50))]
     assert len(taken) == 4 and cache.lengths.tolist() == [74, 54]
     logits, wanted = torch.cat([first, second], 1).float(), torch.stack(whole).float()
@@ -185,10 +181,39 @@ def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
 def test_the_operations_and_their_fakes_agree(on_host, taken):
     for case in (Case("read", (20, 3)), Case("append", (20, 3), page=16, new=1, rotary=64)):
         given = inputs(case, "cpu", torch.bfloat16)
-        call = [given.keywords.get(name) for name in decode_module.Call._fields[:6]]
+        call = [given.keywords.get(name) for name in decode_cuda.DecodeCall._fields[3:9]]
         operation = torch.ops.codeshell.decode_attention_append if case.new else torch.ops.codeshell.decode_attention
         arguments = (given.q, *(cache.nan_to_num(0.0) for cache in given.caches), *call, 0.125, True, 0, False)
         torch.library.opcheck(operation, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+TABLES = {"cos": torch.ones(100, 24), "sin": torch.ones(100, 24)}
+NEW = {name: torch.zeros(2, 1, 2, 64).bfloat16() for name in ("k_new", "v_new")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(2, 4, 64).bfloat16()}, "must be \\(batch, seq_q, heads, dim\\)"),
+        ({"q": torch.zeros(2, 1, 3, 64).bfloat16()}, "3 heads, not a multiple of the cache's 2"),
+        ({"q": torch.zeros(3, 1, 4, 64).bfloat16()}, "cache_seqlens \\(2,\\) .* must be int32 \\(3,\\)"),
+        ({"block_table": torch.zeros(1, 2, dtype=torch.int32)}, "block_table \\(1, 2\\)"),
+        ({**TABLES, "sin": None}, "cos and sin, go together"),
+        ({**TABLES, "k_new": None}, "q has 1 tokens, k_new is missing"),
+        ({**TABLES, **NEW, "cos": torch.ones(100, 40), "sin": torch.ones(100, 40)}, "rotates 80 dimensions"),
+        ({"causal": False, "window": 3}, "window is 3: must be an int of at least 1, and causal"),
+        ({"window": -1}, "window is -1"),
+    ],
+)
+def test_the_operation_refuses_what_the_function_refuses(on_host, taken, change, message):
+    """A traced graph calls the operations by name, past the public function."""
+    caches = {name: torch.zeros(2, 100, 2, 64).bfloat16() for name in ("k_cache", "v_cache")}
+    given = {"q": torch.zeros(2, 1, 4, 64).bfloat16(), **caches, "cache_seqlens": torch.zeros(2, dtype=torch.int32)}
+    call = decode_cuda.DecodeCall(**{**given, **change})
+    name = "decode_attention" if call.k_new is None else "decode_attention_append"
+    with pytest.raises(ValueError, match=message):
+        getattr(torch.ops.codeshell, name)(*call)
+    assert not taken
 
 
 def test_counters_of_a_stream_and_of_captures(monkeypatch):
@@ -227,19 +252,11 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": (2, 0, 4, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "size is below 1"),
-        ({"shape": (2, 1, 3, 2, 64, 0, 2, 100, 1, 0, 0, 2)}, "multiple of kv_heads"),
-        ({"shape": (2, 1, 4, 2, 96, 0, 2, 100, 1, 0, 0, 2)}, "dim 64 or 128"),
-        ({"shape": (2, 1, 4, 2, 64, 0, 9, 40, 1, 0, 0, 2), "block_table": 16}, "multiple of 16"),
-        ({"shape": (2, 1, 4, 2, 64, 0, 3, 100, 1, 0, 0, 2)}, "one for each row"),
         ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 3)}, "need a workspace"),
         ({"shape": (2, 1, 4, 2, 64, 0, 2, 100, 1, 0, 0, 1)}, "needs a slot"),
-        ({"shape": (2, 1, 4, 2, 64, 1, 2, 100, 1, 9, 12, 2), "cos": 16, "sin": 16}, "multiple of 8 columns"),
-        ({"scale": 0.0}, "scale must be above 0"),
-        ({"causal": False, "window": 3}, "a window at least 1 and causal"),
     ],
 )
-def test_the_binding_refuses(host_kernels, change, message):
+def test_the_binding_refuses_a_plan_that_does_not_fit(host_kernels, change, message):
     with pytest.raises(ValueError, match=message):
         host_kernels.attention_decode_cuda(**{**GOOD, **change})
 

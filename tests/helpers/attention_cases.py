@@ -180,12 +180,12 @@ def reference_gradients(
 
 
 def poison(monkeypatch: Any) -> list[torch.Size]:
-    """Outputs and workspaces start as NaN; returns the shapes of the first argument of each allocation."""
+    """Outputs and workspaces start as NaN; returns the shape of the queries at each allocation."""
     taken: list[torch.Size] = []
 
     def poisoned(allocate: Any, value: float) -> Any:
         def wrapped(*arguments: Any) -> Any:
-            taken.append(arguments[0].shape)
+            taken.append(arguments[0].q.shape)
             made = allocate(*arguments)
             for x in made if isinstance(made, tuple) else (made,):
                 x.fill_(value)

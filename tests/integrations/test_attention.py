@@ -259,7 +259,7 @@ def test_on_a_gpu_patterns_are_for_the_kernels(monkeypatch):
     config = SimpleNamespace(model_type="llama", hidden_size=512, num_attention_heads=4)
     gpu = {"device": "cuda", "dtype": torch.bfloat16}
     absent: str | None = "no GPU"
-    monkeypatch.setattr(masks.attention_cuda, "missing", lambda device: absent if device.type == "cuda" else "a CPU")
+    monkeypatch.setattr(masks.hopper, "missing", lambda device: absent if device.type == "cuda" else "a CPU")
     assert not masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"device": torch.device("cpu")})
     absent = None
     assert masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"dtype": torch.float16})

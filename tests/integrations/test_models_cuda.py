@@ -9,7 +9,7 @@ from helpers.tiny_transformers import padding, tiny, tokens
 import codeshell
 from codeshell import _C
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func
-from codeshell.ops import attention_cuda
+from codeshell.ops import attention_cuda, hopper
 
 from .test_models import distances, logits_and_gradients
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def taken(monkeypatch):
     """Shapes of the queries that the kernel was given, of users who asked for it."""
-    monkeypatch.setattr(attention_cuda, "enabled", True)
+    monkeypatch.setattr(hopper, "enabled", True)
     shapes, allocate = [], attention_cuda._empty
 
-    def counted(*arguments):
-        shapes.append(tuple(arguments[0].shape))
-        return allocate(*arguments)
+    def counted(call):
+        shapes.append(tuple(call.q.shape))
+        return allocate(call)
 
     monkeypatch.setattr(attention_cuda, "_empty", counted)
     return shapes

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from codeshell import _C, ops
 from codeshell.ops import cpu
+from codeshell.ops.attention_call import AttentionCall
 from codeshell.ops.rotary import rotary
 
 
@@ -121,7 +122,7 @@ def test_packed_sequences_equal_each_alone(lengths, dim, window):
 def test_every_element_is_written():
     q, k, v = (x.detach() for x in tensors(5, 2, 77, 77, 4, 2, 32))
     out = torch.full_like(q, torch.nan)
-    problem = cpu.AttentionProblem(q, k, v, True, 0.2, 0, None)
+    problem = cpu.AttentionProblem(AttentionCall(q, k, v, None, 0, left=None, right=0, scale=0.2))
     lse = problem.forward(out)
     gradients = [torch.full_like(x, torch.nan) for x in (q, k, v)]
     problem.backward(torch.ones_like(out), out, lse, *gradients)
@@ -219,7 +220,10 @@ def test_dropout_zeroes_and_scales():
         ({"k": torch.zeros(2, 8, 2, 32), "v": torch.zeros(2, 8, 2, 32)}, "q \\(1, 8, 4, 32\\), k \\(2, 8, 2, 32\\)"),
         ({"k": torch.zeros(1, 8, 0, 32), "v": torch.zeros(1, 8, 0, 32)}, "4 heads of 32, not a multiple of the 0 of k"),
         ({name: torch.zeros(1, 8, 2, 0) for name in "qkv"}, "2 heads of 0"),
-        ({"v": torch.zeros(1, 8, 2, 32, device="meta")}, "q is on cpu, k on cpu, v on meta"),
+        (
+            {"v": torch.zeros(1, 8, 2, 32, device="meta")},
+            r"v \(1, 8, 2, 32\) is on meta, q \(1, 8, 4, 32\) on cpu; they must be on one device",
+        ),
         ({name: torch.zeros(1, 8, 2, 32, dtype=torch.int32) for name in "qkv"}, "one floating-point dtype"),
         ({name: torch.zeros(8, 2, 32) for name in "qkv"}, "must be \\(batch, seq, heads, dim\\)"),
     ],
@@ -247,7 +251,7 @@ def test_bad_offsets_are_refused(offsets, longest, message):
     with pytest.raises(ValueError, match="int32"):
         ops.attention(q, k, v, cu_seqlens=torch.tensor([0, 8]), max_seqlen=8)
     offsets = torch.tensor([0, 8], dtype=torch.int32)
-    with pytest.raises(ValueError, match="cu_seqlens is on meta, q on cpu"):
+    with pytest.raises(ValueError, match=r"cu_seqlens \(2,\) is on meta, q \(.*\) on cpu"):
         ops.attention(q, k, v, cu_seqlens=offsets.to("meta"), max_seqlen=8)
     with pytest.raises(ValueError, match="q has 8 tokens, k 7; packed sequences attend to themselves"):
         ops.attention(q, k[:7], v[:7], cu_seqlens=offsets, max_seqlen=8)

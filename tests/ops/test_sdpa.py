@@ -10,8 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codeshell import ops
-from codeshell.kernels import KERNELS
+from codeshell.operations import KERNELS
 from codeshell.ops import attention_cuda, decode, sdpa
+from codeshell.ops import hopper as kernels
+from codeshell.ops.decode_cuda import DecodeCall
 
 
 @pytest.fixture
@@ -77,13 +79,13 @@ def on_gpu(**arguments):
 def hopper(monkeypatch):
     """A machine with one, a build with CUDA, and a user who asked for the kernel."""
     extension = SimpleNamespace(cuda_built=True)
-    monkeypatch.setattr(attention_cuda, "_C", extension)
-    monkeypatch.setattr(attention_cuda, "extension", extension)
-    monkeypatch.setattr(attention_cuda, "enabled", True)
+    monkeypatch.setattr(kernels, "_C", extension)
+    monkeypatch.setattr(kernels, "extension", extension)
+    monkeypatch.setattr(kernels, "enabled", True)
     gpu = SimpleNamespace(capability=(9, 0), name="NVIDIA H200")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: gpu.capability)
+    monkeypatch.setattr(kernels, "capability", lambda device: gpu.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: gpu.name)
-    monkeypatch.setattr(sdpa, "dense", lambda q, *arguments: torch.empty_like(q))
+    monkeypatch.setattr(sdpa, "dense", lambda call: (torch.empty_like(call.q), None))
     return SimpleNamespace(extension=extension, gpu=gpu)
 
 
@@ -99,9 +101,9 @@ def test_each_reason_is_said_once_on_a_gpu(said, hopper, monkeypatch):
         on_gpu()
         hopper.gpu.capability, hopper.extension.cuda_built = (9, 0), False
         on_gpu()
-        hopper.extension.cuda_built, attention_cuda.enabled = True, False
+        hopper.extension.cuda_built, kernels.enabled = True, False
         on_gpu()
-        attention_cuda.enabled = True
+        kernels.enabled = True
     assert said() == [
         "dropout of the probabilities",
         "float32 (on a GPU: bfloat16 and float16)",
@@ -117,19 +119,20 @@ def test_what_the_kernel_serves_is_what_is_not_said(hopper, monkeypatch):
     """The reasons agree with the choice: on this machine the call reaches the kernel, on all the others it does not."""
     taken = []
 
-    def kernel(q, k, v, *_):
+    def kernel(call):
+        q = call.q
         taken.append(q.shape)
         return torch.empty_like(q), q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
 
     monkeypatch.setattr(attention_cuda, "attend", kernel)
-    assert attention_cuda.missing(torch.device("cuda")) is None
+    assert kernels.missing(torch.device("cuda")) is None
     on_gpu()
     assert len(taken) == 1
     hopper.gpu.capability = (10, 0)
     on_gpu()
     hopper.gpu.capability, hopper.extension.cuda_built = (9, 0), False
     on_gpu()
-    hopper.extension.cuda_built, attention_cuda.enabled = True, False
+    hopper.extension.cuda_built, kernels.enabled = True, False
     on_gpu()
     assert len(taken) == 1
 
@@ -141,9 +144,9 @@ def test_decoding_says_it_too(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, "codeshell"):
         ops.decode_attention(q, k, v, cache_seqlens=torch.tensor([3], dtype=torch.int32))
         assert not caplog.records
-        call = (torch.zeros(1, dtype=torch.int32, device="meta"), *[None] * 5, 1.0, True, 0, False)
+        lengths = torch.zeros(1, dtype=torch.int32, device="meta")
         for _ in range(2):  # below the operation, which knows no such device
-            decode._decode(*(x.to("meta") for x in (q, k, v)), *call)
+            decode._decode(DecodeCall(*(x.to("meta") for x in (q, k, v)), lengths))
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.startswith(
         "codeshell.ops.decode_attention: PyTorch takes what no kernel of codeshell serves: tensors on"

@@ -1,0 +1,214 @@
+"""The table of operations: what each one is, what serves it where, and what proves it.
+
+It is read by `codeshell info`, `codeshell bench`, `codeshell info --kernels` (kernels.py), benchmarks/gpu_check.py and
+the tests. To add an operation, write its own files and one entry here; tests/test_operations.py then says which of
+them is missing. Standard library only, so that none of the readers needs torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A CUDA kernel of an operation.
+
+    Attributes:
+        source: its file, below csrc.
+        serves: the cases that it takes.
+        torch: the cases that go to PyTorch's own operations in its place.
+        tests: files below tests/ that prove it on a GPU.
+    """
+
+    source: str
+    serves: str
+    torch: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation, and all that belongs to it.
+
+    Attributes:
+        name: what `codeshell info` calls it; its binding is csrc/bindings/NAME.cpp where it has kernels.
+        functions: its public functions, `package.module:NAME`; none where only the package itself calls it.
+        cpu: what serves it on a CPU, and in brackets what serves the other cases.
+        cuda: the same on a CUDA device.
+        reference: the same computation in PyTorch, `package.module:NAME`; empty where PyTorch has none.
+        cpu_sources: its CPU kernels, below csrc.
+        kernels: its CUDA kernels.
+        host_tests: files below tests/ that run the CUDA kernels on the host.
+        benchmark: its file benchmarks/NAME.py; empty where it has none.
+        measures: what the benchmark compares, for `codeshell bench`.
+        sanitized: names of cases (pytest's -k) of its first GPU test file that compute-sanitizer has time for.
+    """
+
+    name: str
+    functions: tuple[str, ...]
+    cpu: str
+    cuda: str
+    reference: str = ""
+    cpu_sources: tuple[str, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+    host_tests: tuple[str, ...] = ()
+    benchmark: str = ""
+    measures: str = ""
+    sanitized: str = ""
+
+
+OPERATIONS = (
+    Operation(
+        name="attention",
+        functions=("codeshell.ops:attention", "codeshell.ops:packed_attention"),
+        cpu="C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
+        cuda="attention/forward_sm90.cu if asked for, else torch SDPA, see --kernels",
+        reference="codeshell.ops.sdpa:attend",
+        cpu_sources=("attention/attention_cpu.cpp",),
+        kernels=(
+            Kernel(
+                source="attention/forward_sm90.cu",
+                serves="attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for it: "
+                "bf16, fp16; head dimension 64 and 128; any group of query heads; causal, window or full; dense or "
+                "packed sequences; log-sum-exp",
+                torch="dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; of the flash_attn "
+                "functions: windows that are not causal, keys in sequences of other lengths than the queries",
+                tests=("gpu/test_attention_cuda.py",),
+            ),
+            Kernel(
+                source="attention/backward_sm90.cu",
+                serves="the gradients of all that attention/forward_sm90.cu serves, on the same terms; deterministic "
+                "if asked for",
+                torch="what the forward pass leaves to torch; gradients of gradients are an error",
+                tests=("gpu/test_attention_cuda.py",),
+            ),
+        ),
+        host_tests=(
+            "gpu/test_attention_host.py",
+            "gpu/test_attention_backward_host.py",
+            "gpu/test_attention_defects_host.py",
+            "gpu/test_budgets_host.py",
+            "gpu/test_models_host.py",
+        ),
+        benchmark="attention",
+        measures="attention, forward and backward, against torch's SDPA",
+        sanitized="one_tile or packed_window",
+    ),
+    Operation(
+        name="decode",
+        functions=("codeshell.ops:decode_attention",),
+        cpu="torch SDPA",
+        cuda="attention/decode_sm90.cu if asked for, else PyTorch, see --kernels",
+        reference="codeshell.ops.decode:_attend_masked",
+        kernels=(
+            Kernel(
+                source="attention/decode_sm90.cu",
+                serves="decode_attention on GPUs of compute capability 9.0, if CODESHELL_HOPPER_ATTENTION=1 asks for "
+                "it: bf16, fp16; head dimension 64 and 128; 1 to 16 new tokens; any group of query heads; contiguous "
+                "caches, or pages of a multiple of 16 tokens; causal, window or full; appended tokens, rotated; "
+                "log-sum-exp",
+                torch="more new tokens, fp32, fp64, other head dimensions, other page sizes, a scale not above 0, "
+                "caches that are not aligned to 16 bytes, rotary tables that are not of a multiple of 8 columns, "
+                "other GPUs",
+                tests=("gpu/test_decode_cuda.py",),
+            ),
+        ),
+        host_tests=("gpu/test_decode_host.py",),
+        benchmark="decode",
+        measures="attention of new tokens over a cache, against torch's SDPA, flash-attention",
+        sanitized="ragged or paged_16",
+    ),
+    Operation(
+        name="rotary",
+        functions=("codeshell.ops:rotary", "codeshell.ops:rotary_qkv"),
+        cpu="C++ (fp64: PyTorch)",
+        cuda="rotary/rotary.cu, see --kernels",
+        reference="codeshell.ops.rotary:_reference",
+        cpu_sources=("rotary/rotary_cpu.cpp",),
+        kernels=(
+            Kernel(
+                source="rotary/rotary.cu",
+                serves="rotary embedding of queries and keys, and a fused projection's bias, split and rotation, "
+                "forward and backward: fp32, bf16, fp16; half-split or interleaved; partial; positions, offsets, "
+                "packed sequences",
+                torch="fp64",
+                tests=("gpu/test_rotary_cuda.py",),
+            ),
+        ),
+        host_tests=("gpu/test_rotary_host.py",),
+        benchmark="rotary",
+        measures="rotary embedding against eager PyTorch, torch.compile, Liger",
+    ),
+    Operation(
+        name="adamw",
+        functions=("codeshell.optim:AdamW",),
+        cpu="C++ (fp64, amsgrad: torch)",
+        cuda="adamw/adamw.cu, see --kernels",
+        reference="torch.optim:AdamW",
+        cpu_sources=("adamw/adamw_cpu.cpp",),
+        kernels=(
+            Kernel(
+                source="adamw/adamw.cu",
+                serves="AdamW steps of all parameters of a group in one launch, and the norm of their gradients: "
+                "fp32, bf16, fp16; fp32 masters; stochastic rounding; bf16 moments",
+                torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
+                tests=("gpu/test_adamw_cuda.py",),
+            ),
+        ),
+        host_tests=("gpu/test_adamw_host.py",),
+        benchmark="adamw",
+        measures="AdamW steps against torch's, apex's, TransformerEngine's",
+    ),
+    Operation(
+        name="gelu",
+        functions=("codeshell.ops:gelu",),
+        cpu="C++ (fp16, fp64: PyTorch)",
+        cuda="PyTorch",
+        reference="torch.nn.functional:gelu",
+        cpu_sources=("activation/gelu_cpu.cpp",),
+    ),
+    Operation(
+        name="loss",
+        functions=("codeshell.ops:linear_cross_entropy",),
+        cpu="C++ after each block of logits (fp16, fp64: PyTorch)",
+        cuda="PyTorch",
+        reference="codeshell.ops.loss:cross_entropy_reference",
+        cpu_sources=("loss/cross_entropy_cpu.cpp",),
+    ),
+    Operation(
+        name="copy",
+        functions=(),
+        cpu="none",
+        cuda="copy/copy.cu, see --kernels",
+        reference="torch:clone",
+        kernels=(
+            Kernel(
+                source="copy/copy.cu",
+                serves="copies of device memory: the floor of the benchmarks",
+                torch="nothing",
+                tests=("gpu/test_copy_cuda.py",),
+            ),
+        ),
+    ),
+    Operation(
+        name="minhash",
+        functions=("codeshell.dedup:minhash",),
+        cpu="C++ (avx512, avx2, neon, scalar)",
+        cuda="none",
+        cpu_sources=("dedup/minhash.cpp",),
+        benchmark="dedup",
+        measures="near-duplicate search against other deduplicators",
+    ),
+    Operation(
+        name="measures",
+        functions=(),
+        cpu="C++",
+        cuda="none",
+        cpu_sources=("text/measures.cpp",),
+    ),
+)
+"""Those with kernels that are known least come first: where a GPU's time runs out, the last are left out."""
+
+KERNELS = {kernel.source: kernel for operation in OPERATIONS for kernel in operation.kernels}
+"""The CUDA kernels by their path below csrc."""
