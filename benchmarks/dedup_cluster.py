@@ -2,11 +2,11 @@
 
     python benchmarks/dedup_cluster.py --documents 100000000 --directory /fast/disk --json
 
-Every shard gets the file that signing would have written, without sketches: 21 random band keys per document. Of the
-documents a fifth are copies: a copy shares each key of an earlier document with probability 0.4 (as at Jaccard 0.86
-with 6 rows), and one in fifty has the fingerprint of an earlier one. Then `codeshell.dedup.search` runs from there on
-with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. None of these
-steps is simulated; what is missing is reading texts, comparing sketches and exact Jaccards.
+Every shard gets the file that signing would have written, without sketches: 21 random band keys per document. A fifth
+of the documents are copies: a copy shares each key of an earlier document with probability 0.4 (as at Jaccard 0.86 with
+6 rows), and one in fifty has the fingerprint of an earlier one. Then the remaining steps of `codeshell.dedup.search`
+run with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. None of these
+steps is simulated. Missing are only the reading of texts, the comparison of sketches and the exact Jaccards.
 
 Reports seconds and peak memory of every step, and checks the outcome against what was planted.
 """
@@ -47,7 +47,7 @@ class Shard:
 
 
 def keys_of(documents: np.ndarray, bands: int) -> np.ndarray:
-    """(n, bands) the keys that documents have of themselves: a hash of (document, band), never 0."""
+    """(n, bands) the own keys of documents: a hash of (document, band), never 0."""
     x = documents.astype(np.uint64)[:, None] * np.uint64(64) + np.arange(1, bands + 1, dtype=np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
@@ -55,7 +55,7 @@ def keys_of(documents: np.ndarray, bands: int) -> np.ndarray:
 
 
 def origins(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) the document that each is a copy of (itself if of none), and whether it is an equal one."""
+    """(count,) the document that each one is a copy of (itself if of none), and whether the copy is equal to it."""
     random = np.random.default_rng(shard.first)
     documents = np.arange(shard.first, shard.first + shard.count)
     copy = random.random(shard.count) < COPIES
@@ -117,7 +117,7 @@ class Peak(threading.Thread):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=2_000_000)
-    parser.add_argument("--directory", type=Path, default=Path("runs/dedup-cluster"), help="270 bytes a document")
+    parser.add_argument("--directory", type=Path, default=Path("runs/dedup-cluster"), help="270 bytes per document")
     parser.add_argument("--memory", type=float, default=2.0, help="GiB for the search's arrays")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows here")

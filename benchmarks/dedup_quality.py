@@ -1,23 +1,24 @@
-"""Recall and precision of deduplicators on real files, against all pairs of Jaccard .5 and more, found exactly.
+"""Recall and precision of deduplicators on real files, against all pairs of Jaccard 0.5 and more, found exactly.
 
     python benchmarks/dedup_quality.py --corpus corpus/*.parquet --work quality --json dedup-quality.json \\
         --peer datasketch=venv-a/bin/python --peer rensa=venv-b/bin/python ...
 
-The corpus is Parquet files (or folders of them) with a column `text`, without equal texts: those are found by any hash.
-The truth is the Jaccard of the shingle sets of `codeshell dedup` (5 tokens), by an inverted index over all documents
-(`exact_join.py`), which is checked against brute force with sets made in Python on a sample of documents. Every system
-runs with its defaults at the threshold .7, on its own shingles, each peer in its own interpreter (`peers/`).
+The corpus is Parquet files (or folders of them) with a column `text`. It has no equal texts, because any hash finds
+those. The truth is the Jaccard similarity of the shingle sets of `codeshell dedup` (5 tokens), found by an inverted
+index over all documents (`exact_join.py`). The index is checked on a sample of documents against brute force with sets
+made in Python. Every system runs with its defaults at the threshold 0.7, on its own shingles, each peer in its own
+interpreter (`peers/`).
 
-Of each system
-    recall          true pairs (J >= .7) that it saw as similar: a common band key and whatever check it makes
-    resolved        true pairs of which it drops at least one: what a user wants
-    precision       of the pairs that it reports, those with J >= .7, and >= .5
-    own recall      of the true pairs of its own shingles, where those are others
-    left            documents that stay though they have J >= .7 with an earlier one that stays
-    wrong           documents that are dropped though they have J >= .7 with none that stays
+Columns of a system's row (J is the Jaccard similarity):
+    recall          share of true pairs (J >= 0.7) that it saw as similar: a common band key, and any check it makes
+    resolved        share of true pairs of which it drops at least one document: what a user wants
+    precision       share of the pairs that it reports that have J >= 0.7, and J >= 0.5
+    own recall      recall on the true pairs of its own shingles, if these differ from ours
+    left            documents that stay though they have J >= 0.7 with an earlier one that stays
+    wrong           documents that are dropped though they have J >= 0.7 with none that stays
 
-`--work` keeps the truth and every system's outcome; a second run takes what is there. Without --peer only codeshell is
-judged, and its two methods at thresholds .5, .7 and .85.
+`--work` keeps the truth and every system's outcome, and a second run uses them. Without --peer only codeshell is
+judged, with its two methods at the thresholds 0.5, 0.7 and 0.85.
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ class Truth(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a system did."""
+    """What a system decided."""
 
     kept: NDArray[np.bool_]
     seen: NDArray[np.int64]
-    """Packed pairs that it took for candidates, after whatever check it makes, but for an exact one."""
+    """Packed pairs that it took for candidates, after any check that it makes except an exact one."""
     reported: NDArray[np.int64]
     """Packed pairs that it says are near duplicates."""
 
@@ -164,7 +165,7 @@ def judge(outcome: Outcome, truth: Truth, own: Truth | None, threshold: float = 
 
 
 def positions(files: list[Path], shard: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Over all files, of rows of files."""
+    """Positions over all files, from file numbers and the rows in them."""
     sizes = [pq.ParquetFile(file).metadata.num_rows for file in files]
     firsts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     result: NDArray[np.int64] = firsts[shard] + row
@@ -174,7 +175,7 @@ def positions(files: list[Path], shard: NDArray[np.int64], row: NDArray[np.int64
 def command(
     files: list[Path], documents: int, output: Path, workers: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """`codeshell dedup` with its defaults: who stays, and the pairs that it names."""
+    """The outcome of `codeshell dedup` with its defaults: who stays, and the pairs that it names."""
     if not (output / "stats.json").exists():
         shutil.rmtree(output, ignore_errors=True)
         arguments = [*map(str, files), "-o", str(output), "--workers", str(workers)]
@@ -189,7 +190,7 @@ def command(
 
 
 def candidates(files: list[Path], parameters: Parameters, directory: Path, workers: int) -> Outcome:
-    """The search itself, with its candidate pairs."""
+    """The outcome of the search itself, with its candidate pairs."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     options = inputs.InputOptions()
@@ -210,7 +211,7 @@ def candidates(files: list[Path], parameters: Parameters, directory: Path, worke
 
 
 def expand(edges: NDArray[np.uint32], representative: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Edges between representatives, as packed pairs of all that they stand for."""
+    """Edges between representatives, as packed pairs of all documents that they stand for."""
     copies = {
         int(r): np.flatnonzero(representative == r)
         for r in np.unique(representative[representative != np.arange(len(representative))])

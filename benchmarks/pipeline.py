@@ -4,11 +4,11 @@
 
 The corpus is the source files of the running interpreter's standard library and packages, copied to a folder until a
 size is reached; a line at the end of every file names the copy, so that no two are equal. The files have just been
-written, so they are in the page cache. Targets: at least 40 MB/s a core from files to filtered shards (zstd Parquet
-written), peak memory that does not grow with the corpus. A whole run is a process of its own with one worker.
+written, so they are in the page cache. Targets: at least 40 MB/s per core from files to filtered shards (zstd Parquet
+written), and peak memory that does not grow with the corpus. Each whole run is a process of its own with one worker.
 
-The rows `plain Python` do the same measuring the way the public filters for StarCoder's rules are written, document by
-document on Python strings; they read and write nothing. MB are 10^6 bytes of text that was collected.
+The row `plain Python` takes the same measures in the way in which the public filters for StarCoder's rules are written:
+document by document, on Python strings. It reads and writes nothing. MB are 10^6 bytes of collected text.
 """
 
 from __future__ import annotations
