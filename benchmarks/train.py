@@ -69,7 +69,7 @@ def main() -> int:
             seconds[name].append(time.perf_counter() - start)
     rows = [row(name, seconds[name], first[name], data.numel()) for name in steps]
     for entry in rows:
-        print(f"{entry['name']:36} {entry['tokens_per_second']:8.0f} tokens/s  {entry['milliseconds']:7.1f} ms per step")
+        print(f"{entry['name']:36} {entry['tokens_per_second']:8.0f} tokens/s  {entry['milliseconds']:7.1f} ms/step")
     ratios = compare(rows)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")

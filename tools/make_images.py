@@ -200,9 +200,7 @@ def screenshot(page: Path, image: Path, width: int = 1400, height: int = 1000) -
         sys.exit(f"{page}: no such file; `make demo` makes it")
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if browser is None:
-        sys.exit(
-            f"none of {', '.join(BROWSERS)} is installed, so there is no screenshot; install one"
-        )
+        sys.exit(f"none of {', '.join(BROWSERS)} is installed, so there is no screenshot; install one")
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         command += [f"--window-size={width},{height}", "--blink-settings=preferredColorScheme=1"]
