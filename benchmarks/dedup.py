@@ -158,7 +158,7 @@ class Bench:
         return row
 
     def alternate(self, cases: dict[str, Case]) -> list[dict[str, Any]]:
-        """Run all cases in turn, for some rounds; return each one's round of median time, with the times of all rounds."""
+        """Run all cases in turn, for some rounds; return the round of median time of each, with all times."""
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
         for turn in range(self.rounds):
             for name, work in cases.items():

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from codeshell import registry
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+OWN = [path for path in EXAMPLES if path.stem.startswith("own_")]
+"""They define a rule, a scorer or a task that a command takes; run alone they do nothing."""
 SECONDS = 100
 NEEDS = {"patch_transformers": "transformers"}
 
@@ -46,4 +52,16 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.strip(), "an example prints what it found"
+    assert result.stdout.strip() or path.stem.startswith("own_"), "an example prints what it found"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EXAMPLES if path.stem.startswith("own_")], ids=lambda path: path.stem
+)
+def test_what_an_example_defines_is_found_by_its_name(path: Path) -> None:
+    """A rule, scorer or task of one's own: its opening shows how the command line names it."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    places = re.findall(rf"{path.name}:(\w+)", docstring)
+    assert places, f"name what the file defines as examples/{path.name}:NAME"
+    for name in places:
+        assert registry.load(f"{path}:{name}") is not None
