@@ -22,10 +22,13 @@ SUFFIXES = {".py", ".pyi", ".md", ".h", ".cuh", ".cu", ".cpp", ".inc", ".html", 
 NAMES = {"Makefile", "CMakeLists.txt"}
 SKIPPED = {"tests/test_words.py"}
 
-UNITS = r"(?:bytes?|bits?|nats?|tokens?|FLOPs?|[MGT]FLOPs?|ns|us|µs|ms|[kMGT]i?B|cycles?|registers?|seconds?)"
+UNITS = (
+    r"(?:bytes?|bits?|nats?|tokens?|FLOPs?|[MGT]FLOPs?|ns|us|µs|ms|[kMGT]i?B|cycles?|registers?|seconds?|threads?|rows?|"
+    r"lines?|comparisons?)"
+)
 EACH = (
     r"(?:array|band|batch|block|byte|call|case|chart|core|device|document|element|epoch|file|group|head|job|key|lane|"
-    r"language|layer|level|line|machine|page|pair|parameter|process|query|row|second|sequence|shard|shingle|step|task|"
+    r"language|layer|level|library|line|machine|page|pair|parameter|process|query|row|second|sequence|shard|shingle|step|task|"
     r"tensor|text|thread|tile|token|warp|word|worker)"
 )
 
@@ -59,7 +62,9 @@ RULES = (
     ),
     Rule(
         "a unit by an article",
-        re.compile(rf"(?:/s|(?<!\w)\d[\d,.]*|\b{UNITS}(?<!\bbit)) an? {EACH}\b|\bone an? {EACH}\b"),
+        re.compile(
+            rf"(?:(?:/s|(?<!\w)\d+(?:[.,]\d+)*|\b{UNITS}(?<!\bbit)) an? {EACH}\b|\bone an? {EACH}\b)(?!'s| \w+s\b| may\b)"
+        ),
         "per",
     ),
 )
