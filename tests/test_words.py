@@ -62,9 +62,7 @@ RULES = (
     ),
     Rule(
         "a unit by an article",
-        re.compile(
-            rf"(?:(?:/s|(?<!\w)\d+(?:[.,]\d+)*|\b{UNITS}(?<!\bbit)) an? {EACH}\b|\bone an? {EACH}\b)(?!'s| \w+s\b| may\b)"
-        ),
+        re.compile(rf"(?:/s|(?<!\w)\d+(?:[.,]\d+)*|\b{UNITS}(?<!\bbit)|\bone) an? {EACH}\b(?!'s| \w+s\b| may\b)"),
         "per",
     ),
 )
