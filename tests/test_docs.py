@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -98,22 +99,27 @@ def test_result_files_exist() -> None:
         assert files - known <= results, f"{name}: no such results: {files - known - results}"
 
 
-def rows_of(file: str) -> dict[str, dict[str, float]]:
-    """The rows of a result file by their case, name or system, or by case and name where both are there."""
-    rows = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))["rows"]
-    return {" / ".join(row[key] for key in ("case", "system", "name") if key in row): row for row in rows}
+def rows_of(file: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((ROOT / "benchmarks/results" / file).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def named(file: str) -> dict[str, dict[str, Any]]:
+    """The rows of a result file by their case, name or system, or by case and name if both are there."""
+    keys = ("case", "system", "name")
+    return {" / ".join(row[key] for key in keys if key in row): row for row in rows_of(file)}
 
 
 def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
-    dedup, quality, pipeline = (rows_of(f"{name}.json") for name in ("dedup", "dedup-quality", "pipeline-cpu"))
-    train, rotary, adamw = (rows_of(f"{name}-cpu.json") for name in ("train", "rotary", "adamw"))
+    dedup, quality = named("dedup.json"), named("dedup-quality.json")
+    train, rotary, adamw = (named(f"{name}-cpu.json") for name in ("train", "rotary", "adamw"))
     case = "2 x 2048 tokens, 32+8 heads, d 128, bf16, in place"
     compiled = rotary[f"{case} / torch.compile of it"]["microseconds"]
     large = "fp32, 50,000,000 parameters in 20 tensors"
     small = "fp32, 10,000 tensors of 1-4096 elements, 20,517,487 parameters / codeshell.optim.AdamW"
     fused = adamw[f"{large} / torch AdamW, fused"]["microseconds"]
     step = [train[name]["tokens_per_second"] for name in ("codeshell fp32", "starcoder2 fp32 sdpa")]
-    rates = [row["MB_per_second_per_core"] for row in pipeline.values() if "MB_per_second_per_core" in row]
+    rates = [row["MB_per_second_per_core"] for row in rows_of("pipeline-cpu.json") if "MB_per_second_per_core" in row]
     expected = [
         ("dedup", f"{dedup['whole: codeshell']['MB_per_second']:.0f} MB/s"),
         ("dedup-quality", f"{quality['codeshell']['recall']:.3f}"),
@@ -122,7 +128,7 @@ def test_the_numbers_of_the_readme_are_those_of_the_results() -> None:
         ("rotary-cpu", f"{compiled / rotary[f'{case} / codeshell.ops.rotary']['microseconds']:.0f} times as fast"),
         ("adamw-cpu", f"{fused / adamw[f'{large} / codeshell.optim.AdamW']['microseconds']:.2f} times as fast"),
         ("adamw-cpu", f"{adamw[small]['microseconds'] / adamw[f'{small}, one tensor']['microseconds']:.2f} times"),
-        ("startup", f"{rows_of('startup.json')['import codeshell']['median_ms']:.0f} ms"),
+        ("startup", f"{named('startup.json')['import codeshell']['median_ms']:.0f} ms"),
     ]
     lines = page("README.md").splitlines()
     for file, number in expected:
