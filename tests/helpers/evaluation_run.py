@@ -18,7 +18,7 @@ from helpers.evaluation_fakes import document, write_documents
 
 
 def byte_tokenizer() -> Tokenizer:
-    """A tokenizer of the 256 bytes without merges; the special tokens follow them."""
+    """The 256 bytes, no merges, the special tokens behind them."""
     vocabulary = dict(BYTE_SYMBOLS.items())
     added = [
         {"id": 256 + n, "content": name, "special": True, "normalized": False, "lstrip": False, "rstrip": False}

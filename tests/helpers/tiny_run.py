@@ -51,7 +51,7 @@ class MemoryCorpus:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """All bytes with id = byte, then a few merges, then the 20 special tokens."""
+    """All bytes with id = byte, a few merges, and the 20 special tokens behind them."""
     symbols = {value: symbol for symbol, value in BYTE_SYMBOLS.items()}
     vocabulary = {symbols[value]: value for value in range(256)}
     for first, second in MERGES:
