@@ -62,7 +62,7 @@ RULES = (
     ),
     Rule(
         "a unit by an article",
-        re.compile(rf"(?:/s|(?<!\w)\d+(?:[.,]\d+)*|\b{UNITS}(?<!\bbit)|\bone) an? {EACH}\b(?!'s| \w+s\b| may\b)"),
+        re.compile(rf"(?:/s|(?<!\w)\d+(?:[.,]\d+)*|\b{UNITS}(?<!\bbit)|\bone) an? {EACH}\b(?!'s| \w+s\b| may\b| of\b)"),
         "per",
     ),
 )
@@ -231,7 +231,7 @@ def test_what_is_found_at_the_start_of_a_docstring(text: str) -> None:
         "tasks of a Ray cluster behind the same interface",
         "a table of tokens and a document",
         "the rules go on top of the table",
-        "a 16-bit element, and how many tokens one row holds",
+        "a 16-bit element, and how many tokens a row of the cache can hold",
         "files like .7z and .2bit",
         "version 2.13.0, page 3.",
     ],
