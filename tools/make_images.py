@@ -190,7 +190,7 @@ def chart() -> str:
     )
 
 
-def screenshot(page: Path, image: Path, width: int = 1400, height: int = 1000) -> None:
+def screenshot(page: Path, image: Path, width: int = 1400, height: int = 770) -> None:
     """Save the top of an HTML page as PNG.
 
     Raises:
