@@ -66,14 +66,16 @@ def origins(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_shard(shard: Shard) -> dict[str, Any]:
-    """Write the file that `signed.sign_shard` would have written."""
+    """Write the file that `codeshell.dedup.sign` would have written."""
     random = np.random.default_rng([shard.first, 1])
     documents = np.arange(shard.first, shard.first + shard.count)
     origin, equal = origins(shard)
     keys = keys_of(documents, shard.bands)
     copies = np.flatnonzero(origin != documents)
+    # A copy takes each key of its origin with probability SHARED and has its own keys elsewhere.
     shared = random.random((len(copies), shard.bands)) < SHARED
     keys[copies] = np.where(shared, keys_of(origin[copies], shard.bands), keys[copies])
+    # Fingerprints have two words. Those of an equal copy are its origin's.
     own = np.where(equal, origin, documents)
     prints = np.stack([keys_of(own, 1)[:, 0], keys_of(own + (1 << 40), 1)[:, 0]], axis=1)
     rows = {
@@ -83,6 +85,7 @@ def make_shard(shard: Shard) -> dict[str, Any]:
         "rows": documents.astype(np.int64),
     }
     write_arrays(shard.output, rows | partitioned(keys, prints))
+    # What the search must drop: a copy that shares a key or the fingerprint. Without either it cannot be found.
     found = int((shared.any(axis=1) | equal[copies]).sum())
     return {"documents": shard.count, "bytes": 5000 * shard.count, "keys": keys.size, "left_out": {}, "found": found}
 
@@ -143,6 +146,7 @@ def main() -> None:
             rows.append({"step": name, "seconds": round(now - clock[0], 1)} | peak.take())
             clock[0] = now
 
+        # The steps of the search report when they end; the decision is what is left at the end.
         same, edges = steps.find_same, steps.find_edges
         steps.find_same = lambda *given: (same(*given), timed("same"))[0]
         steps.find_edges = lambda *given: (edges(*given), timed("edges"))[0]

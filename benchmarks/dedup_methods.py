@@ -98,6 +98,7 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
     texts = list(read_texts(files))
     (piece,) = text_buffers(texts)
     cache = work / "truth.npz"
+    # Shingle sets are needed only where the truth is not cached yet.
     values, bounds = (np.empty(0, np.uint64), np.zeros(1, np.int64))
     if not cache.exists():
         values, bounds = _C.dedup_shingle_sets(piece.data, piece.offsets, Parameters().ngram)
@@ -105,6 +106,7 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
     compared = check(texts, truth, sample)
     signed = sign(piece, Parameters())
     positions = np.arange(len(texts), dtype=np.uint32)
+    # Of equal fingerprints the first document stands for all.
     same, first = equal_prints(signed.fingerprints, positions, positions)
     representative = np.arange(len(texts))
     representative[same] = first
@@ -121,12 +123,14 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
 def run_bands(signed: Signed, threshold: float, bands: int, rows: int) -> Run:
     """The steps of `candidates.find_edges`, without its files."""
     p = replace(Parameters(), threshold=threshold)
+    # The first bands of those that fit; each key has the number of its document beside it.
     keys = np.ascontiguousarray(signed.keys_of(rows)[:, :bands])
     owner = np.repeat(np.arange(len(keys), dtype=np.uint32), bands)
     keys, chosen = keys.reshape(-1), signed.chosen
     sketches = _C.DedupSketches.from_array(signed.sketches)
     started = time.perf_counter()
     edges, heavy, counts = _C.dedup_groups_edges(keys, owner, chosen, None, sketches, LANES, p.least, p.sure)
+    # The clock includes CPSJoin over the documents of large groups, which is part of this method.
     compared = counts["pairs_compared"]
     if len(heavy):
         more, join = _C.dedup_cpsjoin(sketches, heavy, heavy, LANES, threshold, p.least, p.sure, p.seed)
@@ -181,6 +185,7 @@ def try_bands(signed: Signed, threshold: float) -> list[Tried]:
 
 
 def try_join(signed: Signed, threshold: float) -> list[Tried]:
+    # CPSJoin may remember twice the earlier neighbours that any document truly has, so that this limit loses none.
     later = signed.truth.above(threshold) & 0xFFFFFFFF
     most = int(np.bincount(later).max())
     neighbours = max(32, 1 << (2 * most - 1).bit_length())
@@ -201,6 +206,7 @@ def choose(threshold: float, bands: list[Tried], join: list[Tried]) -> list[dict
     """The settings to time at a threshold; `options` is None where no two settings match."""
     chosen: list[dict[str, Any]] = []
     for target in TARGETS:
+        # Settings of the two methods with the same recall, near the target; the fastest such pair is timed.
         pairs = [
             (one, other)
             for one in bands
@@ -262,6 +268,7 @@ def main() -> None:
     signed, corpus = sign_corpus(parquet_files(args.corpus), args.work, args.check)
     wanted = list(DEFAULTS)
     for threshold in THRESHOLDS:
+        # Trying the grid takes long, so its outcome is kept; what is reported is timed again below.
         cache = args.work / f"tried-{threshold}.json"
         if not cache.exists():
             cache.write_text(json.dumps([try_bands(signed, threshold), try_join(signed, threshold)]))

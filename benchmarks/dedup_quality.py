@@ -93,6 +93,7 @@ def pack(pairs: NDArray[Any]) -> NDArray[np.int64]:
 def truth_of(values: NDArray[np.uint64], bounds: NDArray[np.int64], cache: Path) -> Truth:
     if not cache.exists():
         pairs, jaccard = exact_pairs(values, bounds, LEAST)
+        # Written under another name first, so that a killed run leaves no half of it.
         partial_file = cache.with_suffix(".partial.npz")
         np.savez(partial_file, packed=pairs[:, 0] << 32 | pairs[:, 1], jaccard=jaccard)
         partial_file.rename(cache)
@@ -105,14 +106,18 @@ TOKENS = re.compile(rf"[A-Za-z0-9_]+|[{SINGLE}]|[^\W0-9A-Za-z_{SINGLE}]+")
 
 
 def check(texts: list[str], truth: Truth, sample: int) -> int:
-    """Compare the truth of a sample of documents, half of them in pairs, with brute force in Python; return how many
-    pairs were compared."""
+    """Compare the truth of a sample of documents, half of them in true pairs, with brute force in Python.
+
+    Returns:
+        How many pairs were compared.
+    """
     rng = np.random.default_rng(0)
     some = rng.choice(len(truth.packed), min(sample // 4, len(truth.packed)), replace=False)
     chosen = np.concatenate(
         [truth.packed[some] >> 32, truth.packed[some] & 0xFFFFFFFF, rng.integers(len(texts), size=sample // 2)]
     )
     documents = np.unique(chosen).tolist()
+    # Shingles as Python makes them: 5 tokens in a row, or all tokens of a text that has fewer.
     sets = []
     for document in documents:
         tokens = TOKENS.findall(texts[document])
@@ -122,6 +127,7 @@ def check(texts: list[str], truth: Truth, sample: int) -> int:
         for j in range(i):
             shared = len(first & sets[j])
             jaccard = shared / (len(first) + len(sets[j]) - shared)
+            # The join keeps no pair below LEAST; there it has to say 0.
             said = truth.of(np.array([documents[j] << 32 | documents[i]]))[0]
             if abs(said - (jaccard if jaccard >= LEAST else 0.0)) > 1e-9:
                 raise SystemExit(
@@ -137,8 +143,10 @@ def judge(outcome: Outcome, truth: Truth, own: Truth | None, threshold: float = 
     first, second = pairs >> 32, pairs & 0xFFFFFFFF
     kept = outcome.kept
     seen = np.isin(pairs, outcome.seen)
+    # A true pair of which both stay is left unresolved.
     both = kept[first] & kept[second]
     reported = truth.of(outcome.reported)
+    # A dropped document is covered if a true pair joins it with one that stays; the others were dropped wrongly.
     covered = kept.copy()
     covered[first[kept[second]]] = True
     covered[second[kept[first]]] = True
@@ -197,6 +205,7 @@ def candidates(files: list[Path], parameters: Parameters, directory: Path, worke
     plan = inputs.plan([str(file) for file in files], options, job.SHARD_BYTES)
     task = Search(plan.shards, partial(read_shard, options=options), directory, parameters)
     found = search(task, LocalEngine(workers))
+    # The edges are between representatives of equal fingerprints; `expand` gives those of all documents.
     edges = [unpack(ArrayFile(path).read("edges")) for path in sorted(directory.glob("edges-*.bin"))]
     same = [ArrayFile(path) for path in sorted(directory.glob("same-*.bin"))]
     representative = np.arange(found.documents)
@@ -216,6 +225,7 @@ def expand(edges: NDArray[np.uint32], representative: NDArray[np.int64]) -> NDAr
         int(r): np.flatnonzero(representative == r)
         for r in np.unique(representative[representative != np.arange(len(representative))])
     }
+    # The documents that one representative stands for are pairs among themselves, and each has its edges.
     found = [edges.astype(np.int64)]
     for members in copies.values():
         left, right = np.triu_indices(len(members), 1)
@@ -236,6 +246,7 @@ def peer_rows(args: argparse.Namespace, files: list[Path], truth: Truth) -> list
     for peer in args.peer:
         output = args.work / peer[0]
         facts = dedup_peers.run(peer, "whole", files, output, "--pairs", "--workers", str(args.workers))
+        # A peer whose shingles differ from ours is also judged on the true pairs of its own.
         own = None
         if (output / "values.npy").exists():
             own = truth_of(np.load(output / "values.npy"), np.load(output / "bounds.npy"), output / "truth.npz")
