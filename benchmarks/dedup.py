@@ -71,12 +71,14 @@ class Memory(threading.Thread):
         while not self._over.wait(0.05):
             self._look()
             self.resident = max(self.resident, sum(_resident(pid) for pid in self._tree))
+            # The kernel walks all mappings of a process for its proportional size, so that is read every 2 s only.
             if turn % 40 == 0:
                 self.proportional = max(self.proportional, sum(_proportional(pid) for pid in self._tree))
             turn += 1
 
     def _look(self) -> None:
         """Find new processes; the parent of each is read once."""
+        # Processes that were seen before need no look: a process never changes from one tree to the other.
         there = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
         self._tree &= there
         self._others &= there
@@ -166,6 +168,7 @@ class Bench:
         rows = []
         for name, results in found.items():
             times = [row["seconds"] for row in results]
+            # The round nearest to the median stands for all; memory is the largest of any round.
             middle = min(
                 results, key=lambda row: abs(row["seconds"] - statistics.median(row["seconds"] for row in found[name]))
             )
@@ -211,6 +214,7 @@ def signature_cases(args: argparse.Namespace, files: list[Path]) -> dict[str, Ca
     def theirs(folder: Path, peer: tuple[str, str]) -> dict[str, Any]:
         facts = dedup_peers.run(peer, "signatures", files, folder / "out", "--megabytes", str(args.peer_megabytes))
         steps = facts["seconds"]
+        # A peer may have several ways to make signatures of the same shingles; its fastest one counts.
         ways = {name: seconds for name, seconds in steps.items() if name != "shingles"}
         megabytes = facts["bytes"] / 1e6
         return {

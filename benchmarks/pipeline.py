@@ -61,6 +61,7 @@ def grow(folder: Path, targets: list[int]) -> Iterator[int]:
             data, reason = readers.read_file(str(root / path), LIMIT)
             if reason:
                 continue
+            # The last line differs in each copy, so that no two files are exact duplicates.
             data += f"\n# copy {copy}\n".encode()
             out = folder / f"copy{copy}" / ("packages" if root.name == "site-packages" else "stdlib") / path
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
             size += found.size
         if size > 32_000_000:
             break
+    # Each step gets as input what the step before it would give, so its time is its own.
     texts = [readers.read_file(path, LIMIT)[0] for path in paths]
     texts = [text for text in texts if text and scores.measure([text])[2]["valid"][0]]
     size = sum(map(len, texts))

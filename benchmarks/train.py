@@ -59,6 +59,7 @@ def main() -> int:
     if max(first.values()) - min(first.values()) > 0.01:
         print("the contenders do not compute the same loss", file=sys.stderr)
         return 1
+    # One more step of each, so that memory and caches are as they will be.
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -135,6 +136,7 @@ def peer(data: torch.Tensor, precision: str, attention: str, compiled: bool = Fa
     """Starcoder2 with torch's fused AdamW. `bf16 weights` also rounds the weights and the optimizer's state."""
     from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
+    # The peer gets the weights of our model, so both start from the same function and the first losses must agree.
     source = our_model()
     settings = source.config.to_starcoder2_dict()
     model = Starcoder2ForCausalLM._from_config(Starcoder2Config(**settings), attn_implementation=attention)

@@ -156,6 +156,7 @@ def chart() -> str:
             y += 14
             bars.append(f'<text class="group" x="12" y="{y + 12}">{escape(group)}</text>')
             y += 20
+        # A bar begins at 1 and goes right where codeshell is faster, left where the peer is.
         begin, end = sorted((position(1.0), position(ratio)))
         kind = "faster" if ratio >= 1.0 else "slower"
         number = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
@@ -167,6 +168,7 @@ def chart() -> str:
         y += ROW
     bottom = y + 6
     axis: list[str] = []
+    # Grid lines are drawn before the bars, which lie over them.
     for tick in TICKS:
         x = position(tick)
         axis.append(
@@ -201,6 +203,7 @@ def screenshot(page: Path, image: Path, width: int = 1400, height: int = 770) ->
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if browser is None:
         sys.exit(f"none of {', '.join(BROWSERS)} is installed, so there is no screenshot; install one")
+    # A profile of its own, so that a browser that is open already is not asked instead.
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         command += [f"--window-size={width},{height}", "--blink-settings=preferredColorScheme=1"]
