@@ -1,16 +1,18 @@
-# make demo [CODE=~/my/projects] [SET="train.steps=500"]   the main job on real code, in runs/demo
-# make test                                                the test suite
-# make lint                                                ruff, mypy, clang-format
-# make fuzz [RUNS=1000000] [CLANG=clang++-14]              the deduper's C++ on any bytes, with sanitizers
+# make demo [CODE=~/my/projects] [RUN=runs/mine] [SET="train.steps=500"]   the main job on real code, in runs/demo
+# make test                                      the test suite
+# make lint                                      style and types: ruff, mypy, clang-format
+# make format                                    what ruff and clang-format can fix by themselves
+# make wheel                                     a wheel in dist/
+# make fuzz [RUNS=1000000] [CLANG=clang++-14]    the deduper's C++ on any bytes, with sanitizers
 #
-# With CODE every language is kept, however little there is of it.
-# Each sets up .venv by itself the first time; PYTHON=python3.12 make … chooses the interpreter.
+# With CODE, every language is kept, however little there is of it.
+# Each command sets up .venv the first time. `make PYTHON=python3.12 …` chooses the interpreter.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh') CMakeLists.txt setup.py
+SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' -o -name '*.inc') CMakeLists.txt setup.py
 CODE ?=
 SET ?=
 RUN ?= runs/demo
@@ -24,8 +26,8 @@ demo: $(STAMP)
 	  $(if $(CODE),--set rules.language_floor=0) $(foreach item,$(SET),--set "$(item)")
 	@echo "open $(RUN)/report.html in a browser"
 
-# Two tests at a time, each file by one process. OpenMP's threads sleep while they wait: they would spin on a core that
-# the other process needs.
+# Two processes run the tests, and each test file stays in one process. OpenMP's threads sleep while they wait;
+# otherwise they would spin on a core that the other process needs.
 test: $(VENV)/.installed-dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -48,7 +50,7 @@ install: $(STAMP)
 wheel: $(STAMP)
 	$(BIN)/pip wheel --no-deps -w dist .
 
-# torch first and by its exact version: a range would let pip choose another build of it.
+# torch comes first, with its exact version: given a range, pip could choose another build of it.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "codeshell needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
@@ -60,7 +62,7 @@ $(STAMP): $(VENV)/bin/python constraints.txt pyproject.toml $(SOURCES)
 	@$(BIN)/codeshell info
 	@touch $@
 
-# What the extra names, not the package with it: pip would build the extension anew, which takes minutes.
+# Only the packages of the extra `dev` are installed, not the package again: pip would rebuild the extension for minutes.
 $(VENV)/.installed-dev: $(STAMP)
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/dev.txt
 	$(BIN)/pip install -q -c constraints.txt -r $(VENV)/dev.txt

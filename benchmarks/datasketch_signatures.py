@@ -1,11 +1,11 @@
-"""datasketch's signatures, by datasketch and by `scheme="datasketch"`: one thread each, and the same bits.
+"""datasketch's signatures, made by datasketch and by `scheme="datasketch"`: one thread each, and the same bits.
 
     python benchmarks/datasketch_signatures.py ~/src --json benchmarks/results/datasketch-signatures.json
 
-From ready shingles (a list of bytes for each text, which datasketch gets by `MinHash.bulk`, its fastest way, and
-`minhash_sets` as such a list and as an Arrow array) and from whole texts (for datasketch the fastest tokens and n-grams
-that Python has: re.findall, slices and a set). MB are 10^6 bytes of the source files; all are ASCII, so that Python's
-tokens are ours. Best of --rounds; the systems take turns.
+The rows `sets` start from ready shingles, a list of bytes per text: datasketch gets them by `MinHash.bulk`, its fastest
+way, and `minhash_sets` as the same list and as an Arrow array. The rows `texts` start from whole texts; for datasketch
+with the fastest tokens and n-grams that Python has (re.findall, slices and a set). MB are 10^6 bytes of the source
+files. All are ASCII, so that Python's tokens are ours. The best of --rounds counts; the systems take turns.
 """
 
 from __future__ import annotations

@@ -4,19 +4,20 @@
         --peer rensa=venv-a/bin/python --peer datatrove=venv-b/bin/python \\
         --scale scale-250000 scale-1000000 --header header
 
-The corpus is Parquet files (or folders of them) with a column `text`; `dedup_corpora.py` makes such files of folders of
-source code, and the corpora of --scale and --header. Measured are
+The corpus is Parquet files (or folders of them) with a column `text`. `dedup_corpora.py` makes such files from folders
+of source code, and also the corpora of --scale and --header. What is measured:
 
-    signatures   text in memory to signatures: ours to band keys, at every SIMD level, on the first --megabytes of the
-                 corpus; peers' shingles and signatures, one process, on the first --peer-megabytes.
-    whole        read Parquet, find duplicates, write the rows that stay, with --workers processes: ours on the whole
-                 corpus, then all on its first --part-megabytes. Peers' own clocks leave out their start.
-    growth       ours on every corpus of --scale, and on the two of --header.
+    signatures   from text in memory to signatures. codeshell signs the first --megabytes of the corpus, up to band
+                 keys, at every SIMD level. Peers make shingles and signatures of the first --peer-megabytes, in one
+                 process.
+    whole        read Parquet, find duplicates, write the rows that stay, with --workers processes. codeshell runs on
+                 the whole corpus, then every system on its first --part-megabytes. Peers' clocks leave out their start.
+    growth       codeshell on every corpus of --scale, and on the two of --header.
 
 In every round each system has its turn, so that all see the same machine. MB are 10^6 bytes of text; the files are in
-the page cache. Memory is sampled over the whole tree of processes every 50 ms: the sum of their resident sizes (pages
-that several have mapped are counted for each) and, every 2 s, of their proportional sizes. Every measurement is a file
-in --work, and is not made again while it is there.
+the page cache. Memory is sampled over the whole tree of processes: every 50 ms the sum of their resident sizes (a page
+that several processes have mapped counts for each of them), and every 2 s the sum of their proportional sizes. Every
+measurement is kept as a file in --work, and is not made again while that file exists.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from codeshell.documents.texts import text_buffers
 PAGE = resource.getpagesize()
 
 PART_FILES = 8
-"""Of the peers' part of the corpus: more than workers, so that a peer that takes files as tasks keeps all busy."""
+"""Files of the peers' part of the corpus: more than workers, so that a peer whose tasks are files keeps all busy."""
 
 
 Case: TypeAlias = Callable[[Path], dict[str, Any]]
@@ -56,8 +57,8 @@ Case: TypeAlias = Callable[[Path], dict[str, Any]]
 class Memory(threading.Thread):
     """The largest sums of resident and proportional sizes of a process and all below it.
 
-    It shares the cores with what it watches, so it takes little: psutil's search for children, twenty times a second,
-    took a fifth of one.
+    It shares the cores with what it watches, so it must be cheap: psutil's search for children, twenty times a second,
+    took a fifth of a core.
     """
 
     def __init__(self, process: int) -> None:
@@ -70,12 +71,14 @@ class Memory(threading.Thread):
         while not self._over.wait(0.05):
             self._look()
             self.resident = max(self.resident, sum(_resident(pid) for pid in self._tree))
+            # The kernel walks all mappings of a process for its proportional size, so that is read every 2 s only.
             if turn % 40 == 0:
                 self.proportional = max(self.proportional, sum(_proportional(pid) for pid in self._tree))
             turn += 1
 
     def _look(self) -> None:
-        """Find processes that are new: of each, the parent is read once."""
+        """Find new processes; the parent of each is read once."""
+        # Processes that were seen before need no look: a process never changes from one tree to the other.
         there = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
         self._tree &= there
         self._others &= there
@@ -112,7 +115,7 @@ def _proportional(pid: int) -> int:
 
 
 def observed(command: list[str], log: Path) -> dict[str, Any]:
-    """Run a command; its seconds, and the memory of its processes."""
+    """Run a command; return its seconds and the memory of its processes."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as out:
         started = time.perf_counter()
@@ -128,7 +131,7 @@ def observed(command: list[str], log: Path) -> dict[str, Any]:
 
 
 def into_cache(files: list[Path]) -> None:
-    """Read files: a system that reclaims cold pages may have given them back since the last measurement."""
+    """Read files into the page cache, from which the system may have dropped them since the last measurement."""
     for file in files:
         with open(file, "rb") as source:
             while source.read(1 << 24):
@@ -136,14 +139,14 @@ def into_cache(files: list[Path]) -> None:
 
 
 class Bench:
-    """Measurements that are kept as files, by name and round."""
+    """Measurements, kept as files by name and round."""
 
     def __init__(self, work: Path, rounds: int) -> None:
         self.work, self.rounds = work, rounds
         (work / "rows").mkdir(parents=True, exist_ok=True)
 
     def measure(self, name: str, turn: int, work: Case) -> dict[str, Any]:
-        """The measurement of that name: from its file, or made by `work`, which gets an empty folder."""
+        """The measurement of this name: read from its file, or made by `work`, which gets an empty folder."""
         file = self.work / "rows" / f"{name.replace('/', '_')}.{turn}.json"
         if not file.exists():
             folder = self.work / "scratch"
@@ -157,7 +160,7 @@ class Bench:
         return row
 
     def alternate(self, cases: dict[str, Case]) -> list[dict[str, Any]]:
-        """All cases in turn, for some rounds: the round of median time of each, with the times of all rounds."""
+        """Run all cases in turn, for some rounds; return the round of median time of each, with all times."""
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in cases}
         for turn in range(self.rounds):
             for name, work in cases.items():
@@ -165,6 +168,7 @@ class Bench:
         rows = []
         for name, results in found.items():
             times = [row["seconds"] for row in results]
+            # The round nearest to the median stands for all; memory is the largest of any round.
             middle = min(
                 results, key=lambda row: abs(row["seconds"] - statistics.median(row["seconds"] for row in found[name]))
             )
@@ -176,7 +180,7 @@ class Bench:
 
 
 def first_texts(files: list[Path], megabytes: float) -> tuple[pa.Array, float]:
-    """Texts until there are so many megabytes, as one Arrow array, and their MB."""
+    """The first texts, up to so many megabytes, as one Arrow array, and their size in MB."""
     texts, size = [], 0
     for text in read_texts(files):
         texts.append(text)
@@ -210,6 +214,7 @@ def signature_cases(args: argparse.Namespace, files: list[Path]) -> dict[str, Ca
     def theirs(folder: Path, peer: tuple[str, str]) -> dict[str, Any]:
         facts = dedup_peers.run(peer, "signatures", files, folder / "out", "--megabytes", str(args.peer_megabytes))
         steps = facts["seconds"]
+        # A peer may have several ways to make signatures of the same shingles; its fastest one counts.
         ways = {name: seconds for name, seconds in steps.items() if name != "shingles"}
         megabytes = facts["bytes"] / 1e6
         return {
@@ -238,7 +243,7 @@ def signature_cases(args: argparse.Namespace, files: list[Path]) -> dict[str, Ca
 
 
 def text_bytes(files: list[Path]) -> tuple[int, float]:
-    """Documents and MB of text in files."""
+    """Number of documents in the files, and MB of their text."""
     documents = size = 0
     for text in read_texts(files):
         documents += 1
@@ -247,7 +252,7 @@ def text_bytes(files: list[Path]) -> tuple[int, float]:
 
 
 def job(files: list[Path], size: tuple[int, float], workers: int, *options: str) -> Case:
-    """Measures `codeshell dedup`."""
+    """A case that measures `codeshell dedup`."""
 
     def measure(folder: Path) -> dict[str, Any]:
         into_cache(files)
@@ -270,7 +275,7 @@ def job(files: list[Path], size: tuple[int, float], workers: int, *options: str)
 
 
 def peer_job(peer: tuple[str, str], files: list[Path], size: tuple[int, float], workers: int) -> Case:
-    """Measures a peer's script for the same."""
+    """A case that measures a peer's script for the same job."""
 
     def measure(folder: Path) -> dict[str, Any]:
         into_cache(files)

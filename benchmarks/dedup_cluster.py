@@ -2,11 +2,11 @@
 
     python benchmarks/dedup_cluster.py --documents 100000000 --directory /fast/disk --json
 
-Every shard gets the file that signing would have written, without sketches: 21 random band keys per document. Of the
-documents a fifth are copies: a copy shares each key of an earlier document with probability 0.4 (as at Jaccard 0.86
-with 6 rows), and one in fifty has the fingerprint of an earlier one. Then `codeshell.dedup.search` runs from there on
-with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. None of these
-steps is simulated; what is missing is reading texts, comparing sketches and exact Jaccards.
+Every shard gets the file that signing would have written, without sketches: 21 random band keys per document. A fifth
+of the documents are copies: a copy shares each key of an earlier document with probability 0.4 (as at Jaccard 0.86 with
+6 rows), and one in fifty has the fingerprint of an earlier one. Then the remaining steps of `codeshell.dedup.search`
+run with `verify="none"`: equal fingerprints, groups of equal keys, candidate edges, the greedy decision. None of these
+steps is simulated. Missing are only the reading of texts, the comparison of sketches and the exact Jaccards.
 
 Reports seconds and peak memory of every step, and checks the outcome against what was planted.
 """
@@ -47,7 +47,7 @@ class Shard:
 
 
 def keys_of(documents: np.ndarray, bands: int) -> np.ndarray:
-    """(n, bands) the keys that documents have of themselves: a hash of (document, band), never 0."""
+    """(n, bands) the own keys of documents: a hash of (document, band), never 0."""
     x = documents.astype(np.uint64)[:, None] * np.uint64(64) + np.arange(1, bands + 1, dtype=np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
@@ -55,7 +55,7 @@ def keys_of(documents: np.ndarray, bands: int) -> np.ndarray:
 
 
 def origins(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) the document that each is a copy of (itself if of none), and whether it is an equal one."""
+    """(count,) the document that each one is a copy of (itself if of none), and whether the copy is equal to it."""
     random = np.random.default_rng(shard.first)
     documents = np.arange(shard.first, shard.first + shard.count)
     copy = random.random(shard.count) < COPIES
@@ -66,14 +66,16 @@ def origins(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_shard(shard: Shard) -> dict[str, Any]:
-    """Write the file that `signed.sign_shard` would have written."""
+    """Write the file that `codeshell.dedup.sign` would have written."""
     random = np.random.default_rng([shard.first, 1])
     documents = np.arange(shard.first, shard.first + shard.count)
     origin, equal = origins(shard)
     keys = keys_of(documents, shard.bands)
     copies = np.flatnonzero(origin != documents)
+    # A copy takes each key of its origin with probability SHARED and has its own keys elsewhere.
     shared = random.random((len(copies), shard.bands)) < SHARED
     keys[copies] = np.where(shared, keys_of(origin[copies], shard.bands), keys[copies])
+    # Fingerprints have two words. Those of an equal copy are its origin's.
     own = np.where(equal, origin, documents)
     prints = np.stack([keys_of(own, 1)[:, 0], keys_of(own + (1 << 40), 1)[:, 0]], axis=1)
     rows = {
@@ -83,6 +85,7 @@ def make_shard(shard: Shard) -> dict[str, Any]:
         "rows": documents.astype(np.int64),
     }
     write_arrays(shard.output, rows | partitioned(keys, prints))
+    # What the search must drop: a copy that shares a key or the fingerprint. Without either it cannot be found.
     found = int((shared.any(axis=1) | equal[copies]).sum())
     return {"documents": shard.count, "bytes": 5000 * shard.count, "keys": keys.size, "left_out": {}, "found": found}
 
@@ -117,7 +120,7 @@ class Peak(threading.Thread):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=2_000_000)
-    parser.add_argument("--directory", type=Path, default=Path("runs/dedup-cluster"), help="270 bytes a document")
+    parser.add_argument("--directory", type=Path, default=Path("runs/dedup-cluster"), help="270 bytes per document")
     parser.add_argument("--memory", type=float, default=2.0, help="GiB for the search's arrays")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows here")
@@ -143,6 +146,7 @@ def main() -> None:
             rows.append({"step": name, "seconds": round(now - clock[0], 1)} | peak.take())
             clock[0] = now
 
+        # The steps of the search report when they end; the decision is what is left at the end.
         same, edges = steps.find_same, steps.find_edges
         steps.find_same = lambda *given: (same(*given), timed("same"))[0]
         steps.find_edges = lambda *given: (edges(*given), timed("edges"))[0]

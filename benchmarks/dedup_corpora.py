@@ -4,18 +4,18 @@
     python benchmarks/dedup_corpora.py scale corpora/files -o corpora/scale-1000000 --documents 1000000
     python benchmarks/dedup_corpora.py header corpora/files -o corpora/header
 
-`files` packs the source files below folders. The other two make what is hard to come by, from the text of a base corpus
-(Parquet files, or folders of them):
+`files` packs the source files below folders. The other two make corpora that are hard to find, from the text of a base
+corpus (Parquet files, or folders of them):
 
 - `scale`: N documents of about 1.5 kB: pieces of the base's files, each piece once as it is and as seven copies with
   random edits (tokens changed, lines left out), in random order. So a corpus of twice the documents has twice the
-  pieces, and clusters of the same sizes; most copies are below a Jaccard of .7 to each other.
-- `header`: two corpora of equal size. In OUT/header all documents have one licence header, and between them one
-  template's code in which a random part of the blocks has identifiers of its own: any two documents have a Jaccard
-  of about .3 to .65, so almost everything collides and few are duplicates. OUT/control has pieces of the
-  base's files of the same lengths.
+  pieces, and clusters of the same sizes. The Jaccard similarity of most copies to each other is below 0.7.
+- `header`: two corpora of equal size. All documents of OUT/header have the same licence header and the code of the
+  same template, in which a random part of the blocks has identifiers of its own. Any two documents have a Jaccard
+  similarity of about 0.3 to 0.65, so almost everything collides and few are duplicates. OUT/control has pieces of
+  the base's files of the same lengths.
 
-The same arguments give the same bytes. A corpus that is there already is left as it is.
+The same arguments give the same bytes. A corpus that exists already is left as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 ROW_GROUP = 2_000
 COPIES = 8
-"""Of a piece in `scale`, the unedited one counted."""
+"""Copies of a piece in `scale`, the unedited one included."""
 
 LICENCE = """\
 # Copyright (c) the authors of this file. All rights reserved.
@@ -60,7 +60,7 @@ BLOCKS = (
     "    def {a}(self):\n        return [{b}.{d} for {b} in self.{c} if {b}.{d} > {e}]\n\n",
     "    @property\n    def {a}(self):\n        self.{c} = {d}({b}, {c})\n        return self.{e}({c})\n\n",
 )
-"""Of the template; {a} to {e} are identifiers."""
+"""Blocks of the template; {a} to {e} are identifiers."""
 
 
 def parquet_files(paths: list[Path]) -> list[Path]:
@@ -92,7 +92,7 @@ class Shards:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting; at a shard's end, close it."""
+        """Write the waiting documents; at the end of a shard, close it."""
         if self._rows:
             if self._writer is None:
                 path = self._folder / f"part-{self._written // self._per_shard:03d}.parquet"
@@ -113,8 +113,10 @@ class Shards:
 
 
 def pieces(texts: Iterator[str], lengths: Iterator[int]) -> Iterator[bytes]:
-    """The texts cut at ends of lines into pieces of about the given lengths in bytes; what is left over of a file is
-    dropped, and so are pieces with a line so long that they are twice too long."""
+    """The texts, cut at ends of lines into pieces of about the given lengths in bytes.
+
+    The rest of a file is dropped, and so is a piece that is more than twice too long because of a long line.
+    """
     wanted = next(lengths)
     for text in texts:
         piece, size = [], 0
@@ -129,7 +131,7 @@ def pieces(texts: Iterator[str], lengths: Iterator[int]) -> Iterator[bytes]:
 
 
 def edited(piece: bytes, rng: np.random.Generator) -> bytes:
-    """A copy in which up to 20 % of the tokens are changed, and of every second one some lines are left out."""
+    """A copy in which up to 20 % of the tokens are changed; every second copy also lacks some lines."""
     if rng.random() < 0.5:
         lines = piece.splitlines(keepends=True)
         start = int(rng.integers(len(lines)))
@@ -165,7 +167,7 @@ def scale(base: list[Path], out: Path, *, documents: int, shards: int, seed: int
 
 
 def from_template(rng: random.Random, names: list[tuple[str, ...]]) -> str:
-    """One document: the licence, then the template's blocks, a quarter or so of them with identifiers of its own."""
+    """One document: the licence, then the template's blocks, about a quarter of them with identifiers of its own."""
     own = set(rng.sample(range(len(names)), rng.randint(6, 10)))
     parts = [LICENCE, "\n\nclass Handler:\n"]
     for i, common in enumerate(names):
@@ -198,7 +200,7 @@ def header(base: list[Path], out: Path, *, documents: int, shards: int, seed: in
 
 
 def files(folders: list[Path], out: Path, *, shards: int, distinct: bool) -> None:
-    """Pack the files that `codeshell dedup` would read below the folders; `distinct`: of equal texts the first."""
+    """Pack the files that `codeshell dedup` would read below the folders; `distinct`: only the first of equal texts."""
     from codeshell.documents import readers, walk
 
     limit = 1_000_000

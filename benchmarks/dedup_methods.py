@@ -3,27 +3,28 @@
     python benchmarks/dedup_corpora.py files --distinct ~/a/v1 ~/a/v2 -o methods/files
     python benchmarks/dedup_methods.py --corpus methods/files --work methods --json dedup-methods.json
 
-The corpus and the truth (all pairs of Jaccard .5 and more, exact) are those of `dedup_quality.py`. Documents are signed
-once; what is compared is the stage from there to candidate edges, with sketches and keys in memory and one thread:
-grouping equal keys, with CPSJoin for what large groups leave (bands), or CPSJoin over everything.
+The corpus and the truth (all pairs of Jaccard similarity 0.5 and more, exact) are those of `dedup_quality.py`.
+Documents are signed once. The stage from there to candidate edges is compared, with sketches and keys in memory and
+one thread. *bands* groups equal keys and hands large groups to CPSJoin; *cpsjoin* is CPSJoin over everything.
 
-At every threshold both methods are tried with all parameters of a grid. For each target recall, of all pairs of
-settings whose recalls are within `WITHIN` of each other and `NEAR` of the target, the two fastest settings are taken
-and timed again, `--repeats` times; so the two rows have equal recall, and each method the best parameters that were
-tried. A row without a target is the command's defaults.
+At every threshold both methods are tried with all parameters of a grid. For each target recall, the candidates are all
+pairs of settings whose recalls are within `WITHIN` of each other and within `NEAR` of the target. The two fastest
+settings among them are timed again, `--repeats` times. So the two rows have equal recall, and each method has the best
+parameters that were tried. A row without a target has the command's defaults.
 
-Of a row
-    recall      true pairs (Jaccard >= threshold) that became an edge; of equal fingerprints one document takes part,
-                and stands for the others
-    seconds     median, of the stage; `fastest` and `slowest` beside it
-    compared    pairs of sketches
+Columns of a row:
+    recall      share of true pairs (Jaccard >= threshold) that became an edge; one document takes part for all that
+                have its fingerprint
+    seconds     median time of the stage; `fastest` and `slowest` are beside it
+    compared    pairs of sketches that were compared
     edges       candidate pairs that are left to verify
 
-CPSJoin's `neighbours` is how many earlier neighbours of a document it remembers: 32 by default, because a document is
-dropped for one kept neighbour, not for all. That caps the recall of pairs in large clusters, so here it is twice the
-largest number of true earlier neighbours that any document has, rounded up to a power of two; but for the defaults.
+CPSJoin's `neighbours` is how many earlier neighbours of a document it remembers. The default is 32, because a document
+is dropped for one kept neighbour, not for all. That caps the recall of pairs in large clusters, so here (but not in the
+rows of defaults) it is twice the largest number of true earlier neighbours that any document has, rounded up to a power
+of two.
 
-`--work` keeps the truth and what was tried; a second run goes straight to the timing.
+`--work` keeps the truth and what was tried, so a second run only times.
 """
 
 from __future__ import annotations
@@ -55,23 +56,23 @@ TARGETS = (0.9, 0.95, 0.98)
 WITHIN, NEAR = 0.005, 0.015
 LANES = Parameters().lanes
 ROWS = (2, 3, 4, 5, 6, 7, 9, 12, 14, 18)
-"""Of a band; with each any number of bands that the default signature has lanes for."""
+"""Rows per band; each is tried with any number of bands that the default signature has lanes for."""
 REPETITIONS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30)
 LIMITS = (30, 45, 60, 90, 120, 250, 500)
 BUDGETS = (410, 4096)
-"""Of one repetition. The defaults are 10 repetitions, the paper's limit of 250, and a budget of 4,096 in all."""
+"""Budgets of one repetition. The defaults are 10 repetitions, the paper's limit of 250, and a total budget of 4,096."""
 
 
 class Signed(NamedTuple):
-    """A corpus, signed."""
+    """A signed corpus."""
 
     piece: TextBuffers
     sketches: NDArray[np.uint8]
     representative: NDArray[np.int64]
-    """Of every document, the earliest of the same fingerprint."""
+    """(documents,) the earliest document of the same fingerprint."""
     truth: Truth
     keys: dict[int, NDArray[np.uint64]]
-    """By rows of a band: as many bands as fit, (documents, bands)."""
+    """Rows per band to keys of as many bands as fit, (documents, bands)."""
 
     @property
     def chosen(self) -> NDArray[np.bool_]:
@@ -86,7 +87,7 @@ class Signed(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one method found, in ranks, which are positions here."""
+    """What one method found; ranks are positions here."""
 
     edges: NDArray[np.uint32]
     compared: int
@@ -97,6 +98,7 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
     texts = list(read_texts(files))
     (piece,) = text_buffers(texts)
     cache = work / "truth.npz"
+    # Shingle sets are needed only where the truth is not cached yet.
     values, bounds = (np.empty(0, np.uint64), np.zeros(1, np.int64))
     if not cache.exists():
         values, bounds = _C.dedup_shingle_sets(piece.data, piece.offsets, Parameters().ngram)
@@ -104,6 +106,7 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
     compared = check(texts, truth, sample)
     signed = sign(piece, Parameters())
     positions = np.arange(len(texts), dtype=np.uint32)
+    # Of equal fingerprints the first document stands for all.
     same, first = equal_prints(signed.fingerprints, positions, positions)
     representative = np.arange(len(texts))
     representative[same] = first
@@ -118,14 +121,16 @@ def sign_corpus(files: list[Path], work: Path, sample: int) -> tuple[Signed, dic
 
 
 def run_bands(signed: Signed, threshold: float, bands: int, rows: int) -> Run:
-    """As `candidates.find_edges` does, without its files."""
+    """The steps of `candidates.find_edges`, without its files."""
     p = replace(Parameters(), threshold=threshold)
+    # The first bands of those that fit; each key has the number of its document beside it.
     keys = np.ascontiguousarray(signed.keys_of(rows)[:, :bands])
     owner = np.repeat(np.arange(len(keys), dtype=np.uint32), bands)
     keys, chosen = keys.reshape(-1), signed.chosen
     sketches = _C.DedupSketches.from_array(signed.sketches)
     started = time.perf_counter()
     edges, heavy, counts = _C.dedup_groups_edges(keys, owner, chosen, None, sketches, LANES, p.least, p.sure)
+    # The clock includes CPSJoin over the documents of large groups, which is part of this method.
     compared = counts["pairs_compared"]
     if len(heavy):
         more, join = _C.dedup_cpsjoin(sketches, heavy, heavy, LANES, threshold, p.least, p.sure, p.seed)
@@ -160,7 +165,7 @@ def keys_recall(signed: Signed, threshold: float, rows: int) -> NDArray[np.float
 
 
 class Tried(NamedTuple):
-    """One setting of a method, run once."""
+    """The outcome of one setting of a method, run once."""
 
     recall: float
     seconds: float
@@ -180,6 +185,7 @@ def try_bands(signed: Signed, threshold: float) -> list[Tried]:
 
 
 def try_join(signed: Signed, threshold: float) -> list[Tried]:
+    # CPSJoin may remember twice the earlier neighbours that any document truly has, so that this limit loses none.
     later = signed.truth.above(threshold) & 0xFFFFFFFF
     most = int(np.bincount(later).max())
     neighbours = max(32, 1 << (2 * most - 1).bit_length())
@@ -197,9 +203,10 @@ def try_join(signed: Signed, threshold: float) -> list[Tried]:
 
 
 def choose(threshold: float, bands: list[Tried], join: list[Tried]) -> list[dict[str, Any]]:
-    """The settings to time at a threshold; `options` is None where no two match."""
+    """The settings to time at a threshold; `options` is None where no two settings match."""
     chosen: list[dict[str, Any]] = []
     for target in TARGETS:
+        # Settings of the two methods with the same recall, near the target; the fastest such pair is timed.
         pairs = [
             (one, other)
             for one in bands
@@ -261,6 +268,7 @@ def main() -> None:
     signed, corpus = sign_corpus(parquet_files(args.corpus), args.work, args.check)
     wanted = list(DEFAULTS)
     for threshold in THRESHOLDS:
+        # Trying the grid takes long, so its outcome is kept; what is reported is timed again below.
         cache = args.work / f"tried-{threshold}.json"
         if not cache.exists():
             cache.write_text(json.dumps([try_bands(signed, threshold), try_join(signed, threshold)]))

@@ -1,4 +1,4 @@
-"""Other deduplicators, as the benchmarks run them: a script in `peers/` and the interpreter that has the package."""
+"""Runs other deduplicators: each has a script in `peers/` and an interpreter that has its package."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def command(peer: tuple[str, str], task: str, files: list[Path], output: Path, *
 
 
 def run(peer: tuple[str, str], task: str, files: list[Path], output: Path, *options: str) -> dict[str, Any]:
-    """Run the script unless it has been run; its result.json. What it prints is in `output`.log."""
+    """Run the script unless it has been run; return its result.json. Its own output is in `output`.log."""
     if not (output / "result.json").exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         with open(output.with_name(output.name + ".log"), "wb") as log:
@@ -62,7 +62,7 @@ def run(peer: tuple[str, str], task: str, files: list[Path], output: Path, *opti
 
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-"""Of every measured process: with bytecode, as what pip installed has."""
+"""Environment of every measured process. Bytecode is written, because pip-installed packages have theirs."""
 ENVIRONMENT["PYTHONHASHSEED"] = "0"
 
 
@@ -76,5 +76,5 @@ def version(facts: dict[str, Any]) -> str:
 
 
 def machine(workers: int) -> dict[str, Any]:
-    """`environment` without this machine's folders, since the results are published."""
+    """The facts of `environment` without this machine's folders, because the results are published."""
     return environment(workers) | {"command": " ".join(re.sub(r"[^\s=]*/", "", word) for word in sys.argv)}

@@ -1,23 +1,24 @@
-"""Recall and precision of deduplicators on real files, against all pairs of Jaccard .5 and more, found exactly.
+"""Recall and precision of deduplicators on real files, against all pairs of Jaccard 0.5 and more, found exactly.
 
     python benchmarks/dedup_quality.py --corpus corpus/*.parquet --work quality --json dedup-quality.json \\
         --peer datasketch=venv-a/bin/python --peer rensa=venv-b/bin/python ...
 
-The corpus is Parquet files (or folders of them) with a column `text`, without equal texts: those are found by any hash.
-The truth is the Jaccard of the shingle sets of `codeshell dedup` (5 tokens), by an inverted index over all documents
-(`exact_join.py`), which is checked against brute force with sets made in Python on a sample of documents. Every system
-runs with its defaults at the threshold .7, on its own shingles, each peer in its own interpreter (`peers/`).
+The corpus is Parquet files (or folders of them) with a column `text`. It has no equal texts, because any hash finds
+those. The truth is the Jaccard similarity of the shingle sets of `codeshell dedup` (5 tokens), found by an inverted
+index over all documents (`exact_join.py`). The index is checked on a sample of documents against brute force with sets
+made in Python. Every system runs with its defaults at the threshold 0.7, on its own shingles, each peer in its own
+interpreter (`peers/`).
 
-Of each system
-    recall          true pairs (J >= .7) that it saw as similar: a common band key and whatever check it makes
-    resolved        true pairs of which it drops at least one: what a user wants
-    precision       of the pairs that it reports, those with J >= .7, and >= .5
-    own recall      of the true pairs of its own shingles, where those are others
-    left            documents that stay though they have J >= .7 with an earlier one that stays
-    wrong           documents that are dropped though they have J >= .7 with none that stays
+Columns of a system's row (J is the Jaccard similarity):
+    recall          share of true pairs (J >= 0.7) that it saw as similar: a common band key, and any check it makes
+    resolved        share of true pairs of which it drops at least one document: what a user wants
+    precision       share of the pairs that it reports that have J >= 0.7, and J >= 0.5
+    own recall      recall on the true pairs of its own shingles, if these differ from ours
+    left            documents that stay though they have J >= 0.7 with an earlier one that stays
+    wrong           documents that are dropped though they have J >= 0.7 with none that stays
 
-`--work` keeps the truth and every system's outcome; a second run takes what is there. Without --peer only codeshell is
-judged, and its two methods at thresholds .5, .7 and .85.
+`--work` keeps the truth and every system's outcome, and a second run uses them. Without --peer only codeshell is
+judged, with its two methods at the thresholds 0.5, 0.7 and 0.85.
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ class Truth(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a system did."""
+    """What a system decided."""
 
     kept: NDArray[np.bool_]
     seen: NDArray[np.int64]
-    """Packed pairs that it took for candidates, after whatever check it makes, but for an exact one."""
+    """Packed pairs that it took for candidates, after any check that it makes except an exact one."""
     reported: NDArray[np.int64]
     """Packed pairs that it says are near duplicates."""
 
@@ -92,6 +93,7 @@ def pack(pairs: NDArray[Any]) -> NDArray[np.int64]:
 def truth_of(values: NDArray[np.uint64], bounds: NDArray[np.int64], cache: Path) -> Truth:
     if not cache.exists():
         pairs, jaccard = exact_pairs(values, bounds, LEAST)
+        # Written under another name first, so that a killed run leaves no half of it.
         partial_file = cache.with_suffix(".partial.npz")
         np.savez(partial_file, packed=pairs[:, 0] << 32 | pairs[:, 1], jaccard=jaccard)
         partial_file.rename(cache)
@@ -104,14 +106,18 @@ TOKENS = re.compile(rf"[A-Za-z0-9_]+|[{SINGLE}]|[^\W0-9A-Za-z_{SINGLE}]+")
 
 
 def check(texts: list[str], truth: Truth, sample: int) -> int:
-    """Compare the truth of a sample of documents, half of them in pairs, with brute force in Python; return how many
-    pairs were compared."""
+    """Compare the truth of a sample of documents, half of them in true pairs, with brute force in Python.
+
+    Returns:
+        How many pairs were compared.
+    """
     rng = np.random.default_rng(0)
     some = rng.choice(len(truth.packed), min(sample // 4, len(truth.packed)), replace=False)
     chosen = np.concatenate(
         [truth.packed[some] >> 32, truth.packed[some] & 0xFFFFFFFF, rng.integers(len(texts), size=sample // 2)]
     )
     documents = np.unique(chosen).tolist()
+    # Shingles as Python makes them: 5 tokens in a row, or all tokens of a text that has fewer.
     sets = []
     for document in documents:
         tokens = TOKENS.findall(texts[document])
@@ -121,6 +127,7 @@ def check(texts: list[str], truth: Truth, sample: int) -> int:
         for j in range(i):
             shared = len(first & sets[j])
             jaccard = shared / (len(first) + len(sets[j]) - shared)
+            # The join keeps no pair below LEAST; there it has to say 0.
             said = truth.of(np.array([documents[j] << 32 | documents[i]]))[0]
             if abs(said - (jaccard if jaccard >= LEAST else 0.0)) > 1e-9:
                 raise SystemExit(
@@ -136,8 +143,10 @@ def judge(outcome: Outcome, truth: Truth, own: Truth | None, threshold: float = 
     first, second = pairs >> 32, pairs & 0xFFFFFFFF
     kept = outcome.kept
     seen = np.isin(pairs, outcome.seen)
+    # A true pair of which both stay is left unresolved.
     both = kept[first] & kept[second]
     reported = truth.of(outcome.reported)
+    # A dropped document is covered if a true pair joins it with one that stays; the others were dropped wrongly.
     covered = kept.copy()
     covered[first[kept[second]]] = True
     covered[second[kept[first]]] = True
@@ -164,7 +173,7 @@ def judge(outcome: Outcome, truth: Truth, own: Truth | None, threshold: float = 
 
 
 def positions(files: list[Path], shard: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Over all files, of rows of files."""
+    """Positions over all files, from file numbers and the rows in them."""
     sizes = [pq.ParquetFile(file).metadata.num_rows for file in files]
     firsts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     result: NDArray[np.int64] = firsts[shard] + row
@@ -174,7 +183,7 @@ def positions(files: list[Path], shard: NDArray[np.int64], row: NDArray[np.int64
 def command(
     files: list[Path], documents: int, output: Path, workers: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """`codeshell dedup` with its defaults: who stays, and the pairs that it names."""
+    """The outcome of `codeshell dedup` with its defaults: who stays, and the pairs that it names."""
     if not (output / "stats.json").exists():
         shutil.rmtree(output, ignore_errors=True)
         arguments = [*map(str, files), "-o", str(output), "--workers", str(workers)]
@@ -189,13 +198,14 @@ def command(
 
 
 def candidates(files: list[Path], parameters: Parameters, directory: Path, workers: int) -> Outcome:
-    """The search itself, with its candidate pairs."""
+    """The outcome of the search itself, with its candidate pairs."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     options = inputs.InputOptions()
     plan = inputs.plan([str(file) for file in files], options, job.SHARD_BYTES)
     task = Search(plan.shards, partial(read_shard, options=options), directory, parameters)
     found = search(task, LocalEngine(workers))
+    # The edges are between representatives of equal fingerprints; `expand` gives those of all documents.
     edges = [unpack(ArrayFile(path).read("edges")) for path in sorted(directory.glob("edges-*.bin"))]
     same = [ArrayFile(path) for path in sorted(directory.glob("same-*.bin"))]
     representative = np.arange(found.documents)
@@ -210,11 +220,12 @@ def candidates(files: list[Path], parameters: Parameters, directory: Path, worke
 
 
 def expand(edges: NDArray[np.uint32], representative: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Edges between representatives, as packed pairs of all that they stand for."""
+    """Edges between representatives, as packed pairs of all documents that they stand for."""
     copies = {
         int(r): np.flatnonzero(representative == r)
         for r in np.unique(representative[representative != np.arange(len(representative))])
     }
+    # The documents that one representative stands for are pairs among themselves, and each has its edges.
     found = [edges.astype(np.int64)]
     for members in copies.values():
         left, right = np.triu_indices(len(members), 1)
@@ -235,6 +246,7 @@ def peer_rows(args: argparse.Namespace, files: list[Path], truth: Truth) -> list
     for peer in args.peer:
         output = args.work / peer[0]
         facts = dedup_peers.run(peer, "whole", files, output, "--pairs", "--workers", str(args.workers))
+        # A peer whose shingles differ from ours is also judged on the true pairs of its own.
         own = None
         if (output / "values.npy").exists():
             own = truth_of(np.load(output / "values.npy"), np.load(output / "bounds.npy"), output / "truth.npz")

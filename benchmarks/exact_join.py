@@ -22,6 +22,7 @@ def exact_pairs(
     Returns:
         (m, 2) pairs i < j, ordered, and (m,) their Jaccards. Empty sets are similar to none.
     """
+    # Elements that one set alone has can be in no intersection: only the shared ones are indexed.
     sizes = np.diff(bounds)
     elements, shared = _shared_elements(values)
     owner = np.repeat(np.arange(len(sizes)), sizes)[shared]
@@ -37,6 +38,7 @@ def exact_pairs(
         own = elements[begins[j] : begins[j + 1]]
         if not len(own):
             continue
+        # The earlier owners of its elements, counted: counts[i] is the size of the intersection with set i.
         counts = _count(postings, starts[own], seen[own])
         seen[own] += 1
         others = np.flatnonzero(counts)
@@ -47,6 +49,7 @@ def exact_pairs(
         jaccards.append(jaccard[similar])
     found = np.concatenate([np.empty((0, 2), np.int64), *pairs])
     values_found = np.concatenate([np.empty(0, np.float64), *jaccards])
+    # They were found by their later member; the result is ordered by the earlier one.
     by_first = np.lexsort((found[:, 1], found[:, 0]))
     return found[by_first], values_found[by_first]
 
@@ -62,6 +65,7 @@ def _shared_elements(values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDA
 
 def _count(postings: NDArray[np.int32], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """How often each set occurs in the ranges [begins[k], ends[k]) of the postings together."""
+    # All ranges after one another: within range k, the place rises by 1 from begins[k].
     lengths = ends - begins
     total = int(lengths.sum())
     offsets = np.repeat(begins - np.cumsum(lengths) + lengths, lengths)

@@ -1,14 +1,15 @@
-// Sketches that read each shingle once, against the k minima of csrc/dedup/minhash.h: speed and accuracy.
-// `one_permutation.py` builds and runs this; it is no part of the package.
+// Speed and accuracy of sketches that read each shingle once, against the k minima of csrc/dedup/minhash.h.
+// `one_permutation.py` builds and runs this program; it is not part of the package.
 //
 //   k-minima   MinHash::update
 //   oph        one permutation hashing (Li, Owen, Zhang, NIPS 2012): a shingle lowers the minimum of one of k bins;
-//              an empty bin takes that of another, found by hashing (optimal densification, Shrivastava, ICML 2017)
+//              an empty bin takes the minimum of another bin, found by hashing (optimal densification, Shrivastava,
+//              ICML 2017)
 //   fss        Fast Similarity Sketching (Dahlgaard, Knudsen, Thorup, FOCS 2017): the same, but while some bin is empty
-//              all shingles are thrown again with another hash, in the k-th and later rounds into one bin each
+//              all shingles are thrown again with another hash; from the k-th round, each round fills one bin
 //
-// All take the deduper's 64-bit shingle hashes, which are well mixed, and give k 32-bit lanes; the share of equal lanes
-// estimates the Jaccard. What is printed is JSON, one row a line.
+// All take the deduper's 64-bit shingle hashes, which are well mixed, and give k 32-bit lanes. The share of equal lanes
+// estimates the Jaccard similarity. The output is JSON, one row per line.
 #include <algorithm>
 #include <array>
 #include <chrono>

@@ -1,12 +1,12 @@
-"""Sketches that read each shingle once against k minima: build and run `one_permutation.cpp`, and print its rows.
+"""Compares sketches that read each shingle once with k minima: builds and runs `one_permutation.cpp`, prints its rows.
 
     python benchmarks/one_permutation.py ~/src --work one-permutation --json one-permutation.json
 
-The files that `codeshell dedup` would read below the folders are shuffled (by a hash of their paths), and as many
-bytes of them as asked for are the corpus. The deduper's own sources are compiled as the package compiles them (-O3),
-the alternatives with -march=native as well. One thread; every median is of 7 runs, the schemes by turns.
+The corpus is a part of the files that `codeshell dedup` would read below the folders, shuffled by a hash of their
+paths. The deduper's own sources are compiled as the package compiles them (-O3), the alternatives with -march=native as
+well. One thread runs; every number is the median of 7 runs, and the schemes take turns.
 
-`--work` keeps the program, the corpus and the accuracy; a second run goes straight to the timing.
+`--work` keeps the program, the corpus and the accuracy, so a second run only times.
 """
 
 from __future__ import annotations

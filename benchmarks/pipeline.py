@@ -4,11 +4,11 @@
 
 The corpus is the source files of the running interpreter's standard library and packages, copied to a folder until a
 size is reached; a line at the end of every file names the copy, so that no two are equal. The files have just been
-written, so they are in the page cache. Targets: at least 40 MB/s a core from files to filtered shards (zstd Parquet
-written), peak memory that does not grow with the corpus. A whole run is a process of its own with one worker.
+written, so they are in the page cache. Targets: at least 40 MB/s per core from files to filtered shards (zstd Parquet
+written), and peak memory that does not grow with the corpus. Each whole run is a process of its own with one worker.
 
-The rows `plain Python` do the same measuring the way the public filters for StarCoder's rules are written, document by
-document on Python strings; they read and write nothing. MB are 10^6 bytes of text that was collected.
+The row `plain Python` takes the same measures in the way in which the public filters for StarCoder's rules are written:
+document by document, on Python strings. It reads and writes nothing. MB are 10^6 bytes of collected text.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def grow(folder: Path, targets: list[int]) -> Iterator[int]:
             data, reason = readers.read_file(str(root / path), LIMIT)
             if reason:
                 continue
+            # The last line differs in each copy, so that no two files are exact duplicates.
             data += f"\n# copy {copy}\n".encode()
             out = folder / f"copy{copy}" / ("packages" if root.name == "site-packages" else "stdlib") / path
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
             size += found.size
         if size > 32_000_000:
             break
+    # Each step gets as input what the step before it would give, so its time is its own.
     texts = [readers.read_file(path, LIMIT)[0] for path in paths]
     texts = [text for text in texts if text and scores.measure([text])[2]["valid"][0]]
     size = sum(map(len, texts))

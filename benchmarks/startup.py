@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --json benchmarks/results/startup.json
 
-Targets: import < 100 ms, help < 300 ms, each including the interpreter's own start, which is a row of its own.
+Targets: import < 100 ms and help < 300 ms, each with the interpreter's own start, which has a row of its own.
 """
 
 from __future__ import annotations

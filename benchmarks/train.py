@@ -1,8 +1,8 @@
 """Training steps on a CPU: CodeShell against transformers' Starcoder2 of the same shape, in the same run.
 
-The two are one architecture: Starcoder2 gets CodeShell's weights, and the first losses are compared before anything is
-timed. A step is forward, loss, backward, gradient clipping, AdamW, zero_grad on the same batch. The contenders take
-turns, round by round, so that a change of the machine's speed meets them all; every round is kept in the JSON.
+Both are the same architecture: Starcoder2 gets CodeShell's weights, and the first losses are compared before anything
+is timed. A step is forward, loss, backward, gradient clipping, AdamW and zero_grad on the same batch. The contenders
+take turns, round by round, so that a change of the machine's speed affects all of them. The JSON keeps every round.
 
     python benchmarks/train.py --json benchmarks/results/train-cpu.json
 """
@@ -59,6 +59,7 @@ def main() -> int:
     if max(first.values()) - min(first.values()) > 0.01:
         print("the contenders do not compute the same loss", file=sys.stderr)
         return 1
+    # One more step of each, so that memory and caches are as they will be.
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -69,7 +70,7 @@ def main() -> int:
             seconds[name].append(time.perf_counter() - start)
     rows = [row(name, seconds[name], first[name], data.numel()) for name in steps]
     for entry in rows:
-        print(f"{entry['name']:36} {entry['tokens_per_second']:8.0f} tokens/s  {entry['milliseconds']:7.1f} ms a step")
+        print(f"{entry['name']:36} {entry['tokens_per_second']:8.0f} tokens/s  {entry['milliseconds']:7.1f} ms/step")
     ratios = compare(rows)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
@@ -135,6 +136,7 @@ def peer(data: torch.Tensor, precision: str, attention: str, compiled: bool = Fa
     """Starcoder2 with torch's fused AdamW. `bf16 weights` also rounds the weights and the optimizer's state."""
     from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
+    # The peer gets the weights of our model, so both start from the same function and the first losses must agree.
     source = our_model()
     settings = source.config.to_starcoder2_dict()
     model = Starcoder2ForCausalLM._from_config(Starcoder2Config(**settings), attn_implementation=attention)

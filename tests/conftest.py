@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""What the tests of several rooms share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-# One thread a library by default: the suite runs on two cores, and small tensors gain nothing from more.
+# One thread per library by default: the suite runs on two cores, and small tensors gain nothing from more.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# A shell has what it starts in the background ignore Ctrl-C, and tests send it.
+# A shell makes its background jobs ignore Ctrl-C, but some tests send Ctrl-C to the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,8 +3,8 @@
     python tools/check_aarch64.py [--inputs 20000] [FILE ...]
 
 Builds `tests/fuzz/same_bits.cpp` twice, with this machine's compiler and for AArch64, runs both (the second under
-qemu-user) and compares what they print. Exit status 0: identical; 1: not; 3: the cross compiler or the emulator is not
-there (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user-static). FILEs are texts to add to the corpus.
+qemu-user) and compares their output. Exit status: 0 identical, 1 different, 3 the cross compiler or the emulator is
+missing (Debian, Ubuntu: apt-get install g++-aarch64-linux-gnu qemu-user-static). FILEs are added to the corpus.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Write csrc/dedup/datatrove_tables.h: what datatrove's default word tokenizer (spaCy's blank English) can still do to
-text that datatrove's simplify_text has been through.
+"""Write csrc/dedup/datatrove_tables.h: what datatrove's default word tokenizer (spaCy's blank English) still changes in
+text that datatrove's simplify_text has simplified.
 
     pip install 'datatrove[processing]' spacy
     python tools/make_datatrove_tables.py > csrc/dedup/datatrove_tables.h
 
-The tables are found by asking the two packages, character by character; the preset's rules in csrc/dedup/datatrove.cpp
-say why one character at a time is enough.
+The script asks the two packages about one character after another. csrc/dedup/datatrove.cpp says at the preset's rules
+why single characters are enough.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ str and unicodedata have them.
 
     python tools/make_unicode_mappings.py > csrc/text/unicode_mappings.h
 
-Checked in for the same reason as unicode_tables.h: the shingles of the presets that follow Python programs must not
-change with the Python that builds the package.
+The header is checked in for the same reason as unicode_tables.h: some presets follow Python programs, and their
+shingles must not change with the Python that builds the package.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tools/make_unicode_tables.py > csrc/text/unicode_tables.h
 
-The header is checked in, so that every build gives the same measures whatever Python it is built with; run this only
-to move to another version of Unicode, and say so in docs/decisions.md, because scores and shingles change with it.
+The header is checked in, so that every build gives the same measures, whatever Python it is built with. Run this script
+only to move to another version of Unicode, and record that in docs/decisions.md, because scores and shingles change.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""datasketch as its documentation shows it: MinHash, MinHashLSH, a document that the index knows is dropped.
+"""datasketch as its documentation shows it: MinHash and MinHashLSH; a document that the index knows is dropped.
 
-`--preset default`: 128 permutations, threshold .7, the default scheme, shingles of `code_shingles`; streaming, so a
-document is dropped if its query finds one that was kept. `--preset bigcode`: what bigcode-dataset's script for The
-Stack v1 does (256 permutations, 25 bands of 10, the legacy scheme, its shingles with their empty tokens, connected
-components), by datasketch's means.
+`--preset default`: 128 permutations, threshold 0.7, the default scheme, shingles of `code_shingles`. It works as a
+stream: a document is dropped if its query finds one that was kept. `--preset bigcode` does by datasketch's means what
+bigcode-dataset's script for The Stack v1 does: 256 permutations, 25 bands of 10, the legacy scheme, its shingles with
+their empty tokens, connected components.
 """
 
 from __future__ import annotations

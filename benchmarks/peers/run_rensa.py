@@ -1,5 +1,8 @@
-"""Rensa's deduplicator with the full-set R-MinHash: 128 permutations, threshold .7, its own number of bands; shingles
-of `code_shingles` made in Python, since it has no tokenizer. Its "rho" sketches are left out: they sample tokens."""
+"""rensa's deduplicator with the full-set R-MinHash: 128 permutations, threshold 0.7, its own number of bands.
+
+The shingles are those of `code_shingles`, made in Python, because rensa has no tokenizer. Its "rho" sketches are left
+out, because they sample tokens.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""text-dedup 0.4.0 (the newest on the package index): its command `python -m text_dedup.minhash` with its defaults:
-250 permutations, threshold .7, 5-grams of lower-case words, documents of fewer than 5 words dropped, components."""
+"""text-dedup 0.4.0, the newest on the package index: its command `python -m text_dedup.minhash` with its defaults.
+
+These are 250 permutations, threshold 0.7, 5-grams of lower-case words, and connected components; documents of fewer
+than 5 words are dropped.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def shingles(text: str) -> set[str]:
 
 
 def band_keys(text: str) -> bytes:
-    """By the package's own function."""
+    """Band keys by the package's own function."""
     found = minhash.embed_func(
         text,
         0,

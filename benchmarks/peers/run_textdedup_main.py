@@ -1,6 +1,8 @@
-"""text-dedup as it is in its repository (0.4.1, not on the package index), by the settings of its configs/minhash.toml:
-240 permutations, threshold .7, 5-grams of lower-case words, documents of fewer than 5 words dropped, components of the
-pairs whose exact Jaccard reaches the threshold among those in one component of candidates."""
+"""text-dedup as it is in its repository (0.4.1, not on the package index), with its configs/minhash.toml.
+
+These are 240 permutations, threshold 0.7 and 5-grams of lower-case words; documents of fewer than 5 words are dropped.
+Within a component of candidates, the pairs whose exact Jaccard reaches the threshold make the final components.
+"""
 
 from __future__ import annotations
 

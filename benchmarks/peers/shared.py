@@ -1,12 +1,12 @@
 """What the scripts in this folder share. Each runs another deduplicator over Parquet files with a column `text`, in an
-interpreter of its own in which that package and pyarrow are installed:
+interpreter of its own that has the package and pyarrow:
 
     PYTHON run_NAME.py whole --input A.parquet B.parquet --output DIR     find duplicates, write the rows that stay
     PYTHON run_NAME.py signatures --input ... --output DIR                text in memory to signatures, one process
 
 `whole` writes DIR/kept/*.parquet, and DIR/result.json with the versions, the parameters and the seconds of its steps;
 with `--pairs` also what `dedup_quality.py` judges: kept.npy (n,) bool, pairs.npy (m, 2) the pairs that it took for
-duplicates, and, if its shingles are others than those of `code_shingles`, values.npy and bounds.npy, their sets.
+duplicates, and, if its shingles differ from those of `code_shingles`, values.npy and bounds.npy, their sets.
 Positions count the rows of the files in the order given.
 """
 

@@ -20,7 +20,7 @@ def array(edges: list[Edge]) -> NDArray[np.uint32]:
 
 
 def greedy(n: int, jaccard: dict[Edge, float], threshold: float, gone: set[int]) -> dict[int, tuple[int, float]]:
-    """By dropped document: the kept one that it names, and their Jaccard."""
+    """Each dropped document with the kept one that it names and their Jaccard."""
     dropped: dict[int, tuple[int, float]] = {}
     for later in set(range(n)) - gone:
         best = [

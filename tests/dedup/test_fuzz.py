@@ -75,7 +75,7 @@ def test_texts() -> None:
 
 
 class Corpus:
-    """Of an input of the target `candidates`: sketches, ranks, and the pairs of ranks by equal bytes."""
+    """The content of an input of the target `candidates`: sketches, ranks, and the pairs of ranks by equal bytes."""
 
     def __init__(self, header: bytes, body: bytes) -> None:
         self.count, self.lanes = header[1] % 48, 1 + header[2] % 130

@@ -128,7 +128,7 @@ def test_candidates_follow_the_curve() -> None:
     texts = []
     for pair in range(pairs):
         common = [f"c{pair}x{i}" for i in range(40)]
-        texts += [" ".join(common + [f"{side}{pair}x{i}" for i in range(20)]) for side in "ab"]  # J = .5
+        texts += [" ".join(common + [f"{side}{pair}x{i}" for i in range(20)]) for side in "ab"]  # J = 0.5
     (piece,) = text_buffers(texts)
     keys = band_keys(piece, bands=21, rows=6, ngram=1, seed=0)
     found = (keys[0::2] == keys[1::2]).any(axis=1).mean()

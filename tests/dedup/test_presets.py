@@ -98,7 +98,7 @@ def hash_bytes(data: bytes, start: int) -> int:
 
 
 def hash_shingle(tokens: tuple[str, ...], preset: str) -> int:
-    """As csrc/dedup/presets.h defines it."""
+    """The hash that csrc/dedup/presets.h defines."""
     if preset == "char-24":
         data = tokens[0].encode()
         return hash_bytes(data, len(data))

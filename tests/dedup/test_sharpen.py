@@ -89,7 +89,7 @@ def test_no_pair_at_the_threshold_is_lost(size: int, threshold: float) -> None:
 
 def test_few_pairs_below_the_threshold_are_left() -> None:
     choice = np.random.default_rng(0)
-    sets = [values for _ in range(300) for values in pair(choice, 700, 530)]  # a Jaccard of .61
+    sets = [values for _ in range(300) for values in pair(choice, 700, 530)]  # a Jaccard of 0.61
     bins, shingles = sketches_of(sets)
     edges = np.arange(len(sets), dtype=np.uint32).reshape(-1, 2)
     kept = [
@@ -145,7 +145,7 @@ def test_a_killed_search_resumes(texts: list[str], tmp_path: Path, monkeypatch: 
 
 
 def test_against_an_index(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of documents seen before there are only sets."""
+    """Documents that were seen before have only sets, no texts."""
     monkeypatch.setattr(sharpen, "SETS_VALUES", 500)
     paths = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
     for path, part in zip(paths, (texts[:80], texts[80:]), strict=True):

@@ -60,7 +60,7 @@ def test_against_all_pairs(corpus: list[str]) -> None:
         assert row["kept_index"] not in dropped
         assert row["jaccard"] == exact[row["kept_index"], row["index"]] >= 0.7
         assert row["jaccard"] == jaccard(corpus[row["kept_index"]], corpus[row["index"]])
-    # Recall. At J >= .8 a pair is missed with probability .002 at most: of some 200 expected drops, 0 or 1.
+    # Recall. At J >= 0.8 a pair is missed with probability 0.002 at most: of about 200 expected drops, 0 or 1.
     missed = [
         later
         for later in range(len(corpus))
@@ -366,7 +366,7 @@ def test_parameters() -> None:
 @example(["aaa a ab b", "a b", "aa a b", "a b"], 0.5, 1)
 @example(["aaa a ab b", "a b", "aa a b", "a a b"], 0.5, 1)
 def test_one_row_bands_find_what_brute_force_finds(texts: list[str], threshold: float, ngram: int) -> None:
-    """With 200 bands of one row, every pair of J >= .05 is a candidate but for one chance in 30,000 at the worst."""
+    """With 200 bands of one row, every pair of J >= 0.05 is a candidate, except by a chance of 1 in 30,000."""
     threshold = max(threshold, 0.2)
     kept: list[int] = []
     answers: dict[object, tuple[int, float]] = {}

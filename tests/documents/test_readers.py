@@ -202,7 +202,7 @@ def test_one_huge_row_group_is_streamed_in_row_groups(tmp_path: Path, monkeypatc
 
 def test_what_a_driver_of_urls_raises_names_the_url() -> None:
     class NetworkError(Exception):
-        """Of a library that fsspec's driver uses: no OSError."""
+        """An error of a library that fsspec's driver uses; it is no OSError."""
 
     with (
         pytest.raises(UserError, match=r"hf://a: cannot be opened \(no route\); fix the URL"),

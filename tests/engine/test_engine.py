@@ -1,4 +1,4 @@
-"""Shards: in order, resumed behind the last marker, never half-written."""
+"""Shards: in order, resumed after the last marker, never half-written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def square(task: tuple[str, int]) -> dict[str, Any]:
 
 def fail_on_three(task: tuple[str, int]) -> dict[str, Any]:
     if task[1] == 3:
-        raise UserError("shard 3: broken; mend it")
+        raise UserError("shard 3: broken; fix it")
     return square(task)
 
 
@@ -52,7 +52,7 @@ def test_results_come_in_order(tmp_path: Path, workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failed_shard_keeps_the_others_and_resumes(tmp_path: Path, workers: int) -> None:
     items = [(str(tmp_path), number) for number in range(6)]
-    with pytest.raises(UserError, match="shard 3: broken; mend it"):
+    with pytest.raises(UserError, match="shard 3: broken; fix it"):
         map_shards(LocalEngine(workers), tmp_path, "square", fail_on_three, items)
     before = calls(tmp_path)
     assert {0, 1, 2} <= set(before)

@@ -160,7 +160,7 @@ def uneven(number: int) -> int:
 
 def user_error_at_three(number: int) -> int:
     if number >= 3:
-        raise UserError(f"shard {number}: broken; mend it")
+        raise UserError(f"shard {number}: broken; fix it")
     return number
 
 
@@ -227,7 +227,7 @@ def parent(pid: int) -> int:
 @real
 @pytest.mark.parametrize("frozen", [False, True], ids=["dead", "thought-dead"])
 def test_a_node_killed_at_work_loses_nothing(nodes: Nodes, engine: RayEngine, tmp_path: Path, frozen: bool) -> None:
-    """`frozen`: the node, its daemon and the task's process, stands still, and goes on when all is done without it."""
+    """`frozen`: the node (its daemon and the task's process) stands still, and continues when all is done."""
     expected = run_job(LocalEngine(1), make_directories(tmp_path / "local"))
     job = make_directories(tmp_path / "ray")
     (job / "hold").touch()  # every task stays in the middle of its file
@@ -365,7 +365,7 @@ def test_a_user_error_is_that_user_error_of_the_first_shard(engine: RayEngine) -
         for value in engine.map(user_error_at_three, range(20)):
             got += [value]
     assert type(caught.value) is UserError
-    assert str(caught.value) == "shard 3: broken; mend it"
+    assert str(caught.value) == "shard 3: broken; fix it"
     assert got == [0, 1, 2]
 
 

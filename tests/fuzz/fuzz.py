@@ -2,10 +2,10 @@
 
     python3 tests/fuzz/fuzz.py [--runs N] [--seconds S] [--target texts|pairs|candidates] [--clang clang++] [--keep]
 
-`corpus/TARGET.hex` holds the inputs to begin with, one a line; the test suite replays them through the Python bindings.
-What a run finds beyond them stays in build/fuzz/TARGET and is where the next run begins; `--keep` puts the smallest
-inputs that reach all of it into the .hex file. An input that fails is left in build/fuzz/failed: mend what it shows,
-and add it to the .hex file.
+`corpus/TARGET.hex` holds the first inputs, one per line; the test suite replays them through the Python bindings. New
+inputs that a run finds stay in build/fuzz/TARGET, and the next run begins with them; `--keep` puts the smallest inputs
+that reach the same code into the .hex file. An input that fails is left in build/fuzz/failed: fix what it shows, and
+add it to the .hex file.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ SURVIVORS = {
     ("backward_pipeline.h", "add_queries", "semaphore_wait", 0): "another block's turn",
     ("backward_pipeline.h", "add_queries", "bulk_wait", 0): "an addition's end, before the next block's begins",
 }
-"""By file, function, what is left out and which of its calls: what these runs do not show, and what it is there for."""
+"""What these runs do not show, and what it is there for; the key is the file, the function, what is left out, and which
+of its calls."""
 
 
 def call_of(place: str) -> tuple[str, str, str, int]:

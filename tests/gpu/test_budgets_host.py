@@ -15,7 +15,7 @@ from codeshell.ops import hopper
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_LIMIT = 227 * 1024
-"""Of a block of sm_90, static and dynamic together."""
+"""Bytes of shared memory that a block of sm_90 may have, static and dynamic together."""
 
 
 def forward(dim: int) -> None:

@@ -18,8 +18,9 @@ STORE_16 = r"STG\.E\.(EF\.)?128(\.STRONG.*)?"
 
 @dataclass
 class Expected:
-    """Of the kernels that `kernel` matches whole: at most so many registers; at least so many instructions of each
-    pattern, or none where the number is 0; at least so many of these while products of wgmma run."""
+    """What is expected of the kernels that `kernel` matches whole: at most so many registers; at least so many
+    instructions of each pattern, or none where the number is 0; at least so many of these while products of wgmma run.
+    """
 
     source: str
     kernel: str

@@ -23,7 +23,7 @@ class Case:
     causal: bool = True
     window: int | None = None
     lengths: tuple[int, ...] = ()
-    """Of packed sequences; their sum is `queries` and `keys`."""
+    """Lengths of packed sequences; their sum is `queries` and `keys`."""
     scale: float | None = None
 
 
@@ -117,7 +117,7 @@ def run(case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[
 def gradients(
     case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, deterministic: bool = False
 ) -> tuple[torch.Tensor, ...]:
-    """Of q, k and v, by `ops.attention`."""
+    """The gradients of q, k and v, by `ops.attention`."""
     leaves = [x.detach().requires_grad_() for x in (q, k, v)]
     out = ops.attention(
         *leaves,
@@ -133,7 +133,7 @@ def gradients(
 def dense_gradients(
     case: Case, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, ...]:
-    """Of q, k and v, by the formulas; P and dS rounded to `dtype`, and all else in fp64 or, for 16 bit, in fp32."""
+    """The gradients of q, k and v by the formulas: P and dS are rounded to `dtype`, the rest is fp64 (16 bit: fp32)."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     group, scale = case.heads // case.kv_heads, case.dim**-0.5 if case.scale is None else case.scale
     out, lse = (x.to(wide) for x in dense(case, q, k, v, dtype))

@@ -82,8 +82,8 @@ class Inputs:
 
 
 def inputs(case: Case, device: str, dtype: torch.dtype) -> Inputs:
-    """Random with a few large scores. NaN wherever nothing may be read: beyond the lengths, in pages of nobody; and the
-    table's entries behind the last page are no pages at all."""
+    """Random values with a few large scores, and NaN wherever nothing may be read: beyond the lengths and in pages of
+    nobody. The table's entries after the last page name no page at all."""
     generator = torch.Generator().manual_seed(len(case.name) + case.queries)
 
     def random(*shape: int) -> torch.Tensor:

@@ -31,7 +31,7 @@ def variants(originals: int, copies: int, seed: int, words: int = 60) -> list[st
 
 
 def shingle_set(text: str, ngram: int = 5) -> set[tuple[str, ...]]:
-    """Of texts of words between blanks."""
+    """The shingles of a text whose tokens are words between blanks."""
     tokens = text.split()
     size = min(ngram, len(tokens))
     return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)} if tokens else set()

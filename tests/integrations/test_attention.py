@@ -174,7 +174,7 @@ def test_weights_are_probabilities():
 
 @pytest.mark.parametrize("extra", [{}, {"softcap": 1e4}])
 def test_without_a_mask(extra):
-    """As SDPA means it: with more keys than queries the first keys are theirs (a static cache), but for one query."""
+    """SDPA's meaning: with more keys than queries the first keys are theirs (a static cache), except for one query."""
     q, k, v = tensors(5, 12)
     out, _ = interface.attention(MODULE, q, k, v, None, **extra)
     assert torch.allclose(out.double(), reference(q, k[:, :, :5], v[:, :, :5], causal(5, 5)), atol=1e-5)

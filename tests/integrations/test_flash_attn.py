@@ -330,7 +330,7 @@ def test_strides_do_not_matter():
 
 
 def cached(queries, new, lengths, seed=0, capacity=32, rows=None, dtype=torch.float32):
-    """q, k, v and caches for rows of such lengths; NaN lies in the caches behind them."""
+    """q, k, v and caches for rows of such lengths; NaN lies in the caches after them."""
     batch = len(lengths)
     q = random(batch, queries, 4, 32, seed=seed, dtype=dtype)
     k, v = (random(batch, new, 2, 32, seed=seed + i, dtype=dtype) for i in (1, 2))

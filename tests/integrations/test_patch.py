@@ -284,7 +284,7 @@ def test_a_forward_that_others_replaced(monkeypatch):
 
 
 def test_a_global_replacement_is_neither_seen_nor_lost(monkeypatch):
-    """As Liger does it, before or after."""
+    """A replacement as Liger makes it, before or after."""
     modeling = transformers.models.llama.modeling_llama
     model, other = tiny("llama"), tiny("llama")
     want, calls = logits(model), []
@@ -305,7 +305,7 @@ def test_a_global_replacement_is_neither_seen_nor_lost(monkeypatch):
 
 
 def test_a_class_derived_from_the_attention():
-    """As torch's fully_shard makes one."""
+    """A derived class, as torch's fully_shard makes one."""
     model = tiny("llama")
     layer = model.model.layers[0].self_attn
     layer.__class__ = derived = type("FSDPLlamaAttention", (type(layer),), {})
