@@ -1,7 +1,7 @@
 """Collect: from folders, checkouts, Parquet and JSONL to document shards with their scores.
 
-    plan   one walk lists every file, in order (input by input, bytewise by path), and cuts the list into shards of
-           about `shard_bytes` of text. The lists are written down, so a resumed run sees the same files.
+    plan   `documents.inputs` lists every file, in order (input by input, bytewise by path), and cuts the list into
+           shards of about `shard_bytes` of text. The lists are written down, so a resumed run sees the same files.
     shard  read -> language -> measure -> documents-, scores- and dropped-NNNNN.parquet, a row group at a time.
 
 Everything that is listed ends as a document or as a row of `dropped`: asserted for every shard. Memory is a directory
@@ -11,23 +11,23 @@ listing in the plan and a row group in a worker, whatever the size of the input.
 from __future__ import annotations
 
 import json
-import os
-import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
-from codeshell.documents import languages, readers, walk
+from codeshell.documents import languages
+from codeshell.documents.batches import Row, rows
+from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
+from codeshell.documents.readers import printable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
-from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_json, write_text
+from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
 from codeshell.engine.memory import give_back_large_blocks
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, Recipe, to_tree
@@ -35,22 +35,6 @@ from codeshell.scorers import text as scores
 
 GROUP_BYTES = 8 << 20
 """Text in a row group at most (unless one document is longer); with `ROW_GROUP` what a worker holds at once."""
-
-SHARD_ENTRIES = 20_000
-"""Files in a shard at most, so that a folder of a million pictures is not one shard."""
-
-PACKAGES = frozenset({"site-packages", "dist-packages"})
-
-
-class Source(NamedTuple):
-    """One thing to read that an input stands for."""
-
-    input: int
-    """Index in `collect.inputs`."""
-    kind: str
-    """`directory`, `file`, `parquet` or `jsonl`."""
-    path: str
-    leave_out: frozenset[str] = frozenset()
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -66,7 +50,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     stage = make_directory(directory / "collect")
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
-    plan = make_plan(settings, stage)
+    plan = make_plan(settings, stage, own=[directory])
     shards: list[int] = list(range(plan["shards"]))
     parts = map_shards(engine, stage, "collect", partial(collect_shard, str(stage), settings), shards)
     by_language: dict[str, Counter[str]] = {}
@@ -77,7 +61,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         for index, reasons in part["by_input"].items():
             by_input[int(index)].update(reasons)
     for index, reasons in by_input.items():
-        if not reasons["document"]:
+        # An input whose files were all given before has none of its own, and that is no mistake.
+        if not reasons["document"] and str(index) not in plan.get("repeated", ()):
             raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)})")
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]
@@ -89,196 +74,74 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     }
 
 
-def make_plan(settings: Collect, stage: Path) -> dict[str, Any]:
-    """List the input into `plan-NNNNN.json`, one a shard, and `plan.json`, written last; or read what is there."""
+def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[str, Any]:
+    """List the input into `plan-NNNNN.json`, one per shard, and `plan.json`, written last; or read what is there.
+
+    What is below the directories `own` is none of the input.
+    """
     path = stage / "plan.json"
-    wanted = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
+    asked = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
     if path.exists():
         plan: dict[str, Any] = read_json(path)
-        if plan["settings"] != wanted:
+        if plan["settings"] != asked:
             raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
         return plan
-    sources = [source for index in range(len(settings.inputs)) for source in _expand(index, settings)]
-    if not sources:
+    if not settings.inputs:
         raise UserError("collect.inputs: empty; name folders, .parquet or .jsonl files in the recipe or with --input")
+    listing = Listing(settings.inputs, options_of(settings), own, by_input=True)
     count = 0
-    for count, (roots, entries) in enumerate(_shards(sources, settings), start=1):
-        # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
-        text = json.dumps({"roots": roots, "entries": entries}, separators=(",", ":"))
-        write_text(stage / f"plan-{count - 1:05d}.json", text + "\n")
-    plan = {"settings": wanted, "shards": count}
-    write_json(path, plan)
+    for count, shards in enumerate(cut(listing, settings.shard_bytes), start=1):
+        sources = {shard.source.number: shard.source for shard in shards}
+        write_plan(stage / f"plan-{count - 1:05d}.json", Plan(list(sources.values()), shards))
+    repeated = {str(index): number for index, number in sorted(listing.repeated.items())}
+    plan = {"settings": asked, "shards": count, "repeated": repeated}
+    # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
+    write_text(path, json.dumps(plan, indent=2, sort_keys=True) + "\n")
     return plan
 
 
-Entry = list[Any]
-"""Of a plan: [input, kind, ...]: `file`: path, size, repo; `left_out`: path, size, repo, reason; `parquet`: path,
-first row group, end; `jsonl`: path, first byte, end (or null)."""
-
-
-def _shards(sources: list[Source], settings: Collect) -> Iterator[tuple[dict[str, str], list[Entry]]]:
-    """Cut the entries of all sources into shards, with the root directories that each needs."""
-    roots: dict[str, str] = {}
-    entries: list[Entry] = []
-    total = 0
-    for number, source in enumerate(sources):
-        for size, entry in _entries(number, source, settings):
-            if entries and (total + size > settings.shard_bytes or len(entries) >= SHARD_ENTRIES):
-                yield roots, entries
-                roots, entries, total = {}, [], 0
-            if source.kind in ("directory", "file"):
-                roots[str(number)] = source.path if source.kind == "directory" else str(Path(source.path).parent)
-            entries.append(entry)
-            total += size
-    if entries:
-        yield roots, entries
-
-
-def _entries(number: int, source: Source, settings: Collect) -> Iterator[tuple[int, Entry]]:
-    """Yield (bytes of text, entry) of one source."""
-    if source.kind == "parquet":
-        first, total = 0, 0
-        sizes = readers.parquet_groups(source.path, settings)
-        for group, size in enumerate(sizes):
-            if group > first and total + size > settings.shard_bytes:
-                yield total, [source.input, "parquet", source.path, first, group]
-                first, total = group, 0
-            total += size
-        yield total, [source.input, "parquet", source.path, first, len(sizes)]
-    elif source.kind == "jsonl":
-        readers.jsonl_check(source.path, settings)
-        if readers.is_packed(source.path) or readers.is_url(source.path):
-            yield settings.shard_bytes, [source.input, "jsonl", source.path, 0, None]
-            return
-        size = Path(source.path).stat().st_size
-        for start in range(0, max(size, 1), settings.shard_bytes):
-            end = min(start + settings.shard_bytes, size)
-            yield end - start, [source.input, "jsonl", source.path, start, end]
-    elif source.kind == "file":
-        file = Path(source.path)
-        size = file.stat().st_size
-        reason = walk.why_not_read(file.name, size, settings.max_file_bytes)
-        yield _entry(number, source.input, walk.Found(file.name, size, file.parent.name, reason))
-    else:
-        for found in walk.walk(
-            source.path,
-            max_file_bytes=settings.max_file_bytes,
-            vendored=settings.vendored,
-            leave_out=source.leave_out,
-        ):
-            yield _entry(number, source.input, found)
-
-
-def _entry(number: int, index: int, found: walk.Found) -> tuple[int, Entry]:
-    if found.reason:
-        return 0, [index, "left_out", number, found.path, found.size, found.repo, found.reason]
-    return found.size, [index, "file", number, found.path, found.size, found.repo]
-
-
-def _expand(index: int, settings: Collect) -> Iterator[Source]:
-    """The sources of one input: `{stdlib}` and `{site-packages}`, globs, and what kind of thing each path is."""
-    text = settings.inputs[index]
-    paths = sysconfig.get_paths()
-    leave_out = PACKAGES if "{stdlib}" in text else frozenset()
-    path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
-    if readers.is_url(path):
-        names = _expand_url(path)
-    else:
-        path = str(Path(path).expanduser())
-        names = [path]
-        if has_magic(path) and not os.path.lexists(path):
-            names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
-    if not names or not text:
-        raise UserError(f"collect.inputs: {text!r} matches no file; mend the path")
-    for name in names:
-        kind = readers.kind_of(name)
-        if readers.is_url(name):
-            if not kind:
-                raise UserError(f"{name}: a URL must end in .parquet or .jsonl (.gz, .zst); copy folders here first")
-            yield Source(index, kind, name)
-            continue
-        place = Path(name).absolute()
-        if place.is_dir():
-            yield Source(index, "directory", str(place), leave_out)
-        elif place.is_file():
-            yield Source(index, kind or "file", str(place))
-        elif os.path.lexists(place):
-            raise UserError(f"{name}: neither a file nor a folder; leave it out")
-        else:
-            raise UserError(f"{name}: no such file or folder; mend the path")
-
-
-def _expand_url(url: str) -> list[str]:
-    if not has_magic(url):
-        return [url]
-    import fsspec
-
-    with readers.damage(url), readers.driver(url):
-        system, path = fsspec.core.url_to_fs(url)
-        return sorted(system.unstrip_protocol(name) for name in system.glob(path))
+def options_of(settings: Collect) -> InputOptions:
+    """How the recipe's inputs are read."""
+    return InputOptions(
+        text_column=settings.text_column,
+        repo_column=settings.repo_column,
+        path_column=settings.path_column,
+        language_column=settings.language_column,
+        max_file_bytes=settings.max_file_bytes,
+        max_row_bytes=settings.max_file_bytes,
+        vendored=settings.vendored,
+    )
 
 
 def collect_shard(directory: str, settings: Collect, index: int) -> dict[str, Any]:
     """Read what `plan-INDEX.json` lists; write the shard's three files; return its statistics."""
     give_back_large_blocks()
     stage = Path(directory)
-    plan = read_json(stage / f"plan-{index:05d}.json")
+    options = options_of(settings)
     with ExitStack() as stack:
         out = _Output(stage, index, stack)
-        for entry in plan["entries"]:
-            source, kind, *rest = entry
-            if kind == "file":
-                number, path, size, repo = rest
-                _add_file(out, source, f"{plan['roots'][str(number)]}/{path}", path, size, repo, settings)
-            elif kind == "left_out":
-                _, path, size, repo, reason = rest
-                out.drop(source, repo, path, None, size, reason)
-            else:
-                path, first, end = rest
-                if kind == "parquet":
-                    rows = readers.parquet_rows(path, range(first, end), settings)
-                else:
-                    rows = readers.jsonl_rows(path, first, end, settings)
-                name = path.rsplit("/", 1)[-1]
-                for row in rows:
-                    _add_row(out, source, name, row)
+        for shard in read_plan(stage / f"plan-{index:05d}.json").shards:
+            file = shard.source.path.rsplit("/", 1)[-1]
+            for row in rows(shard, options):
+                _add(out, shard.source.input, file, row)
         out.flush()
     assert out.listed == out.documents + out.dropped, "every file is a document or a drop"
     return out.statistics()
 
 
-def _add_file(out: _Output, source: int, full: str, path: str, size: int, repo: str, settings: Collect) -> None:
-    data, reason = readers.read_file(full, settings.max_file_bytes)
-    language = None
-    if not reason:
-        name = path.rsplit("/", 1)[-1]
-        language, look_inside = languages.by_name(name)
-        if look_inside:
-            language = languages.by_content(name, language, data)
-        if language is None:
-            reason = "unknown_language"
+def _add(out: _Output, source: int, file: str, row: Row) -> None:
+    """Find the language of a row or file, and add it as a document or as a drop."""
+    # A row that does not say where it comes from is named by its place in the file that holds it.
+    repo = file.split(".", 1)[0] if row.repo is None else row.repo
+    path = file + row.place if row.path is None else row.path
+    if row.reason:
+        out.drop(source, repo, path, row.language, row.size, row.reason)
+        return
+    # The data set's own label counts first, if it is a language of ours.
+    language = languages.by_label(row.language) if row.language else None
+    language = language or languages.by_path(row.path or "", row.text)
     if language is None:
-        out.drop(source, repo, path, None, len(data) or size, reason)
-    else:
-        out.add(source, repo, path, language, data)
-
-
-def _add_row(out: _Output, source: int, file: str, row: readers.Row) -> None:
-    repo = row.repo or file.split(".", 1)[0]
-    path = row.path or file + row.place
-    reason = row.reason
-    language = None
-    if not reason:
-        language = languages.by_label(row.language) if row.language else None
-        if language is None:
-            name = (row.path or "").rsplit("/", 1)[-1]
-            language, look_inside = languages.by_name(name)
-            if look_inside:
-                language = languages.by_content(name, language, row.text)
-        if language is None:
-            reason = "unknown_language"
-    if language is None:
-        out.drop(source, repo, path, row.language, len(row.text), reason)
+        out.drop(source, repo, path, row.language, row.size, "unknown_language")
     else:
         out.add(source, repo, path, language, row.text)
 
@@ -334,9 +197,9 @@ class _Output:
         self._count(source, reason)
         self._drops.append(
             {
-                "repo": _shown(repo),
-                "path": _shown(path),
-                "language": language,
+                "repo": printable(repo),
+                "path": printable(path),
+                "language": language and printable(language),
                 "bytes": size,
                 "stage": "collect",
                 "rule": reason,
@@ -375,8 +238,8 @@ class _Output:
         table = pa.table(
             [
                 ids,
-                [_shown(repo) for _, repo, _, _ in about],
-                [_shown(path) for _, _, path, _ in about],
+                [printable(repo) for _, repo, _, _ in about],
+                [printable(path) for _, _, path, _ in about],
                 names,
                 # The joined bytes are the column: no copy.
                 pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data)),
@@ -393,13 +256,6 @@ class _Output:
             total = self._by_language.setdefault(language, [0, 0])
             total[0] += 1
             total[1] += size
-
-
-def _shown(path: str) -> str:
-    """A path as text: bytes that are not UTF-8 become `\\xNN`."""
-    if path.isascii():
-        return path
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _summary(reasons: Counter[str]) -> str:

@@ -1,16 +1,18 @@
-"""Which columns of Parquet and JSONL inputs are text, an id, or an order, checked before anything else is read."""
+"""Which columns of Parquet and JSONL inputs are read, and the check that they can serve, before anything else is read.
+
+A column name stands for a Parquet column and for a JSON key alike.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 
 from codeshell.documents import readers
 from codeshell.errors import UserError
-
-if TYPE_CHECKING:
-    from codeshell.documents.inputs import InputOptions
 
 FIRST_RECORDS = 1000
 """Records of a JSONL file that are looked at: a key that none of them has is taken for a mistake."""
@@ -18,11 +20,53 @@ FIRST_RECORDS = 1000
 LONGEST_LINE = 1 << 30
 """Bytes of a JSONL line that is read; a longer one is left out, as `over_large`."""
 
-FLAGS = {"text": "--text-column", "id": "--id-column", "order": "--keep-order column:NAME"}
+FLAGS = {
+    "text": "collect.text_column (codeshell dedup: --text-column)",
+    "id": "--id-column",
+    "order": "--keep-order column:NAME",
+}
+"""What a user sets to choose the column of a role."""
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How inputs are read."""
+
+    text_column: str = "text"
+    id_column: str | None = None
+    """None: ids are made of the file's name and the place in it."""
+    order_column: str | None = None
+    """Column of `--keep-order column:NAME`."""
+    max_file_bytes: int = 1 << 20
+    """Larger files of folders, and larger single files, are left out."""
+    vendored: bool = False
+    """Enter folders like `node_modules`."""
+    repo_column: str | None = None
+    path_column: str | None = None
+    language_column: str | None = None
+    """Where rows come from; read where a file has such a column."""
+    max_single_bytes: int | None = None
+    """The limit for files that are named one by one, if it is another one than for those of folders."""
+    max_row_bytes: int | None = None
+    """Longer texts of rows, and those with zero bytes, are left out. None: a row may hold any text."""
+
+    @property
+    def single_limit(self) -> int:
+        """Bytes of a file that is named by itself."""
+        return self.max_file_bytes if self.max_single_bytes is None else self.max_single_bytes
+
+    @property
+    def longest_line(self) -> int:
+        """Bytes of a JSONL line that is read."""
+        if self.max_row_bytes is None:
+            return LONGEST_LINE
+        # JSON may write a character of one byte as six (\\u0041), and a record has more than its text.
+        return 8 * self.max_row_bytes + (1 << 20)
 
 
 def check(kind: str, path: str, name: str, options: InputOptions) -> str | None:
-    """Check the columns of one source; return the type of its order column (see `common_order_type`), if one is asked.
+    """Check the columns of one input file; return the type of its order column (see `common_order_type`), if one is
+    asked for.
 
     Raises:
         UserError: an unknown column, or one of a type that cannot serve; a damaged file.
@@ -37,7 +81,7 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> str | None:
 
 
 def common_order_type(found: list[tuple[str, str | None]]) -> str:
-    """One type for the order column of all sources, so that its values can be compared; empty if none is asked.
+    """One type for the order column of all inputs, so that its values can be compared; empty if none is asked for.
 
     Raises:
         UserError: numbers in one file and, say, strings in another.
@@ -54,44 +98,36 @@ def common_order_type(found: list[tuple[str, str | None]]) -> str:
     raise UserError(f"{second}: the order column holds {other}, but in {first} {one}; give it one type in all inputs")
 
 
+def is_string(kind: pa.DataType) -> bool:
+    """Strings of any layout."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Strings or bytes of any layout, or a dictionary of them."""
     types = pa.types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_string_view(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-        or types.is_binary_view(kind)
-    )
+    return is_string(kind) or bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def order_type(kind: pa.DataType) -> str:
-    """What values of this type are compared as; empty if they have no order that a user would mean."""
+    """The type as which values of this type are compared; empty if they have no order that a user would mean."""
     types = pa.types
     if types.is_boolean(kind) or types.is_integer(kind):
         return "int64"
     if types.is_floating(kind) or types.is_decimal(kind):
         return "float64"
     if types.is_timestamp(kind) or types.is_date(kind):
-        return (
-            "timestamp[ns]"
-            if kind in (pa.timestamp("ns"), pa.timestamp("ns", getattr(kind, "tz", None)))
-            else "timestamp[us]"
-        )
+        # Nanoseconds stay what they are; coarser times and dates all fit microseconds.
+        return "timestamp[ns]" if getattr(kind, "unit", None) == "ns" else "timestamp[us]"
     return "string" if is_text(kind) else ""
 
 
 def _check_parquet(path: str, name: str, options: InputOptions) -> str | None:
     with readers.open_parquet(path) as source:
         schema = source.schema_arrow
-    wanted = {"text": options.text_column, "id": options.id_column, "order": options.order_column}
-    for role, column in wanted.items():
-        if column is None:
-            continue
+    for role, column in _required(options).items():
         _check_name(name, role, column, schema.names)
         if schema.names.count(column) > 1:
             raise UserError(f"{name}: more than one column '{column}'; rename one of them")
@@ -108,16 +144,17 @@ def _check_parquet(path: str, name: str, options: InputOptions) -> str | None:
 def _check_jsonl(path: str, name: str, options: InputOptions) -> str | None:
     keys: dict[str, None] = {}
     order: Any = None
-    for record in readers.jsonl_records(path, FIRST_RECORDS, LONGEST_LINE):
-        keys.update(dict.fromkeys(record))
-        if order is None and options.order_column is not None:
+    lines = (line for _, _, line in readers.numbered_lines(path, 0, None, options.longest_line))
+    for line in islice((line for line in lines if line is None or not line.isspace()), FIRST_RECORDS):
+        record = None if line is None else readers.decode_record(line)
+        keys.update(dict.fromkeys(record or ()))
+        # The first value decides what the column holds.
+        if record and order is None and options.order_column is not None:
             order = record.get(options.order_column)
     if not keys:
-        return None  # no record to judge by
-    wanted = {"text": options.text_column, "id": options.id_column, "order": options.order_column}
-    for role, column in wanted.items():
-        if column is not None:
-            _check_name(name, role, column, list(keys))
+        return None  # There is no record to judge by.
+    for role, column in _required(options).items():
+        _check_name(name, role, column, list(keys))
     if options.order_column is None:
         return None
     if isinstance(order, (bool, int, float)):
@@ -128,6 +165,12 @@ def _check_jsonl(path: str, name: str, options: InputOptions) -> str | None:
     raise UserError(
         f"{name}: column '{options.order_column}' holds {shown} in the first records; choose one of numbers or strings"
     )
+
+
+def _required(options: InputOptions) -> dict[str, str]:
+    """The columns by role that every table must have."""
+    columns = {"text": options.text_column, "id": options.id_column, "order": options.order_column}
+    return {role: column for role, column in columns.items() if column is not None}
 
 
 def _check_name(name: str, role: str, column: str, names: list[str]) -> None:

@@ -1,22 +1,29 @@
-"""What a deduplication job reads: the inputs that a user names, as files in a fixed order, cut into shards.
+"""What a user's inputs stand for: a plan of files in a fixed order, cut into shards. `batches` reads the shards.
 
 An input is a folder, a Parquet or JSONL (plain, .gz, .zst) file, a file of source code, a glob of these, or an fsspec
-URL of Parquet or JSONL. A folder whose files are all Parquet or JSONL (but for `PASSED_OVER`) is a data set: its
-files are taken, bytewise by path. Any other folder is source code: every file that `walk` lets through is a document.
+URL of Parquet or JSONL; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders. A folder
+whose files are all Parquet or JSONL (except `PASSED_OVER`) is a data set: its files are taken, bytewise by path. Any
+other folder is source code: every file that `walk` lets through is a document. A file that is given twice is taken
+once.
 
-A `Source` is what is written as one thing at the end: a Parquet or JSONL file, a folder, or a run of single files. A
-document is row `row` of source `shard`: the row of a Parquet file, the line of a JSONL file (from 0, blank lines
-count), the place in the list of a folder. Documents are ordered by (source, row), the order in which the inputs are
-given; how sources are cut into `Shard`s changes nothing in that. A file that is given twice is taken once.
+    Listing   expands the inputs, checks their columns, and walks the folders: sources, in order
+    cut       cuts the sources into lists of shards of about `shard_bytes` of text, as a stream
+    plan      holds all of it, for jobs that need every shard at once
+    write_plan, read_plan   the one format on disk
+
+A document is row `row` of a source: the row of a Parquet file, the line of a JSONL file (from 0, blank lines count),
+the place in the list of a folder. Documents are ordered by (source, row), in the order in which the inputs are given;
+how sources are cut into shards changes nothing in that.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sysconfig
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
 from itertools import pairwise
@@ -26,49 +33,41 @@ from typing import NamedTuple
 import numpy as np
 
 from codeshell.documents import columns, readers, walk
+from codeshell.documents.columns import InputOptions as InputOptions
+from codeshell.documents.walk import Found
 from codeshell.engine.files import read_json, write_text
 from codeshell.errors import UserError
 
 SHARD_FILES = 20_000
-"""Files of a folder in a shard at most."""
+"""Files in a shard at most, so that a folder of a million pictures is not one shard."""
 
 PASSED_OVER = (".*", "_*", "README*", "LICENSE*", "dataset_info*.json")
 """Names in a data set folder that are not data."""
+
+PACKAGES = frozenset({"site-packages", "dist-packages"})
+"""Folders below the standard library that are not part of it."""
 
 COUNT_BLOCK = 4 << 20
 """Bytes read at a time to count lines."""
 
 
 @dataclass(frozen=True)
-class InputOptions:
-    """How inputs are read. Column names are of Parquet columns and of JSON keys alike."""
-
-    text_column: str = "text"
-    id_column: str | None = None
-    """None: ids are made of the file's name and the place in it."""
-    order_column: str | None = None
-    """Of `--keep-order column:NAME`."""
-    max_file_bytes: int = 1 << 20
-    """Larger files of folders, and larger single files, are left out. Rows may have any size."""
-    vendored: bool = False
-    """Enter folders like `node_modules`."""
-
-
-@dataclass(frozen=True)
 class Source:
-    """A Parquet or JSONL file, a folder, or a run of single files; what is written as one thing."""
+    """A Parquet or JSONL file, a folder, or a run of single files; `codeshell dedup` writes it as one thing."""
 
     number: int
     kind: str
     """`parquet`, `jsonl` or `files`."""
     path: str
-    """Absolute path or URL; of `files` the folder that they are below."""
+    """Absolute path or URL; for `files`, the folder that they are below."""
     name: str
     """The path as the user gave it, for ids and messages."""
     output: str
     """Where it is written below the output directory, with `/`; no two sources share it."""
     stamp: tuple[int, int] = (0, 0)
     """Size and modification time (ns) of a local Parquet or JSONL file when it was listed."""
+    input: int = 0
+    """Index of the input that it belongs to (of the first one, for a run of single files)."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,18 @@ class Shard:
     begin: int
     """First row group, byte (where a line begins) or file."""
     end: int | None
-    """Behind the last; None for a JSONL file that can only be read to its end."""
+    """One past the last; None for a JSONL file that can only be read to its end."""
     first_row: int
     """Row of the first row, line or file."""
     rows: int | None
     """Rows or files; None for JSONL."""
     size: int
-    """Bytes of text, about (of a packed file: bytes on the disk)."""
+    """Bytes of text, about. A file that cannot be cut counts as a whole shard."""
     order_type: str = ""
-    """Of the order column: `int64`, `float64`, `string`, `timestamp[us]` or `timestamp[ns]`; the same in all shards."""
-    files: tuple[str, ...] = ()
-    """Of `files`: paths below `source.path`; bytes that are not UTF-8 are surrogate-escaped."""
+    """Type of the order column: `int64`, `float64`, `string`, `timestamp[us]` or `timestamp[ns]`; the same in all
+    shards."""
+    files: tuple[Found, ...] = ()
+    """For `files`: what `walk` found, with paths below `source.path`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Plan:
 
 
 def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Sequence[Path] = ()) -> Plan:
-    """List the inputs and cut them into shards of about `shard_bytes` of text.
+    """List the inputs and cut them into shards of about `shard_bytes` of text, each a part of one source.
 
     What is below the directories `own`, which the job itself writes to, is none of the inputs.
 
@@ -121,33 +121,16 @@ def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Se
         UserError: a path or glob without a file, a damaged file, an unknown column (those there are are named), a text
             column that is not text, an id or order column of a type that cannot be one.
     """
-    if not inputs:
-        raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
-    written = [os.path.realpath(path) for path in own]
-    listing = _Listing([unit for text in inputs for unit in _expand(text, written)], options, written)
-    sources = listing.sources()
-    order_type = columns.common_order_type(
-        [(source.name, columns.check(source.kind, source.path, source.name, options)) for source, _ in sources]
-    )
-    shards: list[Shard] = []
-    for source, files in sources:
-        if source.kind == "parquet":
-            parts = _parquet_shards(source, options.text_column, shard_bytes)
-        elif source.kind == "jsonl":
-            parts = _jsonl_shards(source, shard_bytes)
-        else:
-            parts = _file_shards(source, files, shard_bytes)
-        for part in parts:
-            shards.append(replace(part, number=len(shards), order_type=order_type))
-    left_out = dict(sorted(listing.left_out.items()))
-    return Plan([source for source, _ in sources], shards, listing.repeated, left_out)
+    listing = Listing(inputs, options, own)
+    shards = [shard for (shard,) in cut(listing, shard_bytes)]
+    return Plan(listing.sources, shards, listing.repeated.total(), dict(sorted(listing.left_out.items())))
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write the plan, whole or not at all, so that a resumed job and its workers see the same files."""
+    """Write a plan or a part of one, whole or not at all, so that a resumed job and its workers see the same files."""
     tree = {
-        "sources": [asdict(source) for source in plan.sources],
-        "shards": [asdict(shard) | {"source": shard.source.number} for shard in plan.shards],
+        "sources": [vars(source) for source in plan.sources],
+        "shards": [vars(shard) | {"source": shard.source.number} for shard in plan.shards],
         "repeated": plan.repeated,
         "left_out": plan.left_out,
     }
@@ -159,14 +142,17 @@ def read_plan(path: Path) -> Plan:
     """What `write_plan` wrote; a damaged file is a `UserError`."""
     tree = read_json(path)
     try:
-        sources = [Source(**{**entry, "stamp": tuple(entry["stamp"])}) for entry in tree["sources"]]
-        shards = [
-            Shard(**{**entry, "source": sources[entry["source"]], "files": tuple(entry["files"])})
-            for entry in tree["shards"]
-        ]
-        return Plan(sources, shards, tree["repeated"], tree["left_out"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: not a plan of codeshell dedup ({error}); run again in a new directory") from None
+        sources = {entry["number"]: Source(**entry | {"stamp": tuple(entry["stamp"])}) for entry in tree["sources"]}
+        shards = []
+        for entry in tree["shards"]:
+            # Plans of earlier versions hold paths alone.
+            files = tuple(Found(file, 0, "", "") if isinstance(file, str) else Found(*file) for file in entry["files"])
+            shards.append(Shard(**entry | {"source": sources[entry["source"]], "files": files}))
+        return Plan(list(sources.values()), shards, tree["repeated"], tree["left_out"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a plan of codeshell dedup or run ({error}); run again in a new directory"
+        ) from None
 
 
 def check_unchanged(source: Source) -> None:
@@ -178,6 +164,7 @@ def check_unchanged(source: Source) -> None:
 class _Unit(NamedTuple):
     """A file or a folder of code that an input stands for."""
 
+    input: int
     kind: str
     """`parquet`, `jsonl`, `file` or `folder`."""
     path: str
@@ -186,111 +173,204 @@ class _Unit(NamedTuple):
     """The data set folder that it is part of, or its own path."""
     output: str
     """Path below the output directory; the first part is made unique for each owner."""
+    leave_out: frozenset[str] = frozenset()
+    """Names of folders below it that are not entered."""
 
 
-Files = list[tuple[str, int]]
-"""Paths below a folder, with their sizes."""
+Pieces = Iterator[tuple[int, Shard | Found]]
+"""What a source is cut into, at the finest: (bytes of text, file of a folder or part of a table)."""
 
 
-class _Listing:
-    """Turns units into sources: walks the folders, puts single files together, leaves out what was given before."""
+class Listing:
+    """The sources of some inputs, in order: expands, checks columns, walks folders, leaves out what was given before.
 
-    def __init__(self, units: list[_Unit], options: InputOptions, own: Sequence[str]) -> None:
-        self._own = own
+    Args:
+        inputs, options, own: see `plan`.
+        by_input: account for every file by its input. Files that are not read stay in the list with their reason, each
+            single file is a source of its own and judged by its name like those of folders, and `cut` puts parts of
+            several sources into one list of shards. Otherwise files that are not read are only counted, in
+            `left_out`, and single files in a row are one source.
+    """
+
+    def __init__(
+        self, inputs: Sequence[str], options: InputOptions, own: Sequence[Path] = (), *, by_input: bool = False
+    ) -> None:
+        if not inputs:
+            raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
+        self._own = [os.path.realpath(path) for path in own]
+        self.by_input = by_input
+        self.sources: list[Source] = []
         self.left_out: Counter[str] = Counter()
-        self.repeated = 0
-        self._units = units
+        self.repeated: Counter[int] = Counter()
+        """Files that were given again and left out, by input."""
         self._options = options
+        self._units = [unit for number, text in enumerate(inputs) for unit in _expand(number, text, self._own)]
+        # Every column is checked before the first text is read.
+        checked = {unit.path: unit for unit in self._units}.values()
+        self._order_type = columns.common_order_type(
+            [(unit.name, columns.check(unit.kind, unit.path, unit.name, options)) for unit in checked]
+        )
         self._seen: set[str] = set()
         self._outputs: dict[str, str] = {}
 
-    def sources(self) -> list[tuple[Source, Files]]:
-        """The sources in order; `files` of those of kind `files`."""
+    def pieces(self, shard_bytes: int) -> Iterator[tuple[Source, Pieces]]:
+        """The sources in order, each with its pieces. The pieces must be taken before the next source is."""
         real = [unit.path if readers.is_url(unit.path) else os.path.realpath(unit.path) for unit in self._units]
+        # A folder that is inside or around another input is `shared`: its files are remembered one by one.
         folders = {path for path, unit in zip(real, self._units, strict=True) if unit.kind == "folder"}
         around = {str(parent) for path in real for parent in Path(path).parents} if folders else set()
-        found: list[tuple[Source, Files]] = []
-        singles: list[tuple[_Unit, int]] = []
+        singles: list[tuple[_Unit, Found]] = []
         for unit, path in zip(self._units, real, strict=True):
             if path in self._seen:
-                self.repeated += 1
+                self.repeated[unit.input] += 1
                 continue
             if unit.kind == "file":
                 self._seen.add(path)
-                size = Path(path).stat().st_size
-                if size > self._options.max_file_bytes:
-                    self.left_out["over_large"] += 1
+                found = self._single(unit, Path(path).stat().st_size)
+                if found.reason and not self.by_input:
+                    self.left_out[found.reason] += 1
                     continue
-                if singles and Path(singles[0][0].name).is_absolute() != Path(unit.name).is_absolute():
-                    self._add_singles(singles, found)
-                singles.append((unit, size))
+                # Names in one source are all absolute, or all relative to the working directory.
+                mixed = singles and Path(singles[0][0].name).is_absolute() != Path(unit.name).is_absolute()
+                if mixed or self.by_input:
+                    yield from self._take_singles(singles)
+                singles.append((unit, found))
                 continue
-            self._add_singles(singles, found)
+            yield from self._take_singles(singles)
             if unit.kind == "folder":
                 shared = path in around or any(str(parent) in folders for parent in Path(path).parents)
-                files = list(self._walk(path, shared))
                 if not shared:
                     self._seen.add(path)
-                found.append((self._source(len(found), "files", unit), files))
+                yield self._source("files", unit), _amounts(self._walk(unit, path, shared))
+                continue
+            self._seen.add(path)
+            source = self._source(unit.kind, unit)
+            if unit.kind == "parquet":
+                parts = _parquet_shards(source, self._options.text_column, shard_bytes)
             else:
-                self._seen.add(path)
-                found.append((self._source(len(found), unit.kind, unit), []))
-        self._add_singles(singles, found)
-        return found
+                parts = _jsonl_shards(source, shard_bytes)
+            yield source, ((part.size, replace(part, order_type=self._order_type)) for part in parts)
+        yield from self._take_singles(singles)
 
-    def _walk(self, root: str, shared: bool) -> Iterator[tuple[str, int]]:
+    def _single(self, unit: _Unit, size: int) -> Found:
+        """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
+        path, limit = Path(unit.path), self._options.single_limit
+        reason = "over_large" if size > limit else ""
+        if self.by_input:
+            reason = walk.why_not_read(path.name, size, limit)
+        return Found(path.name, size, path.parent.name, reason)
+
+    def _walk(self, unit: _Unit, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
         options = self._options
         own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
-        for entry in walk.walk(root, max_file_bytes=options.max_file_bytes, vendored=options.vendored):
-            if f"{entry.path}/".startswith(own):
+        entries = walk.walk(
+            unit.path, max_file_bytes=options.max_file_bytes, vendored=options.vendored, leave_out=unit.leave_out
+        )
+        for found in entries:
+            if f"{found.path}/".startswith(own):
                 continue
-            if entry.reason:
-                self.left_out[entry.reason] += 1
-            elif shared and f"{root}/{entry.path}" in self._seen:
-                self.repeated += 1
+            if found.reason:
+                if self.by_input:
+                    yield found
+                else:
+                    self.left_out[found.reason] += 1
+            elif shared and f"{root}/{found.path}" in self._seen:
+                self.repeated[unit.input] += 1
             else:
                 if shared:
-                    self._seen.add(f"{root}/{entry.path}")
-                yield entry.path, entry.size
+                    self._seen.add(f"{root}/{found.path}")
+                yield found
 
-    def _add_singles(self, singles: list[tuple[_Unit, int]], found: list[tuple[Source, Files]]) -> None:
-        """Files given one by one (or by a glob) are one source: what is in the folder that holds them all."""
+    def _take_singles(self, singles: list[tuple[_Unit, Found]]) -> Iterator[tuple[Source, Pieces]]:
+        """Files given one by one (or by a glob) are one source: a part of the folder that holds them all."""
         if not singles:
             return
         root = os.path.commonpath([str(Path(unit.path).parent) for unit, _ in singles])
         # All names are absolute or none, and none leaves the working directory: a common folder is one there too.
         name = os.path.commonpath([str(Path(unit.name).parent) for unit, _ in singles])
-        files = [(os.path.relpath(unit.path, root), size) for unit, size in singles]
-        unit = _Unit("file", root, "" if name == "." else name, root, Path(root).name or "root")
-        found.append((self._source(len(found), "files", unit), files))
+        files = [found._replace(path=os.path.relpath(unit.path, root)) for unit, found in singles]
+        unit = _Unit(singles[0][0].input, "file", root, "" if name == "." else name, root, Path(root).name or "root")
         singles.clear()
+        yield self._source("files", unit), _amounts(iter(files))
 
-    def _source(self, number: int, kind: str, unit: _Unit) -> Source:
+    def _source(self, kind: str, unit: _Unit) -> Source:
+        number = len(self.sources)
         top, slash, rest = unit.output.partition("/")
         owner = f"{number}" if kind == "files" else unit.owner
         if owner not in self._outputs:
+            # Two inputs of one name get two places: `a`, `2-a`. Some file systems ignore the case of names.
             used = {name.casefold() for name in self._outputs.values()}
             names = (f"{count}-{top}" if count > 1 else top for count in range(1, len(used) + 2))
             self._outputs[owner] = next(name for name in names if name.casefold() not in used)
         stamp = _stamp(unit.path) if kind != "files" else (0, 0)
-        return Source(number, kind, unit.path, unit.name, self._outputs[owner] + slash + rest, stamp)
+        output = self._outputs[owner] + slash + rest
+        self.sources.append(Source(number, kind, unit.path, unit.name, output, stamp, unit.input))
+        return self.sources[-1]
 
 
-def _expand(text: str, own: Sequence[str]) -> Iterator[_Unit]:
-    """What one input stands for: globs, data set folders, and what kind of thing each path is."""
-    path = text.removeprefix("file://")
+def cut(listing: Listing, shard_bytes: int) -> Iterator[list[Shard]]:
+    """Cut the sources into lists of shards of about `shard_bytes` of text, each list a task. Only one is in memory.
+
+    Without `listing.by_input` a list is one shard, so that it belongs to one source.
+    """
+    task: list[Shard] = []
+    files: list[Found] = []
+    begin = total = count = number = 0
+    for source, pieces in listing.pieces(shard_bytes):
+        begin = 0  # the place of the first of `files` in this source
+        for size, piece in pieces:
+            if count and (total + size > shard_bytes or count >= SHARD_FILES):
+                if files:
+                    task.append(_file_shard(source, files, begin, number))
+                    begin, number, files = begin + len(files), number + 1, []
+                yield task
+                task, total, count = [], 0, 0
+            if isinstance(piece, Shard):
+                task.append(replace(piece, number=number))
+                number += 1
+            else:
+                files.append(piece)
+            total += size
+            count += 1
+        if files:
+            task.append(_file_shard(source, files, begin, number))
+            number, files = number + 1, []
+        if task and not listing.by_input:
+            yield task
+            task, total, count = [], 0, 0
+    if task:
+        yield task
+
+
+def _amounts(files: Iterator[Found]) -> Pieces:
+    return ((0 if found.reason else found.size, found) for found in files)
+
+
+def _file_shard(source: Source, files: list[Found], begin: int, number: int) -> Shard:
+    size = sum(found.size for found in files if not found.reason)
+    return Shard(number, source, begin, begin + len(files), begin, len(files), size, files=tuple(files))
+
+
+def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[_Unit]:
+    """What one input stands for: templates, globs, data set folders, and what kind of thing each path is."""
+    if not text:  # as a shell makes of a variable that is not set; as a path it would be the working directory
+        raise UserError("inputs: one of them is empty; name a folder, a file, a glob or a URL")
+    paths = sysconfig.get_paths()
+    leave_out = PACKAGES if "{stdlib}" in text else frozenset[str]()
+    path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
+    path = path.removeprefix("file://")
     if readers.is_url(path):
-        yield from _expand_url(path)
+        yield from _expand_url(number, path)
         return
-    path = str(Path(path).expanduser()) if path else ""
+    path = str(Path(path).expanduser())
     names = [path]
     if has_magic(path) and not os.path.lexists(path):
         names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
         if "**" in path:  # it finds the files below a folder, and the folder
             names = [name for name in names if not Path(name).is_dir()]
-    if not names or not path:
-        raise UserError(f"{text!r}: matches no file; mend the path")
+    if not names:
+        raise UserError(f"{text!r}: matches no file; fix the path")
     for name in names:
         # Not resolved: a user's links are part of the names that ids show.
         place = os.path.abspath(name)  # noqa: PTH100
@@ -302,25 +382,27 @@ def _expand(text: str, own: Sequence[str]) -> Iterator[_Unit]:
             data = _data_files(place, own)
             for inner in data:
                 kind = readers.kind_of(inner)
-                yield _Unit(kind, f"{place}/{inner}", f"{shown}/{inner}", place, f"{top}/{inner}")
+                yield _Unit(number, kind, f"{place}/{inner}", f"{shown}/{inner}", place, f"{top}/{inner}")
             if not data:
-                yield _Unit("folder", place, shown, place, top)
+                yield _Unit(number, "folder", place, shown, place, top, leave_out)
         elif Path(place).is_file():
-            yield _Unit(readers.kind_of(place) or "file", place, shown, place, Path(place).name)
+            yield _Unit(number, readers.kind_of(place) or "file", place, shown, place, Path(place).name)
         elif os.path.lexists(place):
             raise UserError(f"{name}: neither a file nor a folder; leave it out")
         else:
-            raise UserError(f"{name}: no such file or folder; mend the path")
+            raise UserError(f"{name}: no such file or folder; fix the path")
 
 
-def _expand_url(url: str) -> Iterator[_Unit]:
+def _expand_url(number: int, url: str) -> Iterator[_Unit]:
     import fsspec
 
     with readers.damage(url), readers.driver(url):
         system, path = fsspec.core.url_to_fs(url)
+        folder = ""
         if has_magic(url):
             names = sorted(name for name in system.glob(path) if readers.kind_of(name))
         elif not readers.kind_of(url) and system.isdir(path):
+            folder = path.rstrip("/")
             inside = sorted(system.find(path))
             names = [name for name in inside if readers.kind_of(name)]
             if any(not readers.kind_of(name) and not _passed_over(name[len(path) :].split("/")) for name in inside):
@@ -328,33 +410,32 @@ def _expand_url(url: str) -> Iterator[_Unit]:
         else:
             names = [path]
     if not names:
-        raise UserError(f"{url}: no Parquet or JSONL files there, or others beside them; mend the URL")
+        raise UserError(f"{url}: no Parquet or JSONL files there, or others beside them; fix the URL")
     for name in names:
         kind = readers.kind_of(name)
         if not kind:
             raise UserError(f"{url}: a URL must end in .parquet or .jsonl (.gz, .zst); copy folders of code here first")
         full = system.unstrip_protocol(name)
-        if len(names) > 1 and not has_magic(url):
-            folder = path.rstrip("/")
-            yield _Unit(kind, full, full, folder, f"{folder.rsplit('/', 1)[-1]}{name[len(folder) :]}")
+        if folder and len(names) > 1:
+            yield _Unit(number, kind, full, full, folder, f"{folder.rsplit('/', 1)[-1]}{name[len(folder) :]}")
         else:
-            yield _Unit(kind, full, full, full, name.rsplit("/", 1)[-1])
+            yield _Unit(number, kind, full, full, full, name.rsplit("/", 1)[-1])
 
 
 def _data_files(root: str, own: Sequence[str]) -> list[str]:
-    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else (but `own`
-    directories)."""
-    found: list[str] = []
+    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else (except in
+    `own` directories)."""
+    data: list[str] = []
     for folder, folders, files in os.walk(root):
         folders[:] = [
             name for name in folders if not _passed_over([name]) and os.path.realpath(f"{folder}/{name}") not in own
         ]
         for file in files:
             if readers.kind_of(file):
-                found.append(os.path.relpath(f"{folder}/{file}", root))
+                data.append(os.path.relpath(f"{folder}/{file}", root))
             elif not _passed_over([file]):
                 return []
-    return sorted(found, key=os.fsencode)
+    return sorted(data, key=os.fsencode)
 
 
 def _passed_over(parts: list[str]) -> bool:
@@ -370,6 +451,7 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Iterator[Shard]:
+    """Whole row groups, as many as hold about `shard_bytes` of text."""
     with readers.open_parquet(source.path) as file:
         metadata = file.metadata
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
@@ -387,54 +469,39 @@ def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Itera
 
 
 def _jsonl_shards(source: Source, shard_bytes: int) -> Iterator[Shard]:
+    """Ranges of whole lines. A range counts from the multiple of `shard_bytes` before it: only the last is smaller."""
     if readers.is_packed(source.path) or readers.is_url(source.path):
-        yield Shard(0, source, 0, None, 0, None, source.stamp[0])
+        yield Shard(0, source, 0, None, 0, None, shard_bytes)
         return
     size = source.stamp[0]
     cuts = [(0, 0), *(_line_cuts(source.path, shard_bytes) if size > shard_bytes else ()), (size, 0)]
     for (begin, row), (end, _) in pairwise(cuts):
-        yield Shard(0, source, begin, end, row, None, end - begin)
+        yield Shard(0, source, begin, end, row, None, min(shard_bytes, size - begin // shard_bytes * shard_bytes))
 
 
 def _line_cuts(path: str, step: int) -> Iterator[tuple[int, int]]:
     """Yield (byte, number) of a line's beginning about every `step` bytes; not of the end of the file."""
-    offset = number = 0
-    wanted = step
+    offset = number = 0  # the first byte of the block, and the lines before `offset + start`
+    target = step
     block = memoryview(bytearray(COUNT_BLOCK))
     with readers.damage(path), open(path, "rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         while count := file.readinto(block):
             start = 0
-            while offset + count >= wanted:
-                # A line may begin exactly at `wanted`: then its predecessor's end is the byte before.
-                newline = bytes(block[max(wanted - 1 - offset, start) : count]).find(b"\n")
+            while offset + count >= target:
+                # A line may begin exactly at `target`: then the line before it ends one byte earlier.
+                newline = bytes(block[max(target - 1 - offset, start) : count]).find(b"\n")
                 if newline < 0:
                     break
-                stop = max(wanted - 1 - offset, start) + newline + 1
+                stop = max(target - 1 - offset, start) + newline + 1
                 number += _newlines(block[start:stop])
                 start = stop
                 if offset + stop < end:
                     yield offset + stop, number
-                wanted = max(wanted + step, offset + stop + 1)
+                target = max(target + step, offset + stop + 1)
             number += _newlines(block[start:count])
             offset += count
 
 
 def _newlines(block: memoryview) -> int:
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
-
-
-def _file_shards(source: Source, files: Files, shard_bytes: int) -> Iterator[Shard]:
-    begin = size = 0
-    for index, (_, amount) in enumerate(files):
-        if index > begin and (size + amount > shard_bytes or index - begin == SHARD_FILES):
-            yield _file_shard(source, files, begin, index, size)
-            begin, size = index, 0
-        size += amount
-    if files:
-        yield _file_shard(source, files, begin, len(files), size)
-
-
-def _file_shard(source: Source, files: Files, begin: int, end: int, size: int) -> Shard:
-    names = tuple(name for name, _ in files[begin:end])
-    return Shard(0, source, begin, end, begin, end - begin, size, files=names)

@@ -158,6 +158,13 @@ def by_content(name: str, language: str | None, head: bytes) -> str | None:
     return language
 
 
+def by_path(path: str, head: bytes) -> str | None:
+    """The language of a file by its path and, where that leaves it open, by the beginning of its text."""
+    name = path.rsplit("/", 1)[-1]
+    language, look_inside = by_name(name)
+    return by_content(name, language, head) if look_inside else language
+
+
 def by_shebang(head: bytes) -> str | None:
     """The language of a `#!` line: `#!/usr/bin/env -S python3.11 -u` is python."""
     match = _SHEBANG.match(head[:256])
