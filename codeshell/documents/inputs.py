@@ -22,15 +22,11 @@ import json
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from codeshell.documents import columns, readers, walk
 from codeshell.documents.columns import InputOptions as InputOptions
@@ -57,7 +53,7 @@ class Source:
 
     number: int
     kind: str
-    """`parquet`, `jsonl` or `files`."""
+    """`parquet`, `jsonl` or `files`; while the inputs are listed also `file` and `folder`, which become `files`."""
     path: str
     """Absolute path or URL; for `files`, the folder that they are below."""
     name: str
@@ -161,22 +157,6 @@ def check_unchanged(source: Source) -> None:
         raise UserError(f"{source.name}: it changed while it was read; run again in a new output directory")
 
 
-class _Unit(NamedTuple):
-    """A file or a folder of code that an input stands for."""
-
-    input: int
-    kind: str
-    """`parquet`, `jsonl`, `file` or `folder`."""
-    path: str
-    name: str
-    owner: str
-    """The data set folder that it is part of, or its own path."""
-    output: str
-    """Path below the output directory; the first part is made unique for each owner."""
-    leave_out: frozenset[str] = frozenset()
-    """Names of folders below it that are not entered."""
-
-
 Pieces = Iterator[tuple[int, Shard | Found]]
 """What a source is cut into, at the finest: (bytes of text, file of a folder or part of a table)."""
 
@@ -197,115 +177,111 @@ class Listing:
     ) -> None:
         if not inputs:
             raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
+        self._inputs, self._options, self.by_input = inputs, options, by_input
         self._own = [os.path.realpath(path) for path in own]
-        self.by_input = by_input
         self.sources: list[Source] = []
         self.left_out: Counter[str] = Counter()
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
-        self._options = options
-        self._units = [unit for number, text in enumerate(inputs) for unit in _expand(number, text, self._own)]
+        self._found = [one for number, text in enumerate(inputs) for one in _expand(number, text, self._own)]
         # Every column is checked before the first text is read.
-        checked = {unit.path: unit for unit in self._units}.values()
-        self._order_type = columns.common_order_type(
-            [(unit.name, columns.check(unit.kind, unit.path, unit.name, options)) for unit in checked]
-        )
+        checked = {one.path: one for one in self._found}.values()
+        types = [(one.name, columns.check(one.kind, one.path, one.name, options)) for one in checked]
+        self._order_type = columns.common_order_type(types)
         self._seen: set[str] = set()
         self._outputs: dict[str, str] = {}
 
     def pieces(self, shard_bytes: int) -> Iterator[tuple[Source, Pieces]]:
         """The sources in order, each with its pieces. The pieces must be taken before the next source is."""
-        real = [unit.path if readers.is_url(unit.path) else os.path.realpath(unit.path) for unit in self._units]
+        real = [one.path if readers.is_url(one.path) else os.path.realpath(one.path) for one in self._found]
         # A folder that is inside or around another input is `shared`: its files are remembered one by one.
-        folders = {path for path, unit in zip(real, self._units, strict=True) if unit.kind == "folder"}
+        folders = {path for path, one in zip(real, self._found, strict=True) if one.kind == "folder"}
         around = {str(parent) for path in real for parent in Path(path).parents} if folders else set()
-        singles: list[tuple[_Unit, Found]] = []
-        for unit, path in zip(self._units, real, strict=True):
+        singles: list[tuple[Source, Found]] = []
+        for one, path in zip(self._found, real, strict=True):
             if path in self._seen:
-                self.repeated[unit.input] += 1
+                self.repeated[one.input] += 1
                 continue
-            if unit.kind == "file":
+            shared = one.kind == "folder" and (path in around or not folders.isdisjoint(map(str, Path(path).parents)))
+            if not shared:
                 self._seen.add(path)
-                found = self._single(unit, Path(path).stat().st_size)
+            if one.kind == "file":
+                found = self._single(one, Path(path).stat().st_size)
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
                 # Names in one source are all absolute, or all relative to the working directory.
-                mixed = singles and Path(singles[0][0].name).is_absolute() != Path(unit.name).is_absolute()
-                if mixed or self.by_input:
-                    yield from self._take_singles(singles)
-                singles.append((unit, found))
+                if self.by_input or (
+                    singles and Path(singles[0][0].name).is_absolute() != Path(one.name).is_absolute()
+                ):
+                    yield from self._take(singles)
+                singles.append((one, found))
                 continue
-            yield from self._take_singles(singles)
-            if unit.kind == "folder":
-                shared = path in around or any(str(parent) in folders for parent in Path(path).parents)
-                if not shared:
-                    self._seen.add(path)
-                yield self._source("files", unit), _amounts(self._walk(unit, path, shared))
+            yield from self._take(singles)
+            if one.kind == "folder":
+                yield self._source(replace(one, kind="files")), _amounts(self._walk(one, path, shared))
                 continue
-            self._seen.add(path)
-            source = self._source(unit.kind, unit)
-            if unit.kind == "parquet":
+            source = self._source(replace(one, stamp=_stamp(one.path)))
+            if one.kind == "parquet":
                 parts = _parquet_shards(source, self._options.text_column, shard_bytes)
             else:
-                parts = _jsonl_shards(source, shard_bytes)
+                parts = _jsonl_shards(source, shard_bytes, numbered=not self.by_input)
             yield source, ((part.size, replace(part, order_type=self._order_type)) for part in parts)
-        yield from self._take_singles(singles)
+        yield from self._take(singles)
 
-    def _single(self, unit: _Unit, size: int) -> Found:
+    def _single(self, one: Source, size: int) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
-        path, limit = Path(unit.path), self._options.single_limit
+        path, limit = Path(one.path), self._options.single_limit
         reason = "over_large" if size > limit else ""
         if self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
         return Found(path.name, size, path.parent.name, reason)
 
-    def _walk(self, unit: _Unit, root: str, shared: bool) -> Iterator[Found]:
+    def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
-        options = self._options
         own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
-        entries = walk.walk(
-            unit.path, max_file_bytes=options.max_file_bytes, vendored=options.vendored, leave_out=unit.leave_out
-        )
-        for found in entries:
+        for found in walk.walk(
+            folder.path,
+            max_file_bytes=self._options.max_file_bytes,
+            vendored=self._options.vendored,
+            leave_out=PACKAGES if "{stdlib}" in self._inputs[folder.input] else frozenset(),
+        ):
             if f"{found.path}/".startswith(own):
                 continue
-            if found.reason:
-                if self.by_input:
-                    yield found
-                else:
-                    self.left_out[found.reason] += 1
-            elif shared and f"{root}/{found.path}" in self._seen:
-                self.repeated[unit.input] += 1
+            if found.reason and not self.by_input:
+                self.left_out[found.reason] += 1
+            elif shared and not found.reason and f"{root}/{found.path}" in self._seen:
+                self.repeated[folder.input] += 1
             else:
-                if shared:
+                if shared and not found.reason:
                     self._seen.add(f"{root}/{found.path}")
                 yield found
 
-    def _take_singles(self, singles: list[tuple[_Unit, Found]]) -> Iterator[tuple[Source, Pieces]]:
+    def _take(self, singles: list[tuple[Source, Found]]) -> Iterator[tuple[Source, Pieces]]:
         """Files given one by one (or by a glob) are one source: a part of the folder that holds them all."""
         if not singles:
             return
-        root = os.path.commonpath([str(Path(unit.path).parent) for unit, _ in singles])
+        root = os.path.commonpath([str(Path(one.path).parent) for one, _ in singles])
         # All names are absolute or none, and none leaves the working directory: a common folder is one there too.
-        name = os.path.commonpath([str(Path(unit.name).parent) for unit, _ in singles])
-        files = [found._replace(path=os.path.relpath(unit.path, root)) for unit, found in singles]
-        unit = _Unit(singles[0][0].input, "file", root, "" if name == "." else name, root, Path(root).name or "root")
+        name = os.path.commonpath([str(Path(one.name).parent) for one, _ in singles])
+        files = [found._replace(path=os.path.relpath(one.path, root)) for one, found in singles]
+        top = Path(root).name or "root"
+        whole = Source(0, "files", root, "" if name == "." else name, top, input=singles[0][0].input)
         singles.clear()
-        yield self._source("files", unit), _amounts(iter(files))
+        yield self._source(whole), _amounts(iter(files))
 
-    def _source(self, kind: str, unit: _Unit) -> Source:
+    def _source(self, one: Source) -> Source:
+        """Give a source its number and a place of its own below the output directory."""
         number = len(self.sources)
-        top, slash, rest = unit.output.partition("/")
-        owner = f"{number}" if kind == "files" else unit.owner
+        # The files of a data set folder share the folder's place; every other source has one to itself.
+        top, slash, rest = one.output.partition("/")
+        owner = f"{number}" if one.kind == "files" else one.path.removesuffix(slash + rest)
         if owner not in self._outputs:
             # Two inputs of one name get two places: `a`, `2-a`. Some file systems ignore the case of names.
             used = {name.casefold() for name in self._outputs.values()}
             names = (f"{count}-{top}" if count > 1 else top for count in range(1, len(used) + 2))
             self._outputs[owner] = next(name for name in names if name.casefold() not in used)
-        stamp = _stamp(unit.path) if kind != "files" else (0, 0)
-        output = self._outputs[owner] + slash + rest
-        self.sources.append(Source(number, kind, unit.path, unit.name, output, stamp, unit.input))
+        self.sources.append(replace(one, number=number, output=self._outputs[owner] + slash + rest))
         return self.sources[-1]
 
 
@@ -352,12 +328,11 @@ def _file_shard(source: Source, files: list[Found], begin: int, number: int) -> 
     return Shard(number, source, begin, begin + len(files), begin, len(files), size, files=tuple(files))
 
 
-def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[_Unit]:
+def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
     """What one input stands for: templates, globs, data set folders, and what kind of thing each path is."""
     if not text:  # as a shell makes of a variable that is not set; as a path it would be the working directory
         raise UserError("inputs: one of them is empty; name a folder, a file, a glob or a URL")
     paths = sysconfig.get_paths()
-    leave_out = PACKAGES if "{stdlib}" in text else frozenset[str]()
     path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
     path = path.removeprefix("file://")
     if readers.is_url(path):
@@ -377,38 +352,34 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[_Unit]:
         shown = os.path.normpath(name)
         if shown == ".." or shown.startswith("../"):
             shown = place
+        top = Path(place).name or "root"
         if Path(place).is_dir():
-            top = Path(place).name or "root"
-            data = _data_files(place, own)
+            data = _only_data(_files_below(place, own))
             for inner in data:
                 kind = readers.kind_of(inner)
-                yield _Unit(number, kind, f"{place}/{inner}", f"{shown}/{inner}", place, f"{top}/{inner}")
+                yield Source(0, kind, f"{place}/{inner}", f"{shown}/{inner}", f"{top}/{inner}", input=number)
             if not data:
-                yield _Unit(number, "folder", place, shown, place, top, leave_out)
+                yield Source(0, "folder", place, shown, top, input=number)
         elif Path(place).is_file():
-            yield _Unit(number, readers.kind_of(place) or "file", place, shown, place, Path(place).name)
+            yield Source(0, readers.kind_of(place) or "file", place, shown, top, input=number)
         elif os.path.lexists(place):
             raise UserError(f"{name}: neither a file nor a folder; leave it out")
         else:
             raise UserError(f"{name}: no such file or folder; fix the path")
 
 
-def _expand_url(number: int, url: str) -> Iterator[_Unit]:
+def _expand_url(number: int, url: str) -> Iterator[Source]:
     import fsspec
 
     with readers.damage(url), readers.driver(url):
         system, path = fsspec.core.url_to_fs(url)
-        folder = ""
+        names, folder = [path], ""
         if has_magic(url):
-            names = sorted(name for name in system.glob(path) if readers.kind_of(name))
+            names = sorted(filter(readers.kind_of, system.glob(path)))
         elif not readers.kind_of(url) and system.isdir(path):
             folder = path.rstrip("/")
-            inside = sorted(system.find(path))
-            names = [name for name in inside if readers.kind_of(name)]
-            if any(not readers.kind_of(name) and not _passed_over(name[len(path) :].split("/")) for name in inside):
-                names = []
-        else:
-            names = [path]
+            inside = {name[len(folder) :].lstrip("/"): name for name in sorted(system.find(path))}
+            names = [inside[name] for name in _only_data(inside)]
     if not names:
         raise UserError(f"{url}: no Parquet or JSONL files there, or others beside them; fix the URL")
     for name in names:
@@ -416,38 +387,33 @@ def _expand_url(number: int, url: str) -> Iterator[_Unit]:
         if not kind:
             raise UserError(f"{url}: a URL must end in .parquet or .jsonl (.gz, .zst); copy folders of code here first")
         full = system.unstrip_protocol(name)
-        if folder and len(names) > 1:
-            yield _Unit(number, kind, full, full, folder, f"{folder.rsplit('/', 1)[-1]}{name[len(folder) :]}")
-        else:
-            yield _Unit(number, kind, full, full, full, name.rsplit("/", 1)[-1])
+        # What lies in a folder is written below a folder of that name.
+        above = len(folder.rpartition("/")[0]) + 1 if folder and len(names) > 1 else name.rfind("/") + 1
+        yield Source(0, kind, full, full, name[above:], input=number)
 
 
-def _data_files(root: str, own: Sequence[str]) -> list[str]:
-    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else (except in
-    `own` directories)."""
-    data: list[str] = []
-    for folder, folders, files in os.walk(root):
+def _files_below(root: str, own: Sequence[str]) -> Iterator[str]:
+    """The files below a folder, but for those in `own` directories and in folders that are `PASSED_OVER`."""
+    for folder, folders, names in os.walk(root):
         folders[:] = [
-            name for name in folders if not _passed_over([name]) and os.path.realpath(f"{folder}/{name}") not in own
+            name for name in folders if not _passed_over(name) and os.path.realpath(f"{folder}/{name}") not in own
         ]
-        for file in files:
-            if readers.kind_of(file):
-                data.append(os.path.relpath(f"{folder}/{file}", root))
-            elif not _passed_over([file]):
-                return []
+        yield from (os.path.relpath(f"{folder}/{name}", root) for name in names)
+
+
+def _only_data(names: Iterable[str]) -> list[str]:
+    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else."""
+    data: list[str] = []
+    for name in names:
+        if readers.kind_of(name):
+            data.append(name)
+        elif not any(map(_passed_over, name.split("/"))):
+            return []
     return sorted(data, key=os.fsencode)
 
 
-def _passed_over(parts: list[str]) -> bool:
-    return any(fnmatchcase(part, pattern) for part in parts for pattern in PASSED_OVER)
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    if readers.is_url(path):
-        return 0, 0
-    with readers.damage(path):
-        status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
+def _passed_over(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in PASSED_OVER)
 
 
 def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Iterator[Shard]:
@@ -468,40 +434,35 @@ def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Itera
         yield Shard(0, source, begin, len(sizes), row, rows, size)
 
 
-def _jsonl_shards(source: Source, shard_bytes: int) -> Iterator[Shard]:
-    """Ranges of whole lines. A range counts from the multiple of `shard_bytes` before it: only the last is smaller."""
+def _jsonl_shards(source: Source, shard_bytes: int, *, numbered: bool) -> Iterator[Shard]:
+    """Ranges of whole lines. A range counts from the multiple of `shard_bytes` before it: only the last is smaller.
+
+    Args:
+        numbered: give `first_row`, for which all lines are counted; otherwise it is 0.
+    """
     if readers.is_packed(source.path) or readers.is_url(source.path):
         yield Shard(0, source, 0, None, 0, None, shard_bytes)
         return
-    size = source.stamp[0]
-    cuts = [(0, 0), *(_line_cuts(source.path, shard_bytes) if size > shard_bytes else ()), (size, 0)]
-    for (begin, row), (end, _) in pairwise(cuts):
-        yield Shard(0, source, begin, end, row, None, min(shard_bytes, size - begin // shard_bytes * shard_bytes))
+    begin, row, size = 0, 0, source.stamp[0]
+    with readers.damage(source.path), open(source.path, "rb") as file:
+        while begin < size or begin == 0:
+            # The shard ends where the first line begins at or after the next multiple of `shard_bytes`. To read from
+            # one byte before it finds a line that begins right there.
+            target = max(begin // shard_bytes * shard_bytes + shard_bytes, begin + 1)
+            file.seek(target - 1)
+            end = min(size, target - 1 + readers.skip_line(file)) if target < size else size
+            yield Shard(0, source, begin, end, row, None, min(shard_bytes, size - begin // shard_bytes * shard_bytes))
+            if numbered and end < size:
+                file.seek(begin)
+                blocks = range(begin, end, COUNT_BLOCK)
+                row += sum(file.read(min(COUNT_BLOCK, end - at)).count(b"\n") for at in blocks)
+            begin = max(end, 1)
 
 
-def _line_cuts(path: str, step: int) -> Iterator[tuple[int, int]]:
-    """Yield (byte, number) of a line's beginning about every `step` bytes; not of the end of the file."""
-    offset = number = 0  # the first byte of the block, and the lines before `offset + start`
-    target = step
-    block = memoryview(bytearray(COUNT_BLOCK))
-    with readers.damage(path), open(path, "rb", buffering=0) as file:
-        end = os.fstat(file.fileno()).st_size
-        while count := file.readinto(block):
-            start = 0
-            while offset + count >= target:
-                # A line may begin exactly at `target`: then the line before it ends one byte earlier.
-                newline = bytes(block[max(target - 1 - offset, start) : count]).find(b"\n")
-                if newline < 0:
-                    break
-                stop = max(target - 1 - offset, start) + newline + 1
-                number += _newlines(block[start:stop])
-                start = stop
-                if offset + stop < end:
-                    yield offset + stop, number
-                target = max(target + step, offset + stop + 1)
-            number += _newlines(block[start:count])
-            offset += count
-
-
-def _newlines(block: memoryview) -> int:
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and modification time of a local file."""
+    if readers.is_url(path):
+        return 0, 0
+    with readers.damage(path):
+        status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns

@@ -194,16 +194,22 @@ def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iter
                 return
             length = len(line)
             if length > longest and not line.endswith(b"\n"):
-                # The rest of an endless line is passed over in pieces, so that it is never in memory whole.
-                while piece := file.readline(1 << 20):
-                    length += len(piece)
-                    if piece.endswith(b"\n"):
-                        break
+                length += skip_line(file)
                 yield number, offset, None
             else:
                 yield number, offset, line
             number += 1
             offset += length
+
+
+def skip_line(file: IO[bytes]) -> int:
+    """Read to the end of the line, in pieces, because a line may have no end; return how many bytes that was."""
+    count = 0
+    while piece := file.readline(1 << 20):
+        count += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return count
 
 
 def decode_record(line: bytes) -> dict[str, Any] | None:
