@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from codeshell.documents import languages
@@ -123,27 +124,21 @@ def collect_shard(directory: str, settings: Collect, index: int) -> dict[str, An
         for shard in read_plan(stage / f"plan-{index:05d}.json").shards:
             file = shard.source.path.rsplit("/", 1)[-1]
             for row in rows(shard, options):
-                _add(out, shard.source.input, file, row)
-        out.flush()
-    assert out.listed == out.documents + out.dropped, "every file is a document or a drop"
-    return out.statistics()
+                out.add(shard.source.input, _placed(file, row))
+        return out.finish()
 
 
-def _add(out: _Output, source: int, file: str, row: Row) -> None:
-    """Find the language of a row or file, and add it as a document or as a drop."""
+def _placed(file: str, row: Row) -> Row:
+    """A row or file with its repository, path and language, or with the reason `unknown_language`."""
     # A row that does not say where it comes from is named by its place in the file that holds it.
     repo = file.split(".", 1)[0] if row.repo is None else row.repo
     path = file + row.place if row.path is None else row.path
-    if row.reason:
-        out.drop(source, repo, path, row.language, row.size, row.reason)
-        return
-    # The data set's own label counts first, if it is a language of ours.
-    language = languages.by_label(row.language) if row.language else None
-    language = language or languages.by_path(row.path or "", row.text)
-    if language is None:
-        out.drop(source, repo, path, row.language, row.size, "unknown_language")
-    else:
-        out.add(source, repo, path, language, row.text)
+    language, reason = row.language, row.reason
+    if not reason:
+        # The data set's own label counts first, if it is a language of ours.
+        found = (languages.by_label(language) if language else None) or languages.by_path(row.path or "", row.text)
+        language, reason = (found, "") if found else (language, "unknown_language")
+    return row._replace(repo=repo, path=path, language=language, reason=reason)
 
 
 class _Output:
@@ -153,63 +148,50 @@ class _Output:
         self._documents = stack.enter_context(TableWriter(shard_path(stage, "documents", index), DOCUMENTS))
         self._scores = stack.enter_context(TableWriter(shard_path(stage, "scores", index), scores.SCORES))
         self._dropped = stack.enter_context(TableWriter(shard_path(stage, "dropped", index), DROPPED))
-        self._texts: list[bytes] = []
-        self._about: list[tuple[int, str, str, str]] = []
-        self._size = 0
+        self._held: list[tuple[int, Row]] = []
+        self._held_bytes = 0
         self._drops: list[dict[str, Any]] = []
-        self._by_language: dict[str, list[int]] = {}
+        self._by_language: dict[str, Counter[str]] = {}
         self._by_input: dict[int, Counter[str]] = {}
-        self.listed = self.documents = self.dropped = self.bytes = 0
+        self._listed = 0
 
-    def add(self, source: int, repo: str, path: str, language: str, text: bytes) -> None:
-        """A document, unless its text turns out not to be UTF-8."""
-        self.listed += 1
-        if self._texts and self._size + len(text) > GROUP_BYTES:
+    def add(self, source: int, row: Row) -> None:
+        """A document of input number `source`, or a drop if the row has a reason."""
+        self._listed += 1
+        if row.reason:
+            self._drop(source, row)
+            return
+        if self._held and self._held_bytes + row.size > GROUP_BYTES:
             self._flush_documents()
-        self._texts.append(text)
-        self._about.append((source, repo, path, language))
-        self._size += len(text)
-        if len(self._texts) == ROW_GROUP:
+        self._held.append((source, row))
+        self._held_bytes += row.size
+        if len(self._held) == ROW_GROUP:
             self._flush_documents()
 
-    def drop(self, source: int, repo: str, path: str, language: str | None, size: int, reason: str) -> None:
-        self.listed += 1
-        self._drop(source, repo, path, language, size, reason)
-
-    def flush(self) -> None:
+    def finish(self) -> dict[str, Any]:
+        """Write what is held; return the statistics."""
         self._flush_documents()
         self._flush_drops()
-
-    def statistics(self) -> dict[str, Any]:
+        counted = sum(reasons.total() for reasons in self._by_input.values())
+        assert counted == self._listed, "every file is a document or a drop"
         return {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "by_language": {
-                name: {"documents": count, "bytes": size} for name, (count, size) in sorted(self._by_language.items())
-            },
-            "by_input": {
-                str(index): dict(sorted(reasons.items())) for index, reasons in sorted(self._by_input.items())
-            },
+            "documents": sum(total["documents"] for total in self._by_language.values()),
+            "bytes": sum(total["bytes"] for total in self._by_language.values()),
+            "by_language": self._by_language,
+            "by_input": {str(index): reasons for index, reasons in self._by_input.items()},
         }
 
-    def _drop(self, source: int, repo: str, path: str, language: str | None, size: int, reason: str) -> None:
-        self.dropped += 1
-        self._count(source, reason)
-        self._drops.append(
-            {
-                "repo": printable(repo),
-                "path": printable(path),
-                "language": language and printable(language),
-                "bytes": size,
-                "stage": "collect",
-                "rule": reason,
-            }
-        )
+    def _count(self, source: int, reason: str) -> None:
+        self._by_input.setdefault(source, Counter())[reason] += 1
+
+    def _drop(self, source: int, row: Row) -> None:
+        self._count(source, row.reason)
+        names = {name: getattr(row, name) for name in ("repo", "path", "language")}
+        # Names come from users' files: what no text column can hold is written as escapes.
+        names = {name: value and printable(value) for name, value in names.items()}
+        self._drops.append(names | {"bytes": row.size, "stage": "collect", "rule": row.reason})
         if len(self._drops) == ROW_GROUP:
             self._flush_drops()
-
-    def _count(self, source: int, reason: str, count: int = 1) -> None:
-        self._by_input.setdefault(source, Counter())[reason] += count
 
     def _flush_drops(self) -> None:
         if self._drops:
@@ -217,45 +199,39 @@ class _Output:
             self._drops = []
 
     def _flush_documents(self) -> None:
-        texts, about = self._texts, self._about
-        if not texts:
-            return
-        self._texts, self._about, self._size = [], [], 0
+        held, self._held, self._held_bytes = self._held, [], 0
+        texts = [row.text for _, row in held]
         data, offsets, measures = scores.measure(texts)
         if not measures["valid"].all():
-            valid = measures["valid"].tolist()
-            for good, text, (source, repo, path, language) in zip(valid, texts, about, strict=True):
-                if not good:
-                    self._drop(source, repo, path, language, len(text), "bad_utf8")
-            texts = [text for text, good in zip(texts, valid, strict=True) if good]
-            about = [entry for entry, good in zip(about, valid, strict=True) if good]
-            if not texts:
-                return
+            # C++ finds bad UTF-8 while it measures. It is rare: what is good is measured once more without it.
+            bad = set(np.flatnonzero(~measures["valid"]).tolist())
+            for place in sorted(bad):
+                source, row = held[place]
+                self._drop(source, row._replace(reason="bad_utf8"))
+            held = [entry for place, entry in enumerate(held) if place not in bad]
+            texts = [row.text for _, row in held]
             data, offsets, measures = scores.measure(texts)
+        if not held:
+            return
         ids = [document_id(text) for text in texts]
-        names = [language for _, _, _, language in about]
-        sizes = [len(text) for text in texts]
+        names = [str(row.language) for _, row in held]
         table = pa.table(
             [
                 ids,
-                [printable(repo) for _, repo, _, _ in about],
-                [printable(path) for _, _, path, _ in about],
+                [printable(row.repo or "") for _, row in held],
+                [printable(row.path or "") for _, row in held],
                 names,
                 # The joined bytes are the column: no copy.
                 pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data)),
-                pa.array(sizes, pa.int64()),
+                pa.array([row.size for _, row in held], pa.int64()),
             ],
             schema=DOCUMENTS,
         )
         self._documents.write(table)
         self._scores.write(scores.score(texts, ids, names, measures))
-        self.documents += len(texts)
-        self.bytes += len(data)
-        for (source, _, _, language), size in zip(about, sizes, strict=True):
+        for (source, row), language in zip(held, names, strict=True):
             self._count(source, "document")
-            total = self._by_language.setdefault(language, [0, 0])
-            total[0] += 1
-            total[1] += size
+            self._by_language.setdefault(language, Counter()).update(documents=1, bytes=row.size)
 
 
 def _summary(reasons: Counter[str]) -> str:

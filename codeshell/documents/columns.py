@@ -71,13 +71,32 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> str | None:
     Raises:
         UserError: an unknown column, or one of a type that cannot serve; a damaged file.
     """
+    order = options.order_column
+    if kind not in ("parquet", "jsonl"):
+        if order is not None:
+            raise UserError(f"{name}: files of code have no column '{order}'; choose another --keep-order")
+        return None
+    schema: pa.Schema | None = None
     if kind == "parquet":
-        return _check_parquet(path, name, options)
-    if kind == "jsonl":
-        return _check_jsonl(path, name, options)
-    if options.order_column is not None:
-        raise UserError(f"{name}: files of code have no column '{options.order_column}'; choose another --keep-order")
-    return None
+        with readers.open_parquet(path) as source:
+            schema = source.schema_arrow
+        names = list(schema.names)
+    else:
+        records = _first_records(path, options)
+        names = list(dict.fromkeys(key for record in records for key in record))
+        if not names:
+            return None  # There is no record to judge by.
+    asked = {"text": options.text_column, "id": options.id_column, "order": order}
+    for role, column in asked.items():
+        if column is None:
+            continue
+        if column not in names:
+            raise UserError(f"{name}: no column '{column}'; it has {', '.join(names[:20])}; set {FLAGS[role]}")
+        if schema is not None:
+            _check_type(name, role, column, schema)
+    if order is None:
+        return None
+    return order_type(schema.field(order).type) if schema is not None else _json_order_type(name, order, records)
 
 
 def common_order_type(found: list[tuple[str, str | None]]) -> str:
@@ -124,55 +143,34 @@ def order_type(kind: pa.DataType) -> str:
     return "string" if is_text(kind) else ""
 
 
-def _check_parquet(path: str, name: str, options: InputOptions) -> str | None:
-    with readers.open_parquet(path) as source:
-        schema = source.schema_arrow
-    for role, column in _required(options).items():
-        _check_name(name, role, column, schema.names)
-        if schema.names.count(column) > 1:
-            raise UserError(f"{name}: more than one column '{column}'; rename one of them")
-        kind = schema.field(column).type
-        if role == "text" and not is_text(kind):
-            raise UserError(f"{name}: column '{column}' holds {kind}, not text; choose another with {FLAGS[role]}")
-        if role == "id" and not (is_text(kind) or pa.types.is_integer(kind)):
-            raise UserError(f"{name}: column '{column}' holds {kind}, no ids; choose strings or integers")
-        if role == "order" and not order_type(kind):
-            raise UserError(f"{name}: column '{column}' holds {kind}, which has no order; choose another column")
-    return None if options.order_column is None else order_type(schema.field(options.order_column).type)
+def _check_type(name: str, role: str, column: str, schema: pa.Schema) -> None:
+    if schema.names.count(column) > 1:
+        raise UserError(f"{name}: more than one column '{column}'; rename one of them")
+    kind = schema.field(column).type
+    able, remedy = {
+        "text": (is_text(kind), f"not text; choose another with {FLAGS[role]}"),
+        "id": (is_text(kind) or pa.types.is_integer(kind), "no ids; choose strings or integers"),
+        "order": (bool(order_type(kind)), "which has no order; choose another column"),
+    }[role]
+    if not able:
+        raise UserError(f"{name}: column '{column}' holds {kind}, {remedy}")
 
 
-def _check_jsonl(path: str, name: str, options: InputOptions) -> str | None:
-    keys: dict[str, None] = {}
-    order: Any = None
+def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
+    """The first objects of a JSONL file, without their values (texts may be long) except that of the order column."""
     lines = (line for _, _, line in readers.numbered_lines(path, 0, None, options.longest_line))
-    for line in islice((line for line in lines if line is None or not line.isspace()), FIRST_RECORDS):
-        record = None if line is None else readers.decode_record(line)
-        keys.update(dict.fromkeys(record or ()))
-        # The first value decides what the column holds.
-        if record and order is None and options.order_column is not None:
-            order = record.get(options.order_column)
-    if not keys:
-        return None  # There is no record to judge by.
-    for role, column in _required(options).items():
-        _check_name(name, role, column, list(keys))
-    if options.order_column is None:
-        return None
+    first = islice((line for line in lines if line is None or not line.isspace()), FIRST_RECORDS)
+    records = (readers.decode_record(line) for line in first if line is not None)
+    kept = options.order_column
+    return [{key: value if key == kept else None for key, value in record.items()} for record in records if record]
+
+
+def _json_order_type(name: str, column: str, records: list[dict[str, Any]]) -> str:
+    """The type that the first value of the column has."""
+    order = next((value for record in records if (value := record.get(column)) is not None), None)
     if isinstance(order, (bool, int, float)):
         return "float64"
     if isinstance(order, str):
         return "string"
     shown = "no value" if order is None else f"a {type(order).__name__}"
-    raise UserError(
-        f"{name}: column '{options.order_column}' holds {shown} in the first records; choose one of numbers or strings"
-    )
-
-
-def _required(options: InputOptions) -> dict[str, str]:
-    """The columns by role that every table must have."""
-    columns = {"text": options.text_column, "id": options.id_column, "order": options.order_column}
-    return {role: column for role, column in columns.items() if column is not None}
-
-
-def _check_name(name: str, role: str, column: str, names: list[str]) -> None:
-    if column not in names:
-        raise UserError(f"{name}: no column '{column}'; it has {', '.join(names[:20])}; set {FLAGS[role]}")
+    raise UserError(f"{name}: column '{column}' holds {shown} in the first records; choose one of numbers or strings")
