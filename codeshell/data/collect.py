@@ -49,11 +49,13 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     settings = recipe.collect
     stage = make_directory(directory / "collect")
+    # A killed run leaves files that were being written.
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
     plan = make_plan(settings, stage, own=[directory])
     shards: list[int] = list(range(plan["shards"]))
     parts = map_shards(engine, stage, "collect", partial(collect_shard, str(stage), settings), shards)
+    # Add up the statistics of the shards: totals by language, and reasons by input.
     by_language: dict[str, Counter[str]] = {}
     by_input: dict[int, Counter[str]] = {index: Counter() for index in range(len(settings.inputs))}
     for part in parts:
@@ -65,6 +67,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         # An input whose files were all given before has none of its own, and that is no mistake.
         if not reasons["document"] and str(index) not in plan.get("repeated", ()):
             raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)})")
+    # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]
     return {
@@ -89,6 +92,7 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
         return plan
     if not settings.inputs:
         raise UserError("collect.inputs: empty; name folders, .parquet or .jsonl files in the recipe or with --input")
+    # The listing is a stream: only one shard's files are in memory while they are written down.
     listing = Listing(settings.inputs, options_of(settings), own, by_input=True)
     count = 0
     for count, shards in enumerate(cut(listing, settings.shard_bytes), start=1):
@@ -157,10 +161,12 @@ class _Output:
 
     def add(self, source: int, row: Row) -> None:
         """A document of input number `source`, or a drop if the row has a reason."""
+        # Counted apart from documents and drops, for the assertion at the end.
         self._listed += 1
         if row.reason:
             self._drop(source, row)
             return
+        # A row group ends before the text that would make it too large, or when it has enough rows.
         if self._held and self._held_bytes + row.size > GROUP_BYTES:
             self._flush_documents()
         self._held.append((source, row))
@@ -213,6 +219,7 @@ class _Output:
             data, offsets, measures = scores.measure(texts)
         if not held:
             return
+        # From here on every held row is a document.
         ids = [document_id(text) for text in texts]
         names = [str(row.language) for _, row in held]
         table = pa.table(

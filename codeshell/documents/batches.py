@@ -95,6 +95,7 @@ def rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         UserError: a damaged file, or one that has changed since it was listed.
     """
     check_unchanged(shard.source)
+    # The stamp is compared before anything is read: rows of another file would be taken for the listed ones.
     readers_of = {"parquet": _parquet_rows, "jsonl": _jsonl_rows, "files": _file_rows}
     return readers_of[shard.source.kind](shard, options)
 
@@ -135,6 +136,7 @@ def texts_at(shard: Shard, rows: Sequence[int] | NDArray[np.int64], options: Inp
     """
     target = np.asarray(rows, np.int64)
     found: dict[int, str] = {}
+    # The whole shard is read: JSONL has no index of its lines, and Parquet none of the rows in a page.
     for batch in read(shard, options):
         for index in np.flatnonzero(np.isin(batch.rows, target)).tolist():
             found[int(batch.rows[index])] = batch.texts[index].as_py()
@@ -157,6 +159,7 @@ def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[t
         each = max(1, shard.size // max(shard.rows or 1, 1))
         hidden = any(pa.types.is_dictionary(schema.field(name).type) for name in present)
         count = min(most, DICTIONARY_ROWS if hidden else BATCH_ROWS, max(1, BATCH_BYTES // each))
+        # Workers are as many as cores: Arrow's threads would only compete with them.
         groups = list(range(shard.begin, shard.end or 0))
         row = shard.first_row
         for batch in file.iter_batches(count, row_groups=groups, columns=present, use_threads=False):
@@ -165,6 +168,7 @@ def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[t
 
 
 def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[str]) -> Iterator[Batch]:
+    # Only the columns that are asked for are read and decoded.
     id_column = options.id_column if "id" in columns else None
     order_column = options.order_column if "order" in columns else None
     for first, batch in tables(shard, (options.text_column, id_column, order_column), BATCH_ROWS):
@@ -183,6 +187,7 @@ def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[st
 
 def _row_batches(found: Iterator[Row], shard: Shard, columns: Collection[str]) -> Iterator[Batch]:
     """Put rows together to batches of about `BATCH_BYTES`."""
+    # A batch may be empty, if all that it has to say is what was left out.
     held: list[Row] = []
     left_out: Counter[str] = Counter()
     size = 0
@@ -207,12 +212,14 @@ def _row_batch(held: list[Row], left_out: Counter[str], shard: Shard, columns: C
             name += "/"
         names = [readers.printable(name + row.place if row.id is None else row.id) for row in held]
         ids = pa.array(names, pa.string())
+    # JSON gives values of any type under one key: those of another type than the column's count as none.
     if "order" in columns and shard.order_type == "string":
         words = [readers.printable(row.order) if isinstance(row.order, str) else None for row in held]
         order = pa.array(words, pa.large_string())
     elif "order" in columns:
         numbers = [float(row.order) if isinstance(row.order, (int, float)) else None for row in held]
         order = _order_values(pa.array(numbers, pa.float64()), shard.order_type)
+    # One copy into Arrow's memory; UTF-8 is checked there for all texts at once.
     column = pa.array([row.text for row in held], pa.large_binary())
     return _batch(np.array([row.row for row in held], np.int64), column, ids, order, left_out)
 
@@ -232,6 +239,7 @@ def _batch(
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    # (n,) of bool; nulls become empty texts, so that all that follows is without nulls.
     takes_part = np.ones(len(column), np.bool_)
     if column.null_count:
         takes_part = column.is_valid().to_numpy(zero_copy_only=False)
@@ -255,6 +263,7 @@ def _batch(
         valid = _C.measure_texts(piece.data, piece.offsets)["valid"]
         left_out["bad_utf8"] += int((~valid & takes_part).sum())
         takes_part &= valid
+    # Filtering copies the texts, so it is done only where something is left out.
     if not takes_part.all():
         mask = pa.array(takes_part)
         texts, places = texts.filter(mask), places[takes_part]
@@ -272,6 +281,7 @@ def _order_values(column: pa.Array, kind: str) -> pa.Array:
         return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     if kind == "string":
         return column.cast(pa.large_string())
+    # Times of one unit compare as integers.
     if kind.startswith("timestamp"):
         return column.cast(pa.timestamp(kind[10:12])).cast(pa.int64())
     return column.cast(pa.int64())
@@ -280,6 +290,7 @@ def _order_values(column: pa.Array, kind: str) -> pa.Array:
 def _parquet_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
     for first, batch in tables(shard, (options.text_column, *asked), OBJECT_ROWS):
+        # As bytes, because Parquet does not promise that a string column holds UTF-8.
         texts = batch.column(options.text_column).cast(pa.large_binary()).to_pylist()
         absent = [None] * batch.num_rows
         others = [batch.column(name).to_pylist() if name in batch.schema.names else absent for name in asked]
@@ -300,6 +311,7 @@ def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         if record is None:
             yield Row(number, place, reason="bad_json")
             continue
+        # A lone surrogate becomes bytes that are not UTF-8, and is found with the other bad UTF-8.
         value = record.get
         text = value(options.text_column)
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
@@ -316,6 +328,7 @@ def _row(
     identity, *origin = about
     given = str(identity) if isinstance(identity, (str, int)) and not isinstance(identity, bool) else None
     repo, path, language = (value if isinstance(value, str) and value else None for value in origin)
+    # A text that is left out is not carried along: it may be large.
     reason = "no_text" if text is None else readers.why_not_text(text, options.max_row_bytes)
     data = b"" if reason or text is None else text
     return Row(row, place, data, reason, len(data), given, repo, path, language, order)
@@ -325,6 +338,7 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     folder = shard.source.path
     limit = max(options.max_file_bytes, options.single_limit)
     for row, file in enumerate(shard.files, shard.first_row):
+        # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
         if not reason:
             data, reason = readers.read_file(f"{folder}/{file.path}", limit)

@@ -35,6 +35,7 @@ def choose(
     Returns:
         The places of the chosen documents in `documents`, in the order of the hash, and their bytes together.
     """
+    # (documents,): arrays of C numbers, because Python's own numbers take several times the memory.
     hashes, lengths = array("Q"), array("q")
     for identity, size in documents:
         hashes.append(draw(seed, identity, purpose))
@@ -42,9 +43,11 @@ def choose(
     keys, sizes = np.frombuffer(hashes, np.uint64), np.frombuffer(lengths, np.int64)
     # Both orders are by hash, and by place where hashes are equal.
     order = np.unique(keys, return_index=True)[1] if once else np.argsort(keys, kind="stable")
+    # A prefix in the order of the hash: a larger `max_bytes` gives a longer one.
     if not fill:
         taken = order[np.cumsum(sizes[order]) <= max_bytes]
         return taken, int(sizes[taken].sum())
+    # With `fill`, every document after the first that does not fit must be looked at.
     chosen: list[int] = []
     left = max_bytes
     for place, size in zip(order.tolist(), sizes[order].tolist(), strict=True):

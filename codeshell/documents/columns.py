@@ -76,6 +76,7 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> str | None:
         if order is not None:
             raise UserError(f"{name}: files of code have no column '{order}'; choose another --keep-order")
         return None
+    # Parquet says which columns it has, and of which type; JSONL is judged by its first records.
     schema: pa.Schema | None = None
     if kind == "parquet":
         with readers.open_parquet(path) as source:
@@ -86,6 +87,7 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> str | None:
         names = list(dict.fromkeys(key for record in records for key in record))
         if not names:
             return None  # There is no record to judge by.
+    # Only these must exist. Where a row comes from is read where a file says it.
     asked = {"text": options.text_column, "id": options.id_column, "order": order}
     for role, column in asked.items():
         if column is None:
@@ -109,10 +111,12 @@ def common_order_type(found: list[tuple[str, str | None]]) -> str:
     kinds = {kind for _, kind in typed}
     if len(kinds) <= 1:
         return next(iter(kinds), "")
+    # Two kinds of numbers, or two units of time, have a type that holds both.
     if kinds == {"int64", "float64"}:
         return "float64"
     if kinds == {"timestamp[us]", "timestamp[ns]"}:
         return "timestamp[us]"
+    # The message names the first two inputs that differ.
     (first, one), (second, other) = typed[0], next(entry for entry in typed if entry[1] != typed[0][1])
     raise UserError(f"{second}: the order column holds {other}, but in {first} {one}; give it one type in all inputs")
 
@@ -147,6 +151,7 @@ def _check_type(name: str, role: str, column: str, schema: pa.Schema) -> None:
     if schema.names.count(column) > 1:
         raise UserError(f"{name}: more than one column '{column}'; rename one of them")
     kind = schema.field(column).type
+    # Each role has types that can serve, and its own words for those that cannot.
     able, remedy = {
         "text": (is_text(kind), f"not text; choose another with {FLAGS[role]}"),
         "id": (is_text(kind) or pa.types.is_integer(kind), "no ids; choose strings or integers"),
@@ -158,6 +163,7 @@ def _check_type(name: str, role: str, column: str, schema: pa.Schema) -> None:
 
 def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
     """The first objects of a JSONL file, without their values (texts may be long) except that of the order column."""
+    # Blank lines do not count; lines that are no objects do, so that a file of other things is given up soon.
     lines = (line for _, _, line in readers.numbered_lines(path, 0, None, options.longest_line))
     first = islice((line for line in lines if line is None or not line.isspace()), FIRST_RECORDS)
     records = (readers.decode_record(line) for line in first if line is not None)
@@ -168,6 +174,7 @@ def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
 def _json_order_type(name: str, column: str, records: list[dict[str, Any]]) -> str:
     """The type that the first value of the column has."""
     order = next((value for record in records if (value := record.get(column)) is not None), None)
+    # JSON does not tell integers from other numbers reliably: all of them are compared as doubles.
     if isinstance(order, (bool, int, float)):
         return "float64"
     if isinstance(order, str):

@@ -117,6 +117,7 @@ def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Se
         UserError: a path or glob without a file, a damaged file, an unknown column (those there are are named), a text
             column that is not text, an id or order column of a type that cannot be one.
     """
+    # Without `by_input` every list that `cut` yields is one shard.
     listing = Listing(inputs, options, own)
     shards = [shard for (shard,) in cut(listing, shard_bytes)]
     return Plan(listing.sources, shards, listing.repeated.total(), dict(sorted(listing.left_out.items())))
@@ -138,6 +139,7 @@ def read_plan(path: Path) -> Plan:
     """What `write_plan` wrote; a damaged file is a `UserError`."""
     tree = read_json(path)
     try:
+        # A part of a plan holds only the sources that its shards need: they are found by number, not by place.
         sources = {entry["number"]: Source(**entry | {"stamp": tuple(entry["stamp"])}) for entry in tree["sources"]}
         shards = []
         for entry in tree["shards"]:
@@ -188,11 +190,14 @@ class Listing:
         checked = {one.path: one for one in self._found}.values()
         types = [(one.name, columns.check(one.kind, one.path, one.name, options)) for one in checked]
         self._order_type = columns.common_order_type(types)
+        # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
         self._seen: set[str] = set()
+        # The first part of each owner's place below the output directory.
         self._outputs: dict[str, str] = {}
 
     def pieces(self, shard_bytes: int) -> Iterator[tuple[Source, Pieces]]:
         """The sources in order, each with its pieces. The pieces must be taken before the next source is."""
+        # (inputs,): two names of one file, through links, count as one.
         real = [one.path if readers.is_url(one.path) else os.path.realpath(one.path) for one in self._found]
         # A folder that is inside or around another input is `shared`: its files are remembered one by one.
         folders = {path for path, one in zip(real, self._found, strict=True) if one.kind == "folder"}
@@ -202,9 +207,11 @@ class Listing:
             if path in self._seen:
                 self.repeated[one.input] += 1
                 continue
+            # A folder that is shared is not marked as taken: another input may have taken a part of it, or may yet.
             shared = one.kind == "folder" and (path in around or not folders.isdisjoint(map(str, Path(path).parents)))
             if not shared:
                 self._seen.add(path)
+            # Single files wait in `singles` until another kind of input comes, because they are one source together.
             if one.kind == "file":
                 found = self._single(one, Path(path).stat().st_size)
                 if found.reason and not self.by_input:
@@ -221,6 +228,7 @@ class Listing:
             if one.kind == "folder":
                 yield self._source(replace(one, kind="files")), _amounts(self._walk(one, path, shared))
                 continue
+            # A table is stamped before it is cut, so that no change after that goes unnoticed.
             source = self._source(replace(one, stamp=_stamp(one.path)))
             if one.kind == "parquet":
                 parts = _parquet_shards(source, self._options.text_column, shard_bytes)
@@ -239,6 +247,7 @@ class Listing:
 
     def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
+        # The job's own directories as paths below this folder, with a slash at the end so that only whole names match.
         own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
         for found in walk.walk(
             folder.path,
@@ -248,6 +257,7 @@ class Listing:
         ):
             if f"{found.path}/".startswith(own):
                 continue
+            # A reason goes with the file if every file is accounted for, else it is counted.
             if found.reason and not self.by_input:
                 self.left_out[found.reason] += 1
             elif shared and not found.reason and f"{root}/{found.path}" in self._seen:
@@ -292,6 +302,8 @@ def cut(listing: Listing, shard_bytes: int) -> Iterator[list[Shard]]:
     """
     task: list[Shard] = []
     files: list[Found] = []
+    # `task` and `files` hold what is not yielded yet: `total` bytes in `count` pieces. Files become a shard when the
+    # task is full or their source ends.
     begin = total = count = number = 0
     for source, pieces in listing.pieces(shard_bytes):
         begin = 0  # the place of the first of `files` in this source
@@ -302,6 +314,7 @@ def cut(listing: Listing, shard_bytes: int) -> Iterator[list[Shard]]:
                     begin, number, files = begin + len(files), number + 1, []
                 yield task
                 task, total, count = [], 0, 0
+            # A part of a table is a shard already; it only gets its number.
             if isinstance(piece, Shard):
                 task.append(replace(piece, number=number))
                 number += 1
@@ -334,11 +347,13 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
         raise UserError("inputs: one of them is empty; name a folder, a file, a glob or a URL")
     paths = sysconfig.get_paths()
     path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
+    # A URL of a local file is a path: it may be a folder of code, and needs no driver.
     path = path.removeprefix("file://")
     if readers.is_url(path):
         yield from _expand_url(number, path)
         return
     path = str(Path(path).expanduser())
+    # A file whose own name has brackets or stars is meant as it is.
     names = [path]
     if has_magic(path) and not os.path.lexists(path):
         names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
@@ -354,6 +369,7 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
             shown = place
         top = Path(place).name or "root"
         if Path(place).is_dir():
+            # A data set is as many inputs as it has files; code is one input.
             data = _only_data(_files_below(place, own))
             for inner in data:
                 kind = readers.kind_of(inner)
@@ -371,6 +387,7 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
 def _expand_url(number: int, url: str) -> Iterator[Source]:
     import fsspec
 
+    # A glob, a folder of data, or one file, as for local paths; code is not read through URLs.
     with readers.damage(url), readers.driver(url):
         system, path = fsspec.core.url_to_fs(url)
         names, folder = [path], ""
@@ -393,8 +410,9 @@ def _expand_url(number: int, url: str) -> Iterator[Source]:
 
 
 def _files_below(root: str, own: Sequence[str]) -> Iterator[str]:
-    """The files below a folder, but for those in `own` directories and in folders that are `PASSED_OVER`."""
+    """The files below a folder, except those in `own` directories and in folders that are `PASSED_OVER`."""
     for folder, folders, names in os.walk(root):
+        # os.walk enters what is left in the list.
         folders[:] = [
             name for name in folders if not _passed_over(name) and os.path.realpath(f"{folder}/{name}") not in own
         ]
@@ -421,8 +439,10 @@ def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Itera
     with readers.open_parquet(source.path) as file:
         metadata = file.metadata
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        # The footer lists the leaves of nested columns too: the text column is found by its whole path.
         at = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(text_column)
         sizes = [(group.num_rows, group.column(at).total_uncompressed_size) for group in groups]
+    # A shard is full if the next row group would make it larger than `shard_bytes`.
     begin = row = rows = size = 0
     for group, (count, amount) in enumerate(sizes):
         if group > begin and size + amount > shard_bytes:
@@ -443,6 +463,7 @@ def _jsonl_shards(source: Source, shard_bytes: int, *, numbered: bool) -> Iterat
     if readers.is_packed(source.path) or readers.is_url(source.path):
         yield Shard(0, source, 0, None, 0, None, shard_bytes)
         return
+    # The first byte and line of the next shard. An empty file has one empty shard.
     begin, row, size = 0, 0, source.stamp[0]
     with readers.damage(source.path), open(source.path, "rb") as file:
         while begin < size or begin == 0:
@@ -453,6 +474,7 @@ def _jsonl_shards(source: Source, shard_bytes: int, *, numbered: bool) -> Iterat
             end = min(size, target - 1 + readers.skip_line(file)) if target < size else size
             yield Shard(0, source, begin, end, row, None, min(shard_bytes, size - begin // shard_bytes * shard_bytes))
             if numbered and end < size:
+                # All lines of this shard are counted to know the number of the next one's first.
                 file.seek(begin)
                 blocks = range(begin, end, COUNT_BLOCK)
                 row += sum(file.read(min(COUNT_BLOCK, end - at)).count(b"\n") for at in blocks)

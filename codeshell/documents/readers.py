@@ -37,6 +37,7 @@ def is_url(path: str) -> bool:
 
 def kind_of(path: str) -> str:
     """`parquet`, `jsonl` or an empty string, by the end of the name."""
+    # The content is not looked at: a wrong name is found as damage.
     lower = path.lower()
     if lower.endswith((".parquet", ".pq")):
         return "parquet"
@@ -87,6 +88,7 @@ def read_file(path: str, limit: int) -> tuple[bytes, str]:
             return b"", "over_large"
         # One byte more than is allowed shows that the file has grown. os.read allocates all that it is asked for.
         target = min(limit, status.st_size or UNSIZED_BYTES) + 1
+        # One read gets a whole file from a local disk; a network file system may give less.
         data = os.read(descriptor, target)
         while len(data) < status.st_size:
             more = os.read(descriptor, target - len(data))
@@ -106,6 +108,7 @@ def why_not_text(data: bytes, limit: int | None) -> str:
     Args:
         limit: bytes at most. None lets a text of any size and with zero bytes pass.
     """
+    # The order decides which reason a text with several faults is counted under.
     if not data:
         return "empty"
     if limit is None:
@@ -145,6 +148,7 @@ def driver(url: str) -> Iterator[None]:
 
 def open_binary(path: str) -> IO[bytes]:
     """A local file or an fsspec URL, for reading."""
+    # fsspec is imported only for URLs: local files need no driver, and every worker would pay.
     if not is_url(path):
         return open(path, "rb")
     import fsspec
@@ -187,6 +191,7 @@ def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iter
     with damage(path), open_lines(path) as file:
         if start:
             file.seek(start)
+        # A limit on readline bounds the memory that one line can take.
         number, offset = 0, start
         while end is None or offset < end:
             line = file.readline(longest + 1)
@@ -221,6 +226,7 @@ def decode_record(line: bytes) -> dict[str, Any] | None:
     try:
         record = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        # The slow decoder sees only lines that the fast one refuses.
         try:
             record = json.loads(line.decode())
         except (ValueError, RecursionError):

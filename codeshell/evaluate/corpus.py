@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codeshell.documents import batches, inputs, readers
+from codeshell.documents import batches, inputs, languages, readers
 from codeshell.documents.choose import choose
 from codeshell.documents.inputs import InputOptions, Shard
 from codeshell.documents.shards import document_id, list_shards
@@ -65,6 +65,7 @@ class Corpus:
     def __init__(self, paths: Sequence[Path | str]) -> None:
         self.paths = list(paths)
         self.rows: list[_Row] = []
+        # The plan is kept: a chosen row is found again by its shard and its place in the source.
         self._plan = inputs.plan([str(path) for path in paths], OPTIONS, SHARD_BYTES) if paths else inputs.Plan([], [])
         for shard in self._plan.shards:
             self._index(shard)
@@ -95,6 +96,7 @@ class Corpus:
             languages: lower-case names; keep only these.
             excluded: lower-case names; leave these out.
         """
+        # First by language, then by hash: so the choice for one language does not depend on the others.
         able = [
             row
             for row in self.rows
@@ -102,6 +104,7 @@ class Corpus:
         ]
         taken, _ = choose(seed, purpose, ((row.id, row.size) for row in able), max_bytes, fill=True)
         chosen = [able[place] for place in taken.tolist()]
+        # Texts come shard by shard, and are put back into the order of the hash.
         texts = self._texts(chosen)
         return [Document(row.id, row.path, row.language, texts[row.shard, row.row]) for row in chosen]
 
@@ -112,11 +115,15 @@ class Corpus:
             # Shards of a run say all that is needed beside the texts, which are not read then.
             for first, batch in batches.tables(shard, ("id", "path", "language", "bytes"), batches.OBJECT_ROWS):
                 for row, of in enumerate(batch.to_pylist(), first):
-                    add(_Row(of["id"], of.get("path") or "", of.get("language") or "", of["bytes"], number, row))
+                    add(_Row(of["id"], of.get("path") or "", of.get("language") or "", of["bytes"] or 0, number, row))
             return
+        # Other files are read once to measure them, a text at a time.
         for found, _ in batches.texts(shard, replace(OPTIONS, id_column="id"), Counter()):
             identity = found.id or document_id(found.text)
-            add(_Row(identity, found.path or "", found.language or "", found.size, number, found.row))
+            path, language = found.path or "", found.language
+            if shard.source.kind == "files":  # a table says what it knows; of a file the name is all that is known
+                language = languages.by_path(path, found.text)
+            add(_Row(identity, path, language or "", found.size, number, found.row))
 
     def _has(self, shard: Shard, *names: str) -> bool:
         """Whether a part of a file is Parquet with these columns."""
@@ -127,11 +134,13 @@ class Corpus:
 
     def _texts(self, rows: Sequence[_Row]) -> dict[tuple[int, int], str]:
         """The texts of some rows; each shard is read once."""
+        # shard -> rows of it
         places: dict[int, list[int]] = {}
         for row in rows:
             places.setdefault(row.shard, []).append(row.row)
         texts: dict[tuple[int, int], str] = {}
         for number, found in places.items():
+            # A row whose text is null or no UTF-8 contradicts the size that its file gave.
             try:
                 column = batches.texts_at(self._plan.shards[number], found, OPTIONS).to_pylist()
             except ValueError as error:
@@ -146,6 +155,7 @@ def split_paths(run: Path, split: str, *, seed: int) -> list[Path]:
     What a shard holds does not depend on the workers, so neither does this choice. Without shards the list is empty.
     """
     paths = list_shards(run / "curated", split)
+    # By the name of the shard alone, so that the choice is the same wherever the run lies.
     ranked = sorted(paths, key=lambda path: (draw(seed, split, path.name), path.name))
     return sorted(ranked[:MAX_SHARDS])
 
@@ -155,6 +165,7 @@ def find_parquet(names: Sequence[str]) -> list[Path | str]:
     it, else (a folder of code or of JSONL) for itself."""
     found: list[Path | str] = []
     for name in names:
+        # The test split of a run was held out; in other folders all Parquet counts.
         path = Path(name)
         inside = (list_shards(path, "test") or sorted(path.rglob("*.parquet"))) if name and path.is_dir() else []
         found += inside or [name]

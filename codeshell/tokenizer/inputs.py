@@ -51,10 +51,13 @@ def documents(inputs: list[str], split: str, left_out: Counter[str]) -> Iterator
         path = Path(item).expanduser()
         shards = (list_shards(path, split) or list_shards(path / "curated", split)) if path.is_dir() else []
         names += map(str, shards) if shards and item else [item]
+    # The listing is a stream, so a folder of any size is read without holding its list.
     listing = Listing(names, OPTIONS)
     for (shard,) in cut(listing, SHARD_BYTES):
         for row, text in texts(shard, OPTIONS, left_out):
+            # Rows of a run say their language; for other texts the path or the first line tells, or nothing does.
             yield Document(row.language or languages.by_path(row.path or "", row.text), text)
+    # What the walk left out is known when it is over.
     left_out.update(listing.left_out)
 
 
@@ -89,6 +92,7 @@ def sample(read: Callable[[], Iterator[Document]], *, seed: int, max_bytes: int)
     taken, _ = choose(seed, "tokenizer", measured(), max_bytes, once=True)
 
     def chosen() -> Iterator[Document]:
+        # The second reading gives the same texts in the same places; the chosen ones are met in ascending order.
         places = iter(np.sort(taken).tolist())
         target = next(places, None)
         for place, item in enumerate(read()):

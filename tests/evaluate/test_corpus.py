@@ -63,6 +63,17 @@ def test_a_text_column_is_enough(tmp_path: Path) -> None:
     assert {item.language for item in chosen} == {""}
 
 
+def test_folders_of_code_and_jsonl_are_documents_too(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/a.py").write_text("x = 1\n")
+    (tmp_path / "code/b.png").write_bytes(b"\x89PNG")
+    (tmp_path / "rows.jsonl").write_text('{"text": "y = 2", "language": "Python", "id": "one"}\n{"text": null}\n')
+    corpus = Corpus(find_parquet([str(tmp_path / "code"), str(tmp_path / "rows.jsonl")]))
+    chosen = {(item.text, item.language, item.path) for item in corpus.choose(0, "x", max_bytes=100)}
+    assert chosen == {("x = 1\n", "python", "a.py"), ("y = 2", "Python", "")}
+    assert {row.id for row in corpus.rows} == {document_id(b"x = 1\n"), "one"}
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"content": ["x"]}), tmp_path / "other.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
