@@ -25,7 +25,7 @@ from codeshell.documents import languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import printable
+from codeshell.documents.readers import kind_of, printable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
@@ -66,7 +66,10 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     for index, reasons in by_input.items():
         # An input whose files were all given before has none of its own, and that is no mistake.
         if not reasons["document"] and str(index) not in plan.get("repeated", ()):
-            raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)})")
+            remedy = ""
+            if reasons["unknown_language"] and kind_of(settings.inputs[index]):
+                remedy = "; set collect.language_column or collect.path_column to columns that tell the language"
+            raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)}){remedy}")
     # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]

@@ -192,8 +192,11 @@ class Listing:
         self._order_type = columns.common_order_type(types)
         # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
         self._seen: set[str] = set()
-        # The first part of each owner's place below the output directory.
+        # The first part of each owner's place below the output directory; all of these without their case; and the
+        # number that a name has reached, so that many inputs of one name do not begin at 1 each.
         self._outputs: dict[str, str] = {}
+        self._used: set[str] = set()
+        self._reached: dict[str, int] = {}
 
     def pieces(self, shard_bytes: int) -> Iterator[tuple[Source, Pieces]]:
         """The sources in order, each with its pieces. The pieces must be taken before the next source is."""
@@ -288,9 +291,13 @@ class Listing:
         owner = f"{number}" if one.kind == "files" else one.path.removesuffix(slash + rest)
         if owner not in self._outputs:
             # Two inputs of one name get two places: `a`, `2-a`. Some file systems ignore the case of names.
-            used = {name.casefold() for name in self._outputs.values()}
-            names = (f"{count}-{top}" if count > 1 else top for count in range(1, len(used) + 2))
-            self._outputs[owner] = next(name for name in names if name.casefold() not in used)
+            place, count = top, self._reached.get(top.casefold(), 1)
+            while place.casefold() in self._used:
+                count += 1
+                place = f"{count}-{top}"
+            self._reached[top.casefold()] = count
+            self._used.add(place.casefold())
+            self._outputs[owner] = place
         self.sources.append(replace(one, number=number, output=self._outputs[owner] + slash + rest))
         return self.sources[-1]
 

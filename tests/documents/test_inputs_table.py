@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import zstandard
 from helpers.trees import program, recipe, rows, run_collect, write_tree
 
+from codeshell.cli import main
 from codeshell.dedup import job
 from codeshell.documents import batches, inputs
 from codeshell.documents.inputs import InputOptions
@@ -235,6 +237,22 @@ def test_run_and_dedup_refuse_in_the_same_words(tmp_path: Path, name: str, messa
     assert "\n" not in said[0]
 
 
+def test_an_unset_variable_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path, {"private.py": TEXTS[0], "r.toml": ""})
+    monkeypatch.chdir(tmp_path)
+    for command in (["run", "r.toml", "--input", "", "--until", "collect"], ["dedup", ""]):
+        assert main([*command, "-o", "out", "--workers", "1"]) == 2
+        assert "one of them is empty" in capsys.readouterr().err
+
+
+def test_rows_without_a_language_say_what_to_set(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
+    with pytest.raises(UserError, match=r"unknown_language 12\); set collect\.language_column or collect\.path_column"):
+        run_collect(recipe(path), tmp_path / "run")
+
+
 def test_what_a_run_writes_is_none_of_its_inputs(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "project", dict(FILES))
     run_collect(recipe(root), root / "runs/x")
@@ -265,6 +283,32 @@ def test_plans_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert len(plan.shards) > len(plan.sources) > 3
     inputs.write_plan(tmp_path / "plan.json", plan)
     assert inputs.read_plan(tmp_path / "plan.json") == plan
+    # Earlier versions wrote the paths of files alone.
+    tree = json.loads((tmp_path / "plan.json").read_text())
+    for shard in tree["shards"]:
+        shard["files"] = [file[0] for file in shard["files"]]
+    (tmp_path / "plan.json").write_text(json.dumps(tree))
+    found = inputs.read_plan(tmp_path / "plan.json")
+    options = InputOptions()
+    for old, new in zip(found.shards, plan.shards, strict=True):
+        assert [row.text for row in batches.rows(old, options)] == [row.text for row in batches.rows(new, options)]
+
+
+def test_inputs_of_one_name_get_places_of_their_own(tmp_path: Path) -> None:
+    names = [str(parquet(tmp_path / f"{i}" / name)) for i, name in enumerate(["a.parquet", "2-a.parquet", "A.parquet"])]
+    names += [str(parquet(tmp_path / "x/a.parquet")), str(parquet(tmp_path / "y/a.parquet"))]
+    names += [str(write_tree(tmp_path / f"{i}/code", {"a.py": "x"})) for i in range(2)]
+    outputs = [source.output for source in inputs.plan(names, InputOptions(), 1 << 20).sources]
+    assert outputs == ["a.parquet", "2-a.parquet", "3-A.parquet", "4-a.parquet", "5-a.parquet", "code", "2-code"]
+
+
+def test_many_files_of_one_name_are_listed_quickly(tmp_path: Path) -> None:
+    write_tree(tmp_path, {f"{i}/m.py": "x = 1\n" for i in range(3000)})
+    listing = inputs.Listing([str(tmp_path / "*/m.py")], InputOptions(), by_input=True)
+    started = time.process_time()
+    (task,) = inputs.cut(listing, 1 << 30)
+    assert len(task) == len(listing.sources) == 3000
+    assert time.process_time() - started < 5  # some 0.2 s; quadratic work takes half a minute
 
 
 def test_tasks_of_a_run_span_inputs_and_name_what_is_left_out(tmp_path: Path) -> None:
