@@ -94,8 +94,8 @@ def rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     Raises:
         UserError: a damaged file, or one that has changed since it was listed.
     """
-    check_unchanged(shard.source)
     # The stamp is compared before anything is read: rows of another file would be taken for the listed ones.
+    check_unchanged(shard.source)
     readers_of = {"parquet": _parquet_rows, "jsonl": _jsonl_rows, "files": _file_rows}
     return readers_of[shard.source.kind](shard, options)
 
@@ -155,7 +155,7 @@ def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[t
     with readers.open_parquet(shard.source.path) as file:
         schema = file.schema_arrow
         present = [name for name in dict.fromkeys(names) if name in schema.names]
-        # The footer says how long a text is on average, unless a dictionary holds them.
+        # The footer says how long a text is on average, unless a dictionary holds the texts.
         each = max(1, shard.size // max(shard.rows or 1, 1))
         hidden = any(pa.types.is_dictionary(schema.field(name).type) for name in present)
         count = min(most, DICTIONARY_ROWS if hidden else BATCH_ROWS, max(1, BATCH_BYTES // each))
@@ -300,6 +300,7 @@ def _parquet_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
 
 def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     lines = readers.numbered_lines(shard.source.path, shard.begin, shard.end, options.longest_line)
+    asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
     for row, offset, line in lines:
         number, place = shard.first_row + row, f"@{offset}"
         if line is None:
@@ -315,7 +316,6 @@ def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         value = record.get
         text = value(options.text_column)
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
-        asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
         about = [None if name is None else value(name) for name in asked]
         order = None if options.order_column is None else value(options.order_column)
         yield _row(number, place, data, options, about, order)

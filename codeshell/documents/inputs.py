@@ -221,9 +221,8 @@ class Listing:
                     self.left_out[found.reason] += 1
                     continue
                 # Names in one source are all absolute, or all relative to the working directory.
-                if self.by_input or (
-                    singles and Path(singles[0][0].name).is_absolute() != Path(one.name).is_absolute()
-                ):
+                differs = singles and Path(singles[0][0].name).is_absolute() != Path(one.name).is_absolute()
+                if self.by_input or differs:
                     yield from self._take(singles)
                 singles.append((one, found))
                 continue
