@@ -140,6 +140,7 @@ def texts_at(shard: Shard, rows: Sequence[int] | NDArray[np.int64], options: Inp
     for batch in read(shard, options):
         for index in np.flatnonzero(np.isin(batch.rows, target)).tolist():
             found[int(batch.rows[index])] = batch.texts[index].as_py()
+    # The caller named rows from a plan: one that is not there is a mistake of the program, not of the user.
     missing = [row for row in target.tolist() if row not in found]
     if missing:
         raise ValueError(f"rows: {shard.source.name} has no document in row {missing[0]}")
@@ -245,6 +246,7 @@ def _batch(
         takes_part = column.is_valid().to_numpy(zero_copy_only=False)
         left_out["no_text"] += column.null_count
         column = pc.fill_null(column, "" if is_string(column.type) else b"")
+    # `large_string` has 64-bit offsets, which C++ reads; other layouts are converted, most without copying the bytes.
     if is_string(column.type):
         texts = column.cast(pa.large_string())
     else:

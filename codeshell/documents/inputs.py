@@ -365,6 +365,7 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
         names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
         if "**" in path:  # it finds the files below a folder, and the folder
             names = [name for name in names if not Path(name).is_dir()]
+    # A pattern without a file is a mistake, not an empty input.
     if not names:
         raise UserError(f"{text!r}: matches no file; fix the path")
     for name in names:
@@ -405,6 +406,7 @@ def _expand_url(number: int, url: str) -> Iterator[Source]:
             names = [inside[name] for name in _only_data(inside)]
     if not names:
         raise UserError(f"{url}: no Parquet or JSONL files there, or others beside them; fix the URL")
+    # The end of the name is all that tells what a URL holds.
     for name in names:
         kind = readers.kind_of(name)
         if not kind:

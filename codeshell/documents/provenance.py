@@ -44,13 +44,11 @@ def find(run: Path, key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         The documents that stayed (from `curated/`, without their text; of a run that did not get there, from its last
         stage, with an empty `split`) and the drops, as dicts.
     """
-    # What stayed: the rows of the last stage that has finished.
     kept: list[dict[str, Any]] = []
     for directory, name in _last_kept(run):
         for path in list_shards(directory, name):
             table = read_table(path, ["id", "repo", "path", "language", "bytes"])
             kept += [row | {"split": "" if name in ("kept", "documents") else name} for row in _matching(table, key)]
-    # What was dropped: every stage has its own shards. A path may be in several, an id at most in one.
     dropped: list[dict[str, Any]] = []
     for stage in STAGES:
         directory = run / ("curated" if stage == "split" else stage)
@@ -67,7 +65,6 @@ def _last_kept(run: Path) -> list[tuple[Path, str]]:
         "filter": ("kept",),
         "collect": ("documents",),
     }
-    # The last stage comes first: what it kept is less than what the ones before it kept.
     for directory, names in stages.items():
         if any(list_shards(run / directory, name) for name in names):
             return [(run / directory, name) for name in names]
@@ -77,11 +74,8 @@ def _last_kept(run: Path) -> list[tuple[Path, str]]:
 def _matching(table: pa.Table, key: str) -> list[dict[str, Any]]:
     import pyarrow.compute as pc
 
-    # The whole path or its end after a slash, so that `b.py` does not match `ab.py`.
     mask = pc.or_kleene(pc.equal(table["path"], key), pc.ends_with(table["path"], "/" + key))
-    # A shorter beginning of an id would match documents by chance.
     if len(key) >= 8:
         mask = pc.or_kleene(mask, pc.starts_with(table["id"], key))
-    # A null id or path gives a null in the mask: no match.
     rows: list[dict[str, Any]] = table.filter(pc.fill_null(mask, False)).to_pylist()
     return rows

@@ -84,6 +84,7 @@ def large_strings(array: pa.Array) -> pa.LargeStringArray:
 
 def _array_buffers(array: pa.Array) -> TextBuffers:
     array = large_strings(array)
+    # An empty array may have no buffers at all.
     _, offsets, data = array.buffers()
     if offsets is None or offsets.size == 0:
         return TextBuffers(b"", np.zeros(1, np.int64))
