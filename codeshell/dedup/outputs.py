@@ -75,7 +75,8 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
     written = first = 0
     with readers.open_parquet(source.path) as file, atomic_path(output) as temporary:
         metadata = file.metadata
-        with pq.ParquetWriter(temporary, file.schema_arrow, **_settings(metadata)) as writer:
+        # A Python file, because Arrow opens no path that is not UTF-8.
+        with open(temporary, "wb") as sink, pq.ParquetWriter(sink, file.schema_arrow, **_settings(metadata)) as writer:
             for group in range(metadata.num_row_groups):
                 # A row group of the input is one of the output, unless it is too large to hold.
                 rows, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
@@ -174,7 +175,7 @@ def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.i
     shutil.rmtree(output, ignore_errors=True)
     make_directory(temporary)
     for shard in shards:
-        for row, name in enumerate(shard.files, shard.first_row):
+        for row, (name, *_) in enumerate(shard.files, shard.first_row):
             if row in dropped:
                 continue
             target = temporary / name

@@ -158,7 +158,7 @@ def test_a_damaged_page_is_named_and_nothing_is_half_written(data: Path, tmp_pat
     whole = bytearray((copy / "a.parquet").read_bytes())
     whole[1000:2000] = bytes(1000)
     (copy / "a.parquet").write_bytes(whole)
-    with pytest.raises(UserError, match=r"a\.parquet: cannot be read.*; mend it or leave it out"):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read.*; fix it or leave it out"):
         run(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "stats.json").exists()
     assert not (tmp_path / "out" / "kept").exists()
