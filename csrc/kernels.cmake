@@ -8,7 +8,7 @@ set(CODESHELL_KERNELS
   csrc/copy/copy.cu
   csrc/rotary/rotary.cu
 )
-# Their bindings: one file an operation, in every build.
+# Their bindings: one file per operation, in every build.
 set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/adamw.cpp
   csrc/bindings/attention.cpp
@@ -17,7 +17,7 @@ set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/rotary.cpp
   csrc/bindings/tensors.cpp
 )
-# What the bindings need besides: the CPU kernels that they bind too.
+# What the bindings also need: the CPU kernels, which they bind as well.
 set(CODESHELL_KERNEL_CPU_SOURCES
   csrc/rotary/rotary_cpu.cpp
   csrc/adamw/adamw_cpu.cpp

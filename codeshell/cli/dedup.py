@@ -1,4 +1,4 @@
-"""`codeshell dedup`: near duplicates among files and rows, without a run around it."""
+"""`codeshell dedup`: finds near duplicates among files and rows, outside of a run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
 
 UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+"""Powers of 1000 (or of 1024, with an i) that a size may be given in."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,46 +24,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell dedup ~/src -o deduplicated\n"
         "  codeshell dedup 'data/*.parquet' --text-column content --threshold 0.85 -o deduplicated\n"
         "  codeshell dedup new.jsonl.zst --index seen -o deduplicated\n"
-        "Documents are taken in the order of --keep-order. One is dropped if its exact Jaccard, over shingles of 5\n"
-        "tokens, with a document kept before it reaches the threshold. DIR gets\n"
-        "  kept/               what stays, in the input's format and order (--ids-only: kept.parquet, ids)\n"
+        "Documents are taken in the order of --keep-order. A document is dropped if its exact Jaccard (over shingles\n"
+        "of 5 tokens) with a document that was kept before it reaches the threshold. DIR gets these files:\n"
+        "  kept/               what stays, in the input's format and order (--ids-only: kept.parquet with the ids)\n"
         "  duplicates.parquet  id, kept_id, jaccard, cluster_id, cluster_size, shard, row, kept_shard, kept_row\n"
-        "  stats.json          counts; and what could not be read, by reason\n"
-        "The same command goes on where a killed one was. `codeshell report DIR` shows the clusters,\n"
-        "`codeshell explain ID --dedup DIR` one document."
+        "  stats.json          counts, and the number of documents that could not be read, by reason\n"
+        "The same command resumes a job that was killed. `codeshell report DIR` shows the clusters,\n"
+        "`codeshell explain ID --dedup DIR` shows one document."
     )
     defaults = NearDedup()
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="folders, .parquet, .jsonl[.gz|.zst], single files, globs, URLs")
-    add("-o", "--output", metavar="DIR", help="a new or empty directory (with --dry-run it may be left out)")
-    add("--threshold", type=float, default=defaults.threshold, help="Jaccard of a duplicate (default: %(default)s)")
-    add("--keep-order", default="first", metavar="ORDER", help="first, longest or column:NAME[:desc] (default: first)")
     add(
-        "--cluster", default="kept", choices=("kept", "components"), help="components: one of every connected component"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="folders, .parquet or .jsonl[.gz|.zst] files, single files, globs, URLs",
     )
-    add("--verify", default="exact", choices=("exact", "signature", "none"), help="of candidate pairs (default: exact)")
-    add("--method", default="bands", choices=("bands", "cpsjoin"), help="that finds candidates (default: bands)")
-    add("--bands", type=int, default=defaults.bands, help="MinHash bands (default: %(default)s)")
-    add("--rows", type=int, default=defaults.rows, help="rows per band (default: %(default)s)")
-    add("--shingles", default="code", metavar="NAME", help="code, starcoder, stack-v2, datatrove or char-24")
+    add("-o", "--output", metavar="DIR", help="a new or empty directory (optional with --dry-run)")
+    # The parameters of the search have no default here: `Parameters` has them, and its import is too slow for --help.
+    add("--threshold", type=float, help=f"Jaccard of near duplicates, or more (default: {defaults.threshold:g})")
+    add(
+        "--keep-order",
+        metavar="ORDER",
+        help="which documents come first and so stay: first, longest or column:NAME[:desc] (default: first)",
+    )
+    add(
+        "--cluster",
+        choices=("kept", "components"),
+        help="kept: drop what resembles a document that stays; components: keep one document of every connected "
+        "component (default: kept)",
+    )
+    add("--verify", choices=("exact", "signature", "none"), help="how candidate pairs are checked (default: exact)")
+    add("--method", choices=("bands", "cpsjoin"), help="how candidate pairs are found (default: bands)")
+    add("--bands", type=int, help=f"number of MinHash bands (default: {defaults.bands})")
+    add("--rows", type=int, help=f"rows per band (default: {defaults.rows})")
+    add(
+        "--shingles",
+        metavar="NAME",
+        help="kind of shingles: code, starcoder, stack-v2, datatrove or char-24 (default: code)",
+    )
     add(
         "--ngram",
         type=int,
         metavar="N",
-        help=f"tokens (or characters) in a shingle (default: {defaults.ngram}, of char-24 24)",
+        help=f"tokens (or characters) in a shingle (default: {defaults.ngram}; for char-24: 24)",
     )
-    add("--seed", type=int, default=Recipe().seed, help="seed of the hash functions (default: %(default)s)")
-    add("--text-column", default="text", metavar="NAME", help="of Parquet and JSONL (default: text)")
-    add("--id-column", metavar="NAME", help="of Parquet and JSONL; else an id is the file's name and the place in it")
-    add("--max-file-bytes", type=int, default=1 << 20, metavar="N", help="leave out larger files of folders (1048576)")
-    add("--vendored", action="store_true", help="enter folders like node_modules and third_party too")
-    add("--ids-only", action="store_true", help="write the ids of what stays, not the rows")
-    add("--dry-run", action="store_true", help="report only: write no rows, change no index")
-    add("--index", metavar="DIR", help="compare with all that earlier runs kept there too, and add what this one keeps")
-    add("--memory", default="1GiB", metavar="SIZE", help="for the search's arrays, over all workers (default: 1GiB)")
-    add("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
+    add("--seed", type=int, help=f"seed of the hash functions (default: {Recipe().seed})")
+    add(
+        "--text-column",
+        default="text",
+        metavar="NAME",
+        help="column of the text in Parquet and JSONL files (default: text)",
+    )
+    add(
+        "--id-column",
+        metavar="NAME",
+        help="column of the id in Parquet and JSONL files (default: the file's name and the place in it are the id)",
+    )
+    add(
+        "--max-file-bytes",
+        type=int,
+        default=1 << 20,
+        metavar="N",
+        help="leave out larger files of folders (default: 1048576)",
+    )
+    add("--vendored", action="store_true", help="also enter folders like node_modules and third_party")
+    add("--ids-only", action="store_true", help="write the ids of what stays instead of the rows")
+    add("--dry-run", action="store_true", help="only report: write no rows and change no index")
+    add(
+        "--index",
+        metavar="DIR",
+        help="also compare with everything that earlier runs kept in this index, and add what this run keeps",
+    )
+    add(
+        "--memory",
+        default="1GiB",
+        metavar="SIZE",
+        help="memory for the arrays of the search, over all workers (default: 1GiB)",
+    )
+    add("--workers", type=int, default=0, metavar="N", help="number of processes (default: one per core)")
     add("--engine", default="local", choices=("local", "ray"), help="where the work runs (default: local)")
-    add("--address", metavar="HOST:PORT", help="of a running Ray cluster (auto: the one this machine belongs to)")
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="address of a running Ray cluster (auto: the cluster this machine belongs to)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -72,23 +118,24 @@ def main(args: argparse.Namespace) -> int:
     if args.output is None and not args.dry_run:
         raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
     for flag, value in (("-o", args.output), ("--index", args.index)):
-        if value == "":  # of a shell variable that is not set, say
+        if value == "":  # from a shell variable that is not set, for example
             raise UserError(f"{flag} DIR: empty; name a directory")
         if value and not is_utf8(value):
-            raise UserError(f"{flag} {value!r}: not UTF-8, and Arrow opens no such path; name another directory")
+            raise UserError(f"{flag} {value!r}: not UTF-8, and Arrow cannot open such a path; name another directory")
     for name in ("max_file_bytes", "workers"):
         low = 1 if name == "max_file_bytes" else 0
         if getattr(args, name) >= 1 << 62:
-            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is too much; give a smaller number")
+            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is too large; give a smaller number")
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")
-    # Before our own imports, so that workers do theirs at the same time.
+    # The engine starts before our own imports, so that the workers do theirs at the same time.
     with make_engine(args.engine, args.workers, args.address, "codeshell.dedup.job") as engine:
         return _run(args, engine)
 
 
 def _run(args: argparse.Namespace, engine: Engine) -> int:
     import tempfile
+    from dataclasses import fields
 
     from codeshell.engine.arrow import leave_out_pandas
 
@@ -98,18 +145,9 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
     from codeshell.documents.inputs import InputOptions
     from codeshell.errors import UserError
 
-    parameters = Parameters(
-        threshold=args.threshold,
-        bands=args.bands,
-        rows=args.rows,
-        shingles=args.shingles,
-        ngram=args.ngram,
-        seed=args.seed,
-        method=args.method,
-        verify=args.verify,
-        keep_order=args.keep_order,
-        cluster=args.cluster,
-    )
+    # Every parameter has the name of its option; those that were not given keep their defaults.
+    given = {field.name: getattr(args, field.name) for field in fields(Parameters)}
+    parameters = Parameters(**{name: value for name, value in given.items() if value is not None})
     try:
         parameters.check()
     except ValueError as error:
@@ -121,6 +159,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         max_file_bytes=args.max_file_bytes,
         vendored=args.vendored,
     )
+    # A dry run without -o works in a directory that is removed afterwards.
     with tempfile.TemporaryDirectory() as scratch:
         asked = job.Job(
             inputs=tuple(args.inputs),
@@ -140,7 +179,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
 
 
 def summary(statistics: dict[str, Any]) -> list[str]:
-    """What the command prints of `stats.json`."""
+    """The lines that the command prints about `stats.json`."""
     kept, documents = statistics["kept"], statistics["documents"]
     lines = [
         f"{documents:,} documents, {statistics['bytes'] / 1e6:,.1f} MB",
@@ -154,7 +193,7 @@ def summary(statistics: dict[str, Any]) -> list[str]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["left_out"].items())
         lines.append(f"not compared: {reasons}")
     if statistics.get("repeated_ids"):
-        lines.append(f"{statistics['repeated_ids']:,} ids occur again; rows are told apart by (shard, row)")
+        lines.append(f"{statistics['repeated_ids']:,} documents repeat an earlier id; (shard, row) tells rows apart")
     if "index" in statistics:
         index = statistics["index"]
         lines.append(f"index: {index['before']:,} documents before, {index['added']:,} added")
@@ -162,12 +201,12 @@ def summary(statistics: dict[str, Any]) -> list[str]:
 
 
 def is_utf8(path: str) -> bool:
-    """Whether a path of the command line holds no byte that is not UTF-8: Python makes a surrogate of such a one."""
+    """Whether a path of the command line is valid UTF-8. Python turns every byte that is not into a surrogate."""
     return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def parse_size(text: str, name: str) -> int:
-    """'2GiB', '500MB' or '1073741824' as bytes."""
+    """The number of bytes that '2GiB', '500MB' or '1073741824' stands for."""
     from codeshell.errors import UserError
 
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
@@ -178,5 +217,5 @@ def parse_size(text: str, name: str) -> int:
     if size < 64 << 20:
         raise UserError(f"{name}: {text} is too little; give 64MiB or more")
     if size >= 1 << 62:
-        raise UserError(f"{name}: {text} is more than there is; give what this machine has")
+        raise UserError(f"{name}: {text} is more than any machine has; give what this machine has")
     return int(size)

@@ -1,4 +1,4 @@
-"""`codeshell explain`: what happened to a document of a run, or of a `codeshell dedup`."""
+"""`codeshell explain`: says what happened to a document in a run, or in a `codeshell dedup`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from codeshell.report.pairs import DedupPairs
 
-HELP = "say why a document is in the corpus or not: split, or stage, rule, value and limit"
+HELP = "say why a document is in the corpus or not: its split, or the stage, rule, value and limit that dropped it"
 
 SIMILAR = 20
-"""Dropped documents listed of one that stayed."""
+"""Dropped documents that are listed for one that stayed."""
 CANDIDATES = 5
-"""Ids named when a key fits none, or several."""
+"""Ids that are named when a key fits none, or several."""
 DIFF_LINES = 20_000
-"""Lines of each text that `--diff` compares."""
+"""Lines of each text that `--diff` compares at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell explain json/decoder.py --run runs/demo\n"
         "  codeshell explain 0cc175b9c0f1b6a8 --run runs/demo --diff\n"
         "  codeshell explain decoder.py --dedup duplicates --diff\n"
-        "Of a run, a path may be given by its end; an id (the MD5 of the text) by its first 8 digits or more. Of a\n"
-        "codeshell dedup, an id may be given by its end behind a slash, or any part that no other id has."
+        "In a run, the end of a path is enough, or the first 8 digits of an id (the MD5 of the text). In a codeshell\n"
+        "dedup, the end of an id after a slash is enough, or any part that no other id has."
     )
     parser.add_argument("document", metavar="ID-OR-PATH", help="an id or its beginning, or the end of a path")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--run", default="runs/demo", metavar="DIR", help="the run's directory (default: runs/demo)")
     where.add_argument("--dedup", metavar="DIR", help="the directory that codeshell dedup wrote to")
     parser.add_argument(
-        "--diff", action="store_true", help="of a near duplicate, print how it differs from the kept one"
+        "--diff", action="store_true", help="print how a near duplicate differs from the document that was kept"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a document")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per document")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
 
     from codeshell.errors import UserError
 
-    # What is not UTF-8 in an argument, as ids and paths show it.
+    # Bytes of an argument that are not UTF-8 become backslash escapes, as in ids and paths.
     key = args.document.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if not key.strip():
         raise UserError("ID-OR-PATH: it is empty; give an id or its beginning, or the end of a path")
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
-    """The rows of a run that fit the key, those that stay first; with `diff` under that name."""
+    """The rows of a run that fit the key, kept documents first. With `diff`, each row has its diff under that name."""
     from codeshell.documents import provenance
     from codeshell.errors import UserError
     from codeshell.report import read
@@ -85,7 +85,7 @@ def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """A few lines on one document that `provenance.find` returned."""
+    """A few lines about one document that `provenance.find` returned."""
     size = f"{row['bytes']:,} bytes" if row["bytes"] is not None else "unknown size"
     lines = [f"{_line(row['path'])}  ({', '.join(map(_line, filter(None, (row['repo'], row['language'], size))))})"]
     if row["id"]:
@@ -105,7 +105,8 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def _answers(directory: Path, key: str, diff: bool) -> list[dict[str, Any]]:
-    """What a `codeshell dedup` did with the document that the key means; several only if they have the same id."""
+    """What a `codeshell dedup` did with the document that the key means. There are several answers only if several
+    documents have the same id."""
     import pyarrow.compute as pc
 
     from codeshell.report.pairs import DedupPairs
@@ -130,7 +131,8 @@ def _answers(directory: Path, key: str, diff: bool) -> list[dict[str, Any]]:
 
 
 def resolve(key: str, directory: Path, table: pa.Table) -> str:
-    """The one id that the key means: equal to it, or else ending in it (first behind a slash), or else containing it.
+    """The one id that the key means: the id equal to it, else one that ends in it (after a slash first), else one that
+    contains it.
 
     Raises:
         UserError: several ids fit equally well, or none does; the line names some.
@@ -149,6 +151,7 @@ def resolve(key: str, directory: Path, table: pa.Table) -> str:
         parts = [column.filter(matches(column)).unique() for column in columns]
         return sorted(set(pa.chunked_array([*parts, pa.array([], pa.string())]).to_pylist()))
 
+    # From the strictest meaning of the key to the loosest; the first that fits any id decides.
     for matches in (
         lambda column: pc.equal(column, key),
         lambda column: pc.ends_with(column, "/" + key),
@@ -163,13 +166,13 @@ def resolve(key: str, directory: Path, table: pa.Table) -> str:
     near = _near(key, fitting)
     also = f"; near it: {_some(near)}" if near else ""
     raise UserError(
-        f"{_line(key)}: neither dropped nor kept for a dropped one in {directory}; "
-        f"if it was in the inputs, it stayed and resembles none{also}"
+        f"{_line(key)}: neither dropped nor kept for a dropped document in {directory}; "
+        f"if it was in the inputs, it stayed and resembles no other{also}"
     )
 
 
 def _near(key: str, fitting: Any) -> list[str]:
-    """Ids that share a word of the key, the longest that any has, or a word's beginning; the most alike first."""
+    """Ids that share a word of the key (the longest that any id has) or the beginning of one, the most alike first."""
     import difflib
     import re
 
@@ -178,7 +181,7 @@ def _near(key: str, fitting: Any) -> list[str]:
     words = sorted(re.findall(r"\w{3,}", key), key=len, reverse=True)
     for part in dict.fromkeys([*words, *(word[:length] for length in (5, 3) for word in words)]):
         found = fitting(lambda column, part=part: pc.match_substring(column, part, ignore_case=True))
-        # Compared is the end of an id, as long as the key; of very many ids the first, so that it takes no time.
+        # The ends of the ids are compared, as long as the key. With very many ids only the first, so that it is quick.
         ends = {one[-len(key) :]: one for one in found[:2000]}
         if ends:
             return [ends[end] for end in difflib.get_close_matches(key, ends, CANDIDATES, cutoff=0.0)]
@@ -186,7 +189,7 @@ def _near(key: str, fitting: Any) -> list[str]:
 
 
 def _diff_of(source: DedupPairs, row: int) -> str | None:
-    """The diff of pair `row`; None if a text cannot be read any more."""
+    """The diff of pair `row`; None if a text can no longer be read."""
     import numpy as np
 
     (pair,) = source.pairs(np.array([row], np.int64))
@@ -198,7 +201,7 @@ def _diff_of(source: DedupPairs, row: int) -> str | None:
 
 
 def describe_duplicate(answer: dict[str, Any]) -> str:
-    """A few lines on one answer about a `codeshell dedup`."""
+    """A few lines about one answer of `_answers`."""
     lines = [_line(answer["id"])]
     threshold = f"a threshold of {answer['threshold']:g}" if answer["threshold"] is not None else "the threshold"
     order = f"keep order: {_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
@@ -223,7 +226,7 @@ def _jaccard(value: float | None) -> str:
 
 
 def unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> str:
-    """The unified diff of two texts, of their first `DIFF_LINES` lines."""
+    """The unified diff of the first `DIFF_LINES` lines of two texts."""
     return "\n".join(_unified(kept, dropped, kept_name, dropped_name))
 
 
@@ -241,18 +244,20 @@ def _unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> Iter
 
 
 def _shown(text: str) -> str:
-    """Foreign text for a terminal: control characters could move its cursor, and overrides turn code around."""
+    """Foreign text, made safe for a terminal: control characters could move the cursor, and bidirectional overrides
+    could change the order of code."""
     from codeshell.report.format import show_controls
 
     return show_controls(text)
 
 
 def _line(text: Any) -> str:
-    """The same for one line, whatever a path has in it."""
+    """The same for one line, whatever characters a path has."""
     return _shown(str(text)).replace("\n", "[U+000A]").replace("\t", "[U+0009]")
 
 
 def _some(identities: list[str]) -> str:
+    """The first few ids, and how many more there are."""
     from codeshell.report.format import cut
 
     more = f" and {len(identities) - CANDIDATES:,} more" if len(identities) > CANDIDATES else ""

@@ -41,8 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
     overrides = list(args.set)
     if args.input:
-        inputs = [str(Path(item).expanduser()) for item in args.input]
-        overrides.append("collect.inputs=" + json.dumps(inputs))
+        overrides.append("collect.inputs=" + json.dumps(args.input))
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
     settings = recipe.load(args.recipe, overrides)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HELP = "train a byte-level BPE tokenizer, or measure how well one compresses"
 
-INPUTS = "folders, source files, .parquet, .jsonl (.gz, .zst), or the directory of a run"
+INPUTS = "folders, source files, .parquet, .jsonl (.gz, .zst), globs, URLs, or the directory of a run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell tokenizer stats my-tokenizer ~/my/projects\n"
         "  codeshell tokenizer stats runs/demo/tokenizer --corpus runs/demo --json stats.json"
     )
+    # What both commands share is added to both at the end.
     commands = parser.add_subparsers(dest="tokenizer_command", metavar="train|stats", required=True)
 
     train = commands.add_parser(
         "train",
         help="learn a vocabulary and write it as Hugging Face tools read it",
-        description="Learn a byte-level BPE vocabulary: digits one by one, all 256 bytes, 20 special tokens behind it.",
+        description="Learn a byte-level BPE vocabulary: digits one by one, all 256 bytes, 20 special tokens after it.",
         epilog="example: codeshell tokenizer train ~/my/projects -o my-tokenizer --vocab-size 32000",
     )
     train.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{INPUTS} (its training split)")
@@ -37,9 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocab-size", type=int, required=True, metavar="N", help="tokens before the special ones, at least 256"
     )
     train.add_argument(
-        "--sample-bytes", type=int, default=2_000_000_000, metavar="N", help="text read at most (default: %(default)s)"
+        "--sample-bytes",
+        type=int,
+        default=2_000_000_000,
+        metavar="N",
+        help="bytes of text at most (default: %(default)s)",
     )
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the sample (default: %(default)s)")
+    train.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: %(default)s)")
 
     stats = commands.add_parser(
         "stats",
@@ -51,12 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stats.add_argument("inputs", nargs="*", metavar="INPUT", help=INPUTS)
     stats.add_argument("--corpus", metavar="DIR", help="the directory of a run, or its curated/")
     stats.add_argument(
-        "--split", choices=("train", "valid", "test"), default="valid", help="of a run's corpus (default: %(default)s)"
+        "--split",
+        choices=("train", "valid", "test"),
+        default="valid",
+        help="of a run, the split (default: %(default)s)",
     )
-    stats.add_argument("--json", metavar="FILE", help="write the numbers here too")
+    stats.add_argument("--json", metavar="FILE", help="file to write the numbers to as well")
 
     for command in (train, stats):
-        command.add_argument("--threads", type=int, default=0, metavar="N", help="default: every core")
+        command.add_argument("--threads", type=int, default=0, metavar="N", help="threads to use (default: every core)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -66,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
 
     if args.threads < 0:
         raise UserError(f"--threads {args.threads}: give 1 or more, or 0 for every core")
+    # The tokenizers library reads its number of threads from the environment, before its first use.
     args.threads = args.threads or usable_cores()
     with tokenizer_threads(args.threads):
         return _train(args) if args.tokenizer_command == "train" else _stats(args)
@@ -81,6 +90,7 @@ def _train(args: argparse.Namespace) -> int:
     from codeshell.tokenizer import inputs
     from codeshell.tokenizer.train import train
 
+    # All that can be wrong with the arguments is found before the first text is read.
     output = Path(args.output)
     if args.vocab_size < 256:
         raise UserError(f"--vocab-size {args.vocab_size}: the 256 bytes are always in it; give at least 256")
@@ -91,6 +101,7 @@ def _train(args: argparse.Namespace) -> int:
     left_out: Counter[str] = Counter()
     size = 0
 
+    # The inputs are read twice: once to choose, once for the texts. Each time the reasons are counted from the start.
     def read() -> Iterator[Document]:
         left_out.clear()
         return inputs.documents(args.inputs, "train", left_out)
@@ -103,6 +114,7 @@ def _train(args: argparse.Namespace) -> int:
         )
     make_directory(output)
 
+    # The trainer pulls batches; what it has taken is counted for the last line and for the progress bar.
     def texts() -> Iterator[list[str]]:
         nonlocal size
         for batch in inputs.batches(chosen):
@@ -114,6 +126,7 @@ def _train(args: argparse.Namespace) -> int:
         tokenizer = train(texts(), args.vocab_size)
     tokenizer.save(output)
     print(f"{output}: {tokenizer.base_vocab_size:,} tokens and {len(tokenizer.specials)} special ones")
+    # A small corpus may have too few pairs that occur twice: no error, but worth a line.
     if tokenizer.base_vocab_size < args.vocab_size:
         print(f"fewer than the {args.vocab_size:,} asked for: no further pair of tokens occurs twice in this text")
     print(f"from {progress.done:,} different texts, {size / 1e6:.1f} MB{_reasons(left_out)}")
@@ -128,10 +141,12 @@ def _stats(args: argparse.Namespace) -> int:
     from codeshell.tokenizer import Tokenizer, inputs
     from codeshell.tokenizer.statistics import Meter, table
 
+    # A run is one more input: `inputs.documents` knows its directory and takes the split.
     sources = args.inputs + ([args.corpus] if args.corpus else [])
     if not sources:
         raise UserError("tokenizer stats: nothing to measure; name files or folders, or a run with --corpus")
     tokenizer = Tokenizer.load(args.tokenizer)
+    # Everything is measured, document by document; nothing is chosen.
     meter = Meter(tokenizer)
     left_out: Counter[str] = Counter()
     for batch in inputs.batches(inputs.documents(sources, args.split, left_out)):
@@ -139,15 +154,18 @@ def _stats(args: argparse.Namespace) -> int:
     result = meter.result()
     if not result["tokens"]:
         raise UserError(f"{' '.join(sources)}: no text in it{_reasons(left_out)}; give files that hold some")
+    # The time of encoding alone, without reading.
     rate = result["bytes"] / 1e6 / meter.seconds
     print(table(result))
     used = result["vocabulary_used"]
     print(f"vocabulary: {tokenizer.base_vocab_size:,} and {len(tokenizer.specials)} special tokens; {used:.1%} occur")
+    # A tokenizer from elsewhere may lack bytes: then texts come back changed.
     if tokenizer.missing_bytes:
         changed = result["changed_documents"]
         print(f"no symbol for {len(tokenizer.missing_bytes)} of the 256 bytes: {changed:,} documents lose some")
     threads = "1 thread" if args.threads == 1 else f"{args.threads} threads"
     print(f"encoded at {rate:.2f} MB/s on {threads}{_reasons(left_out)}")
+    # The file holds what was printed and what a comparison needs besides.
     if args.json:
         extra = {
             "tokenizer_hash": tokenizer.hash,

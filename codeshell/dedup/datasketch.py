@@ -1,7 +1,7 @@
-"""Signatures bit for bit those of the Python package datasketch, so that what was stored with it can still be used.
+"""Signatures equal, bit for bit, to those of the Python package datasketch, so that stored ones can still be used.
 
-Three schemes, as datasketch 2.0 names them: "legacy" (all there was before 2.0), "affine32" (its default since) and
-"affine64". csrc/dedup/datasketch.h says what a lane of each is.
+There are three schemes, named as in datasketch 2.0: "legacy" (the only one before 2.0), "affine32" (the default since
+then) and "affine64". csrc/dedup/datasketch.h defines the lanes of each.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MAX_LANES = 65_536
 """The most permutations that a signature may have."""
 
 SCHEMES = {"datasketch": "legacy", "datasketch-affine32": "affine32", "datasketch-affine64": "affine64"}
-"""Our names of datasketch's schemes."""
+"""Our names for datasketch's schemes."""
 
 HASHES = {"sha1": False, "sha1-64": True}
-"""Hash functions, and whether the value has 64 bits: datasketch's `sha1_hash32` and `sha1_hash64`."""
+"""Hash functions, and whether their values have 64 bits: datasketch's `sha1_hash32` and `sha1_hash64`."""
 
 GIVEN = "given"
-"""The hash function of sets whose elements are hash values already."""
+"""The name of the hash function for sets whose elements are hash values already."""
 
 Signatures: TypeAlias = NDArray[np.uint32] | NDArray[np.uint64]
 TokenSets: TypeAlias = Sequence[Iterable[str | bytes]] | Sequence[Iterable[int]] | pa.Array | pa.ChunkedArray
@@ -41,6 +41,7 @@ TokenSets: TypeAlias = Sequence[Iterable[str | bytes]] | Sequence[Iterable[int]]
 @lru_cache(maxsize=8)
 def permutations(scheme: str, num_perm: int, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The factors and terms (num_perm,) that `datasketch.MinHash(num_perm, seed, scheme=scheme)` draws."""
+    # Draw from the same generator in the same order as datasketch does: the bits depend on both.
     generator = np.random.RandomState(seed)
     if scheme == "legacy":
         prime = np.uint64((1 << 61) - 1)
@@ -50,6 +51,7 @@ def permutations(scheme: str, num_perm: int, seed: int) -> tuple[NDArray[np.uint
         ]
         pairs = np.array(draws, np.uint64).reshape(num_perm, 2)
         return pairs[:, 0].copy(), pairs[:, 1].copy()
+    # Odd factors, which make the map a bijection: the draw is doubled, plus one.
     width, dtype = (32, np.uint32) if scheme == "affine32" else (64, np.uint64)
     factors = generator.randint(0, 1 << (width - 1), num_perm, dtype=dtype).astype(np.uint64)
     terms = generator.randint(0, 1 << width, num_perm, dtype=dtype).astype(np.uint64)
@@ -67,7 +69,7 @@ def minhash_texts(
     hash: str | None,
     threads: int,
 ) -> Signatures:
-    """`minhash` of a scheme of datasketch: every shingle of a text (its UTF-8, tokens joined by a space) is an element.
+    """`minhash` for a scheme of datasketch: each shingle of a text (its UTF-8, tokens joined by a space) is an element.
 
     Raises:
         ValueError: an impossible parameter.
@@ -89,17 +91,17 @@ def minhash_sets(
     hash: str | None = None,
     threads: int = 0,
 ) -> Signatures:
-    """datasketch's signatures of sets that you make yourself: row i is `m.hashvalues` after `m = MinHash(num_perm,
-    seed, scheme=...)` and `m.update(element)` for every element of set i.
+    """The signatures that datasketch gives sets which you make yourself: row i is `m.hashvalues` after
+    `m = MinHash(num_perm, seed, scheme=...)` and `m.update(element)` for every element of set i.
 
     Args:
-        sets: of strings or bytes (a string is its UTF-8), or of hash values with `hash="given"`: a sequence of
-            iterables, or an Arrow list array, which is read where it lies.
+        sets: a sequence of iterables, or an Arrow list array, which is read where it lies. The elements are strings
+            or bytes (a string counts as its UTF-8), or hash values with `hash="given"`.
         scheme: "datasketch" (the one before datasketch 2.0, there now "legacy"), "datasketch-affine32" or
             "datasketch-affine64".
         num_perm, seed: as in datasketch.
-        hash: "sha1" (sha1_hash32), "sha1-64" (sha1_hash64), or "given". By default what datasketch takes by default:
-            sha1-64 for affine64, else sha1.
+        hash: "sha1" (sha1_hash32), "sha1-64" (sha1_hash64), or "given". The default is that of datasketch: sha1-64
+            for affine64, sha1 for the others.
         threads: 0 means all cores.
 
     Returns:
@@ -111,8 +113,10 @@ def minhash_sets(
     """
     arguments = _arguments(scheme, num_perm, seed, hash, given=True)
     workers = thread_count(threads)
+    # One array of signatures per chunk of sets.
     parts = []
     for array in _list_arrays(sets, pa.uint64() if hash == GIVEN else pa.large_binary()):
+        # Set i has the elements bounds[i]:bounds[i + 1] of the chunk's values.
         bounds = np.asarray(array.offsets, np.int64)
         if hash == GIVEN:
             values = np.asarray(array.values, np.uint64)
@@ -128,7 +132,7 @@ def minhash_sets(
 def _arguments(
     scheme: str, num_perm: int, seed: int, hash: str | None, given: bool = False
 ) -> tuple[str, NDArray[np.uint64], NDArray[np.uint64], bool]:
-    """What all the C++ functions take; `ValueError` names the parameter that is impossible."""
+    """The arguments that all the C++ functions take; a `ValueError` names the parameter that is impossible."""
     if scheme not in SCHEMES:
         raise ValueError(f"scheme: {scheme!r} is none of {', '.join(SCHEMES)}")
     kind = SCHEMES[scheme]
@@ -136,6 +140,7 @@ def _arguments(
         raise ValueError(f"num_perm: {num_perm!r} is not in 1..{MAX_LANES}")
     if not isinstance(seed, SupportsIndex) or not 0 <= seed < 1 << 32:
         raise ValueError(f"seed: {seed!r} is not an unsigned 32-bit number, which datasketch's generator needs")
+    # Whether hash values have 64 bits.
     if hash is None:
         wide = kind == "affine64"
     elif hash == GIVEN and given:
@@ -150,6 +155,7 @@ def _arguments(
 
 
 def _joined(parts: list[Any], scheme: str, num_perm: int) -> Signatures:
+    """The signatures of consecutive parts as one array; a single part is not copied."""
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     dtype = np.uint32 if scheme == "datasketch-affine32" else np.uint64
@@ -157,11 +163,12 @@ def _joined(parts: list[Any], scheme: str, num_perm: int) -> Signatures:
 
 
 def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArray]:
-    """The sets as Arrow lists of `element`, which Arrow converts to where it must."""
+    """The sets as Arrow lists of `element`; Arrow converts other types where it can."""
     if isinstance(sets, str | bytes):
         raise ValueError("sets: a single string; give a sequence of sets")
     try:
         if not isinstance(sets, pa.Array | pa.ChunkedArray):
+            # Python objects: all elements in one flat array, and bounds between the sets.
             members = [_members(one) for one in sets]
             bounds = np.zeros(len(members) + 1, np.int64)
             np.cumsum([len(one) for one in members], out=bounds[1:])
@@ -173,19 +180,21 @@ def _list_arrays(sets: TokenSets, element: pa.DataType) -> list[pa.LargeListArra
     except (pa.ArrowException, TypeError, UnicodeEncodeError, OverflowError) as error:
         raise ValueError(f"sets: not sets of {'integers' if element == pa.uint64() else 'strings'} ({error})") from None
     for array in arrays:
+        # Arrow would give a null set no elements, and a null element no bytes; both are rather a mistake of the caller.
         if array.null_count or array.values.null_count:
             raise ValueError("sets: a set or an element is null")
     return arrays
 
 
 def _members(one: Iterable[Any]) -> Any:
-    """A set as something that has a length."""
-    if isinstance(one, str | bytes):  # its characters are hardly what is meant
+    """The elements of one set as a collection that has a length."""
+    if isinstance(one, str | bytes):  # its characters are hardly what the caller means
         raise TypeError("an element is a single string")
     return one if isinstance(one, list | tuple | set | frozenset) else list(one)
 
 
 def _binary_buffers(values: pa.LargeBinaryArray) -> TextBuffers:
+    """The buffers of an Arrow array, without a copy. Only a slice of its offsets is taken, for it may be a slice."""
     _, offsets, data = values.buffers()
     if offsets is None or offsets.size == 0:
         return TextBuffers(b"", np.zeros(1, np.int64))

@@ -1,12 +1,12 @@
-"""Everything seen before, to compare new data with: `codeshell dedup --index DIR`.
+"""The index of everything seen before, which new data is compared with: `codeshell dedup --index DIR`.
 
     DIR/index.json                       format, parameters, segments with the size and CRC-32 of every file
-    DIR/segment-00000/sign-00000.bin     the documents that a run kept: band keys, sketches, fingerprints (signed.py)
+    DIR/segment-00000/sign-00000.bin     the documents that a run kept: band keys, sketches, fingerprints (sign.py)
                      /sets-00000.bin     their shingle sets (decide.py), so that old documents need not be read again
                      /documents-00000.parquet   their ids
 
 A run writes its segment under a name that the index does not have yet, and then replaces `index.json` in one step. So a
-killed run leaves the old index as it was, and what it had written is removed by the next one.
+killed run leaves the old index as it was, and the next run removes what the killed one had written.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from codeshell.engine.files import make_directory, read_json, write_json
 from codeshell.errors import UserError
 
 FORMAT = 1
-"""Raised when tokens, shingles, lanes, keys or the files change: an index of another format cannot be compared with."""
+"""The version of the format. It rises when tokens, shingles, lanes, keys or the files change, because an index of
+another format cannot be compared with."""
 
 COMPARED = ("shingles", "ngram", "bands", "rows", "seed", "threshold")
-"""Parameters that a run and its index must share: the first five give keys and sets their meaning, and documents are in
-the index because nothing kept resembled them at the threshold."""
+"""Parameters that a run and its index must share. The first five give keys and sets their meaning; the threshold
+decided which documents are in the index."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """An index on disk; `segments` is empty for one that is still to be made."""
+    """An index on disk. `segments` is empty for one that does not exist yet."""
 
     directory: Path
     parameters: Parameters
@@ -52,7 +53,7 @@ class Index:
 
     @staticmethod
     def open(directory: Path, parameters: Parameters, engine: Engine) -> Index:
-        """Open an index, or begin one in a new or empty directory.
+        """Open an index and check all of its files, or begin one in a new or empty directory.
 
         Raises:
             UserError: another format, other parameters (the first that differs is named), a missing or damaged file,
@@ -62,10 +63,12 @@ class Index:
         check_directory(directory)
         if not path.exists():
             return Index(directory, parameters, ())
+        # The manifest: its format first, for nothing else of another format can be trusted.
         manifest = read_json(path)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
             raise UserError(f"{directory}: an index of format {found}, not {FORMAT}; make a new one with this version")
+        # Damage is found before anything is compared: a missing key, or a list where an object should be.
         try:
             made = {name: manifest["parameters"][name] for name in COMPARED}
             checks = [
@@ -75,6 +78,7 @@ class Index:
             ]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: damaged ({error}); restore the index from a copy, or make a new one") from None
+        # The parameters, then the size and checksum of every file (in parallel: an index may have many gigabytes).
         for name, old in made.items():
             new = getattr(parameters, name)
             if old != new:
@@ -101,25 +105,29 @@ class Index:
             yield read_table(signed.with_name(signed.name.replace("sign", "documents")).with_suffix(".parquet"))["id"]
 
     def before(self, job: dict[str, Any]) -> Index:
-        """The index without the segment that `job` added to it, if that is the last one."""
+        """The index without the segment that `job` added to it, if that is the last segment."""
         if self.segments and self.segments[-1]["job"] == _job_key(job):
             return replace(self, segments=self.segments[:-1])
         return self
 
     def add(self, task: Search, found: Found, job: dict[str, Any], engine: Engine) -> int:
-        """Add the documents that a search kept as a new segment; return how many. `job` says whose it is."""
+        """Add the documents that a search kept as a new segment; return how many they are. `job` is the content of the
+        job's `job.json`: `before` recognises the segment by it."""
         make_directory(self.directory)
         self._remove_orphans()
         name = f"segment-{len(self.segments):05d}"
         home = make_directory(self.directory / name)
+        # By position, prior documents too, whose flags nobody reads.
         dropped = np.zeros(int(found.firsts[-1]), np.bool_)
         dropped[found.decisions.dropped] = True
+        # One part per shard of the search; ~dropped[first:last] are its kept documents.
         parts = []
         for number in range(len(task.shards)):
             first, last = found.firsts[len(task.prior) + number : len(task.prior) + number + 2].tolist()
             sources = (task.signed_path(number), task.sets_path(number), task.documents_path(number))
             parts.append(_SegmentPart(sources, ~dropped[first:last], home, number))
         counts = list(engine.map(_write_part, parts))
+        # All files of the segment are on the disk; the new manifest makes them part of the index at once.
         files: dict[str, Any] = {}
         for facts in counts:
             files |= facts["files"]
@@ -131,12 +139,14 @@ class Index:
         return int(documents)
 
     def _signed(self) -> Iterator[Path]:
+        """Yield the files of signatures of all segments, oldest first; their order is that of the prior positions."""
         for segment in self.segments:
             for name in sorted(segment["files"]):
                 if name.startswith("sign"):
                     yield self.directory / segment["name"] / name
 
     def _remove_orphans(self) -> None:
+        """Remove segments that a killed run wrote and `index.json` does not name."""
         known = {segment["name"] for segment in self.segments}
         for path in self.directory.glob("segment-[0-9]*"):
             if path.name not in known:
@@ -145,6 +155,8 @@ class Index:
 
 @dataclass(frozen=True)
 class _SegmentPart:
+    """The documents of one shard for a segment: its `sign`, `sets` and `documents` files in a search; flags (n,)."""
+
     sources: tuple[Path, Path, Path]
     kept: NDArray[np.bool_]
     home: Path
@@ -152,24 +164,34 @@ class _SegmentPart:
 
 
 def _write_part(part: _SegmentPart) -> dict[str, Any]:
-    """Write the three files of the kept documents of one shard."""
+    """Write the three files of the kept documents of one shard; return their number, and facts about the files."""
     outputs = [part.home / path.name for path in part.sources]
     signed, sets = ArrayFile(part.sources[0]), ArrayFile(part.sources[1])
-    number = np.cumsum(part.kept) - 1  # of a kept document, among the kept ones
+
+    # Signatures. Per-document arrays are filtered. Records of a document (its keys, its fingerprint) are filtered and
+    # numbered anew: number[d] is the place of the kept document d among the kept ones.
+    number = np.cumsum(part.kept) - 1
     arrays = {name: signed.read(name)[part.kept] for name in ("sketches", "shingles", "bytes", "rows")}
+    # Keys of kept documents, in the same order, with new numbers.
     documents = signed.read("key_documents")
-    keys = np.zeros((len(part.kept), 0), np.uint64)
     stays = part.kept[documents]
     flat = {"keys": signed.read("keys")[stays], "key_documents": number[documents[stays]].astype(np.uint32)}
+    # Fingerprints go back into the order of documents and are partitioned again. Keys stay partitioned, for a filter
+    # keeps their order; each bound becomes the number of kept keys before it. `partitioned` gets no keys (0 bands).
     prints = np.empty((len(part.kept), 2), np.uint64)
     prints[signed.read("print_documents")] = signed.read("prints")
-    layout = partitioned(keys[part.kept], prints[part.kept])
+    layout = partitioned(np.zeros((int(part.kept.sum()), 0), np.uint64), prints[part.kept])
     key_bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(stays)])[signed.read("key_bounds")]
     write_arrays(outputs[0], arrays | layout | flat | {"key_bounds": key_bounds})
+
+    # Shingle sets. With an index every document has one, so flags of documents are flags of sets.
     bounds = sets.read("bounds")
     values = sets.read("values")
+    # One flag per value: is its document kept?
     inside = np.repeat(part.kept[sets.read("documents")], np.diff(bounds))
     write_sets(outputs[1], np.arange(int(part.kept.sum())), np.diff(bounds)[part.kept], values[inside])
+
+    # Ids. A shard without documents has no such file, but the index wants one.
     if part.sources[2].exists():
         ids = read_table(part.sources[2], ["id"])
     else:
@@ -182,7 +204,7 @@ def _write_part(part: _SegmentPart) -> dict[str, Any]:
 
 
 def _check(facts: tuple[str, int, int]) -> str:
-    """What is wrong with a file, or nothing."""
+    """What is wrong with a file (path, bytes, CRC-32); "" if nothing is."""
     path, size, checksum = Path(facts[0]), facts[1], facts[2]
     if not path.exists():
         return "missing"
@@ -192,6 +214,7 @@ def _check(facts: tuple[str, int, int]) -> str:
 
 
 def _crc32(path: Path) -> int:
+    """The CRC-32 of a file, read 16 MB at a time."""
     checksum = 0
     with open(path, "rb") as file:
         while piece := file.read(16 << 20):
@@ -200,15 +223,17 @@ def _crc32(path: Path) -> int:
 
 
 def _job_key(job: dict[str, Any]) -> str:
+    """A digest of `job.json`, by which a resumed job recognises its own segment."""
     return hashlib.md5(json.dumps(job, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
 def check_directory(directory: Path) -> None:
-    """Raise a `UserError` if a directory holds something, and no index."""
+    """Raise a `UserError` if a directory holds files, but no index."""
     new = directory.is_dir() and not (directory / "index.json").exists()
     if new and any(not _ours(path) for path in directory.iterdir()):
         raise UserError(f"{directory}: no index is here, but other files are; choose another --index")
 
 
 def _ours(path: Path) -> bool:
+    """Whether a run that was killed before its first `index.json` may have left this."""
     return path.name == "index.lock" or path.name.startswith("segment-")

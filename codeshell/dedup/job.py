@@ -1,6 +1,6 @@
 """`codeshell dedup` as a job: inputs of any kind, a search, and what stays in the inputs' own format.
 
-OUT/job.json             what was asked; the same command goes on where a killed one was
+OUT/job.json             what was asked; the same command resumes where a killed one stopped
 OUT/plan.json            the files that were read, and how they were cut (`inputs.Plan`)
 OUT/kept/...             the rows that stay, in the input's format and order
 OUT/kept.parquet         their ids instead (`write="ids"`)
@@ -8,6 +8,9 @@ OUT/duplicates.parquet   what was dropped, and for which kept document (`outputs
 OUT/stats.json           counts; the same on any machine, engine and number of workers
 OUT/timings.json         seconds, of this run
 OUT/work/                the search's files while it lasts
+
+`run` is the list of steps; each is a function below it. A step reads what the steps before it wrote, so that the same
+command finishes a job that was killed at any point.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import contextlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,41 +28,40 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from codeshell import __version__
 from codeshell.dedup import outputs
 from codeshell.dedup.index import Index, check_directory
+from codeshell.dedup.outcome import Outcome
 from codeshell.dedup.parameters import Parameters
-from codeshell.dedup.search import MEMORY, Found, Search, search
+from codeshell.dedup.search import MEMORY, Search, search
 from codeshell.documents import inputs
-from codeshell.documents.arrays import ArrayFile, save_array
+from codeshell.documents.arrays import save_array
 from codeshell.documents.batches import Batch, read
-from codeshell.documents.inputs import InputOptions, Plan, Source
-from codeshell.documents.shards import TableWriter, read_table
+from codeshell.documents.inputs import InputOptions, Plan, Shard, Source
+from codeshell.documents.shards import TableWriter
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.errors import UserError
 
 SHARD_BYTES = 64 << 20
-"""Text in a shard: small enough that 2 GB keep several workers busy to the end, large enough that the cost of a task
-(some 5 ms) does not count."""
+"""Bytes of text in a shard: small enough that 2 GB keep several workers busy to the end, large enough that the cost of
+a task (about 5 ms) does not count."""
 
 TABLE_ROWS = 1 << 18
-"""Rows of `duplicates.parquet` made at once."""
+"""Rows of `duplicates.parquet` that are made at once."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked.
+    """What is asked for.
 
     Args:
         inputs: folders, files, globs, URLs; see `inputs.plan`.
-        output: a new or empty directory, or that of the same job, unfinished.
-        write: "rows" in the inputs' format, "ids" alone, or "nothing" (a dry run: no rows, and the index stays).
-        memory: bytes for the search's arrays, over all workers; each worker needs about 150 MB for itself beside it.
-        index: compare with this index too, and add to it.
+        output: a new or empty directory, or the directory of the same job, unfinished.
+        write: "rows" in the inputs' format, "ids" alone, or "nothing" (a dry run: no rows; the index stays unchanged).
+        memory: bytes for the search's arrays, over all workers; each worker needs about 150 MB of its own besides.
+        index: the index to compare with and to add to; None for none.
     """
 
     inputs: tuple[str, ...]
@@ -77,84 +80,74 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
     Raises:
         UserError: bad input, an output directory of something else, an index that does not fit, a full disk.
     """
+    # Each step is a function below, in this order. It gets what it needs from the earlier steps as arguments.
     started = time.monotonic()
-    own = [path for path in (job.output, job.index) if path]
-    plan = inputs.plan(job.inputs, job.options, job.shard_bytes, own)
-    if not plan.shards:
-        raise _nothing(job, plan.left_out)
+    plan = _plan(job)
     with _index_lock(job):
-        index = Index.open(job.index, job.parameters, engine) if job.index else None
-        asked = _asked(job, plan)
-        resumed = _begin(job.output, asked)
-        if index and resumed:
-            index = index.before(asked)  # a run that was killed at its very end may have added its segment
-        listed = job.output / "plan.json"
-        if resumed and listed.exists():
-            plan = inputs.read_plan(listed)  # what is done is of these files, whatever the folders hold by now
-        else:
-            inputs.write_plan(listed, plan)
+        index, asked, plan = _begin(job, plan, engine)
+        # A second process with the same -o would write the same files.
         with lock(job.output, "job.lock"):
-            work = make_directory(job.output / "work")
-            task = Search(
-                shards=plan.shards,
-                reader=partial(_read, options=job.options),
-                directory=work,
-                parameters=job.parameters,
-                memory=job.memory,
-                prior=index.prior() if index else (),
-                ids=True,
-                all_sets=index is not None,
-            )
-            found = search(task, engine)
+            task = _search_task(job, plan, index)
+            found = search(task, engine)  # signs, finds candidates, decides
+            # Files were found, but no text in them: the output directory is left as it was.
             if found.documents == 0:
                 _clear(job.output)
                 raise _nothing(job, plan.left_out | found.counts["left_out"])
-            statistics = _statistics(job, plan, task, found)
             searched = time.monotonic()
-            _write_duplicates(job, plan, task, found, index)
-            if job.write == "rows":
-                _write_rows(job, plan, task, found, engine)
-            elif job.write == "ids":
-                _write_ids(job, plan, task, found)
-            if index and job.write != "nothing":
-                statistics["index"] = {"before": index.documents, "added": index.add(task, found, asked, engine)}
-            seconds = {"search": searched - started, "write": time.monotonic() - searched}
-            write_json(job.output / "timings.json", {name: round(value, 3) for name, value in seconds.items()})
-            write_json(job.output / "stats.json", statistics)
-            shutil.rmtree(work)
+            outcome = Outcome(task, found, plan, index)
+            _write_duplicates(job, outcome)
+            _write_kept(job, outcome, engine)
+            added = _add_to_index(job, index, outcome, asked, engine)
+            statistics = _statistics(job, outcome) | added
+            _finish(job, statistics, search=searched - started, write=time.monotonic() - searched)
         (job.output / "job.lock").unlink(missing_ok=True)
     return statistics
 
 
-def _read(shard: inputs.Shard, wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
-    return read(shard, options, wanted)
+# Step 1: list the inputs, and compare the output directory with what is asked.
+
+
+def _plan(job: Job) -> Plan:
+    """The inputs as they are now. What the job itself writes is none of them."""
+    own = [path for path in (job.output, job.index) if path]
+    plan = inputs.plan(job.inputs, job.options, job.shard_bytes, own)
+    if not plan.shards:
+        raise _nothing(job, plan.left_out)
+    return plan
 
 
 @contextlib.contextmanager
 def _index_lock(job: Job) -> Iterator[None]:
+    """Hold the index for this run. A dry run without an index has nothing to hold, and makes no directory."""
     if job.index is None or (job.write == "nothing" and not job.index.exists()):
         yield
         return
+    # Two runs may not add to one index at the same time: the second would not see the first one's documents.
     check_directory(job.index)  # before a lock is left in it
     with lock(make_directory(job.index), "index.lock"):
         yield
 
 
-def _nothing(job: Job, left_out: dict[str, int]) -> UserError:
-    """There is nothing to compare: say why."""
-    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "they are empty"
-    return UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
-
-
-def _clear(output: Path) -> None:
-    """Leave an output directory that is this job's as it was before."""
-    for path in ("job.json", "plan.json", "job.lock"):
-        (output / path).unlink(missing_ok=True)
-    shutil.rmtree(output / "work", ignore_errors=True)
+def _begin(job: Job, plan: Plan, engine: Engine) -> tuple[Index | None, dict[str, Any], Plan]:
+    """Open the index and the output directory. Returns the index as it was before this job, the content of `job.json`,
+    and the plan to follow: the recorded one when the job is resumed."""
+    index = Index.open(job.index, job.parameters, engine) if job.index else None
+    asked = _asked(job, plan)
+    resumed = _open_output(job.output, asked)
+    if index and resumed:
+        # A run that was killed at its very end may have added its segment. Comparing with it would drop everything.
+        index = index.before(asked)
+    listed = job.output / "plan.json"
+    if resumed and listed.exists():
+        # The finished steps are about these files, whatever the folders hold by now.
+        plan = inputs.read_plan(listed)
+    else:
+        inputs.write_plan(listed, plan)
+    return index, asked, plan
 
 
 def _asked(job: Job, plan: Plan) -> dict[str, Any]:
-    """The content of `job.json`."""
+    """The content of `job.json`: everything that must be equal for a run to be resumed."""
     asked = {
         "command": "dedup",
         "version": __version__,
@@ -170,8 +163,9 @@ def _asked(job: Job, plan: Plan) -> dict[str, Any]:
     return result
 
 
-def _begin(output: Path, asked: dict[str, Any]) -> bool:
-    """Compare the output directory with the job: new or empty, or (True) the same job unfinished."""
+def _open_output(output: Path, asked: dict[str, Any]) -> bool:
+    """Compare the output directory with the job: new or empty (False), or the same job, unfinished (True)."""
+    # `job.json` makes a directory this job's; without it, the directory must be empty.
     path = make_directory(output) / "job.json"
     if not path.exists():
         if any(output.iterdir()):
@@ -179,8 +173,10 @@ def _begin(output: Path, asked: dict[str, Any]) -> bool:
         # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
         write_text(path, json.dumps(asked, indent=2, sort_keys=True) + "\n")
         return False
+    # `stats.json` is written last, so it tells a finished job from an unfinished one.
     if (output / "stats.json").exists():
         raise UserError(f"{output}: not empty, it holds a finished job; choose another -o")
+    # A resumed job uses the files of the old one, so everything that decides their content must be equal.
     old = read_json(path)
     if old != asked:
         names = ", ".join(name for name in asked if not isinstance(old, dict) or old.get(name) != asked[name])
@@ -188,81 +184,58 @@ def _begin(output: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def _statistics(job: Job, plan: Plan, task: Search, found: Found) -> dict[str, Any]:
-    decisions = found.decisions
-    _, sizes = np.unique(decisions.kept, return_counts=True)
-    left_out = dict(plan.left_out)
-    for reason, count in found.counts["left_out"].items():
-        left_out[reason] = left_out.get(reason, 0) + count
-    sized = [ArrayFile(task.signed_path(i)).read("bytes") for i in range(len(plan.shards))]
-    dropped_bytes = int(np.concatenate(sized)[decisions.dropped.astype(np.int64) - found.prior].sum())
-    statistics = found.counts | {
-        "kept": found.documents - len(decisions.dropped),
-        "kept_bytes": found.counts["bytes"] - dropped_bytes,
-        "duplicates": len(decisions.dropped),
-        "clusters": len(sizes),
-        "largest_cluster": int(sizes.max()) + 1 if len(sizes) else 0,
-        "left_out": dict(sorted(left_out.items())),
-        "repeated_files": plan.repeated,
-        "threshold": job.parameters.threshold,
-    }
-    if job.options.id_column:
-        statistics["repeated_ids"] = _repeated_ids(task)
-    return statistics
+def _clear(output: Path) -> None:
+    """Leave an output directory that is this job's as it was before."""
+    for path in ("job.json", "plan.json", "job.lock"):
+        (output / path).unlink(missing_ok=True)
+    shutil.rmtree(output / "work", ignore_errors=True)
 
 
-def _repeated_ids(task: Search) -> int:
-    """Documents whose id an earlier one has. Rows are told apart by their place, so nothing is lost by that."""
-    columns = [read_table(path, ["id"])["id"] for path in _document_files(task) if path.exists()]
-    ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-    return len(ids) - int(pc.count_distinct(ids, mode="all").as_py())
+def _nothing(job: Job, left_out: dict[str, int]) -> UserError:
+    """The error for inputs without any document, with the reasons."""
+    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "they are empty"
+    return UserError(f"{job.inputs[0]}: no document in the inputs ({why}); name files with text")
 
 
-def _document_files(task: Search) -> list[Path]:
-    return [task.documents_path(number) for number in range(len(task.shards))]
+# Step 2: the search, which reads shards through `documents.batches`.
 
 
-class _Places:
-    """The id, source and row of documents by position, prior ones too."""
-
-    def __init__(self, task: Search, found: Found, plan: Plan, index: Index | None) -> None:
-        self._task, self._firsts, self._plan = task, found.firsts, plan
-        self._prior = list(index.ids()) if index else []
-
-    def __call__(self, positions: NDArray[np.uint32]) -> tuple[pa.Array, pa.Array, pa.Array]:
-        """`positions` ascending. A document of an index has an id, but neither source nor row (null)."""
-        cuts = np.searchsorted(positions, self._firsts)
-        ids: list[pa.Array] = [pa.array([], pa.string())]
-        sources: list[pa.Array] = [pa.array([], pa.int32())]
-        rows: list[pa.Array] = [pa.array([], pa.int64())]
-        for part, first in enumerate(self._firsts[:-1].tolist()):
-            inside = positions[cuts[part] : cuts[part + 1]].astype(np.int64) - first
-            if not len(inside):
-                continue
-            number = part - len(self._prior)
-            if number < 0:
-                ids.append(self._prior[part].take(pa.array(inside)).combine_chunks())
-                sources.append(pa.nulls(len(inside), pa.int32()))
-                rows.append(pa.nulls(len(inside), pa.int64()))
-                continue
-            table = read_table(self._task.documents_path(number), ["id"])
-            ids.append(table["id"].take(pa.array(inside)).combine_chunks())
-            sources.append(pa.repeat(pa.scalar(self._plan.shards[number].source.number, pa.int32()), len(inside)))
-            rows.append(pa.array(ArrayFile(self._task.signed_path(number)).read("rows")[inside]))
-        return pa.concat_arrays(ids), pa.concat_arrays(sources), pa.concat_arrays(rows)
+def _search_task(job: Job, plan: Plan, index: Index | None) -> Search:
+    return Search(
+        shards=plan.shards,
+        reader=partial(_read, options=job.options),
+        directory=make_directory(job.output / "work"),
+        parameters=job.parameters,
+        memory=job.memory,
+        prior=index.prior() if index else (),
+        ids=True,
+        all_sets=index is not None,  # the index keeps them, so that old documents need not be read again
+    )
 
 
-def _write_duplicates(job: Job, plan: Plan, task: Search, found: Found, index: Index | None) -> None:
-    places = _Places(task, found, plan, index)
-    decisions = found.decisions
+def _read(shard: Shard, wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
+    """A `sign.Reader` of the shards of a plan."""
+    return read(shard, options, wanted)
+
+
+# Step 3: the table of what was dropped.
+
+
+def _write_duplicates(job: Job, outcome: Outcome) -> None:
+    decisions = outcome.found.decisions
+    # A cluster is a kept document and all that were dropped for it.
     keepers, sizes = np.unique(decisions.kept, return_counts=True)
     with TableWriter(job.output / "duplicates.parquet", outputs.DUPLICATES) as writer:
+        # At least one (empty) table, so that the file exists without duplicates too.
         for start in range(0, max(1, len(decisions.dropped)), TABLE_ROWS):
             dropped, kept, jaccard = (column[start : start + TABLE_ROWS] for column in decisions)
+            # Every document of these rows is looked up once, in ascending order, so that each shard's files are read
+            # once; `back` says which of the `positions` stands in each row.
             positions, back = np.unique(np.concatenate([dropped, kept]), return_inverse=True)
-            both = places(positions)
-            ids, shards, rows = (column.take(pa.array(back[: len(dropped)])) for column in both)
-            kept_ids, kept_shards, kept_rows = (column.take(pa.array(back[len(dropped) :])) for column in both)
+            columns = outcome.locate(positions)
+            ids, shards, rows = (column.take(pa.array(back[: len(dropped)])) for column in columns)
+            kept_ids, kept_shards, kept_rows = (column.take(pa.array(back[len(dropped) :])) for column in columns)
+            # `keepers` ascends, so each kept document is found by bisection; the cluster counts the kept document too.
             cluster = np.searchsorted(keepers, kept)
             writer.write(
                 pa.table(
@@ -281,35 +254,45 @@ def _write_duplicates(job: Job, plan: Plan, task: Search, found: Found, index: I
             )
 
 
+# Step 4: what stays, as rows in the inputs' format or as ids.
+
+
 @dataclass(frozen=True)
 class WriteTask:
     """One source to write without the rows that `drop` (.npy) lists."""
 
     source: Source
-    shards: list[inputs.Shard]
+    shards: list[Shard]
     drop: Path
     destination: Path
 
 
-def _write_rows(job: Job, plan: Plan, task: Search, found: Found, engine: Engine) -> None:
+def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> None:
+    if job.write == "rows":
+        _write_rows(job, outcome, engine)
+    elif job.write == "ids":
+        _write_ids(job, outcome)
+
+
+def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
     tasks = []
-    dropped = found.decisions.dropped
-    for source in plan.sources:
+    work = outcome.task.directory
+    for source in outcome.plan.sources:
+        shards = outcome.plan.shards_of(source.number)
+        # The rows to leave out, ascending: shards of a source ascend by row, and so do documents within a shard.
         rows = [np.empty(0, np.int64)]
-        for shard in plan.shards_of(source.number):
-            part = len(task.prior) + shard.number
-            first, last = found.firsts[part : part + 2].tolist()
-            begin, end = np.searchsorted(dropped, [first, last])
-            if begin < end:
-                inside = dropped[begin:end].astype(np.int64) - first
-                rows.append(ArrayFile(task.signed_path(shard.number)).read("rows")[inside])
-        path = task.directory / f"drop-{source.number:05d}.npy"
+        for shard in shards:
+            dropped = outcome.dropped(shard)
+            if len(dropped):
+                rows.append(outcome.rows(shard)[dropped])
+        # A file, not an argument: a worker that reruns the task finds it again, and a task stays small.
+        path = work / f"drop-{source.number:05d}.npy"
         save_array(path, np.concatenate(rows))
-        tasks.append(WriteTask(source, plan.shards_of(source.number), path, job.output / "kept"))
+        tasks.append(WriteTask(source, shards, path, job.output / "kept"))
     # The largest first, so that no worker is left alone with it at the end.
     tasks.sort(key=lambda one: -one.source.stamp[0])
     make_directory(job.output / "kept")
-    map_shards(engine, task.directory, "write", write_source, tasks, unit="files")
+    map_shards(engine, work, "write", write_source, tasks, unit="files")
 
 
 def write_source(task: WriteTask) -> dict[str, Any]:
@@ -317,20 +300,60 @@ def write_source(task: WriteTask) -> dict[str, Any]:
     return outputs.write_kept(task.source, task.shards, np.load(task.drop), task.destination)
 
 
-def _write_ids(job: Job, plan: Plan, task: Search, found: Found) -> None:
-    dropped = found.decisions.dropped
+def _write_ids(job: Job, outcome: Outcome) -> None:
     schema = pa.schema([("id", pa.string()), ("shard", pa.int32()), ("row", pa.int64())])
     with TableWriter(job.output / "kept.parquet", schema) as writer:
-        for shard in plan.shards:
-            path = task.documents_path(shard.number)
-            if not path.exists():
+        for shard in outcome.plan.shards:
+            ids = outcome.ids(shard)
+            if ids is None:
                 continue
-            part = len(task.prior) + shard.number
-            first, last = found.firsts[part : part + 2].tolist()
-            begin, end = np.searchsorted(dropped, [first, last])
-            stays = np.ones(last - first, np.bool_)
-            stays[dropped[begin:end].astype(np.int64) - first] = False
-            ids = read_table(path, ["id"])["id"].filter(pa.array(stays))
-            rows = ArrayFile(task.signed_path(shard.number)).read("rows")[stays]
+            # Documents that do not take part (no text, say) have no id and are not listed.
+            stays = np.ones(len(ids), np.bool_)
+            stays[outcome.dropped(shard)] = False
+            rows = outcome.rows(shard)[stays]
             source = pa.repeat(pa.scalar(shard.source.number, pa.int32()), len(rows))
-            writer.write(pa.table({"id": ids, "shard": source, "row": rows}, schema=schema))
+            writer.write(pa.table({"id": ids.filter(pa.array(stays)), "shard": source, "row": rows}, schema=schema))
+
+
+# Step 5: the index gets what this run kept. It comes after the outputs: a run that dies before has changed nothing.
+
+
+def _add_to_index(
+    job: Job, index: Index | None, outcome: Outcome, asked: dict[str, Any], engine: Engine
+) -> dict[str, Any]:
+    """Returns what the statistics say of it."""
+    if index is None or job.write == "nothing":
+        return {}
+    return {"index": {"before": index.documents, "added": index.add(outcome.task, outcome.found, asked, engine)}}
+
+
+# Step 6: the statistics, whose file marks the job as finished.
+
+
+def _statistics(job: Job, outcome: Outcome) -> dict[str, Any]:
+    found, plan = outcome.found, outcome.plan
+    decisions = found.decisions
+    _, sizes = np.unique(decisions.kept, return_counts=True)
+    # The walk left out files, the readers left out documents; both count.
+    left_out = Counter(plan.left_out)
+    left_out.update(found.counts["left_out"])
+    statistics = found.counts | {
+        "kept": found.documents - len(decisions.dropped),
+        "kept_bytes": found.counts["bytes"] - outcome.dropped_bytes(),
+        "duplicates": len(decisions.dropped),
+        "clusters": len(sizes),
+        "largest_cluster": int(sizes.max()) + 1 if len(sizes) else 0,
+        "left_out": dict(sorted(left_out.items())),
+        "repeated_files": plan.repeated,
+        "threshold": job.parameters.threshold,
+    }
+    if job.options.id_column:
+        statistics["repeated_ids"] = outcome.repeated_ids()
+    return statistics
+
+
+def _finish(job: Job, statistics: dict[str, Any], **seconds: float) -> None:
+    write_json(job.output / "timings.json", {name: round(value, 3) for name, value in seconds.items()})
+    # From here on the job counts as finished; a run that is killed now leaves only its scratch files.
+    write_json(job.output / "stats.json", statistics)
+    shutil.rmtree(job.output / "work")

@@ -32,18 +32,18 @@ DUPLICATES = pa.schema(
         ("kept_row", pa.int64()),
     ]
 )
-"""A dropped document and the kept one that it names. `shard` is the number of the source (`plan.sources`); of a
+"""A dropped document and the kept one that it names. `shard` is the number of the source (`plan.sources`). For a kept
 document that an index remembers, `kept_shard` and `kept_row` are null. `cluster_id` is the kept document's number."""
 
 GROUP_BYTES = 128 << 20
-"""Of a row group that is held whole; a larger one is written as several."""
+"""The most bytes of a row group that is held whole; a larger one is written as several."""
 
 BATCH_BYTES = 16 << 20
-"""Read at once, about."""
+"""Bytes read at once, about."""
 
 DICTIONARY_BYTES = 64
-"""A value on average, encoded, at most in a column that is written with a dictionary as it was read. Of longer values
-the writer's dictionary is full after some hundred, and hashing and copying them was for nothing."""
+"""The most bytes per value, on average and encoded, of a column that is written with a dictionary as it was read. With
+longer values the writer's dictionary is full after some hundreds, and hashing and copying them was for nothing."""
 
 
 def write_kept(
@@ -57,7 +57,7 @@ def write_kept(
         destination: the directory of all kept files; made if it is not there.
 
     Returns:
-        `rows` written and `dropped`; of a folder also `unreadable`: files that are not there any more.
+        `rows` written and `dropped`; for a folder also `unreadable`: files that are no longer there.
     """
     check_unchanged(source)
     output = destination / source.output
@@ -75,15 +75,18 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
     written = first = 0
     with readers.open_parquet(source.path) as file, atomic_path(output) as temporary:
         metadata = file.metadata
-        with pq.ParquetWriter(temporary, file.schema_arrow, **_settings(metadata)) as writer:
+        # A Python file, because Arrow opens no path that is not UTF-8.
+        with open(temporary, "wb") as sink, pq.ParquetWriter(sink, file.schema_arrow, **_settings(metadata)) as writer:
             for group in range(metadata.num_row_groups):
+                # A row group of the input is one of the output, unless it is too large to hold.
                 rows, size = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
                 held: list[pa.RecordBatch] = []
                 held_bytes = 0
-                # Small batches even of a group that is held whole: their buffers serve again.
+                # Small batches even of a group that is held whole, because their buffers are used again.
                 for batch in file.iter_batches(
                     max(1, rows * BATCH_BYTES // max(size, 1)), row_groups=[group], use_threads=False
                 ):
+                    # The rows of this batch that are dropped; `first` is the batch's first row in the file.
                     begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
                     held.extend(_runs(batch, drop_rows[begin:end] - first))
                     first += batch.num_rows
@@ -96,7 +99,7 @@ def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -
 
 
 def _runs(batch: pa.RecordBatch, drop: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """What lies between the rows to `drop` (ascending), where it lies: to filter would copy every text."""
+    """The runs of rows between those to `drop` (ascending), as views: a filter would copy every text."""
     begins = np.concatenate([np.zeros(1, np.int64), drop + 1])
     ends = np.append(drop, batch.num_rows)
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
@@ -114,7 +117,7 @@ def _write_group(writer: pq.ParquetWriter, batches: list[pa.RecordBatch]) -> int
 
 
 def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """How the input's columns are written, as arguments of `ParquetWriter`: the first row group speaks for all."""
+    """How the input's columns are written, as arguments of `ParquetWriter`. The first row group stands for all."""
     if metadata.num_row_groups == 0:
         return {}
     group = metadata.row_group(0)
@@ -149,7 +152,7 @@ def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> 
 
 @contextlib.contextmanager
 def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
-    """A file to write, compressed as the name `like` says; the same content gives the same bytes."""
+    """Open a file to write, compressed as the name `like` says. The same content gives the same bytes."""
     with open(path, "wb") as raw:
         if like.lower().endswith(".gz"):
             with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
@@ -162,15 +165,17 @@ def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
 
 
 def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path) -> dict[str, int]:
-    """Copy the files that stay; the folder gets its name when all of them are there."""
+    """Copy the files that stay. The folder gets its final name when all of them are there."""
     dropped = set(drop_rows.tolist())
     counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}
+    # A folder cannot be replaced in one step, so it is built under another name. A copy of a killed run is removed
+    # first.
     temporary = output.with_name(output.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(output, ignore_errors=True)
     make_directory(temporary)
     for shard in shards:
-        for row, name in enumerate(shard.files, shard.first_row):
+        for row, (name, *_) in enumerate(shard.files, shard.first_row):
             if row in dropped:
                 continue
             target = temporary / name

@@ -1,4 +1,4 @@
-"""The parameters of a search for near duplicates, checked, and what follows from them."""
+"""The parameters of a search for near duplicates: their checks, and the numbers that follow from them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ VERIFY = ("exact", "signature", "none")
 CLUSTER = ("kept", "components")
 
 MISS = 3e-5
-"""The chance that a pair exactly at the threshold is lost because its sketches agree too little: four sigma."""
+"""The probability that a pair exactly at the threshold is lost because its sketches agree too little: four sigma."""
 
 SKETCH_VALUES = 256
-"""A sketch holds one byte of a lane: lanes that differ agree in it once in so many cases."""
+"""A sketch holds one byte per lane. Lanes that differ agree in this byte once in so many cases."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a search for near duplicates is asked for. `check` it before use.
+    """The parameters of a search for near duplicates. Call `check` before use.
 
     Args:
         threshold: Jaccard, in (0, 1], from which two documents are near duplicates.
-        bands, rows: of MinHash; a pair of Jaccard J is a candidate with probability 1 - (1 - J^rows)^bands.
-        shingles: "code", or a peer's: "starcoder", "stack-v2", "datatrove", "char-24"; see `minhash`.
-        ngram: tokens, words or characters in a shingle; None is the shingles' own number, and `ngram` is then that.
+        bands, rows: MinHash bands and rows per band; a pair of Jaccard J is a candidate with probability
+            1 - (1 - J^rows)^bands.
+        shingles: "code", or those of a peer: "starcoder", "stack-v2", "datatrove", "char-24"; see `minhash`.
+        ngram: tokens, words or characters in a shingle; None is replaced by the own number of these shingles.
         seed: chooses the hash functions.
-        method: where candidates come from: "bands", or "cpsjoin" (Christiani, Pagh, Sivertsen, arXiv 1707.06814).
-        verify: candidates by the "exact" Jaccard of their shingle sets, its estimate from the "signature", or "none".
-        keep_order: who comes first and so stays: "first" (the input's order), "longest", "column:NAME" (smallest value
-            first) or "column:NAME:desc"; ties by id.
-        cluster: "kept": a document is dropped if it resembles one that stays; "components": if any chain of
-            resemblances leads to an earlier one.
+        method: how candidates are found: "bands", or "cpsjoin" (Christiani, Pagh, Sivertsen, arXiv 1707.06814).
+        verify: how candidates are checked: by the "exact" Jaccard of their shingle sets, by its estimate from the
+            "signature", or not at all ("none").
+        keep_order: which documents come first and so stay: "first" (the input's order), "longest", "column:NAME"
+            (smallest value first) or "column:NAME:desc"; ties go by id.
+        cluster: "kept": a document is dropped if it resembles one that stays; "components": a document is dropped if
+            any chain of resemblances leads to an earlier one.
     """
 
     threshold: float = THRESHOLD
@@ -72,7 +74,7 @@ class Parameters:
 
     @property
     def order_column(self) -> str | None:
-        """The column of a `keep_order` by one. Its name may hold colons, but not end in ":desc"."""
+        """The column that `keep_order` names, if it does. The name may hold colons, but not end in ":desc"."""
         kind, _, name = str(self.keep_order).partition(":")
         return (name.removesuffix(":desc") or None) if kind == "column" else None
 
@@ -83,24 +85,25 @@ class Parameters:
 
     @property
     def lanes(self) -> int:
-        """Of a signature, and bytes of a sketch that count."""
+        """MinHash lanes of a signature, which is also the number of bytes of a sketch that count."""
         return self.bands * self.rows
 
     @property
     def width(self) -> int:
-        """Bytes of a sketch: `lanes`, padded to whole 64."""
+        """Bytes of a sketch: `lanes`, padded to a multiple of 64."""
         return -(-self.lanes // 64) * 64
 
     @cached_property
     def least(self) -> int:
-        """Equal bytes of two sketches from which the pair is worth a comparison: the largest number that a pair at
-        exactly the threshold falls short of with probability `MISS` at most (the exact binomial tail)."""
+        """Equal bytes of two sketches from which the pair is worth a comparison: the largest number that a pair exactly
+        at the threshold falls short of with probability at most `MISS` (the exact binomial tail)."""
         return _least(self.lanes, _agreement(self.threshold))
 
     @cached_property
     def sure(self) -> int:
-        """Equal bytes from which two documents surely resemble each other: two sigma above the threshold's mean (all,
-        if that is more than there are)."""
+        """Equal bytes from which two documents surely resemble each other: two sigma above the mean at the threshold,
+        and never more than all of them."""
+        # Mean and deviation of a binomial: every byte agrees with probability p, independently.
         p = _agreement(self.threshold)
         return min(self.lanes, math.ceil(self.lanes * p + 2 * math.sqrt(self.lanes * p * (1 - p))))
 
@@ -112,11 +115,13 @@ def _agreement(jaccard: float) -> float:
 
 def _least(n: int, p: float) -> int:
     """The largest e such that P(X < e) <= MISS, X ~ Binomial(n, p)."""
-    if p >= 1:
+    if p >= 1:  # the threshold 1: all bytes agree
         return n
     log_p, log_q = math.log(p), math.log1p(-p)
-    below = 0.0  # P(X < e)
+    # Add up the probabilities P(X = 0), P(X = 1) and so on, in logarithms: the binomial coefficients overflow.
+    below = 0.0  # P(X <= e)
     for e in range(n):
+        # log of n choose e.
         log_choose = math.lgamma(n + 1) - math.lgamma(e + 1) - math.lgamma(n - e + 1)
         below += math.exp(log_choose + e * log_p + (n - e) * log_q)
         if below > MISS:

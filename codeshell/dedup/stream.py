@@ -1,10 +1,10 @@
 """Near duplicates of a stream of texts: MinHash candidates, exact verification, greedy choice of who stays.
 
 Documents are taken in order. One is a duplicate if and only if its exact Jaccard with a document kept before it
-reaches the threshold; it then names the kept one of highest Jaccard, the earliest of equals. So no chain of
-resemblances wipes out a cluster, and every answer is a true pair (precision 1). What MinHash decides is only which
-pairs are looked at: see `minhash.BANDS` for the recall. Documents of equal shingles with equal repetitions count as one
-another's copies (Jaccard 1) without a comparison.
+reaches the threshold. It then names the kept document of highest Jaccard, and the earliest of these if several are
+equal. So no chain of resemblances wipes out a cluster, and every answer is a true pair (precision 1). MinHash decides
+only which pairs are looked at; see `minhash.BANDS` for the recall. Documents with equal shingles in equal numbers count
+as copies of each other (Jaccard 1) without a comparison.
 
 The result depends on the texts and their order alone: not on how they are cut into batches, nor on the machine.
 """
@@ -24,10 +24,10 @@ from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.environment import thread_count
 
 MAX_BUCKET = 256
-"""Kept documents that one band key leads to; later ones are not registered under it. So a licence header or template
-that gives every document the same keys costs at most `bands * MAX_BUCKET` looks at sketches a document, instead of all
-pairs. It can cost recall for pairs all of whose common keys are that full, never precision; `capped_keys` in
-`Deduper.counts` says how many keys were (0 in ordinary source code)."""
+"""Kept documents that one band key leads to at most; later ones are not registered under it. So a licence header or a
+template that gives every document the same keys costs at most `bands * MAX_BUCKET` comparisons of sketches per
+document, instead of all pairs. The limit can cost recall, for pairs all of whose common keys are full, but never
+precision. `capped_keys` in `Deduper.counts` says how many keys were full (0 in ordinary source code)."""
 
 
 class Deduper:
@@ -38,14 +38,14 @@ class Deduper:
     >>> deduper.add(["c.py"], [text_c])
     >>> deduper.duplicates()            # pa.Table: id, kept_id, jaccard
 
-    Every text is decided when it comes, so none can be dropped in favour of a later one. Memory, for every text that is
-    kept: 8 bytes a distinct shingle, and about 900 bytes of keys and sketch; for one that is dropped, 60 bytes.
+    Every text is decided when it comes, so none can be dropped in favour of a later one. Memory per text that is kept:
+    8 bytes per distinct shingle, and about 900 bytes for keys and sketch. Memory per text that is dropped: 60 bytes.
 
     Args:
         threshold: Jaccard, in (0, 1], from which a text is a duplicate.
         bands, rows, ngram, seed, shingles: see `minhash`.
         threads: for signatures and shingle sets; 0 means all cores.
-        progress: called with the number of texts decided so far, over all calls, every 8 MB of text or so.
+        progress: called about every 8 MB of text with the number of texts decided so far, over all calls.
 
     Raises:
         ValueError: an impossible parameter.
@@ -91,8 +91,9 @@ class Deduper:
         Raises:
             ValueError: another number of ids than texts, ids of another type than before, a null or non-string text.
                 Nothing of the batch has been added then.
-            KeyboardInterrupt: the texts decided until then have been added, and only they.
+            KeyboardInterrupt: the texts that were decided until then have been added, and only these.
         """
+        # Check everything before anything is added.
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
         try:
@@ -107,6 +108,7 @@ class Deduper:
             return
         if self._ids and self._ids[0].type != labels.type:
             raise ValueError(f"ids: of type {labels.type}, but those before were {self._ids[0].type}")
+        # If a text fails, or Ctrl-C comes, the ids of what was decided until then are still recorded.
         first = self._matcher.documents
         try:
             for piece in pieces:
@@ -116,7 +118,9 @@ class Deduper:
             self._ids.append(labels[: self._matcher.documents - first])
 
     def _add(self, piece: TextBuffers) -> None:
+        """Sign and decide one piece (some megabytes of text)."""
         keys, sketches, fingerprints, _ = sign(piece, self._parameters, self._threads)
+        # Filled by C++: by text, the number of the kept document that it resembles, or -1; and their Jaccard.
         match, jaccard = np.empty(len(piece), np.int64), np.empty(len(piece))
         first = self._matcher.documents
         try:
@@ -136,16 +140,18 @@ class Deduper:
         """
         ids = pa.chunked_array(self._ids) if self._ids else pa.chunked_array([], pa.string())
         match, jaccard = self._decisions()
+        # The places of duplicates in the stream; `match` gives the places of the documents that they resemble.
         index = np.flatnonzero(match >= 0)
         kept_ids = ids.take(pa.array(match[index]))
         return pa.table({"id": ids.take(pa.array(index)), "kept_id": kept_ids, "jaccard": jaccard[index]})
 
     def positions(self) -> NDArray[np.int64]:
-        """Where the duplicates are in the stream: ascending, counted from 0 over everything added."""
+        """Where the duplicates are in the stream: (duplicates,) ascending, counted from 0 over everything added."""
         return np.flatnonzero(self._decisions()[0] >= 0)
 
     def _decisions(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """By document: the kept one that it resembles, or -1, and their Jaccard."""
+        # Joined once and remembered, so that a caller who asks after every batch does not pay for all of them again.
         match = np.concatenate([np.empty(0, np.int64), *self._matches])
         jaccard = np.concatenate([np.empty(0), *self._jaccard])
         self._matches, self._jaccard = [match], [jaccard]
@@ -153,6 +159,6 @@ class Deduper:
 
     @property
     def counts(self) -> dict[str, int]:
-        """`candidate_pairs` compared exactly, `verified_pairs` that reached the threshold, `capped_keys`
-        (`MAX_BUCKET`)."""
+        """`candidate_pairs`: pairs compared exactly; `verified_pairs`: those that reached the threshold; `capped_keys`:
+        keys that `MAX_BUCKET` documents share."""
         return self._matcher.counts()

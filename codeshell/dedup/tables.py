@@ -1,7 +1,7 @@
-"""Near duplicates of what is in memory: lists, Arrow, pandas, polars, Hugging Face datasets; and the same without them.
+"""Near duplicates in data that is in memory: lists, Arrow, pandas, polars, Hugging Face datasets.
 
 None of these libraries but Arrow is imported. Whatever exports Arrow data (`__arrow_c_stream__`: polars, pandas, Arrow)
-is read where it lies if its strings are `large_string`, else after Arrow's cast.
+is read where it lies if its strings are `large_string`, and otherwise after Arrow's cast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find_duplicates(
     progress: Callable[[int], object] | None = None,
     **parameters: Any,
 ) -> pa.Table:
-    """Near duplicates among texts.
+    """Find the near duplicates among texts.
 
     >>> find_duplicates(texts, threshold=0.8)
     >>> find_duplicates(dataset, column="content", keep_order="column:stars:desc")
@@ -40,15 +40,15 @@ def find_duplicates(
     Args:
         data: a sequence of strings; an Arrow array, chunked array, record batch or table; a pandas or polars series or
             frame; or a Hugging Face dataset (in memory or mapped, not streamed).
-        column: of a table, frame or dataset.
+        column: the column of texts in a table, frame or dataset.
         threads: for signatures and verification; 0 means all cores. The result does not depend on it.
-        progress: called with the number of texts signed, every 8 MB of text or so.
+        progress: called about every 8 MB of text with the number of texts signed so far.
         parameters: those of `codeshell.dedup.Parameters`: `threshold`, `bands`, `rows`, `shingles`, `ngram`, `seed`,
             `method`, `verify`, `keep_order`, `cluster`.
 
     Returns:
-        One row a text to drop, ascending: `index` (int64, its position), `kept_index` (int64, the text that stays and
-        that it resembles most) and `jaccard` (float64, their exact Jaccard; null with `verify="none"`). A text
+        One row per text to drop, ascending: `index` (int64, its position), `kept_index` (int64, the text that stays
+        and that it resembles most) and `jaccard` (float64, their exact Jaccard; null with `verify="none"`). A text
         without tokens is a duplicate only of an equal one (jaccard 1).
 
     Raises:
@@ -71,15 +71,18 @@ def find_duplicates(
 
 
 def deduplicate(data: Data, **settings: Any) -> Data:
-    """The data without its near duplicates, as the same type and in the same order.
+    """Return the data without its near duplicates, as the same type and in the same order.
 
     Args:
         data, settings: see `find_duplicates`. A Hugging Face dataset gives one that selects rows, without a copy.
     """
+    # An iterator can be read only once, but it is needed twice: to search and to select.
     source: Any = list(data) if isinstance(data, Iterator) else data
     found = find_duplicates(source, **settings)
+    # One flag per row.
     stays = np.ones(len(source), np.bool_)
     stays[found["index"].to_numpy()] = False
+    # By type: Arrow, Hugging Face datasets, pandas, polars, and any other sequence as a list.
     if isinstance(source, pa.Table | pa.RecordBatch | pa.Array | pa.ChunkedArray):
         result: Any = _filtered(source, pa.array(stays))
     elif hasattr(source, "select") and hasattr(source, "with_format"):
@@ -94,8 +97,8 @@ def deduplicate(data: Data, **settings: Any) -> Data:
 
 
 def _filtered(data: Any, mask: pa.BooleanArray) -> Any:
-    """An Arrow table or array with the rows of the mask. Arrow cannot filter string views, as polars gives them: those
-    become large strings for it."""
+    """An Arrow table or array with the rows of the mask. Arrow cannot filter string views, which polars gives, so these
+    become large strings meanwhile."""
     if isinstance(data, pa.Table | pa.RecordBatch):
         fields = [field.with_type(_without_views(field.type)) for field in data.schema]
         return data.cast(pa.schema(fields)).filter(mask).cast(data.schema)
@@ -107,7 +110,8 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
 
 
 def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, pa.Table | None]:
-    """The column of texts; of a table, frame or dataset also a table of it and the column `order`."""
+    """The column of texts; for a table, frame or dataset also a table of this column and of the column `order`."""
+    # Refuse what looks like data but is not a sequence of texts in memory.
     if isinstance(data, str):
         raise ValueError("data: a single str; give a sequence of texts")
     if isinstance(data, Mapping | Set):
@@ -116,6 +120,7 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
         raise ValueError(f"data: a {type(data).__name__} is not in memory; collect it, or feed its texts to Deduper")
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
+    # Find the names of the columns; data without any is itself the texts.
     dataset = hasattr(data, "with_format") and hasattr(data, "column_names")
     if dataset or isinstance(data, pa.Table):
         names = list(data.column_names)
@@ -123,12 +128,14 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
         names = list(data.columns)
     else:
         return _chunked(data), None
+    # Both columns must exist, and only once: a frame may have two columns of one name.
     for argument, kind, name in (("column", "", column), ("keep_order", "column ", order)):
         if name is not None and names.count(name) != 1:
             have = f"more than one {name!r}" if name in names else f"no {kind}{name!r}"
             raise ValueError(f"{argument}: {have} in the data; it has {', '.join(map(str, names))}")
-    # Only what is asked for: other columns may hold what Arrow cannot.
+    # Take only the columns that are needed: Arrow may not be able to hold the others.
     wanted = list(dict.fromkeys(name for name in (column, order) if name is not None))
+    # By kind again: a dataset is read from its Arrow files, a frame through its Arrow stream.
     if dataset:
         table = data.select_columns(wanted).with_format("arrow")[:]
     elif isinstance(data, pa.Table):
@@ -142,6 +149,7 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
 
 
 def _chunked(values: Any) -> pa.ChunkedArray:
+    """Texts of any kind as large strings; a `ValueError` for anything that is not text."""
     try:
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             stream = hasattr(values, "__arrow_c_stream__")
@@ -153,6 +161,7 @@ def _chunked(values: Any) -> pa.ChunkedArray:
 
 
 def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters) -> NDArray[np.uint32] | None:
+    """The place of each text in the keep order, (texts,); None: as they come."""
     if parameters.keep_order == "first":
         return None
     if parameters.keep_order == "longest":
@@ -167,6 +176,7 @@ def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters
         if pa.types.is_string_view(values.type):  # Arrow cannot rank these
             values = values.cast(pa.large_string())
         keys = column_keys(values, descending=parameters.order_descending)
+    # The last key of np.lexsort decides first, and it is stable: ties go by position. `rank` is the inverse of `order`.
     order = np.lexsort(keys[::-1])
     rank = np.empty(len(order), np.uint32)
     rank[order] = np.arange(len(order), dtype=np.uint32)

@@ -29,6 +29,7 @@ ALIGNMENT = 64
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Sequence[NDArray[Any]]]) -> None:
     """Write the file: the same arrays give the same bytes. Several arrays under one name are one, end to end: large
     ones need not be joined in memory first."""
+    # Lay out first: the header says where each array begins, so its length must be known before the offsets are.
     entries: dict[str, dict[str, Any]] = {}
     parts = {name: [value] if isinstance(value, np.ndarray) else list(value) for name, value in arrays.items()}
     for name, pieces in parts.items():
@@ -37,12 +38,14 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Sequence[NDArra
             "shape": [sum(len(piece) for piece in pieces), *pieces[0].shape[1:]],
             "offset": "0" * 16,  # of fixed width, so that the header's length does not depend on it
         }
+    # 16 bytes of magic and length, the header, then the arrays one after the other, each aligned.
     header = _pack(entries)
     at = _aligned(16 + len(header))
     for name, pieces in parts.items():
         entries[name]["offset"] = f"{at:016d}"
         at = _aligned(at + sum(piece.nbytes for piece in pieces))
     header = _pack(entries)
+    # Write in the order of the layout; zeros fill the gap before each array.
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(MAGIC + len(header).to_bytes(8, "little") + header)
         for name, pieces in parts.items():
@@ -53,6 +56,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any] | Sequence[NDArra
 
 def save_array(path: Path, array: NDArray[Any]) -> None:
     """Write one array as .npy, for tasks to map with `np.load(path, mmap_mode="r")`."""
+    # Header and bytes apart, so that a full disk is an error.
     array = np.ascontiguousarray(array)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -75,6 +79,7 @@ class ArrayFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            # Nothing of the header is trusted: a file of another kind may claim any length.
             with open(path, "rb") as file:
                 start = file.read(16)
                 if len(start) != 16 or start[:8] != MAGIC:
@@ -85,6 +90,7 @@ class ArrayFile:
                 if header is None:
                     raise ValueError("cut short")
             self._entries: dict[str, dict[str, Any]] = header
+            # The last array may end before the file does, but none may end after it.
             for name in self._entries:
                 if self.offset(name) + self._bytes(name) > size:
                     raise ValueError("cut short")
@@ -107,6 +113,7 @@ class ArrayFile:
         stop = shape[0] if stop is None else stop
         dtype = np.dtype(self._entries[name]["dtype"])
         row = int(np.prod(shape[1:], dtype=np.int64))
+        # A row of an (n, width) array is `width` values; rows lie end to end.
         count = (stop - start) * row
         offset = self.offset(name) + start * row * dtype.itemsize
         values = np.fromfile(self.path, dtype, count, offset=offset) if count else np.empty(0, dtype)

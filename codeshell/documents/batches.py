@@ -1,15 +1,20 @@
-"""Reads the shards of a plan as Arrow batches: texts that C++ reads where they lie, with their rows, ids and order.
+"""Reads the shards of a plan: as rows with everything that is known of them, or as Arrow batches of texts.
 
-A document takes part if it has a text: not null, not empty, valid UTF-8. The others are counted by reason:
+    rows    every row or file of a shard, those that are left out too: for whoever must account for each
+    texts   the rows with a text, decoded; the others are counted
+    read    Arrow batches of texts that C++ reads where they lie, with their rows, ids and order; the others are counted
+
+A document takes part if it has a text: not null, not empty, valid UTF-8. The reasons of the others:
 
     no_text   null; a JSON record without the text key, or with something else than a string there
     empty     no bytes
-    bad_utf8  not valid UTF-8
-    bad_json  a line of JSONL that is not an object (or holds a lone surrogate)
-    over_large  a line of over 1 GiB; a file that has grown over `max_file_bytes`
-    binary, unreadable, special_file   of files: see `readers.read_file`
+    bad_utf8  not valid UTF-8 (in JSON: an escaped lone surrogate)
+    bad_json  a line of JSONL that is not an object
+    over_large  a line of over 1 GiB; a file that has grown over `max_file_bytes`; a text over `max_row_bytes`
+    binary    zero bytes near the beginning of a file (or of a row, if `max_row_bytes` is given)
+    unreadable, special_file   for files: see `readers.read_file`
 
-Parquet is read without a Python object for any row: a batch is Arrow's own memory.
+`read` takes Parquet without a Python object for any row: a batch is Arrow's own memory.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,16 +31,43 @@ from numpy.typing import NDArray
 
 from codeshell import _C
 from codeshell.documents import readers
-from codeshell.documents.columns import LONGEST_LINE
-from codeshell.documents.inputs import InputOptions, Shard, check_unchanged
+from codeshell.documents.columns import InputOptions, is_string
+from codeshell.documents.inputs import Shard, check_unchanged
 from codeshell.documents.texts import text_buffers
 
 BATCH_BYTES = 16 << 20
 """Text in a batch, about: what the reader's estimate makes of it."""
 
-READ_ROWS = 16_384
+BATCH_ROWS = 16_384
+"""Rows of a batch at most."""
+
 DICTIONARY_ROWS = 512
-"""Rows of one batch at most; fewer where a dictionary hides how long the texts are (each row may be as long as it)."""
+"""The same where a dictionary hides how long the texts are (each row may be as long as all of it)."""
+
+OBJECT_ROWS = 256
+"""The same where rows become Python objects."""
+
+
+class Row(NamedTuple):
+    """A row of a table or a file."""
+
+    row: int
+    """Its place in its source."""
+    place: str
+    """`#12` (row of a Parquet file), `@4096` (byte where the line begins, after decompression), or the path of a
+    file below its source; after the source's name it makes an id."""
+    text: bytes = b""
+    """Not checked to be UTF-8. Empty for a row that is left out."""
+    reason: str = ""
+    """Why it is left out; empty if it is to be read."""
+    size: int = 0
+    """Bytes of text; of a file that is left out, of the file."""
+    id: str | None = None
+    """The value of the id column, as text; None without one."""
+    repo: str | None = None
+    path: str | None = None
+    language: str | None = None
+    order: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +79,7 @@ class Batch:
     texts: pa.LargeStringArray
     """(n,), no nulls, valid UTF-8."""
     ids: pa.StringArray | None
-    """(n,), no nulls. Of the id column, as text; without one, or where it is null, `NAME#ROW` for Parquet, `NAME@BYTE`
+    """(n,), no nulls: the id column as text; without one, or where it is null, `NAME#ROW` for Parquet, `NAME@BYTE`
     (where the line begins, after decompression) for JSONL, and the path for a file."""
     order: pa.Array | None
     """(n,): int64 (numbers, booleans, times), double or large_string, by `shard.order_type`; null where there is none
@@ -56,108 +88,190 @@ class Batch:
     """Documents between these that do not take part, by reason."""
 
 
-def read(shard: Shard, options: InputOptions, columns: Collection[str] = ("text",)) -> Iterator[Batch]:
-    """The documents of a shard that take part. The batches may be cut anywhere; together they are always the same.
-
-    Args:
-        columns: "text" (always given), "id" and "order", if they are wanted.
+def rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    """Every row or file of a shard, in order. A column that a table does not have gives None.
 
     Raises:
         UserError: a damaged file, or one that has changed since it was listed.
     """
+    # The stamp is compared before anything is read: rows of another file would be taken for the listed ones.
     check_unchanged(shard.source)
-    kind = shard.source.kind
-    if kind == "parquet":
-        return _parquet_batches(shard, options, columns)
-    rows = _jsonl_rows(shard, options) if kind == "jsonl" else _file_rows(shard, options)
-    return _row_batches(rows, shard, columns)
+    readers_of = {"parquet": _parquet_rows, "jsonl": _jsonl_rows, "files": _file_rows}
+    return readers_of[shard.source.kind](shard, options)
+
+
+def texts(shard: Shard, options: InputOptions, left_out: Counter[str]) -> Iterator[tuple[Row, str]]:
+    """The rows of a shard that take part, with their texts; the others are counted in `left_out` by reason."""
+    for row in rows(shard, options):
+        reason = row.reason
+        if not reason:
+            try:
+                yield row, row.text.decode()
+                continue
+            except UnicodeDecodeError:
+                reason = "bad_utf8"
+        left_out[reason] += 1
+
+
+def read(shard: Shard, options: InputOptions, columns: Collection[str] = ("text",)) -> Iterator[Batch]:
+    """The documents of a shard that take part. The batches may be cut anywhere; together they are always the same.
+
+    Args:
+        columns: "text" (always given), "id" and "order", where they are asked for.
+
+    Raises:
+        UserError: a damaged file, or one that has changed since it was listed.
+    """
+    if shard.source.kind != "parquet":
+        return _row_batches(rows(shard, options), shard, columns)
+    check_unchanged(shard.source)
+    return _parquet_batches(shard, options, columns)
 
 
 def texts_at(shard: Shard, rows: Sequence[int] | NDArray[np.int64], options: InputOptions) -> pa.LargeStringArray:
-    """The texts of some documents of a shard, by their rows in the source, in the order asked.
+    """The texts of some documents of a shard, by their rows in the source, in the order asked for.
 
     Raises:
         ValueError: a row that the shard does not have, or whose text does not take part.
     """
-    wanted = np.asarray(rows, np.int64)
+    target = np.asarray(rows, np.int64)
     found: dict[int, str] = {}
+    # The whole shard is read: JSONL has no index of its lines, and Parquet none of the rows in a page.
     for batch in read(shard, options):
-        for index in np.flatnonzero(np.isin(batch.rows, wanted)).tolist():
+        for index in np.flatnonzero(np.isin(batch.rows, target)).tolist():
             found[int(batch.rows[index])] = batch.texts[index].as_py()
-    missing = [row for row in wanted.tolist() if row not in found]
+    # The caller named rows from a plan: one that is not there is a mistake of the program, not of the user.
+    missing = [row for row in target.tolist() if row not in found]
     if missing:
         raise ValueError(f"rows: {shard.source.name} has no document in row {missing[0]}")
-    return pa.array([found[row] for row in wanted.tolist()], pa.large_string())
+    return pa.array([found[row] for row in target.tolist()], pa.large_string())
+
+
+def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield (row of the first, record batch) with those of the named columns that a Parquet file has.
+
+    Args:
+        most: rows of a batch at most; fewer are read where texts are long.
+    """
+    with readers.open_parquet(shard.source.path) as file:
+        schema = file.schema_arrow
+        present = [name for name in dict.fromkeys(names) if name in schema.names]
+        # The footer says how long a text is on average, unless a dictionary holds the texts.
+        each = max(1, shard.size // max(shard.rows or 1, 1))
+        hidden = any(pa.types.is_dictionary(schema.field(name).type) for name in present)
+        count = min(most, DICTIONARY_ROWS if hidden else BATCH_ROWS, max(1, BATCH_BYTES // each))
+        # Workers are as many as cores: Arrow's threads would only compete with them.
+        groups = list(range(shard.begin, shard.end or 0))
+        row = shard.first_row
+        for batch in file.iter_batches(count, row_groups=groups, columns=present, use_threads=False):
+            yield row, batch
+            row += batch.num_rows
 
 
 def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[str]) -> Iterator[Batch]:
-    source = shard.source
-    names = {"text": options.text_column, "id": options.id_column, "order": options.order_column}
-    wanted = {role: name for role, name in names.items() if name and (role == "text" or role in columns)}
-    with readers.open_parquet(source.path) as file:
-        hidden = pa.types.is_dictionary(file.schema_arrow.field(options.text_column).type)
-        each = max(1, shard.size // max(shard.rows or 1, 1))
-        size = min(DICTIONARY_ROWS if hidden else READ_ROWS, max(1, BATCH_BYTES // each))
-        groups = list(range(shard.begin, shard.end or 0))
-        row = shard.first_row
-        for batch in file.iter_batches(size, row_groups=groups, columns=list(set(wanted.values())), use_threads=False):
-            rows = np.arange(row, row + batch.num_rows, dtype=np.int64)
-            row += batch.num_rows
-            texts, takes_part, left_out = _usable(batch.column(options.text_column))
-            ids = order = None
-            if "id" in columns:
-                ids = _ids(batch.column(options.id_column) if options.id_column else None, source.name, rows)
-            if "order" in wanted:
-                order = _order_values(batch.column(wanted["order"]), shard.order_type)
-            if not takes_part.all():
-                mask = pa.array(takes_part)
-                texts, rows = texts.filter(mask), rows[takes_part]
-                ids = ids.filter(mask) if ids is not None else None
-                order = order.filter(mask) if order is not None else None
-            yield Batch(rows, texts, ids, order, left_out)
+    # Only the columns that are asked for are read and decoded.
+    id_column = options.id_column if "id" in columns else None
+    order_column = options.order_column if "order" in columns else None
+    for first, batch in tables(shard, (options.text_column, id_column, order_column), BATCH_ROWS):
+        places = np.arange(first, first + batch.num_rows, dtype=np.int64)
+        ids = order = None
+        if "id" in columns:
+            # NAME#ROW, made by Arrow for all rows at once.
+            name = pa.scalar(f"{readers.printable(shard.source.name)}#")
+            ids = pc.binary_join_element_wise(name, pa.array(places).cast(pa.string()), "")
+            if id_column is not None:
+                ids = pc.coalesce(batch.column(id_column).cast(pa.string()), ids)
+        if order_column is not None:
+            order = _order_values(batch.column(order_column), shard.order_type)
+        yield _batch(places, batch.column(options.text_column), ids, order, Counter())
 
 
-def _usable(column: pa.Array) -> tuple[pa.LargeStringArray, NDArray[np.bool_], dict[str, int]]:
-    """A text column as large_string, which rows take part, and how many of the others there are by reason."""
+def _row_batches(found: Iterator[Row], shard: Shard, columns: Collection[str]) -> Iterator[Batch]:
+    """Put rows together to batches of about `BATCH_BYTES`."""
+    # A batch may be empty, if all that it has to say is what was left out.
+    held: list[Row] = []
+    left_out: Counter[str] = Counter()
+    size = 0
+    for row in found:
+        if row.reason:
+            left_out[row.reason] += 1
+            continue
+        held.append(row)
+        size += len(row.text)
+        if size >= BATCH_BYTES:
+            yield _row_batch(held, left_out, shard, columns)
+            held, left_out, size = [], Counter(), 0
+    if held or left_out:
+        yield _row_batch(held, left_out, shard, columns)
+
+
+def _row_batch(held: list[Row], left_out: Counter[str], shard: Shard, columns: Collection[str]) -> Batch:
+    ids = order = None
+    if "id" in columns:
+        name = shard.source.name
+        if name and shard.source.kind == "files":
+            name += "/"
+        names = [readers.printable(name + row.place if row.id is None else row.id) for row in held]
+        ids = pa.array(names, pa.string())
+    # JSON gives values of any type under one key: those of another type than the column's count as none.
+    if "order" in columns and shard.order_type == "string":
+        words = [readers.printable(row.order) if isinstance(row.order, str) else None for row in held]
+        order = pa.array(words, pa.large_string())
+    elif "order" in columns:
+        numbers = [float(row.order) if isinstance(row.order, (int, float)) else None for row in held]
+        order = _order_values(pa.array(numbers, pa.float64()), shard.order_type)
+    # One copy into Arrow's memory; UTF-8 is checked there for all texts at once.
+    column = pa.array([row.text for row in held], pa.large_binary())
+    return _batch(np.array([row.row for row in held], np.int64), column, ids, order, left_out)
+
+
+def _batch(
+    places: NDArray[np.int64],
+    column: pa.Array,
+    ids: pa.StringArray | None,
+    order: pa.Array | None,
+    left_out: Counter[str],
+) -> Batch:
+    """The rows whose text takes part. The one test of UTF-8 for texts in bulk is here.
+
+    Args:
+        places, column, ids, order: (n,) each; the column is text of any Arrow layout.
+        left_out: what was left out before, by reason; added to.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    left_out: dict[str, int] = {}
-    present = np.ones(len(column), np.bool_)
+    # (n,) of bool; nulls become empty texts, so that all that follows is without nulls.
+    takes_part = np.ones(len(column), np.bool_)
     if column.null_count:
-        present = column.is_valid().to_numpy(zero_copy_only=False)
-        left_out["no_text"] = column.null_count
-        column = pc.fill_null(column, "" if _is_string(column.type) else b"")
-    if _is_string(column.type):
+        takes_part = column.is_valid().to_numpy(zero_copy_only=False)
+        left_out["no_text"] += column.null_count
+        column = pc.fill_null(column, "" if is_string(column.type) else b"")
+    # `large_string` has 64-bit offsets, which C++ reads; other layouts are converted, most without copying the bytes.
+    if is_string(column.type):
         texts = column.cast(pa.large_string())
     else:
-        bytes_of = column.cast(pa.large_binary())
-        texts = pa.LargeStringArray.from_buffers(len(bytes_of), *bytes_of.buffers()[1:], offset=bytes_of.offset)
-    empty = pc.equal(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False) & present
+        # Bytes are taken for strings where they lie, and checked below.
+        data = column.cast(pa.large_binary())
+        texts = pa.LargeStringArray.from_buffers(len(data), *data.buffers()[1:], offset=data.offset)
+    empty = pc.equal(pc.binary_length(texts), 0).to_numpy(zero_copy_only=False) & takes_part
     if empty.any():
-        left_out["empty"] = int(empty.sum())
-    takes_part = present & ~empty
+        left_out["empty"] += int(empty.sum())
+        takes_part &= ~empty
     try:
         texts.validate(full=True)  # Parquet readers trust the file to hold UTF-8
     except pa.ArrowInvalid:
+        # Some text is invalid: C++ says which.
         (piece,) = text_buffers(texts)
         valid = _C.measure_texts(piece.data, piece.offsets)["valid"]
-        left_out["bad_utf8"] = int((~valid & takes_part).sum())
+        left_out["bad_utf8"] += int((~valid & takes_part).sum())
         takes_part &= valid
-    return texts, takes_part, left_out
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _ids(column: pa.Array | None, name: str, rows: NDArray[np.int64]) -> pa.StringArray:
-    places = pc.binary_join_element_wise(pa.scalar(f"{_printable(name)}#"), pa.array(rows).cast(pa.string()), "")
-    return places if column is None else pc.coalesce(column.cast(pa.string()), places)
-
-
-def _printable(name: str) -> str:
-    """A path as an id: bytes of it that are not UTF-8 are written as backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    # Filtering copies the texts, so it is done only where something is left out.
+    if not takes_part.all():
+        mask = pa.array(takes_part)
+        texts, places = texts.filter(mask), places[takes_part]
+        ids = ids.filter(mask) if ids is not None else None
+        order = order.filter(mask) if order is not None else None
+    return Batch(places, texts, ids, order, dict(left_out))
 
 
 def _order_values(column: pa.Array, kind: str) -> pa.Array:
@@ -169,88 +283,66 @@ def _order_values(column: pa.Array, kind: str) -> pa.Array:
         return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
     if kind == "string":
         return column.cast(pa.large_string())
+    # Times of one unit compare as integers.
     if kind.startswith("timestamp"):
         return column.cast(pa.timestamp(kind[10:12])).cast(pa.int64())
     return column.cast(pa.int64())
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line or a file."""
-
-    row: int
-    identity: str
-    text: str | None
-    reason: str = ""
-    order: Any = None
-
-
-def _row_batches(rows: Iterator[_Row], shard: Shard, columns: Collection[str]) -> Iterator[Batch]:
-    batch: list[_Row] = []
-    left_out: Counter[str] = Counter()
-    size = 0
-    for row in rows:
-        if row.text is None:
-            left_out[row.reason] += 1
-            continue
-        batch.append(row)
-        size += len(row.text)
-        if size >= BATCH_BYTES:
-            yield _row_batch(batch, left_out, shard, columns)
-            batch, left_out, size = [], Counter(), 0
-    if batch or left_out:
-        yield _row_batch(batch, left_out, shard, columns)
+def _parquet_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
+    for first, batch in tables(shard, (options.text_column, *asked), OBJECT_ROWS):
+        # As bytes, because Parquet does not promise that a string column holds UTF-8.
+        texts = batch.column(options.text_column).cast(pa.large_binary()).to_pylist()
+        absent = [None] * batch.num_rows
+        others = [batch.column(name).to_pylist() if name in batch.schema.names else absent for name in asked]
+        for row, (text, *about) in enumerate(zip(texts, *others, strict=True), first):
+            yield _row(row, f"#{row}", text, options, about)
 
 
-def _row_batch(batch: list[_Row], left_out: Counter[str], shard: Shard, columns: Collection[str]) -> Batch:
-    order = None
-    if "order" in columns and shard.order_type == "string":
-        order = pa.array([row.order if isinstance(row.order, str) else None for row in batch], pa.large_string())
-    elif "order" in columns:
-        numbers = [float(row.order) if isinstance(row.order, (int, float)) else None for row in batch]
-        order = _order_values(pa.array(numbers, pa.float64()), shard.order_type)
-    return Batch(
-        rows=np.array([row.row for row in batch], np.int64),
-        texts=pa.array([row.text for row in batch], pa.large_string()),
-        ids=pa.array([row.identity for row in batch], pa.string()) if "id" in columns else None,
-        order=order,
-        left_out=dict(left_out),
-    )
-
-
-def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[_Row]:
-    source = shard.source
-    for row, offset, line in readers.numbered_lines(source.path, shard.begin, shard.end, LONGEST_LINE):
-        if line is not None and line.isspace():
-            continue
-        number = shard.first_row + row
-        place = f"{_printable(source.name)}@{offset}"
+def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    lines = readers.numbered_lines(shard.source.path, shard.begin, shard.end, options.longest_line)
+    asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
+    for row, offset, line in lines:
+        number, place = shard.first_row + row, f"@{offset}"
         if line is None:
-            yield _Row(number, place, None, "over_large")
+            yield Row(number, place, reason="over_large")
+            continue
+        if line.isspace():
             continue
         record = readers.decode_record(line)
         if record is None:
-            yield _Row(number, place, None, "bad_json")
+            yield Row(number, place, reason="bad_json")
             continue
-        text = record.get(options.text_column)
-        identity = record.get(options.id_column) if options.id_column else None
-        if isinstance(identity, (str, int)) and not isinstance(identity, bool):
-            place = str(identity)
-        order = record.get(options.order_column) if options.order_column else None
-        if isinstance(text, str) and text:
-            yield _Row(number, place, text, order=order)
-        else:
-            yield _Row(number, place, None, "empty" if text == "" else "no_text")
+        # A lone surrogate becomes bytes that are not UTF-8, and is found with the other bad UTF-8.
+        value = record.get
+        text = value(options.text_column)
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
+        about = [None if name is None else value(name) for name in asked]
+        order = None if options.order_column is None else value(options.order_column)
+        yield _row(number, place, data, options, about, order)
 
 
-def _file_rows(shard: Shard, options: InputOptions) -> Iterator[_Row]:
-    source = shard.source
-    for row, name in enumerate(shard.files, shard.first_row):
-        data, reason = readers.read_file(f"{source.path}/{name}", options.max_file_bytes)
-        text = None
+def _row(
+    row: int, place: str, text: bytes | None, options: InputOptions, about: Sequence[Any], order: Any = None
+) -> Row:
+    """A row of a table; `about`: its id, repo, path and language, which count only as strings that are not empty."""
+    identity, *origin = about
+    given = str(identity) if isinstance(identity, (str, int)) and not isinstance(identity, bool) else None
+    repo, path, language = (value if isinstance(value, str) and value else None for value in origin)
+    # A text that is left out is not carried along: it may be large.
+    reason = "no_text" if text is None else readers.why_not_text(text, options.max_row_bytes)
+    data = b"" if reason or text is None else text
+    return Row(row, place, data, reason, len(data), given, repo, path, language, order)
+
+
+def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    folder = shard.source.path
+    limit = max(options.max_file_bytes, options.single_limit)
+    for row, file in enumerate(shard.files, shard.first_row):
+        # What the listing left out is not opened; what it let through may have changed since.
+        data, reason = b"", file.reason
         if not reason:
-            try:
-                text = data.decode()
-            except UnicodeDecodeError:
-                reason = "bad_utf8"
-        yield _Row(row, _printable(f"{source.name}/{name}" if source.name else name), text, reason)
+            data, reason = readers.read_file(f"{folder}/{file.path}", limit)
+        size = len(data) or file.size
+        yield Row(row, file.path, b"" if reason else data, reason, size, None, file.repo, file.path)

@@ -15,7 +15,7 @@ from importlib import resources
 from typing import NamedTuple
 
 HEAD_BYTES = 16_384
-"""What `AMBIGUOUS` looks at: a header file shows its language within this, and a data file costs no more."""
+"""Bytes that `AMBIGUOUS` looks at: a header file shows its language within them, and a data file costs no more."""
 
 
 class Choice(NamedTuple):
@@ -105,6 +105,7 @@ class _Table(NamedTuple):
 @functools.cache
 def _table() -> _Table:
     tree = tomllib.loads(resources.files("codeshell.documents").joinpath("languages.toml").read_text(encoding="utf-8"))
+    # The file lists names by language; looking up needs the languages by name, in three tables.
     parts: dict[str, dict[str, str]] = {"extensions": {}, "files": {}, "interpreters": {}}
     for language, entry in tree.items():
         for key, values in entry.items():
@@ -134,6 +135,7 @@ def by_name(name: str) -> tuple[str | None, bool]:
     Returns:
         The language or None, and whether `by_content` must look at the text to know.
     """
+    # An exact name wins over a suffix: `CMakeLists.txt` is no text file.
     table = _table()
     if name in table.files:
         return table.files[name], False
@@ -141,6 +143,7 @@ def by_name(name: str) -> tuple[str | None, bool]:
     language = table.extensions.get(ending)
     if language is not None:
         return language, bool(AMBIGUOUS.get(ending))
+    # `Dockerfile.dev` and `Makefile.linux`: the suffix names a variant, not a language.
     stem = name.split(".", 1)[0]
     if stem in ("Dockerfile", "Containerfile", "Makefile", "GNUmakefile", "Jenkinsfile"):
         return table.files[stem], False
@@ -151,11 +154,19 @@ def by_content(name: str, language: str | None, head: bytes) -> str | None:
     """Settle what `by_name` left open, from the beginning of the file (`HEAD_BYTES` at most are looked at)."""
     if language is None:
         return by_shebang(head)
+    # The choices are tried in order; if none is found, the default of the suffix stands.
     head = head[:HEAD_BYTES]
     for choice in AMBIGUOUS.get(suffix(name), ()):
         if choice.pattern.search(head):
             return choice.language
     return language
+
+
+def by_path(path: str, head: bytes) -> str | None:
+    """The language of a file by its path and, where that leaves it open, by the beginning of its text."""
+    name = path.rsplit("/", 1)[-1]
+    language, look_inside = by_name(name)
+    return by_content(name, language, head) if look_inside else language
 
 
 def by_shebang(head: bytes) -> str | None:
@@ -164,17 +175,20 @@ def by_shebang(head: bytes) -> str | None:
     if match is None:
         return None
     program = match[1].rsplit(b"/", 1)[-1]
+    # `env` is not the interpreter: that is its first argument which is neither an option nor a variable.
     if program == b"env":
         words = [word for word in (match[2] or b"").split() if not word.startswith(b"-") and b"=" not in word]
         program = words[0].rsplit(b"/", 1)[-1] if words else b""
     name = program.decode("ascii", "replace")
     table = _table().interpreters
+    # `python3.11` counts as `python` unless the table has the full name.
     return table.get(name) or table.get(re.sub(r"[\d.]+$", "", name))
 
 
 @functools.lru_cache(4096)
 def by_label(label: str) -> str | None:
     """The language that a data set's language column means (`C++`, `Common Lisp`), or None."""
+    # Data sets write `C++`, `Common Lisp`, `common_lisp`.
     name = label.strip().lower().replace(" ", "-").replace("_", "-")
     name = ALIASES.get(name, name)
     return name if name in _table().names else None
@@ -182,5 +196,6 @@ def by_label(label: str) -> str | None:
 
 def closest(name: str) -> str:
     """`"; did you mean X?"` for a misspelt language, or how to list them."""
+    # A label of a data set (`C++`) is more likely meant than a similar word.
     near = by_label(name) or next(iter(difflib.get_close_matches(name.lower(), names(), n=1)), None)
     return f"did you mean {near}?" if near else "codeshell/documents/languages.toml lists them"

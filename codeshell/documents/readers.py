@@ -1,51 +1,34 @@
-"""Reads what a user has: source files, Parquet, JSONL (plain, .gz, .zst), here or behind an fsspec URL.
+"""Opens what a user has: source files, Parquet and JSONL (plain, .gz, .zst), on this machine or at an fsspec URL.
 
-Rows are streamed: never more than a batch of rows or one line is in memory. A bad row is yielded with its reason; a
-file that is damaged as a whole is a `UserError`, because nobody can tell what is missing from it.
+Everything is streamed: at most one page of a column, one line or one source file is in memory. A file that is damaged
+as a whole is a `UserError`, because nobody can tell what is missing from it. What is wrong with a single row or source
+file is a reason, a word that is counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import itertools
+import json
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codeshell.errors import UserError
-from codeshell.recipe import Collect
-
-TEXT_COLUMN_REMEDY = "set collect.text_column (codeshell dedup: --text-column)"
-
-BATCH_ROWS = 256
-"""Rows of a Parquet file in memory at once: at most 256 texts."""
 
 PARQUET_BUFFER = 1 << 20
 """Bytes read at a time of a column chunk."""
 
 UNSIZED_BYTES = 1 << 20
-"""Read at most of a file that says it is empty, as those of /proc do."""
+"""Bytes read at most of a file whose size is given as 0, as for those of /proc."""
 
 NUL_BYTES = 8192
-"""A zero byte within this makes a file binary, as git judges."""
-
-
-class Row(NamedTuple):
-    """One row of a Parquet or JSONL file; `reason` is empty if `text` is to be kept."""
-
-    text: bytes
-    repo: str | None
-    path: str | None
-    language: str | None
-    place: str
-    """`#12` (row of a Parquet file) or `@4096` (byte where the line begins, after decompression)."""
-    reason: str = ""
+"""A zero byte within this many bytes makes a file binary, as git judges."""
 
 
 def is_url(path: str) -> bool:
@@ -54,6 +37,7 @@ def is_url(path: str) -> bool:
 
 def kind_of(path: str) -> str:
     """`parquet`, `jsonl` or an empty string, by the end of the name."""
+    # The content is not looked at: a wrong name is found as damage.
     lower = path.lower()
     if lower.endswith((".parquet", ".pq")):
         return "parquet"
@@ -62,12 +46,37 @@ def kind_of(path: str) -> str:
     return ""
 
 
+def is_packed(path: str) -> bool:
+    """Whether the file is compressed, so that it can only be read from its beginning."""
+    return path.lower().endswith((".gz", ".zst"))
+
+
+def printable(name: str) -> str:
+    """A string as any file can hold it: bytes of a path that are not UTF-8, and lone surrogates, become escapes."""
+    if is_utf8(name):
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # A surrogate that stands for no byte: the string came from JSON.
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a string has no surrogates, which Python also makes of the bytes of a path that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_file(path: str, limit: int) -> tuple[bytes, str]:
-    """The bytes of a regular file, or the reason why it has none to give.
+    """The bytes of a regular file, and the reason why it is left out (empty if it is to be read).
 
     The file may have changed since it was listed: it may be gone, longer, or a pipe by now.
     """
     try:
+        # O_NONBLOCK: to open a pipe must not wait for a writer. O_NOFOLLOW: a link may lead anywhere.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return b"", "unreadable"
@@ -77,10 +86,12 @@ def read_file(path: str, limit: int) -> tuple[bytes, str]:
             return b"", "special_file"
         if status.st_size > limit:
             return b"", "over_large"
-        wanted = min(limit, status.st_size or UNSIZED_BYTES) + 1  # os.read takes the memory before it looks
-        data = os.read(descriptor, wanted)
+        # One byte more than is allowed shows that the file has grown. os.read allocates all that it is asked for.
+        target = min(limit, status.st_size or UNSIZED_BYTES) + 1
+        # One read gets a whole file from a local disk; a network file system may give less.
+        data = os.read(descriptor, target)
         while len(data) < status.st_size:
-            more = os.read(descriptor, wanted - len(data))
+            more = os.read(descriptor, target - len(data))
             if not more:
                 break
             data += more
@@ -91,10 +102,17 @@ def read_file(path: str, limit: int) -> tuple[bytes, str]:
     return data, why_not_text(data, limit)
 
 
-def why_not_text(data: bytes, limit: int) -> str:
-    """Reasons that the bytes alone give, but for bad UTF-8, which `codeshell.scorers.text` finds on its way."""
+def why_not_text(data: bytes, limit: int | None) -> str:
+    """The reason to leave a text out that its bytes give, except invalid UTF-8, which is found later in bulk.
+
+    Args:
+        limit: bytes at most. None lets a text of any size and with zero bytes pass.
+    """
+    # The order decides which reason a text with several faults is counted under.
     if not data:
         return "empty"
+    if limit is None:
+        return ""
     if len(data) > limit:
         return "over_large"
     return "binary" if data.find(b"\0", 0, NUL_BYTES) >= 0 else ""
@@ -106,16 +124,31 @@ def damage(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; mend the path") from None
+        raise UserError(f"{path}: no such file; fix the path") from None
     except UnicodeEncodeError:
         raise UserError(f"{path}: its name is not UTF-8, and Arrow opens no such path; rename it") from None
     except (OSError, EOFError, pa.ArrowException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read whole ({text}); mend it or leave it out") from None
+        raise UserError(f"{path}: cannot be read whole ({text}); fix it or leave it out") from None
+
+
+@contextlib.contextmanager
+def driver(url: str) -> Iterator[None]:
+    """Turn what fsspec says about a URL that it cannot open into a `UserError`. `OSError` is left to `damage`."""
+    try:
+        yield
+    except (OSError, UserError, pa.ArrowException):
+        raise
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: {error}; install the fsspec driver for this kind of URL") from None
+    except Exception as error:  # The network libraries of the drivers have exceptions of their own.
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{url}: cannot be opened ({text}); fix the URL, or check network and credentials") from None
 
 
 def open_binary(path: str) -> IO[bytes]:
     """A local file or an fsspec URL, for reading."""
+    # fsspec is imported only for URLs: local files need no driver, and every worker would pay.
     if not is_url(path):
         return open(path, "rb")
     import fsspec
@@ -126,112 +159,28 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def driver(url: str) -> Iterator[None]:
-    """Turn what fsspec says of a kind of URL that it cannot open into a `UserError`. `OSError` is left to `damage`."""
-    try:
-        yield
-    except (OSError, UserError, pa.ArrowException):
-        raise
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: {error}; install the fsspec driver for this kind of URL") from None
-    except Exception as error:  # The drivers' network libraries have exceptions of their own.
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{url}: cannot be opened ({text}); mend the URL, or see to network and credentials") from None
-
-
-@contextlib.contextmanager
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file, to be read a page at a time; what is wrong with it is a `UserError` that names it.
 
     Column chunks are not read ahead or whole: a row group may be larger than the memory.
     """
     with damage(path), contextlib.ExitStack() as stack:
-        file = stack.enter_context(open_binary(path)) if is_url(path) else path
+        # Arrow opens a path only if it is UTF-8. A Python file has any name, at the cost of a call per page.
+        by_python = is_url(path) or not is_utf8(path)
+        file = stack.enter_context(open_binary(path)) if by_python else path
         yield stack.enter_context(pq.ParquetFile(file, buffer_size=PARQUET_BUFFER, pre_buffer=False))
 
 
-def parquet_groups(path: str, columns: Collect) -> list[int]:
-    """Bytes of text in every row group (uncompressed), after checking that the text column is there.
-
-    Raises:
-        UserError: not a Parquet file, or without a text column of strings; the columns that there are are named.
-    """
-    with damage(path), open_binary(path) as file:
-        source = pq.ParquetFile(file)
-        schema = source.schema_arrow
-        if columns.text_column not in schema.names:
-            raise UserError(_missing(path, columns.text_column, schema.names))
-        kind = schema.field(columns.text_column).type
-        if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
-            raise UserError(f"{path}: column '{columns.text_column}' holds {kind}, not text; {TEXT_COLUMN_REMEDY}")
-        metadata = source.metadata
-        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-        at = names.index(columns.text_column)
-        groups = [metadata.row_group(group) for group in range(source.num_row_groups)]
-        return [group.column(at).total_uncompressed_size for group in groups]
-
-
-def parquet_rows(path: str, groups: range, columns: Collect) -> Iterator[Row]:
-    """The rows of some row groups."""
-    with damage(path), open_binary(path) as file:
-        source = pq.ParquetFile(file)
-        number = sum(source.metadata.row_group(group).num_rows for group in range(groups.start))
-        present = set(source.schema_arrow.names)
-        wanted = [columns.repo_column, columns.path_column, columns.language_column]
-        names = [columns.text_column, *(name for name in dict.fromkeys(wanted) if name in present)]
-        for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=list(groups), columns=names):
-            texts = batch.column(columns.text_column).cast(pa.large_binary()).to_pylist()
-            others = [batch.column(name).to_pylist() if name in present else [None] * batch.num_rows for name in wanted]
-            for text, repo, name, language in zip(texts, *others, strict=True):
-                place = f"#{number}"
-                number += 1
-                yield _row(text, repo, name, language, place, columns)
-
-
-def jsonl_check(path: str, columns: Collect) -> None:
-    """Look at the first line: a record without the text column is a `UserError` that names the columns there are."""
-    with damage(path), open_lines(path) as file:
-        for _, line in _lines(file, 0, None, _longest_line(columns)):
-            record = _decode(line)
-            if isinstance(record, dict) and columns.text_column not in record:
-                raise UserError(_missing(path, columns.text_column, list(record)))
-            return
-
-
-def jsonl_rows(path: str, start: int, end: int | None, columns: Collect) -> Iterator[Row]:
-    """The records of the lines that begin in bytes [start, end); `end` None is the end of the file."""
-    with damage(path), open_lines(path) as file:
-        for offset, line in _lines(file, start, end, _longest_line(columns)):
-            place = f"@{offset}"
-            if line is None:
-                yield Row(b"", None, None, None, place, "over_large")
-                continue
-            record = _decode(line)
-            if not isinstance(record, dict):
-                yield Row(b"", None, None, None, place, "bad_json")
-                continue
-            text = record.get(columns.text_column)
-            if isinstance(text, str):
-                text = text.encode("utf-8", "surrogatepass")  # found as bad UTF-8 later
-            else:
-                text = None
-            yield _row(
-                text,
-                record.get(columns.repo_column),
-                record.get(columns.path_column),
-                record.get(columns.language_column),
-                place,
-                columns,
-            )
-
-
-def jsonl_records(path: str, limit: int, longest: int) -> Iterator[dict[str, Any]]:
-    """The objects among the first `limit` lines (blank ones not counted)."""
-    with damage(path), open_lines(path) as file:
-        for _, line in itertools.islice(_lines(file, 0, None, longest), limit):
-            record = _decode(line)
-            if isinstance(record, dict):
-                yield record
+@contextlib.contextmanager
+def open_lines(path: str) -> Iterator[IO[bytes]]:
+    """A JSONL file, unpacked if its name says that it is packed."""
+    with open_binary(path) as raw:
+        if is_packed(path):
+            # Arrow's stream, because it continues over concatenated frames and refuses a truncated one.
+            packed = pa.CompressedInputStream(raw, "gzip" if path.lower().endswith(".gz") else "zstd")
+            yield io.BufferedReader(packed, 1 << 20)
+        else:
+            yield raw
 
 
 def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iterator[tuple[int, int, bytes | None]]:
@@ -242,6 +191,7 @@ def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iter
     with damage(path), open_lines(path) as file:
         if start:
             file.seek(start)
+        # A limit on readline bounds the memory that one line can take.
         number, offset = 0, start
         while end is None or offset < end:
             line = file.readline(longest + 1)
@@ -249,7 +199,7 @@ def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iter
                 return
             length = len(line)
             if length > longest and not line.endswith(b"\n"):
-                length += _skip_line(file)
+                length += skip_line(file)
                 yield number, offset, None
             else:
                 yield number, offset, line
@@ -257,85 +207,28 @@ def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iter
             offset += length
 
 
-def decode_record(line: bytes) -> dict[str, Any] | None:
-    """The object that a line of JSONL holds, if it does."""
-    record = _decode(line)
-    return record if isinstance(record, dict) else None
-
-
-def is_packed(path: str) -> bool:
-    """Compressed, so that it can only be read from its beginning."""
-    return path.lower().endswith((".gz", ".zst"))
-
-
-def _row(text: bytes | None, repo: Any, path: Any, language: Any, place: str, columns: Collect) -> Row:
-    repo, path, language = (value if isinstance(value, str) and value else None for value in (repo, path, language))
-    if text is None:
-        return Row(b"", repo, path, language, place, "no_text")
-    reason = why_not_text(text, columns.max_file_bytes)
-    return Row(b"" if reason else text, repo, path, language, place, reason)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
-def _missing(path: str, column: str, names: list[str]) -> str:
-    return f"{path}: no column '{column}'; it has {', '.join(names[:20])}; {TEXT_COLUMN_REMEDY}"
-
-
-def _decode(line: bytes | None) -> Any:
-    try:
-        return msgspec.json.decode(line) if line is not None else None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
-
-
-def _longest_line(columns: Collect) -> int:
-    # JSON may write a character of one byte as six (\\u0041), and a record has more than its text.
-    return 8 * columns.max_file_bytes + (1 << 20)
-
-
-@contextlib.contextmanager
-def open_lines(path: str) -> Iterator[IO[bytes]]:
-    """A JSONL file, unpacked if its name says that it is packed."""
-    with open_binary(path) as raw:
-        if is_packed(path):
-            # Arrow's stream, because it goes on over concatenated frames and refuses a truncated one.
-            packed = pa.CompressedInputStream(raw, "gzip" if path.lower().endswith(".gz") else "zstd")
-            yield io.BufferedReader(packed, 1 << 20)
-        else:
-            yield raw
-
-
-def _lines(file: IO[bytes], start: int, end: int | None, longest: int) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (offset, line) for the lines that begin in [start, end); None for a line over `longest`. Blank lines are
-    passed over."""
-    offset = start
-    if start:
-        # The line that begins before `start` belongs to the range before. One byte back, so that a line that begins
-        # exactly at `start` is ours.
-        file.seek(start - 1)
-        offset = start - 1 + _skip_line(file)
-    while end is None or offset < end:
-        line = file.readline(longest + 1)
-        if not line:
-            return
-        length = len(line)
-        if length > longest and not line.endswith(b"\n"):
-            length += _skip_line(file)
-            yield offset, None
-        elif not line.isspace():
-            yield offset, line
-        offset += length
-
-
-def _skip_line(file: IO[bytes]) -> int:
-    """Read to the end of the line; return how many bytes that was."""
+def skip_line(file: IO[bytes]) -> int:
+    """Read to the end of the line, in pieces, because a line may have no end; return how many bytes that was."""
     count = 0
-    while True:
-        piece = file.readline(1 << 20)
+    while piece := file.readline(1 << 20):
         count += len(piece)
-        if not piece or piece.endswith(b"\n"):
-            return count
+        if piece.endswith(b"\n"):
+            break
+    return count
+
+
+def decode_record(line: bytes) -> dict[str, Any] | None:
+    """The object that a line of JSONL holds, or None.
+
+    Python's `json.dumps` writes NaN, Infinity and escaped lone surrogates, which the fast decoder refuses. They do no
+    harm in a field that is not asked for; in the text, a surrogate is found as bad UTF-8 later.
+    """
+    try:
+        record = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        # The slow decoder sees only lines that the fast one refuses.
+        try:
+            record = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            return None
+    return record if isinstance(record, dict) else None

@@ -49,7 +49,7 @@ KEPT = pa.schema(
 """A document that a stage lets through: row `row` of `collect/documents-{shard}.parquet`."""
 
 ROW_GROUP = 2048
-"""Rows a group: some 20 MB of source files at most, so a reader holds little."""
+"""Rows per row group: some 20 MB of source files at most, so a reader holds little."""
 
 
 REPEATING = frozenset({"repo", "language", "stage", "rule", "generated", "kept_repo", "shard", "limit"})
@@ -82,6 +82,7 @@ class TableWriter:
 
     def __enter__(self) -> TableWriter:
         names = set(self.schema.names)
+        # If opening fails, the temporary file goes; if it succeeds, `__exit__` closes and renames.
         with contextlib.ExitStack() as stack:
             writer = pq.ParquetWriter(
                 stack.enter_context(atomic_path(self.path)),
@@ -133,7 +134,7 @@ def take_rows(table: pa.Table, rows: NDArray[np.integer[Any]]) -> pa.Table:
 
 
 def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
-    """Yield the documents (schema `DOCUMENTS`) behind one `kept-NNNNN.parquet`, in its order.
+    """Yield the documents (schema `DOCUMENTS`) that one `kept-NNNNN.parquet` names, in its order.
 
     Args:
         collect: the directory that holds `documents-NNNNN.parquet`.
@@ -142,11 +143,13 @@ def read_kept(collect: Path, kept: Path) -> Iterator[pa.Table]:
     rows = read_table(kept, ["shard", "row"])
     if rows.num_rows == 0:
         return
+    # (kept,): rows of the shard, ascending. Row groups are read in turn, and only those that hold some of them.
     wanted = rows["row"].to_numpy()
     source = pq.ParquetFile(shard_path(collect, "documents", rows["shard"][0].as_py()))
-    first, at = 0, 0
+    first, at = 0, 0  # the row that the group begins with, and how many of `wanted` lie before it
     for group in range(source.num_row_groups):
         count = source.metadata.row_group(group).num_rows
+        # Rows [at, end) of `wanted` lie in this group.
         end = at + int((wanted[at:] < first + count).sum())
         if end > at:
             yield take_rows(source.read_row_group(group), wanted[at:end] - first)
@@ -160,6 +163,7 @@ def totals(table: pa.Table) -> dict[str, int]:
 
 def by_language(table: pa.Table) -> dict[str, dict[str, int]]:
     """The totals of every language that occurs in a table of documents."""
+    # One pass of Arrow over two columns, whatever the number of documents.
     groups: list[dict[str, Any]] = (
         table.select(["language", "bytes"]).group_by("language").aggregate([("bytes", "count"), ("bytes", "sum")])
     ).to_pylist()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Texts: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
-"""What the functions of this package take as texts."""
+"""Every form in which the functions of this package take texts."""
 
 
 class TextBuffers(NamedTuple):
@@ -26,12 +26,13 @@ class TextBuffers(NamedTuple):
 
 
 PIECE_BYTES = 8 << 20
-"""Text in a call of C++ on long columns: bounds the memory; between two calls progress is told and Ctrl-C seen."""
+"""Text in one call of C++ on long columns. It bounds the memory; progress and Ctrl-C have their turn between calls."""
 
 
 def cut(piece: TextBuffers) -> Iterator[TextBuffers]:
     """The piece in views of about `PIECE_BYTES`."""
     if len(piece):
+        # (texts,): the number of the view in which each text begins. A view begins at the first text of each number.
         starts = (piece.offsets[:-1] - piece.offsets[0]) // PIECE_BYTES
         cuts = np.unique(starts, return_index=True)[1].tolist()
         for begin, end in pairwise([*cuts, len(piece)]):
@@ -54,6 +55,7 @@ def text_buffers(texts: Texts) -> Iterator[TextBuffers]:
     elif isinstance(texts, str):
         raise ValueError("texts: a single str; give a sequence of texts")
     else:
+        # A list is copied once, by Arrow, which also refuses what is no text.
         try:
             array = pa.array(texts, pa.large_string())
         except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
@@ -68,6 +70,7 @@ def large_strings(array: pa.Array) -> pa.LargeStringArray:
         ValueError: an element is null or not a string.
     """
     if not array.null_count and array.type != pa.large_string():
+        # Only the different values of a dictionary are cast; then each row takes its own.
         coded = pa.types.is_dictionary(array.type)
         values = array.dictionary if coded else array
         if values.type not in (pa.string(), pa.large_string(), pa.string_view()):
@@ -81,8 +84,10 @@ def large_strings(array: pa.Array) -> pa.LargeStringArray:
 
 def _array_buffers(array: pa.Array) -> TextBuffers:
     array = large_strings(array)
+    # An empty array may have no buffers at all.
     _, offsets, data = array.buffers()
     if offsets is None or offsets.size == 0:
         return TextBuffers(b"", np.zeros(1, np.int64))
+    # A slice of an array shares the buffers of the whole: its offsets begin at `array.offset`, not at 0.
     view = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     return TextBuffers(b"" if data is None else memoryview(data), view)

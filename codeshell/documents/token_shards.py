@@ -39,13 +39,13 @@ MAGIC = b"\x89CSTOK\r\n"
 VERSION = 1
 BYTE_ORDER = 0x0A0B0C0D
 HEADER = struct.Struct("<8s I I I I 3Q 32s 5Q I")
-"""Magic; version, byte order, bytes a token, zero; vocabulary, documents, tokens; SHA-256 of the tokenizer; where
-tokens, boundaries, ids and lengths begin, size of the file; CRC-32 of everything behind the header. The CRC-32 of the
+"""Magic; version, byte order, bytes per token, zero; vocabulary, documents, tokens; SHA-256 of the tokenizer; where
+tokens, boundaries, ids and lengths begin, size of the file; CRC-32 of everything after the header. The CRC-32 of the
 256 bytes before their last 4 is in those last 4."""
 
 HEADER_BYTES = 256
 MAPPED_SHARDS = 128
-"""Shards a corpus keeps mapped at once; each holds a file descriptor, and 1024 is a common limit."""
+"""Shards that a corpus keeps mapped at once; each holds a file descriptor, and 1024 is a common limit."""
 
 _REMEDY = "delete it and run the tokens stage again"
 
@@ -57,6 +57,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 def _sections(n_documents: int, n_tokens: int, token_bytes: int) -> tuple[int, int, int, int, int]:
     """Where tokens, boundaries, ids and lengths begin, and the size of the file."""
+    # Tokens are padded to 8 bytes, so that every section after them is aligned for its type.
     boundaries = HEADER_BYTES + -(-n_tokens * token_bytes // 8) * 8
     ids = boundaries + 8 * (n_documents + 1)
     lengths = ids + 16 * n_documents
@@ -67,7 +68,7 @@ class TokenShardWriter:
     """Writes one shard: `with TokenShardWriter(path, vocab_size=…, tokenizer_hash=…) as shard: shard.add(…)`.
 
     The file appears whole when the block ends well, and not at all when it does not. Tokens go to the disk as they
-    come; 32 bytes a document stay in memory.
+    come; 32 bytes per document stay in memory.
     """
 
     def __init__(self, path: str | Path, *, vocab_size: int, tokenizer_hash: str) -> None:
@@ -106,6 +107,7 @@ class TokenShardWriter:
             raise ValueError(f"doc_id: {doc_id!r} is not an MD5 in hexadecimal")
         if not 0 <= n_bytes < 1 << 64:
             raise ValueError(f"n_bytes: {n_bytes} is not a size")
+        # (tokens,) in a signed type, so that a negative id is seen before it wraps around.
         array = np.asarray(tokens, dtype=np.int64)
         if array.ndim != 1:
             raise ValueError(f"tokens: shape {array.shape}, expected one dimension")
@@ -124,11 +126,13 @@ class TokenShardWriter:
 
     def _finish(self) -> None:
         assert self._file is not None
+        # The sections after the tokens, which are written already: padding, boundaries, ids, lengths.
         sections = _sections(self.n_documents, self.n_tokens, self.dtype.itemsize)
         self._write(b"\0" * (sections[1] - HEADER_BYTES - self.n_tokens * self.dtype.itemsize))
         self._write(np.array(self._ends, dtype="<u8").tobytes())
         self._write(self._ids)
         self._write(np.array(self._lengths, dtype="<u8").tobytes())
+        # The header comes last, because it holds the checksum of all the rest.
         fields = HEADER.pack(
             MAGIC,
             VERSION,
@@ -150,7 +154,7 @@ class TokenShardWriter:
         temporary = self._stack.enter_context(atomic_path(self.path))
         try:
             self._file = self._stack.enter_context(open(temporary, "wb", buffering=1 << 20))
-            self._file.write(b"\0" * HEADER_BYTES)
+            self._file.write(b"\0" * HEADER_BYTES)  # the place of the header
         except BaseException:
             if not self._stack.__exit__(*sys.exc_info()):
                 raise
@@ -190,6 +194,7 @@ class TokenShard:
 
     def __init__(self, path: str | Path, *, tokenizer_hash: str | None = None, verify: bool = False) -> None:
         self.path = Path(path)
+        # Only the header is read now; a corpus of many shards opens quickly.
         try:
             with open(self.path, "rb") as file:
                 head = file.read(HEADER_BYTES)
@@ -213,12 +218,13 @@ class TokenShard:
             raise UserError(f"{self.path}: not a token shard of codeshell; {_REMEDY}")
         if len(head) < HEADER_BYTES:
             raise UserError(f"{self.path}: cut short at {size} bytes, within its header; {_REMEDY}")
-        # The version comes before the checksum, so that a later format may move everything behind it.
+        # The version comes before the checksum, so that a later format may move everything after it.
         version = struct.unpack_from("<I", head, 8)[0]
         if version != VERSION:
             raise UserError(f"{self.path}: token shard version {version}, this codeshell reads {VERSION}; {_REMEDY}")
         if struct.unpack_from("<I", head, HEADER_BYTES - 4)[0] != zlib.crc32(head[: HEADER_BYTES - 4]):
             raise UserError(f"{self.path}: its header is damaged (checksum); {_REMEDY}")
+        # From here on the header is what was written; its numbers must still agree with one another and the file.
         fields = HEADER.unpack_from(head)
         order, token_bytes = fields[2:4]
         self.vocab_size: int = fields[5]
@@ -243,6 +249,7 @@ class TokenShard:
                     data = mmap.mmap(file.fileno(), self._sections[4], access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise UserError(f"{self.path}: changed or gone since it was opened ({error}); {_REMEDY}") from None
+            # Views share the mapping, which lives as long as any of them.
             tokens, boundaries, ids, lengths, _ = self._sections
             views = (
                 np.frombuffer(data, self.dtype, self.n_tokens, tokens),
@@ -250,6 +257,7 @@ class TokenShard:
                 np.frombuffer(data, "V16", self.n_documents, ids),
                 np.frombuffer(data, "<u8", self.n_documents, lengths),
             )
+            # A cheap check of the ends; `document` checks each pair when it is used.
             if int(views[1][0]) != 0 or int(views[1][-1]) != self.n_tokens:
                 raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
             self._map = views
@@ -268,6 +276,7 @@ class TokenShard:
                 crc = zlib.crc32(block, crc)
         if crc != self._crc:
             raise UserError(f"{self.path}: its content is damaged (checksum); {_REMEDY}")
+        # A file that was written wrong has the right checksum too.
         if np.any(np.diff(self.boundaries.astype(np.int64)) < 0):
             raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
 
@@ -299,6 +308,7 @@ class TokenShard:
 
     def document(self, index: int) -> npt.NDArray[Any]:
         """Tokens of one document, a read-only view."""
+        # Damaged boundaries must not become a view of other memory.
         boundaries = self._mapped()[1]
         start, end = int(boundaries[self._check(index)]), int(boundaries[index + 1])
         if not start <= end <= self.n_tokens:
@@ -331,11 +341,13 @@ class TokenCorpus:
         if not paths:
             raise UserError("token shards: none given; run the tokens stage first")
         self.shards: list[TokenShard] = []
+        # Every shard must be of the first one's tokenizer, if none is asked for.
         for path in paths:
             self.shards.append(TokenShard(path, tokenizer_hash=tokenizer_hash))
             tokenizer_hash = self.shards[0].tokenizer_hash
         self.tokenizer_hash = self.shards[0].tokenizer_hash
         self.vocab_size = self.shards[0].vocab_size
+        # (shards + 1,): the number of the first document of each shard.
         self._starts = [0]
         for shard in self.shards:
             self._starts.append(self._starts[-1] + shard.n_documents)
@@ -351,6 +363,7 @@ class TokenCorpus:
         return self.shards[number], index - self._starts[number]
 
     def _use(self, number: int) -> None:
+        # The mapping that was used longest ago goes first.
         self._recent[number] = self.shards[number]
         self._recent.move_to_end(number)
         if len(self._recent) > MAPPED_SHARDS:

@@ -63,12 +63,14 @@ def walk(root: str, *, max_file_bytes: int, vendored: bool, leave_out: frozenset
     `ROOT/FIRST`, where FIRST is the first part of its path, without suffix if that is the file itself. So each
     module of a folder of modules and each package of a folder of packages is a repository.
     """
+    # `git` is the repository around an entry, if there is one, else None.
     base = Path(root).absolute().name or "root"
     top = _list(root)
     if top is None:
         yield Found("", 0, base, "unreadable")
         return
     git = base if any(entry.name == ".git" for entry in top) else None
+    # A stack of open directories in place of recursion: a tree may be deeper than Python's stack.
     stack = [("", git, iter(top))]
     while stack:
         prefix, git, entries = stack[-1]
@@ -76,9 +78,11 @@ def walk(root: str, *, max_file_bytes: int, vendored: bool, leave_out: frozenset
         if entry is None:
             stack.pop()
             continue
+        # Paths are made of names alone, so that they are the same wherever the root lies.
         path = prefix + entry.name
         if _is_directory(entry):
             reason = _why_not_enter(entry.name, vendored, leave_out)
+            # A directory is listed before it is entered: its content decides whether it is a virtual environment.
             below = None if reason else _list(entry.path)
             if below is not None and not vendored and any(inner.name == "pyvenv.cfg" for inner in below):
                 reason = "vendored"
@@ -87,6 +91,7 @@ def walk(root: str, *, max_file_bytes: int, vendored: bool, leave_out: frozenset
             if reason:
                 yield Found(path, 0, git or _repo(base, path, is_file=False), reason)
             else:
+                # A checkout inside a checkout (a submodule, a worktree) is a repository of its own.
                 inside = entry.name if any(inner.name == ".git" for inner in below or ()) else git
                 stack.append((path + "/", inside, iter(below or ())))
         else:
@@ -100,6 +105,7 @@ def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
         return "vcs"
     if size == 0:
         return "empty"
+    # A name without suffix may still be a script: only the first line tells, so the file is read.
     language, look_inside = languages.by_name(name)
     if language is None and not look_inside:
         return "binary" if languages.suffix(name) in BINARY else "unknown_language"
@@ -110,6 +116,7 @@ def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
 
 def _repo(base: str, path: str, *, is_file: bool) -> str:
     first, slash, _ = path.partition("/")
+    # A file at the top is a repository of its own, named without its suffix; a leading dot is part of the name.
     if is_file and not slash and "." in first[1:]:
         first = first[: first.index(".", 1)]
     return f"{base}/{first}"
@@ -127,6 +134,7 @@ def _why_not_enter(name: str, vendored: bool, leave_out: frozenset[str]) -> str:
 
 def _look_at(entry: os.DirEntry[str], max_file_bytes: int) -> tuple[int, str]:
     try:
+        # Links first: `is_file` and `stat` below must speak of the entry itself.
         if entry.is_symlink():
             return 0, "link"
         if not entry.is_file(follow_symlinks=False):
@@ -147,6 +155,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 def _list(path: str) -> list[os.DirEntry[str]] | None:
     """The entries of a directory such that a walk in this order is sorted by path; None if it cannot be read."""
     try:
+        # With its slash a directory sorts where the paths below it do: `a-b`, `a.b`, `a/`.
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: os.fsencode(entry.name) + (b"/" if _is_directory(entry) else b""))
     except OSError:

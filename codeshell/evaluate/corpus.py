@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from codeshell.documents import batches, inputs, languages, readers
+from codeshell.documents.choose import choose
+from codeshell.documents.inputs import InputOptions, Shard
 from codeshell.documents.shards import document_id, list_shards
 from codeshell.errors import UserError
 from codeshell.randomness import draw
 
-BATCH_ROWS = 512
-
 MAX_SHARDS = 64
 """Shards of a split that are looked at: some 2 GB, from which 16 MB or less are chosen. A corpus of terabytes is not
 read through for it."""
+
+SHARD_BYTES = 64 << 20
+"""Text in a part of a file that is read at a time."""
+
+OPTIONS = InputOptions(path_column="path", language_column="language")
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,30 @@ class _Row:
     path: str
     language: str
     size: int
-    file: int
+    shard: int
+    """Place in the plan."""
     row: int
+    """Row in the source of that shard."""
 
 
 class Corpus:
-    """Parquet files of documents, indexed by id and size; texts are read when they are chosen.
+    """Files of documents, indexed by id and size; texts are read when they are chosen.
 
     Args:
-        paths: Parquet files with a `text` column; `id`, `path`, `language` and `bytes` are used where they exist.
+        paths: what `codeshell.documents` reads: Parquet or JSONL with a `text` column, folders of code. Of tables,
+            `id`, `path`, `language` and (in Parquet) `bytes` are used where they exist.
 
     Raises:
-        UserError: a file is not Parquet or has no text column.
+        UserError: a file is damaged or has no text column.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path | str]) -> None:
         self.paths = list(paths)
         self.rows: list[_Row] = []
-        for number, path in enumerate(self.paths):
-            self._index(number, path)
+        # The plan is kept: a chosen row is found again by its shard and its place in the source.
+        self._plan = inputs.plan([str(path) for path in paths], OPTIONS, SHARD_BYTES) if paths else inputs.Plan([], [])
+        for shard in self._plan.shards:
+            self._index(shard)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,102 +89,84 @@ class Corpus:
     ) -> list[Document]:
         """Documents in the order of hash(seed, id, purpose), as many as fit `max_bytes`.
 
-        A document that does not fit any more is passed over and smaller ones behind it may still come, so the sample
+        A document that does not fit any more is passed over and smaller ones after it may still come, so the sample
         never exceeds the limit; this leaves out files larger than the limit altogether.
 
         Args:
             languages: lower-case names; keep only these.
             excluded: lower-case names; leave these out.
         """
-        ranked = sorted(
-            (draw(seed, row.id, purpose), row.id, index)
-            for index, row in enumerate(self.rows)
+        # First by language, then by hash: so the choice for one language does not depend on the others.
+        able = [
+            row
+            for row in self.rows
             if (languages is None or row.language.lower() in languages) and row.language.lower() not in excluded
-        )
-        chosen: list[_Row] = []
-        total = 0
-        for _, _, index in ranked:
-            row = self.rows[index]
-            if row.size > 0 and total + row.size <= max_bytes:
-                chosen.append(row)
-                total += row.size
+        ]
+        taken, _ = choose(seed, purpose, ((row.id, row.size) for row in able), max_bytes, fill=True)
+        chosen = [able[place] for place in taken.tolist()]
+        # Texts come shard by shard, and are put back into the order of the hash.
         texts = self._texts(chosen)
-        return [Document(row.id, row.path, row.language, texts[row.file, row.row]) for row in chosen]
+        return [Document(row.id, row.path, row.language, texts[row.shard, row.row]) for row in chosen]
 
-    def _index(self, number: int, path: Path) -> None:
-        file = _open(path)
-        names = set(file.schema_arrow.names)
-        if "text" not in names:
-            raise UserError(f"{path}: no column text; give Parquet documents with one")
-        whole = {"id", "bytes"} <= names
-        columns = [name for name in ("id", "path", "language", "bytes") if name in names]
-        at = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns if whole else [*columns, "text"]):
-            for values in batch.to_pylist():
-                data = b"" if whole else (values["text"] or "").encode("utf-8")
-                self.rows.append(
-                    _Row(
-                        id=values.get("id") or document_id(data),
-                        path=values.get("path") or "",
-                        language=values.get("language") or "",
-                        size=int(values["bytes"]) if whole else len(data),
-                        file=number,
-                        row=at,
-                    )
-                )
-                at += 1
+    def _index(self, shard: Shard) -> None:
+        """Add the documents of a part of a file."""
+        add, number = self.rows.append, shard.number
+        if self._has(shard, "id", "bytes"):
+            # Shards of a run say all that is needed beside the texts, which are not read then.
+            for first, batch in batches.tables(shard, ("id", "path", "language", "bytes"), batches.OBJECT_ROWS):
+                for row, of in enumerate(batch.to_pylist(), first):
+                    add(_Row(of["id"], of.get("path") or "", of.get("language") or "", of["bytes"] or 0, number, row))
+            return
+        # Other files are read once to measure them, a text at a time.
+        for found, _ in batches.texts(shard, replace(OPTIONS, id_column="id"), Counter()):
+            identity = found.id or document_id(found.text)
+            path, language = found.path or "", found.language
+            if shard.source.kind == "files":  # a table says what it knows; of a file the name is all that is known
+                language = languages.by_path(path, found.text)
+            add(_Row(identity, path, language or "", found.size, number, found.row))
+
+    def _has(self, shard: Shard, *names: str) -> bool:
+        """Whether a part of a file is Parquet with these columns."""
+        if shard.source.kind != "parquet":
+            return False
+        with readers.open_parquet(shard.source.path) as file:
+            return set(names) <= set(file.schema_arrow.names)
 
     def _texts(self, rows: Sequence[_Row]) -> dict[tuple[int, int], str]:
-        wanted: dict[int, list[int]] = {}
+        """The texts of some rows; each shard is read once."""
+        # shard -> rows of it
+        places: dict[int, list[int]] = {}
         for row in rows:
-            wanted.setdefault(row.file, []).append(row.row)
+            places.setdefault(row.shard, []).append(row.row)
         texts: dict[tuple[int, int], str] = {}
-        for number, indices in wanted.items():
-            left = sorted(indices, reverse=True)
-            at = 0
-            for batch in _open(self.paths[number]).iter_batches(batch_size=BATCH_ROWS, columns=["text"]):
-                while left and left[-1] < at + batch.num_rows:
-                    index = left.pop()
-                    texts[number, index] = batch.column(0)[index - at].as_py() or ""
-                at += batch.num_rows
-                if not left:
-                    break
+        for number, found in places.items():
+            # A row whose text is null or no UTF-8 contradicts the size that its file gave.
+            try:
+                column = batches.texts_at(self._plan.shards[number], found, OPTIONS).to_pylist()
+            except ValueError as error:
+                raise UserError(f"{error}, though its size is given; write the file again") from None
+            texts.update(zip(((number, row) for row in found), column, strict=True))
         return texts
 
 
 def split_paths(run: Path, split: str, *, seed: int) -> list[Path]:
     """Shards of one split of a run: all of them, or the `MAX_SHARDS` that come first by hash(seed, split, name).
 
-    What a shard holds does not depend on the workers, so neither does this choice. No shard is an empty list.
+    What a shard holds does not depend on the workers, so neither does this choice. Without shards the list is empty.
     """
     paths = list_shards(run / "curated", split)
+    # By the name of the shard alone, so that the choice is the same wherever the run lies.
     ranked = sorted(paths, key=lambda path: (draw(seed, split, path.name), path.name))
     return sorted(ranked[:MAX_SHARDS])
 
 
-def find_parquet(inputs: Sequence[str]) -> list[Path]:
-    """Parquet files named on a command line; a directory stands for its `test-*.parquet`, else for all it holds.
-
-    Raises:
-        UserError: a path does not exist or holds no Parquet.
-    """
-    found: list[Path] = []
-    for name in inputs:
+def find_parquet(names: Sequence[str]) -> list[Path | str]:
+    """Inputs named on a command line; a directory stands for its `test-*.parquet`, else for the Parquet files below
+    it, else (a folder of code or of JSONL) for itself."""
+    found: list[Path | str] = []
+    for name in names:
+        # The test split of a run was held out; in other folders all Parquet counts.
         path = Path(name)
-        if path.is_dir():
-            inside = list_shards(path, "test") or sorted(path.rglob("*.parquet"))
-            if not inside:
-                raise UserError(f"{name}: no .parquet files below it; give Parquet documents with a text column")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError(f"{name}: no such file or directory; give Parquet documents with a text column")
+        inside = (list_shards(path, "test") or sorted(path.rglob("*.parquet"))) if name and path.is_dir() else []
+        found += inside or [name]
     return found
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}); give Parquet documents") from None

@@ -1,4 +1,4 @@
-"""The texts that `codeshell tokenizer` is pointed at: folders, files, Parquet, JSONL, or a run's own corpus.
+"""The texts that `codeshell tokenizer` is pointed at: any inputs of `codeshell.documents`, or a run's own corpus.
 
 Unlike the collect stage, nothing here needs a known language: a plain file that is named is read whatever it is, and
 a row without a language counts under the one its path suggests, or as `unknown`.
@@ -6,7 +6,6 @@ a row without a language counts under the one its path suggests, or as `unknown`
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,13 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codeshell.documents import languages, readers, walk
-from codeshell.documents.shards import list_shards
-from codeshell.errors import UserError
-from codeshell.recipe import Collect
+from codeshell.documents import languages
+from codeshell.documents.batches import texts
+from codeshell.documents.choose import choose
+from codeshell.documents.inputs import InputOptions, Listing, cut
+from codeshell.documents.shards import document_id, list_shards
 
-SETTINGS = Collect()
-"""Column names and size limits, as in a recipe that does not set them."""
+OPTIONS = InputOptions(path_column="path", language_column="language", max_row_bytes=1 << 20, max_single_bytes=1 << 30)
+"""Column names and size limits, as in a recipe that does not set them; a file that is named may be a whole corpus."""
+
+SHARD_BYTES = 64 << 20
+"""Text that is listed at a time; it changes nothing in what is read."""
 
 BATCH_BYTES = 2_000_000
 BATCH_DOCUMENTS = 256
@@ -35,28 +38,27 @@ def documents(inputs: list[str], split: str, left_out: Counter[str]) -> Iterator
     """Yield every text of the inputs, in a fixed order; what cannot be read is counted in `left_out` by reason.
 
     Args:
-        inputs: paths. Of a run's directory (or its `curated/`), the split named is read.
+        inputs: paths, globs and URLs; for a run's directory (or its `curated/`), the split named is read.
         split: `train`, `valid` or `test`.
         left_out: reasons, added to.
 
     Raises:
         UserError: an input that is not there, or a damaged Parquet or JSONL file.
     """
+    names: list[str] = []
     for item in inputs:
+        # A run stands for the shards of one split. Its other files are no text to learn from.
         path = Path(item).expanduser()
-        if path.is_dir():
-            shards = list_shards(path, split) or list_shards(path / "curated", split)
-            if shards:
-                for shard in shards:
-                    yield from _rows(str(shard), left_out)
-            else:
-                yield from _folder(path, left_out)
-        elif not path.exists():
-            raise UserError(f"{item}: no such file or folder; mend the path")
-        elif readers.kind_of(str(path)):
-            yield from _rows(str(path), left_out)
-        else:
-            yield from _file(path, str(path), left_out)
+        shards = (list_shards(path, split) or list_shards(path / "curated", split)) if path.is_dir() else []
+        names += map(str, shards) if shards and item else [item]
+    # The listing is a stream, so a folder of any size is read without holding its list.
+    listing = Listing(names, OPTIONS)
+    for (shard,) in cut(listing, SHARD_BYTES):
+        for row, text in texts(shard, OPTIONS, left_out):
+            # Rows of a run say their language; for other texts the path or the first line tells, or nothing does.
+            yield Document(row.language or languages.by_path(row.path or "", row.text), text)
+    # What the walk left out is known when it is over.
+    left_out.update(listing.left_out)
 
 
 def batches(items: Iterable[Document]) -> Iterator[list[Document]]:
@@ -74,73 +76,28 @@ def batches(items: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def sample(read: Callable[[], Iterator[Document]], *, seed: int, max_bytes: int) -> tuple[int, Iterator[Document]]:
-    """Each different text once, chosen in the order of hash(seed, text) for as long as `max_bytes` holds them.
+    """Each different text once, chosen by hash for as long as `max_bytes` holds them, as the tokenizer stage chooses.
 
-    `read` is called twice: to hash and measure now, and to give the texts. A number or two a document stay in memory.
+    `read` is called twice: to hash and measure now, and to give the texts. Two numbers per document stay in memory.
 
     Returns:
-        How many texts are chosen, and the texts.
+        How many texts are chosen, and the texts in the order of `read`.
     """
-    keys, sizes = [], []
-    for item in read():
-        data = item.text.encode()
-        keys.append(_key(seed, data))
-        sizes.append(len(data))
-    unique, first = np.unique(np.array(keys, dtype=np.uint64), return_index=True)
-    fits = np.cumsum(np.array(sizes, dtype=np.int64)[first]) <= max_bytes
-    wanted = set(unique[fits].tolist())
+
+    def measured() -> Iterator[tuple[str, int]]:
+        for item in read():
+            data = item.text.encode()
+            yield document_id(data), len(data)
+
+    taken, _ = choose(seed, "tokenizer", measured(), max_bytes, once=True)
 
     def chosen() -> Iterator[Document]:
-        for item in read():
-            key = _key(seed, item.text.encode())
-            if key in wanted:
-                wanted.remove(key)
+        # The second reading gives the same texts in the same places; the chosen ones are met in ascending order.
+        places = iter(np.sort(taken).tolist())
+        target = next(places, None)
+        for place, item in enumerate(read()):
+            if place == target:
                 yield item
+                target = next(places, None)
 
-    return len(wanted), chosen()
-
-
-def _key(seed: int, data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8, salt=seed.to_bytes(16, "little")).digest(), "little")
-
-
-def _folder(root: Path, left_out: Counter[str]) -> Iterator[Document]:
-    for found in walk.walk(str(root), max_file_bytes=SETTINGS.max_file_bytes, vendored=False):
-        if found.reason:
-            left_out[found.reason] += 1
-        else:
-            yield from _file(root / found.path, found.path, left_out)
-
-
-def _file(path: Path, name: str, left_out: Counter[str]) -> Iterator[Document]:
-    data, reason = readers.read_file(str(path), 1 << 30)
-    yield from _document(data, reason, None, name, left_out)
-
-
-def _rows(path: str, left_out: Counter[str]) -> Iterator[Document]:
-    if readers.kind_of(path) == "parquet":
-        groups = range(len(readers.parquet_groups(path, SETTINGS)))
-        rows = readers.parquet_rows(path, groups, SETTINGS)
-    else:
-        readers.jsonl_check(path, SETTINGS)
-        rows = readers.jsonl_rows(path, 0, None, SETTINGS)
-    for row in rows:
-        yield from _document(row.text, row.reason, row.language, row.path or "", left_out)
-
-
-def _document(data: bytes, reason: str, language: str | None, path: str, left_out: Counter[str]) -> Iterator[Document]:
-    if not reason:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            reason = "bad_utf8"
-        else:
-            yield Document(language or _language(path, data), text)
-            return
-    left_out[reason] += 1
-
-
-def _language(path: str, data: bytes) -> str | None:
-    name = path.rsplit("/", 1)[-1]
-    language, look_inside = languages.by_name(name)
-    return languages.by_content(name, language, data) if look_inside else language
+    return len(taken), chosen()

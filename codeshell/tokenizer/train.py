@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from codeshell.documents.choose import choose as choose_documents
 from codeshell.documents.shards import list_shards
 from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
-from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.tokenizer.statistics import Meter
 from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_threads
@@ -76,22 +76,18 @@ def choose(paths: list[Path], *, seed: int, purpose: str, max_bytes: int) -> Sam
         seed, purpose: of the hash.
         max_bytes: text at most. 17 bytes a document are held in memory.
     """
-    keys: list[npt.NDArray[np.uint64]] = []
-    sizes: list[npt.NDArray[np.int64]] = []
-    for path in paths:
-        shard_keys, shard_sizes = [], []
-        for batch in _read(path, ["id", "bytes"]):
-            shard_keys += [draw(seed, name, purpose) for name in batch.column("id").to_pylist()]
-            shard_sizes += batch.column("bytes").to_pylist()
-        keys.append(np.array(shard_keys, dtype=np.uint64))
-        sizes.append(np.array(shard_sizes, dtype=np.int64))
-    all_sizes = np.concatenate([np.zeros(0, np.int64), *sizes])
-    order = np.argsort(np.concatenate([np.zeros(0, np.uint64), *keys]), kind="stable")
-    taken = order[np.cumsum(all_sizes[order]) <= max_bytes]
-    mask = np.zeros(len(all_sizes), dtype=np.bool_)
+    counts = [0] * len(paths)
+
+    def measured() -> Iterator[tuple[str, int]]:
+        for number, path in enumerate(paths):
+            for batch in _read(path, ["id", "bytes"]):
+                counts[number] += batch.num_rows
+                yield from zip(batch.column("id").to_pylist(), batch.column("bytes").to_pylist(), strict=True)
+
+    taken, size = choose_documents(seed, purpose, measured(), max_bytes)
+    mask = np.zeros(sum(counts), dtype=np.bool_)
     mask[taken] = True
-    ends = np.cumsum([len(part) for part in sizes])
-    return Sample(paths, np.split(mask, ends[:-1]) if paths else [], len(taken), int(all_sizes[taken].sum()))
+    return Sample(paths, np.split(mask, np.cumsum(counts)[:-1]) if paths else [], len(taken), size)
 
 
 def train(batches: Iterable[list[str]], vocab_size: int) -> Tokenizer:

@@ -1,16 +1,20 @@
 // AdamW over all tensors of a table in one launch, and the norm of their gradients in one more.
 //
-// Floor: the bytes of the scheme, each array touched once: 28 an element in fp32 and with fp32 masters, 22 in bf16 with
-// stochastic rounding, 14 with bf16 moments too. A block takes a chunk of 8,192 elements of one tensor, a warp tiles of
-// 256, a thread 8 elements of a tile, whose loads are all issued before the first use: two 16-byte loads an fp32 array,
-// one a 16-bit one.
+// Floor: the bytes of the scheme, each array touched once: 28 per element in fp32 and with fp32 masters, 22 in bf16
+// with stochastic rounding, 14 with bf16 moments too. Measured: not run on a GPU.
+//
+// A block of 256 threads takes a chunk of 8,192 elements of one tensor, a warp tiles of 256, a thread 8 elements of a
+// tile, whose loads are all issued before the first use: two 16-byte loads for an fp32 array, one for a 16-bit array.
 //
 //   tile, fp32 array     |  lane 0  |  lane 1  | … lane 31 |  lane 0  |  lane 1  | …     4 elements each, twice
 //   tile, 16-bit array   |       lane 0        |     lane 2  … 30     |    lane 1  | lane 3 …     8 elements each
 //
-// so that every access is 16 bytes wide and neighbouring lanes touch neighbouring bytes. Where a scheme has both
-// widths, lanes 2k and 2k + 1 swap halves of the 16-bit packs by shuffles. The last, partial tile of a tensor, and
-// tensors whose addresses are not multiples of 16, go element by element, neighbouring lanes on neighbouring elements.
+// So every access is 16 bytes wide and neighbouring lanes touch neighbouring bytes. Where a scheme has both widths,
+// lanes 2k and 2k + 1 swap halves of the 16-bit packs by shuffles. The last, partial tile of a tensor, and tensors
+// whose addresses are not multiples of 16, go element by element, neighbouring lanes on neighbouring elements.
+//
+// At most 80 registers per thread, so that three blocks share a multiprocessor. Shared memory: the coefficients and
+// keys of one tensor.
 //
 // A block's first thread computes the coefficients in fp64 while the first loads are under way. The last block to
 // finish counts up the steps.
@@ -28,8 +32,8 @@ namespace codeshell::adamw {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 256;  // elements of a warp
-constexpr int kEach = kTile / 32;
+constexpr int kTile = 256;         // elements of a warp
+constexpr int kEach = kTile / 32;  // of a thread
 
 // Within 1 ulp (root) and 2 ulp (quotient); the update they enter is a small part of the parameter.
 __device__ __forceinline__ float root(float x) {
@@ -42,12 +46,14 @@ __device__ __forceinline__ float root(float x) {
 #endif
 }
 
+// What adamw_math.h needs for one float.
 __device__ __forceinline__ float quotient(float a, float b) { return __fdividef(a, b); }
 
 #define ADAMW_INLINE __device__ __forceinline__
 #include "adamw/adamw_math.h"
 #undef ADAMW_INLINE
 
+// A thread's elements of one array and tile, in registers.
 template <class T>
 struct Eight {
   T elements[kEach];
@@ -59,6 +65,7 @@ __device__ __forceinline__ void swap_halves(Eight<T>& x, int lane) {
   static_assert(sizeof(T) == 2);
   unsigned int words[4];
   memcpy(words, &x, 16);
+  // Two words of 4 bytes go each way; the shuffle by 1 pairs lanes 2k and 2k + 1.
   const bool odd = lane & 1;
   const unsigned int first = __shfl_xor_sync(0xffffffffu, odd ? words[0] : words[2], 1);
   const unsigned int second = __shfl_xor_sync(0xffffffffu, odd ? words[1] : words[3], 1);
@@ -75,6 +82,8 @@ __device__ __forceinline__ int place(int lane, int i) {
   return wide ? (i / 4) * 128 + lane * 4 + i % 4 : (lane & 1) * 128 + (lane >> 1) * 8 + i;
 }
 
+// A whole tile of an aligned array: the thread's 8 elements, by 16-byte loads. Each array is touched once, so it
+// streams past the caches.
 template <class T>
 __device__ __forceinline__ Eight<T> fetch(const T* tile, int lane) {
   Eight<T> x;
@@ -89,6 +98,7 @@ __device__ __forceinline__ Eight<T> fetch(const T* tile, int lane) {
   return x;
 }
 
+// The reverse.
 template <class T>
 __device__ __forceinline__ void put(T* tile, const Eight<T>& x, int lane) {
   if constexpr (sizeof(T) == 4) {
@@ -104,6 +114,8 @@ __device__ __forceinline__ void put(T* tile, const Eight<T>& x, int lane) {
   }
 }
 
+// To bf16, up with the probability of the fraction that is cut off: random bits are added below the last bit that
+// stays. Infinities and NaNs are rounded as usual. fp32 needs no rounding.
 template <class T>
 __device__ __forceinline__ T rounded_stochastically(float x, unsigned int random16) {
   if constexpr (sizeof(T) == 4) {
@@ -116,11 +128,14 @@ __device__ __forceinline__ T rounded_stochastically(float x, unsigned int random
   }
 }
 
+// A step for one scheme: the types of parameter, gradient and moments, whether there is an fp32 master, and whether
+// rounding is stochastic.
 template <class P, class G, class M, bool master, bool stochastic>
 struct Kernel {
   static constexpr bool kWide = sizeof(P) == 4 || sizeof(G) == 4 || sizeof(M) == 4 || master;
   using Source = std::conditional_t<master, float, P>;  // what the parameter is read from
 
+  // One element of every array. master_weight is the parameter in fp32, whether it comes from a master or not.
   struct Element {
     P param;
     G gradient;
@@ -128,7 +143,8 @@ struct Kernel {
     float master_weight;
   };
 
-  // One element's update; `e` comes with the parameter's source in master_weight, as a float.
+  // One element's update, in fp32; `e` comes with the parameter's source in master_weight. The gradient is divided by
+  // grad_scale, so that run() may write it back.
   __device__ __forceinline__ static void advance(Element& e, unsigned int index, const Keys& keys,
                                                  const Coefficients& c) {
     float exp_avg = gpu::to_float(e.exp_avg), exp_avg_sq = gpu::to_float(e.exp_avg_sq);
@@ -136,6 +152,8 @@ struct Kernel {
     update(e.master_weight, gradient * c.gradient, exp_avg, exp_avg_sq, c);
     e.gradient = gpu::from_float<G>(gradient * c.unscale);
     if constexpr (stochastic) {
+      // One hash gives 32 bits: the upper half for the parameter, the lower one for the first moment. The second
+      // moment, if it is 16-bit, takes a hash of the hash.
       const unsigned int bits = random_bits(index, keys.a, keys.b);
       e.param = master ? gpu::from_float<P>(e.master_weight) : rounded_stochastically<P>(e.master_weight, bits >> 16);
       e.exp_avg = rounded_stochastically<M>(exp_avg, bits & 0xffffu);
@@ -147,18 +165,21 @@ struct Kernel {
     }
   }
 
+  // A block's chunk: elements [begin, end) of one tensor.
   __device__ __forceinline__ static void run(const Tensor& tensor, int64_t begin, const Settings& settings) {
     __shared__ Coefficients coefficients;
     __shared__ Keys keys;
     P* const param = static_cast<P*>(tensor.param);
     G* const gradient = static_cast<G*>(tensor.gradient);
     M *const exp_avg = static_cast<M*>(tensor.exp_avg), *const exp_avg_sq = static_cast<M*>(tensor.exp_avg_sq);
+    // With a master, the parameter is only written.
     const Source* source = nullptr;
     if constexpr (master) {
       source = tensor.master;
     } else {
       source = param;
     }
+    // One test for all arrays. A chunk begins at a multiple of 16 bytes of each array that does.
     const auto misaligned = (reinterpret_cast<uintptr_t>(param) | reinterpret_cast<uintptr_t>(gradient) |
                              reinterpret_cast<uintptr_t>(exp_avg) | reinterpret_cast<uintptr_t>(exp_avg_sq) |
                              reinterpret_cast<uintptr_t>(source)) &
@@ -166,11 +187,13 @@ struct Kernel {
     const int64_t end = tensor.size - begin < kChunk ? tensor.size : begin + kChunk;
     const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 
-    // The same number of rounds for every warp: the barrier is in the first.
+    // A round is 2,048 elements, a tile for each warp. All warps have the same number of rounds, because the barrier is
+    // in the first; one whose tile lies beyond the end has nothing to load.
     for (int64_t row = begin; row < end; row += kThreads * kEach) {
       const int64_t tile = row + warp * kTile;
       const int left = static_cast<int>(end - tile);  // may be below zero
       const bool vector = misaligned == 0 && left >= kTile;
+      // Loads of all arrays, before anything is computed. w is the parameter or its master, m and v the moments.
       Eight<Source> w = {};
       Eight<G> g = {};
       Eight<M> m = {}, v = {};
@@ -182,6 +205,7 @@ struct Kernel {
       } else {
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
+          // Element by element: lane l has elements l, l + 32, … as far as they exist.
           const int at = i * 32 + lane;
           if (at >= left) continue;
           g.elements[i] = (gradient + tile)[at];
@@ -190,6 +214,7 @@ struct Kernel {
           v.elements[i] = (exp_avg_sq + tile)[at];
         }
       }
+      // Once per block, under the loads: the tensor's coefficients, by one thread for all.
       if (row == begin) {
         if (threadIdx.x == 0) {
           const double step = static_cast<double>(*tensor.step) + 1.0;
@@ -200,6 +225,7 @@ struct Kernel {
         }
         __syncthreads();
       }
+      // Where widths are mixed, the 16-bit packs are brought into the order of the fp32 ones.
       if (vector) {
         if constexpr (kWide) {
           if constexpr (sizeof(G) == 2) swap_halves(g, lane);
@@ -207,9 +233,11 @@ struct Kernel {
           if constexpr (sizeof(M) == 2) swap_halves(m, lane), swap_halves(v, lane);
         }
       }
+      // Update in registers.
       Eight<P> p;
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
+        // The element's index in the tensor, modulo 2^32, is what random bits depend on: not the thread.
         const unsigned int index =
             static_cast<unsigned int>(tile) + static_cast<unsigned int>(vector ? place<kWide>(lane, i) : i * 32 + lane);
         Element e{{}, g.elements[i], m.elements[i], v.elements[i], gpu::to_float(w.elements[i])};
@@ -220,6 +248,7 @@ struct Kernel {
         v.elements[i] = e.exp_avg_sq;
         if constexpr (master) w.elements[i] = e.master_weight;
       }
+      // Store: the 16-bit packs go back to their own order first.
       if (vector) {
         if constexpr (kWide) {
           if constexpr (sizeof(P) == 2) swap_halves(p, lane);
@@ -249,9 +278,10 @@ struct Kernel {
   }
 };
 
-// Whether this block is the last of the grid to come here; what the others wrote before is then visible to it. The
-// counter is zero again for the next launch.
+// Whether this block is the last of the grid to come here; what the others wrote before is then visible to it. The last
+// one sets the counter back to zero for the next launch.
 __device__ __forceinline__ bool is_last_block(unsigned int* finished) {
+  // All threads of the block must be done before one of them arrives, and all must know its answer.
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -263,19 +293,25 @@ __device__ __forceinline__ bool is_last_block(unsigned int* finished) {
   return last;
 }
 
+// Grid: a block for each chunk (one block, if there are none). Nothing at all happens where found_inf says so.
 template <class P, class G, class M, bool master, bool stochastic>
 __global__ void __launch_bounds__(kThreads, 3) adamw(const StepArguments a) {
   if (a.settings.found_inf && *a.settings.found_inf != 0.0f) return;
   if (blockIdx.x < a.chunk_count) {
+    // The block's chunk and its tensor.
     const Chunk chunk = a.chunks[blockIdx.x];
     const Tensor tensor = a.tensors[chunk.tensor];
+    // A tensor without a gradient stays as it is.
     if (tensor.gradient) Kernel<P, G, M, master, stochastic>::run(tensor, chunk.piece * kChunk, a.settings);
   }
+  // Every block has read the steps it needs; the last one may count them up.
   if (!is_last_block(a.finished)) return;
   for (int64_t i = threadIdx.x; i < a.tensor_count; i += kThreads)
     if (a.tensors[i].gradient) *a.tensors[i].step += 1.0f;
 }
 
+// The sum over the block: within each warp by shuffles, then over the warps through shared memory. Every thread adds
+// the warps' sums in the same order, so all have the same result.
 template <class T>
 __device__ __forceinline__ T block_sum(T value) {
   __shared__ T sums[kThreads / 32];
@@ -289,15 +325,19 @@ __device__ __forceinline__ T block_sum(T value) {
   return total;
 }
 
+// The sum of squares: 32 elements per thread in fp32, the block's sum to `partials`, and the last block adds these up
+// in fp64. With several launches (one per type of gradient), the last launch makes norm and clipping factor of all
+// sums.
 template <class G>
 __global__ void __launch_bounds__(kThreads) gradient_norm(const NormArguments a) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  float sum = 0.0f;  // of at most 32 elements
+  float sum = 0.0f;  // of at most 32 elements, a thread's share of a chunk
   if (blockIdx.x < a.chunk_count) {
     const Chunk chunk = a.chunks[blockIdx.x];
     const Tensor tensor = a.tensors[chunk.tensor];
     const G* const gradient = static_cast<const G*>(tensor.gradient);
     const int64_t begin = chunk.piece * kChunk, end = tensor.size - begin < kChunk ? tensor.size : begin + kChunk;
+    // Whole chunks of aligned tensors: all loads first, 32 elements per thread.
     const bool aligned = (reinterpret_cast<uintptr_t>(gradient) & 15u) == 0;
     if (gradient && aligned && end - begin == kChunk) {
       Eight<G> g[kChunk / (kThreads * kEach)];  // the whole chunk in flight
@@ -312,6 +352,7 @@ __global__ void __launch_bounds__(kThreads) gradient_norm(const NormArguments a)
           sum += x * x;
         }
     } else if (gradient) {
+      // The last chunk of a tensor, or a tensor that is not aligned: element by element.
 #pragma unroll 8
       for (int64_t at = begin + threadIdx.x; at < end; at += kThreads) {
         const float x = gpu::to_float(gradient[at]);
@@ -319,6 +360,7 @@ __global__ void __launch_bounds__(kThreads) gradient_norm(const NormArguments a)
       }
     }
   }
+  // The block's sum; each block has its own place, and the last one reads them all.
   const float total = block_sum(sum);
   if (threadIdx.x == 0 && blockIdx.x < a.chunk_count) a.partials[blockIdx.x] = static_cast<double>(total);
   if (!is_last_block(a.finished)) return;
@@ -327,6 +369,7 @@ __global__ void __launch_bounds__(kThreads) gradient_norm(const NormArguments a)
   all = block_sum(all);
   if (threadIdx.x != 0) return;
   a.sums[a.slot] = all;
+  // The last launch: over all slots. A norm that is NaN gives a factor of NaN, as in torch.
   if (a.slot + 1 < a.slot_count) return;
   for (int i = 0; i < a.slot; ++i) all += a.sums[i];
   const double norm = sqrt(all), factor = static_cast<double>(a.max_norm) / (norm + 1e-6);
@@ -334,13 +377,16 @@ __global__ void __launch_bounds__(kThreads) gradient_norm(const NormArguments a)
   a.result[1] = static_cast<float>(factor < 1.0 || !(norm == norm) ? factor : 1.0);
 }
 
+// At least one block, which then counts the steps of empty tensors.
 dim3 grid_of(int64_t chunks) { return dim3(static_cast<unsigned int>(chunks > 0 ? chunks : 1)); }
 
+// One launch of the kernel for a scheme.
 template <class P, class G, class M, bool master = false, bool stochastic = false>
 gpu::Error start(const StepArguments& a, gpu::Stream stream) {
   return gpu::launch(adamw<P, G, M, master, stochastic>, grid_of(a.chunk_count), dim3(kThreads), 0, stream, a);
 }
 
+// bf16 parameters. With a master and fp32 moments nothing is rounded at random, so that case shares one kernel.
 template <class G, class M>
 gpu::Error start_bf16(const StepArguments& a, gpu::Stream stream) {
   using gpu::bf16;
@@ -352,9 +398,11 @@ gpu::Error start_bf16(const StepArguments& a, gpu::Stream stream) {
 
 }  // namespace
 
+// The schemes that there are: bindings/adamw.cpp refuses others.
 gpu::Error launch_adamw(const StepArguments& a, gpu::Stream stream) {
   using gpu::bf16, gpu::fp16;
   const bool wide_gradient = a.scheme.gradient == Type::fp32, wide_moment = a.scheme.moment == Type::fp32;
+  // fp32 parameters, bf16 parameters; below, fp16 parameters, whose moments are fp32 or fp16.
   switch (a.scheme.param) {
     case Type::fp32:
       if (wide_moment) return start<float, float, float>(a, stream);

@@ -24,7 +24,8 @@ struct Tensor {
   std::int64_t stream;  // of random numbers: the parameter's place in the optimizer
 };
 
-// A piece of a tensor that one CUDA block, or one iteration of a CPU task, works on: elements from piece * kChunk.
+// A piece of a tensor that one CUDA block, or one iteration of a CPU task, works on: kChunk elements from piece *
+// kChunk, or those that are left.
 struct Chunk {
   std::int32_t tensor;
   std::int32_t piece;
@@ -69,6 +70,7 @@ struct Coefficients {
 
 // `step`: the number of this update, from 1. 1 - beta^t by expm1, which loses nothing for a beta near 1.
 CODESHELL_HOST_DEVICE Coefficients coefficients_of(const Settings& s, double step) {
+  // What is on the device wins over the scalars.
   const double lr = s.lr_pointer ? static_cast<double>(*s.lr_pointer) : s.lr;
   const double factor = s.factor ? static_cast<double>(*s.factor) : 1.0;
   const double scale = s.grad_scale ? static_cast<double>(*s.grad_scale) : 1.0;
@@ -91,6 +93,7 @@ struct Keys {
 };
 
 CODESHELL_HOST_DEVICE Keys keys_of(std::uint64_t seed, std::uint64_t step, std::int64_t stream, std::uint64_t high) {
+  // Each part changes all 64 bits of the hash of the parts before it.
   std::uint64_t x = seed;
   const std::uint64_t parts[3] = {step, static_cast<std::uint64_t>(stream), high};
   for (std::uint64_t part : parts) {  // the finaliser of MurmurHash3 over each part in turn
@@ -129,6 +132,7 @@ struct NormArguments {
   float* result;
 };
 
+// Both take the device that is current, and neither synchronises nor allocates.
 gpu::Error launch_adamw(const StepArguments& arguments, gpu::Stream stream);
 gpu::Error launch_gradient_norm(const NormArguments& arguments, gpu::Stream stream);
 

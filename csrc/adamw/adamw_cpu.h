@@ -9,7 +9,7 @@
 
 namespace codeshell::adamw {
 
-// A piece of one tensor, as the kernels of simd::Kernels take it (adamw_cpu.inc).
+// A piece of one tensor, as the kernels take it (adamw_cpu.inc).
 struct Span {
   void *param, *gradient, *exp_avg, *exp_avg_sq;
   float* master;
@@ -18,6 +18,15 @@ struct Span {
   Keys keys;
   bool write_gradient;
 };
+
+// What is compiled once per instruction set (adamw_cpu.inc); csrc/cpu chooses.
+struct CpuKernels {
+  // One step of a piece of one parameter.
+  void (*step)(const Span&, const Scheme&, const Coefficients&);
+  // The sum of the squares of a piece of one gradient.
+  double (*sum_of_squares)(const void* gradient, long n, Type type);
+};
+const CpuKernels& cpu_kernels();
 
 // What tensors share that have been updated equally often.
 struct Prepared {

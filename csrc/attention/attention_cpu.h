@@ -26,12 +26,20 @@ struct Problem {
   std::int64_t kv_heads = 0;
   std::int64_t dim = 0;  // a multiple of 16, at most 256
   float scale = 1;
-  bool causal = true;          // aligned bottom right
+  bool causal = true;          // aligned bottom right: the last query sees the last key
   std::int64_t window = 0;     // keys a query may see at most; 0 is no limit
   const float* cos = nullptr;  // (rows, dim / 2) or null for no rotation; half-split pairs
   const float* sin = nullptr;
   const std::int32_t* positions = nullptr;  // (query_tokens): rows of cos and sin; queries and keys are the same tokens
 };
+
+// What is compiled once per instruction set (attention_cpu.inc): one task, which is all queries of one sequence that
+// read one key/value head. csrc/cpu chooses.
+struct CpuKernels {
+  void (*attend)(const Problem&, long sequence, long kv, float* scratch);
+  void (*differentiate)(const Problem&, long sequence, long kv, float* scratch);
+};
+const CpuKernels& cpu_kernels();
 
 // Both share (sequence, key/value head) pairs between threads; the bits do not depend on `threads`.
 void forward(const Problem& problem, int threads);

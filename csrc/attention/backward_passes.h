@@ -1,9 +1,10 @@
-// What surrounds the main kernel of attention's backward pass, and what all three share.
+// What surrounds the main kernel of attention's backward pass, and what all three kernels share.
 //
 //   prepare   delta = rowsum(dO O), and the log-sum-exp in units of log2, padded to whole tiles; dQ's sums set to zero
-//   finish    sums of fragments to 16 bit: dQ's, and dK's and dV's where several blocks shared a key block
+//   finish    sums of fragments to 16 bits: dQ's, and dK's and dV's where several blocks shared a key block
 //
-// Both are bound by memory: 16-byte accesses, one tile a block.
+// Both are bound by memory. Every access to O, dO, the sums and the results is 16 bytes wide. Floor: their bytes; not
+// run on a GPU.
 #pragma once
 
 #include <cmath>
@@ -16,9 +17,7 @@
 
 namespace codeshell::attention {
 
-inline constexpr float kLog2E = 1.4426950408889634f;
-
-// What all kernels of a launch know of its sizes, and where its workspace lies.
+// What all kernels of a launch know of its sizes, and where its workspace lies (backward_schedule.h).
 struct Sizes {
   const int* cu_seqlens;
   int batch, queries, keys, heads, kv_heads, dim;
@@ -35,6 +34,7 @@ struct Sequence {
 
   __device__ __forceinline__ Sequence(const Sizes& s, int sequence)
       : batch(sequence), start(0), queries(s.queries), keys(s.keys) {
+    // Packed sequences are one row of the batch, and each starts at its offset.
     if (s.cu_seqlens) {
       batch = 0;
       start = s.cu_seqlens[sequence];
@@ -45,7 +45,7 @@ struct Sequence {
   }
 };
 
-// A 16-bit tensor's rows, without TMA.
+// A 16-bit tensor (batch, tokens, heads, dim), for reads and writes without TMA. Strides count elements.
 struct Rows {
   void* data;
   int64_t batch_stride, token_stride, head_stride;
@@ -58,7 +58,7 @@ struct Rows {
 
 inline Rows rows_of(const AttentionTensor& x) { return {x.data, x.batch_stride, x.token_stride, x.head_stride}; }
 
-// prepare -------------------------------------------------------------------------------------------------------------
+// prepare
 
 inline constexpr int kPrepareThreads = 256;
 
@@ -69,23 +69,28 @@ struct Prepare {
   bool deterministic;
 };
 
-// A block is a tile of queries of one head; heads are side by side in memory, so they are in the grid too.
+// A block is a tile of queries of one head. Neighbouring blocks take neighbouring heads, which are side by side in
+// memory.
 template <class T>
 __global__ void __launch_bounds__(kPrepareThreads) prepare(const __grid_constant__ Prepare p) {
   const Sizes& sizes = p.sizes;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
+  // The tickets of deterministic mode count from 0 in each launch.
   if (block == 0 && thread == 0) *sizes.tickets = 0;
+  // Grid: (sequence, tile of queries, head), head fastest.
   const int head = block % sizes.heads, place = block / sizes.heads;
   const Sequence sequence(sizes, place / sizes.query_tiles);
   const int rows = query_rows(sizes.dim), first_row = place % sizes.query_tiles * rows;
   if (first_row >= sequence.queries) return;
   const int64_t unit = static_cast<int64_t>(sequence.first_query_tile + place % sizes.query_tiles) * sizes.heads + head;
+  // dQ's sums of the tile: 8192 fp32 zeros, 8 packs of 16 bytes per thread. And nobody has had a turn yet.
 #pragma unroll
   for (int i = 0; i < kTileElements / 4 / kPrepareThreads; ++i) {
     gpu::store(sizes.dq + unit * kTileElements + 4 * (i * kPrepareThreads + thread), gpu::Pack<float, 4>{});
   }
   if (p.deterministic && thread < 2) sizes.turns[2 * unit + thread] = 0;
-  const int lanes = sizes.dim / 8;  // that share a row: 8 or 16
+  // delta: 8 or 16 lanes share a row, 8 columns each, and add their parts up by shuffles within the group.
+  const int lanes = sizes.dim / 8;
   const int64_t lse_row = sizes.cu_seqlens
                               ? static_cast<int64_t>(head) * sizes.queries + sequence.start
                               : (static_cast<int64_t>(sequence.batch) * sizes.heads + head) * sizes.queries;
@@ -94,6 +99,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare(const __grid_constant
     float delta = 0.0f;
     if (query < sequence.queries) {
       const int column = thread % lanes * 8;
+      // O is not read again; dO is, by the main kernel.
       const auto o = gpu::load_streaming<8>(p.out.at<T>(sequence.batch, sequence.start + query, head) + column);
       const auto g = gpu::load<8>(p.grad.at<T>(sequence.batch, sequence.start + query, head) + column);
 #pragma unroll
@@ -101,7 +107,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare(const __grid_constant
     }
     for (int offset = 1; offset < lanes; offset *= 2) delta += __shfl_xor_sync(0xffffffffu, delta, offset);
     if (thread % lanes == 0) {
-      // Rows that see nothing and rows beyond the end: probabilities of exp2(anything - infinity) = 0.
+      // For rows that see nothing and rows beyond the end it becomes +inf: their probabilities, exp2(c S - inf), are 0.
       const float lse = query < sequence.queries ? p.lse[lse_row + query] : -INFINITY;
       sizes.lse[unit * rows + row] = lse == -INFINITY ? INFINITY : lse * kLog2E;
       sizes.delta[unit * rows + row] = delta;
@@ -109,7 +115,7 @@ __global__ void __launch_bounds__(kPrepareThreads) prepare(const __grid_constant
   }
 }
 
-// finish --------------------------------------------------------------------------------------------------------------
+// finish
 
 inline constexpr int kFinishThreads = 128;
 
@@ -120,7 +126,8 @@ struct Finish {
   int dq_blocks;  // the grid's first; the rest are dK's and dV's
 };
 
-// The sum of `count` fragments, `stride` apart, times `factor`, to rows of `target` of which `rows` are there.
+// Adds `count` fragments of 64 x 64, `stride` numbers apart, multiplies by `factor`, rounds to T, and writes the rows
+// of `target` that exist (`rows`). 128 threads.
 template <class T>
 __device__ __forceinline__ void write_fragment(const float* fragment, int count, int64_t stride, float factor,
                                                T* target, int64_t token_stride, int rows) {
@@ -128,6 +135,7 @@ __device__ __forceinline__ void write_fragment(const float* fragment, int count,
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
+    // Pack j of the thread is group j of 8 columns: in each of its two rows, 2 columns. All splits, in their order.
     gpu::Pack<float, 4> sum = gpu::load_streaming<4>(fragment + (j * kFinishThreads + thread) * 4);
     for (int i = 1; i < count; ++i) {
       const auto next = gpu::load_streaming<4>(fragment + i * stride + (j * kFinishThreads + thread) * 4);
@@ -136,6 +144,7 @@ __device__ __forceinline__ void write_fragment(const float* fragment, int count,
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      // To the row and column of wgmma's accumulator; the swizzle spreads the chunks of a column over the banks.
       const int row = thread / 32 * 16 + lane / 4 + 8 * half;
       *reinterpret_cast<uint32_t*>(tile + row * 64 + (j ^ row % 8) * 8 + lane % 4 * 2) =
           pack_pair<T>(sum[2 * half] * factor, sum[2 * half + 1] * factor);
@@ -144,6 +153,7 @@ __device__ __forceinline__ void write_fragment(const float* fragment, int count,
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
+    // Back in rows: 8 neighbouring threads write the 128 bytes of one row.
     const int row = (i * kFinishThreads + thread) / 8, chunk = thread % 8;
     if (row < rows) {
       gpu::store(target + row * token_stride + chunk * 8, gpu::load<8>(tile + row * 64 + (chunk ^ row % 8) * 8));
@@ -151,7 +161,8 @@ __device__ __forceinline__ void write_fragment(const float* fragment, int count,
   }
 }
 
-// A block is a fragment: 64 rows, 64 columns.
+// A block is a fragment: 64 rows, 64 columns. The grid's first dq_blocks are dQ's; the rest, dK's and dV's, exist only
+// with splits.
 template <class T>
 __global__ void __launch_bounds__(kFinishThreads) finish(const __grid_constant__ Finish p) {
   const Sizes& sizes = p.sizes;
@@ -165,6 +176,7 @@ __global__ void __launch_bounds__(kFinishThreads) finish(const __grid_constant__
   const int head = block / fragments % heads, place = block / fragments / heads, tile = place % tiles;
   const Sequence sequence(sizes, place / tiles);
   if (queries) {
+    // At dim 64 the two fragments of a tile are its halves of rows, at dim 128 of columns.
     const int rows = query_rows(sizes.dim);
     const int row = tile * rows + (sizes.dim == 64 ? 64 * fragment : 0), column = sizes.dim == 64 ? 0 : 64 * fragment;
     if (row >= sequence.queries) return;
@@ -178,6 +190,7 @@ __global__ void __launch_bounds__(kFinishThreads) finish(const __grid_constant__
   const bool values = fragment >= 2 * half;
   const int64_t unit = (static_cast<int64_t>(sequence.first_key_tile + tile) * sizes.kv_heads + head) * fragments;
   const float* first = sizes.partial + (unit + fragment) * kFragment;
+  // Fragments of dK, then of dV; in each, those of the first 64 keys come first.
   if (values) fragment -= 2 * half;
   const int row = tile * kBlockKeys + fragment / half * 64, column = fragment % half * 64;
   if (row >= sequence.keys) return;

@@ -21,8 +21,8 @@ struct AttentionDecode {
   const int* block_table;      // (batch, pages_a_row) on the device, or null
   int64_t block_table_stride;  // of a row
   const float *cos, *sin;      // (rotary_rows, rotary_half), 16-byte aligned, or null
-  float* workspace;            // workspace_floats(); null with a slot a row
-  unsigned int* counters;      // plan's count, all 0, as they are left; null with a slot a row
+  float* workspace;            // workspace_floats(); null with one slot per row
+  unsigned int* counters;      // plan's count, all 0, as they are left; null with one slot per row
   bool bf16;                   // else fp16
   int batch, queries, heads, kv_heads, dim, new_tokens;
   int pages, page_size, pages_a_row;

@@ -55,13 +55,15 @@ inline Plan plan_of(int batch, int kv_heads, int rows, int64_t capacity, int mul
   return {row_tiles, static_cast<int>(slots), blocks};
 }
 
-// Slots that may have partial results. A split row has two or more, of which all but one are beyond the row's own.
+// The number of slots that may have partial results; split rows take the first slots. A split row has two slots or
+// more, of which all but one are beyond the row's own: at most twice as many as there are slots beyond the batch.
 CODESHELL_HOST_DEVICE int partial_slots(int batch, int slots) {
   const int beyond = slots - batch;
   return 2 * beyond < slots ? 2 * beyond : slots;
 }
 
-// fp32 numbers of a launch's partial results: an output and a log-sum-exp a row and slot.
+// fp32 numbers in the workspace of a launch: an output of dim and a log-sum-exp for each row and slot with partial
+// results.
 inline int64_t workspace_floats(int batch, int kv_heads, int rows, int dim, const Plan& plan) {
   return static_cast<int64_t>(partial_slots(batch, plan.slots)) * kv_heads * rows * (dim + 1);
 }
@@ -91,7 +93,7 @@ CODESHELL_HOST_DEVICE int tile_count(const Keys& keys) {
 // Into how many splits a row of so many tiles falls: of `chunk` tiles at most, each with one at least.
 CODESHELL_HOST_DEVICE int splits_of(int tiles, int chunk) { return tiles > chunk ? (tiles + chunk - 1) / chunk : 1; }
 
-// The tiles of a split, so few that the splits of all rows fit the slots; nearly the fewest, and two (one a consumer)
+// The tiles of a split, so few that the splits of all rows fit the slots; nearly the fewest, and two (one per consumer)
 // at least. `total` is of all rows; count(chunk) is the sum of splits_of over them.
 template <class Count>
 CODESHELL_HOST_DEVICE int chunk_of(int total, int batch, int slots, Count count) {
@@ -114,7 +116,7 @@ struct Tiles {
 
 CODESHELL_HOST_DEVICE Tiles tiles_of(const Keys& keys, int split, int splits) {
   const int first = keys.begin / kKeyTile, count = tile_count(keys);
-  Tiles tiles = {0, 0, (count + 1) / 2};  // two tiles a block, one a consumer, where there are enough splits
+  Tiles tiles = {0, 0, (count + 1) / 2};  // two tiles per block, one per consumer, where there are enough splits
   if (tiles.active > splits) tiles.active = splits;
   if (count < 1) tiles.active = 1;
   if (count < 1 || split >= tiles.active) return tiles;

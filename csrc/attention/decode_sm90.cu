@@ -1,23 +1,37 @@
 // Decoding attention for sm_90a: a few new tokens of each row over its cache of keys and values, contiguous or paged,
 // in one launch. The new tokens' keys and values are appended on the way, rotated if tables are given.
 //
-//   dim   rows x keys of a consumer   shared memory                                registers
-//   64    64 x 64                     Q 2 x 8 KiB, ring 12 x (K 8 + V 8): 208 KiB   136
-//   128   64 x 64                     Q 2 x 16 KiB, ring 6 x (K 16 + V 16): 224 KiB  168
+//   dim   rows x keys of a consumer   shared memory of the tiles                          registers per thread
+//   64    64 x 64                     Q 2 x 8 KiB, ring 12 x (K 8 + V 8): 208 KiB         136
+//   128   64 x 64                     Q 2 x 16 KiB, ring 6 x (K 16 + V 16): 224 KiB       168
 //
-// A block has a row of the batch, a KV head, up to 128 rows of its group (row = token x group + head) and a split of
-// the keys; its producer first finds out which row and split, from the lengths of all rows (decode_schedule.h):
-//   producer (a warp)   K0 V0  K1 V1  K2 V2 …   TMA, a stage when it is empty; then the new tokens to the cache
-//   consumer 0          Q | S0 softmax O+=P0V0 | S2 softmax O+=P2V2 | …   wgmma, 64 rows
-//   consumer 1          Q | S1 softmax O+=P1V1 | S3 …                     its softmax under the other's products
-//   both                merge · store, or store the partial result; the last block to arrive combines them, in order
-// With more than 64 rows each consumer has 64 of them and reads every tile.
+// 288 threads: two consumer warpgroups, then one producer warp; one block per multiprocessor. A block has a row of the
+// batch, a KV head, up to 128 rows of its group (row = token x group + head) and a split of the keys. Its producer
+// first finds out which row and split, from the lengths of all rows (decode_schedule.h).
+//
+// The pipeline, for up to 64 rows, where the consumers take every other tile of keys:
+//
+//   producer    find the share | K0 V0 | K1 V1 | K2 V2 | …              new tokens to the cache
+//   consumer 0               Q | S0  softmax  O+=P0 V0 | S2  softmax  O+=P2 V2 | …        merge, store
+//   consumer 1               Q |    S1  softmax  O+=P1 V1 | S3  softmax  O+=P3 V3 | …     its result to consumer 0
+//
+// With more rows each consumer has 64 of them and reads every tile; there is nothing to merge. If the keys are split, a
+// block stores a partial result, and the last block to arrive combines them all, in the order of the splits.
+// A consumer waits for each of its products; what runs under them is the other consumer's softmax and the loads.
+//
+// Who arrives on a barrier (in one phase), and who waits for it:
+//
+//   key_full[stage]     the producer's elected lane, and the bytes loaded    those who read the stage, before S
+//   value_full[stage]   the same for V                                       the same, before P V
+//   empty[stage]        one lane of each of their warps: 4, or 8             the producer, before it loads K and V
+//   named kBlock        all 256 consumer threads                             themselves
+//   named kOwn + c      the four warps of consumer c                         themselves
 //
 // Why wgmma, when a group of 4 fills 4 of its 64 rows: padding costs no bytes, and 16 tokens of a group of 8 are 128
 // rows, 384 TFLOP/s at 3 TB/s. A tile of 64 keys at dim 128 is 32 KiB, 1700 cycles of a multiprocessor's share of the
-// memory; its products take 512.
+// memory; its products take 512. (Computed, not measured.)
 //
-// Not run on a GPU yet. Floor: 4 x keys x dim bytes of each row and KV head, at 4.5 TB/s.
+// Floor: 4 x keys x dim bytes per row and KV head, at 4.5 TB/s. Measured: not run on a GPU.
 
 #include "gpu/cuda.h"
 //
@@ -25,6 +39,7 @@
 #include "attention/decode_problem.h"
 #include "attention/decode_schedule.h"
 #include "attention/softmax.h"
+#include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
 #include "gpu/check.h"
 #include "gpu/launch.h"
@@ -44,30 +59,33 @@ namespace {
 constexpr int kConsumers = 2;
 constexpr int kConsumerThreads = kConsumers * gpu::kWarpgroup;
 constexpr int kThreads = kConsumerThreads + 32;
-constexpr int kScores = kKeyTile / 2;  // a thread's
+constexpr int kScores = kKeyTile / 2;  // of a thread: 64 rows x 64 keys over 128 threads
 constexpr int kSteps = kKeyTile / 16;  // k-steps of the product with V
-constexpr int kPanel = 64;             // columns of a swizzled tile: 128 bytes
 constexpr int kPanelBytes = kKeyTile * 128;
 static_assert(kWarpgroupRows == kKeyTile, "tiles of Q, K and V have one shape");
-constexpr int kBlock = 1, kOwn = 2;  // named barriers: of all consumers, and + the consumer its own
-constexpr float kLog2e = 1.4426950408889634f;
+constexpr int kBlock = 1, kOwn = 2;  // named barriers: of all consumers; of each, by adding its number
 
+// Dynamic shared memory: a tile of Q for each consumer, then the ring, whose stages are a tile of K and one of V. A
+// tile is 64 rows in Dim / 64 panels of 128-byte rows, with the 128-byte swizzle.
 template <int Dim>
 constexpr uint32_t kTileBytes = kKeyTile * Dim * 2;
-constexpr uint32_t kRingBytes = 192 * 1024;  // in flight a multiprocessor: 25 MB in all, and 3.2 MB hide the latency
+constexpr uint32_t kRingBytes = 192 * 1024;  // per multiprocessor: 25 MB in all; 3.2 MB in flight hide the latency
 template <int Dim>
 constexpr int kStages = kRingBytes / (2 * kTileBytes<Dim>);
 template <int Dim>
 constexpr uint32_t kSharedBytes = kConsumers * kTileBytes<Dim> + kRingBytes;
 
+// In static shared memory, with what the producer's first look at the lengths tells the block.
 template <int Dim>
 struct Barriers {
   gpu::Mbarrier key_full[kStages<Dim>], value_full[kStages<Dim>], empty[kStages<Dim>];
   Share share;
-  int wrong;  // a length or an entry of the block table that is none
+  int wrong;  // a length that does not fit, or an entry of the block table that is no page
   int last;   // this block arrived last of its splits
 };
 
+// Where a role is in the ring: the stage, and the parity of the phase in which it is filled. A consumer that reads
+// every other tile advances by two.
 struct Ring {
   int stage;
   uint32_t parity;
@@ -79,12 +97,14 @@ struct Ring {
   }
 };
 
+// The head of a token: Dim numbers.
 template <class T>
 __device__ __forceinline__ const T* at(const AttentionTensor& x, int batch, int token, int head) {
   return static_cast<const T*>(x.data) + batch * x.batch_stride + token * x.token_stride + head * x.head_stride;
 }
 
-// Eight values of a head, turned by the angles of a position if there are tables; NaN where they have no such row.
+// Eight values of a head, the chunk-th, turned by the angles of a position if there are tables. A position that the
+// tables do not have gives NaN. Columns from 2 x rotary_half on do not turn.
 template <class T>
 __device__ __forceinline__ gpu::Pack<T, 8> turned(const AttentionDecode& a, const T* head, int chunk, int position) {
   auto x = gpu::load<8>(head + 8 * chunk);
@@ -95,10 +115,12 @@ __device__ __forceinline__ gpu::Pack<T, 8> turned(const AttentionDecode& a, cons
     for (int i = 0; i < 8; ++i) x[i] = gpu::from_float<T>(NAN);
     return x;
   }
+  // The first column of the angles: interleaved pairs are neighbours, half-split partners are `half` apart.
   const bool second = first >= half;
   const int column = a.interleaved ? first / 2 : second ? first - half : first;
   const float *cos = a.cos + static_cast<int64_t>(position) * half + column,
               *sin = a.sin + static_cast<int64_t>(position) * half + column;
+  // Interleaved: the chunk holds four whole pairs.
   if (a.interleaved) {
     const auto c = gpu::load<4>(cos), s = gpu::load<4>(sin);
 #pragma unroll
@@ -109,6 +131,7 @@ __device__ __forceinline__ gpu::Pack<T, 8> turned(const AttentionDecode& a, cons
     }
     return x;
   }
+  // Half-split: the chunk holds one half of eight pairs, so the partners are read too and their results dropped.
   const auto other = gpu::load<8>(head + first + (second ? -half : half));
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
@@ -124,16 +147,19 @@ __device__ __forceinline__ gpu::Pack<T, 8> turned(const AttentionDecode& a, cons
   return x;
 }
 
-// A lane's box of a tile: so many keys of one page.
+// One lane's box of a tile: box_keys (16, 32 or 64) neighbouring keys, which lie in one page. A tile has 64 / box_keys
+// boxes; further lanes have none.
 struct Box {
   int page, row;
   bool wanted, cached;  // holds a key that is seen; holds one that is in the cache
 
   __device__ __forceinline__ Box(const Parameters& p, const Problem& problem, int tile, int lane)
       : page(0), row(0), wanted(false), cached(false) {
+    // Only boxes with a key that some row of the block sees: other entries of the table are not even read.
     const int key = tile * kKeyTile + lane * p.box_keys;
     if (lane * p.box_keys >= kKeyTile || tile >= problem.tiles.end) return;
     if (key + p.box_keys <= problem.keys.begin || key >= problem.keys.end) return;
+    // The page and the row in it. Without a table, each row of the batch is one page.
     const int number = key / p.a.page_size;
     row = key - number * p.a.page_size;
     page = p.a.block_table ? p.a.block_table[problem.row * p.a.block_table_stride + number] : problem.row;
@@ -142,6 +168,8 @@ struct Box {
   __device__ __forceinline__ bool exists(const Parameters& p) const { return page >= 0 && page < p.a.pages; }
 };
 
+// The producer warp: all tiles of the block's split through the ring. Every lane looks up its own box; one elected lane
+// issues the copies of all. K and V of a tile share a stage and have a barrier each.
 template <int Dim>
 __device__ __forceinline__ void load_tiles(const Parameters& p, const Problem& problem, Barriers<Dim>& barriers,
                                            uint8_t* ring_memory, int lane) {
@@ -151,18 +179,22 @@ __device__ __forceinline__ void load_tiles(const Parameters& p, const Problem& p
   Box next(p, problem, problem.tiles.begin, lane);
   for (int tile = problem.tiles.begin; tile < problem.tiles.end; ++tile, ring.advance<kStages<Dim>>(1)) {
     const Box box = next;
-    next = Box(p, problem, tile + 1, lane);  // while this one waits
+    next = Box(p, problem, tile + 1, lane);  // the table is read ahead, while this tile waits for its stage
     gpu::check(!box.wanted || box.exists(p), "block_table: no page of the cache", box.page);
+    // Boxes with keys in the cache are loaded. New tokens alone need no load: consumers take them from k_new and v_new.
     const unsigned int loads = __ballot_sync(0xffffffffu, box.wanted && box.cached && box.exists(p));
     const bool wrong = __any_sync(0xffffffffu, box.wanted && !box.exists(p));
+    // The phase before this fill: on a fresh barrier it counts as ended, so the first round does not wait.
     barriers.empty[ring.stage].wait(ring.parity ^ 1);
     if (elected && wrong) barriers.wrong = 1;
+    // TMA counts the bytes of whole boxes, beyond a tensor's end too. With no box at all the phase ends by the arrival.
     const uint32_t bytes = static_cast<uint32_t>(__popc(loads)) * box_bytes;
     uint8_t* stage = ring_memory + static_cast<uint32_t>(ring.stage) * 2 * kTileBytes<Dim>;
 #pragma unroll
     for (int values = 0; values < 2; ++values) {
       gpu::Mbarrier& full = values ? barriers.value_full[ring.stage] : barriers.key_full[ring.stage];
       if (elected) full.arrive_expect(bytes);
+      // One box after another: its page and row come from the lane that looked it up.
       for (unsigned int left = loads; left; left &= left - 1) {
         const int i = __ffs(static_cast<int>(left)) - 1;
         const int page = __shfl_sync(0xffffffffu, box.page, i), row = __shfl_sync(0xffffffffu, box.row, i);
@@ -178,7 +210,8 @@ __device__ __forceinline__ void load_tiles(const Parameters& p, const Problem& p
   }
 }
 
-// The new tokens to the cache. Nobody reads them there: blocks that see them take them from where they came.
+// The new tokens to the cache, keys rotated. By one block per row and KV head. Nobody reads them there during the
+// launch: blocks that see them take them from where they came.
 template <int Dim, class T>
 __device__ __forceinline__ void append(const Parameters& p, const Problem& problem, int lane) {
   constexpr int kChunks = Dim / 8;
@@ -195,6 +228,11 @@ __device__ __forceinline__ void append(const Parameters& p, const Problem& probl
   }
 }
 
+// A consumer warpgroup: up to 64 rows of the group (the rest is padding) against tiles of 64 keys. Fragments per
+// thread, in the layout of wgmma's accumulators (gpu/wgmma.h): each thread holds parts of two rows, 8 apart.
+//   s              64 rows x 64 keys: scores, then their exponentials in place
+//   o              64 rows x Dim: the output so far
+//   probabilities  the exponentials in 16 bits, as the A operand of the product with V: 4 k-steps of 4 registers
 template <int Dim, class T>
 struct Consumer {
   static constexpr int kChunks = Dim / 8;
@@ -220,14 +258,16 @@ struct Consumer {
         barriers(b),
         consumer(static_cast<int>(threadIdx.x) / gpu::kWarpgroup),
         thread(static_cast<int>(threadIdx.x) % gpu::kWarpgroup),
-        c(parameters.a.scale * kLog2e) {
+        c(parameters.a.scale * kLog2E) {
     query_memory = shared + static_cast<uint32_t>(consumer) * kTileBytes<Dim>;
     ring_memory = shared + kConsumers * kTileBytes<Dim>;
+    // With more than 64 rows the consumers share them; else both have the same rows and share the tiles.
     const int skip = problem.by_rows ? consumer * kWarpgroupRows : 0;
     first_row = problem.first_row + skip;
     rows = problem.rows - skip < kWarpgroupRows ? problem.rows - skip : kWarpgroupRows;
     busy = thread / 32 * 16 < rows;
     first_of_thread = thread / 32 * 16 + thread % 32 / 4;
+    // What all rows of the consumer see together, and what each of the thread's two rows sees.
     keys = keys_of(first_row / p.group, (first_row + rows - 1) / p.group, p.a.queries, problem.total, p.a.causal,
                    p.a.window);
 #pragma unroll
@@ -236,6 +276,7 @@ struct Consumer {
       const Keys own = keys_of(token, token, p.a.queries, problem.total, p.a.causal, p.a.window);
       seen[row] = {own.begin, own.end < problem.total ? own.end : problem.total};  // padding sees what there is
     }
+    // Warps without rows skip the softmax, and their zeros take part in the products.
 #pragma unroll
     for (int i = 0; i < Dim / 2; ++i) o[i] = 0.0f;
 #pragma unroll
@@ -245,17 +286,19 @@ struct Consumer {
     }
   }
 
-  // Where TMA's swizzle has a chunk of eight values.
+  // Where TMA's swizzle puts a chunk of eight values, 16 bytes.
   __device__ __forceinline__ static uint8_t* chunk_of(uint8_t* tile, int row, int chunk) {
     return tile + chunk / 8 * kPanelBytes + row * 128 + (chunk % 8 ^ row % 8) * 16;
   }
 
-  // What this warpgroup wrote to shared memory is there for its products.
+  // After this, what the warpgroup wrote to shared memory is there for its products: each thread fences its writes for
+  // the asynchronous proxy, through which wgmma reads, and the barrier waits for all four warps.
   __device__ __forceinline__ void publish() {
     gpu::fence_async_proxy();
     gpu::barrier_sync(kOwn + consumer, gpu::kWarpgroup);
   }
 
+  // Q, rotated, as a tile of 64 rows; rows that do not exist are zeros.
   __device__ __forceinline__ void load_queries() {
     for (int i = thread; i < kWarpgroupRows * kChunks; i += gpu::kWarpgroup) {
       const int row = i / kChunks, chunk = i % kChunks;
@@ -269,18 +312,22 @@ struct Consumer {
     publish();
   }
 
-  // The new tokens into a tile that has their place; and zeros for the values that no row sees, because a probability
-  // of 0 does not silence a NaN. Two consumers of one tile both do it, so that neither waits for the other.
+  // Completes a tile of K or V (Values) that TMA has filled. New tokens go to their place in it. Rows of V that no row
+  // of the block sees become zeros, because a probability of 0 does not silence a NaN. Two consumers of one tile both
+  // do it and write the same, so that neither waits for the other.
   template <bool Values>
   __device__ __forceinline__ void complete(uint8_t* tile_memory, int tile) {
     const int first = tile * kKeyTile, begin = problem.keys.begin, end = problem.keys.end;
+    // Most tiles have neither.
     const bool has_new = first + kKeyTile > problem.length && end > problem.length;
     if (!has_new && !(Values && (first < begin || first + kKeyTile > end))) return;
     for (int i = thread; i < kKeyTile * kChunks; i += gpu::kWarpgroup) {
       const int row = i / kChunks, chunk = i % kChunks, key = first + row;
       gpu::Pack<T, 8> x{};
       if (key >= begin && key < end) {
+        // Seen, and in the cache: TMA has brought it.
         if (key < problem.length) continue;
+        // Seen, and new.
         const int token = key - problem.length;
         if constexpr (Values) {
           x = gpu::load<8>(at<T>(p.a.v_new, problem.row, token, problem.head) + 8 * chunk);
@@ -295,11 +342,13 @@ struct Consumer {
     publish();
   }
 
+  // One tile of keys: S, softmax, O += P V.
   __device__ __forceinline__ void attend_tile(int tile, const Ring& ring) {
     uint8_t* key_tile = ring_memory + static_cast<uint32_t>(ring.stage) * 2 * kTileBytes<Dim>;
     uint8_t* value_tile = key_tile + kTileBytes<Dim>;
     barriers.key_full[ring.stage].wait(ring.parity);
     complete<false>(key_tile, tile);
+    // S = Q Kᵀ: both K-major, a k-step for each 16 columns; four of 32 bytes lie in one panel.
     const uint64_t a = gpu::descriptor(gpu::shared_address(query_memory));
     const uint64_t b = gpu::descriptor(gpu::shared_address(key_tile));
     gpu::wgmma_fence();
@@ -311,6 +360,8 @@ struct Consumer {
     gpu::wgmma_commit();
     gpu::wgmma_wait<0>();
     gpu::wgmma_pin(s);
+    // Softmax, by the warps that have rows: mask, if some row does not see the whole tile, then maximum, exponentials
+    // and sum, and rescale what the earlier tiles gave. Nothing else of this consumer is in flight.
     if (busy) {
       const int first = tile * kKeyTile;
       if (first < keys.free_begin || first + kKeyTile > keys.free_end) {
@@ -326,6 +377,7 @@ struct Consumer {
     }
     barriers.value_full[ring.stage].wait(ring.parity);
     complete<true>(value_tile, tile);
+    // O += P V: P from registers, V with keys as rows, so MN-major. A k-step is 16 keys, 2048 bytes of a panel.
     const uint64_t v = gpu::descriptor(gpu::shared_address(value_tile), 1024, kPanelBytes);
     gpu::wgmma_fence();
 #pragma unroll
@@ -335,9 +387,11 @@ struct Consumer {
     gpu::wgmma_commit();
     gpu::wgmma_wait<0>();
     gpu::wgmma_pin(o);
+    // K and V have both been read: the stage goes back, one arrival per warp.
     if (thread % 32 == 0) barriers.empty[ring.stage].arrive();
   }
 
+  // This consumer's tiles of the split, from first to last.
   __device__ __forceinline__ void attend() {
     const int steps = problem.by_rows ? 1 : kConsumers, start = problem.by_rows ? 0 : consumer;
     Ring ring{start, 0};
@@ -347,10 +401,11 @@ struct Consumer {
     }
   }
 
-  // The second consumer's result into the first's, through the ring's memory.
+  // Merges the result of consumer 1 into that of consumer 0, through the ring's memory, fp32: number i of thread t at i
+  // * 128 + t, so that neighbouring threads use neighbouring banks. First o, then the maxima and the sums of two rows.
   __device__ __forceinline__ void merge() {
     float* exchange = reinterpret_cast<float*>(ring_memory) + thread;
-    gpu::barrier_sync(kBlock, kConsumerThreads);  // both have read their tiles
+    gpu::barrier_sync(kBlock, kConsumerThreads);  // both have read their tiles, which the exchange overwrites
     if (consumer == 1 && busy) {
 #pragma unroll
       for (int i = 0; i < Dim / 2; ++i) exchange[i * gpu::kWarpgroup] = o[i];
@@ -362,6 +417,7 @@ struct Consumer {
     }
     gpu::barrier_sync(kBlock, kConsumerThreads);
     if (consumer == 1 || !busy) return;
+    // Both to the common maximum. A row that neither has seen keeps 0 as its sum: exp2(-inf) is 0.
     float mine[2], other[2];
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
@@ -377,6 +433,8 @@ struct Consumer {
     for (int i = 0; i < Dim / 2; ++i) o[i] = o[i] * mine[i / 2 % 2] + exchange[i * gpu::kWarpgroup] * other[i / 2 % 2];
   }
 
+  // Where the result of a row of the group goes: out is contiguous (batch, queries, heads, Dim), lse (batch, heads,
+  // queries).
   __device__ __forceinline__ T* out_of(int row_of_group) const {
     const int token = row_of_group / p.group, head = problem.head * p.group + row_of_group % p.group;
     return static_cast<T*>(p.a.out) +
@@ -386,12 +444,14 @@ struct Consumer {
     const int token = row_of_group / p.group, head = problem.head * p.group + row_of_group % p.group;
     return p.a.lse + (static_cast<int64_t>(problem.row) * p.a.heads + head) * p.a.queries + token;
   }
-  // Of the partial results: outputs, then the log-sum-exps.
+  // The workspace has the outputs of all partial results, then their log-sum-exps; this is where these start.
   __device__ __forceinline__ float* partial_lse() const {
     return p.a.workspace +
            static_cast<int64_t>(partial_slots(p.a.batch, p.a.slots)) * p.a.kv_heads * problem.all_rows * Dim;
   }
 
+  // Stores the consumer's rows: the result, if this is the row's only split, else a partial result in fp32. The lanes
+  // of a quad have neighbouring pairs of columns.
   __device__ __forceinline__ void store() {
     if (!busy) return;
     const int lane = thread % 32;
@@ -399,6 +459,7 @@ struct Consumer {
     for (int row = 0; row < 2; ++row) {
       float normalise;
       float lse = softmax.finish(row, p.a.scale, normalise);
+      // A wrong length or page shows as NaN in its own row.
       if (barriers.wrong) lse = normalise = NAN;
       if (first_of_thread + 8 * row >= rows) continue;
       const int at_row = first_row + first_of_thread + 8 * row;
@@ -423,7 +484,8 @@ struct Consumer {
     }
   }
 
-  // Whether this block is the last of its splits; it leaves the counter as it was found.
+  // Whether this block is the last of its splits to arrive. If so it sets the counter back to 0, for the next launch.
+  // The counter's acquire and release, between two barriers of the block, make the other splits' results visible.
   __device__ __forceinline__ bool arrive_last() {
     gpu::barrier_sync(kBlock, kConsumerThreads);  // all of the block's results are written
     if (threadIdx.x == 0) {
@@ -436,11 +498,12 @@ struct Consumer {
     return barriers.last;
   }
 
-  // The splits' results by their weights, in their order. Loads of several splits are in flight at once: where keys are
-  // few, waiting for them is a good part of the launch.
+  // Combines the splits' results by their weights exp(lse), in the order of the splits, so the bits do not depend on
+  // which block was last. A thread has 4 columns of a row. Loads of 8 splits are in flight at once: where keys are few,
+  // waiting for them is a good part of the launch.
   __device__ __forceinline__ void combine() {
     constexpr int kQuarters = Dim / 4, kAtOnce = 8;
-    const int64_t next = static_cast<int64_t>(p.a.kv_heads) * problem.all_rows;  // split
+    const int64_t next = static_cast<int64_t>(p.a.kv_heads) * problem.all_rows;  // from one split to the next
     for (int i = static_cast<int>(threadIdx.x); i < problem.rows * kQuarters; i += kConsumerThreads) {
       const int at_row = problem.first_row + i / kQuarters, column = i % kQuarters * 4;
       const float* lses = partial_lse() + problem.partial(p, 0, at_row);
@@ -451,19 +514,21 @@ struct Consumer {
         float4 out[kAtOnce];
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
+          // From the L2 cache: other multiprocessors wrote them during this launch.
           const bool there = first + j < problem.tiles.active;
           lse[j] = there ? __ldcg(lses + (first + j) * next) : -INFINITY;
           out[j] = there ? __ldcg(reinterpret_cast<const float4*>(outs + (first + j) * next * Dim)) : float4{};
         }
+        // As in the softmax: the new maximum, the factor for what is there, then the new terms.
         const float before = most;
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) most = fmaxf(most, lse[j]);
         base = most == -INFINITY ? 0.0f : most;
-        const float rescale = exp2_fast((before - base) * kLog2e);
+        const float rescale = exp2_fast((before - base) * kLog2E);
         sum *= rescale, x *= rescale, y *= rescale, z *= rescale, w *= rescale;
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
-          const float weight = exp2_fast((lse[j] - base) * kLog2e);
+          const float weight = exp2_fast((lse[j] - base) * kLog2E);
           sum += weight;
           x += weight * out[j].x, y += weight * out[j].y, z += weight * out[j].z, w += weight * out[j].w;
         }
@@ -476,12 +541,14 @@ struct Consumer {
   }
 };
 
+// Grid: slots x KV heads x row tiles, row tiles fastest.
 template <int Dim, class T>
 __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Parameters p) {
   __shared__ Barriers<Dim> barriers;
   auto* shared = gpu::shared_memory<uint8_t>();
+  // Set up. The producer warp finds the block's share; meanwhile consumer 0 fills the barriers.
   if (threadIdx.x >= kConsumerThreads) {
-    if (threadIdx.x == kConsumerThreads) {  // under the loads of lengths and pages
+    if (threadIdx.x == kConsumerThreads) {  // they come under the loads of the lengths
       gpu::prefetch_tensor_map(p.k);
       gpu::prefetch_tensor_map(p.v);
     }
@@ -500,9 +567,11 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Pa
     gpu::fence_mbarrier_init();
   }
   __syncthreads();
+  // Slots that no row needs, and splits that have no tile, end here.
   if (barriers.share.splits == 0) return;
   const Problem problem(p, barriers.share);
   if (problem.share.split >= problem.tiles.active) return;
+  // Producer. The block of the first split and the first rows also appends the new tokens.
   if (threadIdx.x >= kConsumerThreads) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     load_tiles<Dim>(p, problem, barriers, shared + kConsumers * kTileBytes<Dim>, lane);
@@ -510,26 +579,13 @@ __global__ void __launch_bounds__(kThreads, 1) decode(const __grid_constant__ Pa
       append<Dim, T>(p, problem, lane);
     return;
   }
+  // Consumers. One tile alone was consumer 0's, so there is nothing to merge.
   Consumer<Dim, T> consumer(p, problem, barriers, shared);
   consumer.load_queries();
   consumer.attend();
   if (!problem.by_rows && problem.tiles.end - problem.tiles.begin > 1) consumer.merge();
   if (problem.by_rows || consumer.consumer == 0) consumer.store();
   if (problem.tiles.active > 1 && consumer.arrive_last()) consumer.combine();
-}
-
-gpu::Error encode(gpu::TensorMap& map, const AttentionTensor& x, const AttentionDecode& a, int box_keys) {
-  const auto size = [](int n) { return static_cast<uint64_t>(n); };
-  // A dimension of size 1 may have any stride in torch; TMA wants a multiple of 16, documented as a row at least.
-  const auto stride = [&](int n, int64_t elements) { return static_cast<uint64_t>(2 * (n == 1 ? a.dim : elements)); };
-  return gpu::encode_tensor_map(
-      &map, {a.bf16 ? gpu::Element::kBf16 : gpu::Element::kFp16,
-             4,
-             x.data,
-             {size(a.dim), size(a.kv_heads), size(a.page_size), size(a.pages)},
-             {stride(a.kv_heads, x.head_stride), stride(a.page_size, x.token_stride), stride(a.pages, x.batch_stride)},
-             {kPanel, 1, static_cast<uint32_t>(box_keys), 1},
-             gpu::Swizzle::k128});
 }
 
 template <int Dim, class T>
@@ -547,6 +603,8 @@ gpu::Error launch_attention_decode(const AttentionDecode& a, gpu::Stream stream)
   p.group = a.heads / a.kv_heads;
   p.row_tiles = static_cast<int>(ceiling(static_cast<int64_t>(a.queries) * p.group, kBlockRows));
   p.capacity = a.block_table ? static_cast<int64_t>(a.pages_a_row) * a.page_size : a.page_size;
+  // With a table, a box may not reach over the end of a page: it has the largest of 64, 32 and 16 keys that divides the
+  // page. Without one, keys beyond a row's capacity arrive as zeros.
   p.box_keys = !a.block_table || a.page_size % 64 == 0 ? 64 : a.page_size % 32 == 0 ? 32 : 16;
   // Sums of positions, and of a position and a tile, stay below 2^31.
   if (p.capacity > int64_t{1} << 30) return "a row's capacity is beyond 2^30 tokens";
@@ -554,8 +612,10 @@ gpu::Error launch_attention_decode(const AttentionDecode& a, gpu::Stream stream)
   const int64_t blocks = static_cast<int64_t>(a.slots) * a.kv_heads * p.row_tiles;
   if (blocks > INT32_MAX) return "more than 2^31 blocks";
   if (a.slots > a.batch && a.slots > 0xffff) return "more than 65,535 slots";  // find_share sums 16 bits
-  if (const auto error = encode(p.k, a.k_cache, a, p.box_keys)) return error;
-  if (const auto error = encode(p.v, a.v_cache, a, p.box_keys)) return error;
+  // The cache as (pages, tokens of a page, KV heads, dim); without a table a page is a row of the batch.
+  const attention::MapSizes cache{a.pages, a.page_size, a.kv_heads, a.dim};
+  if (const auto error = attention::encode(p.k, a.k_cache, a.bf16, cache, p.box_keys)) return error;
+  if (const auto error = attention::encode(p.v, a.v_cache, a.bf16, cache, p.box_keys)) return error;
   const auto count = static_cast<unsigned int>(blocks);
   if (a.dim == 64) return a.bf16 ? launch<64, gpu::bf16>(p, count, stream) : launch<64, gpu::fp16>(p, count, stream);
   if (a.dim == 128) return a.bf16 ? launch<128, gpu::bf16>(p, count, stream) : launch<128, gpu::fp16>(p, count, stream);

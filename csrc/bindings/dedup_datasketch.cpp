@@ -1,4 +1,7 @@
 // dedup: signatures of the Python package datasketch.
+//
+// Three functions that differ only in where the hash values come from: shingles of texts, sets of strings, or sets of
+// hash values. Each checks its arguments, and `sketch` does the rest.
 #include "bindings/buffers.h"
 #include "bindings/signals.h"
 #include "dedup/datasketch.h"
@@ -7,11 +10,14 @@ namespace codeshell::bindings {
 
 namespace {
 
+// Permutations and hash values; uint64 for all schemes.
 using Values = py::array_t<uint64_t, py::array::c_style>;
 
-// "legacy", "affine32" or "affine64" with its permutations and the width of the hash values.
+// The scheme "legacy", "affine32" or "affine64" with its permutations a, b (permutations,), which are copied. `wide`:
+// hash values have 64 bits, not 32.
 dedup::Datasketch parse_datasketch(const std::string& scheme, const Values& a, const Values& b, bool wide) {
   using dedup::SketchScheme;
+  // The names are datasketch's own.
   const auto kind = scheme == "legacy"     ? SketchScheme::legacy
                     : scheme == "affine32" ? SketchScheme::affine32
                     : scheme == "affine64" ? SketchScheme::affine64
@@ -23,14 +29,17 @@ dedup::Datasketch parse_datasketch(const std::string& scheme, const Values& a, c
   return {kind, a.data(), b.data(), static_cast<size_t>(a.size()), wide};
 }
 
-// Gives `work` (threads, stop, out) room for the lanes of `count` sets, and turns Ctrl-C into KeyboardInterrupt.
+// Calls work(threads, stop, out) without the GIL, where `out` has room for the lanes of `count` sets, and returns these
+// as an array (count, permutations). Turns Ctrl-C into KeyboardInterrupt.
 template <class Work>
 py::array sketch(const dedup::Datasketch& datasketch, size_t count, int64_t threads, const Work& work) {
   check_positive(threads, "threads");
+  // uint32 or uint64, as datasketch has it; C++ writes bytes.
   const py::dtype dtype = datasketch.lane_bytes() == 4 ? py::dtype::of<uint32_t>() : py::dtype::of<uint64_t>();
   py::array result(dtype, {static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(datasketch.permutations)});
   auto* const out = static_cast<uint8_t*>(result.mutable_data());
   Signals signals;
+  // `work` returns false if the signal ended it; then Python's exception is thrown instead of half an array.
   bool done;
   {
     const py::gil_scoped_release release;
@@ -40,7 +49,8 @@ py::array sketch(const dedup::Datasketch& datasketch, size_t count, int64_t thre
   return result;
 }
 
-// Bounds of sets among `size` elements.
+// Checks the bounds (sets + 1,) of sets among `size` elements: they start at 0 or more, never fall, and end within the
+// elements. Returns the number of sets.
 size_t check_sets(const Offsets& sets, size_t size) {
   if (sets.ndim() != 1 || sets.size() < 1) throw py::value_error("sets: must be (sets + 1,) int64");
   const int64_t* const bounds = sets.data();
@@ -52,6 +62,7 @@ size_t check_sets(const Offsets& sets, size_t size) {
   return count;
 }
 
+// Texts: C++ makes the shingles.
 py::array dedup_datasketch(const py::buffer& data, const Offsets& offsets, const std::string& preset, int64_t ngram,
                            const std::string& scheme, const Values& a, const Values& b, bool wide, int64_t threads,
                            const std::string& level) {
@@ -64,6 +75,7 @@ py::array dedup_datasketch(const py::buffer& data, const Offsets& offsets, const
   });
 }
 
+// Sets of strings: string t is data[offsets[t] .. offsets[t + 1]), and set i has the strings [sets[i], sets[i + 1]).
 py::array dedup_datasketch_sets(const py::buffer& data, const Offsets& offsets, const Offsets& sets,
                                 const std::string& scheme, const Values& a, const Values& b, bool wide, int64_t threads,
                                 const std::string& level) {
@@ -76,6 +88,7 @@ py::array dedup_datasketch_sets(const py::buffer& data, const Offsets& offsets, 
   });
 }
 
+// Sets of hash values: set i has values[sets[i] .. sets[i + 1]).
 py::array dedup_datasketch_hashes(const Values& values, const Offsets& sets, const std::string& scheme, const Values& a,
                                   const Values& b, bool wide, int64_t threads, const std::string& level) {
   if (values.ndim() != 1) throw py::value_error("values: must be (values,) uint64");
@@ -90,6 +103,7 @@ py::array dedup_datasketch_hashes(const Values& values, const Offsets& sets, con
 }  // namespace
 
 void bind_dedup_datasketch(py::module_& module) {
+  // The order of the arguments scheme, a, b, wide is the same in all three.
   module.def("dedup_datasketch", &dedup_datasketch, py::arg("data"), py::arg("offsets"), py::arg("preset"),
              py::arg("ngram"), py::arg("scheme"), py::arg("a"), py::arg("b"), py::arg("wide"), py::arg("threads") = 1,
              py::arg("level") = "", "datasketch's signatures (texts, permutations); see csrc/dedup/datasketch.h.");

@@ -1,4 +1,8 @@
-// dedup: who resembles whom, and who stays.
+// dedup: from candidate edges to decisions.
+//
+// Shingle sets (DedupSets), the exact Jaccard of edges (dedup_verify), who stays (DedupGreedy, DedupComponents), the
+// same for a stream (DedupMatcher), and the leak of held-out documents (DedupOverlap). The classes hold the C++ objects
+// of the same names; their methods check shapes and ranges under the GIL, and do the work without it.
 #include <pybind11/stl.h>
 
 #include <cerrno>
@@ -19,10 +23,12 @@ namespace codeshell::bindings {
 
 namespace {
 
+// C-contiguous, so that data() can be read as rows.
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// Edges keep their type: a conversion would turn -1 into a document.
+// Edges (m, 2) uint32. They are never converted from another dtype, because that would turn -1 into a document. Strided
+// edges are copied.
 struct Edges {
   Array<uint32_t> array;
 
@@ -36,23 +42,26 @@ struct Edges {
   size_t count() const { return static_cast<size_t>(array.shape(0)); }
 };
 
+// Raises ValueError(problem) unless the array is (rows, columns).
 template <class T>
 void check_shape(const Array<T>& array, py::ssize_t rows, py::ssize_t columns, const char* problem) {
   if (array.ndim() != 2 || array.shape(0) != rows || array.shape(1) != columns) throw py::value_error(problem);
 }
 
+// A Jaccard to reach. 0 is allowed where it means "compute all". NaN is refused.
 void check_threshold(double threshold, bool zero_too) {
   if (!(threshold <= 1.0 && (threshold > 0.0 || (zero_too && threshold == 0.0)))) {
     throw py::value_error(zero_too ? "threshold: must be in [0, 1]" : "threshold: must be in (0, 1]");
   }
 }
 
+// Ranks have 32 bits, and 2^32 - 1 is never one.
 uint32_t document_count(int64_t documents) {
   if (documents < 0 || documents > UINT32_MAX) throw py::value_error("documents: must be between 0 and 2^32 - 1");
   return static_cast<uint32_t>(documents);
 }
 
-// Python's exception for a file: OSError if the system said no, else ValueError.
+// Throws Python's exception for a file: OSError if a system call failed, else ValueError for a file that is not right.
 [[noreturn]] void raise(const dedup::FileError& error) {
   if (!error.code) throw py::value_error(error.path + ": " + error.what());
   errno = error.code;
@@ -60,12 +69,15 @@ uint32_t document_count(int64_t documents) {
   throw py::error_already_set();
 }
 
+// Shingle sets by position, in files or in arrays of the caller.
 class DedupSets {
  public:
+  // Path, position of the first document, offset of `documents`, their count, offsets of `bounds` and `values`.
   using Source = std::tuple<std::string, uint32_t, uint64_t, uint64_t, uint64_t, uint64_t>;
 
   explicit DedupSets(const std::vector<Source>& parts) : sets_(open(parts)) {}
 
+  // Copies documents and bounds, borrows the values, and keeps these alive.
   DedupSets(const Array<uint32_t>& documents, const Array<int64_t>& bounds, const Array<uint64_t>& values)
       : values_(values) {
     if (documents.ndim() != 1) throw py::value_error("documents: must be (m,) uint32");
@@ -78,10 +90,12 @@ class DedupSets {
                                           values.data(), static_cast<size_t>(values.size()));
   }
 
+  // For dedup_verify.
   const dedup::Sets& sets() const { return *sets_; }
   size_t size() const { return sets_->documents(); }
 
  private:
+  // Reads documents and bounds of all files; values are read when they are needed.
   static std::unique_ptr<dedup::Sets> open(const std::vector<Source>& parts) {
     std::vector<dedup::Sets::Source> sources;
     for (const auto& [path, first, documents, count, bounds, values] : parts) {
@@ -95,10 +109,12 @@ class DedupSets {
     }
   }
 
-  Array<uint64_t> values_;  // kept alive
+  Array<uint64_t> values_;  // keeps the caller's array alive; empty for files
   std::unique_ptr<dedup::Sets> sets_;
 };
 
+// Returns the Jaccards (m,) of edges of positions: exact from the threshold on, 0 below it. A position without a set is
+// found by a thread, and becomes ValueError by pybind11's translation of std::invalid_argument.
 py::array_t<double> dedup_verify(const DedupSets& sets, const py::array& edges, double threshold, int64_t threads,
                                  const std::string& level) {
   const Edges pairs(edges);
@@ -110,6 +126,7 @@ py::array_t<double> dedup_verify(const DedupSets& sets, const py::array& edges, 
   Signals signals;
   try {
     const py::gil_scoped_release release;
+    // Ctrl-C stops the threads; rethrow() below raises what the handler left.
     dedup::verify(
         sets.sets(), pairs.data(), pairs.count(), threshold, chosen, static_cast<unsigned>(threads),
         [&] { return signals.raised(); }, out);
@@ -120,10 +137,13 @@ py::array_t<double> dedup_verify(const DedupSets& sets, const py::array& edges, 
   return jaccard;
 }
 
+// The greedy choice in rank order, chunk of edges by chunk.
 class DedupGreedy {
  public:
   explicit DedupGreedy(int64_t documents) : greedy_(document_count(documents)) {}
 
+  // Which edges (m,) still need a Jaccard: those none of whose documents has been dropped. It asks about the state
+  // before this chunk, so pairs within the chunk are all pending.
   py::array_t<bool> pending(const py::array& edges) const {
     const Edges pairs(edges);
     const size_t count = pairs.count();
@@ -136,6 +156,7 @@ class DedupGreedy {
     return result;
   }
 
+  // Decides on the later documents of these edges. Returns (later, kept, jaccard) of those that are dropped, (k,) each.
   py::tuple decide(const py::array& edges, const Array<double>& jaccard, double threshold) {
     const Edges pairs(edges);
     if (jaccard.ndim() != 1 || jaccard.shape(0) != edges.shape(0)) {
@@ -147,6 +168,7 @@ class DedupGreedy {
       const py::gil_scoped_release release;
       greedy_.decide(pairs.data(), jaccard.data(), pairs.count(), threshold, drops);
     }
+    // From rows to columns.
     const auto count = static_cast<py::ssize_t>(drops.size());
     py::array_t<uint32_t> later(count), kept(count);
     py::array_t<double> value(count);
@@ -159,10 +181,12 @@ class DedupGreedy {
     return py::make_tuple(later, kept, value);
   }
 
+  // Drops documents without an edge. All are checked first, so an error drops none.
   void drop(const py::array& ranks) {
     if (!py::isinstance<Array<uint32_t>>(ranks) || ranks.ndim() != 1) {
       throw py::value_error("ranks: must be (k,) uint32");
     }
+
     const auto* const begin = static_cast<const uint32_t*>(ranks.data());
     const auto* const end = begin + ranks.size();
     for (const uint32_t* rank = begin; rank < end; ++rank) {
@@ -171,6 +195,7 @@ class DedupGreedy {
     for (const uint32_t* rank = begin; rank < end; ++rank) greedy_.drop(*rank);
   }
 
+  // Which ranks stay, (documents,).
   py::array_t<bool> kept() const {
     py::array_t<bool> result(greedy_.documents());
     bool* const out = result.mutable_data();
@@ -183,6 +208,7 @@ class DedupGreedy {
   dedup::Greedy greedy_;
 };
 
+// Connected components of all edges that were added.
 class DedupComponents {
  public:
   explicit DedupComponents(int64_t documents) : components_(document_count(documents)) {}
@@ -193,8 +219,11 @@ class DedupComponents {
     components_.add(pairs.data(), pairs.count());
   }
 
-  // A read-only view of what `self` holds: a copy would double its memory.
+  // The smallest rank of each document's component, (documents,): a read-only view of what `self` holds, because a copy
+  // would double its memory.
   static py::array_t<uint32_t> labels(const py::object& self) {
+    // Labels are computed without the GIL; the view keeps `self` alive, and is read-only because it is the object's own
+    // memory.
     auto& components = self.cast<DedupComponents&>().components_;
     const std::vector<uint32_t>* labels;
     {
@@ -210,6 +239,7 @@ class DedupComponents {
   dedup::Components components_;
 };
 
+// Decides on a stream of texts; the texts of one call are a batch.
 class DedupMatcher {
  public:
   DedupMatcher(const std::string& preset, int64_t ngram, int64_t bands, double threshold, int64_t max_bucket,
@@ -217,6 +247,8 @@ class DedupMatcher {
       : settings_(check(preset, ngram, bands, threshold, max_bucket, lanes, least)),
         matcher_(settings_, simd::level()) {}
 
+  // Decides on the next texts, and writes into the caller's arrays kept (texts,) and jaccard (texts,). These are not
+  // returned, so that after Ctrl-C the caller still has the answers up to `documents`.
   void add(const py::buffer& data, const Offsets& offsets, const Array<uint64_t>& keys, const Array<uint8_t>& sketches,
            const Array<uint64_t>& fingerprints, Array<int64_t>& kept, Array<double>& jaccard,
            const std::optional<Array<bool>>& candidate, int64_t threads) {
@@ -233,6 +265,7 @@ class DedupMatcher {
     check_positive(threads, "threads");
     int64_t* const kept_out = kept.mutable_data();
     double* const jaccard_out = jaccard.mutable_data();
+    // Views of the caller's arrays; pybind11 keeps them alive during the call.
     const dedup::Matcher::Batch documents{batch.texts, keys.data(), sketches.data(), fingerprints.data(),
                                           candidate ? candidate->data() : nullptr};
     Signals signals;
@@ -245,6 +278,7 @@ class DedupMatcher {
 
   int64_t documents() const { return matcher_.documents(); }
 
+  // Over all calls so far.
   py::dict counts() const {
     py::dict result;
     result["candidate_pairs"] = matcher_.candidate_pairs;
@@ -254,6 +288,7 @@ class DedupMatcher {
   }
 
  private:
+  // Checks the arguments before the members are made from them.
   static dedup::Matcher::Settings check(const std::string& preset, int64_t ngram, int64_t bands, double threshold,
                                         int64_t max_bucket, int64_t lanes, int64_t least) {
     const auto shingling = parse_shingling(preset, ngram);
@@ -262,6 +297,7 @@ class DedupMatcher {
     check_positive(lanes, "lanes");
     check_threshold(threshold, false);
     if (least < 0 || least > lanes) throw py::value_error("least: must be between 0 and lanes");
+    // One byte per lane, padded to whole blocks: the width of the sketches that sign() makes.
     const auto bytes = static_cast<size_t>(lanes);
     return {shingling,
             static_cast<size_t>(bands),
@@ -272,14 +308,17 @@ class DedupMatcher {
             static_cast<uint32_t>(least)};
   }
 
+  // Declared before the matcher, which is made from them.
   const dedup::Matcher::Settings settings_;
   dedup::Matcher matcher_;
 };
 
+// The exact highest Jaccard of each document of a small set with a stream.
 class DedupOverlap {
  public:
   DedupOverlap(const py::buffer& data, const Offsets& offsets, int64_t ngram) : overlap_(make(data, offsets, ngram)) {}
 
+  // Compares the next texts of the stream.
   void compare(const py::buffer& data, const Offsets& offsets, int64_t threads) {
     const TextBatch batch(data, offsets);
     check_positive(threads, "threads");
@@ -287,6 +326,7 @@ class DedupOverlap {
     overlap_.compare(batch.texts, static_cast<unsigned>(threads));
   }
 
+  // By document of the small set: the stream's number of the best match (or -1), and the Jaccard. Both are copies.
   py::tuple best() const {
     const auto count = static_cast<py::ssize_t>(overlap_.match().size());
     return py::make_tuple(py::array_t<int64_t>(count, overlap_.match().data()),
@@ -294,6 +334,7 @@ class DedupOverlap {
   }
 
  private:
+  // The index over the small set is built without the GIL.
   static dedup::Overlap make(const py::buffer& data, const Offsets& offsets, int64_t ngram) {
     const TextBatch batch(data, offsets);
     check_positive(ngram, "ngram");
@@ -307,6 +348,8 @@ class DedupOverlap {
 }  // namespace
 
 void bind_dedup_join(py::module_& module) {
+  // Edges take no `noconvert`: the struct Edges refuses other dtypes with a message of its own, and the functions take
+  // any py::array.
   py::class_<DedupSets>(module, "DedupSets", "Shingle sets in files or arrays; see csrc/dedup/sets.h.")
       .def(py::init<const std::vector<DedupSets::Source>&>(), py::arg("parts"))
       .def_static(
@@ -320,6 +363,7 @@ void bind_dedup_join(py::module_& module) {
              py::arg("threads") = 1, py::arg("level") = "", "Exact Jaccards of edges; see csrc/dedup/verify.h.");
   py::class_<DedupGreedy>(module, "DedupGreedy", "Decides in rank order who stays; see csrc/dedup/decide.h.")
       .def(py::init<int64_t>(), py::arg("documents"))
+      // `drop` and `kept` serve tests and callers with decisions of their own.
       .def("pending", &DedupGreedy::pending, py::arg("edges"))
       .def("decide", &DedupGreedy::decide, py::arg("edges"), py::arg("jaccard"), py::arg("threshold"))
       .def("drop", &DedupGreedy::drop, py::arg("ranks"))
@@ -328,6 +372,7 @@ void bind_dedup_join(py::module_& module) {
       .def(py::init<int64_t>(), py::arg("documents"))
       .def("add", &DedupComponents::add, py::arg("edges"))
       .def("labels", &DedupComponents::labels);
+  // kept and jaccard are outputs, so a converted copy would lose the answers: they take `noconvert`.
   py::class_<DedupMatcher>(module, "DedupMatcher", "Decides on a stream who stays; see csrc/dedup/matcher.h.")
       .def(py::init<const std::string&, int64_t, int64_t, double, int64_t, int64_t, int64_t>(), py::arg("preset"),
            py::arg("ngram"), py::arg("bands"), py::arg("threshold"), py::arg("max_bucket"), py::arg("lanes"),

@@ -13,6 +13,7 @@ struct CopyArguments {
   int64_t bytes;  // source and target 16-byte aligned and apart
 };
 
+// Neither synchronises nor allocates. No bytes, no launch.
 gpu::Error launch_copy(const CopyArguments& arguments, gpu::Stream stream);
 
 }  // namespace codeshell

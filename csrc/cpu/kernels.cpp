@@ -1,15 +1,27 @@
+// Chooses the table of this processor, and hands each operation its part of it.
 #include "cpu/kernels.h"
 
 #include "simd/cpu.h"
 
-namespace codeshell::simd {
+namespace codeshell {
 
-const Kernels& kernels() {
+namespace {
+
+// The table of simd::level(), which is fixed for the process (and lowered by CODESHELL_SIMD).
+const cpu::Kernels& chosen() {
 #if defined(__x86_64__)
-  if (level() == Level::avx512) return avx512::kernels;
-  if (level() == Level::avx2) return avx2::kernels;
+  if (simd::level() == simd::Level::avx512) return avx512::kernels;
+  if (simd::level() == simd::Level::avx2) return avx2::kernels;
 #endif
   return baseline::kernels;
 }
 
-}  // namespace codeshell::simd
+}  // namespace
+
+const activation::CpuKernels& activation::cpu_kernels() { return chosen().activation; }
+const adamw::CpuKernels& adamw::cpu_kernels() { return chosen().adamw; }
+const attention::CpuKernels& attention::cpu_kernels() { return chosen().attention; }
+const loss::CpuKernels& loss::cpu_kernels() { return chosen().loss; }
+const rotary::CpuKernels& rotary::cpu_kernels() { return chosen().rotary; }
+
+}  // namespace codeshell

@@ -1,4 +1,4 @@
-// The CPU kernels for AVX2.
+// The CPU kernels for AVX2: vectors of 8 floats. Empty on other processors than x86-64.
 // Flags: -ffp-contract=fast (CMakeLists.txt), so that a product and a sum become one instruction where there is one.
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -7,6 +7,8 @@
 
 #include "cpu/kernels.h"
 
+// From here on every function may use the instruction set, although the file is compiled for any x86-64. What lies above
+// must not: its inline functions could be shared with other files and run on processors that lack it.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,f16c"))), apply_to = function)
 #else
@@ -15,22 +17,8 @@
 #endif
 
 #define CODESHELL_LANES 8
-
-namespace codeshell::avx2 {
-namespace {
-#include "cpu/vector.inc"
-// The kernels, in the order of simd::Kernels.
-#include "activation/gelu_cpu.inc"
-#include "adamw/adamw_cpu.inc"
-#include "attention/attention_cpu.inc"
-#include "loss/cross_entropy_cpu.inc"
-#include "rotary/rotary_cpu.inc"
-}  // namespace
-
-const simd::Kernels kernels{attend,        differentiate, gelu,       gelu_backward,
-                            cross_entropy, rotate,        adamw_step, sum_of_squares};
-
-}  // namespace codeshell::avx2
+#define CODESHELL_LEVEL avx2
+#include "cpu/level.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

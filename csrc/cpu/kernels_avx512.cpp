@@ -1,4 +1,4 @@
-// The CPU kernels for AVX-512.
+// The CPU kernels for AVX-512: vectors of 16 floats. Empty on other processors than x86-64.
 // Flags: -ffp-contract=fast (CMakeLists.txt), so that a product and a sum become one instruction where there is one.
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -7,6 +7,8 @@
 
 #include "cpu/kernels.h"
 
+// From here on every function may use the instruction set, although the file is compiled for any x86-64. What lies above
+// must not: its inline functions could be shared with other files and run on processors that lack it.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c"))), \
                              apply_to = function)
@@ -16,22 +18,8 @@
 #endif
 
 #define CODESHELL_LANES 16
-
-namespace codeshell::avx512 {
-namespace {
-#include "cpu/vector.inc"
-// The kernels, in the order of simd::Kernels.
-#include "activation/gelu_cpu.inc"
-#include "adamw/adamw_cpu.inc"
-#include "attention/attention_cpu.inc"
-#include "loss/cross_entropy_cpu.inc"
-#include "rotary/rotary_cpu.inc"
-}  // namespace
-
-const simd::Kernels kernels{attend,        differentiate, gelu,       gelu_backward,
-                            cross_entropy, rotate,        adamw_step, sum_of_squares};
-
-}  // namespace codeshell::avx512
+#define CODESHELL_LEVEL avx512
+#include "cpu/level.inc"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,24 +1,31 @@
 // CPSJoin (Christiani, Pagh, Sivertsen, "Scalable and Robust Set Similarity Join", arXiv 1707.06814): candidate pairs
 // without band keys, for documents of which too many share their keys (licence headers, templates), or for all.
 //
-// A sketch is the set {(lane, byte)}; two of them have in common the share of bytes that estimates the Jaccard. From
-// the set S of all documents: if |S| <= limit, compare all pairs; otherwise take 1 / threshold lanes in expectation, by
-// a hash of the path that led here, split S by the byte of each, and go on with every part. A pair at the threshold
-// stays together in one part in expectation, whatever the depth, while others are separated; `repetitions` independent
-// trees make up for bad luck.
+// A sketch is the set {(lane, byte)}; the share of elements that two of them have in common estimates the Jaccard. The
+// search starts with the set S of all documents. If |S| <= limit, it compares all pairs. Otherwise it chooses
+// 1 / threshold lanes in expectation, by a hash of the path that led here, splits S by the byte of each lane, and
+// continues with every part. A pair at the threshold stays together in one part in expectation, at any depth, while
+// other pairs are separated. `repetitions` independent trees make up for bad luck.
+//
+//                     S = all documents
+//            lane 17 /                \ lane 3        1 / threshold lanes
+//         byte 0 .. byte 255    byte 0 .. byte 255    256 parts each
+//           |          |          |          |
+//        <= limit   > limit    <= limit   > limit     small parts: all pairs; others: sets of the next level
 //
 // What differs from the paper, and why:
-// - BRUTEFORCE there compares with all of S every document whose average similarity to S exceeds (1 - eps) threshold:
-//   quadratic in a dense S. Here a sample of S shows whether some document resembles at least a quarter of it surely;
-//   then those that do leave S as a cluster: all pairs of a small one, and of a larger one each document with the
-//   earliest members. So the cost is proportional to the output.
+// - BRUTEFORCE in the paper takes every document whose average similarity to S exceeds (1 - eps) threshold, and
+//   compares it with all of S: quadratic in a dense S. Here a sample of S shows whether some document surely resembles
+//   at least a quarter of it. If so, the documents that resemble it leave S as a cluster. In a small cluster all pairs
+//   are compared; in a larger one each document is compared with the earliest members. So the cost is proportional to
+//   the output.
 // - Each document has a budget of comparisons and splits, the same in every repetition. The tree is walked level by
-//   level: the small parts, where a rare value was shared, come before the deep ones, in which documents only share a
-//   template, and it is those that the budget leaves out.
-// - A level holds at most `copies` times the documents: the expected number of lanes falls towards 1 where more would
-//   survive. So memory is linear too.
-// - 1 / threshold lanes are rounded to a neighbouring integer at random (not binomial: less variance), those of the
-//   roots differ between repetitions, and a lane in which S does not vary is passed over.
+//   level: small parts, whose documents share a rare value, come before the deep ones, whose documents only share a
+//   template. So the budget leaves out the deep ones.
+// - A level holds at most `copies` times the documents: where more would survive, the expected number of lanes falls
+//   towards 1. So memory is linear too.
+// - 1 / threshold lanes are rounded to a neighbouring integer at random (not drawn from a binomial: less variance), the
+//   lanes of the roots differ between repetitions, and a lane in which S does not vary is passed over.
 #pragma once
 
 #include <cstddef>
@@ -55,11 +62,11 @@ struct CpsJoinResult {
   CpsJoinCounts counts;
 };
 
-// Documents positions[0 .. count) (null: 0 .. count - 1) of `sketches`, whose places in the keep order are rank[0 ..
-// count), distinct (null: the positions themselves). The result does not depend on the order of the documents, on
-// `threads` or on `level`. Memory: count * (lanes + width + 8 * neighbours) bytes, and up to 50 * count a thread; no
-// second copy of the sketches if they are in memory, all are wanted and in the order of rank. Throws
-// std::invalid_argument for equal ranks, and what Sketches::read throws.
+// Joins the documents positions[0 .. count) of `sketches` (null: 0 .. count - 1). Their places in the keep order are
+// rank[0 .. count), all distinct (null: the positions themselves). The result does not depend on the order of the
+// documents, on `threads` or on `level`. Memory: count * (lanes + width + 8 * neighbours) bytes, and up to 50 * count
+// per thread. The sketches are not copied if they are in memory, all of them take part, and they are in the order of
+// rank. Throws std::invalid_argument for equal ranks, and whatever Sketches::read throws.
 CpsJoinResult cpsjoin(const Sketches& sketches, const uint32_t* positions, const uint32_t* rank, size_t count,
                       const CpsJoinOptions& options, simd::Level level, unsigned threads);
 

@@ -22,8 +22,8 @@ struct Decoded {
   uint32_t size;
 };
 
-// One character at `p`, whose first byte is 0x80 or more. Overlong forms, surrogates and values beyond U+10FFFF are
-// not well-formed (Unicode 3.9, table 3-7); their first byte is then skipped alone. The bytes behind the text are
+// Decodes the character at `p`, whose first byte is 0x80 or more. Overlong forms, surrogates and values beyond U+10FFFF
+// are not well-formed (Unicode 3.9, table 3-7); then only their first byte is skipped. The bytes after the text are
 // zero, so a character that is cut off is not well-formed either.
 Decoded decode(const char* p) {
   const auto byte = [p](int i) { return static_cast<uint8_t>(p[i]); };
@@ -43,32 +43,38 @@ Decoded decode(const char* p) {
   return {0, 1};
 }
 
+// Kana, Han and Hangul: each character is a token, because Chinese and Japanese write no spaces between words.
 bool stands_alone(uint32_t code) {
   return (code >= 0x3040 && code <= 0x30FF) || (code >= 0x3400 && code <= 0x4DBF) ||
          (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0xAC00 && code <= 0xD7AF) || (code >= 0xF900 && code <= 0xFAFF);
 }
 
-// Adds the edges of tokens of non-ASCII characters to those of the block that begins at `first`; bit i of `high` says
-// that byte i is 0x80 or more.
+// Adds the edges of tokens of non-ASCII characters to those of the block that begins at `first`. Bit i of `high` says
+// that byte i is 0x80 or more. Not inlined, because most blocks of code never come here.
 [[gnu::noinline]] void add_non_ascii(const char* text, size_t first, uint64_t high, EdgeState& state, uint64_t& starts,
                                      uint64_t& ends) {
+  // A token of the block before ends in this one.
   ends |= state.ends;
   state.ends = 0;
+  // Marks an end, in this block or in the next one: a character of up to four bytes may cross the border.
   const auto end_at = [&](size_t at) {
     at -= first;
     (at < edge_block ? ends : state.ends) |= uint64_t{1} << (at % edge_block);
   };
   for (;;) {
+    // The next high byte that is not decoded yet; shifting down and up clears the bits of those that are.
     const size_t done = state.decoded > first ? state.decoded - first : 0;
     const uint64_t left = done < edge_block ? high >> done << done : 0;
     const size_t at = first + static_cast<size_t>(std::countr_zero(left));
+    // The run ends unless the next high byte follows immediately.
     if (state.in_run && (!left || at != state.decoded)) {
-      if (done >= edge_block) break;  // whether the token goes on is for the next block to say
+      if (done >= edge_block) break;  // only the next block can tell whether the token continues
       end_at(state.decoded);
       state.in_run = false;
     }
     if (!left) break;
     const auto [code, size] = decode(text + at);
+    // Classify the character; ill-formed bytes (code 0) separate like spaces.
     const uint64_t bit = uint64_t{1} << (at - first);
     const bool alone = stands_alone(code);
     const bool in_run = !alone && code && (text::is_letter(code) || text::is_number(code));
@@ -81,8 +87,10 @@ bool stands_alone(uint32_t code) {
   state.unfinished = state.in_run || state.ends;
 }
 
-// The positions of the bits, ascending. Twelve are written whatever their number, because a branch on it would be
-// mispredicted as often as not: 64 bytes of code have seven tokens on average, and seldom more than twelve.
+// Writes the positions of the set bits, ascending. It always writes twelve, whatever their number, because a branch on
+// the number would often be mispredicted: 64 bytes of code have seven tokens on average, and seldom more than twelve.
+// `bits & (bits - 1)` clears the lowest set bit; places after the last position get rubbish, which the next call
+// overwrites.
 ALWAYS_INLINE uint32_t* write_positions(uint64_t bits, uint32_t first, uint32_t* out) {
   const int count = std::popcount(bits);
   for (int done = 0; done == 0 || done < count; done += 12) {
@@ -103,6 +111,9 @@ ALWAYS_INLINE void add_block(const char* text, size_t first, uint64_t word, uint
   if (high || state.unfinished) add_non_ascii(text, first, high, state, starts, ends);
 }
 
+// ---- one function per instruction set: the masks of 64 bytes ----
+//
+// All of them differ only in how they make the masks; add_block and write_positions are common.
 constexpr std::array<uint8_t, 256> make_word_table() {
   std::array<uint8_t, 256> table{};
   for (int c = 0; c < 256; ++c) {
@@ -129,8 +140,9 @@ void find_edges_scalar(const char* text, size_t blocks, EdgeState& state, Edges&
 
 #if defined(__x86_64__)
 
-// In all of these, setting bit 5 maps A-Z onto a-z and no other byte into a-z; a byte of 0x80 or more stays out of all
-// three classes.
+// In all of these, setting bit 5 maps A-Z onto a-z and no other byte into a-z. A byte of 0x80 or more stays out of all
+// three classes. AVX2 has no unsigned comparison of bytes: x <= 25 is written as min(x, 25) == x, after subtracting the
+// first byte of the class (bytes below it wrap to large values).
 __attribute__((target("avx2"))) inline uint32_t word_mask(__m256i v) {
   const __m256i letter = _mm256_sub_epi8(_mm256_or_si256(v, _mm256_set1_epi8(0x20)), _mm256_set1_epi8('a'));
   const __m256i digit = _mm256_sub_epi8(v, _mm256_set1_epi8('0'));
@@ -156,6 +168,7 @@ __attribute__((target("avx2,bmi,bmi2,popcnt"))) void find_edges_avx2(const char*
   }
 }
 
+// AVX-512BW compares unsigned bytes directly into a 64-bit mask.
 __attribute__((target("avx512f,avx512bw"))) inline uint64_t word_mask(__m512i v) {
   const __m512i letter = _mm512_sub_epi8(_mm512_or_si512(v, _mm512_set1_epi8(0x20)), _mm512_set1_epi8('a'));
   const __m512i digit = _mm512_sub_epi8(v, _mm512_set1_epi8('0'));
@@ -174,12 +187,14 @@ __attribute__((target("avx512f,avx512bw,bmi,bmi2,popcnt"))) void find_edges_avx5
   }
 }
 
-// With VBMI2 the positions are one instruction: the bytes 0..63 squeezed by the mask.
+// With VBMI2 the positions are one instruction: vpcompressb moves the bytes 0..63 that the mask selects to the front.
+// They are widened to 32 bits, 16 at a time, and stored after adding the block's position.
 __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi,bmi2,popcnt"))) inline uint32_t* squeeze_positions(
     uint64_t bits, __m512i all, __m512i first, uint32_t* out) {
   const __m512i positions = _mm512_maskz_compress_epi8(bits, all);
   const int count = static_cast<int>(_mm_popcnt_u64(bits));
   _mm512_storeu_si512(out, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(_mm512_castsi512_si128(positions))));
+  // The first 16 are always stored; more are rare, so this branch is predictable.
   if (count > 16) {
     const __m128i more = _mm512_extracti32x4_epi32(positions, 1);
     _mm512_storeu_si512(out + 16, _mm512_add_epi32(first, _mm512_cvtepu8_epi32(more)));
@@ -212,8 +227,8 @@ __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi,bmi2,popcnt"))) void fin
 
 #elif defined(__aarch64__)
 
-// Four vectors of 0 or 255 as a mask: each byte keeps one bit of its place, and three rounds of pairwise sums put
-// eight of them into one byte.
+// Turns four vectors of 0 or 255 into a 64-bit mask (NEON has no movemask). Each byte keeps the bit of its place modulo
+// 8, and three rounds of pairwise sums put eight neighbouring bytes into one.
 inline uint64_t bit_mask(const uint8x16_t v[4]) {
   static constexpr uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   const uint8x16_t place = vld1q_u8(bits);
@@ -234,6 +249,7 @@ void find_edges_neon(const char* text, size_t blocks, EdgeState& state, Edges& e
                          vceqq_u8(v, vdupq_n_u8('_')));
       high[i] = vcgeq_u8(v, vdupq_n_u8(0x80));
     }
+    // Most blocks are ASCII; the maximum over all lanes tells so with one instruction.
     const uint8x16_t any = vorrq_u8(vorrq_u8(high[0], high[1]), vorrq_u8(high[2], high[3]));
     uint64_t starts, ends;
     add_block(text, first, bit_mask(word), vmaxvq_u8(any) ? bit_mask(high) : 0, state, starts, ends);

@@ -1,3 +1,11 @@
+// From band keys to edges. The file has three parts: the Grouper (a thread's scratch memory, from a partition of the
+// records down to the pairs of a group), the parallel partition of all records, and the sort that makes edges distinct.
+//
+// What the variables hold:
+//   records    (key, document) of 12 bytes; a span of them is always reordered in place or copied, never resized
+//   members    of one group: rank << 32 | document, so that they sort by rank
+//   edges      later rank << 32 | earlier rank
+//   rows_      sketches of `width_` bytes each, copied side by side for one call of similar()
 #include "dedup/groups.h"
 
 #include <algorithm>
@@ -28,7 +36,7 @@ struct Record {
   uint64_t key() const { return uint64_t{high} << 32 | low; }
 };
 
-// A member of a group is rank << 32 | document, so that members sort by rank.
+// An edge from two members; the later one first.
 uint64_t make_edge(uint64_t later, uint64_t earlier) { return later >> 32 << 32 | earlier >> 32; }
 
 // One thread's share of the groups: their edges, and scratch memory.
@@ -47,11 +55,14 @@ class Grouper {
     slots_.resize(options.leader_edges);
   }
 
-  // All records of some keys; the 8 lowest bits of the keys are equal.
+  // ---- from a partition to groups ----
+  // Takes all records of some keys; the 8 lowest bits of these keys are equal.
   void add_partition(std::span<Record> records) {
     if (records.size() <= small_bucket) {
+      // So few records are counted within the cache at once.
       add_bucket(records, 8);
     } else {
+      // The second pass: count, prefix sums, scatter by bits 8-15. Equal keys have equal bits, so no group is divided.
       const auto stream = [](const Record& record) { return record.low >> 8 & (fan - 1); };
       std::array<size_t, fan + 1> start{};
       for (const Record& record : records) ++start[stream(record) + 1];
@@ -64,20 +75,24 @@ class Grouper {
     flush();
   }
 
+  // The results of this thread, in any order. `heavy` holds positions, not ranks.
   std::vector<uint64_t> edges;
   std::vector<uint32_t> heavy;
   GroupCounts counts;
 
  private:
-  // The same, of keys whose `known` lowest bits are equal. Counts them by their next bits; only those that share their
-  // cell are looked at again.
+  // Takes all records of some keys whose `known` lowest bits are equal. Counts them by their next bits; only records
+  // that share their cell are looked at again.
   void add_bucket(std::span<Record> records, unsigned known) {
     if (records.size() < 2) return;
     if (records.size() > skewed_bucket) return add_cell(records);  // in place: no more memory
+    // Twice as many cells as records, so that most records are alone in theirs.
     const size_t cells = std::bit_ceil(2 * std::min(records.size(), small_bucket));
     const auto cell = [&](const Record& record) { return record.key() >> known & (cells - 1); };
     cells_.assign(cells, 0);
     for (const Record& record : records) ++cells_[cell(record)];
+    // Copy the records that share their cell, then sort these by cell (counting sort). The copy needs one place more,
+    // because it always writes and then decides whether to step on.
     if (together_.size() < records.size() + 1) {
       together_.resize(records.size() + 1);
       sorted_.resize(records.size() + 1);
@@ -85,8 +100,9 @@ class Grouper {
     size_t total = 0;
     for (const Record& record : records) {
       together_[total] = record;
-      total += cells_[cell(record)] > 1;  // not a branch: nobody could foretell it
+      total += cells_[cell(record)] > 1;  // not a branch: it would be mispredicted
     }
+    // From counts to the first place of each cell; cells of one record take no place.
     uint32_t start = 0;
     for (uint32_t& entry : cells_) {
       const uint32_t in_cell = entry > 1 ? entry : 0;
@@ -94,14 +110,14 @@ class Grouper {
       start += in_cell;
     }
     for (size_t i = 0; i < total; ++i) sorted_[cells_[cell(together_[i])]++] = together_[i];
-    uint32_t first = 0;  // now cells_[c] is where cell c ends
+    uint32_t first = 0;  // the scatter has moved cells_[c] to where cell c ends
     for (const uint32_t end : cells_) {
       if (end - first >= 2) add_cell({&sorted_[first], &sorted_[0] + end});
       first = end;
     }
   }
 
-  // A few keys, each with all its records.
+  // Takes all records of a few keys. Mostly it is one key; otherwise a sort brings equal keys side by side.
   void add_cell(std::span<Record> records) {
     const uint64_t key = records[0].key();
     if (!std::all_of(records.begin() + 1, records.end(), [&](const Record& r) { return r.key() == key; })) {
@@ -115,6 +131,8 @@ class Grouper {
     }
   }
 
+  // Queues a group. Sketches are anywhere in memory: they are asked for here and read some hundred documents later,
+  // when the batch is flushed.
   void add_group(std::span<const Record> records) {
     for (const Record& record : records) {
       if (sketches_) sketches_->prefetch(record.document);
@@ -124,6 +142,8 @@ class Grouper {
     if (members_.size() >= batch_members) flush();
   }
 
+  // Joins the queued groups. Then it removes repeated edges, but only once they have doubled: so edges cost a constant
+  // number of sorts per edge, and memory stays within twice that of the distinct ones.
   void flush() {
     size_t first = 0;
     for (const size_t end : ends_) {
@@ -143,9 +163,12 @@ class Grouper {
     }
   }
 
+  // ---- from a group to edges ----
+  //
+  // The pairs of one group, by one of three ways.
   void join(std::span<uint64_t> members) {
     std::sort(members.begin(), members.end());
-    // Two of a document's bands can have the same key.
+    // Two bands of one document can have the same key.
     members = members.first(static_cast<size_t>(std::unique(members.begin(), members.end()) - members.begin()));
     if (members.size() < 2) return;
     ++counts.groups;
@@ -161,12 +184,15 @@ class Grouper {
     }
   }
 
+  // Without sketches: every document with each of the `first` earliest before it.
   void join_unseen(std::span<const uint64_t> members, size_t first) {
     for (size_t i = 1; i < members.size(); ++i) {
       for (size_t j = 0; j < std::min(i, first); ++j) edges.push_back(make_edge(members[i], members[j]));
     }
   }
 
+  // A small group: all pairs. The sketches lie side by side, and document i is compared with the i before it in one
+  // call.
   void join_pairs(std::span<const uint64_t> members) {
     uint8_t* const rows = rows_.get();
     for (size_t i = 0; i < members.size(); ++i) sketches_->read(static_cast<uint32_t>(members[i]), rows + i * width_);
@@ -178,6 +204,7 @@ class Grouper {
     counts.pairs_compared += members.size() * (members.size() - 1) / 2;
   }
 
+  // A large group, in rank order, a block of sketches at a time.
   void join_large(std::span<const uint64_t> members) {
     leaders_.clear();
     for (size_t first = 0; first < members.size(); first += leader_block) {
@@ -190,11 +217,13 @@ class Grouper {
     }
   }
 
-  // One document of a large group and the leaders before it.
+  // Compares one document of a large group with the leaders before it.
   void follow(uint64_t self, const uint8_t* row) {
     const size_t found =
         similar_(row, leader_rows_.get(), leaders_.size(), width_, options_.lanes, options_.least, matches_.data());
     counts.pairs_compared += leaders_.size();
+    // Of all leaders that agree enough, only `leader_edges` become edges. Leaders are numbered in rank order, as
+    // Neighbours asks.
     std::fill(slots_.begin(), slots_.end(), 0);
     Neighbours best(slots_.data(), slots_.size());
     bool absorbed = false;
@@ -204,6 +233,8 @@ class Grouper {
       best.offer(matches_[m].index, matches_[m].equal, sure);
     }
     best.each([&](uint32_t leader, uint32_t) { edges.push_back(make_edge(self, leaders_[leader])); });
+    // If no leader surely resembles it, the join (cpsjoin.h) will look at it, and it becomes a leader. Invariant: no
+    // leader was absorbed by an earlier one, so leaders stand for the different templates of the group.
     if (absorbed) return;
     heavy.push_back(static_cast<uint32_t>(self));
     if (leaders_.size() == options_.leaders) return;
@@ -211,6 +242,7 @@ class Grouper {
     leaders_.push_back(self);
   }
 
+  // Scratch memory. Everything grows to the largest group or bucket seen and is used again.
   const uint32_t* const rank_;
   const Sketches* const sketches_;
   const GroupOptions options_;
@@ -227,15 +259,20 @@ class Grouper {
   size_t compact_at_ = first_compact, heavy_at_ = first_compact;
 };
 
+// ---- the first pass, over all records ----
 struct Partitions {
   std::unique_ptr<Record[]> records;
   std::array<size_t, fan + 1> start{};
 };
 
-// The records that take part, by the lowest 8 bits of their keys.
+// The records that take part, ordered by the lowest 8 bits of their keys. Each thread counts its chunk of the input;
+// from all counts follow the places where each thread writes each partition; then each thread writes its chunk. The
+// threads never meet, and the order within a partition is that of the input.
 Partitions partition(const uint64_t* keys, const uint32_t* documents, size_t count, const Chosen& chosen,
                      unsigned threads) {
+  // next[t][b]: first the number of records of chunk t in partition b, then where the next of them is written.
   std::vector<std::array<size_t, fan>> next(threads);
+  // Count, per chunk and partition.
   const auto chunk = [&](size_t t) { return count * t / threads; };
   share_tasks(threads, threads, [&](size_t, size_t t) {
     std::array<size_t, fan> found{};
@@ -245,6 +282,7 @@ Partitions partition(const uint64_t* keys, const uint32_t* documents, size_t cou
     }
     next[t] = found;
   });
+  // Prefix sums: partition by partition, and within one chunk by chunk.
   Partitions result;
   size_t total = 0;
   for (size_t b = 0; b < fan; ++b) {
@@ -255,6 +293,7 @@ Partitions partition(const uint64_t* keys, const uint32_t* documents, size_t cou
       total += found;
     }
   }
+  // Write.
   result.start[fan] = total;
   result.records = std::make_unique_for_overwrite<Record[]>(total);
   share_tasks(threads, threads, [&](size_t, size_t t) {
@@ -274,6 +313,7 @@ Partitions partition(const uint64_t* keys, const uint32_t* documents, size_t cou
 GroupResult group_edges(const uint64_t* keys, const uint32_t* documents, size_t count, const Chosen& chosen,
                         const uint32_t* rank, const Sketches* sketches, const GroupOptions& options, simd::Level level,
                         unsigned threads) {
+  // A task is one partition: all records of its keys. Groupers keep their scratch memory from task to task.
   std::vector<std::unique_ptr<Grouper>> groupers;
   for (unsigned t = 0; t < threads; ++t) {
     groupers.push_back(std::make_unique<Grouper>(rank, sketches, options, level));
@@ -284,6 +324,8 @@ GroupResult group_edges(const uint64_t* keys, const uint32_t* documents, size_t 
       groupers[worker]->add_partition({&parts.records[0] + parts.start[p], &parts.records[0] + parts.start[p + 1]});
     });
   }
+  // Put the threads' results together, releasing each one's memory at once. Which thread found an edge depends on
+  // chance; the final sort removes that.
   GroupResult result;
   for (auto& grouper : groupers) {
     const GroupCounts& counts = grouper->counts;
@@ -306,6 +348,7 @@ GroupResult group_edges(const uint64_t* keys, const uint32_t* documents, size_t 
 }
 
 void sort_unique(std::vector<uint64_t>& values) {
+  // A radix sort from the lowest digit, 11 bits a pass. Only digits in which the values differ take a pass.
   constexpr size_t few = 1024;
   constexpr unsigned bits = 11;  // 2048 counters fill a third of the first-level cache
   if (values.size() <= few) {
@@ -319,7 +362,7 @@ void sort_unique(std::vector<uint64_t>& values) {
       std::array<size_t, 1 << bits> next{};
       constexpr uint64_t mask = (1 << bits) - 1;
       for (size_t i = 0; i < values.size(); ++i) ++next[from[i] >> shift & mask];
-      if (next[from[0] >> shift & mask] == values.size()) continue;  // the upper bits of small ranks
+      if (next[from[0] >> shift & mask] == values.size()) continue;  // all equal, as the upper bits of small ranks are
       size_t start = 0;
       for (size_t& entry : next) start += std::exchange(entry, start);
       for (size_t i = 0; i < values.size(); ++i) to[next[from[i] >> shift & mask]++] = from[i];

@@ -1,11 +1,18 @@
-// From band keys to candidate pairs: documents with an equal key are a group; the pairs of a group whose sketches agree
-// enough are candidates.
+// From band keys to candidate pairs: documents with an equal key are a group, and the pairs of a group whose sketches
+// agree enough are candidates.
 //
-// Grouping needs equal keys side by side, not in order, and keys are hashes: two passes of a radix partition by 8 bits
-// (12-byte records, 256 streams, so that the write positions stay in the first-level cache), then counting by the next
-// bits within the cache, where a record alone in its cell, as most are, is done.
+// Grouping needs equal keys side by side, not in order, and keys are hashes with uniform bits. So the records
+// (key, document) pass through:
 //
-// A group of g documents costs at most g * largest / 2 comparisons, or g * leaders, whatever its size.
+//   records --bits 0-7--> 256 partitions --bits 8-15--> 256 buckets --next bits--> cells --key--> groups
+//             by thread    one per task                 in the L1/L2 cache         of a few records
+//
+// The two passes are radix partitions of 12-byte records with 256 streams, whose write positions stay in the
+// first-level cache. Within a bucket records are counted by their next bits; a record that is alone in its cell, as
+// most are, is done. Bits are counted from the lowest.
+//
+// A group of g documents takes at most g * largest / 2 comparisons of sketches if it is small, and g * leaders if it is
+// large.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +24,7 @@
 
 namespace codeshell::dedup {
 
-// What of the documents takes part: one flag or one bit each (the lowest first); exactly one of the two is given.
+// Which documents take part: one flag or one bit each (the lowest first). Exactly one of the two is given.
 struct Chosen {
   const bool* flags;
   const uint8_t* bits;
@@ -50,17 +57,18 @@ struct GroupResult {
   GroupCounts counts;
 };
 
-// Records i: (keys[i], documents[i]), in any order; a key 0 is none. `rank`: places of the documents in the keep order,
-// or null for their own. `sketches` may be null: then every pair is a candidate, and a larger group gives each of its
-// documents an edge to the `leaders` first (which costs as much a document as a group of 2 * leaders with all pairs).
+// Record i is (keys[i], documents[i]); records come in any order, and the key 0 is "no key". `rank` holds the places of
+// the documents in the keep order, or is null for their own order. `sketches` may be null: then every pair is a
+// candidate, and a larger group gives each of its documents an edge to each of the first `leaders` (this costs as much
+// per document as a group of 2 * leaders with all pairs).
 //
-// Otherwise a larger group goes in rank order: each document is compared with the leaders so far and gets edges to
-// those with at least `least` equal bytes (to `leader_edges` of them; see Neighbours). If one reaches `sure` the
-// document is absorbed; if not, it is `heavy`, and becomes a leader itself while there is room.
+// Otherwise the documents of a larger group are taken in rank order. Each is compared with the leaders so far and gets
+// edges to those with at least `least` equal bytes (to `leader_edges` of them; see Neighbours). If one reaches `sure`,
+// the document is absorbed. If none does, it is `heavy`, and it becomes a leader itself while there is room.
 //
 // The result does not depend on the order of the records, on `threads` or on `level`. Memory beyond the input and the
-// result: 12 bytes a record that takes part, and some megabytes a thread. Throws std::invalid_argument for a document
-// beyond `chosen`, and what Sketches::read throws.
+// result: 12 bytes per record that takes part, and some megabytes per thread. Throws std::invalid_argument for a
+// document beyond `chosen`, and whatever Sketches::read throws.
 GroupResult group_edges(const uint64_t* keys, const uint32_t* documents, size_t count, const Chosen& chosen,
                         const uint32_t* rank, const Sketches* sketches, const GroupOptions& options, simd::Level level,
                         unsigned threads);

@@ -1,3 +1,5 @@
+// Two hash tables and a list: known_ by fingerprint, buckets_ by band key, and kept_ with the sets and sketches of kept
+// documents. Nothing is ever removed, so documents are addressed by number, and growing a table moves none of them.
 #include "dedup/matcher.h"
 
 #include <algorithm>
@@ -14,8 +16,8 @@ Matcher::Matcher(const Settings& settings, simd::Level level)
     : settings_(settings), level_(level), known_slots_(1024, none), buckets_(1024) {}
 
 bool Matcher::add(const Batch& batch, unsigned threads, const Stop& stop, int64_t* kept, double* jaccard) {
-  // First the shingle sets, by all threads. Which documents need one is known but for fingerprints that are new and
-  // come twice in this batch; those get a set too many.
+  // First the shingle sets, by all threads. A document whose fingerprint is known needs none. Only for a new
+  // fingerprint that comes twice in this batch is one set too many made.
   std::vector<std::vector<uint64_t>> sets(batch.texts.count);
   const auto candidate = [&](size_t i) { return !batch.candidate || batch.candidate[i]; };
   const auto make = [&] {
@@ -29,6 +31,7 @@ bool Matcher::add(const Batch& batch, unsigned threads, const Stop& stop, int64_
   };
   constexpr size_t grain = 16;
   if (!share(batch.texts.count, grain, threads, stop, make)) return false;
+  // Then decide, one by one in order: each decision depends on those before it. Sets are released as soon as possible.
   for (size_t i = 0; i < batch.texts.count; ++i) {
     kept[i] = -1;
     jaccard[i] = 0.0;
@@ -40,6 +43,7 @@ bool Matcher::add(const Batch& batch, unsigned threads, const Stop& stop, int64_
   return true;
 }
 
+// 1. known fingerprint; 2. candidates; 3. exact Jaccard with each; 4. keep or drop, and remember the fingerprint.
 void Matcher::decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, int64_t* kept, double* jaccard) {
   const uint64_t* const fingerprint = batch.fingerprints + 2 * i;
   if (const Known* known = find_known(fingerprint)) {
@@ -49,11 +53,14 @@ void Matcher::decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, i
   }
   collect(batch.keys + i * settings_.bands, batch.sketches + i * settings_.width);
   Known best{{fingerprint[0], fingerprint[1]}, next_, 0.0};
+  // Candidates ascend, and only a higher Jaccard replaces the best: the earliest of equals is named.
   for (const uint32_t candidate : candidates_) {
     const std::vector<uint64_t>& other = kept_[candidate].set;
     ++candidate_pairs;
+    // The sizes alone may rule the pair out; otherwise they tell how many shared values are needed.
     const size_t needed = needed_shared(set.size(), other.size(), settings_.threshold);
     if (needed > std::min(set.size(), other.size())) continue;
+    // Merge the two sets; the merge gives up when `needed` is out of reach.
     const size_t shared = intersection(set.data(), set.size(), other.data(), other.size(), needed, level_);
     if (shared < needed) continue;
     ++verified_pairs;
@@ -63,6 +70,7 @@ void Matcher::decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, i
       best.jaccard = value;
     }
   }
+  // Nothing was found: the document stays, and its copies will be dropped for it at Jaccard 1.
   if (best.index == next_) {
     keep(batch, i, set);
     best.jaccard = 1.0;
@@ -73,7 +81,7 @@ void Matcher::decide(const Batch& batch, size_t i, std::vector<uint64_t>& set, i
   add_known(best);
 }
 
-// Fingerprints are hashes: their bits place them.
+// A hash table with linear probing. Fingerprints are hashes, so their low bits are used as the place directly.
 const Matcher::Known* Matcher::find_known(const uint64_t* fingerprint) const {
   const size_t mask = known_slots_.size() - 1;
   for (size_t at = fingerprint[0] & mask; known_slots_[at] != none; at = (at + 1) & mask) {
@@ -86,6 +94,7 @@ const Matcher::Known* Matcher::find_known(const uint64_t* fingerprint) const {
 void Matcher::add_known(const Known& known) {
   if (known_.size() == none) throw std::length_error("too many documents");
   known_.push_back(known);
+  // The table is at most half full; when it would be fuller, it doubles and everything is placed again.
   const auto place = [&](uint32_t index) {
     const size_t mask = known_slots_.size() - 1;
     size_t at = known_[index].fingerprint[0] & mask;
@@ -97,8 +106,10 @@ void Matcher::add_known(const Known& known) {
   for (size_t i = 0; i < known_.size(); ++i) place(static_cast<uint32_t>(i));
 }
 
-// The kept documents that share a key and whose sketch agrees, each once, ascending.
+// Collects the kept documents that share a key and whose sketch agrees, each once, ascending. seen_ marks those that
+// this document has met under another key: its number never repeats, so nothing has to be cleared.
 void Matcher::collect(const uint64_t* keys, const uint8_t* sketch) {
+  // One sketch against one: the match itself is not needed, only whether there is one.
   const Similar agrees = similar(level_);
   Match unused;
   candidates_.clear();
@@ -116,10 +127,13 @@ void Matcher::collect(const uint64_t* keys, const uint8_t* sketch) {
   std::sort(candidates_.begin(), candidates_.end());
 }
 
+// Registers a kept document under its keys. A document without shingles has no keys: nothing but an equal fingerprint
+// can find it.
 void Matcher::keep(const Batch& batch, size_t i, std::vector<uint64_t>& set) {
   const uint64_t* const keys = batch.keys + i * settings_.bands;
   if (std::all_of(keys, keys + settings_.bands, [](uint64_t key) { return key == 0; })) return;
   if (following_.size() + settings_.bands >= none) throw std::length_error("too many documents");
+  // Entries of this document are first .. first + bands - 1, one per band.
   const auto first = static_cast<uint32_t>(following_.size());
   kept_.push_back({next_, std::move(set)});
   seen_.push_back(-1);
@@ -128,6 +142,7 @@ void Matcher::keep(const Batch& batch, size_t i, std::vector<uint64_t>& set) {
   following_.resize(first + settings_.bands, none);
   for (size_t b = 0; b < settings_.bands; ++b) {
     if (!keys[b]) continue;
+    // Find or take the key's bucket. The table is at most three quarters full; growing it moves all buckets.
     Bucket* one = &bucket(keys[b]);
     if (!one->key) {
       if (4 * (used_ + 1) > 3 * buckets_.size()) {
@@ -137,6 +152,7 @@ void Matcher::keep(const Batch& batch, size_t i, std::vector<uint64_t>& set) {
       one->key = keys[b];
       ++used_;
     }
+    // Put the entry in front of the key's list, unless the list is full.
     if (one->count == settings_.max_bucket) continue;
     const auto entry = static_cast<uint32_t>(first + b);
     following_[entry] = one->head;
@@ -145,7 +161,7 @@ void Matcher::keep(const Batch& batch, size_t i, std::vector<uint64_t>& set) {
   }
 }
 
-// The bucket of a key, or the free one where it would go. Keys are hashes: their low bits place them.
+// The bucket of a key, or the free one where it would go. Keys are hashes, so their low bits are used as the place.
 Matcher::Bucket& Matcher::bucket(uint64_t key) {
   const size_t mask = buckets_.size() - 1;
   size_t at = key & mask;

@@ -1,18 +1,18 @@
-// Who stays, decided at once, document by document of a stream. Documents come in order; one is dropped if and only if
-// its exact Jaccard with a document that was KEPT before it reaches the threshold, so no chain of resemblances wipes
-// out a cluster, and every dropped document names a kept one that it truly resembles: the one of highest Jaccard found,
-// the earliest of equals.
+// Decides on the documents of a stream, one by one. Documents come in order. One is dropped if and only if its exact
+// Jaccard with a document that was KEPT before it reaches the threshold. So no chain of resemblances wipes out a
+// cluster, and every dropped document names a kept one that it truly resembles: the one of highest Jaccard that was
+// found, and the earliest of these if several are equal.
 //
 // A document with the fingerprint of an earlier one needs no comparison: it is dropped in favour of that one, at
-// Jaccard 1, or of what that one was dropped for. So a million copies of one file are one entry. For any other, the
-// candidates are the kept documents that share a band key and whose sketch agrees in `least` bytes.
+// Jaccard 1, or of the document that that one was dropped for. So a million copies of one file are one entry. For any
+// other document, the candidates are the kept documents that share a band key and whose sketch agrees in `least` bytes.
 //
-// A key takes its first `max_bucket` kept documents only, so that a licence header or a template that puts every
-// document into one bucket costs a document at most bands * max_bucket looks at sketches. What that cap can lose is
-// recall (a pair all of whose common keys are full), never precision; `capped_keys` counts full keys.
+// A key takes only its first `max_bucket` kept documents, so that a licence header or a template that puts every
+// document into one bucket costs a document at most bands * max_bucket comparisons of sketches. This limit can lose
+// recall (a pair all of whose common keys are full), never precision; `capped_keys` counts the full keys.
 //
-// Memory: 40 to 60 bytes for every distinct document; for every kept one that was added its sketch, 8 bytes a distinct
-// shingle and 20 to 40 bytes a band key.
+// Memory: 40 to 60 bytes per distinct document; for every kept one its sketch, 8 bytes per distinct shingle and 20 to
+// 40 bytes per band key.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class Matcher {
     uint32_t least;  // equal bytes of sketches that are worth a comparison; 0: any
   };
 
-  // The next documents, as sign.h gives them.
+  // The next documents, with what sign.h makes of them.
   struct Batch {
     Texts texts;
     const uint64_t* keys;          // [count][bands]
@@ -51,8 +51,8 @@ class Matcher {
   Matcher(const Settings& settings, simd::Level level);
 
   // Decides on the documents of a batch: kept[i] is the document that i resembles, counted over all batches, or -1
-  // (jaccard 0) if it stays. Returns false if `stop` ended it: documents() then says how far it came. The shingle sets
-  // are made by `threads` threads; the outcome does not depend on them.
+  // (jaccard 0) if i stays. Returns false if `stop` ended the work; documents() then says how far it came. `threads`
+  // threads make the shingle sets; the outcome does not depend on their number.
   bool add(const Batch& batch, unsigned threads, const Stop& stop, int64_t* kept, double* jaccard);
 
   int64_t documents() const { return next_; }
@@ -64,7 +64,7 @@ class Matcher {
  private:
   static constexpr uint32_t none = ~0u;
 
-  // The answer for all documents of one fingerprint.
+  // The decision for all documents of one fingerprint.
   struct Known {
     uint64_t fingerprint[2];
     int64_t index;   // of the kept document
@@ -74,7 +74,8 @@ class Matcher {
     int64_t index;
     std::vector<uint64_t> set;
   };
-  // A band key's kept documents: a list of entries, latest first. Entry e is of kept document e / bands.
+  // The kept documents of one band key: a linked list of entries, latest first. Entry e belongs to kept document
+  // e / bands; following_[e] is the next entry.
   struct Bucket {
     uint64_t key = 0;  // 0: free
     uint32_t head = none;

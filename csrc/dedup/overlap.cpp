@@ -12,6 +12,7 @@ namespace codeshell::dedup {
 
 Overlap::Overlap(const Texts& texts, uint32_t ngram, simd::Level level)
     : ngram_(ngram), level_(level), sizes_(texts.count), jaccard_(texts.count, 0.0), match_(texts.count, -1) {
+  // Invert the sets: all (shingle, document) sorted, so that the documents of one shingle are consecutive.
   Scratch scratch;
   std::vector<std::pair<uint64_t, uint32_t>> pairs;
   for (size_t d = 0; d < texts.count; ++d) {
@@ -20,6 +21,8 @@ Overlap::Overlap(const Texts& texts, uint32_t ngram, simd::Level level)
     for (const uint64_t shingle : scratch.shingles) pairs.emplace_back(shingle, static_cast<uint32_t>(d));
   }
   std::sort(pairs.begin(), pairs.end());
+  // Build the hash table from a shingle to its documents, at most half full. Shingles are hashes: their low bits are
+  // the place, and the next free slot is taken.
   slots_.resize(std::bit_ceil(2 * pairs.size() + 2));
   documents_.reserve(pairs.size());
   const size_t mask = slots_.size() - 1;
@@ -32,6 +35,7 @@ Overlap::Overlap(const Texts& texts, uint32_t ngram, simd::Level level)
   }
 }
 
+// The slot of a shingle, or a free one (count 0) if no document of the small set has it.
 const Overlap::Slot& Overlap::find(uint64_t shingle) const {
   const size_t mask = slots_.size() - 1;
   size_t at = shingle & mask;
@@ -44,6 +48,8 @@ void Overlap::compare(const Texts& texts, unsigned threads) {
   std::mutex merging;
   const auto work = [&] {
     Scratch scratch;
+    // Per thread and document d of the small set: shingles shared with the present text, and the best so far. `touched`
+    // lists the d whose count is not 0, so that only these are visited and cleared.
     std::vector<uint32_t> shared(sizes_.size(), 0), touched;
     std::vector<double> jaccard(sizes_.size(), 0.0);
     std::vector<int64_t> match(sizes_.size(), -1);
@@ -56,6 +62,7 @@ void Overlap::compare(const Texts& texts, unsigned threads) {
           if (shared[d]++ == 0) touched.push_back(d);
         }
       }
+      // J = shared / (|A| + |B| - shared).
       for (const uint32_t d : touched) {
         const double value =
             static_cast<double>(shared[d]) / static_cast<double>(sizes_[d] + scratch.shingles.size() - shared[d]);
@@ -67,7 +74,7 @@ void Overlap::compare(const Texts& texts, unsigned threads) {
       }
       touched.clear();
     }
-    // A thread sees ascending documents, so its match is its earliest; between threads the earlier of equals wins.
+    // A thread sees ascending documents, so its match is its earliest; between threads the earlier of equal ones wins.
     const std::lock_guard lock(merging);
     for (size_t d = 0; d < sizes_.size(); ++d) {
       if (jaccard[d] > jaccard_[d] || (match[d] >= 0 && jaccard[d] == jaccard_[d] && match[d] < match_[d])) {

@@ -1,8 +1,8 @@
-// The exact highest Jaccard of each document of a small set with all documents of a large stream: the leak of held-out
-// documents into training data. No sampling: an inverted index over the small set's shingles counts the shared ones of
-// every pair that shares any.
+// The exact highest Jaccard of each document of a small set with all documents of a large stream: it measures how much
+// of held-out documents leaks into training data. Nothing is sampled: an inverted index over the shingles of the small
+// set counts the shared ones of every pair that shares any.
 //
-// Cost: a look-up a distinct shingle of the stream, and one addition for each of the small set's documents that has it.
+// Cost: one look-up per distinct shingle of the stream, and one addition per document of the small set that has it.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ class Overlap {
   // Compares the next documents of the stream; they are counted from 0 over all calls.
   void compare(const Texts& texts, unsigned threads);
 
-  // By document of the small set: the highest Jaccard so far, and the stream's earliest document that has it (-1: no
-  // document shares a shingle).
+  // By document of the small set: the highest Jaccard so far, and the earliest document of the stream that has it
+  // (-1: no document shares a shingle).
   const std::vector<double>& jaccard() const { return jaccard_; }
   const std::vector<int64_t>& match() const { return match_; }
 

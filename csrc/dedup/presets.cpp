@@ -1,3 +1,10 @@
+// The file has three parts: the masks of 64 bytes; one split_* function per preset, from text to pieces; and the hashes
+// of pieces and of characters. All split_* functions take 64 ASCII bytes at a time by their mask, and single characters
+// only where a block has others.
+//
+// What the variables hold:
+//   at, base   byte positions in the text;  written: the next position in `buffer`, where the text is changed
+//   token      the number of pieces that are closed; begins[token] is set, ends[token] is not yet
 #include "dedup/presets.h"
 
 #include <algorithm>
@@ -23,6 +30,7 @@ constexpr size_t least_tokens = 5;             // of the two BigCode scripts, wh
 constexpr size_t most_kept = size_t{1} << 20;  // pieces whose buffers a thread keeps for its next text
 constexpr uint64_t A = 0x9E3779B97F4A7C15u;    // of shingles.h, and the hash of an empty token
 
+// ---- the masks of 64 bytes ----
 constexpr std::array<uint8_t, 256> make_separators() {
   std::array<uint8_t, 256> table{};
   for (int c = 0; c < 256; ++c) {
@@ -33,7 +41,7 @@ constexpr std::array<uint8_t, 256> make_separators() {
 
 constexpr std::array<uint8_t, 256> separates = make_separators();
 
-// 64 bytes at a time, which is what is fast about these presets.
+// The masks of 64 bytes. Taking so many at a time is what makes these presets fast.
 struct Block {
   uint64_t separators;  // bit i: byte i is not one of [A-Za-z0-9_]
   uint64_t high;        // bit i: byte i is 0x80 or more
@@ -41,6 +49,8 @@ struct Block {
 
 #if defined(__x86_64__)
 
+// SSE2, which every x86-64 processor has: four vectors of 16 bytes. There is no unsigned comparison, so x < count is
+// written as min(x, count - 1) == x.
 inline Block classify(const char* p) {
   const auto between = [](__m128i v, char first, char count) {
     const __m128i above = _mm_sub_epi8(v, _mm_set1_epi8(first));
@@ -81,12 +91,14 @@ void make_room(size_t count, Pieces& pieces) {
   pieces.ends.resize(pieces.begins.size());
 }
 
+// Cuts the arrays to the number of pieces.
 void close_pieces(size_t count, Pieces& pieces) {
   pieces.begins.resize(count);
   pieces.ends.resize(count);
 }
 
-// Ends a token at each set bit, which is a separator of one byte, and begins the next after it. `base`: of bit 0.
+// Ends a token at each set bit, which is a separator of one byte, and begins the next token after it. `base` is the
+// position of bit 0. Returns the new number of closed tokens.
 inline size_t add_tokens(uint64_t separators, size_t base, size_t token, Pieces& pieces) {
   int64_t *const begins = pieces.begins.data(), *const ends = pieces.ends.data();
   for (; separators; separators &= separators - 1) {
@@ -97,6 +109,9 @@ inline size_t add_tokens(uint64_t separators, size_t base, size_t token, Pieces&
   return token;
 }
 
+// ---- text to pieces ----
+//
+// Every separator ends a token, so two separators in a row have an empty token between them, which is kept.
 void split_starcoder(std::string_view text, Pieces& pieces) {
   make_room(0, pieces);
   pieces.begins[0] = 0;
@@ -104,6 +119,7 @@ void split_starcoder(std::string_view text, Pieces& pieces) {
   size_t token = 0, at = 0;
   while (at < text.size()) {
     make_room(token, pieces);
+    // A whole block of ASCII.
     if (text.size() - at >= 64) {
       const Block block = classify(bytes + at);
       if (!block.high) {
@@ -112,6 +128,7 @@ void split_starcoder(std::string_view text, Pieces& pieces) {
         continue;
       }
     }
+    // Else up to 64 bytes character by character. A character that is not ASCII separates as one, whatever its size.
     for (const size_t stop = std::min(text.size(), at + 64); at < stop;) {
       const auto byte = static_cast<uint8_t>(bytes[at]);
       const uint32_t size = byte < 0x80 ? 1 : text::decode(bytes + at, bytes + text.size()).size;
@@ -127,11 +144,12 @@ void split_starcoder(std::string_view text, Pieces& pieces) {
   close_pieces(token + 1, pieces);
 }
 
-// \w of a str pattern: str.isalnum() or the underscore.
+// What \w matches in a str pattern: str.isalnum() or the underscore.
 bool is_word(uint32_t code) { return code == '_' || text::is_letter(code) || text::is_number(code); }
 
 inline char lower_ascii(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
 
+// As split_starcoder, on the text in lower case, which is written to `buffer`. The compiler vectorises the loop of 64.
 void split_stack_v2(std::string_view raw, Pieces& pieces) {
   const std::string_view text = text::well_formed(raw, pieces.repaired);
   pieces.buffer.resize(text.size());
@@ -163,13 +181,16 @@ void split_stack_v2(std::string_view raw, Pieces& pieces) {
         ++written;
         continue;
       }
+      // A character that is not ASCII: lower it, then copy each character of the result or let it separate.
       const text::CodePoint c = text::decode(bytes + at, bytes + text.size());
       pieces.codes.clear();
       text::append_lower(c.code, text, at, at + c.size, pieces.codes);
       at += c.size;
-      // Lower case can be longer in bytes (U+023A, 2 bytes, becomes U+2C65, 3) and be two characters (U+0130).
+      // Lower case can have more bytes (U+023A has 2, its lower case U+2C65 has 3) and two characters (U+0130). The
+      // rest of the text must still fit after it.
       const size_t room = written + 4 * pieces.codes.size() + (text.size() - at);
       if (room > pieces.buffer.size()) pieces.buffer.resize(room + room / 8);
+      // One input character may have become several: each is a part of a word, or separates.
       for (const uint32_t code : pieces.codes) {
         if (is_word(code)) {
           char encoded[4];
@@ -189,6 +210,7 @@ void split_stack_v2(std::string_view raw, Pieces& pieces) {
   close_pieces(token + 1, pieces);
 }
 
+// Every byte that does not continue a character begins one, and ends the one before.
 void split_characters(std::string_view raw, Pieces& pieces) {
   const std::string_view text = text::well_formed(raw, pieces.repaired);
   pieces.begins.clear();
@@ -200,12 +222,13 @@ void split_characters(std::string_view raw, Pieces& pieces) {
   pieces.bytes = text;
 }
 
+// As in edges.cpp: kana, Han and Hangul.
 bool stands_alone(uint32_t code) {
   return (code >= 0x3040 && code <= 0x30FF) || (code >= 0x3400 && code <= 0x4DBF) ||
          (code >= 0x4E00 && code <= 0x9FFF) || (code >= 0xAC00 && code <= 0xD7AF) || (code >= 0xF900 && code <= 0xFAFF);
 }
 
-// The tokens of tokens.h, with their places.
+// The tokens of tokens.h, with their places. `open` is the kind of the token that has begun and not ended.
 void split_code(std::string_view text, Pieces& pieces) {
   enum class Kind : uint8_t { none, word, other, alone };
   pieces.begins.clear();
@@ -213,6 +236,7 @@ void split_code(std::string_view text, Pieces& pieces) {
   const char *const begin = text.data(), *const end = begin + text.size();
   Kind open = Kind::none;
   for (const char* p = begin; p < end;) {
+    // A whole block of ASCII: a token begins or ends at each bit where `word` changes, alternately.
     if (end - p >= 64) {
       const Block block = classify(p);
       if (!block.high) {
@@ -220,6 +244,7 @@ void split_code(std::string_view text, Pieces& pieces) {
           pieces.ends.push_back(p - begin);
           open = Kind::none;
         }
+        // Bits where `word` differs from its predecessor; the bit before the block is whether a word is open.
         const uint64_t word = ~block.separators;
         for (uint64_t edges = word ^ (word << 1 | (open == Kind::word)); edges; edges &= edges - 1) {
           const int64_t at = p - begin + std::countr_zero(edges);
@@ -230,6 +255,7 @@ void split_code(std::string_view text, Pieces& pieces) {
         continue;
       }
     }
+    // One character: a change of kind ends a token and begins another; a character that stands alone always does.
     const text::CodePoint c = text::decode(p, end);
     const Kind kind = c.code < 0x80             ? (separates[c.code] ? Kind::none : Kind::word)
                       : c.malformed             ? Kind::none
@@ -248,7 +274,10 @@ void split_code(std::string_view text, Pieces& pieces) {
   pieces.bytes = text;
 }
 
-// As hash_token of tokens.h, and a constant for the empty token. `end`: of the bytes that may be read.
+// The hash of a token as in tokens.h, and a constant for the empty token. `end` is the end of the bytes that may be
+// read. ---- the hashes of shingles ----
+//
+// The last word is loaded whole and masked, unless that would read past the end of the buffer.
 inline uint64_t hash_piece(const char* p, size_t size, const char* end) {
   uint64_t hash = 0, w = 0;
   for (; size > 8; p += 8, size -= 8) {
@@ -266,6 +295,8 @@ inline uint64_t hash_piece(const char* p, size_t size, const char* end) {
   return size ? mixed : A;
 }
 
+// Hashes all tokens, then rolls over them as shingles.h defines: sum = sum * A + token - leaving token * A^span. Needs
+// at least `span` pieces.
 void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
   const size_t count = pieces.begins.size(), span = pieces.span;
   const char *const bytes = pieces.bytes.data(), *const end = bytes + pieces.bytes.size();
@@ -274,6 +305,7 @@ void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
   for (size_t i = 0; i < count; ++i) {
     tokens[i] = hash_piece(bytes + pieces.begins[i], static_cast<size_t>(pieces.ends[i] - pieces.begins[i]), end);
   }
+  // The first shingle, and A^span for the token that leaves.
   uint64_t sum = 0, leaving = 1;
   for (size_t i = 0; i < span; ++i) {
     sum = sum * A + tokens[i];
@@ -287,6 +319,7 @@ void hash_token_shingles(const Pieces& pieces, Scratch& scratch) {
   }
 }
 
+// The hash of a shingle of characters, of `size` bytes; `end` as above.
 inline uint64_t hash_characters(const char* p, size_t size, const char* end) {
   uint64_t hash = size, w;
   for (; size >= 8; p += 8, size -= 8) {
@@ -306,11 +339,13 @@ inline uint64_t hash_characters(const char* p, size_t size, const char* end) {
 
 #if defined(__x86_64__)
 
-// Eight shingles at once, of characters of one byte and a length of whole words; a shingle's words are those of the
-// next one shifted by a byte. Returns how many were done: all but those near the end of the text.
+// Hashes eight shingles at once, for characters of one byte and a length of whole words. A shingle's words are those of
+// the next shingle shifted by one byte, so one load of 16 bytes serves all eight: it is copied to the four lanes of 128
+// bits, and a byte shuffle cuts two shifted words from each. Returns how many were done: all but those near the end of
+// the text.
 __attribute__((target("avx512f,avx512bw,avx512dq"))) size_t hash_ascii_avx512(const char* text, size_t size,
                                                                               size_t length, uint64_t* out) {
-  // Bytes 0-7 and 1-8 of 16 to the first pair of numbers, 2-9 and 3-10 to the second, and so on.
+  // Number k of `order` selects bytes k .. k + 7 of the 16.
   const __m512i first = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
   const __m512i order = _mm512_add_epi8(_mm512_set1_epi64(0x0706050403020100),
                                         _mm512_mullo_epi64(first, _mm512_set1_epi64(0x0101010101010101)));
@@ -343,6 +378,7 @@ void hash_character_shingles(std::string_view text, size_t length, Pieces& piece
     for (; i < shingles.size(); ++i) shingles[i] = hash_characters(begin + i, length, end);
     return;
   }
+  // Characters of several bytes: find them first; the shingle's bytes are still consecutive.
   split_characters(text, pieces);
   begin = pieces.bytes.data();
   end = begin + pieces.bytes.size();
@@ -357,6 +393,7 @@ void hash_character_shingles(std::string_view text, size_t length, Pieces& piece
 }  // namespace
 
 void find_pieces(std::string_view text, const Shingling& shingling, Pieces& pieces) {
+  // The rules for short texts are in the table of presets.h. A span of 0 means: no shingles.
   pieces.span = shingling.ngram;
   switch (shingling.preset) {
     case Preset::starcoder:
@@ -377,6 +414,8 @@ void find_pieces(std::string_view text, const Shingling& shingling, Pieces& piec
 void make_shingle_strings(std::string_view text, const Shingling& shingling, Pieces& pieces) {
   find_pieces(text, shingling, pieces);
   if (shingling.preset == Preset::char24 || !pieces.shingles()) return;
+  // Copy all pieces, with a space after each, and let begins and ends point to the copies. A shingle of consecutive
+  // pieces is then one stretch of bytes, so overlapping shingles need no copies of their own.
   size_t room = pieces.begins.size();
   for (size_t i = 0; i < pieces.begins.size(); ++i) room += static_cast<size_t>(pieces.ends[i] - pieces.begins[i]);
   std::string& joined = pieces.joined;
@@ -394,6 +433,7 @@ void make_shingle_strings(std::string_view text, const Shingling& shingling, Pie
 }
 
 void make_preset_shingles(std::string_view text, const Shingling& shingling, Scratch& scratch) {
+  // Kept from text to text, unless a huge one has made it large.
   thread_local Pieces pieces;
   if (shingling.preset == Preset::char24) {
     hash_character_shingles(text, shingling.ngram, pieces, scratch);

@@ -1,12 +1,13 @@
-// Where the shingle sets of documents come from: files, of which a set is read when it is asked for, or arrays.
+// The shingle sets of documents, from files, where a set is read when it is asked for, or from arrays.
 //
-// A file has three sections, each at an offset that the caller knows: documents, uint32 and ascending, numbered within
-// the file; bounds, int64, one more than documents; values, uint64: those of documents[i] are
-// values[bounds[i] .. bounds[i + 1]), distinct and ascending. (Values are not checked: whatever they are, an
-// intersection reads no memory that it should not, and gives some count.)
+// A file has three sections, each at an offset that the caller knows:
+//   documents   (m,) uint32, ascending, numbered within the file
+//   bounds      (m + 1,) int64
+//   values      uint64: those of documents[i] are values[bounds[i] .. bounds[i + 1]), distinct and ascending
+// Values are not checked: whatever they are, an intersection stays within the arrays and gives some count.
 //
-// Memory: 4 bytes a document that has a set, and 1.1 bits for every position between the first and the last of a file.
-// Look-up: a binary search among the files, then constant. No more than 256 files are open at once.
+// Memory: 4 bytes per document that has a set, and 1.1 bits per position between the first and the last of a file.
+// Look-up: a binary search among the files, then constant time. No more than 256 files are open at once.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +21,7 @@
 
 namespace codeshell::dedup {
 
-// A file that is not there (code is errno) or not what it should be (code 0; what() says).
+// A file that cannot be opened or read (code is errno), or that is not what it should be (code 0; what() says how).
 struct FileError : std::runtime_error {
   FileError(std::string path, int code, const std::string& problem)
       : std::runtime_error(problem), path(std::move(path)), code(code) {}
@@ -37,12 +38,13 @@ class Sets {
   };
 
   // Throws FileError, or std::invalid_argument for sources whose positions are interleaved or exceed 32 bits.
+  // Reads documents and bounds of all files; only values stay on the disk.
   explicit Sets(const std::vector<Source>& sources);
 
   // Borrows `values`; the rest is copied. Throws std::invalid_argument.
   Sets(const uint32_t* documents, size_t count, const int64_t* bounds, const uint64_t* values, size_t values_count);
 
-  // A set that was looked up, not read yet.
+  // A set that was looked up but not read yet.
   struct Place {
     static constexpr uint32_t absent = ~0u;
     uint32_t part = absent;
@@ -58,7 +60,8 @@ class Sets {
   bool in_memory() const { return values_ != nullptr; }
 
  private:
-  // The documents of one source: a bitmap of positions that counts, and the sizes of their sets.
+  // The documents of one source: a bitmap of positions in which set bits can be counted (a rank structure), and the
+  // sizes of their sets. `first` and `last` are the positions of its first and last document.
   struct Part {
     std::string path;
     uint64_t values_offset = 0;  // in bytes

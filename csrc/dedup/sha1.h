@@ -1,7 +1,8 @@
 // SHA-1 (FIPS 180-4) of many short strings, as the hash functions of datasketch use it: the first eight bytes of the
 // digest as a little-endian number (sha1_hash64); its low half is sha1_hash32. Not for security.
 //
-// AVX-512: sixteen strings at once, a lane each. Else the processor's SHA instructions, if it has them, else plain C++.
+// With AVX-512, sixteen strings at once, one per lane. Otherwise one by one, with the processor's SHA instructions if
+// it has them, else in plain C++.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +17,7 @@ class Sha1 {
  public:
   explicit Sha1(simd::Level level);
 
-  // out[i] is of the string bytes[begins[i] .. ends[i]).
+  // out[i] is the hash of the string bytes[begins[i] .. ends[i]).
   void hash(const char* bytes, const int64_t* begins, const int64_t* ends, size_t count, uint64_t* out);
 
  private:

@@ -1,8 +1,9 @@
-// Token hashes to shingles: every n consecutive tokens as one 64-bit hash.
+// From token hashes to shingles: every n consecutive tokens become one 64-bit hash.
 //
-// With token hashes t_0 .. t_{m-1} of a shingle, its hash is mix64(sum of t_i * A^(m-1-i) mod 2^64), A odd: a
-// polynomial, so it rolls from one shingle to the next whatever n is. A document with fewer than n tokens has one
-// shingle, of all its tokens, so that short files match only when equal; a document without tokens has none.
+// The hash of a shingle with token hashes t_0 .. t_{m-1} is mix64(sum of t_i * A^(m-1-i) mod 2^64), with A odd. It is a
+// polynomial, so it rolls from one shingle to the next, whatever n is. A document with fewer than n tokens has one
+// shingle, made of all its tokens, so that short files match only when they are equal. A document without tokens has
+// none.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +15,11 @@
 
 namespace codeshell::dedup {
 
-// The shingles of Preset::code, a chunk of the text at a time, in order and with repetitions. Memory: the tokens of a
-// chunk and of two shingles, whatever the text's size.
+// The shingles of Preset::code, a chunk of the text at a time, in order and with repetitions. Memory: the tokens of one
+// chunk and of two shingles, whatever the size of the text.
 class ShingleStream {
  public:
-  // next() may write over so many places.
+  // next() may overwrite this many places.
   static constexpr size_t max_shingles = Tokenizer::max_tokens;
 
   ShingleStream(std::string_view text, uint32_t ngram, simd::Level level, Scratch& scratch);
@@ -29,6 +30,7 @@ class ShingleStream {
   size_t next(uint64_t* shingles);
 
  private:
+  // Writes `count` shingles of the tokens by the rolling sum; see shingles.cpp.
   void roll(const uint64_t* tokens, size_t count, uint64_t* shingles);
 
   Tokenizer tokenizer_;
@@ -41,7 +43,7 @@ class ShingleStream {
   uint64_t leaving_ = 1;  // A^ngram
 };
 
-// Puts the shingles of `text`, in order and with repetitions, into scratch.shingles. What is above holds for
+// Puts the shingles of `text`, in order and with repetitions, into scratch.shingles. The definition above is that of
 // Preset::code; for the others see presets.h.
 void make_shingles(std::string_view text, const Shingling& shingling, simd::Level level, Scratch& scratch);
 

@@ -1,4 +1,4 @@
-// What the shingles of a text are: ours, or exactly those of a peer.
+// The choice of shingles: ours, or exactly those of a peer. presets.h defines the peers'.
 #pragma once
 
 #include <cstdint>

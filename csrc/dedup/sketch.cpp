@@ -23,7 +23,9 @@ namespace codeshell::dedup {
 
 namespace {
 
-// The number of equal bytes among the first `lanes`, eight at a time.
+// The number of equal bytes among the first `lanes`, eight at a time in a 64-bit word. Equal bytes are the zero bytes
+// of the XOR. Adding 0x7F to the low 7 bits of each byte sets its top bit unless they are all zero, without a carry
+// into the next byte. The multiplication adds the eight bits up in the highest byte.
 uint32_t equal_scalar(const uint8_t* a, const uint8_t* b, size_t lanes) {
   constexpr uint64_t low7 = 0x7F7F7F7F7F7F7F7Fu;
   uint32_t equal = 0;
@@ -33,14 +35,16 @@ uint32_t equal_scalar(const uint8_t* a, const uint8_t* b, size_t lanes) {
     std::memcpy(&y, b + i, 8);
     uint64_t differ = x ^ y;
     if (lanes - i < 8) differ |= ~uint64_t{0} << 8 * (lanes - i);       // little-endian: later bytes are higher
-    const uint64_t zero = ~(((differ & low7) + low7) | differ | low7);  // 0x80 where the bytes are equal, no carries
+    const uint64_t zero = ~(((differ & low7) + low7) | differ | low7);  // 0x80 where the bytes are equal, else 0
     equal += static_cast<uint32_t>((zero >> 7) * 0x0101010101010101u >> 56);
   }
   return equal;
 }
 
+// In all of these functions a match is always written, and `found` advances only if it counts: no branch to mispredict.
 size_t similar_scalar(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                       Match* out) {
+  // Compare all of `many`, one after the other.
   size_t found = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t equal = equal_scalar(one, many + i * width, lanes);
@@ -54,13 +58,14 @@ size_t similar_scalar(const uint8_t* one, const uint8_t* many, size_t count, siz
 
 constexpr size_t block = 64;  // bytes whose comparison is one 64-bit mask
 
-// The bits of the last block that are lanes.
+// The bits of the last block that are lanes; the others are padding.
 uint64_t tail_mask(size_t lanes) { return lanes % block ? (uint64_t{1} << lanes % block) - 1 : ~uint64_t{0}; }
 
 #define CODESHELL_AVX2 __attribute__((target("avx2,popcnt")))
 #define CODESHELL_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,popcnt")))
 
-// `blocks` fixed at compile time keeps `one` in registers; 0 is any number of them.
+// `blocks` fixed at compile time keeps `one` in registers for all of `many`; 0 stands for any number, which is
+// reloaded. 64 bytes are two vectors; a byte compare and a movemask give 32 bits of the mask each.
 template <size_t blocks>
 CODESHELL_AVX2 size_t scan_avx2(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes,
                                 uint32_t least, Match* out) {
@@ -72,6 +77,7 @@ CODESHELL_AVX2 size_t scan_avx2(const uint8_t* one, const uint8_t* many, size_t 
   size_t found = 0;
   for (size_t i = 0; i < count; ++i) {
     const auto* b = reinterpret_cast<const __m256i*>(many + i * width);
+    // Block by block; only the last one has padding to mask out.
     int64_t equal = 0;
     for (size_t v = 0; v < n; ++v) {
       const __m256i low = blocks ? held[2 * v] : _mm256_loadu_si256(a + 2 * v);
@@ -89,6 +95,7 @@ CODESHELL_AVX2 size_t scan_avx2(const uint8_t* one, const uint8_t* many, size_t 
   return found;
 }
 
+// The comparison gives the 64-bit mask at once, and the padding is masked out within it.
 template <size_t blocks>
 CODESHELL_AVX512 size_t scan_avx512(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes,
                                     uint32_t least, Match* out) {
@@ -112,31 +119,40 @@ CODESHELL_AVX512 size_t scan_avx512(const uint8_t* one, const uint8_t* many, siz
   return found;
 }
 
+// A count of blocks is fixed only where the sketches have exactly that many: one more would read the next sketch.
+// 126 lanes, the default, are two blocks. AVX2 has 16 registers, so four blocks (eight vectors) would leave too few.
 size_t similar_avx2(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                     Match* out) {
-  if (lanes <= block) return scan_avx2<1>(one, many, count, width, lanes, least, out);
-  if (lanes <= 2 * block) return scan_avx2<2>(one, many, count, width, lanes, least, out);
-  return scan_avx2<0>(one, many, count, width, lanes, least, out);
+  switch ((lanes + block - 1) / block) {
+    case 1: return scan_avx2<1>(one, many, count, width, lanes, least, out);
+    case 2: return scan_avx2<2>(one, many, count, width, lanes, least, out);
+    default: return scan_avx2<0>(one, many, count, width, lanes, least, out);
+  }
 }
 
 size_t similar_avx512(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                       Match* out) {
-  if (lanes <= block) return scan_avx512<1>(one, many, count, width, lanes, least, out);
-  if (lanes <= 2 * block) return scan_avx512<2>(one, many, count, width, lanes, least, out);
-  if (lanes <= 4 * block) return scan_avx512<4>(one, many, count, width, lanes, least, out);
-  return scan_avx512<0>(one, many, count, width, lanes, least, out);
+  switch ((lanes + block - 1) / block) {
+    case 1: return scan_avx512<1>(one, many, count, width, lanes, least, out);
+    case 2: return scan_avx512<2>(one, many, count, width, lanes, least, out);
+    case 3: return scan_avx512<3>(one, many, count, width, lanes, least, out);
+    case 4: return scan_avx512<4>(one, many, count, width, lanes, least, out);
+    default: return scan_avx512<0>(one, many, count, width, lanes, least, out);
+  }
 }
 
 #elif defined(__aarch64__)
 
 size_t similar_neon(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes, uint32_t least,
                     Match* out) {
+  // Whole vectors of 16 bytes; what is left goes through the scalar code.
   const size_t whole = lanes / 16 * 16;
   size_t found = 0;
   for (size_t i = 0; i < count; ++i) {
     const uint8_t* b = many + i * width;
     uint32_t equal = 0;
-    for (size_t first = 0; first < whole; first += 16 * 255) {  // a byte counts to 255
+    // An equal byte compares to 0xFF, which is -1: subtracting counts it. A byte counts to 255 before it is added up.
+    for (size_t first = 0; first < whole; first += 16 * 255) {
       uint8x16_t sums = vdupq_n_u8(0);
       for (size_t v = first; v < std::min(whole, first + 16 * 255); v += 16) {
         sums = vsubq_u8(sums, vceqq_u8(vld1q_u8(one + v), vld1q_u8(b + v)));
@@ -152,6 +168,7 @@ size_t similar_neon(const uint8_t* one, const uint8_t* many, size_t count, size_
 
 #endif
 
+// An error of the system about a file; the bindings turn it into OSError.
 std::filesystem::filesystem_error file_error(const char* what, const std::string& path, int code) {
   return {what, path, std::error_code(code, std::generic_category())};
 }
@@ -159,6 +176,8 @@ std::filesystem::filesystem_error file_error(const char* what, const std::string
 }  // namespace
 
 AlignedBytes aligned_bytes(size_t size) {
+  // Pages of 2 MiB if the memory is worth two of them, else cache lines of 64 bytes. The size is rounded up to the
+  // alignment, as std::aligned_alloc asks.
   constexpr size_t huge = size_t{2} << 20;
   const size_t alignment = size < 2 * huge ? 64 : huge;
   auto* bytes = static_cast<uint8_t*>(std::aligned_alloc(alignment, (size + alignment) / alignment * alignment));
@@ -188,6 +207,7 @@ Sketches::File::File(const std::string& path) : path_(path), descriptor_(::open(
 
 Sketches::File::~File() { ::close(descriptor_); }
 
+// A file that is too short is found when it is opened, not in the middle of a search.
 void Sketches::File::check_size(uint64_t bytes) const {
   struct stat status;
   if (::fstat(descriptor_, &status) != 0) throw file_error("cannot read", path_, errno);
@@ -199,6 +219,7 @@ void Sketches::File::check_size(uint64_t bytes) const {
 }
 
 void Sketches::File::read(uint8_t* out, uint64_t bytes, uint64_t offset) const {
+  // A read may return less than it was asked for, and may be interrupted.
   constexpr uint64_t most = uint64_t{64} << 20;  // a system call reads less than 2 GiB
   while (bytes) {
     const ssize_t got = ::pread(descriptor_, out, std::min(bytes, most), static_cast<off_t>(offset));
@@ -211,6 +232,7 @@ void Sketches::File::read(uint8_t* out, uint64_t bytes, uint64_t offset) const {
 }
 
 Sketches::Sketches(const std::vector<SketchPart>& parts, size_t width, bool in_memory) : width_(width) {
+  // A file that holds several parts is opened once.
   std::unordered_map<std::string, std::shared_ptr<const File>> files;
   for (const SketchPart& part : parts) {
     std::shared_ptr<const File>& file = files[part.path];
@@ -219,6 +241,7 @@ Sketches::Sketches(const std::vector<SketchPart>& parts, size_t width, bool in_m
     count_ += part.count;
     parts_.push_back({file, part.offset, count_});
   }
+  // Read everything into one array, and close the files.
   if (!in_memory) return;
   owned_ = aligned_bytes(count_ * width);
   uint8_t* out = owned_.get();
@@ -231,7 +254,9 @@ Sketches::Sketches(const std::vector<SketchPart>& parts, size_t width, bool in_m
   data_ = owned_.get();
 }
 
+// Finds the part of a document by binary search, and reads `width` bytes.
 void Sketches::read_file(uint32_t document, uint8_t* out) const {
+  // The first part that ends after the document; it begins where the one before ends.
   const auto part = std::upper_bound(parts_.begin(), parts_.end(), document,
                                      [](uint32_t wanted, const Part& p) { return wanted < p.end; });
   const uint64_t first = part == parts_.begin() ? 0 : part[-1].end;

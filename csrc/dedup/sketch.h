@@ -1,8 +1,8 @@
-// Sketches: one byte a MinHash lane (its low 8 bits), so that two documents are compared by counting equal bytes. Of
-// `lanes` bytes, those of two documents with Jaccard J agree each with probability J + (1 - J) / 256 (b-bit minwise
+// Sketches: one byte per MinHash lane (its low 8 bits), so that two documents are compared by counting equal bytes.
+// Each of the `lanes` bytes of two documents with Jaccard J agrees with probability J + (1 - J) / 256 (b-bit minwise
 // hashing, Li & Koenig, WWW 2010, with b = 8).
 //
-// A sketch is `width` bytes, a multiple of 64; bytes from `lanes` on are padding and are never looked at.
+// A sketch has `width` bytes, a multiple of 64. Bytes from `lanes` on are padding and never count.
 #pragma once
 
 #include <cstddef>
@@ -17,20 +17,21 @@
 
 namespace codeshell::dedup {
 
-// Uninitialised bytes that start at a cache line: a vector load that straddles two lines costs twice.
+// Uninitialised bytes that start at a cache line: a vector load that crosses two lines costs twice as much.
 struct FreeBytes {
   void operator()(uint8_t* bytes) const { std::free(bytes); }
 };
 using AlignedBytes = std::unique_ptr<uint8_t, FreeBytes>;
 AlignedBytes aligned_bytes(size_t size);
 
+// A sketch out of `many`, and in how many bytes it agrees.
 struct Match {
   uint32_t index;
   uint32_t equal;
 };
 
-// Compares one sketch with `count` that lie `width` bytes apart; appends those with at least `least` equal bytes of the
-// first `lanes` to `out` (room for `count`), ascending, and returns their number. The same at every level.
+// Compares one sketch with `count` others that lie `width` bytes apart. Writes those with at least `least` equal bytes
+// among the first `lanes` to `out` (room for `count`), ascending, and returns their number. The same at every level.
 using Similar = size_t (*)(const uint8_t* one, const uint8_t* many, size_t count, size_t width, size_t lanes,
                            uint32_t least, Match* out);
 Similar similar(simd::Level level);
@@ -47,8 +48,9 @@ class Sketches {
  public:
   // The caller keeps the bytes.
   Sketches(const uint8_t* data, size_t count, size_t width) : data_(data), count_(count), width_(width) {}
-  // Part after part. `in_memory` reads them now; otherwise every read() is a pread and memory stays bounded. Throws
-  // std::filesystem::filesystem_error for a file that cannot be read, std::invalid_argument for one too short.
+  // The parts follow one another. `in_memory` reads them now; otherwise every read() is a pread, and memory stays
+  // bounded. Throws std::filesystem::filesystem_error for a file that cannot be read, and std::invalid_argument for one
+  // that is too short.
   Sketches(const std::vector<SketchPart>& parts, size_t width, bool in_memory);
 
   size_t count() const { return count_; }
@@ -71,6 +73,7 @@ class Sketches {
   }
 
  private:
+  // A file that is open for reading; several parts and threads share it.
   class File {
    public:
     explicit File(const std::string& path);

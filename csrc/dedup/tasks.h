@@ -10,10 +10,12 @@
 
 namespace codeshell::dedup {
 
-// Calls work(worker, task) once for every task; of two calls that run at the same time, the workers (0 .. workers - 1)
-// differ. After an exception no task begins any more, and one of those thrown is thrown again here.
+// Calls work(worker, task) once for every task. Calls that run at the same time have different workers
+// (0 .. workers - 1), so a worker's scratch memory needs no lock. After an exception no more tasks begin, and one of
+// the exceptions is thrown again here.
 template <class Work>
 void share_tasks(unsigned workers, size_t tasks, const Work& work) {
+  // Tasks are taken one by one from a shared counter: they are few and of very different sizes.
   std::atomic<size_t> next{0};
   std::mutex failing;
   std::exception_ptr failure;
@@ -21,6 +23,7 @@ void share_tasks(unsigned workers, size_t tasks, const Work& work) {
     try {
       for (size_t task; (task = next.fetch_add(1)) < tasks;) work(static_cast<size_t>(worker), task);
     } catch (...) {
+      // No more tasks for the other workers.
       next = tasks;
       const std::lock_guard lock(failing);
       failure = std::current_exception();

@@ -7,6 +7,7 @@
 
 namespace codeshell::dedup {
 
+// Borrows all of it; the caller keeps the buffers alive. Text i is data[offsets[i] .. offsets[i + 1]), in bytes.
 struct Texts {
   const char* data;
   const int64_t* offsets;

@@ -1,6 +1,12 @@
-// Three passes over chunks that stay in the L1 cache: where tokens begin and end (edges.cpp), their first 16 bytes as
-// two masked words, and the mixing of those. None has a branch for each token, for its length is not predictable; only
-// tokens longer than 16 bytes take a second look.
+// Three passes over chunks that stay in the L1 cache:
+//   1. where tokens begin and end (edges.cpp);
+//   2. the first 16 bytes of each token as two words, masked to its length;
+//   3. the mixing of these words.
+// No pass branches on the length of a token, because lengths are not predictable. Only tokens longer than 16 bytes are
+// looked at once more.
+//
+// A token may cross the end of a chunk. It is then "open": its start is remembered, and the chunk that ends it hashes
+// it again from the text, byte by byte.
 #include "dedup/tokens.h"
 
 #include <algorithm>
@@ -17,13 +23,13 @@ static_assert(std::endian::native == std::endian::little, "token hashes are defi
 namespace {
 
 constexpr size_t chunk_size = CODESHELL_DEDUP_CHUNK;
-constexpr size_t slack = 64;  // bytes behind a chunk that may be read
+constexpr size_t slack = 64;  // bytes after a chunk that may be read
 static_assert(Tokenizer::max_tokens >= chunk_size / 3 * 2 + edge_block);
 
 }  // namespace
 
 struct Words {
-  uint64_t first, second;  // bytes 0-7 and 8-15, zero behind the token
+  uint64_t first, second;  // bytes 0-7 and 8-15; zero after the end of the token
 };
 
 struct TokenBuffers {
@@ -31,12 +37,12 @@ struct TokenBuffers {
   alignas(64) uint32_t starts[Tokenizer::max_tokens];
   alignas(64) uint32_t ends[Tokenizer::max_tokens];
   uint32_t longer[Tokenizer::max_tokens];                  // which tokens have more than 16 bytes
-  alignas(64) char last[chunk_size + slack + edge_block];  // a text's last chunk, with zeros behind it
+  alignas(64) char last[chunk_size + slack + edge_block];  // a text's last chunk, with zeros after it
 };
 
 namespace {
 
-// What the words of a token of 0-16 bytes keep.
+// The masks that keep the bytes of a token of 0-16 bytes in its two words.
 constexpr std::array<Words, 17> kept_bytes = [] {
   std::array<Words, 17> masks{};
   for (size_t i = 1; i <= 16; ++i) {
@@ -46,7 +52,7 @@ constexpr std::array<Words, 17> kept_bytes = [] {
   return masks;
 }();
 
-// A token of any size; nothing behind it is read.
+// The hash of a token of any size, by its definition (tokens.h); nothing after it is read.
 uint64_t hash_token(const char* token, size_t size) {
   uint64_t hash = 0;
   for (; size; token += std::min<size_t>(size, 8), size -= std::min<size_t>(size, 8)) {
@@ -57,7 +63,8 @@ uint64_t hash_token(const char* token, size_t size) {
   return hash;
 }
 
-// The words of tokens; returns how many it put into buffers.longer.
+// Loads and masks the words of tokens. Returns how many tokens it put into buffers.longer: every index is written
+// there, and the count advances only for those of more than 16 bytes.
 size_t load_words(const char* text, size_t count, TokenBuffers& buffers) {
   size_t longer = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -72,7 +79,8 @@ size_t load_words(const char* text, size_t count, TokenBuffers& buffers) {
   return longer;
 }
 
-// No token holds a zero byte: a second word that is zero is none. Whether there is one must not become a branch.
+// No token holds a zero byte, so a second word that is zero is none. `has_second` is all ones or all zeros: it selects
+// between one and two rounds of mixing without a branch.
 void mix_words(const Words* words, size_t count, uint64_t* hashes) {
   for (size_t i = 0; i < count; ++i) {
     const uint64_t once = mix64(words[i].first), twice = mix64(once ^ words[i].second);
@@ -83,12 +91,14 @@ void mix_words(const Words* words, size_t count, uint64_t* hashes) {
 
 #if defined(__x86_64__)
 
-// Four and eight at a time, the last ones with whatever lies behind them.
+// Four tokens at a time, and below eight; the last vector also mixes whatever lies after the last token. The words lie
+// as first, second, first, second ...; the unpack instructions separate them, but within halves of 128 bits, so the
+// tokens come out in another order, which the final permutation puts right.
 __attribute__((target("avx2"))) void mix_words_avx2(const Words* words, size_t count, uint64_t* hashes) {
   for (size_t i = 0; i < count; i += 4) {
     const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + i));
     const __m256i b = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + i + 2));
-    const __m256i first = _mm256_unpacklo_epi64(a, b), second = _mm256_unpackhi_epi64(a, b);  // of 0 2 1 3
+    const __m256i first = _mm256_unpacklo_epi64(a, b), second = _mm256_unpackhi_epi64(a, b);  // of tokens 0 2 1 3
     const __m256i once = mix64(first), twice = mix64(_mm256_xor_si256(once, second));
     const __m256i hash = _mm256_blendv_epi8(twice, once, _mm256_cmpeq_epi64(second, _mm256_setzero_si256()));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(hashes + i), _mm256_permute4x64_epi64(hash, 0b11'01'10'00));
@@ -99,7 +109,7 @@ __attribute__((target("avx512f,avx512dq"))) void mix_words_avx512(const Words* w
   const __m512i in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   for (size_t i = 0; i < count; i += 8) {
     const __m512i a = _mm512_load_si512(words + i), b = _mm512_load_si512(words + i + 4);
-    const __m512i first = _mm512_unpacklo_epi64(a, b), second = _mm512_unpackhi_epi64(a, b);  // of 0 4 1 5 2 6 3 7
+    const __m512i first = _mm512_unpacklo_epi64(a, b), second = _mm512_unpackhi_epi64(a, b);  // tokens 0 4 1 5 2 6 3 7
     const __m512i once = mix64(first), twice = mix64(_mm512_xor_si512(once, second));
     const __m512i hash = _mm512_mask_mov_epi64(once, _mm512_test_epi64_mask(second, second), twice);
     _mm512_storeu_si512(hashes + i, _mm512_permutexvar_epi64(in_order, hash));
@@ -118,7 +128,7 @@ auto choose_mix(simd::Level level) {
   return mix_words;
 }
 
-// Goes on with the hash of a token behind its first 16 bytes. Up to seven bytes behind it are read.
+// Continues the hash of a token after its first 16 bytes. Up to seven bytes after the token are read.
 uint64_t hash_rest(uint64_t hash, const char* at, size_t size) {
   uint64_t word;
   for (; size > 8; at += 8, size -= 8) {
@@ -136,6 +146,7 @@ Scratch::Scratch() : chunk(std::make_unique_for_overwrite<TokenBuffers>()) {}
 Scratch::~Scratch() = default;
 
 void Scratch::trim(size_t size) {
+  // Only large buffers count, and only if they are 16 times as large as the next text.
   constexpr size_t large = 1 << 20, times = 16;
   const size_t capacity = std::max({tokens.capacity(), shingles.capacity(), spare.capacity(), bounds.capacity()});
   if (capacity < large || capacity / times < size) return;
@@ -151,35 +162,42 @@ Tokenizer::Tokenizer(std::string_view text, simd::Level level, Scratch& scratch)
       mix_words_(choose_mix(level)) {}
 
 size_t Tokenizer::next(uint64_t* hashes) {
+  // Whole chunks are read where they lie. The last one is copied, so that zeros can follow it.
   const char* text = at_;
   size_t size = static_cast<size_t>(end_ - at_), blocks = chunk_size / edge_block;
   if (size >= chunk_size + slack) {
     size = chunk_size;
-  } else {  // one zero byte at least behind it ends every token
+  } else {  // at least one zero byte after it ends every token
     blocks = size / edge_block + 1;
     std::memcpy(buffers_.last, at_, size);
     std::memset(buffers_.last + size, 0, blocks * edge_block - size + slack);
     text = buffers_.last;
   }
 
-  buffers_.starts[0] = 0;  // stands for that of an open token
+  // Pass 1. An open token has no start in this chunk; place 0 stands for it, so that starts and ends still pair up.
+  buffers_.starts[0] = 0;
   Edges edges{buffers_.starts + (open_ ? 1 : 0), buffers_.ends};
   find_edges_(text, blocks, state_, edges);
   const size_t begun = static_cast<size_t>(edges.starts - buffers_.starts);
   const size_t count = static_cast<size_t>(edges.ends - buffers_.ends);
 
+  // Passes 2 and 3, then the rest of long tokens.
   const size_t longer = load_words(text, count, buffers_);
   mix_words_(buffers_.words, count, hashes);
+  // Tokens over 16 bytes: their first two words are mixed already.
   for (size_t k = 0; k < longer; ++k) {
     const uint32_t i = buffers_.longer[k], start = buffers_.starts[i];
     hashes[i] = hash_rest(hashes[i], text + start + 16, buffers_.ends[i] - start - 16);
   }
+  // The open token ended here: its hash replaces that of the part in this chunk. One more start than ends means that a
+  // token is open at the end of the chunk.
   if (open_ && count) {
     hashes[0] = hash_token(open_, static_cast<size_t>(at_ + buffers_.ends[0] - open_));
     open_ = nullptr;
   }
   if (!open_ && begun > count) open_ = at_ + buffers_.starts[count];
 
+  // Positions are relative to the chunk, so what is decoded beyond its end counts from the next one's beginning.
   state_.decoded = state_.decoded > size ? state_.decoded - size : 0;
   at_ += size;
   return count;

@@ -1,4 +1,4 @@
-// Text to token hashes.
+// From text to token hashes.
 //
 // A token is
 //   - a longest run of [A-Za-z0-9_];
@@ -18,8 +18,8 @@
 #include "dedup/edges.h"
 #include "simd/cpu.h"
 
-// Bytes read at once: what is made of them stays in the L1 cache. A multiple of 256, and 768 at least. The fuzzers' is
-// smaller, so that short texts have several.
+// Bytes that are read at once: everything made of them stays in the L1 cache. It is a multiple of 256, and at least
+// 768. The fuzzers set a smaller one, so that short texts have several chunks.
 #ifndef CODESHELL_DEDUP_CHUNK
 #define CODESHELL_DEDUP_CHUNK 4096
 #endif
@@ -29,7 +29,7 @@ namespace codeshell::dedup {
 struct TokenBuffers;
 struct Words;
 
-// Buffers that one thread reuses from document to document.
+// Buffers that one thread uses again for every document.
 struct Scratch {
   Scratch();
   ~Scratch();
@@ -40,14 +40,14 @@ struct Scratch {
   std::vector<uint32_t> bounds;  // of its buckets
   std::unique_ptr<TokenBuffers> chunk;
 
-  // Gives memory back if a huge document has left far more of it than the next one, of `size` bytes, can need.
+  // Releases memory if a huge document has left far more of it than the next one, of `size` bytes, can need.
   void trim(size_t size);
 };
 
-// The tokens of a text, a chunk of it at a time, so that everything that is made of it meets in the L1 cache.
+// The tokens of a text, a chunk of it at a time, so that everything made of a chunk meets in the L1 cache.
 class Tokenizer {
  public:
-  // A chunk has at most this many tokens ("aéaé…": two of three bytes), and next() may write over so many places.
+  // A chunk has at most this many tokens ("aéaé…": two tokens per three bytes); next() may overwrite this many places.
   static constexpr size_t max_tokens = CODESHELL_DEDUP_CHUNK / 4 * 3;
 
   Tokenizer(std::string_view text, simd::Level level, Scratch& scratch);

@@ -1,5 +1,6 @@
-// A condition that holds unless the caller's data is wrong: checked where it costs nothing that matters, in the host
-// execution and in CUDA builds without NDEBUG (CMAKE_BUILD_TYPE=Debug), which print what and where, and end the kernel.
+// A condition that holds unless the caller's data is wrong. It is checked where that costs nothing that matters: in the
+// host execution, and in CUDA builds without NDEBUG (CMAKE_BUILD_TYPE=Debug). Both say what is wrong and where, and end
+// the kernel. A release build does not check: kernels must stay safe without it.
 #pragma once
 
 #include "gpu/cuda.h"

@@ -13,7 +13,8 @@
 namespace codeshell::gpu {
 
 #if defined(__CUDACC__)
-// The block's dynamic shared memory, whose size the launch gives; 1024-byte aligned, as swizzled tiles need it.
+// The block's dynamic shared memory, whose size the launch gives; 1024-byte aligned, as swizzled tiles need it. Every
+// call returns the same memory.
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
   extern __shared__ __align__(1024) unsigned char dynamic_shared_memory[];

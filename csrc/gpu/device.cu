@@ -1,5 +1,5 @@
-// The CUDA room's device query. cudart is linked statically: on a machine with no driver the first call reports an
-// error, which means "no devices" here.
+// The device query of a build with CUDA. cudart is linked statically: on a machine with no driver the first call
+// reports an error, which means "no devices" here.
 
 #include <cuda_runtime.h>
 
@@ -7,6 +7,7 @@
 
 namespace codeshell::gpu {
 
+// Compiled into the extension: it needs no driver.
 bool cuda_built() { return true; }
 
 std::string cuda_architectures() { return CODESHELL_CUDA_ARCHITECTURES; }
@@ -20,6 +21,7 @@ std::vector<Device> list_devices() {
   std::vector<Device> devices;
   for (int index = 0; index < count; ++index) {
     cudaDeviceProp properties{};
+    // A device that cannot be asked is left out.
     if (cudaGetDeviceProperties(&properties, index) != cudaSuccess) continue;
     devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
                        static_cast<int64_t>(properties.totalGlobalMem)});

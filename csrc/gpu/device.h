@@ -1,4 +1,4 @@
-// What GPUs are there. One header for both builds: device.cu answers with CUDA, device_none.cpp without.
+// Which GPUs this machine has. One header for both builds: device.cu answers with CUDA, device_none.cpp without.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@ struct Device {
   int64_t memory_bytes;
 };
 
+// Whether this build has CUDA, and for which architectures ("90a"; empty without CUDA).
 bool cuda_built();
 std::string cuda_architectures();
 

@@ -22,10 +22,8 @@ inline constexpr bool kHasKernels = true;
 inline constexpr bool kHasKernels = false;
 #endif
 
-#if defined(CODESHELL_WITH_KERNELS)
-// Of the current device; asked once a device.
+// How many the current device has; each device is asked once. Only in builds with kernels.
 int multiprocessors();
-#endif
 
 // While it lives, launches go to this device: tensors may lie on another than the one that is current.
 class OnDevice {
@@ -49,8 +47,10 @@ class OnDevice {
 
 namespace codeshell::gpu {
 
+// Null for success.
 inline Error error_of(cudaError_t status) { return status == cudaSuccess ? nullptr : cudaGetErrorString(status); }
 
+// Launches kernel(arguments...) with so many bytes of dynamic shared memory; errors of the launch, not of the run.
 template <class... Parameters>
 Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream stream,
              std::type_identity_t<Parameters>... arguments) {
@@ -60,6 +60,7 @@ Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynami
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared));
     if (status != cudaSuccess) return error_of(status);
   }
+  // cudaLaunchKernel takes the addresses of the arguments; one more, so that the array is never empty.
   void* pointers[sizeof...(Parameters) + 1] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
   const void* function = reinterpret_cast<const void*>(kernel);
   return error_of(cudaLaunchKernel(function, grid, block, pointers, dynamic_shared, static_cast<cudaStream_t>(stream)));

@@ -1,5 +1,8 @@
 // Single instructions of sm_90a that C++ has no words for: addresses in the shared window, one thread of a warp, fences
 // between the generic and the asynchronous proxy, registers moved between warpgroups.
+//
+// A proxy is a path to memory. Ordinary loads and stores take the generic one, TMA, bulk copies and wgmma the
+// asynchronous one. A barrier orders accesses within a proxy; between the two a fence is needed as well.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +18,14 @@ inline constexpr int kWarpgroup = 128;
 
 #if defined(__CUDACC__)
 
+// The address within the block's shared memory, 32 bits, as PTX and descriptors take it.
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// The thread's warpgroup of the block, by a converged warp: a shuffle tells the compiler that it is one for all lanes.
-// What is computed from it is then in uniform registers, where wgmma wants descriptors: else each product first moves
-// its own.
+// The number of the thread's warpgroup in the block; called by a converged warp. A shuffle tells the compiler that all
+// lanes have the same number. What is computed from it is then in uniform registers, where wgmma takes its descriptors
+// from; otherwise each product would first move its own there.
 __device__ __forceinline__ int warpgroup_index() {
   return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
 }
@@ -39,15 +43,17 @@ __device__ __forceinline__ bool elect_one() {
   return elected != 0;
 }
 
-// What this thread wrote to shared memory before is seen by TMA and wgmma after; then a barrier tells the others.
+// What this thread wrote to shared memory before the fence is seen by TMA and wgmma after it. Every thread that wrote
+// calls it; a barrier after it then makes sure that all have done so before one of them issues the copy or product.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Makes mbarrier_init visible to the asynchronous proxy.
+// Makes the initialisation of mbarriers visible to the asynchronous proxy. By the thread that initialised them.
 __device__ __forceinline__ void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-// Registers a thread of this warpgroup may use from here on; all of its warps call it. A multiple of 8, 24 to 256.
+// The registers that a thread of this warpgroup may use from here on; all of its warps call it. A multiple of 8, 24 to
+// 256. raise waits until so many are free: the producer's warpgroup must lower its own.
 template <int Registers>
 __device__ __forceinline__ void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
@@ -58,6 +64,8 @@ __device__ __forceinline__ void lower_registers() {
 }
 
 #else
+
+// The twins on the host. Writes are seen by copies and products at once there, so fences do nothing.
 
 inline uint32_t shared_address(const void* pointer, host::Site site = host::Site::current()) {
   return host::shared_address(pointer, site);

@@ -1,8 +1,16 @@
-// TMA: boxes of a tensor in global memory copied to and from shared memory by one thread's instruction, and plain runs
+// TMA: boxes of a tensor in global memory, copied to and from shared memory by one thread's instruction, and plain runs
 // of bytes. A box that reaches over the tensor's edge reads zeros there and writes nothing.
 //
-// Shared memory holds a box as rows of its innermost dimension. With Swizzle::k128 a row is at most 128 bytes, tiles
-// start at multiples of 1024 bytes, and the 16-byte chunk c of row r lies at chunk c ^ (r % 8): what wgmma reads.
+// Shared memory holds a box as rows of its innermost dimension. With Swizzle::k128 a row is 128 bytes, tiles start at
+// multiples of 1024 bytes, and the 16-byte chunk c of row r lies at chunk c ^ (r % 8), which is what wgmma reads:
+//
+//   row 0   0 1 2 3 4 5 6 7       chunks in the order in which they lie: the same chunk of 8 neighbouring
+//   row 1   1 0 3 2 5 4 7 6       rows lies in 8 different groups of banks, so a warp that writes a column of chunks
+//   row 2   2 3 0 1 6 7 4 5       has no bank conflicts
+//
+// How copies end. A load adds its bytes to a phase of an mbarrier, for which readers wait. A store or an addition
+// belongs to a bulk group of the thread that issued it, and only that thread can wait for it: bulk_commit(), then
+// bulk_wait_read<n>() before shared memory is overwritten, or bulk_wait<n>() before others may see the result.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +24,11 @@ struct alignas(128) TensorMap {
   uint64_t opaque[16];
 };
 
+// The element's type decides its size and what an addition adds.
 enum class Element : uint8_t { kBf16, kFp16, kFp32 };
 enum class Swizzle : uint8_t { kNone, k128 };
 
+// Dimensions of a map, at most.
 inline constexpr int kMaxRank = 5;
 
 // What a map describes. Dimension 0 is innermost and contiguous; strides[i] is in bytes and of dimension i + 1.
@@ -33,6 +43,7 @@ struct TensorShape {
 };
 
 #if defined(CODESHELL_WITH_KERNELS)
+// Fills in the map by the driver's encoder; an error names the rule of TMA that the shape breaks (tensor_shape.h).
 Error encode_tensor_map(TensorMap* map, const TensorShape& shape);
 #endif
 
@@ -53,11 +64,13 @@ enum class CacheHint : uint64_t {
 
 #if defined(__CUDACC__)
 
+// Brings the map to the cache of descriptors, so that the first copy does not wait for it.
 __device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// Box at the coordinates to shared memory; the barrier's phase gets the bytes of the whole box.
+// The box at the coordinates, innermost first, to shared memory. The barrier's phase gets the bytes of the whole box,
+// also where it reaches over the tensor's edge. By one thread.
 template <CacheHint Hint = CacheHint::kNormal>
 __device__ __forceinline__ void tma_load(void* target, const TensorMap& map, Mbarrier& barrier, int c0, int c1) {
   asm volatile(
@@ -86,7 +99,8 @@ __device__ __forceinline__ void tma_load(void* target, const TensorMap& map, Mba
       : "memory");
 }
 
-// Shared memory to the box at the coordinates, in the thread's current bulk group.
+// Shared memory to the box at the coordinates, in the thread's current bulk group. What threads wrote there must have
+// passed fence_async_proxy() before.
 __device__ __forceinline__ void tma_store(const TensorMap& map, const void* source, int c0, int c1) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                "r"(shared_address(source)), "r"(c0), "r"(c1)
@@ -103,7 +117,7 @@ __device__ __forceinline__ void tma_store(const TensorMap& map, const void* sour
                : "memory");
 }
 
-// The same, added to what is there.
+// The same, added to what is in global memory, element by element and atomically.
 __device__ __forceinline__ void tma_reduce_add(const TensorMap& map, const void* source, int c0, int c1) {
   asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map),
                "r"(shared_address(source)), "r"(c0), "r"(c1)
@@ -122,7 +136,8 @@ __device__ __forceinline__ void tma_reduce_add(const TensorMap& map, const void*
       : "memory");
 }
 
-// Runs of bytes; addresses and size are multiples of 16.
+// Runs of bytes, without a map; addresses and size are multiples of 16. Loads end on an mbarrier, stores in a bulk
+// group.
 __device__ __forceinline__ void bulk_load(void* target, const void* source, uint32_t bytes, Mbarrier& barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                    shared_address(target)),
@@ -140,9 +155,9 @@ __device__ __forceinline__ void bulk_reduce_add(float* target, const float* sour
                : "memory");
 }
 
-// Closes the thread's bulk group.
+// Closes the thread's bulk group: all stores and additions since the last commit.
 __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until at most `Pending` of the thread's groups still read shared memory …
+// Waits until at most `Pending` of the thread's groups still read shared memory …
 template <int Pending>
 __device__ __forceinline__ void bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
@@ -155,8 +170,11 @@ __device__ __forceinline__ void bulk_wait() {
 
 #else
 
+// The twins on the host (gpu/host/tma.cpp). `site` is the caller's place in the source, for error messages.
+
 inline void prefetch_tensor_map(const TensorMap&) {}
 
+// The last parameter of each.
 #define CODESHELL_SITE host::Site site = host::Site::current()
 
 template <CacheHint = CacheHint::kNormal>

@@ -1,6 +1,6 @@
-// Packs: N neighbouring elements moved by one instruction. A pack of 16 bytes is LDG.E.128 and STG.E.128, which is what
-// a memory-bound kernel lives on. A pack's address must be a multiple of its size; a GPU faults where it is not, and so
-// does the host execution.
+// Packs: N neighbouring elements moved by one instruction. A pack of 16 bytes is LDG.E.128 and STG.E.128, the widest
+// access there is: memory-bound kernels use it wherever addresses allow. A pack's address must be a multiple of its
+// size; a GPU faults where it is not, and so does the host execution.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 namespace codeshell::gpu {
 
+// N elements, aligned to their total size.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   static_assert(sizeof(T) * N == 2 || sizeof(T) * N == 4 || sizeof(T) * N == 8 || sizeof(T) * N == 16,
@@ -26,6 +27,7 @@ inline constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));
 
 namespace detail {
 
+// The built-in type of so many bytes: accesses through it are one instruction, whatever T is.
 template <int Bytes>
 struct Word;
 template <>
@@ -48,6 +50,7 @@ struct Word<16> {
 template <class P>
 using WordOf = typename Word<sizeof(P)>::type;
 
+// Between a pack and its word, by their bytes; nothing is left of the copies after compilation.
 template <class P>
 __device__ __forceinline__ P unpack(WordOf<P> word) {
   P pack;
@@ -64,13 +67,14 @@ __device__ __forceinline__ WordOf<P> word_of(const P& pack) {
 
 }  // namespace detail
 
-// Plain: any memory, cached as usual.
+// Plain: any memory, global or shared, cached as usual.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load(const T* source) {
   using P = Pack<T, N>;
   return detail::unpack<P>(*reinterpret_cast<const detail::WordOf<P>*>(source));
 }
 
+// Both infer T; N is given to a load, and is the pack's in a store.
 template <class T, int N>
 __device__ __forceinline__ void store(T* target, const Pack<T, N>& pack) {
   *reinterpret_cast<detail::WordOf<Pack<T, N>>*>(target) = detail::word_of(pack);
@@ -83,7 +87,7 @@ __device__ __forceinline__ Pack<T, N> load_readonly(const T* source) {
   return detail::unpack<P>(__ldg(reinterpret_cast<const detail::WordOf<P>*>(source)));
 }
 
-// Streaming: global memory touched once; the first to leave the caches, so that what is shared stays.
+// Streaming: global memory that is touched once. It leaves the caches first, so that what others read again stays.
 template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load_streaming(const T* source) {
   using P = Pack<T, N>;

@@ -24,7 +24,7 @@ struct Heads {
   bool turns = true;  // v does not
 };
 
-// Rows of cosines or sines, shared by all batches or (batch_stride) one table a batch.
+// Rows of cosines or sines, shared by all batches or (batch_stride) one table per batch.
 struct Table {
   const void* data = nullptr;
   std::int64_t batch_stride = 0, row_stride = 0;

@@ -1,5 +1,5 @@
 // The arithmetic of rotary embedding, one source for the GPU and for every instruction set of the CPU. It is included
-// inside the namespace of its user, after ROTARY_INLINE is defined, and includes nothing itself (simd/vector.inc says
+// inside the namespace of its user, after ROTARY_INLINE is defined, and includes nothing itself (cpu/vector.inc says
 // why).
 
 // The pair (a, b), turned by the angle of cosine c and sine s. V is a float or a vector of floats.
@@ -26,6 +26,7 @@ ROTARY_INLINE long sequence_of(const std::int32_t* cu_seqlens, long sequences, l
 // The row of cosines and sines of token t of batch b; -1 where the tables have none.
 template <class Arguments>
 ROTARY_INLINE long row_of(const Arguments& a, long b, long t) {
+  // Given positions, else the place in the sequence.
   long row;
   if (a.positions) {
     const long at = b * a.position_batch + t;

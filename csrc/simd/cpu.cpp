@@ -1,3 +1,4 @@
+// Asks the processor for its instruction sets; x86-64 has three levels, AArch64 always has NEON.
 #include "simd/cpu.h"
 
 #include <cstdlib>
@@ -7,6 +8,8 @@ namespace codeshell::simd {
 
 namespace {
 
+// AVX2 comes with BMI2, FMA and F16C, which kernels use beside it; AVX-512 is F, BW, DQ and VL. A level counts only if
+// all of its parts are there.
 Level detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -15,6 +18,7 @@ Level detect() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   Level best = avx512 ? Level::avx512 : avx2 ? Level::avx2 : Level::scalar;
+  // The wish can only lower what was found.
   if (const char* wish = std::getenv("CODESHELL_SIMD")) {
     if (!std::strcmp(wish, "scalar")) best = Level::scalar;
     if (!std::strcmp(wish, "avx2") && best == Level::avx512) best = Level::avx2;
@@ -30,6 +34,7 @@ Level detect() {
 
 }  // namespace
 
+// Asked once; a function's static is safe with several threads.
 Level level() {
   static const Level chosen = detect();
   return chosen;

@@ -1,3 +1,4 @@
+// Shares tasks between threads by a counter: whoever is free takes the next one.
 #include "simd/parallel.h"
 
 #include <dlfcn.h>
@@ -12,12 +13,14 @@ namespace codeshell::simd {
 
 namespace {
 
+// What all threads of one parallel_for see.
 struct Work {
   const std::function<void(std::int64_t)>* task;
   std::int64_t tasks;
   std::atomic<std::int64_t> next{0};
 };
 
+// Takes tasks until none is left.
 void drain(void* data) {
   auto* work = static_cast<Work*>(data);
   for (std::int64_t i; (i = work->next.fetch_add(1, std::memory_order_relaxed)) < work->tasks;) (*work->task)(i);
@@ -43,6 +46,8 @@ void on_threads(int threads, void (*function)(void*), void* data) {
   function(data);
 }
 
+// The same, with tasks that `maker` is still making: the first `ready` can be worked on; `closed`: there will be no
+// more.
 struct MadeWork {
   const std::function<bool(std::int64_t)>* make;
   const std::function<void()>* made;
@@ -66,6 +71,7 @@ bool wait_for(const MadeWork& work, std::int64_t i) {
   return true;
 }
 
+// The maker makes all tasks first; then it takes some, as the others do all the time.
 void make_or_follow(void* data) {
   auto& work = *static_cast<MadeWork*>(data);
   if (std::this_thread::get_id() == work.maker) {

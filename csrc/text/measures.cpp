@@ -1,3 +1,7 @@
+// Blocks of 64 ASCII bytes become three numbers each (Block). Only the positions of line ends are looked at one by one.
+// Where a block has other bytes, up to 64 bytes are decoded character by character.
+//
+// `at` is a byte position, `characters` the same place counted in characters; line ends are given in characters.
 #include "text/measures.h"
 
 #include <algorithm>
@@ -16,17 +20,18 @@ namespace {
 
 constexpr size_t block_size = 64;
 
-// What the line counter needs of 64 ASCII bytes. Bit i of `newlines` is set where byte i is \n or \r.
+// The facts about 64 ASCII bytes. Bit i of `newlines` is set where byte i is \n or \r; the others are counts.
 struct Block {
   uint64_t newlines;
   uint32_t letters;
   uint32_t digits;
 };
 
-// Classifies blocks from `text` on until `count` are done or one holds a byte above 127; returns how many it did.
+// Classifies blocks from `text` on, until `count` are done or one holds a byte above 127. Returns how many are done.
 using Classify = size_t (*)(const uint8_t* text, size_t count, Block* blocks);
 
-// Letters are found with one compare a case-folded byte: (byte | 32) - 'a' < 26 as unsigned.
+// A letter is found with one comparison: (byte | 32) - 'a' < 26 as unsigned, because bit 5 folds the case. Four sums in
+// one loop without a branch are vectorised by the compiler; the mask needs a second loop, for blocks with a line end.
 size_t classify_scalar(const uint8_t* text, size_t count, Block* blocks) {
   for (size_t b = 0; b < count; ++b, text += block_size) {
     uint8_t high = 0, letters = 0, digits = 0, newlines = 0;
@@ -37,6 +42,7 @@ size_t classify_scalar(const uint8_t* text, size_t count, Block* blocks) {
       digits += static_cast<uint8_t>(byte - '0') < 10;
       newlines += byte == '\n' || byte == '\r';
     }
+    // One OR over all bytes finds any that is not ASCII.
     if (high & 0x80) return b;
     uint64_t mask = 0;
     for (size_t i = 0; newlines && i < block_size; ++i) {
@@ -49,7 +55,9 @@ size_t classify_scalar(const uint8_t* text, size_t count, Block* blocks) {
 
 #if defined(__x86_64__)
 
+// Two vectors of 32 bytes. There is no unsigned comparison of bytes, so x < size is written as min(x, size - 1) == x.
 __attribute__((target("avx2,popcnt"))) size_t classify_avx2(const uint8_t* text, size_t count, Block* blocks) {
+  // The 32-bit mask of bytes in [first, first + size).
   const auto in_range = [](__m256i bytes, uint8_t first, uint8_t size) __attribute__((target("avx2"))) {
     const __m256i distance = _mm256_sub_epi8(bytes, _mm256_set1_epi8(static_cast<char>(first)));
     const __m256i last = _mm256_set1_epi8(static_cast<char>(size - 1));
@@ -59,10 +67,12 @@ __attribute__((target("avx2,popcnt"))) size_t classify_avx2(const uint8_t* text,
     Block block{};
     for (size_t half = 0; half < 2; ++half) {
       const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(text + 32 * half));
+      // The top bits: any byte above 127 ends the run of ASCII blocks.
       if (_mm256_movemask_epi8(bytes)) return b;
       const __m256i folded = _mm256_or_si256(bytes, _mm256_set1_epi8(32));
       const __m256i newlines = _mm256_or_si256(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\n')),
                                                _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8('\r')));
+      // Each half gives 32 bits of the mask; letters and digits are only counted.
       block.newlines |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_epi8(newlines))) << (32 * half);
       block.letters += static_cast<uint32_t>(_mm_popcnt_u32(in_range(folded, 'a', 26)));
       block.digits += static_cast<uint32_t>(_mm_popcnt_u32(in_range(bytes, '0', 10)));
@@ -72,6 +82,7 @@ __attribute__((target("avx2,popcnt"))) size_t classify_avx2(const uint8_t* text,
   return count;
 }
 
+// One vector of 64 bytes; comparisons give 64-bit masks.
 __attribute__((target("avx512f,avx512bw,popcnt"))) size_t classify_avx512(const uint8_t* text, size_t count,
                                                                           Block* blocks) {
   for (size_t b = 0; b < count; ++b, text += block_size) {
@@ -91,6 +102,7 @@ __attribute__((target("avx512f,avx512bw,popcnt"))) size_t classify_avx512(const 
 
 #endif
 
+// Never more than the processor has.
 Classify choose(simd::Level at_most) {
   const simd::Level level = std::min(at_most, simd::level());
 #if defined(__x86_64__)
@@ -101,8 +113,8 @@ Classify choose(simd::Level at_most) {
   return classify_scalar;
 }
 
-// Decodes the character at `at` and moves behind it; false for anything that Unicode (table 3-7) calls ill-formed:
-// overlong forms, surrogates, beyond U+10FFFF, cut off.
+// Decodes the character at `at` and moves `at` past it. Returns false for anything that Unicode (table 3-7) calls
+// ill-formed: overlong forms, surrogates, values beyond U+10FFFF, characters that are cut off.
 bool decode(const uint8_t*& at, const uint8_t* end, uint32_t& code_point) {
   const uint32_t lead = *at;
   if (lead < 0x80) {
@@ -110,6 +122,7 @@ bool decode(const uint8_t*& at, const uint8_t* end, uint32_t& code_point) {
     ++at;
     return true;
   }
+  // 0x80-0xBF continue a character, 0xC0 and 0xC1 would be overlong.
   if (lead < 0xC2 || lead > 0xF4) return false;
   const int more = lead < 0xE0 ? 1 : lead < 0xF0 ? 2 : 3;
   if (end - at <= more) return false;
@@ -118,6 +131,7 @@ bool decode(const uint8_t*& at, const uint8_t* end, uint32_t& code_point) {
     if ((at[i] & 0xC0) != 0x80) return false;
     value = value << 6 | (at[i] & 0x3Fu);
   }
+  // What a lead byte alone does not exclude: overlong forms, surrogates, values beyond U+10FFFF.
   if (more == 2 && (value < 0x800 || (value >= 0xD800 && value <= 0xDFFF))) return false;
   if (more == 3 && (value < 0x10000 || value > 0x10FFFF)) return false;
   code_point = value;
@@ -125,13 +139,15 @@ bool decode(const uint8_t*& at, const uint8_t* end, uint32_t& code_point) {
   return true;
 }
 
-// Counts lines from the positions of line ends, given in characters.
+// Counts lines from the positions of line ends, given in characters. A line is finished by \n, by \r, or by the end of
+// the text if something follows the last line end.
 class Lines {
  public:
   explicit Lines(Measures& measures) : measures_(measures) {}
 
+  // The line end at `position` is \n or \r. after_return_ is where a \n would belong to a \r before it.
   void end_at(int64_t position, bool is_line_feed) {
-    // The \n of \r\n ends nothing, and is not a character of the next line either.
+    // The \n of \r\n ends no line, and is not a character of the next line either.
     if (is_line_feed && after_return_ == position) {
       start_ = position + 1;
       return;
@@ -154,6 +170,7 @@ class Lines {
   }
 
   Measures& measures_;
+  // start_: where the present line begins; after_return_: the place after the last \r.
   int64_t start_ = 0;
   int64_t after_return_ = -1;
 };
@@ -166,10 +183,12 @@ Measures measure(const uint8_t* text, size_t size, simd::Level at_most) {
   const uint8_t* const end = text + size;
   Measures measures;
   Lines lines(measures);
+  // 64 blocks of 16 bytes at a time: they stay in the first-level cache.
   int64_t characters = 0, letters = 0, digits = 0;
   std::array<Block, 64> blocks;
 
   while (at < end) {
+    // As many whole blocks as there are, 64 at most; then their line ends, bit by bit.
     const size_t wanted = std::min(static_cast<size_t>(end - at) / block_size, blocks.size());
     const size_t done = wanted ? classify(at, wanted, blocks.data()) : 0;
     for (size_t b = 0; b < done; ++b, at += block_size, characters += block_size) {
@@ -181,7 +200,9 @@ Measures measure(const uint8_t* text, size_t size, simd::Level at_most) {
       }
     }
     if (done == wanted && wanted == blocks.size()) continue;
-    // A block with a byte above 127, or the last bytes: character by character, then back to whole blocks.
+    // All of a full batch was ASCII: take the next.
+    // A block with a byte above 127, or the last bytes: up to 64 bytes character by character, then whole blocks again.
+    // A character may reach past `stop`; the next block begins after it.
     const uint8_t* const stop = at + std::min(static_cast<size_t>(end - at), block_size);
     while (at < stop) {
       uint32_t code_point = 0;
@@ -192,6 +213,7 @@ Measures measure(const uint8_t* text, size_t size, simd::Level at_most) {
       ++characters;
     }
   }
+  // str.isalnum() counts letters and numbers, so the last measure is their sum.
   lines.end_of_text(characters);
   measures.characters = characters;
   measures.letters = letters;

@@ -1,5 +1,6 @@
-// Measures of a text that the initial rules ask for: is it UTF-8, how many characters and lines, how long are the
-// lines, how many letters and digits. One pass over the bytes; blocks of 64 ASCII bytes go through SIMD.
+// The measures of a text that the initial rules ask for: whether it is UTF-8, the numbers of characters and lines, the
+// lengths of the lines, the numbers of letters and digits. One pass over the bytes; blocks of 64 ASCII bytes go through
+// SIMD.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@
 namespace codeshell::text {
 
 // Counts are in characters (code points). Lines end with \n, \r\n or \r, as Python's universal newlines do; the end of
-// a line is not part of its length, and the empty rest behind a final line end is not a line.
+// a line is not part of its length, and the empty rest after a final line end is not a line.
 struct Measures {
   bool valid_utf8 = true;  // if false, every count below is 0
   int64_t characters = 0;
@@ -21,7 +22,7 @@ struct Measures {
   int64_t alphanumeric = 0;     // str.isalnum
 };
 
-// `at_most` lowers the instruction set below the processor's, for tests; the result is the same at every level.
+// `at_most` lowers the instruction set below the processor's, for tests. The result is the same at every level.
 Measures measure(const uint8_t* text, size_t size, simd::Level at_most);
 
 }  // namespace codeshell::text

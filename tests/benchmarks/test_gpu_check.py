@@ -99,7 +99,7 @@ def test_the_cases_of_the_sanitizer_exist() -> None:
     """A name that no case has would select nothing."""
     import gpu_check
 
-    attention, decode = (importlib.import_module(f"{name}_cases") for name in ("attention", "decode"))
+    attention, decode = (importlib.import_module(f"helpers.{name}_cases") for name in ("attention", "decode"))
     for module, selected in ((attention, "attention"), (decode, "decode")):
         names = {case.name for case in module.CASES}
         assert set(gpu_check.SANITIZED[selected].split(" or ")) <= names

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from codeshell.cli import dedup, main
+from codeshell.dedup.parameters import Parameters
 
 TEXT = " ".join(f"word{i}" for i in range(100))
 NEAR = TEXT + " and more"
@@ -90,7 +94,6 @@ def test_keep_order_by_a_column(tmp_path: Path) -> None:
 def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = str(inputs / "out")
     folder = str(inputs / "in")
-    (inputs / "\udcff.parquet").write_bytes((inputs / "rows.parquet").read_bytes())
     cases = [
         ([str(inputs / "missing")], "no such file or folder"),
         ([str(inputs / "rows.parquet")], "no column 'text'; it has content"),
@@ -103,13 +106,12 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
         ([folder, "--keep-order", "best"], "keep-order: 'best' is none of"),
         ([folder, "--memory", "lots"], "'lots' is not a size"),
         ([folder, "--memory", "1MB"], "too little"),
-        ([folder, "--memory", "9" * 400], "more than there is"),
+        ([folder, "--memory", "9" * 400], "more than any machine has"),
         ([folder, "--ngram", "99999999999"], "ngram: 99999999999 is not below"),
         ([folder, "--max-file-bytes", "9" * 30], "--max-file-bytes"),
         ([folder, "--workers", "-1"], "--workers"),
         ([str(inputs / "in" / "d.bin")], "no document"),
         ([folder, "--max-file-bytes", "0"], "--max-file-bytes"),
-        ([str(inputs / "\udcff.parquet"), "--text-column", "content"], "its name is not UTF-8"),
         ([folder, "--index", ""], "--index DIR: empty"),
         ([folder, "--index", "index\udcff"], "--index 'index\\udcff': not UTF-8"),
     ]
@@ -139,3 +141,16 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
 )
 def test_sizes(text: str, size: int) -> None:
     assert dedup.parse_size(text, "--memory") == size
+
+
+def test_the_help_states_the_defaults_of_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command has no defaults of its own: those of `Parameters` are stated in words."""
+    parser = argparse.ArgumentParser()
+    dedup.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    for field in fields(Parameters):
+        flag = f"--{field.name.replace('_', '-')}"
+        assert parser.get_default(field.name) is None, flag
+        stated = re.search(rf" {flag} (?!\[).*?\(default: ([^);]*)", text.split("options:")[1])
+        assert stated, flag
+        assert stated[1] == str(getattr(Parameters(), field.name)), flag

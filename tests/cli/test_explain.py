@@ -69,7 +69,7 @@ def test_a_kept_document_lists_the_most_alike(output: Path, capsys: pytest.Captu
 
 def test_a_kept_document_that_nothing_resembles(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(capsys, "lib/alone.py", "--dedup", output)
-    assert "it stayed and resembles none; near it: lib/a.py" in line
+    assert "it stayed and resembles no other; near it: lib/a.py" in line
     # With --ids-only the ids of all that stays are there.
     pq.write_table(pa.table({"id": ["lib/a.py", "lib/alone.py"]}), output / "kept.parquet")
     assert say(capsys, "alone.py", "--dedup", output) == [

@@ -27,7 +27,8 @@ from helpers.trees import (
 )
 
 from codeshell.data import collect
-from codeshell.documents import readers, shards, walk
+from codeshell.documents import inputs, readers, shards, walk
+from codeshell.documents.inputs import InputOptions
 from codeshell.documents.provenance import DROPPED
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
@@ -116,8 +117,11 @@ def test_stdlib_and_site_packages_stand_for_the_interpreters_own(tmp_path: Path)
     paths = {(row["repo"], row["path"]) for row in rows(tmp_path / "run/collect", "documents")}
     assert ("json/decoder", "decoder.py") in paths
     assert any(path == "_internal/strategies.py" for _, path in paths)
-    source = next(collect._expand(0, recipe("{stdlib}", vendored=True).collect))
-    assert source.leave_out == {"site-packages", "dist-packages"}
+    listing = inputs.Listing(["{stdlib}"], InputOptions(vendored=True), by_input=True)
+    ((_, pieces),) = listing.pieces(1 << 30)
+    found = {piece.path: piece.reason for _, piece in pieces if isinstance(piece, walk.Found)}
+    assert "json/decoder.py" in found
+    assert not any(path.startswith("site-packages/") for path in found)
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 10**9])
@@ -136,7 +140,7 @@ def test_shards_are_cut_by_size_and_by_count(tmp_path: Path, monkeypatch: pytest
     run_collect(recipe(root, shard_bytes=300), tmp_path / "run")
     sizes = [len(shards.read_table(path)) for path in shards.list_shards(tmp_path / "run/collect", "documents")]
     assert sizes == [2] * 5
-    monkeypatch.setattr(collect, "SHARD_ENTRIES", 3)
+    monkeypatch.setattr(inputs, "SHARD_FILES", 3)
     run_collect(recipe(root), tmp_path / "again")
     sizes = [len(shards.read_table(path)) for path in shards.list_shards(tmp_path / "again/collect", "documents")]
     assert sizes == [3, 3, 3, 1]
@@ -260,7 +264,7 @@ def test_a_resumed_run_reads_nothing_that_is_done(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("missing", "missing: no such file or folder"),
-        ("missing/*.parquet", r"missing/\*\.parquet' matches no file"),
+        ("missing/*.parquet", r"missing/\*\.parquet': matches no file"),
         ("empty", "empty: no document in it \\(it is empty\\)"),
         ("unknown", "unknown: no document in it \\(left out: unknown_language 1\\)"),
         ("pipe", "pipe: neither a file nor a folder"),
@@ -275,10 +279,10 @@ def test_an_input_without_a_document_is_named(tmp_path: Path, name: str, message
         run_collect(recipe(good, tmp_path / name), tmp_path / "run")
 
 
-@pytest.mark.parametrize("inputs", [(), ("",)])
-def test_no_input_at_all(tmp_path: Path, inputs: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=r"collect\.inputs"):
-        run_collect(recipe(*inputs), tmp_path)
+@pytest.mark.parametrize(("names", "message"), [((), "collect.inputs: empty"), (("",), "one of them is empty")])
+def test_no_input_at_all(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_collect(recipe(*names), tmp_path)
 
 
 def test_a_single_source_file_is_an_input(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_workers_shards_and_memory_change_no_byte(data: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "name", ["sign_shard", "same_range", "edges_range", "sets_shard", "write_source", "_write_duplicates"]
 )
-def test_a_killed_job_goes_on(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_job_resumes(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from codeshell.dedup import candidates, search
 
     run(data, tmp_path / "whole")
@@ -158,14 +158,14 @@ def test_a_damaged_page_is_named_and_nothing_is_half_written(data: Path, tmp_pat
     whole = bytearray((copy / "a.parquet").read_bytes())
     whole[1000:2000] = bytes(1000)
     (copy / "a.parquet").write_bytes(whole)
-    with pytest.raises(UserError, match=r"a\.parquet: cannot be read.*; mend it or leave it out"):
+    with pytest.raises(UserError, match=r"a\.parquet: cannot be read.*; fix it or leave it out"):
         run(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "stats.json").exists()
     assert not (tmp_path / "out" / "kept").exists()
 
 
 def test_a_full_disk_loses_nothing(data: Path, tmp_path: Path) -> None:
-    """On a real file system without room, at several steps; with more room the same command goes on."""
+    """On a real file system without room, at several steps; with more room the same command resumes."""
     mount = tmp_path / "small"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=60k", "tmpfs", str(mount)]
@@ -256,7 +256,7 @@ class TestIndex:
         assert self.one(halves[1], tmp_path / "2", index) == expected
         assert content(index) == content(tmp_path / "copy") or (index / "index.json").exists()
 
-    def test_killed_behind_the_index(self, halves: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_killed_after_the_index(self, halves: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         index = tmp_path / "index"
         self.one(halves[0], tmp_path / "1", index)
         with monkeypatch.context() as patch:

@@ -99,7 +99,7 @@ def test_bytes_that_are_not_utf8_separate() -> None:
         data = b"alpha" + junk + b"beta"
         values, _ = _C.dedup_shingle_sets(data, np.array([0, len(data)]), 1)
         assert values.tolist() == sorted(slow_shingles("alpha beta", 1)), junk
-    # a truncated character at the very end of the text, though its missing byte lies behind it in the buffer
+    # a truncated character at the very end of the text, though its missing byte comes after it in the buffer
     data = "一".encode()
     values, bounds = _C.dedup_shingle_sets(data, np.array([0, 2, 3]), 1)
     assert len(values) == 0 and bounds.tolist() == [0, 0, 0]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from codeshell import _C
 from codeshell.dedup import job, sharpen
+from codeshell.dedup.decide import WantedTask
 from codeshell.dedup.job import Job
 from codeshell.dedup.parameters import Parameters
 from codeshell.documents.texts import text_buffers
@@ -126,11 +127,11 @@ def test_few_candidates_are_left_alone(texts: list[str], tmp_path: Path) -> None
     assert "sharpened_pairs" not in run(tmp_path, [texts], Parameters()).counts
 
 
-def test_a_killed_search_goes_on(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_search_resumes(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharpen, "EDGES", 0)
     real, calls = sharpen.bins_shard, []
 
-    def dies(task: sharpen.BinsTask) -> dict[str, Any]:
+    def dies(task: WantedTask) -> dict[str, Any]:
         calls.append(task)
         if len(calls) == 2:
             raise KeyboardInterrupt

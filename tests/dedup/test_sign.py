@@ -183,7 +183,7 @@ def test_golden() -> None:
 
 
 def test_huge_documents() -> None:
-    """One token of 20 MB, 20 MB of separators, a tiny text behind them; memory is not that of the text."""
+    """One token of 20 MB, 20 MB of separators, a tiny text after them; memory is not that of the text."""
     size = 20 << 20
     for byte in (b"x", b"\xff", b" "):
         data = byte * size + b"a b"

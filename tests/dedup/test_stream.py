@@ -243,7 +243,7 @@ def test_shingles_of_peers(corpus: list[str], shingles: str) -> None:
 
 
 def test_progress_and_an_interrupt(corpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can go on."""
+    """Ctrl-C between two pieces of a batch: what was decided until then is in, with its ids, and one can continue."""
     monkeypatch.setattr(texts, "PIECE_BYTES", 100_000)
     seen: list[int] = []
     expected = find_duplicates(corpus, progress=seen.append)
@@ -413,7 +413,7 @@ def test_bad_calls() -> None:
         with pytest.raises(ValueError, match="ids: not all of one type"):
             deduper.add(ids, ["x", "y"])  # type: ignore[arg-type]
     deduper.add([], [])  # of no type yet
-    deduper.add(["a"], ["one two three four five six"])  # what failed has left nothing behind
+    deduper.add(["a"], ["one two three four five six"])  # what failed has left nothing
     with pytest.raises(ValueError, match="type int64"):
         deduper.add([1], ["x"])
     deduper.add(["b"], ["one two three four five six"])

@@ -124,7 +124,7 @@ def test_any_order_of_edges_and_any_threads() -> None:
 def test_files(
     tmp_path_factory: pytest.TempPathFactory, files: list[dict[int, list[int]]], gaps: list[int], threads: int
 ) -> None:
-    """Files of any documents, one behind the other with gaps, given in any order."""
+    """Files of any documents, one after the other with gaps, given in any order."""
     folder = tmp_path_factory.mktemp("sets")
     parts, sets, first = [], {}, 0
     for index, (file, gap) in enumerate(zip(files, gaps, strict=False)):

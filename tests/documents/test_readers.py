@@ -13,9 +13,11 @@ import pytest
 import zstandard
 from helpers.trees import program, recipe, rows, run_collect, write_tree
 
-from codeshell.documents import readers
+from codeshell.documents import batches, inputs, readers
+from codeshell.documents.inputs import InputOptions
 from codeshell.errors import UserError
-from codeshell.recipe import Collect
+
+OPTIONS = InputOptions()
 
 RECORDS: list[dict[str, Any]] = [
     {"text": program(i), "repo": f"owner/repo{i % 3}", "path": f"src/m{i}.py", "language": None} for i in range(40)
@@ -51,13 +53,12 @@ def test_every_row_is_a_document_once_and_in_order(tmp_path: Path, name: str, sh
 def test_ranges_of_a_jsonl_file_share_no_line_and_lose_none(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text":"a"}\n\n{"text":"bb"}\r\n{"text":"ccc"}')
-    size = path.stat().st_size
-    settings = Collect()
-    whole = [(row.text, row.place) for row in readers.jsonl_rows(str(path), 0, None, settings)]
-    assert whole == [(b"a", "@0"), (b"bb", "@14"), (b"ccc", "@29")]
-    for cut in range(size + 1):
-        found = [*readers.jsonl_rows(str(path), 0, cut, settings), *readers.jsonl_rows(str(path), cut, size, settings)]
-        assert [(row.text, row.place) for row in found] == whole, cut
+    whole = [(b"a", "@0", 0), (b"bb", "@14", 2), (b"ccc", "@29", 3)]
+    for shard_bytes in range(1, path.stat().st_size + 2):
+        plan = inputs.plan([str(path)], OPTIONS, shard_bytes)
+        found = [row for shard in plan.shards for row in batches.rows(shard, OPTIONS)]
+        assert [(row.text, row.place, row.row) for row in found] == whole, shard_bytes
+        assert len(plan.shards) > 1 or shard_bytes > 13
 
 
 def test_globs_are_expanded_in_order(tmp_path: Path) -> None:
@@ -138,9 +139,10 @@ def test_bad_rows_are_counted_by_reason_and_placed(tmp_path: Path) -> None:
 
 def test_an_endless_line_is_skipped_without_being_held(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    longest = readers._longest_line(Collect(max_file_bytes=10))
-    path.write_bytes(b'{"text":"' + b"x" * (2 * longest) + b'"}\n' + b'{"text":"ok","path":"a.py"}\n')
-    found = list(readers.jsonl_rows(str(path), 0, None, Collect(max_file_bytes=10)))
+    options = InputOptions(max_row_bytes=10)
+    path.write_bytes(b'{"text":"' + b"x" * (2 * options.longest_line) + b'"}\n' + b'{"text":"ok","path":"a.py"}\n')
+    (shard,) = inputs.plan([str(path)], options, 1 << 30).shards
+    found = list(batches.rows(shard, options))
     assert [(row.text, row.reason) for row in found] == [(b"", "over_large"), (b"ok", "")]
     assert found[1].place == f"@{path.stat().st_size - 28}"
 
@@ -203,7 +205,7 @@ def test_what_a_driver_of_urls_raises_names_the_url() -> None:
         """Of a library that fsspec's driver uses: no OSError."""
 
     with (
-        pytest.raises(UserError, match=r"hf://a: cannot be opened \(no route\); mend the URL"),
+        pytest.raises(UserError, match=r"hf://a: cannot be opened \(no route\); fix the URL"),
         readers.driver("hf://a"),
     ):
         raise NetworkError("no\nroute")

@@ -63,12 +63,23 @@ def test_a_text_column_is_enough(tmp_path: Path) -> None:
     assert {item.language for item in chosen} == {""}
 
 
+def test_folders_of_code_and_jsonl_are_documents_too(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/a.py").write_text("x = 1\n")
+    (tmp_path / "code/b.png").write_bytes(b"\x89PNG")
+    (tmp_path / "rows.jsonl").write_text('{"text": "y = 2", "language": "Python", "id": "one"}\n{"text": null}\n')
+    corpus = Corpus(find_parquet([str(tmp_path / "code"), str(tmp_path / "rows.jsonl")]))
+    chosen = {(item.text, item.language, item.path) for item in corpus.choose(0, "x", max_bytes=100)}
+    assert chosen == {("x = 1\n", "python", "a.py"), ("y = 2", "Python", "")}
+    assert {row.id for row in corpus.rows} == {document_id(b"x = 1\n"), "one"}
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"content": ["x"]}), tmp_path / "other.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match=r"other\.parquet: no column text"):
+    with pytest.raises(UserError, match=r"other\.parquet: no column 'text'"):
         Corpus([tmp_path / "other.parquet"])
-    with pytest.raises(UserError, match=r"broken\.parquet: not a readable Parquet"):
+    with pytest.raises(UserError, match=r"broken\.parquet: cannot be read whole"):
         Corpus([tmp_path / "broken.parquet"])
 
 
@@ -77,10 +88,11 @@ def test_a_directory_stands_for_its_test_split(tmp_path: Path) -> None:
         write_documents(tmp_path / f"{name}.parquet", DOCUMENTS[:1])
     assert [path.name for path in find_parquet([str(tmp_path)])] == ["test-00000.parquet", "test-00001.parquet"]
     assert [path.name for path in find_parquet([str(tmp_path / "deep")])] == ["x.parquet"]
-    for missing in ("nowhere", "empty"):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(UserError, match=missing):
-            find_parquet([str(tmp_path / missing)])
+    (tmp_path / "empty").mkdir()
+    assert len(Corpus(find_parquet([str(tmp_path / "empty")]))) == 0
+    for missing in ("nowhere", ""):
+        with pytest.raises(UserError, match=f"{missing}: no such file or folder" if missing else "empty"):
+            Corpus(find_parquet([str(tmp_path / missing) if missing else ""]))
 
 
 def test_a_large_split_is_sampled_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

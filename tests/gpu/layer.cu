@@ -10,7 +10,7 @@
 namespace codeshell::layer {
 namespace {
 
-// The sum of the source, one partial sum a block, added atomically to target[0].
+// The sum of the source: one partial sum per block, added atomically to target[0].
 template <int Threads>
 __global__ void __launch_bounds__(Threads) sum(const float* source, float* target, int64_t size) {
   __shared__ float partial[Threads / 32];

@@ -18,10 +18,12 @@ bool is(const char* name, const char* expected) { return std::strcmp(name, expec
 
 // Boxes ---------------------------------------------------------------------------------------------------------------
 
+// An array by value, as a kernel parameter.
 struct Coordinates {
   int c[4];
 };
 
+// One box to shared memory, whose bytes as they lie there go to `image`.
 __global__ void box_load(const __grid_constant__ gpu::TensorMap map, int rank, Coordinates at, uint8_t* image,
                          int bytes) {
   __shared__ gpu::Mbarrier barrier;
@@ -42,6 +44,7 @@ __global__ void box_load(const __grid_constant__ gpu::TensorMap map, int rank, C
   for (int i = static_cast<int>(threadIdx.x); i < bytes; i += static_cast<int>(blockDim.x)) image[i] = tile[i];
 }
 
+// The reverse: shared memory gets the bytes of `image`, then one box goes to the tensor.
 template <bool Add>
 __global__ void box_store(const __grid_constant__ gpu::TensorMap map, int rank, Coordinates at, const uint8_t* image,
                           int bytes) {
@@ -67,8 +70,10 @@ __global__ void box_store(const __grid_constant__ gpu::TensorMap map, int rank, 
 
 // Products ------------------------------------------------------------------------------------------------------------
 
+// What is left out, to see that it shows.
 enum class Variant { kRight, kNoWait, kNoFence };
 
+// Operands are images of shared memory that the test has laid out: A 64 x 64, then B 64 x N, with the 128-byte swizzle.
 template <int N, class T, char A, char B, Variant V>
 __global__ void __launch_bounds__(gpu::kWarpgroup)
     gemm(const uint32_t* a_image, const uint32_t* b_image, float* d_image) {
@@ -84,6 +89,7 @@ __global__ void __launch_bounds__(gpu::kWarpgroup)
   for (int i = thread; i < kBBytes / 4; i += gpu::kWarpgroup) shared[kABytes / 4 + i] = b_image[i];
   gpu::fence_async_proxy();
   __syncthreads();
+  // A k-step is 32 bytes along the rows of a K-major tile, and 16 rows of 128 bytes of an MN-major one.
   const uint32_t start = gpu::shared_address(shared);
   const uint64_t a = gpu::descriptor(start), b = gpu::descriptor(start + kABytes, 1024, kDepth * 128);
   const auto step = [](gpu::Major major, int k) {

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codeshell.documents.inputs import InputOptions, Plan, Shard, Source, write_plan
+from codeshell.documents.walk import Found
 
 SCHEMA = pa.schema(
     [
@@ -98,7 +99,7 @@ def _shards(source: Source, documents: Documents) -> list[Shard]:
     elif source.kind == "jsonl":
         lines = Path(source.path).read_bytes().splitlines(keepends=True)
         ends = (sum(map(len, lines[:half])), sum(map(len, lines)))
-    names = tuple(name for name, _ in documents) if source.kind == "files" else ()
+    names = tuple(Found(name, 0, "", "") for name, _ in documents) if source.kind == "files" else ()
     return [
         Shard(0, source, 0, ends[0], 0, half, 0, files=names[:half]),
         Shard(1, source, ends[0], ends[1], half, count - half, 0, files=names[half:]),

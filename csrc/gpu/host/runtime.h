@@ -40,8 +40,8 @@ struct Options {
 
 Options& options();
 
-// Calls thread() for every thread of the grid; throws std::runtime_error. Launches from several Python threads wait for
-// each other.
+// Calls thread() for every thread of the grid; throws std::runtime_error for what a GPU would answer with a fault or a
+// hang. Launches from several Python threads wait for each other.
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& thread);
 
 // Called by each wait, arrival and commit first: whether it is to do nothing. `object` tells what one line of code
@@ -75,7 +75,7 @@ struct Meeting {
 using Perform = void (*)(void* const* offers);
 void meet(const Meeting& meeting, const char* what, Perform perform, void* offer, Site site);
 
-// Of the running thread.
+// The running thread's number in its block, x fastest.
 int linear_thread();
 inline int lane() { return linear_thread() % kWarp; }
 

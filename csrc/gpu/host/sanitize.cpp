@@ -10,6 +10,7 @@
 
 namespace {
 
+// The layouts of GCC's and LLVM's runtime, as far as they are read here.
 struct Place {
   const char* file;
   uint32_t line;
@@ -23,6 +24,7 @@ struct TypeMismatch {
   unsigned char kind;
 };
 
+// Ends the launch with what is wrong, and the line.
 [[noreturn]] void report(const Place& place, const std::string& what) {
   const std::string file = place.file ? place.file : "?";
   const std::string name = file.substr(file.rfind('/') + 1);
@@ -31,6 +33,7 @@ struct TypeMismatch {
 
 }  // namespace
 
+// The names that compilers call.
 extern "C" {
 
 void __ubsan_handle_type_mismatch_v1(const TypeMismatch* data, uintptr_t address) {
@@ -42,6 +45,7 @@ void __ubsan_handle_out_of_bounds(const Place* place, uintptr_t index) {
   report(*place, "index " + std::to_string(static_cast<intptr_t>(index)) + " out of an array's range");
 }
 
+// Overflows and shifts also pass their operands, which the message leaves out.
 void __ubsan_handle_add_overflow(const Place* place, uintptr_t, uintptr_t) { report(*place, "integer overflow"); }
 void __ubsan_handle_sub_overflow(const Place* place, uintptr_t, uintptr_t) { report(*place, "integer overflow"); }
 void __ubsan_handle_mul_overflow(const Place* place, uintptr_t, uintptr_t) { report(*place, "integer overflow"); }

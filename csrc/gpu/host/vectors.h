@@ -24,6 +24,7 @@ CODESHELL_VECTORS(double, double, 8)
 
 #undef CODESHELL_VECTORS
 
+// Sizes that are not given are 1.
 struct dim3 {
   unsigned int x, y, z;
   constexpr dim3(unsigned int x = 1, unsigned int y = 1, unsigned int z = 1) : x(x), y(y), z(z) {}
