@@ -148,8 +148,13 @@ def test_settings_recorded_under_old_names_are_the_same() -> None:
 def test_the_deduper_and_its_command_have_the_defaults_of_the_recipe() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    command = parser.parse_args(["INPUT"])
+    text = " ".join(parser.format_help().split())
     library, run = Parameters(), recipe.NearDedup()
-    for name in ("bands", "rows", "threshold"):
-        assert getattr(command, name) == getattr(library, name) == getattr(run, name)
-    assert (library.ngram, command.seed, library.seed) == (run.ngram, recipe.Recipe().seed, recipe.Recipe().seed)
+    for name, phrase in (
+        ("bands", "MinHash bands"),
+        ("rows", "rows per band"),
+        ("threshold", "near duplicates, or more"),
+    ):
+        assert getattr(library, name) == getattr(run, name)
+        assert f"{phrase} (default: {getattr(run, name)})" in text
+    assert (library.ngram, library.seed) == (run.ngram, recipe.Recipe().seed)

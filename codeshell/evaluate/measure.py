@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codeshell.engine.files import read_json, write_json
+from codeshell.errors import say
 from codeshell.evaluate.task import Measured, NotRunError, Task
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -
             continue
         if path is not None:
             write_json(path, {"result": measured.result, "samples": measured.samples})
-            print(f"evaluate: {task.name} took {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+            say(f"evaluate: {task.name} took {time.monotonic() - began:.1f} s")
             # From here on the numbers are those of the file, as after a resume.
             part = read_json(path)
             measured = Measured(part["result"], part["samples"])

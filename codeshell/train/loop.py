@@ -9,7 +9,6 @@ tensors before it, and on a CPU a run that was killed and resumed ends with the 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from codeshell.engine.progress import Progress
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 from codeshell.optim import AdamW
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
@@ -63,7 +62,7 @@ class Trainer:
         self.recipe, self.train, self.directory = recipe, recipe.train, directory
         self.model, self.optimizer = model, optimizer
         self.lanes, self.validation, self.state = lanes, validation, state
-        self.own = recipe.train.document_attention == "isolated"
+        self.isolated = recipe.train.document_attention == "isolated"
         self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
         # Peak FLOP/s of the device, for the MFU; None where it is not known, as for every CPU.
         device = next(model.parameters()).device
@@ -152,7 +151,7 @@ class Trainer:
         # but rounding. The total stays on the device until all micro-batches are queued.
         counted = max(int((batch.targets != IGNORED).sum()), 1)
         total: torch.Tensor | float = 0.0
-        for micro in fold(batch, context, self.train.micro_batch_tokens, isolated=self.own):
+        for micro in fold(batch, context, self.train.micro_batch_tokens, isolated=self.isolated):
             loss = summed_loss(self.model, micro, self.state.precision) / counted
             loss.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
@@ -182,11 +181,9 @@ class Trainer:
             if stuck and state.step < train.steps:
                 raise UserError(self._stuck(reason or "", path))
             if signals.stop:
-                print(
+                say(
                     f"train: SIGTERM; stopped after step {state.step} of {train.steps}, saved in {path}; "
-                    "run the same command again to resume",
-                    file=sys.stderr,
-                    flush=True,
+                    "run the same command again to resume"
                 )
                 raise Interrupted
 

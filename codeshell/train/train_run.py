@@ -13,8 +13,7 @@ from codeshell.engine import Engine
 from codeshell.engine.files import TEMPORARY, make_directory
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import usable_cores
-from codeshell.errors import UserError
-from codeshell.errors import say as _say
+from codeshell.errors import UserError, say
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import resolve
 from codeshell.optim import AdamW, parameter_groups
@@ -73,7 +72,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     # What the loop needs: the model, the training documents in lanes, the held-out documents.
     model, optimizer = build(recipe, tokenizer, device)
-    own = train.document_attention == "isolated"
+    isolated = train.document_attention == "isolated"
     lanes = Lanes(
         corpus,
         tokenizer,
@@ -82,10 +81,10 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         seed=recipe.seed,
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
-        isolated=own,
+        isolated=isolated,
     )
     held_out = _corpus(directory, "valid", tokenizer)
-    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=own) if held_out else None
+    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
 
@@ -179,18 +178,18 @@ def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: 
         try:
             state = checkpoints.read_state(path)
         except checkpoints.DamagedError as error:
-            _say(f"train: {path} is damaged ({error}); trying the previous one")
+            say(f"train: {path} is damaged ({error}); trying the previous one")
             continue
         checkpoints.check(path, state, recipe, fresh.tokenizer, fresh.corpus, model)
         checkpoints.load(path, model, optimizer)
         if state.step == recipe.train.steps:
-            _say(f"train: {path} is the last step; nothing to train")
+            say(f"train: {path} is the last step; nothing to train")
         else:
-            _say(f"train: resuming from {path}, step {state.step} of {recipe.train.steps}")
+            say(f"train: resuming from {path}, step {state.step} of {recipe.train.steps}")
             for name in ("precision", "threads"):
                 was, now = getattr(state, name), getattr(fresh, name)
                 if was != now:
-                    _say(f"train: {name} was {was}, is {now}: the result will differ from an unbroken run by rounding")
+                    say(f"train: {name} was {was}, is {now}: the result will differ from an unbroken run by rounding")
         # What a resumed run may change is taken from this run.
         state.precision, state.threads, state.train = fresh.precision, fresh.threads, fresh.train
         return state
@@ -205,24 +204,24 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
     tree = to_tree(recipe)
     for section in ("model", "train"):
         settings = {key: value for key, value in tree[section].items() if key != "phases"}
-        _say(f"{section}: " + ", ".join(f"{key}={value}" for key, value in settings.items()) + f", seed={recipe.seed}")
+        say(f"{section}: " + ", ".join(f"{key}={value}" for key, value in settings.items()) + f", seed={recipe.seed}")
     for part in stretches(recipe.train):
         work = flops_per_token(model.config, part.context) / 1e6
-        _say(
+        say(
             f"phase {part.index}: steps {part.first} to {part.last}, context {part.context}, "
             f"learning rate x {part.lr_scale:g}, {work:,.1f} MFLOP per token"
         )
     total = recipe.train.steps * recipe.train.batch_tokens
-    _say(
+    say(
         f"train: {model.num_parameters():,} parameters, {total:,} tokens "
         f"({total / available:.2f} epochs of {available:,}), {state.precision}, {state.threads} threads"
     )
-    _say(f"train: FLOPs by {CONVENTION}")
+    say(f"train: FLOPs by {CONVENTION}")
     device = next(model.parameters()).device
     if device.type == "cuda" and peak_flops(torch.cuda.get_device_name(device), state.precision) is None:
-        _say(f"train: the peak of {torch.cuda.get_device_name(device)} in {state.precision} is not known: no MFU")
+        say(f"train: the peak of {torch.cuda.get_device_name(device)} in {state.precision} is not known: no MFU")
     if not validates:
-        _say("train: the validation split is empty; there is no validation")
+        say("train: the validation split is empty; there is no validation")
 
 
 def _export(
