@@ -37,7 +37,7 @@ SHORT = 16
 """How many times shorter the short rows of the uneven case are than the long one."""
 
 Flash = dict[str, tuple[Callable[..., torch.Tensor], str]]
-"""By version, flash_attn_with_kvcache and its name for the block table."""
+"""Version to its flash_attn_with_kvcache, and that function's name for the block table."""
 
 
 class Data:

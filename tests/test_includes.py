@@ -26,7 +26,7 @@ LEVELS = {
     "cpu": 3,
     "bindings": 4,
 }
-"""By folder of csrc. A new folder needs a line here."""
+"""Folder of csrc to its level. A new folder needs a line here."""
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', re.M)
 SUFFIXES = {".h", ".inc", ".cpp", ".cu", ".cuh"}

@@ -153,7 +153,7 @@ def test_the_deduper_and_its_command_have_the_defaults_of_the_recipe() -> None:
     for name, phrase in (
         ("bands", "MinHash bands"),
         ("rows", "rows per band"),
-        ("threshold", "near duplicates, or more"),
+        ("threshold", "near duplicates"),
     ):
         assert getattr(library, name) == getattr(run, name)
         assert f"{phrase} (default: {getattr(run, name)})" in text

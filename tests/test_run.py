@@ -18,7 +18,7 @@ from codeshell.pipeline import stages_of
 from codeshell.recipe import Recipe, flatten, load, to_tree
 
 STAGES = stages_of(Recipe())
-"""Of the recipe below, which names no scorers."""
+"""The stages of the recipe below, which names no scorers."""
 
 RECIPE = """
 name = "small"
@@ -257,7 +257,7 @@ def test_a_half_finished_run_resumes_with_settings_for_the_machine(
 
 
 def test_other_inputs_are_refused_once_they_were_collected(finished: Path, tmp_path: Path) -> None:
-    """As when `--input` is forgotten: the run would be deleted and done again on the recipe's own inputs."""
+    """A forgotten `--input` would delete the run and do it again on the recipe's own inputs."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}

@@ -36,7 +36,7 @@ from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 
 COUNTS = ("same", "candidate_pairs", "verified_pairs", "large_groups")
-"""Of the search's counts, those that the stage reports."""
+"""The counts of the search that the stage reports."""
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def _read_rows(collect: Path, sources: list[Path], rows: pa.Table) -> pa.Table:
 def _max_jaccard(
     recipe: Recipe, collect: Path, sources: list[Path], train: pa.Table, held: pa.Table, engine: Engine
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """By held-out document: the row of `train` of highest Jaccard (-1: none shares a shingle), and that Jaccard."""
+    """The row of `train` with the highest Jaccard for each held-out document (-1: none shares a shingle), and the
+    Jaccard."""
     if held.num_rows == 0:
         return np.empty(0, np.int64), np.empty(0, np.float64)
     # The index is over the held-out shingles, which are few; each training text is looked up in it and forgotten.

@@ -150,7 +150,7 @@ class Deduper:
         return np.flatnonzero(self._decisions()[0] >= 0)
 
     def _decisions(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """By document: the kept one that it resembles, or -1, and their Jaccard."""
+        """The kept document that each document resembles, or -1, and their Jaccard: two arrays of (documents,)."""
         # Joined once and remembered, so that a caller who asks after every batch does not pay for all of them again.
         match = np.concatenate([np.empty(0, np.int64), *self._matches])
         jaccard = np.concatenate([np.empty(0), *self._jaccard])

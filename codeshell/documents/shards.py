@@ -121,7 +121,7 @@ def write_rows(path: Path, schema: pa.Schema, rows: list[dict[str, object]]) -> 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a whole shard; a damaged file is a `UserError`."""
     try:
-        # Not pq.read_table: that goes through the dataset layer, whose threads and read-ahead cost 60 MB a process.
+        # Not pq.read_table: that goes through the dataset layer, whose threads and read-ahead cost 60 MB per process.
         with pq.ParquetFile(path) as source:
             return source.read(columns=columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a task asks of a model, and what it gets back: prompts, sampling settings, completions.
+"""What a task asks of a model, and what it gets back: prompts, sampling settings, completions, or that it cannot run.
 
 A prompt is text, so a task does not know the tokens of the model under test. `prompt_ids` writes it in the form in
 which the model was trained: plain text, or prefix-suffix-middle where there is a text after the gap.
@@ -12,6 +12,10 @@ from typing import Any
 
 PROMPT_CHARACTERS = 16
 """Characters per token at most that are looked at around a gap: text further away is not even tokenised."""
+
+
+class NotRunError(Exception):
+    """A task cannot run on what is there; the message is the reason. "Not run" is never counted as 0."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from codeshell.evaluate import scoring
 from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.generation import generate
-from codeshell.evaluate.prompts import Completion, Prompt, Sampling, prompt_ids
-from codeshell.evaluate.task import NotRunError
+from codeshell.evaluate.prompts import Completion, NotRunError, Prompt, Sampling, prompt_ids
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
 

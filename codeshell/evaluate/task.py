@@ -29,7 +29,7 @@ import msgspec
 
 from codeshell.evaluate import claims
 from codeshell.evaluate.intervals import compare_shares, share
-from codeshell.evaluate.prompts import Completion, Prompt, Sampling
+from codeshell.evaluate.prompts import Completion, NotRunError, Prompt, Sampling
 from codeshell.evaluate.section import SHARE_HEAD, Sample, Section, Table, Text, difference_cell, left_over, share_row
 
 if TYPE_CHECKING:
@@ -59,10 +59,6 @@ SAMPLES = 20
 
 SAMPLE_CHARACTERS = 400
 """Characters of a prompt that a sample keeps before the answer, and half as many after it."""
-
-
-class NotRunError(Exception):
-    """A task cannot run on what is there; the message is the reason. "Not run" is never counted as 0."""
 
 
 @dataclass(frozen=True)

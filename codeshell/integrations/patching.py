@@ -154,7 +154,7 @@ def apply_rotary_pos_emb(
 
 def _unwrap(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside the wrappers of other libraries."""
-    # Wrappers may be nested, so this goes on until a model of transformers is found.
+    # Wrappers may be nested, so this unwraps until it finds a model of transformers.
     inner: Any = model
     while not isinstance(inner, PreTrainedModel):
         if callable(getattr(inner, "get_base_model", None)):  # PEFT
