@@ -97,7 +97,7 @@ def attend(call: AttentionCall, operation: str = "codeshell.ops.attention") -> t
     if attention_cuda.serves(call):
         return attention_cuda.attend(call)
     if has_kernel_form(call) and cpu.attention_serves(call.q, call.k, call.v):
-        result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call)  # type: ignore[no-untyped-call]
+        result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call[:3], call[3:])  # type: ignore[no-untyped-call]
         return result
     # Nothing silently computes something slower: the log says why, once for each reason.
     sdpa.say_why(operation, call)
@@ -147,7 +147,7 @@ def packed_attention(
         if int(rows.min()) < 0 or int(rows.max()) >= cos.shape[0]:
             raise ValueError(f"positions reach {int(rows.max())}, but cos has rows 0 to {cos.shape[0] - 1}")
         out: torch.Tensor = _CpuPackedAttention.apply(  # type: ignore[no-untyped-call]
-            qkv, cos, sin, rows, heads, kv_heads, *call[3:]
+            qkv, cos, sin, rows, heads, kv_heads, call[3:]
         )
         return out
     # Without that kernel: rotate into new tensors, attend, and put the heads side by side again.
@@ -189,17 +189,19 @@ def _packed(
 
 
 class _CpuAttention(torch.autograd.Function):
-    """Takes the fields of an `AttentionCall` one by one, because autograd sees only tensors that are arguments."""
+    """An `AttentionCall` with its tensors apart, because autograd sees only tensors that are arguments. The other facts
+    are one tuple, because every argument costs time."""
 
     @staticmethod
-    def forward(ctx: Any, *fields: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        q, k, v = map(cpu.packable, fields[:3])
-        call = AttentionCall(q, k, v, *fields[3:])
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, facts: tuple[Any, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        call = AttentionCall(cpu.packable(q), cpu.packable(k), cpu.packable(v), *facts)
         # Kept for the backward pass: inputs, output and LSE. Probabilities are computed again from these.
         out = torch.empty(call.q.shape, dtype=call.q.dtype)
         lse = cpu.AttentionProblem(call).forward(out)
         ctx.save_for_backward(*call[:3], out, lse)
-        ctx.facts = call[3:]
+        ctx.facts = facts
         # The kernel writes (heads, total), where the sequences of a batch lie side by side.
         shown = lse
         if call.cu_seqlens is None:
@@ -214,7 +216,7 @@ class _CpuAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
         cpu.AttentionProblem(AttentionCall(q, k, v, *ctx.facts)).backward(grads[0], out, lse, *gradients)
-        return (*gradients, *[None] * len(ctx.facts))
+        return (*gradients, None)
 
 
 class _CpuPackedAttention(torch.autograd.Function):
@@ -229,7 +231,7 @@ class _CpuPackedAttention(torch.autograd.Function):
         positions: torch.Tensor,
         heads: int,
         kv_heads: int,
-        *facts: Any,
+        facts: tuple[Any, ...],
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
         ctx.facts, ctx.heads = facts, (heads, kv_heads)
@@ -247,7 +249,7 @@ class _CpuPackedAttention(torch.autograd.Function):
         problem = cpu.AttentionProblem(AttentionCall(*_split(qkv, *ctx.heads), *ctx.facts), tuple(angles))
         # Three views, which together are all of the gradient: each is filled in its place.
         problem.backward(grads[0].view(out.shape), out, lse, *_split(gradient, *ctx.heads))
-        return (gradient, *[None] * (5 + len(ctx.facts)))
+        return (gradient, *[None] * 6)
 
 
 def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -114,7 +114,8 @@ def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool)
         raise ValueError(f"q has {q.shape[-2]} heads of {q.shape[-1]}, not a multiple of the {k.shape[-2]} of k")
     if not (q.dtype == k.dtype == v.dtype) or not q.dtype.is_floating_point:
         raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
-    check_one_device("q", q=q, k=k, v=v)
+    if not (q.device == k.device == v.device):
+        check_one_device("q", q=q, k=k, v=v)
 
 
 def check_window(window: int | None, causal: bool) -> None:

@@ -21,12 +21,10 @@ _Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def serves(call: AttentionCall) -> bool:
     """Whether the kernels take a checked call: its form, dtype, head dimension, device; and there is work to do."""
-    if not has_kernel_form(call) or call.scale <= 0.0:
-        return False
     q = call.q
-    if q.dtype not in hopper.DTYPES or q.shape[-1] not in hopper.DIMS or not (q.numel() and call.k.numel()):
+    if q.dtype not in hopper.DTYPES or q.shape[-1] not in hopper.DIMS or not hopper.available(q.device):
         return False
-    return hopper.available(q.device)
+    return has_kernel_form(call) and call.scale > 0.0 and bool(q.numel() and call.k.numel())
 
 
 def attend(call: AttentionCall) -> _Pair:
