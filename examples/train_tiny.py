@@ -25,7 +25,7 @@ SETTINGS = {
     "collect": {"inputs": [str(FOLDER)]},
     "rules": {"language_floor": 0},  # keep every language, however little there is of it
     "split": {"valid": 0.0, "test": 0.0},  # one repository alone cannot be split by repository
-    "tokenizer": {"vocab_size": 1024},
+    "tokenizer": {"base_vocab_size": 1024},
     "model": {"n_layer": 2, "n_embd": 64, "n_head": 4, "num_query_groups": 2, "n_positions": 128},
     "train": {
         "steps": 60,
