@@ -35,12 +35,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"codeshell {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
+    asked = next((word for word in argv if not word.startswith("-")), None)
     for name in COMMANDS:
+        # Only the command that is asked for needs its arguments; their defaults may cost an import.
         module = importlib.import_module(f"codeshell.cli.{name}")
         command = subparsers.add_parser(
             name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        module.add_arguments(command)
+        if name == asked:
+            module.add_arguments(command)
         command.set_defaults(main=module.main)
     args = parser.parse_args(argv)
     if args.command is None:

@@ -10,19 +10,26 @@ from pathlib import Path
 
 import codeshell
 from codeshell.errors import UserError
-from codeshell.operations import OPERATIONS
 
 HELP = "measure an operation on this machine against its peers and the machine's own floor"
 
-BENCHMARKS = {operation.benchmark: operation.measures for operation in OPERATIONS if operation.benchmark} | {
+OTHERS = {
     "overhead": "what a call of an operation costs on the host",
     "train": "training steps against transformers' Starcoder2",
 }
-"""Each name is a file of benchmarks/, which has arguments of its own; those of operations are in their table."""
+"""Benchmarks that are not of one operation."""
+
+
+def benchmarks() -> dict[str, str]:
+    """What each benchmark measures. Each name is a file of benchmarks/, which has arguments of its own."""
+    from codeshell.operations import OPERATIONS
+
+    return {operation.benchmark: operation.measures for operation in OPERATIONS if operation.benchmark} | OTHERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    lines = [f"  {name:<10} {what}" for name, what in BENCHMARKS.items()]
+    names = benchmarks()
+    lines = [f"  {name:<10} {what}" for name, what in names.items()]
     parser.epilog = "\n".join(
         [
             "benchmarks:",
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "example: codeshell bench rotary --threads 2 --json rotary.json --chart rotary.svg",
         ]
     )
-    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME")
+    parser.add_argument("name", choices=names, metavar="NAME")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENTS")
 
 

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codeshell.recipe import NearDedup, Recipe
-
 if TYPE_CHECKING:
     from codeshell.engine import Engine
 
@@ -19,20 +17,22 @@ UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from codeshell.recipe import NearDedup, Recipe
+
+    defaults = NearDedup()
     parser.epilog = (
         "examples:\n"
         "  codeshell dedup ~/src -o deduplicated\n"
         "  codeshell dedup 'data/*.parquet' --text-column content --threshold 0.85 -o deduplicated\n"
         "  codeshell dedup new.jsonl.zst --index seen -o deduplicated\n"
         "Documents are taken in the order of --keep-order. A document is dropped if its exact Jaccard (over shingles\n"
-        "of 5 tokens) with a document that was kept before it reaches the threshold. DIR gets these files:\n"
+        f"of {defaults.ngram} tokens) with a document that was kept before it reaches the threshold. DIR gets:\n"
         "  kept/               what stays, in the input's format and order (--ids-only: kept.parquet with the ids)\n"
         "  duplicates.parquet  id, kept_id, jaccard, cluster_id, cluster_size, shard, row, kept_shard, kept_row\n"
         "  stats.json          counts, and the number of documents that could not be read, by reason\n"
         "The same command resumes a job that was killed. `codeshell report DIR` shows the clusters,\n"
         "`codeshell explain ID --dedup DIR` shows one document."
     )
-    defaults = NearDedup()
     add = parser.add_argument
     add(
         "inputs",

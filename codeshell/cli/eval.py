@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codeshell.evaluate.tasks import ALIASES, TASKS, get_task
-
 if TYPE_CHECKING:
     from codeshell.evaluate.subject import Subject
     from codeshell.recipe import Evaluate, Recipe
@@ -16,6 +14,8 @@ HELP = "measure a model on held-out documents: bits per byte, infilling, functio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from codeshell.evaluate.tasks import ALIASES, TASKS
+
     short = {name: alias for alias, name in ALIASES.items()}
     parser.epilog = (
         f"tasks: {', '.join(f'{name} ({short[name]})' if name in short else name for name in TASKS)}\n"
@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
     from codeshell.engine.files import write_json
     from codeshell.evaluate.measure import measure
+    from codeshell.evaluate.tasks import TASKS, get_task
 
     if args.task == "all":
         tasks = [task for task in map(get_task, TASKS) if not task.needs_run]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codeshell.cli import main
-from codeshell.cli.bench import BENCHMARKS
+from codeshell.cli.bench import benchmarks
 from codeshell.environment import benchmarks_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_benchmark_is_there() -> None:
     folder = benchmarks_folder()
     assert folder == ROOT / "benchmarks"
-    assert all((folder / f"{name}.py").is_file() for name in BENCHMARKS)
+    assert all((folder / f"{name}.py").is_file() for name in benchmarks())
 
 
 def test_runs_and_passes_arguments_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
