@@ -14,7 +14,6 @@ Reports seconds and peak memory of every step, and checks the outcome against wh
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import threading
 import time
@@ -31,6 +30,7 @@ from codeshell.dedup.sign import partitioned
 from codeshell.documents.arrays import write_arrays
 from codeshell.engine import LocalEngine, map_shards
 from codeshell.engine.files import write_json
+from codeshell.environment import usable_cores
 
 SHARD = 1_000_000
 COPIES, SHARED, EQUAL = 0.2, 0.4, 0.02
@@ -160,7 +160,7 @@ def main() -> None:
         "keys": sum(shard["keys"] for shard in made),
         "memory_gib": args.memory,
         "workers": engine.workers,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "dropped": dropped,
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "steps": rows,

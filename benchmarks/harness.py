@@ -36,7 +36,6 @@ import contextlib
 import gc
 import importlib
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -64,7 +63,7 @@ from timing import (
 
 from codeshell.engine.files import write_json
 from codeshell.engine.memory import keep_large_blocks
-from codeshell.environment import environment
+from codeshell.environment import environment, usable_cores
 from codeshell.kernels import built_hashes
 
 CACHE_TURNS = 4
@@ -112,7 +111,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The arguments that all benchmarks share."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    result.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads; default: all")
+    result.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads; default: all")
     result.add_argument("--rounds", type=int, default=0, help="default: 9 on a CPU, 30 on a GPU")
     result.add_argument("--seconds", type=float, default=math.inf, help="start no further case after this time")
     result.add_argument("--only", action="append", default=[], metavar="TEXT", help="only cases whose name has TEXT")

@@ -1,7 +1,7 @@
 """The include order of csrc: a file includes its own level or what lies below, and no includes go in a circle.
 
-The levels are DESIGN's: ground, then the primitives of a GPU, then the operations and the deduper, then the table that
-picks CPU kernels, and on top the bindings.
+The levels: ground, then the primitives of a GPU, then the operations and the deduper, then the table that picks CPU
+kernels, and on top the bindings.
 """
 
 from __future__ import annotations

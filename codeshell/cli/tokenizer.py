@@ -19,7 +19,7 @@ INPUTS = "folders, source files, .parquet, .jsonl (.gz, .zst), globs, URLs, or t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
-        "  codeshell tokenizer train ~/my/projects -o my-tokenizer --vocab-size 32000\n"
+        "  codeshell tokenizer train ~/my/projects -o my-tokenizer --base-vocab-size 32000\n"
         "  codeshell tokenizer stats my-tokenizer ~/my/projects\n"
         "  codeshell tokenizer stats runs/demo/tokenizer --corpus runs/demo --json stats.json"
     )
@@ -30,12 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train",
         help="learn a vocabulary and write it as Hugging Face tools read it",
         description="Learn a byte-level BPE vocabulary: digits one by one, all 256 bytes, 20 special tokens after it.",
-        epilog="example: codeshell tokenizer train ~/my/projects -o my-tokenizer --vocab-size 32000",
+        epilog="example: codeshell tokenizer train ~/my/projects -o my-tokenizer --base-vocab-size 32000",
     )
     train.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{INPUTS} (its training split)")
     train.add_argument("-o", "--output", required=True, metavar="DIR", help="directory for tokenizer.json")
     train.add_argument(
-        "--vocab-size", type=int, required=True, metavar="N", help="tokens before the special ones, at least 256"
+        "--base-vocab-size",
+        "--vocab-size",  # its name in earlier versions
+        type=int,
+        required=True,
+        metavar="N",
+        help="tokens before the special ones, at least 256",
     )
     train.add_argument(
         "--sample-bytes",
@@ -92,8 +97,8 @@ def _train(args: argparse.Namespace) -> int:
 
     # All that can be wrong with the arguments is found before the first text is read.
     output = Path(args.output)
-    if args.vocab_size < 256:
-        raise UserError(f"--vocab-size {args.vocab_size}: the 256 bytes are always in it; give at least 256")
+    if args.base_vocab_size < 256:
+        raise UserError(f"--base-vocab-size {args.base_vocab_size}: the 256 bytes are always in it; give at least 256")
     if not 0 <= args.seed < 1 << 64:
         raise UserError(f"--seed {args.seed}: give a number from 0 to 2^64 - 1")
     if (output / "tokenizer.json").exists():
@@ -123,12 +128,12 @@ def _train(args: argparse.Namespace) -> int:
             progress.advance(len(batch))
 
     with Progress("tokenizer", total=count, unit="documents") as progress:
-        tokenizer = train(texts(), args.vocab_size)
+        tokenizer = train(texts(), args.base_vocab_size)
     tokenizer.save(output)
     print(f"{output}: {tokenizer.base_vocab_size:,} tokens and {len(tokenizer.specials)} special ones")
     # A small corpus may have too few pairs that occur twice: no error, but worth a line.
-    if tokenizer.base_vocab_size < args.vocab_size:
-        print(f"fewer than the {args.vocab_size:,} asked for: no further pair of tokens occurs twice in this text")
+    if tokenizer.base_vocab_size < args.base_vocab_size:
+        print(f"fewer than the {args.base_vocab_size:,} asked for: no further pair of tokens occurs twice in this text")
     print(f"from {progress.done:,} different texts, {size / 1e6:.1f} MB{_reasons(left_out)}")
     return 0
 

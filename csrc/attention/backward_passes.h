@@ -23,7 +23,7 @@ struct Sizes {
   int batch, queries, keys, heads, kv_heads, dim;
   int query_tiles, key_tiles;  // of the longest sequence
   int64_t total_key_tiles;
-  float *lse, *delta, *dq, *partial;  // partial: null unless there are splits
+  float *lse, *delta, *dq, *partial;  // partial: used only if there are splits
   int *tickets, *turns;
   int splits;
 };

@@ -111,8 +111,9 @@ inline int splits_of(int queries, int keys, int batch, int heads, int kv_heads, 
 }
 
 // The workspace, in bytes from its start. Tiles of queries are counted over all sequences (first_query_tile), and lie
-// head by head: lse and delta (tiles, heads, rows), dq (tiles, heads, 2 fragments), turns (tiles, heads, 2). The
-// partial sums of dK and dV, if there are splits: (splits, tiles of keys, kv_heads, 2, 2 dim / 64 fragments).
+// head by head: lse and delta (tiles, heads, rows), dq (tiles, heads, 2 fragments), the counter of tickets and then
+// turns (tiles, heads, 2). The partial sums of dK and dV, if there are splits: (splits, tiles of keys, kv_heads, 2,
+// 2 dim / 64 fragments).
 struct BackwardWorkspace {
   int64_t lse, delta, dq, turns, partial, bytes;
 };
@@ -141,7 +142,7 @@ inline BackwardWorkspace workspace_of(int queries, int keys, int batch, int head
   w.delta = aligned(units * query_rows(dim) * 4);
   w.dq = w.delta + aligned(units * query_rows(dim) * 4);
   w.turns = w.dq + units * kTileElements * 4;
-  w.partial = w.turns + aligned((1 + 2 * units) * 4);  // the tickets' counter, then two turns a tile and head
+  w.partial = w.turns + aligned((1 + 2 * units) * 4);  // the counter of tickets, then two turns per unit
   w.bytes = w.partial;
   if (splits > 1) w.bytes += splits * key_tile_count(keys, batch, packed) * kv_heads * 2 * kBlockKeys * dim * 4;
   return w;

@@ -29,7 +29,8 @@
 //   query_empty, gradient_…   one lane of each of the 8 consumer warps      warp 0, before it loads
 //   sum_full[c]               one lane of each of consumer c's 4 warps      warp 1 + c, before it adds
 //   sum_empty[c]              one lane of warp 1 + c                        consumer c, before it writes dQ
-//   named kExchange           all 256 consumer threads                      themselves: dS of both is there
+//   named kExchange           all 256 consumer threads                      themselves: dS of both is there, once per
+//                                                                           visit; at the end, K has been read
 //   named kOwn + c            the four warps of consumer c                  themselves
 //
 // Floor: 10 x pairs of query and key that see each other x dim FLOP per head, at 790 TFLOP/s. Measured: not run on a

@@ -1,5 +1,5 @@
 // What a block of the decoding kernel works on: it finds its row of the batch and its split of the keys from the
-// lengths of all rows, by the rules of decode_schedule.h. For decode_sm90.cu alone.
+// lengths of all rows, by the rules of decode_schedule.h. Only that kernel includes this.
 #pragma once
 
 #include "gpu/cuda.h"

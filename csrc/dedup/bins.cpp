@@ -143,8 +143,7 @@ bool sharpen(const Sketches& sketches, const uint32_t* shingles, const uint32_t*
       }
     };
   };
-  // Small ranges, for the caller asks `stop` once per range.
-  constexpr size_t grain = 1024;  // edges: `stop` is asked often
+  constexpr size_t grain = 1024;  // edges; `stop` is asked once per range, so it is asked often
   return share(count, grain, threads, stop, make);
 }
 

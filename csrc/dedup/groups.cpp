@@ -348,7 +348,7 @@ GroupResult group_edges(const uint64_t* keys, const uint32_t* documents, size_t 
 }
 
 void sort_unique(std::vector<uint64_t>& values) {
-  // A radix sort from the lowest digit, 11 bits a pass. Only digits in which the values differ take a pass.
+  // A radix sort from the lowest digit, 11 bits per pass. Only digits in which the values differ take a pass.
   constexpr size_t few = 1024;
   constexpr unsigned bits = 11;  // 2048 counters fill a third of the first-level cache
   if (values.size() <= few) {

@@ -22,7 +22,6 @@ inline uint64_t mix64(uint64_t x) {
 #if defined(__x86_64__)
 // AVX2 has no product of 64-bit numbers, only of 32-bit ones to 64 bits. The low 64 bits of (x1 2^32 + x0)(f1 2^32 +
 // f0) are x0 f0 + 2^32 (x1 f0 + x0 f1); the term x1 f1 lies above them.
-// mix64 of four numbers, and below of eight.
 __attribute__((target("avx2"))) inline __m256i multiply64(__m256i x, uint64_t factor) {
   const __m256i low = _mm256_set1_epi64x(static_cast<int64_t>(factor));
   const __m256i high = _mm256_set1_epi64x(static_cast<int64_t>(factor >> 32));
@@ -30,6 +29,7 @@ __attribute__((target("avx2"))) inline __m256i multiply64(__m256i x, uint64_t fa
   return _mm256_add_epi64(_mm256_mul_epu32(x, low), _mm256_slli_epi64(cross, 32));
 }
 
+// mix64 of four numbers, and below of eight.
 __attribute__((target("avx2"))) inline __m256i mix64(__m256i x) {
   x = multiply64(_mm256_xor_si256(x, _mm256_srli_epi64(x, 30)), 0xBF58476D1CE4E5B9u);
   x = multiply64(_mm256_xor_si256(x, _mm256_srli_epi64(x, 27)), 0x94D049BB133111EBu);

@@ -274,10 +274,10 @@ void split_code(std::string_view text, Pieces& pieces) {
   pieces.bytes = text;
 }
 
-// The hash of a token as in tokens.h, and a constant for the empty token. `end` is the end of the bytes that may be
-// read. ---- the hashes of shingles ----
+// ---- the hashes of shingles ----
 //
-// The last word is loaded whole and masked, unless that would read past the end of the buffer.
+// The hash of a token as in tokens.h, and a constant for the empty token. `end` is the end of the bytes that may be
+// read. The last word is loaded whole and masked, unless that would read past the end of the buffer.
 inline uint64_t hash_piece(const char* p, size_t size, const char* end) {
   uint64_t hash = 0, w = 0;
   for (; size > 8; p += 8, size -= 8) {

@@ -129,7 +129,7 @@ class Signer {
       std::fill(sketch + lanes, sketch + width, 0);
     }
     if (out_.fingerprints) {
-      // The second half depends on the first, so that the two are not independent hashes of small sums.
+      // The first half is a hash of the sum and the number of shingles, the second of all three numbers.
       const Sums from = sums.count ? sums : blank_sums(text);
       uint64_t* const fingerprint = out_.fingerprints + 2 * d;
       fingerprint[0] = mix64(from.plain ^ mix64(from.count));

@@ -199,8 +199,8 @@ Measures measure(const uint8_t* text, size_t size, simd::Level at_most) {
         lines.end_at(characters + offset, at[offset] == '\n');
       }
     }
-    if (done == wanted && wanted == blocks.size()) continue;
     // All of a full batch was ASCII: take the next.
+    if (done == wanted && wanted == blocks.size()) continue;
     // A block with a byte above 127, or the last bytes: up to 64 bytes character by character, then whole blocks again.
     // A character may reach past `stop`; the next block begins after it.
     const uint8_t* const stop = at + std::min(static_cast<size_t>(end - at), block_size);
@@ -213,10 +213,10 @@ Measures measure(const uint8_t* text, size_t size, simd::Level at_most) {
       ++characters;
     }
   }
-  // str.isalnum() counts letters and numbers, so the last measure is their sum.
   lines.end_of_text(characters);
   measures.characters = characters;
   measures.letters = letters;
+  // str.isalnum() counts letters and numbers.
   measures.alphanumeric = letters + digits;
   return measures;
 }

@@ -24,7 +24,7 @@ from codeshell.dedup.parameters import Parameters
 from codeshell.documents.texts import text_buffers
 from codeshell.engine import LocalEngine
 
-CERTAIN = Parameters(bands=200, rows=1)  # see test_dedup_search.py
+CERTAIN = Parameters(bands=200, rows=1)  # see test_search.py
 MASK = (1 << 64) - 1
 
 

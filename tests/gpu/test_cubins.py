@@ -31,7 +31,7 @@ class Expected:
 
 
 EXPECTED = [
-    # Three blocks of 256 threads a multiprocessor: 80 registers. Every array by 16-byte accesses. Stochastic rounding
+    # Three blocks of 256 threads per multiprocessor: 80 registers. Every array by 16-byte accesses. Stochastic rounding
     # (the last template argument) keeps its seed in shared memory too. A kernel has to meet every row that matches it:
     # that of fp32 alone says more than the general one, twice as many accesses, for eight values are two of each array.
     Expected(
@@ -77,7 +77,7 @@ EXPECTED = [
         )
         for dim, registers in ((64, 136), (128, 168))
     ),
-    # Three warpgroups of one block a multiprocessor: 168 registers, which setmaxnreg moves to 24, 240 and 240. Static
+    # One block of three warpgroups per multiprocessor: 168 registers, which setmaxnreg moves to 24, 240 and 240. Static
     # shared memory is the barriers, at the alignment of the tiles. Products: twice dim / 16 of scores, twice rows / 16
     # of dK and dV, 8 of dQ, in two copies of the step (the last is one of its own) and scores before the first. Boxes:
     # dim / 64 of each of K, V, Q, dO and stored of dK, dV; runs of bytes: the log-sum-exp and delta loaded, dQ added.
@@ -109,7 +109,7 @@ EXPECTED = [
         registers=40,
         instructions={LOAD_16: 2, STORE_16: 8},
     ),
-    # 16 blocks of 128 threads a multiprocessor; the tile on its way to 16-byte stores is 64 x 64.
+    # 16 blocks of 128 threads per multiprocessor; the tile on its way to 16-byte stores is 64 x 64.
     Expected(
         "csrc/attention/backward_sm90.cu",
         r"attention::finish<.*>",
@@ -200,10 +200,10 @@ def test_kernels_are_as_designed(row: Expected) -> None:
 def test_exponentials_run_beside_products() -> None:
     """ptxas moves waits, and a kernel that waits too early gives the same numbers."""
     for kernel in compile_kernels("csrc/attention/forward_sm90.cu").kernels:
-        # 64 scores and two rescalings a thread, in each of three steps; the first step has no other product.
+        # 64 scores and two rescalings per thread, in each of three steps; the first step has no other product.
         assert kernel.beside_products(r"MUFU\.EX2")[0] == 3 * 66, kernel.name
     for kernel in compile_kernels("csrc/attention/backward_sm90.cu").matching(r"attention::backward<.*>"):
-        beside, alone = kernel.beside_products(r"MUFU\.EX2")  # 32 or 64 scores a thread, two copies of the step
+        beside, alone = kernel.beside_products(r"MUFU\.EX2")  # 32 or 64 scores per thread, two copies of the step
         assert (beside, alone) == (64 if "<128" in kernel.name else 128, 0), kernel.name
 
 

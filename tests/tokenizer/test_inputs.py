@@ -118,7 +118,7 @@ def test_train_then_stats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for i in range(20):
         (code / f"{i}.py").write_text(f"{CODE}# {i} {'x' * i}\n")
     (code / "copy.py").write_text(f"{CODE}# 0 \n")
-    assert codeshell_tokenizer("train", code, "-o", tmp_path / "out", "--vocab-size", 290, "--threads", 1) == 0
+    assert codeshell_tokenizer("train", code, "-o", tmp_path / "out", "--base-vocab-size", 290, "--threads", 1) == 0
     printed = capsys.readouterr().out
     assert "290 tokens and 20 special ones" in printed
     assert "from 20 different texts" in printed
@@ -160,7 +160,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
         (["train", tmp_path / "none", "-o", out, "--vocab-size", 300], "no such file or folder"),
         (["train", empty, "-o", out, "--vocab-size", 300], "no text in it"),
         (["train", a, "-o", out, "--vocab-size", 300, "--sample-bytes", 3], "sample-bytes 3"),
-        (["train", a, "-o", out, "--vocab-size", 255], "at least 256"),
+        (["train", a, "-o", out, "--base-vocab-size", 255], "--base-vocab-size 255: .* at least 256"),
         (["train", a, "-o", out, "--vocab-size", 300, "--seed", -1], "--seed -1"),
         (["train", a, "-o", out, "--vocab-size", 300, "--threads", -1], "--threads -1"),
         (["train", a, "-o", there, "--vocab-size", 300], "already holds a tokenizer"),

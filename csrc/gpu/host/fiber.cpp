@@ -14,8 +14,9 @@ extern "C" void codeshell_enter_context();
 // codeshell_switch_context pushes the registers that a callee must preserve, stores the stack pointer in *saved, takes
 // `target` as the stack pointer and pops the other side's registers. A new context is a stack that looks as if it had
 // been suspended on entry to codeshell_enter_context, with `entry` in a register; that routine calls it, and traps if
-// it returns. Neither saves the floating-point control word or the signal mask: kernels do not change them. A function
-// in assembler: its symbol, hidden outside this library, and its end.
+// it returns. Neither saves the floating-point control word or the signal mask: kernels do not change them.
+
+// The beginning and the end of a function in assembler; its symbol is hidden outside this library.
 #define CODESHELL_BEGIN(name) ".text\n.globl " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":"
 #define CODESHELL_END(name) ".size " #name ", .-" #name "\n"
 #if defined(__x86_64__)
