@@ -157,9 +157,12 @@ def test_a_run_without_scorers_has_no_stage_of_them(own: Path, capsys: pytest.Ca
     before = contents(own / "plain/filter")
     # With a scorer and without it again: the stage goes, and the filter is as it was, key and all.
     assert run("score.scorers=['my_scorer.py:Todo']", name="plain") == 0
+    assert "filter: other settings (score.scorers is new); doing it again" in capsys.readouterr().err
     assert (own / "plain/score/scores-00000.parquet").exists()
     assert run(name="plain") == 0
-    assert "score: other settings (score.scorers is empty); removed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "score: other settings (score.scorers is empty); removed" in error
+    assert "filter: other settings (score.scorers is empty); doing it again" in error
     assert not (own / "plain/score").exists()
     assert contents(own / "plain/filter") == before
 
