@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -66,8 +66,11 @@ class Registry(Generic[T]):
         Raises:
             UserError: as `get`.
         """
+        # The file may have been edited since this process loaded it: from here on `get` gives the code of this text.
+        place = self._table.get(name, name)
+        self._loaded.pop(absolute(place), None)
         version = str(getattr(self.get(name), "version", ""))
-        where = self._table.get(name, name).rpartition(":")[0]
+        where = place.rpartition(":")[0]
         if not where.endswith(".py"):
             return version
         # Nobody raises a version for each edit while a rule is being written, and an edit must not go unnoticed.
@@ -99,20 +102,20 @@ def load(place: str, what: str = "object") -> Any:
 
 
 def _load_file(path: str) -> ModuleType:
-    """Run a Python file once per process, as a module whose name no other file has."""
+    """Run a Python file once per process, as a module whose name no other file has; an edited file is another one."""
     # Two files of the same name in different folders are two modules; the number tells them apart.
     full = Path(path).resolve()
-    name = f"codeshell_user_{full.stem}_{zlib.crc32(str(full).encode()):08x}"
+    code = full.read_bytes()
+    name = f"codeshell_user_{full.stem}_{zlib.crc32(os.fsencode(full) + code):08x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full)
-    if spec is None or spec.loader is None:
-        raise OSError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    # Not through importlib: its bytecode files are told from the source by the second and the size alone.
+    module = ModuleType(name)
+    module.__file__ = str(full)
     # Before it runs, because dataclasses look up their module while they are being defined.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(code, str(full), "exec", dont_inherit=True), module.__dict__)
     # Half a module must not be found by the next attempt.
     except BaseException:
         del sys.modules[name]

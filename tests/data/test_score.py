@@ -146,6 +146,7 @@ def test_settings_of_a_scorer_and_what_is_done_again(own: Path, capsys: pytest.C
     assert run() == 0
     error = capsys.readouterr().err
     assert "score: done before" in error and "filter: other settings (code of my_rule.py:MANY was" in error
+    assert "unfinished.py" not in drops(own / "run"), "the edited rule decided, not the one loaded before"
 
 
 def test_a_run_without_scorers_has_no_stage_of_them(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
