@@ -55,8 +55,8 @@ class Registry(Generic[T]):
             if name not in self._table and ":" not in name:
                 near = difflib.get_close_matches(name, list(self._table), 1)
                 hint = f"did you mean {near[0]}" if near else f"is it one of {', '.join(self._table)}"
-                hint = f"unknown; {hint}?" if self._table else "no place;"
-                raise UserError(f"{self.what} {name!r}: {hint} One of your own is named by FILE.py:NAME")
+                hint = f"{hint}? Name" if self._table else "name"
+                raise UserError(f"{self.what} {name!r}: unknown; {hint} one of your own by its place, FILE.py:NAME")
             self._loaded[place] = load(self._table.get(name, name), self.what)
         return self._loaded[place]
 

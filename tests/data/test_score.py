@@ -195,7 +195,7 @@ def test_workers_and_resumes_change_no_byte(own: Path) -> None:
         ({"score.scorers": ["other.py:Wrong"]}, "other.py:Wrong: 'wrong' is not double"),
         ({"score.scorers": ["other.py:Absent"]}, "score() gives no 'absent'"),
         ({"score.settings": {"my_scorer.py:X": {}}}, "score.settings: 'my_scorer.py:X' is not in score.scorers"),
-        ({"rules.own": ["my_rule"]}, "rule 'my_rule': no place; One of your own is named by FILE.py:NAME"),
+        ({"rules.own": ["my_rule"]}, "rule 'my_rule': unknown; name one of your own by its place, FILE.py:NAME"),
         ({"rules.own": ["my_rule.py:MANY", "my_rule.py:MANY"]}, "the name 'todo_per_line' is taken"),
         ({"rules.own": ["other.py:Todo"]}, "rule other.py:Todo: has no 'name'; see codeshell.data.rules.Rule"),
         ({"rules.own": ["other.py:UNKNOWN"]}, "rule unknown: no column 'nothing'; name the scorer that writes it"),
