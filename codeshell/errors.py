@@ -22,6 +22,6 @@ def say(line: str) -> None:
 
 
 def printable(line: str) -> str:
-    """The line with `\\xNN` in place of each character that the encoding of stderr lacks."""
+    """The line with an escape (`\\xNN`, `\\uNNNN`) in place of each character that the encoding of stderr lacks."""
     encoding = sys.stderr.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)

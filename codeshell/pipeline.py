@@ -173,6 +173,8 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
     # The key of the stage before, and why everything from some stage on must be done again.
     upstream = ""
     stale: str | None = None
+    # The reason where a stage has the same settings, but follows another one than before.
+    other = "made by another version, or by hand"
     taking_part = stages_of(recipe)
     for stage in STAGES:
         settings = stage_settings(recipe, stage)
@@ -181,7 +183,8 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
         if stage not in taking_part:
             # It leaves no trace in the keys of the others, so a run without it has the keys that it always had.
             if home.exists():
-                _clear(directory, stage, f"{stage.only_with} is empty", "removed")
+                other = f"{stage.only_with} is empty"
+                _clear(directory, stage, other, "removed")
             continue
         # Nothing before it is redone, and it was made by these settings: it stays.
         if stale is None and recorded is not None and made_by(recorded, settings, upstream):
@@ -195,8 +198,10 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
             if stale is None:
                 was = recorded["settings"] if recorded is not None else {}
                 stale = describe(changed(was, settings), was, settings) if was else ""
-                stale = stale or "made by another version, or by hand"
+                stale = stale or other
             _clear(directory, stage, stale)
+        elif stage.only_with:
+            other = f"{stage.only_with} is new"
         make_directory(home)
         write_json(home / "key.json", {"key": upstream, "settings": settings})
 

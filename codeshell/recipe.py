@@ -59,7 +59,8 @@ class Collect(Settings, frozen=True, kw_only=True):
     """What is read, and what is left out before a rule is asked."""
 
     inputs: Refuse[tuple[str, ...]] = ()
-    """Directories, git checkouts, `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` files, and globs of these.
+    """Directories, git checkouts, `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` files, and globs of these. In a
+    directory of nothing but Parquet and JSONL, each row is a document; in any other directory, each file is.
     `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders. Other inputs are refused because
     the usual cause is a forgotten `--input`, which would delete the corpus and start again on the recipe's."""
     max_file_bytes: Redo[Positive] = 1_048_576

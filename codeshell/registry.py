@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -55,8 +55,8 @@ class Registry(Generic[T]):
             if name not in self._table and ":" not in name:
                 near = difflib.get_close_matches(name, list(self._table), 1)
                 hint = f"did you mean {near[0]}" if near else f"is it one of {', '.join(self._table)}"
-                hint = f"unknown; {hint}?" if self._table else "no place;"
-                raise UserError(f"{self.what} {name!r}: {hint} One of your own is named by FILE.py:NAME")
+                hint = f"{hint}? Name" if self._table else "name"
+                raise UserError(f"{self.what} {name!r}: unknown; {hint} one of your own by its place, FILE.py:NAME")
             self._loaded[place] = load(self._table.get(name, name), self.what)
         return self._loaded[place]
 
@@ -66,8 +66,11 @@ class Registry(Generic[T]):
         Raises:
             UserError: as `get`.
         """
+        # The file may have been edited since this process loaded it: from here on `get` gives the code of this text.
+        place = self._table.get(name, name)
+        self._loaded.pop(absolute(place), None)
         version = str(getattr(self.get(name), "version", ""))
-        where = self._table.get(name, name).rpartition(":")[0]
+        where = place.rpartition(":")[0]
         if not where.endswith(".py"):
             return version
         # Nobody raises a version for each edit while a rule is being written, and an edit must not go unnoticed.
@@ -99,20 +102,20 @@ def load(place: str, what: str = "object") -> Any:
 
 
 def _load_file(path: str) -> ModuleType:
-    """Run a Python file once per process, as a module whose name no other file has."""
+    """Run a Python file once per process, as a module whose name no other file has; an edited file is another one."""
     # Two files of the same name in different folders are two modules; the number tells them apart.
     full = Path(path).resolve()
-    name = f"codeshell_user_{full.stem}_{zlib.crc32(str(full).encode()):08x}"
+    code = full.read_bytes()
+    name = f"codeshell_user_{full.stem}_{zlib.crc32(os.fsencode(full) + code):08x}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, full)
-    if spec is None or spec.loader is None:
-        raise OSError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    # Not through importlib: its bytecode files are told from the source by the second and the size alone.
+    module = ModuleType(name)
+    module.__file__ = str(full)
     # Before it runs, because dataclasses look up their module while they are being defined.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(code, str(full), "exec", dont_inherit=True), module.__dict__)
     # Half a module must not be found by the next attempt.
     except BaseException:
         del sys.modules[name]

@@ -52,8 +52,12 @@ def test_a_fingerprint_changes_with_the_file_and_with_the_version(tmp_path: Path
     path.write_text("class Mine:\n    version = 3\n")
     first = ORDERED.fingerprint(f"{path}:Mine")
     assert first.startswith("3+")
-    path.write_text("class Mine:\n    version = 3  # edited\n")
+    loaded = ORDERED.get(f"{path}:Mine")
+    assert ORDERED.fingerprint(f"{path}:Mine") == first and ORDERED.get(f"{path}:Mine") is loaded
+    path.write_text("class Mine:\n    version = 3\n    edited = True\n")
+    assert ORDERED.get(f"{path}:Mine") is loaded, "a run that has begun ends with the code that it began with"
     assert ORDERED.fingerprint(f"{path}:Mine") != first
+    assert hasattr(ORDERED.get(f"{path}:Mine"), "edited"), "the text is that of the code which runs"
     assert ORDERED.fingerprint("ordered") == "", "it has no version, and the package's files are not hashed"
 
 

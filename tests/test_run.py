@@ -71,7 +71,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def command(run: Path, corpus: Path, *more: str) -> list[str]:
+def command(run: Path, corpus: Path | str, *more: str) -> list[str]:
     recipe = run.parent / "recipe.toml"
     recipe.write_text(RECIPE)
     parts = [sys.executable, "-m", "codeshell", "run", str(recipe), "-o", str(run), "--input", str(corpus)]
@@ -82,7 +82,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def complete(run: Path, corpus: Path, *more: str) -> str:
+def complete(run: Path, corpus: Path | str, *more: str) -> str:
     result = subprocess.run(
         command(run, corpus, *more), capture_output=True, text=True, env=environment(), timeout=110, check=False
     )
@@ -221,7 +221,7 @@ def test_a_finished_run_stays_done_with_settings_for_the_machine(
         as_an_older_version_left_it(run)
     keys = {path: path.read_bytes() for path in run.rglob("key.json")}
     model = (run / "model" / "model.safetensors").read_bytes()
-    log = complete(run, corpus, *FOR_THE_MACHINE)
+    log = complete(run, f"{corpus}/", *FOR_THE_MACHINE)
     assert all(f"{stage.name}: done before" in log for stage in STAGES)
     assert not list(run.glob("*.old-*"))
     assert (run / "model" / "model.safetensors").read_bytes() == model

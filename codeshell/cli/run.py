@@ -41,7 +41,10 @@ def main(args: argparse.Namespace) -> int:
 
     overrides = list(args.set)
     if args.input:
-        overrides.append("collect.inputs=" + json.dumps(args.input))
+        # `src/` and `src` are one folder, and a run that resumes must see one input. A URL and an empty string stay as
+        # they are: as paths, they would be `https:/...` and the working directory.
+        inputs = [str(Path(item).expanduser()) if item and "://" not in item else item for item in args.input]
+        overrides.append("collect.inputs=" + json.dumps(inputs))
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
     settings = recipe.load(args.recipe, overrides)

@@ -92,7 +92,12 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
         plan: dict[str, Any] = read_json(path)
         if plan["settings"] != asked:
             raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
-        return plan
+        if "repeated" in plan:
+            return plan
+        # An earlier version was killed in this stage, and its lists have another format: the stage begins again.
+        # `plan.json` goes last. If a kill came before that, it brings the next run here again.
+        for old in [*stage.glob("*-[0-9]*"), path]:
+            old.unlink(missing_ok=True)
     if not settings.inputs:
         raise UserError("collect.inputs: empty; name folders, .parquet or .jsonl files in the recipe or with --input")
     # The listing is a stream: only one shard's files are in memory while they are written down.

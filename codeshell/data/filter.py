@@ -30,7 +30,7 @@ from codeshell.data.rules import RULES, check_columns, decide, own_rules, thresh
 from codeshell.documents import languages
 from codeshell.documents.arrays import save_array
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.shards import KEPT, list_shards, read_table, shard_path, write_table
+from codeshell.documents.shards import KEPT, by_language, list_shards, read_table, shard_path, write_table
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly
 from codeshell.engine.memory import give_back_large_blocks
@@ -233,10 +233,7 @@ def write_shard(directory: str, rules: Rules, totals: dict[str, int], ranges: in
             reasons[code]: {"documents": int((reason == code).sum()), "bytes": int(sizes[reason == code].sum())}
             for code in np.unique(reason[rows]).tolist()
         },
-        "by_language": {
-            group["language"]: {"documents": group["bytes_count"], "bytes": group["bytes_sum"]}
-            for group in kept.group_by("language").aggregate([("bytes", "count"), ("bytes", "sum")]).to_pylist()
-        },
+        "by_language": by_language(kept),
     }
     for unit in ("documents", "bytes"):
         lost = sum(numbers[unit] for numbers in statistics["dropped"].values())

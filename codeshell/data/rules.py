@@ -266,7 +266,7 @@ _COMPARE: dict[str, Any] = {
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """A column as float64; a text counts as 1 and an empty one as 0, null is NaN."""
     # A phrase such as `generated` is a finding: what matters is whether there is one.
-    if pa.types.is_string(column.type):
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = pc.greater(pc.binary_length(column), 0)
     values: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()
     return values

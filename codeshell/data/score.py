@@ -29,12 +29,18 @@ from codeshell.scorers.text import SCORES
 
 def check(recipe: Recipe) -> None:
     """Raise a `UserError` for a scorer that cannot be made, settings for one that is not named, or a column twice."""
-    settings = recipe.score
+    _checked(recipe.score)
+
+
+def _checked(settings: Score) -> dict[str, Scorer]:
+    """The scorers by name, made and checked as `check` says."""
     # Settings of a misspelt name would otherwise be ignored in silence.
     unknown = settings.settings.keys() - set(settings.scorers)
     if unknown:
         raise UserError(f"score.settings: {min(unknown)!r} is not in score.scorers; name it there as well")
-    _schema(_make(settings))
+    scorers = _make(settings)
+    _schema(scorers)
+    return scorers
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -50,7 +56,10 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     settings, stage = recipe.score, make_directory(directory / "score")
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
-    check(recipe)
+    # Only their names are needed here. They are not held while the workers score: one may have loaded a model.
+    columns = {name: scorer.columns.names for name, scorer in _checked(settings).items()}
+    # If this process is the worker, it may have scored before with what a FILE.py was then.
+    _scorers.cache_clear()
     # A worker may have another working directory, so it gets whole paths.
     places = {name: absolute(name) for name in settings.scorers}
     work = Score(
@@ -58,10 +67,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     )
     shards: list[int] = list(range(len(list_shards(directory / "collect", "documents"))))
     parts = map_shards(engine, stage, "score", partial(score_shard, str(directory), work), shards)
-    return {
-        "documents": sum(part["documents"] for part in parts),
-        "columns": {name: scorer.columns.names for name, scorer in _make(settings).items()},
-    }
+    return {"documents": sum(part["documents"] for part in parts), "columns": columns}
 
 
 def score_shard(directory: str, settings: Score, shard: int) -> dict[str, Any]:

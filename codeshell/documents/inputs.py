@@ -363,7 +363,8 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
     names = [path]
     if has_magic(path) and not os.path.lexists(path):
         names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
-        if "**" in path:  # it finds the files below a folder, and the folder
+        # `**` and `**/*` find the files below a folder and the folders; `**/src` means the folders.
+        if "**" in path and has_magic(Path(path).name):
             names = [name for name in names if not Path(name).is_dir()]
     # A pattern without a file is a mistake, not an empty input.
     if not names:

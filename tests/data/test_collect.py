@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -248,6 +249,23 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, after: str) -> No
             stderr=subprocess.DEVNULL,
         )
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_an_earlier_version_began_to_collect_begins_again(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "code", {f"m{i}.py": program(i) for i in range(6)})
+    settings = recipe(root, shard_bytes=500)
+    run_collect(settings, tmp_path / "whole")
+    stage = tmp_path / "killed/collect"
+    run_collect(settings, stage.parent)
+    # The earlier version listed other things under these names, and its plan had fewer keys.
+    plan = json.loads((stage / "plan.json").read_text())
+    (stage / "plan.json").write_text(json.dumps({key: plan[key] for key in ("settings", "shards")}))
+    (stage / "plan-00000.json").write_text('{"roots": {}, "entries": []}')
+    (stage / "collect-00001.json").unlink()
+    (stage / "documents-00009.parquet").write_bytes(b"of a shard that is not there any more")
+    (stage / "key.json").write_text("{}")
+    run_collect(settings, stage.parent)
+    assert contents(stage) == contents(tmp_path / "whole/collect") | {"key.json": b"{}"}
 
 
 def test_a_resumed_run_reads_nothing_that_is_done(tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_wrong_overrides_are_named(overrides: dict[str, dict[str, float]], messa
         rules.thresholds(Rules(overrides=overrides))
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_a_column_of_texts_says_whether_there_is_one(kind: pa.DataType) -> None:
+    found = rules.numbers(pa.chunked_array([pa.array(["a phrase", "", None], kind)]))
+    assert found[:2].tolist() == [1.0, 0.0] and math.isnan(found[2])
+
+
 def test_no_documents_are_no_problem() -> None:
     assert len(rules.decide(SCORES.empty_table(), rules.THRESHOLDS).rule) == 0
 

@@ -146,6 +146,7 @@ def test_settings_of_a_scorer_and_what_is_done_again(own: Path, capsys: pytest.C
     assert run() == 0
     error = capsys.readouterr().err
     assert "score: done before" in error and "filter: other settings (code of my_rule.py:MANY was" in error
+    assert "unfinished.py" not in drops(own / "run"), "the edited rule decided, not the one loaded before"
 
 
 def test_a_run_without_scorers_has_no_stage_of_them(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,9 +158,12 @@ def test_a_run_without_scorers_has_no_stage_of_them(own: Path, capsys: pytest.Ca
     before = contents(own / "plain/filter")
     # With a scorer and without it again: the stage goes, and the filter is as it was, key and all.
     assert run("score.scorers=['my_scorer.py:Todo']", name="plain") == 0
+    assert "filter: other settings (score.scorers is new); doing it again" in capsys.readouterr().err
     assert (own / "plain/score/scores-00000.parquet").exists()
     assert run(name="plain") == 0
-    assert "score: other settings (score.scorers is empty); removed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "score: other settings (score.scorers is empty); removed" in error
+    assert "filter: other settings (score.scorers is empty); doing it again" in error
     assert not (own / "plain/score").exists()
     assert contents(own / "plain/filter") == before
 
@@ -191,7 +195,7 @@ def test_workers_and_resumes_change_no_byte(own: Path) -> None:
         ({"score.scorers": ["other.py:Wrong"]}, "other.py:Wrong: 'wrong' is not double"),
         ({"score.scorers": ["other.py:Absent"]}, "score() gives no 'absent'"),
         ({"score.settings": {"my_scorer.py:X": {}}}, "score.settings: 'my_scorer.py:X' is not in score.scorers"),
-        ({"rules.own": ["my_rule"]}, "rule 'my_rule': no place; One of your own is named by FILE.py:NAME"),
+        ({"rules.own": ["my_rule"]}, "rule 'my_rule': unknown; name one of your own by its place, FILE.py:NAME"),
         ({"rules.own": ["my_rule.py:MANY", "my_rule.py:MANY"]}, "the name 'todo_per_line' is taken"),
         ({"rules.own": ["other.py:Todo"]}, "rule other.py:Todo: has no 'name'; see codeshell.data.rules.Rule"),
         ({"rules.own": ["other.py:UNKNOWN"]}, "rule unknown: no column 'nothing'; name the scorer that writes it"),

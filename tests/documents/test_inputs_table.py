@@ -71,6 +71,11 @@ def deep_glob(root: Path) -> list[str]:
     return [str(root / "code/**/*.py")]
 
 
+def deep_glob_of_folders(root: Path) -> list[str]:
+    write_tree(root / "code", {"a.py": "x", "x/src/b.py": TEXTS[0], "y/z/src/c.py": TEXTS[1], "y/d.py": "x"})
+    return [str(root / "code/**/src")]
+
+
 def glob_of_tables(root: Path) -> list[str]:
     parquet(root / "a.parquet", RECORDS[:4])
     jsonl(root / "b.jsonl", RECORDS[4:])
@@ -154,6 +159,7 @@ CASES: list[tuple[Callable[[Path], list[str]], list[str]]] = [
     (single_file, TEXTS[:1]),
     (several_files_and_globs, TEXTS[:4]),
     (deep_glob, TEXTS[:3]),
+    (deep_glob_of_folders, TEXTS[:2]),
     (glob_of_tables, TEXTS),
     (parquet_file, TEXTS),
     (folder_of_parquet, TEXTS),
