@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
     so the worker count cannot change a number.
 
     Raises:
-        UserError: the run has no model or no tokenizer yet, or a name is that of no task.
+        UserError: the run has no model or no tokenizer yet, a name is that of no task, or two tasks have one name.
     """
     # Names are checked before anything heavy is loaded.
     tasks = [get_task(name) for name in names]
+    # A name is the key of the statistics and of what is kept, so a second task would be given the first one's numbers.
+    for name, count in Counter(task.name for task in tasks).items():
+        if count > 1:
+            raise UserError(f"task {name}: {count} tasks have this name; give each class a `name` of its own")
     output = make_directory(directory / "evaluate")
     for needed in ("model", "tokenizer"):
         if not (directory / needed).is_dir():

@@ -75,7 +75,7 @@ class Subject:
         """The ids before every document."""
         return [self.tokenizer.eot] if self.start == "eot" else []
 
-    # The baselines are made when the first task asks for them, and once for all tasks.
+    # The baselines are made when the first task asks for them, and all but the untrained model once for all tasks.
 
     @cached_property
     def training_sample(self) -> list[Document]:
@@ -87,10 +87,13 @@ class Subject:
         """The byte model of order 3, counted on the training sample; None without one."""
         return ByteModel(document.data for document in self.training_sample) if self.training_sample else None
 
-    @cached_property
+    @property
     def untrained(self) -> Any | None:
-        """The model before training (see `untrained`); None for a model of more than `UNTRAINED_PARAMETERS`."""
-        # Counted before the twin is made: it would need as much memory as the model.
+        """The model before training (see `untrained`); None for a model of more than `UNTRAINED_PARAMETERS`.
+
+        It takes as much memory as the model, so it is made anew each time and not kept for later tasks.
+        """
+        # Counted before the twin is made.
         size = sum(parameter.numel() for parameter in self.model.parameters())
         return untrained(self.model, self.seed) if size <= UNTRAINED_PARAMETERS else None
 

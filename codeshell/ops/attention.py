@@ -173,16 +173,11 @@ def _packed(
         raise ValueError("max_seqlen goes with cu_seqlens; give both or neither")
     if cu_seqlens is not None and max_seqlen is None:
         raise ValueError("max_seqlen is missing; give the longest sequence's length as a Python int with cu_seqlens")
+    left, right = None if window is None else window - 1, 0 if causal else None
+    scale = scale_of(scale, tensors[0])
+    # By position, because names cost time in small calls. None: the keys have the offsets of the queries.
     call = AttentionCall(
-        *tensors,
-        cu_seqlens,
-        max_seqlen or 0,
-        left=None if window is None else window - 1,
-        right=0 if causal else None,
-        scale=scale_of(scale, tensors[0]),
-        dropout_p=dropout_p,
-        deterministic=deterministic,
-        return_lse=return_lse,
+        *tensors, cu_seqlens, max_seqlen or 0, left, right, scale, None, dropout_p, deterministic, return_lse
     )
     check(call)
     return call

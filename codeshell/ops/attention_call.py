@@ -67,7 +67,8 @@ def scale_of(scale: float | None, q: torch.Tensor) -> float:
     """The scale of a call: `dim ** -0.5` unless it is given, and anything for a `q` that the checks will refuse."""
     if scale is not None:
         return scale
-    return q.shape[-1] ** -0.5 if q.dim() and q.shape[-1] else 1.0
+    dim = q.shape[-1] if q.dim() else 0
+    return dim**-0.5 if dim else 1.0
 
 
 def has_kernel_form(call: AttentionCall) -> bool:
@@ -101,17 +102,20 @@ def check(call: AttentionCall) -> None:
 def check_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: bool) -> None:
     """Raises ValueError where the three do not fit: (batch, seq, heads, dim), or `packed` (total, heads, dim)."""
     # Ranks and shapes, then heads in whole groups, then dtypes, then devices: each message relies on those before it.
+    # Each shape is looked up once, because a look-up makes a new tuple, which costs time in small calls.
+    q_shape, k_shape = q.shape, k.shape
     if (
-        q.dim() != (3 if packed else 4)
-        or k.dim() != q.dim()
-        or k.shape != v.shape
-        or q.shape[-1] != k.shape[-1]
-        or (not packed and q.shape[0] != k.shape[0])
+        len(q_shape) != (3 if packed else 4)
+        or len(k_shape) != len(q_shape)
+        or k_shape != v.shape
+        or q_shape[-1] != k_shape[-1]
+        or (not packed and q_shape[0] != k_shape[0])
     ):
         layout = "(total, heads, dim) with cu_seqlens" if packed else "(batch, seq, heads, dim)"
-        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}: must be {layout}, k and v alike")
-    if not (q.shape[-1] and q.shape[-2] and k.shape[-2]) or q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"q has {q.shape[-2]} heads of {q.shape[-1]}, not a multiple of the {k.shape[-2]} of k")
+        raise ValueError(f"q {tuple(q_shape)}, k {tuple(k_shape)}, v {tuple(v.shape)}: must be {layout}, k and v alike")
+    heads, dim, kv_heads = q_shape[-2], q_shape[-1], k_shape[-2]
+    if not (dim and heads and kv_heads) or heads % kv_heads:
+        raise ValueError(f"q has {heads} heads of {dim}, not a multiple of the {kv_heads} of k")
     if not (q.dtype == k.dtype == v.dtype) or not q.dtype.is_floating_point:
         raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; they must be one floating-point dtype")
     if not (q.device == k.device == v.device):
@@ -134,7 +138,8 @@ def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: st
         raise ValueError(f"{given} is a {type(offsets).__name__}: must be an int32 tensor (sequences + 1,)")
     if offsets.dtype != torch.int32 or offsets.dim() != 1 or offsets.numel() < 2:
         raise ValueError(f"{given} {tuple(offsets.shape)} {offsets.dtype}: must be int32 (sequences + 1,)")
-    check_one_device(name, **{name: x, given: offsets})
+    if offsets.device != x.device:
+        check_one_device(name, **{name: x, given: offsets})
     # From here on the values: they rise from 0 to all tokens, by no more than the longest sequence.
     if offsets.device.type != "cpu":
         return

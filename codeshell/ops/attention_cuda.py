@@ -34,7 +34,7 @@ def attend(call: AttentionCall) -> _Pair:
     result: _Pair
     if differentiable(call.q, call.k, call.v):
         apply: Any = _apply_attention if plain else _Attention.apply
-        result = apply(*call)
+        result = apply(*call[:4], call[4:])
     elif plain:
         result = _forward(call)
     else:
@@ -43,11 +43,19 @@ def attend(call: AttentionCall) -> _Pair:
 
 
 class _Attention(torch.autograd.Function):
-    """Takes the fields of an `AttentionCall` one by one, because autograd sees only tensors that are arguments."""
+    """An `AttentionCall` with its tensors apart, because autograd and tracing see only tensors that are arguments. The
+    other facts, those after `cu_seqlens`, are one tuple, because every argument costs time."""
 
     @staticmethod
-    def forward(ctx: Any, *fields: Any) -> _Pair:
-        call = AttentionCall(*fields)
+    def forward(
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens: torch.Tensor | None,
+        facts: tuple[Any, ...],
+    ) -> _Pair:
+        call = AttentionCall(q, k, v, cu_seqlens, *facts)
         if direct(call.q, call.k, call.v):
             out, lse = _forward(call)
         else:
@@ -70,7 +78,7 @@ class _Attention(torch.autograd.Function):
             gradients = _backward(call, grads[0], out, lse)
         else:
             gradients = _backward_op(grads[0], out, lse, *arguments, deterministic)
-        return (*gradients, *[None] * (len(AttentionCall._fields) - 3))
+        return (*gradients, None, None)
 
 
 _apply_attention = apply_directly(_Attention)

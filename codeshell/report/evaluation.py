@@ -50,8 +50,9 @@ def evaluation(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None
     for name, reason in mapping(stats.get("not_run")).items():
         tasks.append(_drawn(name, Section(words(name).capitalize(), (f"Not run: {cut(reason, 500)}",))))
     claims = stats.get("claims")
-    # Keys that no task has claimed, for example of a later version.
-    left = {key: value for key, value in stats.items() if key not in (*KNOWN, *TASKS, *sections)}
+    # Keys that no task has claimed, for example of a later version. A task that has not run is null, and is said above.
+    said = (*KNOWN, *TASKS, *sections, *mapping(stats.get("not_run")))
+    left = {key: value for key, value in stats.items() if key not in said}
     return {
         "claims": [str(claim) for claim in claims] if isinstance(claims, list) else [],
         "tasks": tasks,

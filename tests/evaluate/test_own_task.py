@@ -111,8 +111,15 @@ def test_in_the_evaluation_of_a_run_and_in_its_report(own: str, run_directory: P
     count = stats["returns"]["problems"]
     assert f"Functions that return <b>something</b>{count} problems." in text
     assert f"always{count} of {count}100.0 %" in text and "Not run: nothing to ask" in text
+    # A task that has not run is said once, with its reason, and not listed again as an unknown key.
+    assert "Other numbers of the stage" not in text
     samples = lxml.html.fromstring(page).get_element_by_id("samples").text_content()
     assert "returns" in samples and "def f():" in samples and samples.count("wrong") == count
+
+
+def test_two_tasks_of_one_name_are_refused(own: str, run_directory: Path) -> None:
+    with pytest.raises(UserError, match="task returns: 2 tasks have this name"):
+        evaluate.run(RECIPE, run_directory, LocalEngine(1), [f"{own}:Returns", f"{own}:returns"])
 
 
 def test_a_section_that_cannot_be_read_is_listed(run_directory: Path) -> None:

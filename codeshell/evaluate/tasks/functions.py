@@ -111,8 +111,9 @@ class Functions(Task):
 
         # A baseline that cannot be had (no training split, a model too large for a twin) is left out.
         systems = {"model": bodies(subject.model)}
-        if subject.untrained is not None:
-            systems["untrained"] = bodies(subject.untrained)
+        twin = subject.untrained
+        if twin is not None:
+            systems["untrained"] = bodies(twin)
         if subject.byte_model is not None:
             # The byte model writes as many bytes as the model's tokens hold on average in these headers.
             texts = [header.text.encode("utf-8") for header in problems]
