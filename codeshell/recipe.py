@@ -173,9 +173,9 @@ class Train(Settings, frozen=True, kw_only=True):
     """On matrices only (weights of two or more dimensions)."""
     clip: Redo[Rate] = 1.0
     """Global gradient norm; 0 turns clipping off."""
-    precision: Resume[Literal["auto", "fp32", "bf16"]] = "auto"
-    """`auto` is bf16 autocast where the device computes in bf16, else fp32. The weights are fp32 in either case, so
-    training can resume in the other one; only the rounding differs."""
+    precision: Redo[Literal["auto", "fp32", "bf16"]] = "auto"
+    """`auto` is bf16 autocast where the device computes in bf16, else fp32. The weights are fp32 in either case. Where
+    `auto` means another one on resume, training says so and continues; only the rounding differs."""
     fim_rate: Redo[Share] = 0.5
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5

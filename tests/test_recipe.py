@@ -95,8 +95,9 @@ def test_every_marked_key_reaches_a_stage_unless_runs_resume_with_it() -> None:
 
 def test_changed_names_what_a_result_depends_on() -> None:
     was = {"train.lr": 0.1, "train.threads": 1, "train.precision": "fp32", "seed": 0}
-    assert recipe.changed(was, was | {"train.threads": 2, "train.precision": "bf16", "name": "other"}) == []
+    assert recipe.changed(was, was | {"train.threads": 2, "train.log_every": 5, "name": "other"}) == []
     assert recipe.changed(was, was | {"train.lr": 0.2, "seed": 1}) == ["seed", "train.lr"]
+    assert recipe.changed(was, was | {"train.precision": "bf16"}) == ["train.precision"]
     # A key that the earlier version did not know, and its default; then a key that this one does not know.
     assert recipe.changed(was, was | {"train.clip": 1.0}) == []
     assert recipe.changed(was, was | {"train.clip": 2.0}) == ["train.clip"]

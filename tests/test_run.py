@@ -190,7 +190,6 @@ FOR_THE_MACHINE = (
     *("--set", "train.micro_batch_tokens=256"),
     *("--set", "train.threads=2"),
     *("--set", "train.valid_tokens=1_000"),
-    *("--set", "train.precision=fp32"),
     *("--set", "train.log_every=2"),
 )
 """Settings that a run resumes with: the machine's, and what is measured and written on the way."""
@@ -199,7 +198,7 @@ FOR_THE_MACHINE = (
 def as_an_older_version_left_it(run: Path) -> None:
     """Write every `key.json` as the version before the marks did: some of those settings were part of the keys."""
     settings = flatten(to_tree(load(run / "recipe.toml")))
-    older = ("train.micro_batch_tokens", "train.threads", "train.valid_tokens", "train.precision")
+    older = ("train.micro_batch_tokens", "train.threads", "train.valid_tokens")
     upstream = ""
     for stage in STAGES:
         path = run / stage.directories[0] / "key.json"
