@@ -185,7 +185,7 @@ def thresholds(rules: Rules, own: Sequence[Rule] = ()) -> dict[str, Thresholds]:
         own: its own rules, which have a limit in every row.
 
     Raises:
-        UserError: an unknown language or threshold.
+        UserError: an unknown language or threshold, or a rule of one's own that would be off everywhere.
     """
     names = [*DEFAULT, *(rule.name for rule in own)]
     # A misspelt name would otherwise change nothing, without a word.
@@ -195,6 +195,14 @@ def thresholds(rules: Rules, own: Sequence[Rule] = ()) -> dict[str, Thresholds]:
         for name in values:
             if name not in names:
                 raise UserError(f"rules.overrides.{language}: no threshold '{name}'; there are {', '.join(names)}")
+    # A threshold of 0 switches a rule off. A user who means that says so in the overrides.
+    named = {name for values in rules.overrides.values() for name in values}
+    for rule in own:
+        if not rule.limit and rule.name not in named:
+            raise UserError(
+                f"rule {rule.name}: its limit is 0, which switches it off; give it another, or limits of languages in "
+                "rules.overrides"
+            )
     # From the weakest to the strongest: the table, every language, the language itself.
     everywhere = {rule.name: float(rule.limit) for rule in own} | rules.overrides.get("*", {})
     return {

@@ -103,6 +103,15 @@ def test_wrong_overrides_are_named(overrides: dict[str, dict[str, float]], messa
         rules.thresholds(Rules(overrides=overrides))
 
 
+def test_a_rule_of_ones_own_is_not_off_without_a_word() -> None:
+    """A threshold of 0 switches a rule off, and 0 is what a `Threshold` has if nothing is said."""
+    own = [rules.Threshold("few_stars", column="stars", drops="below")]
+    with pytest.raises(UserError, match="rule few_stars: its limit is 0, which switches it off"):
+        rules.thresholds(Rules(), own)
+    assert rules.thresholds(Rules(overrides={"python": {"few_stars": 3}}), own)["python"]["few_stars"] == 3
+    assert rules.thresholds(Rules(overrides={"*": {"few_stars": 0}}), own)["python"]["few_stars"] == 0
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 def test_a_column_of_texts_says_whether_there_is_one(kind: pa.DataType) -> None:
     found = rules.numbers(pa.chunked_array([pa.array(["a phrase", "", None], kind)]))
