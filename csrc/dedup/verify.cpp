@@ -136,11 +136,11 @@ bool verify(const Sets& sets, const uint32_t* edges, size_t count, double thresh
     return place;
   };
   struct Worker {
-    Sets::Place first;
+    Sets::Place first{};
     uint32_t position = 0;
     const uint64_t* values = nullptr;  // of `first`, once they are needed
     bool any = false;
-    std::vector<uint64_t> buffer;
+    std::vector<uint64_t> buffer{};
     LastSets others;
   };
   const auto make = [&] {
