@@ -330,11 +330,11 @@ def _print_settings(recipe: Recipe, directory: Path) -> None:
     defaults = to_tree(Recipe())
     for section, value in to_tree(recipe).items():
         if isinstance(value, dict):
-            changed = [f"{key}={item}" for key, item in value.items() if defaults[section][key] != item]
+            differing = [f"{key}={item}" for key, item in value.items() if defaults[section][key] != item]
         else:
-            changed = [str(value)] if defaults[section] != value else []
-        if changed:
-            say(f"  {section}: {', '.join(changed)}")
+            differing = [str(value)] if defaults[section] != value else []
+        if differing:
+            say(f"  {section}: {', '.join(differing)}")
 
 
 def _print_timings(timings: dict[str, float]) -> None:

@@ -117,6 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from codeshell.engine import make_engine
+    from codeshell.engine.files import is_utf8
     from codeshell.errors import UserError
 
     if args.output is None and not args.dry_run:
@@ -202,11 +203,6 @@ def summary(statistics: dict[str, Any]) -> list[str]:
         index = statistics["index"]
         lines.append(f"index: {index['before']:,} documents before, {index['added']:,} added")
     return lines
-
-
-def is_utf8(path: str) -> bool:
-    """Whether a path of the command line is valid UTF-8. Python turns every byte that is not into a surrogate."""
-    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def parse_size(text: str, name: str) -> int:

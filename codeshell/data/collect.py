@@ -25,7 +25,7 @@ from codeshell.documents import languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import kind_of, printable
+from codeshell.documents.readers import kind_of, storable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
@@ -202,7 +202,7 @@ class _Output:
         self._count(source, row.reason)
         names = {name: getattr(row, name) for name in ("repo", "path", "language")}
         # Names come from users' files: what no text column can hold is written as escapes.
-        names = {name: value and printable(value) for name, value in names.items()}
+        names = {name: value and storable(value) for name, value in names.items()}
         self._drops.append(names | {"bytes": row.size, "stage": "collect", "rule": row.reason})
         if len(self._drops) == ROW_GROUP:
             self._flush_drops()
@@ -233,8 +233,8 @@ class _Output:
         table = pa.table(
             [
                 ids,
-                [printable(row.repo or "") for _, row in held],
-                [printable(row.path or "") for _, row in held],
+                [storable(row.repo or "") for _, row in held],
+                [storable(row.path or "") for _, row in held],
                 names,
                 # The joined bytes are the column: no copy.
                 pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data)),

@@ -177,7 +177,7 @@ def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[st
         ids = order = None
         if "id" in columns:
             # NAME#ROW, made by Arrow for all rows at once.
-            name = pa.scalar(f"{readers.printable(shard.source.name)}#")
+            name = pa.scalar(f"{readers.storable(shard.source.name)}#")
             ids = pc.binary_join_element_wise(name, pa.array(places).cast(pa.string()), "")
             if id_column is not None:
                 ids = pc.coalesce(batch.column(id_column).cast(pa.string()), ids)
@@ -211,11 +211,11 @@ def _row_batch(held: list[Row], left_out: Counter[str], shard: Shard, columns: C
         name = shard.source.name
         if name and shard.source.kind == "files":
             name += "/"
-        names = [readers.printable(name + row.place if row.id is None else row.id) for row in held]
+        names = [readers.storable(name + row.place if row.id is None else row.id) for row in held]
         ids = pa.array(names, pa.string())
     # JSON gives values of any type under one key: those of another type than the column's count as none.
     if "order" in columns and shard.order_type == "string":
-        words = [readers.printable(row.order) if isinstance(row.order, str) else None for row in held]
+        words = [readers.storable(row.order) if isinstance(row.order, str) else None for row in held]
         order = pa.array(words, pa.large_string())
     elif "order" in columns:
         numbers = [float(row.order) if isinstance(row.order, (int, float)) else None for row in held]

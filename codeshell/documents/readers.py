@@ -19,6 +19,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from codeshell.engine.files import is_utf8
 from codeshell.errors import UserError
 
 PARQUET_BUFFER = 1 << 20
@@ -51,7 +52,7 @@ def is_packed(path: str) -> bool:
     return path.lower().endswith((".gz", ".zst"))
 
 
-def printable(name: str) -> str:
+def storable(name: str) -> str:
     """A string as any file can hold it: bytes of a path that are not UTF-8, and lone surrogates, become escapes."""
     if is_utf8(name):
         return name
@@ -59,15 +60,6 @@ def printable(name: str) -> str:
         return os.fsencode(name).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # A surrogate that stands for no byte: the string came from JSON.
         return name.encode("utf-8", "backslashreplace").decode()
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a string has no surrogates, which Python also makes of the bytes of a path that are not UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read_file(path: str, limit: int) -> tuple[bytes, str]:

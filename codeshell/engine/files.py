@@ -20,6 +20,15 @@ TEMPORARY = ".partial"
 _attempt = 0
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a string has no surrogates, which Python also makes of the bytes of a path that are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def attempt(number: int) -> Iterator[None]:
     """Within the block, this process writes as attempt `number` (from 0) of a task that may run twice at a time.

@@ -16,7 +16,7 @@ import torch
 
 from codeshell import ops
 from codeshell.ops.attention import attend
-from codeshell.ops.attention_call import AttentionCall, check, check_heads, check_offsets, scale_of
+from codeshell.ops.attention_call import AttentionCall, check, check_heads, check_offsets, one_sided, scale_of
 from codeshell.ops.library import check_one_device
 
 __all__ = ["flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache"]
@@ -220,7 +220,7 @@ def flash_attn_with_kvcache(
         cache_seqlens = torch.full((q.shape[0],), cache_seqlens, dtype=torch.int32, device=q.device)
     # No row has more keys than the capacity, so a bound that hides nothing there hides nothing anywhere.
     left, right = _bounds(window_size, causal, q.shape[1], capacity)
-    if right != 0 and not (left is None and right is None):
+    if not one_sided(left, right):
         raise NotImplementedError(
             f"window_size is {tuple(window_size)} with {q.shape[1]} queries: over a cache only causal windows, "
             "(left, 0), are served"

@@ -71,12 +71,15 @@ def scale_of(scale: float | None, q: torch.Tensor) -> float:
     return dim**-0.5 if dim else 1.0
 
 
+def one_sided(left: Bound, right: Bound) -> bool:
+    """Whether the bounds are such as kernels take: causal, with or without a window; or every query sees every key."""
+    return right == 0 or (left is None and right is None)
+
+
 def has_kernel_form(call: AttentionCall) -> bool:
     """Whether kernels can serve the call at all: no dropout, no key after a query unless every key is seen, and packed
     sequences that attend to themselves. Device, dtype and dimension are each kernel's own matter."""
-    # Causal, with or without a window; or every query sees every key.
-    one_sided = call.right == 0 or (call.left is None and call.right is None)
-    return one_sided and call.dropout_p == 0.0 and call.cu_seqlens_k is None
+    return one_sided(call.left, call.right) and call.dropout_p == 0.0 and call.cu_seqlens_k is None
 
 
 def check(call: AttentionCall) -> None:

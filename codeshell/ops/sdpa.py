@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codeshell.ops import hopper
-from codeshell.ops.attention_call import AttentionCall, Bound
+from codeshell.ops.attention_call import AttentionCall, Bound, one_sided
 
 _log = logging.getLogger("codeshell")
 _said: set[str] = set()
@@ -116,7 +116,7 @@ def _reason(call: AttentionCall) -> str:
     q = call.q
     if call.cu_seqlens_k is not None:
         return "cu_seqlens_k other than cu_seqlens_q"
-    if call.right != 0 and not (call.left is None and call.right is None):
+    if not one_sided(call.left, call.right):
         return "a window_size that is not causal"
     if call.dropout_p:
         return "dropout of the probabilities"
