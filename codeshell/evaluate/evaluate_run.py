@@ -17,7 +17,7 @@ from codeshell.evaluate.corpus import Corpus, split_paths
 from codeshell.evaluate.measure import Outcome, measure
 from codeshell.evaluate.subject import Subject, load_model, longest_context, phase_ends, start_of
 from codeshell.evaluate.task import Task
-from codeshell.evaluate.tasks import TASKS, get_task
+from codeshell.evaluate.tasks import TASKS, code_of, get_task
 from codeshell.recipe import Recipe
 
 SPLIT = "test"
@@ -33,6 +33,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         UserError: the run has no model or no tokenizer yet, a name is that of no task, or two tasks have one name.
     """
     # Names are checked before anything heavy is loaded.
+    codes = [code_of(name) for name in names]
     tasks = [get_task(name) for name in names]
     # A name is the key of the statistics and of what is kept, so a second task would be given the first one's numbers.
     for name, count in Counter(task.name for task in tasks).items():
@@ -49,7 +50,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         try:
-            outcome = measure(tasks, _subject(recipe, directory, held_out), output)
+            outcome = measure(tasks, _subject(recipe, directory, held_out), output, codes)
         finally:
             torch.set_num_threads(before)
     else:

@@ -39,7 +39,9 @@ class Outcome:
         return {"not_run": self.not_run, **results, "claims": claims}
 
 
-def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -> Outcome:
+def measure(
+    tasks: Sequence[Task], subject: Subject, kept: Path | None = None, codes: Sequence[str] | None = None
+) -> Outcome:
     """Do every task once.
 
     Args:
@@ -47,13 +49,14 @@ def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -
         subject: the model under test.
         kept: a directory that holds `part-NAME.json` of each task that is done, so that a killed evaluation resumes;
             None keeps nothing.
+        codes: a text for each task that changes with its code (see `tasks.code_of`), so that what another code did is
+            done again; by default none does.
     """
     outcome = Outcome(tasks)
-    for task in tasks:
+    for task, code in zip(tasks, codes or [""] * len(tasks), strict=True):
         path = None if kept is None else kept / f"part-{task.name}.json"
-        # Done by an earlier start of the same evaluation.
-        if path is not None and path.exists():
-            part = read_json(path)
+        # Done by an earlier start of the same evaluation, by the same code.
+        if path is not None and path.exists() and (part := read_json(path)).get("code", "") == code:
             outcome.measured[task.name] = Measured(part["result"], part["samples"])
             continue
         began = time.monotonic()
@@ -64,7 +67,8 @@ def measure(tasks: Sequence[Task], subject: Subject, kept: Path | None = None) -
             outcome.not_run[task.name] = str(reason)
             continue
         if path is not None:
-            write_json(path, {"result": measured.result, "samples": measured.samples})
+            stamp = {"code": code} if code else {}
+            write_json(path, {"result": measured.result, "samples": measured.samples} | stamp)
             say(f"evaluate: {task.name} took {time.monotonic() - began:.1f} s")
             # From here on the numbers are those of the file, as after a resume.
             part = read_json(path)

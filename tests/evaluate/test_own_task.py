@@ -117,6 +117,24 @@ def test_in_the_evaluation_of_a_run_and_in_its_report(own: str, run_directory: P
     assert "returns" in samples and "def f():" in samples and samples.count("wrong") == count
 
 
+def test_an_edited_task_is_measured_again(own: str, run_directory: Path) -> None:
+    """What another code has measured is not kept; what the same code has measured is."""
+    names = [f"{own}:Returns", "bits_per_byte"]
+    first = evaluate.run(RECIPE, run_directory, LocalEngine(1), names)
+    parts = {name: run_directory / "evaluate" / f"part-{name}.json" for name in ("returns", "bits_per_byte")}
+    written = {name: path.stat().st_mtime_ns for name, path in parts.items()}
+    assert evaluate.run(RECIPE, run_directory, LocalEngine(1), names) == first
+    assert {name: path.stat().st_mtime_ns for name, path in parts.items()} == written
+    # The same task with one problem.
+    text = Path(own).read_text()
+    edited = text.replace("for document in documents]", "for document in documents][:1]")
+    assert edited != text
+    Path(own).write_text(edited)
+    second = evaluate.run(RECIPE, run_directory, LocalEngine(1), names)
+    assert second["returns"]["problems"] == 1 < first["returns"]["problems"]
+    assert parts["bits_per_byte"].stat().st_mtime_ns == written["bits_per_byte"]
+
+
 def test_two_tasks_of_one_name_are_refused(own: str, run_directory: Path) -> None:
     with pytest.raises(UserError, match="task returns: 2 tasks have this name"):
         evaluate.run(RECIPE, run_directory, LocalEngine(1), [f"{own}:Returns", f"{own}:returns"])

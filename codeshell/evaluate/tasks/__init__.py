@@ -35,6 +35,19 @@ RESERVED = ("all", "claims", "held_out", "not_run", "sections")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+:-]*", re.ASCII)
 
 
+def code_of(name: str) -> str:
+    """A text that changes with the code of a task outside the package; empty for those of the package.
+
+    From here on `get_task` gives the task that this text stands for, also if its file was edited since it was loaded.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    # A task of the package changes with the package, and what a run of it has done stays done.
+    name = ALIASES.get(name, name)
+    return "" if name in TASKS else TASKS.fingerprint(name)
+
+
 def get_task(name: str) -> Task:
     """The task of this name, or at this place (a class derived from `Task`, or an object of one).
 
