@@ -48,6 +48,8 @@ class Found(NamedTuple):
     repo: str
     reason: str
     """Why it is left out; empty if it is to be read."""
+    look: bool = False
+    """Its name has a suffix of which nothing is known: its beginning decides whether the rest is read."""
 
 
 def walk(root: str, *, max_file_bytes: int, vendored: bool, leave_out: frozenset[str] = frozenset()) -> Iterator[Found]:
@@ -96,7 +98,8 @@ def walk(root: str, *, max_file_bytes: int, vendored: bool, leave_out: frozenset
                 stack.append((path + "/", inside, iter(below or ())))
         else:
             size, reason = _look_at(entry, max_file_bytes)
-            yield Found(path, size, git or _repo(base, path, is_file=True), reason)
+            look = not reason and languages.suffix(entry.name) != "" and languages.by_name(entry.name) == (None, True)
+            yield Found(path, size, git or _repo(base, path, is_file=True), reason, look)
 
 
 def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
@@ -105,12 +108,17 @@ def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
         return "vcs"
     if size == 0:
         return "empty"
-    # A name without suffix may still be a script: only the first line tells, so the file is read.
+    # A name that says nothing may still be a script's: only the text tells, so the file is read.
     language, look_inside = languages.by_name(name)
+    ending = languages.suffix(name)
+    if language is None and ending in BINARY:
+        return "binary"
     if language is None and not look_inside:
-        return "binary" if languages.suffix(name) in BINARY else "unknown_language"
+        return "unknown_language"
     if MINIFIED.search(name):
         return "minified"
+    if ending == ".lock":
+        return "lock_file"
     return "over_large" if size > max_file_bytes else ""
 
 
