@@ -67,6 +67,9 @@ class Collect(Settings, frozen=True, kw_only=True):
     """Larger files are left out as `over_large` (StarCoder's crawl used 1 MB)."""
     vendored: Redo[bool] = False
     """Keep files below folders like `node_modules` or `third_party`."""
+    encoding: Redo[Literal["utf-8", "auto"]] = "utf-8"
+    """`utf-8` leaves files in other encodings out and counts them by name (`encoding_latin1`); `auto` reads those whose
+    encoding can be told, as UTF-8."""
     shard_bytes: Redo[Positive] = 33_554_432
     """Text in one shard; a worker holds about three times this in memory."""
     text_column: Redo[str] = "text"

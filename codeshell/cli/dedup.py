@@ -92,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out larger files of folders (default: 1048576)",
     )
+    add(
+        "--encoding",
+        choices=("utf-8", "auto"),
+        default="utf-8",
+        help="auto: also read files in other encodings (UTF-16, Latin-1, Shift-JIS, GBK ...) where they can be told; "
+        "kept/ has their own bytes (default: utf-8)",
+    )
     add("--vendored", action="store_true", help="also enter folders like node_modules and third_party")
     add("--ids-only", action="store_true", help="write the ids of what stays instead of the rows")
     add("--dry-run", action="store_true", help="only report: write no rows and change no index")
@@ -163,6 +170,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         order_column=parameters.order_column,
         max_file_bytes=args.max_file_bytes,
         vendored=args.vendored,
+        encoding=args.encoding,
     )
     # A dry run without -o works in a directory that is removed afterwards.
     with tempfile.TemporaryDirectory() as scratch:
@@ -197,6 +205,8 @@ def summary(statistics: dict[str, Any]) -> list[str]:
     if statistics["left_out"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["left_out"].items())
         lines.append(f"not compared: {reasons}")
+        if any(reason.startswith("encoding_") for reason in statistics["left_out"]):
+            lines.append("texts in other encodings than UTF-8 can be compared, too: --encoding auto")
     if statistics.get("repeated_ids"):
         lines.append(f"{statistics['repeated_ids']:,} documents repeat an earlier id; (shard, row) tells rows apart")
     if "index" in statistics:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, metavar="N", help="processes for the data stages (default: all cores)"
     )
+    parser.add_argument("--encoding", choices=("utf-8", "auto"), help="short for --set collect.encoding=...")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage, e.g. split")
 
 
@@ -45,6 +46,8 @@ def main(args: argparse.Namespace) -> int:
         # they are: as paths, they would be `https:/...` and the working directory.
         inputs = [str(Path(item).expanduser()) if item and "://" not in item else item for item in args.input]
         overrides.append("collect.inputs=" + json.dumps(inputs))
+    if args.encoding:
+        overrides.append(f"collect.encoding={args.encoding}")
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
     settings = recipe.load(args.recipe, overrides)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell.documents import languages
+from codeshell.documents import encodings, languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
@@ -123,6 +123,7 @@ def options_of(settings: Collect) -> InputOptions:
         max_file_bytes=settings.max_file_bytes,
         max_row_bytes=settings.max_file_bytes,
         vendored=settings.vendored,
+        encoding=settings.encoding,
     )
 
 
@@ -221,7 +222,7 @@ class _Output:
             bad = set(np.flatnonzero(~measures["valid"]).tolist())
             for place in sorted(bad):
                 source, row = held[place]
-                self._drop(source, row._replace(reason="bad_utf8"))
+                self._drop(source, row._replace(reason=encodings.reason(row.text)))
             held = [entry for place, entry in enumerate(held) if place not in bad]
             texts = [row.text for _, row in held]
             data, offsets, measures = scores.measure(texts)
