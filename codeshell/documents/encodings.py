@@ -75,10 +75,13 @@ SYLLABLES = frozenset(
 )
 CYRILLIC = ("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё", "оанивтерсілкудмпязьбгйчхїжцющшєфґ")
 GREEK = ("αοιετσνηυρπκμςλωόίάήέγδχθφύβώξζψϊϋ",)
-WESTERN = ("éèàùâêîôûçëïœ", "äöüß", "áéíóúñü", "ãõáéíóúâêôàç", "àèéìòù", "åäöæøé", "éëïöü", "àçèéíïòóúü")
+WESTERN = ("éèàùâêîôûçëïœ", "äöüß", "áéíóúñü", "ãõáéíóúâêôàç", "àèéìòù", "åäöæøé", "éëïöü", "àçèéíïòóúü", "áðéíóúýþæö")
 CENTRAL = ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áéíóöőúüű", "čćđšž", "áäčďéíĺľňóôŕšťúýž")
 TURKISH = ("çğıöşü",)
 """The letters of a language beyond ASCII, lower-case; of an alphabet of its own in the order of how often they are."""
+
+ALONE = frozenset("àáâèéíóôúýåö")
+"""Letters that are words."""
 
 MARKS = frozenset("«»¿¡§©®°±·×÷µ£€–—‘’“”„…•™²³½ªº\u00a0")
 """Signs beyond letters that texts in single bytes have."""
@@ -165,7 +168,7 @@ def detect(data: bytes) -> Encoding | None:
 
 
 DECLARED = re.compile(
-    rb"(?:coding|charset|fileencoding|fenc|encoding)[ \t]*[:=][ \t]*[\"']?([\w.-]{3,20})", re.IGNORECASE
+    rb"(?:(?:coding|charset|fenc)[ \t]*[:=]|scriptencoding[ \t])[ \t]*[\"']?([\w.-]{3,20})", re.IGNORECASE
 )
 _KNOWN = re.compile(r"(?:iso-?8859|latin|l\d|cp|windows|koi8|euc|ujis|shift|s-?jis|ms932|gb|big5|mac|tis|viscii)", re.I)
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
@@ -218,12 +221,12 @@ def _best(data: bytes) -> Encoding | None:
     if not scores or scores[0][0] < LEAST:
         return None
     near = [encoding for score, encoding in scores if scores[0][0] - score < MARGIN]
-    # Latin-1 is by far the usual one of those that differ in a few letters; others that read the same are one answer.
+    # Those that read the same are one answer. Latin-1 is by far the usual one of those that differ in a few letters,
+    # except where these are Turkish.
     best = min(near, key=lambda encoding: encoding.name != "latin1")
     text = sample.decode(best.codec, "ignore")
-    if best.name != "latin1" and any(sample.decode(other.codec, "ignore") != text for other in near):
-        return None
-    return best
+    differ = [other.name for other in near if sample.decode(other.codec, "ignore") != text]
+    return None if differ and (best.name != "latin1" or "cp1254" in differ) else best
 
 
 def _wide_score(
@@ -288,7 +291,10 @@ def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[s
                 # No quote and no superscript is in the middle of a word.
                 if char in MARKS and not (right.isalpha() and ((left.isalpha() and char != "’") or char in "²³±ªº")):
                     # Signs are alike in many encodings: they are no sign of an alphabet of its own.
-                    values = [value + (0.0 if own_words else 0.9 if len(run) <= 2 else -0.3) for value in values]
+                    values = [
+                        value + (0.0 if own_words else 0.9 if len(run) == 1 else 0.4 if len(run) == 2 else -0.3)
+                        for value in values
+                    ]
                     count -= own_words
                     continue
                 lower = char.lower()
@@ -299,7 +305,7 @@ def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[s
                     fits = -1.0 if odd or (before.isascii() and before.isalpha()) or after.isalpha() else fits
                 else:
                     # A letter alone is a word (à, é, ó); several in a row are a sign of another script.
-                    fits = 1.0 if inside and len(run) <= 2 else 0.5 if len(run) == 1 else -0.5
+                    fits = 1.0 if inside and len(run) <= 2 else -0.5 if len(run) > 1 else 0.6 if lower in ALONE else 0.2
                     fits = -1.0 if odd else fits
                 values = [
                     value + (fits * letters[lower] if lower in letters else -1)
