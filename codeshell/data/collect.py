@@ -90,7 +90,8 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
     asked = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
     if path.exists():
         plan: dict[str, Any] = read_json(path)
-        if plan["settings"] != asked:
+        # A key that an earlier version did not know has its default.
+        if json.loads(json.dumps(to_tree(Collect()))) | plan["settings"] != asked:
             raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
         if "repeated" in plan:
             return plan
