@@ -75,6 +75,7 @@ SYLLABLES = frozenset(
 )
 CYRILLIC = ("оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё", "оанивтерсілкудмпязьбгйчхїжцющшєфґ")
 GREEK = ("αοιετσνηυρπκμςλωόίάήέγδχθφύβώξζψϊϋ",)
+HEBREW = ("יוהלארתבשמנדחצפםכסעקןטגזךףץ",)
 WESTERN = ("éèàùâêîôûçëïœ", "äöüß", "áéíóúñü", "ãõáéíóúâêôàç", "àèéìòù", "åäöæøé", "éëïöü", "àçèéíïòóúü", "áðéíóúýþæö")
 CENTRAL = ("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áéíóöőúüű", "čćđšž", "áäčďéíĺľňóôŕšťúýž")
 TURKISH = ("çğıöşü",)
@@ -148,9 +149,9 @@ def is_wide(data: bytes) -> Encoding | None:
         ("utf-16-le", (1, 3)),
         ("utf-16-be", (0, 2)),
     ):
-        enough = 0.9 if len(places) == 3 else 0.3
+        enough = 0.9 if len(places) == 3 else 0.05
         fits = all((zeros[place] >= enough) if place in places else (zeros[place] <= 0.02) for place in range(4))
-        if fits and _is_text(data, codec):
+        if fits and _is_text(data, codec) and _is_usual(data, codec):
             return Encoding(codec[:6].replace("-", ""), codec)
     return None
 
@@ -173,6 +174,10 @@ DECLARED = re.compile(
 _KNOWN = re.compile(r"(?:iso-?8859|latin|l\d|cp|windows|koi8|euc|ujis|shift|s-?jis|ms932|gb|big5|mac|tis|viscii)", re.I)
 _BEYOND = re.compile(r"[^\x00-\x7f]+")
 _HIGH = re.compile(rb"[^\x00-\x7f]")
+_USUAL = re.compile(
+    "[\t\n\r\f -~\xa0-\u024f\u0370-\u05ff\u2010-\u23ff\u2500-\u26ff"
+    "\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uffe6]+"
+)
 _CONTROLS = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 
 
@@ -261,16 +266,17 @@ def _wide_score(
     return score
 
 
-def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[str, str], float]:
+def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool, weight: float = 1.0) -> Callable[[str, str], float]:
     """A score for texts in alphabets, each letter of which is a byte.
 
     Args:
         alphabets: of one language each.
         own_words: words have letters of the alphabet alone; else they are ASCII with some of these letters.
+        weight: below 1 for what is rare in code.
     """
     # In an alphabet of its own, twelve letters make up three quarters of a text: the others weigh less.
     weights = [
-        {letter: 0.6 if own_words and rank >= 12 else 1.0 for rank, letter in enumerate(letters)}
+        {letter: 0.3 if own_words and rank >= 12 else 1.0 for rank, letter in enumerate(letters)}
         for letters in alphabets
     ]
     # Authors' names and examples bring letters of a second language.
@@ -288,8 +294,7 @@ def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[s
             for place, char in enumerate(run[:64]):
                 count += 1
                 left, right = (run[place - 1] if place else before), (run[place + 1 : place + 2] or after)
-                # No quote and no superscript is in the middle of a word.
-                if char in MARKS and not (right.isalpha() and ((left.isalpha() and char != "’") or char in "²³±ªº")):
+                if char in MARKS and not _is_misplaced(char, left, right):
                     # Signs are alike in many encodings: they are no sign of an alphabet of its own.
                     values = [
                         value + (0.0 if own_words else 0.9 if len(run) == 1 else 0.4 if len(run) == 2 else -0.3)
@@ -301,7 +306,7 @@ def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[s
                 # In the middle of a word of small letters, no capital.
                 odd = char != lower and left.islower()
                 if own_words:
-                    fits = 0.2 if len(run) == 1 else 0.7 if char != lower and left.isupper() else 1.0
+                    fits = 0.2 if len(run) == 1 else 0.85 if char != lower and left.isupper() else 1.0
                     fits = -1.0 if odd or (before.isascii() and before.isalpha()) or after.isalpha() else fits
                 else:
                     # A letter alone is a word (à, é, ó); several in a row are a sign of another script.
@@ -314,9 +319,16 @@ def _narrow_score(alphabets: tuple[str, ...], *, own_words: bool) -> Callable[[s
             if count >= SAMPLE:
                 break
         # A short word may be anything.
-        return max(values) / max(count, 6 * own_words) if count else 0.0
+        return weight * max(values) / max(count, 6 * own_words) if count else 0.0
 
     return score
+
+
+def _is_misplaced(char: str, left: str, right: str) -> bool:
+    """Whether a sign is where texts have none: a closing quote before a word, other signs but these within one."""
+    if not right.isalpha():
+        return False
+    return not left.isalpha() if char in "’”" else left.isalpha() or char in "²³±ªº"
 
 
 def _first_level(low: int, high: int) -> Callable[[bytes], bool]:
@@ -349,7 +361,8 @@ CANDIDATES = (
     Candidate(Encoding("latin2", "iso8859_2"), _narrow_score(CENTRAL, own_words=False)),
     Candidate(Encoding("cp1250", "cp1250"), _narrow_score(CENTRAL, own_words=False)),
     Candidate(Encoding("cp1254", "cp1254"), _narrow_score(TURKISH, own_words=False)),
-    Candidate(Encoding("cp1253", "cp1253"), _narrow_score(GREEK, own_words=True)),
+    Candidate(Encoding("cp1253", "cp1253"), _narrow_score(GREEK, own_words=True, weight=0.85)),
+    Candidate(Encoding("cp1255", "cp1255"), _narrow_score(HEBREW, own_words=True, weight=0.85)),
 )
 """The encodings that are tried, with the languages that are written in them."""
 
@@ -387,6 +400,18 @@ def _is_damaged(data: bytes) -> bool:
 def _controls(data: bytes) -> bool:
     """Whether there are more control characters than a text has: form feeds and escapes are in some."""
     return 100 * len(_CONTROLS.findall(data)) > len(data)
+
+
+def _is_usual(data: bytes, codec: str) -> bool:
+    """Whether the text has line ends or blanks, no controls, and nothing beyond the scripts that code is commented in.
+
+    Without a mark only this tells UTF-16 from numbers of 16 bits.
+    """
+    text = data[: 4 * SAMPLE].decode(codec, "ignore").removeprefix("\ufeff")
+    odd = len(_USUAL.sub("", text))
+    return (
+        any(char in text for char in " \n\r") and odd * 50 <= len(text) and not _CONTROLS.search(text.encode()[:SAMPLE])
+    )
 
 
 def _is_text(data: bytes, codec: str) -> bool:

@@ -1,5 +1,7 @@
 """Texts in other encodings than UTF-8: named in the reason, read where asked, and never taken for another."""
 
+# ruff: noqa: RUF001 (letters of other alphabets that look like ASCII)
+
 from __future__ import annotations
 
 import codecs
@@ -47,6 +49,36 @@ def test_comments_within_code_show_the_encoding(name: str) -> None:
     assert encodings.to_utf8(data) == (text.encode(), "")
     # Lines of Windows stay as they are.
     assert encodings.to_utf8(text.replace("\n", "\r\n").encode(codec)) == (text.replace("\n", "\r\n").encode(), "")
+
+
+@pytest.mark.parametrize(
+    ("comment", "codec", "name"),
+    [
+        ("© 2004 by A. Author", "latin-1", "latin1"),
+        ("by Jörg Müller", "latin-1", "latin1"),
+        ("25 °C, 10 µs", "latin-1", "latin1"),
+        ("it’s “quoted” – yes", "cp1252", "latin1"),
+        ("値", "cp932", "shift_jis"),
+        ("返回值", "gbk", "gbk"),
+        ("回傳值", "big5", "big5"),
+        ("반환값", "euc_kr", "euc_kr"),
+        ("ошибка", "koi8_r", "koi8_r"),
+        ("ошибка", "cp1251", "cp1251"),
+        ("НАСТРОЙКИ ПРОГРАММЫ", "cp1251", "cp1251"),
+        ("программа для вывода", "cp866", "cp866"),
+        ("jeśli wartość jest większa, zwraca sumę", "cp1250", "cp1250"),
+        ("her öğenin toplamını döndürür, işlem başarısız", "cp1254", "cp1254"),
+    ],
+)
+def test_a_few_characters_are_enough_where_they_are_clear(comment: str, codec: str, name: str) -> None:
+    text = f"int total = 0; // {comment}\n"
+    assert encodings.reason(text.encode(codec)) == f"encoding_{name}"
+    assert encodings.to_utf8(text.encode(codec)) == (text.encode(), "")
+
+
+def test_utf_16_without_a_mark_may_be_mostly_chinese() -> None:
+    data = ("// 返回所有元素的总和，遍历列表中的每个值\n" * 5).encode("utf-16-le")
+    assert readers.why_not_text(data, 1 << 20) == "encoding_utf16"
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
