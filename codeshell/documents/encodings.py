@@ -254,7 +254,8 @@ def _wide_score(
             elif char in WIDE_MARKS:
                 total += 0.3
             elif script and script(char):
-                total += 1 if level(char.encode(codec)) else -0.5
+                # Kana are few, and each is usual; most of the 2,350 syllables are not.
+                total += -0.5 if not level(char.encode(codec)) else 1 if script is _is_kana else 0.4
             elif "\u4e00" <= char <= "\u9fff":
                 total += 0.2 if level(char.encode(codec)) else -0.6
             elif "\uff01" <= char <= "\uff5e" or "\u2460" <= char <= "\u24ff":
@@ -361,8 +362,8 @@ CANDIDATES = (
     Candidate(Encoding("latin2", "iso8859_2"), _narrow_score(CENTRAL, own_words=False)),
     Candidate(Encoding("cp1250", "cp1250"), _narrow_score(CENTRAL, own_words=False)),
     Candidate(Encoding("cp1254", "cp1254"), _narrow_score(TURKISH, own_words=False)),
-    Candidate(Encoding("cp1253", "cp1253"), _narrow_score(GREEK, own_words=True, weight=0.85)),
-    Candidate(Encoding("cp1255", "cp1255"), _narrow_score(HEBREW, own_words=True, weight=0.85)),
+    Candidate(Encoding("cp1253", "cp1253"), _narrow_score(GREEK, own_words=True, weight=0.75)),
+    Candidate(Encoding("cp1255", "cp1255"), _narrow_score(HEBREW, own_words=True, weight=0.75)),
 )
 """The encodings that are tried, with the languages that are written in them."""
 
