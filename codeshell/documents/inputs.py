@@ -1,9 +1,9 @@
 """What a user's inputs stand for: a plan of files in a fixed order, cut into shards. `batches` reads the shards.
 
-An input is a folder, a Parquet or JSONL (plain, .gz, .zst) file, a file of source code, a glob of these, or an fsspec
-URL of Parquet or JSONL; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders. `expand`
-tells a folder that is a data set, whose files are taken bytewise by path, from source code, of which every file that
-`walk` lets through is a document. A file that is given twice is taken once.
+An input is a folder, a file of rows (Parquet, Arrow, JSON Lines, CSV), a tar archive, a file of source code, a glob
+of these, or an fsspec URL of rows; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders.
+`expand` tells a folder that is a data set, whose files are taken bytewise by path, from source code, of which every
+file that `walk` lets through is a document. A file that is given twice is taken once.
 
     Listing   expands the inputs, checks their columns, and walks the folders: sources, in order
     cut       cuts the sources into lists of shards of about `shard_bytes` of text, as a stream
@@ -23,12 +23,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from codeshell.documents import columns, expand, parts, readers, walk
+from codeshell.documents import columns, expand, formats, parts, readers, walk
 from codeshell.documents.columns import InputOptions as InputOptions
 from codeshell.documents.walk import Found
 from codeshell.engine.files import read_json, write_text
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 SHARD_FILES = 20_000
 """Files in a shard at most, so that a folder of a million pictures is not one shard."""
@@ -43,7 +44,8 @@ class Source:
 
     number: int
     kind: str
-    """`parquet`, `jsonl` or `files`; while the inputs are listed also `file` and `folder`, which become `files`."""
+    """`parquet`, `arrow`, `jsonl`, `csv`, `tar` or `files`; while the inputs are listed also `file` and `folder`, which
+    become `files`."""
     path: str
     """Absolute path or URL; for `files`, the folder that they are below."""
     name: str
@@ -54,6 +56,8 @@ class Source:
     """Size and modification time (ns) of a local Parquet or JSONL file when it was listed."""
     input: int = 0
     """Index of the input that it belongs to (of the first one, for a run of single files)."""
+    columns: tuple[Any, ...] = ()
+    """The fields of `columns.Columns`, for what has columns."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def read_plan(path: Path) -> Plan:
     tree = read_json(path)
     try:
         # A part of a plan holds only the sources that its shards need: they are found by number, not by place.
-        sources = {entry["number"]: Source(**entry | {"stamp": tuple(entry["stamp"])}) for entry in tree["sources"]}
+        sources = {entry["number"]: Source(**_tuples(entry)) for entry in tree["sources"]}
         shards = []
         for entry in tree["shards"]:
             # Plans of earlier versions hold paths alone.
@@ -141,6 +145,11 @@ def read_plan(path: Path) -> Plan:
         raise UserError(
             f"{path}: not a plan of codeshell dedup or run ({error}); run again in a new directory"
         ) from None
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    """Lists of JSON as the tuples that they were."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def check_unchanged(source: Source) -> None:
@@ -178,12 +187,11 @@ class Listing:
         self._found = [
             Source(0, *one, input=number)
             for number, text in enumerate(inputs)
-            for one in expand.expand(text, self._own)
+            for one in expand.expand(text, self._own, options)
         ]
         # Every column is checked before the first text is read.
-        checked = {one.path: one for one in self._found}.values()
-        types = [(one.name, columns.check(one.kind, one.path, one.name, options)) for one in checked]
-        self._order_type = columns.common_order_type(types)
+        tables = columns.check_all(((one.kind, one.path, one.name) for one in self._found), options)
+        self._columns, self._damaged, self._order_type = tables.columns, tables.damaged, tables.order_type
         # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
         self._seen: set[str] = set()
         # The first part of each owner's place below the output directory; all of these without their case; and the
@@ -209,8 +217,8 @@ class Listing:
             if not shared:
                 self._seen.add(path)
             # Single files wait in `singles` until another kind of input comes, because they are one source together.
-            if one.kind == "file":
-                found = self._single(one, Path(path).stat().st_size)
+            if one.kind == "file" or one.path in self._damaged:
+                found = self._single(one, _stamp(one.path)[0])
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
@@ -225,19 +233,22 @@ class Listing:
                 yield self._source(replace(one, kind="files")), _amounts(self._walk(one, path, shared))
                 continue
             # A table is stamped before it is cut, so that no change after that goes unnoticed.
-            source = self._source(replace(one, stamp=_stamp(one.path)))
+            source = self._source(replace(one, stamp=_stamp(one.path), columns=self._columns.get(one.path, ())))
             yield source, self._parts(source, shard_bytes)
         yield from self._take(singles)
 
     def _parts(self, source: Source, shard_bytes: int) -> Pieces:
         """The parts of a table."""
-        path, size, text, numbered = source.path, source.stamp[0], self._options.text_column, not self.by_input
+        path, size, numbered = source.path, source.stamp[0], not self.by_input
+        text = columns.columns_of(source.columns, self._options).text
         for part in parts.cut(source.kind, path, size, text, shard_bytes, numbered=numbered):
             yield part.size, Shard(0, source, *part, order_type=self._order_type)
 
     def _single(self, one: Source, size: int) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
         path, limit = Path(one.path), self._options.single_limit
+        if one.path in self._damaged:
+            return Found(path.name, size, path.parent.name, columns.DAMAGED)
         reason = "over_large" if size > limit else ""
         if self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
@@ -247,6 +258,8 @@ class Listing:
         """The files of a folder; `shared` if they may also be given in other ways."""
         # The job's own directories as paths below this folder, with a slash at the end so that only whole names match.
         own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
+        # Bytes of code, and of files of rows, which are not read here.
+        code = rows = tables = 0
         for found in walk.walk(
             folder.path,
             max_file_bytes=self._options.max_file_bytes,
@@ -255,6 +268,10 @@ class Listing:
         ):
             if f"{found.path}/".startswith(own):
                 continue
+            if not found.reason:
+                code += found.size
+            elif found.reason in ("binary", "unknown_language") and formats.named(found.path) in columns.TABLES:
+                rows, tables = rows + found.size, tables + 1
             # A reason goes with the file if every file is accounted for, else it is counted.
             if found.reason and not self.by_input:
                 self.left_out[found.reason] += 1
@@ -264,6 +281,11 @@ class Listing:
                 if shared and not found.reason:
                     self._seen.add(f"{root}/{found.path}")
                 yield found
+        if tables and code <= expand.CODE_SHARE * rows:
+            say(
+                f"{folder.name or folder.path}: read as source code, without its files of rows ({tables:,}, "
+                f"{rows / 1e6:,.1f} MB); to read these, give them as inputs, or a folder that holds them alone"
+            )
 
     def _take(self, singles: list[tuple[Source, Found]]) -> Iterator[tuple[Source, Pieces]]:
         """Files given one by one (or by a glob) are one source: a part of the folder that holds them all."""

@@ -1,11 +1,11 @@
-"""Cuts a Parquet or JSONL file into parts of about a number of bytes of text, which are read one by one."""
+"""Cuts a file of rows into parts of about a number of bytes of text, which are read one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from codeshell.documents import readers
+from codeshell.documents import arrow_files, readers
 
 COUNT_BLOCK = 4 << 20
 """Bytes read at a time to count lines."""
@@ -25,12 +25,16 @@ def cut(kind: str, path: str, size: int, text_column: str, shard_bytes: int, *, 
     """The parts of a file, in order.
 
     Args:
-        kind: `parquet` or `jsonl`.
+        kind: `parquet`, `arrow`, `jsonl`, `csv` or `tar`; the last two are one part.
         size: bytes of a local file, as they were listed.
         numbered: give `first_row` in JSONL, for which all lines are counted; otherwise it is 0.
     """
     if kind == "parquet":
         return _parquet_parts(path, text_column, shard_bytes)
+    if kind == "arrow" and not readers.is_url(path):
+        return _arrow_parts(path, text_column, shard_bytes)
+    if kind != "jsonl":
+        return iter([Part(0, None, 0, None, shard_bytes)])
     return _jsonl_parts(path, size, shard_bytes, numbered=numbered)
 
 
@@ -52,6 +56,21 @@ def _parquet_parts(path: str, text_column: str, shard_bytes: int) -> Iterator[Pa
         size += amount
     if sizes:
         yield Part(begin, len(sizes), row, rows, size)
+
+
+def _arrow_parts(path: str, text_column: str, shard_bytes: int) -> Iterator[Part]:
+    """Whole record batches, as many as hold about `shard_bytes` of text."""
+    begin = row = rows = size = number = 0
+    # The texts are not looked at: their sizes are known from the lengths of the buffers.
+    for number, batch in enumerate(arrow_files.batches(path, [text_column])):
+        amount = batch.column(text_column).nbytes
+        if number > begin and size + amount > shard_bytes:
+            yield Part(begin, number, row, rows, size)
+            begin, row, rows, size = number, row + rows, 0, 0
+        rows += batch.num_rows
+        size += amount
+    if rows:
+        yield Part(begin, number + 1, row, rows, size)
 
 
 def _jsonl_parts(path: str, size: int, shard_bytes: int, *, numbered: bool) -> Iterator[Part]:
