@@ -177,7 +177,7 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> Checked:
     else:
         records = _first_records(path, options)
         names = list(dict.fromkeys(key for record in records for key in record))
-    columns = _chosen(kind, name, names, schema, options)
+    columns = _chosen(name, names, schema, options)
     if not names:
         return Checked(columns, None, "", ())  # There is no record to judge by.
     asked = {"text": columns.text, "id": options.id_column, "order": order}
@@ -220,11 +220,12 @@ def check_all(found: Iterable[tuple[str, str, str]], options: InputOptions) -> T
     checked: dict[str, Checked] = {}
     damaged: dict[str, str] = {}
     names: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     skip = options.damaged == "skip"
     for kind, path, name in found:
         if path in names:
             continue
-        names[path] = name
+        names[path], kinds[path] = name, kind
         try:
             checked[path] = check(kind, path, name, options)
             if skip:
@@ -242,7 +243,9 @@ def check_all(found: Iterable[tuple[str, str, str]], options: InputOptions) -> T
         say(f"{len(damaged):,} damaged file{'s' * (len(damaged) > 1)} left out: {first}{more}")
     _say_layouts({names[path]: one for path, one in checked.items()}, options)
     order = common_order_type([(names[path], one.order_type) for path, one in checked.items()])
-    return Tables({path: one.columns for path, one in checked.items() if one.columns}, damaged, order)
+    columns = {path: one.columns for path, one in checked.items() if one.columns}
+    columns |= {path: _open_ended(one, options) for path, one in columns.items() if kinds[path] == "jsonl"}
+    return Tables(columns, damaged, order)
 
 
 def _read_through(kind: str, path: str) -> None:
@@ -311,7 +314,15 @@ def partitions(name: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if value and value != "__HIVE_DEFAULT_PARTITION__"}
 
 
-def _chosen(kind: str, name: str, names: Sequence[str], schema: pa.Schema | None, options: InputOptions) -> Columns:
+def _open_ended(columns: Columns, options: InputOptions) -> Columns:
+    """The columns of a JSONL file, with those that none of its first records had: any record may have them."""
+    layout = LAYOUTS.get(options.layout, {role: usual[0] for role, usual in USUAL.items()})
+    others = {role: getattr(options, f"{role}_column") or layout.get(role) for role in ("repo", "path", "language")}
+    repo, path, language = (getattr(columns, role) or column for role, column in others.items())
+    return columns._replace(repo=repo, path=path, language=language)
+
+
+def _chosen(name: str, names: Sequence[str], schema: pa.Schema | None, options: InputOptions) -> Columns:
     """Which column serves for what: the one that was named, else the layout's, else the usual one."""
     layout = LAYOUTS.get(options.layout)
     outside = partitions(name)
@@ -328,8 +339,7 @@ def _chosen(kind: str, name: str, names: Sequence[str], schema: pa.Schema | None
             inside = given if column is not None and given else None
         if inside is None and layout is not None and choices and names and not of_all.get(role):
             raise UserError(_no_column(name, role, choices[0], names))
-        # Any record of JSON may have a key that the first ones do not have.
-        found[role] = choices[0] if inside is None and kind == "jsonl" and choices else inside
+        found[role] = inside
     columns = Columns(found["text"] or options.text_column or "text", found["repo"], found["path"], found["language"])
     if _is("starcoderdata", columns) and not of_all["language"] and "/" in name:
         folder = name.rsplit("/", 2)[-2]
@@ -348,7 +358,7 @@ def _is(layout: str, columns: Columns) -> bool:
 
 
 def _no_column(name: str, role: str, column: str, names: Sequence[str]) -> str:
-    if role == "text" and "blob_id" in names and column in TEXT_NAMES:
+    if role == "text" and "blob_id" in names and set(TEXT_NAMES).isdisjoint(names):
         return f"{name}: it names files (blob_id) without their content; download the content first, then give that"
     return f"{name}: no column '{column}'; it has {', '.join(names[:20])}; set {FLAGS[role]}"
 

@@ -11,6 +11,7 @@ import contextlib
 import lzma
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from typing import IO
 
@@ -145,7 +146,10 @@ def open_binary(path: str) -> IO[bytes]:
     import fsspec
 
     with driver(path):
-        file: IO[bytes] = fsspec.open(path, "rb").open()
+        system, inside = fsspec.core.url_to_fs(path)
+        file: IO[bytes] = system.open(inside, "rb")
+        # A file in an archive (`zip://…::…`) is read through its file system, which therefore lives as long as it does.
+        weakref.finalize(file, id, system)
         return file
 
 
