@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from codeshell.documents import arrow_files, languages, readers
 from codeshell.documents.csv_files import CsvReader
-from codeshell.documents.formats import TEXT_NAMES
+from codeshell.documents.formats import PATH_NAMES, REPO_NAMES, TEXT_NAMES, has_text, text_names
 from codeshell.documents.json_lines import decode_record
 from codeshell.documents.tar_files import TarReader
 from codeshell.errors import UserError, say
@@ -62,11 +62,12 @@ class Columns(NamedTuple):
 
 USUAL: dict[str, tuple[str, ...]] = {
     "text": TEXT_NAMES,
-    "repo": ("repo", "repo_name", "max_stars_repo_name"),
-    "path": ("path", "max_stars_repo_path"),
+    "repo": REPO_NAMES,
+    "path": PATH_NAMES,
     "language": ("language", "lang"),
 }
-"""The names that columns usually have, by what they hold. The first that a file has counts."""
+"""The names that columns usually have, by what they hold. The first that a file has counts; for a text, see
+`formats.text_names`."""
 
 LAYOUTS: dict[str, dict[str, str]] = {
     "the-stack": {
@@ -331,6 +332,8 @@ def _chosen(name: str, names: Sequence[str], schema: pa.Schema | None, options: 
     for role, usual in USUAL.items():
         given = getattr(options, f"{role}_column")
         choices = (given,) if given else usual if layout is None else (layout[role],) if role in layout else ()
+        if choices == TEXT_NAMES:
+            choices = text_names(names)
         able = [column for column in choices if column in names and (given or _may_be(role, column, schema))]
         inside = next(iter(able), None)
         if inside is None and role in of_all:
@@ -428,7 +431,6 @@ def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
     # What must be there is looked for in all of the first records; what may be there in the first bytes of them.
     named = (options.id_column, options.order_column, options.repo_column, options.path_column, options.language_column)
     must = {column for column in named if column}
-    texts = {options.text_column} if options.text_column else set(TEXT_NAMES)
     kept = options.order_column
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -440,7 +442,7 @@ def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
             found.append({key: value if key == kept else None for key, value in record.items()})
             seen.update(record)
             ordered = kept is None or record.get(kept) is not None
-            if size >= FIRST_BYTES and ordered and must <= seen and not texts.isdisjoint(seen):
+            if size >= FIRST_BYTES and ordered and must <= seen and (options.text_column in seen or has_text(seen)):
                 break
     return found
 

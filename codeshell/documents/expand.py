@@ -137,7 +137,7 @@ def _expand_url(url: str) -> Iterator[Item]:
         if not formats.named(name):
             raise UserError(f"{url}: a URL must end in {formats.READ}; copy folders of code here first")
         full = _full_url(url, name, system.unstrip_protocol(name))
-        kind = readers.kind_of(full)
+        kind = readers.kind_of(full, name if "::" in url else full)
         if not kind:
             raise UserError(f"{full}: not JSON Lines; a URL must hold rows, and folders of code must be copied here")
         # What lies in a folder is written below a folder of that name.
@@ -268,9 +268,10 @@ def _has_text(path: str, kind: str, options: InputOptions) -> bool:
     if options.text_column or options.layout != "auto" or kind == "tar":
         return True
     try:
-        return formats.has_text(columns.check(kind, path, path, options).names)
+        columns.check(kind, path, path, options)
     except UserError as error:
         return "no column" not in str(error)
+    return True
 
 
 def _kind(path: str, options: InputOptions) -> str:

@@ -46,10 +46,10 @@ def is_packed(path: str) -> bool:
         return bool(formats.packing(file.read(16)))
 
 
-def kind_of(path: str) -> str:
-    """What `formats.kind_of` says of a file or URL."""
+def kind_of(path: str, name: str = "") -> str:
+    """What `formats.kind_of` says of a file or URL; its `name`, where the URL is a chain that ends in another one."""
     with damage(path), open_binary(path) as file:
-        return formats.kind_of(path, file)
+        return formats.kind_of(name or path, file)
 
 
 def storable(name: str) -> str:

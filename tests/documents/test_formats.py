@@ -500,7 +500,7 @@ def test_chained_urls(tmp_path: Path) -> None:
 
 
 def test_the_options_of_dedup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = parquet(tmp_path / "a.parquet", [{"content": text} for text in TEXTS])
+    path = parquet(tmp_path / "a.parquet", [{"content": text, "path": "x"} for text in TEXTS])
     bad = tmp_path / "b.jsonl.gz"
     bad.write_bytes(cut(gzip.compress(lines())))
     command = ["dedup", str(path), str(bad), "-o", str(tmp_path / "out"), "--workers", "1"]
