@@ -2,8 +2,9 @@
 
 The rule that tells a data set from source code: a folder is a data set if it holds Parquet, Arrow or JSON Lines files
 (or, beside nothing but documentation, CSV files or tar archives) with a text column and, beside them, at most
-`FEW_SCRIPTS` files of code that are together no larger than four times the data. A folder with a build file at its
-top is code, and files below folders like `tests` or `fixtures` never make a folder with code a data set.
+`FEW_SCRIPTS` files of code that are together no larger than the data (all but plain JSON Lines count fourfold, because
+they are packed). A folder with a build file at its top is code, and samples (files below folders like `tests`, or of a
+name like `fixture.jsonl`) never make a folder with code a data set.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FEW_SCRIPTS = 10
 """Files of code that a data set may have beside it: a loading script, some that made it."""
 
 CODE_SHARE = 4
-"""The files of code may be so many times as large as the data: Parquet packs text to about a quarter."""
+"""The files of code may be so many times as large as packed data: Parquet packs text to about a quarter."""
 
 BUILD_FILES = frozenset(
     """pyproject.toml setup.py setup.cfg package.json Cargo.toml go.mod pom.xml build.gradle build.gradle.kts
@@ -40,6 +41,9 @@ BUILD_FILES = frozenset(
 
 TEST_FOLDERS = frozenset({"tests", "testing", "testdata", "test_data", "test-data", "fixtures", "__tests__", "spec"})
 """Folders whose tables are samples for tests. `test` is not among them: it is a split of many data sets."""
+
+SAMPLES = ("fixture", "sample", "example", "mock", "dummy")
+"""Words in the name of a table that is a sample for tests."""
 
 PROSE = frozenset({"html", "json", "markdown", "restructuredtext", "toml", "yaml"})
 """Languages that describe a data set and do not make it source code."""
@@ -195,14 +199,17 @@ def _data_set(root: str, shown: str, own: Sequence[str], options: InputOptions) 
     rows = found.rows + lines
     others = found.others + sorted(set(found.documents) - set(lines))
     if found.scripts:
-        rows = [name for name in rows if TEST_FOLDERS.isdisjoint(name.split("/")[:-1])]
+        rows = [name for name in rows if not _is_sample(name)]
         others += sorted(set(found.rows + lines) - set(rows)) + found.archives
     else:
         rows += found.archives
     # Where there are other things in the folder, its rows must be most of it.
-    amount = sum(_size(f"{root}/{name}", pointers=True) for name in rows)
+    plain = (".jsonl", ".ndjson", ".json")
+    amount = sum(
+        _size(f"{root}/{name}", pointers=True) * (1 if name.lower().endswith(plain) else CODE_SHARE) for name in rows
+    )
     beside = found.size - sum(_size(f"{root}/{name}") for name in lines)
-    if not rows or (others and beside > CODE_SHARE * amount):
+    if not rows or (others and beside > amount):
         return []
     kinds = ((name, _kind(f"{root}/{name}", options)) for name in sorted(rows, key=os.fsencode))
     data = [(name, kind) for name, kind in kinds if kind]
@@ -282,6 +289,11 @@ def _kind(path: str, options: InputOptions) -> str:
         if options.damaged != "skip":
             raise
         return formats.named(path)
+
+
+def _is_sample(name: str) -> bool:
+    *folders, last = name.lower().split("/")
+    return not TEST_FOLDERS.isdisjoint(folders) or any(word in last for word in SAMPLES)
 
 
 def _is_lines(path: str, strict: bool) -> bool:

@@ -122,6 +122,8 @@ def kind_of(name: str, raw: IO[bytes]) -> str:
     promised = named(name)
     if first.startswith(POINTER) and promised:
         raise UserError(f"{name}: a Git LFS pointer, not the data; run git lfs pull there, or download the file")
+    if first.startswith(b"PK\x03\x04") and name.lower().endswith(".zip"):
+        raise UserError(f"{name}: a zip archive; unpack it, or pack its files as .tar")
     pack = packing(first)
     raw.seek(0)
     head = first

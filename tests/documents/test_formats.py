@@ -112,7 +112,7 @@ FILES: dict[str, dict[str, str | bytes]] = {
     "one_record": {"a.json": lines(RECORDS[:1])},
     "no_last_line_end": {"a.jsonl": lines().rstrip(b"\n")},
     "windows_line_ends": {"a.jsonl": lines().replace(b"\n", b"\r\n")},
-    "joined_with_marks": {"a.jsonl": b"\xef\xbb\xbf" + lines()[:-1] + b"\n\xef\xbb\xbf" + lines(RECORDS[:0])},
+    "joined_with_marks": {"a.jsonl": b"".join(b"\xef\xbb\xbf" + lines([record]) for record in RECORDS)},
     # CSV.
     "csv": {"a.csv": table_of(",")},
     "csv_quoted_all": {"a.csv": table_of(",", quoting=csv.QUOTE_ALL)},
@@ -213,6 +213,10 @@ def checkout(root: Path) -> None:
     write_tree(root, {".git/HEAD": "x", "tests/fixture.jsonl": lines([{"text": program(70)}] * 50)})
 
 
+def small_checkout(root: Path) -> None:
+    write_tree(root, {"fixture.jsonl": lines([{"text": program(70)}] * 50), ".git/HEAD": "x"})
+
+
 def build_file(root: Path) -> None:
     parquet(root / "data/sample.parquet", [{"text": program(70)}] * 50)
     write_tree(root, {"pyproject.toml": "[project]\n"})
@@ -226,7 +230,7 @@ def small_sample(root: Path) -> None:
     write_tree(root, {"sample.jsonl": b'{"text": "x"}\n', "settings.json": '{"a": 1}\n', "table.csv": table_of(",")})
 
 
-@pytest.mark.parametrize("build", [checkout, build_file, rows_without_a_text, small_sample])
+@pytest.mark.parametrize("build", [checkout, small_checkout, build_file, rows_without_a_text, small_sample])
 def test_code_beside_a_few_rows_stays_code(tmp_path: Path, build: Callable[[Path], None]) -> None:
     write_tree(tmp_path / "in", dict(CODE))
     build(tmp_path / "in")
@@ -384,6 +388,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "e.parquet": (b"version https://git-lfs.github.com/spec/v1\noid x\nsize 999\n", "a Git LFS pointer, not the data"),
     "f.parquet.gz": (gzip.compress(b"PAR1" * 99), "a Parquet file that is packed as a whole; unpack it first"),
     "g.jsonl": (lines([{"blob_id": "1", "path": "a.py"}]), r"it names files \(blob_id\) without their content"),
+    "i.zip": (b"PK\x03\x04" + bytes(99), "a zip archive; unpack it, or pack its files as .tar"),
     "h.csv": (b"a,b\n1,2\n", "no column 'text'; it has a, b; set collect.text_column"),
 }
 
