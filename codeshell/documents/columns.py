@@ -238,6 +238,8 @@ def check_all(found: Iterable[tuple[str, str, str]], options: InputOptions) -> T
             checked.pop(path, None)
             damaged[path] = str(error)
     _check_named(list(checked.values()), options)
+    if options.text_column and checked and not any(one.columns for one in checked.values()):
+        say(f"{FLAGS['text']}: not used, because no input has columns")
     if damaged:
         first = next(iter(damaged.values())).partition("; fix it")[0]
         more = f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""

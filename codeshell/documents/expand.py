@@ -134,9 +134,9 @@ def _expand_url(url: str) -> Iterator[Item]:
         elif not formats.named(path) and system.isdir(path):
             folder = path.rstrip("/")
             inside = {name[len(folder) :].lstrip("/"): name for name in sorted(system.find(path))}
-            names = [inside[name] for name in _only_data(inside)]
+            names = [inside[name] for name in _rows_of_url(url, inside)]
     if not names:
-        raise UserError(f"{url}: no files of rows there, or others beside them; give files that end in {formats.READ}")
+        raise UserError(f"{url}: no files of rows there; give files that end in {formats.READ}")
     for name in names:
         if not formats.named(name):
             raise UserError(f"{url}: a URL must end in {formats.READ}; copy folders of code here first")
@@ -159,16 +159,27 @@ def _full_url(url: str, name: str, alone: str) -> str:
     return "::".join(links)
 
 
-def _only_data(names: Iterable[str]) -> list[str]:
-    """The files of rows of a folder that is read through a URL, bytewise by path; none if it holds anything else."""
-    data: list[str] = []
-    for name in names:
-        if any(map(_passed_over, name.split("/"))):
-            continue
-        if not formats.named(name):
-            return []
-        data.append(name)
-    return sorted(data, key=os.fsencode)
+def _rows_of_url(url: str, names: Iterable[str]) -> list[str]:
+    """The files of rows of a folder that is read through a URL, bytewise by path. Code is not read through URLs, so
+    that whatever else is there is left out; one line says so."""
+    names = sorted((name for name in names if not any(map(_passed_over, name.split("/")))), key=os.fsencode)
+    # `.json` beside other rows describes them.
+    rows = [name for name in names if formats.named(name) not in ("", "json")]
+    rows = rows or [name for name in names if formats.named(name)]
+    others = [name for name in names if name not in set(rows)]
+    if rows and others:
+        _say_taken(
+            url, Counter(formats.named(name) for name in rows), others, "files of code are not read through URLs"
+        )
+    return rows
+
+
+def _say_taken(shown: str, kinds: Counter[str], others: Sequence[str], remedy: str) -> None:
+    names = {"json": "JSON", **formats.NAMES}
+    taken = " and ".join(f"{count:,} {names[kind]} file{'s' * (count > 1)}" for kind, count in kinds.items())
+    listed = ", ".join(others[:3]) + ", …" * (len(others) > 3)
+    rest = f"{len(others):,} other file{'s' * (len(others) > 1)}"
+    say(f"{shown}: read as a data set: {taken} taken, {rest} left out ({listed}); {remedy}")
 
 
 @dataclass
@@ -220,15 +231,9 @@ def _data_set(root: str, shown: str, own: Sequence[str], options: InputOptions) 
         return []
     if not others:
         return data
-    counts = Counter(formats.NAMES[kind] for _, kind in data)
-    taken = " and ".join(f"{count:,} {kind} file{'s' * (count > 1)}" for kind, count in counts.items())
     others.sort(key=os.fsencode)
-    listed = ", ".join(others[:3]) + ", …" * (len(others) > 3)
-    rest = f"{len(others):,} other file{'s' * (len(others) > 1)}"
-    say(
-        f"{shown}: read as a data set: {taken} taken, {rest} left out ({listed}); to read the folder as code, give its "
-        "files or subfolders of code as inputs"
-    )
+    remedy = "to read the folder as code, give its files or subfolders of code as inputs"
+    _say_taken(shown, Counter(kind for _, kind in data), others, remedy)
     return data
 
 

@@ -504,6 +504,64 @@ def test_chained_urls(tmp_path: Path) -> None:
     assert plan_texts([f"simplecache::file://{tmp_path}/c.jsonl"]) == TEXTS
 
 
+def test_a_data_set_behind_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    hub(tmp_path)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            system.pipe(f"/hub/{path.relative_to(tmp_path)}", path.read_bytes())
+    assert plan_texts(["memory://hub"]) == TEXTS
+    assert "memory://hub: read as a data set: 1 Parquet file taken, 2 other files left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("make", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_texts_of_arrow_files(tmp_path: Path, kind: pa.DataType, make: Any) -> None:
+    path = tmp_path / "a.arrow"
+    array = pa.array([*TEXTS, None], pa.string())
+    array = array.dictionary_encode() if pa.types.is_dictionary(kind) else array.cast(kind)
+    table = pa.table({"n": range(10), "text": array, "path": pa.array(["a.py"] * 10).dictionary_encode()})
+    with (
+        open(path, "wb") as sink,
+        make(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer,
+    ):
+        writer.write_table(table)
+    assert run_texts([str(path)], tmp_path / "run") == TEXTS
+    assert dedup_texts([str(path)], tmp_path / "out") == TEXTS
+    assert plan_texts([str(tmp_path / "out/kept")]) == TEXTS
+
+
+def test_the_cache_of_a_hub_is_made_of_links(tmp_path: Path) -> None:
+    parquet(tmp_path / "blobs/0123")
+    folder = tmp_path / "snapshots/abc"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/train.parquet").symlink_to("../../../blobs/0123")
+    assert run_texts([str(folder)], tmp_path / "run") == TEXTS
+    assert dedup_texts([str(folder)], tmp_path / "out") == TEXTS
+
+
+def test_files_without_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(parquet(tmp_path / "a.parquet"))]
+    schema = pa.schema([("text", pa.string())])
+    with open(tmp_path / "b.arrow", "wb") as sink, pa.ipc.new_stream(sink, schema):
+        pass
+    pq.write_table(schema.empty_table(), tmp_path / "c.parquet")
+    write_tree(tmp_path, {"d.csv": "text,path\n", "e.jsonl": "", "f.tar": archive({})})
+    names += [str(tmp_path / name) for name in ("b.arrow", "c.parquet", "d.csv", "e.jsonl", "f.tar")]
+    assert dedup_texts(names, tmp_path / "out") == TEXTS
+    assert sorted(path.name for path in (tmp_path / "out/kept").iterdir()) == sorted(Path(name).name for name in names)
+
+
+def test_a_column_that_is_named_for_a_folder_of_code_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "in", CODE)
+    run_texts([str(tmp_path / "in")], tmp_path / "run", text_column="body")
+    assert "not used, because no input has columns" in capsys.readouterr().err
+
+
 def test_the_options_of_dedup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = parquet(tmp_path / "a.parquet", [{"content": text, "path": "x"} for text in TEXTS])
     bad = tmp_path / "b.jsonl.gz"
