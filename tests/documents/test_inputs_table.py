@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from helpers.read_both import dedup_texts, run_texts
 from helpers.trees import program, recipe, rows, run_collect, write_tree
 
 from codeshell.cli import main
-from codeshell.dedup import job
 from codeshell.documents import batches, inputs
 from codeshell.documents.inputs import InputOptions
-from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 
 TEXTS = [program(i) for i in range(12)]
@@ -175,21 +174,6 @@ CASES: list[tuple[Callable[[Path], list[str]], list[str]]] = [
     (what_python_writes_as_json, TEXTS),
     (bad_rows, TEXTS),
 ]
-
-
-def run_texts(names: list[str], output: Path) -> list[str]:
-    run_collect(recipe(*names), output)
-    return [row["text"] for row in rows(output / "collect", "documents")]
-
-
-def dedup_texts(names: list[str], output: Path) -> list[str]:
-    with LocalEngine(1) as engine:
-        statistics = job.run(job.Job(inputs=tuple(names), output=output), engine)
-    options = InputOptions()
-    shards = inputs.plan(names, options, 1 << 20).shards
-    found = [text for shard in shards for batch in batches.read(shard, options) for text in batch.texts.to_pylist()]
-    assert statistics["documents"] == len(found)
-    return found
 
 
 @pytest.mark.parametrize(("build", "expected"), CASES, ids=[build.__name__ for build, _ in CASES])
