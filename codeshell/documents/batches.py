@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import readers
+from codeshell.documents import readers, walk
 from codeshell.documents.columns import InputOptions, is_string
 from codeshell.documents.inputs import Shard, check_unchanged
 from codeshell.documents.texts import text_buffers
@@ -342,7 +342,11 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     for row, file in enumerate(shard.files, shard.first_row):
         # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
-        if not reason:
+        if not reason and file.blob:
+            data, reason = walk.read_blob(folder, file, limit)
+        elif not reason:
             data, reason = readers.read_file(f"{folder}/{file.path}", limit)
         size = len(data) or file.size
-        yield Row(row, file.path, b"" if reason else data, reason, size, None, file.repo, file.path)
+        yield Row(
+            row, file.path, b"" if reason else data, reason, size, None, file.repo, file.path, file.language or None
+        )

@@ -32,7 +32,7 @@ from codeshell.documents import columns, readers, walk
 from codeshell.documents.columns import InputOptions as InputOptions
 from codeshell.documents.walk import Found
 from codeshell.engine.files import read_json, write_text
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 SHARD_FILES = 20_000
 """Files in a shard at most, so that a folder of a million pictures is not one shard."""
@@ -156,7 +156,10 @@ def read_plan(path: Path) -> Plan:
 def check_unchanged(source: Source) -> None:
     """Raise a `UserError` if a local Parquet or JSONL file is not the one that was listed: its rows may have moved."""
     if source.kind != "files" and source.stamp != _stamp(source.path):
-        raise UserError(f"{source.name}: it changed while it was read; run again in a new output directory")
+        raise UserError(
+            f"{source.name}: it changed since it was listed, and its rows may have moved; begin again with "
+            "codeshell run --refresh, or in a new output directory"
+        )
 
 
 Pieces = Iterator[tuple[int, Shard | Found]]
@@ -172,10 +175,17 @@ class Listing:
             single file is a source of its own and judged by its name like those of folders, and `cut` puts parts of
             several sources into one list of shards. Otherwise files that are not read are only counted, in
             `left_out`, and single files in a row are one source.
+        check: read the first part of each table to check its columns. Without it no file is opened.
     """
 
     def __init__(
-        self, inputs: Sequence[str], options: InputOptions, own: Sequence[Path] = (), *, by_input: bool = False
+        self,
+        inputs: Sequence[str],
+        options: InputOptions,
+        own: Sequence[Path] = (),
+        *,
+        by_input: bool = False,
+        check: bool = True,
     ) -> None:
         if not inputs:
             raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
@@ -185,9 +195,12 @@ class Listing:
         self.left_out: Counter[str] = Counter()
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
-        self._found = [one for number, text in enumerate(inputs) for one in _expand(number, text, self._own)]
+        found = [one for number, text in enumerate(inputs) for one in _expand(number, text, self._own)]
+        # What the user's patterns say of the files of data set folders; those of other folders are walked later.
+        self._choice = walk.Choice(options.include, options.exclude)
+        self._found = [replace(one, kind="excluded") if self._excluded(one) else one for one in found]
         # Every column is checked before the first text is read.
-        checked = {one.path: one for one in self._found}.values()
+        checked = {one.path: one for one in self._found if check and one.kind != "excluded"}.values()
         types = [(one.name, columns.check(one.kind, one.path, one.name, options)) for one in checked]
         self._order_type = columns.common_order_type(types)
         # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
@@ -215,8 +228,11 @@ class Listing:
             if not shared:
                 self._seen.add(path)
             # Single files wait in `singles` until another kind of input comes, because they are one source together.
-            if one.kind == "file":
-                found = self._single(one, Path(path).stat().st_size)
+            if one.kind == "excluded" and readers.is_url(path):
+                self.left_out["excluded"] += 1
+                continue
+            if one.kind in ("file", "excluded"):
+                found = self._single(one, Path(path).stat())
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
@@ -238,27 +254,38 @@ class Listing:
                 parts = _jsonl_shards(source, shard_bytes, numbered=not self.by_input)
             yield source, ((part.size, replace(part, order_type=self._order_type)) for part in parts)
         yield from self._take(singles)
+        for pattern in self._choice.unused():
+            say(f"{pattern!r}: this pattern to include or exclude files matches nothing below the inputs; fix it")
 
-    def _single(self, one: Source, size: int) -> Found:
+    def _excluded(self, one: Source) -> bool:
+        """Whether the user's patterns leave out a file of a data set folder."""
+        inner = one.output.partition("/")[2]
+        parts = inner.split("/") if inner and self._choice else ()
+        ends = range(1, len(parts) + 1)
+        return any(self._choice.leaves_out("/".join(parts[:end]), directory=end < len(parts)) for end in ends)
+
+    def _single(self, one: Source, status: os.stat_result) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
-        path, limit = Path(one.path), self._options.single_limit
+        path, limit, size = Path(one.path), self._options.single_limit, status.st_size
         reason = "over_large" if size > limit else ""
-        if self.by_input:
+        if one.kind == "excluded":
+            reason = "excluded"
+        elif self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
-        return Found(path.name, size, path.parent.name, reason)
+        return Found(path.name, size, path.parent.name, reason, 0 if reason else status.st_mtime_ns)
 
     def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
-        # The job's own directories as paths below this folder, with a slash at the end so that only whole names match.
-        own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
+        own = frozenset(path[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
         for found in walk.walk(
             folder.path,
             max_file_bytes=self._options.max_file_bytes,
             vendored=self._options.vendored,
             leave_out=PACKAGES if "{stdlib}" in self._inputs[folder.input] else frozenset(),
+            own=own,
+            gitignore=self._options.gitignore,
+            choice=self._choice,
         ):
-            if f"{found.path}/".startswith(own):
-                continue
             # A reason goes with the file if every file is accounted for, else it is counted.
             if found.reason and not self.by_input:
                 self.left_out[found.reason] += 1
@@ -366,6 +393,9 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
         # `**` and `**/*` find the files below a folder and the folders; `**/src` means the folders.
         if "**" in path and has_magic(Path(path).name):
             names = [name for name in names if not Path(name).is_dir()]
+            names = walk.outside_outputs(names, path.partition("**")[0])
+        # What the job writes is none of its inputs.
+        names = [name for name in names if not set(own) & {os.path.realpath(name), *_parents(name)}]
     # A pattern without a file is a mistake, not an empty input.
     if not names:
         raise UserError(f"{text!r}: matches no file; fix the path")
@@ -378,6 +408,9 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
         top = Path(place).name or "root"
         if Path(place).is_dir():
             # A data set is as many inputs as it has files; code is one input.
+            remedy = walk.output_at(place)
+            if remedy:
+                raise UserError(f"{name}: {remedy}")
             data = _only_data(_files_below(place, own))
             for inner in data:
                 kind = readers.kind_of(inner)
@@ -390,6 +423,11 @@ def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
             raise UserError(f"{name}: neither a file nor a folder; leave it out")
         else:
             raise UserError(f"{name}: no such file or folder; fix the path")
+
+
+def _parents(name: str) -> set[str]:
+    """The real paths of the directories around a file."""
+    return set(map(str, Path(os.path.realpath(name)).parents))
 
 
 def _expand_url(number: int, url: str) -> Iterator[Source]:
@@ -423,7 +461,11 @@ def _files_below(root: str, own: Sequence[str]) -> Iterator[str]:
     for folder, folders, names in os.walk(root):
         # os.walk enters what is left in the list.
         folders[:] = [
-            name for name in folders if not _passed_over(name) and os.path.realpath(f"{folder}/{name}") not in own
+            name
+            for name in folders
+            if not _passed_over(name)
+            and os.path.realpath(f"{folder}/{name}") not in own
+            and not walk.output_at(f"{folder}/{name}")
         ]
         yield from (os.path.relpath(f"{folder}/{name}", root) for name in names)
 
