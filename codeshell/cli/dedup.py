@@ -93,6 +93,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out larger files of folders (default: 1048576)",
     )
     add("--vendored", action="store_true", help="also enter folders like node_modules and third_party")
+    add(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="read only files of folders that match, as in .gitignore, e.g. '*.py' or /src/; may be repeated",
+    )
+    add("--exclude", action="append", default=[], metavar="PATTERN", help="leave out files that match; may be repeated")
+    add("--no-gitignore", action="store_true", help="also read what git ignores in checkouts")
     add("--ids-only", action="store_true", help="write the ids of what stays instead of the rows")
     add("--dry-run", action="store_true", help="only report: write no rows and change no index")
     add(
@@ -163,6 +172,9 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         order_column=parameters.order_column,
         max_file_bytes=args.max_file_bytes,
         vendored=args.vendored,
+        gitignore=not args.no_gitignore,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
     )
     # A dry run without -o works in a directory that is removed afterwards.
     with tempfile.TemporaryDirectory() as scratch:

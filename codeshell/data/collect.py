@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell.documents import languages
+from codeshell.documents import changes, languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import kind_of, storable
+from codeshell.documents.readers import is_url, kind_of, storable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
 from codeshell.engine.memory import give_back_large_blocks
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 from codeshell.recipe import Collect, Recipe, to_tree
 from codeshell.scorers import text as scores
 
@@ -52,6 +52,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     # A killed run leaves files that were being written.
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
+    begun = (stage / "plan.json").exists()
     plan = make_plan(settings, stage, own=[directory])
     shards: list[int] = list(range(plan["shards"]))
     parts = map_shards(engine, stage, "collect", partial(collect_shard, str(stage), settings), shards)
@@ -70,6 +71,10 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             if reasons["unknown_language"] and kind_of(settings.inputs[index]):
                 remedy = "; set collect.language_column or collect.path_column to columns that tell the language"
             raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)}){remedy}")
+    # A run that was killed has read what its lists named, each file as it is now. What is new is not in the lists.
+    moved = since(recipe, directory) if begun else ""
+    if moved:
+        say(f"collect: {moved}; `--refresh` reads them again")
     # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]
@@ -90,9 +95,9 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
     asked = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
     if path.exists():
         plan: dict[str, Any] = read_json(path)
-        if plan["settings"] != asked:
-            raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
-        if "repeated" in plan:
+        if plan.get("times"):
+            if plan["settings"] != asked:
+                raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
             return plan
         # An earlier version was killed in this stage, and its lists have another format: the stage begins again.
         # `plan.json` goes last. If a kill came before that, it brings the next run here again.
@@ -107,10 +112,46 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
         sources = {shard.source.number: shard.source for shard in shards}
         write_plan(stage / f"plan-{count - 1:05d}.json", Plan(list(sources.values()), shards))
     repeated = {str(index): number for index, number in sorted(listing.repeated.items())}
-    plan = {"settings": asked, "shards": count, "repeated": repeated}
+    # `times`: the lists say when each file was modified.
+    plan = {"settings": asked, "shards": count, "repeated": repeated, "times": True}
     # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
     write_text(path, json.dumps(plan, indent=2, sort_keys=True) + "\n")
     return plan
+
+
+def since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
+    """What has changed below the inputs since a run listed them, in words for one line; empty if nothing has.
+
+    No file is opened, and nothing is asked of URLs.
+
+    Args:
+        strict: raise the `UserError` if an input is not there any more; otherwise it is in the words.
+    """
+    settings, stage = recipe.collect, directory / "collect"
+    path = stage / "plan.json"
+    if not path.exists():
+        return ""
+    plan = read_json(path)
+    if not plan.get("times"):
+        return "made by a version that kept no times of files, so changes since are not seen"
+    inputs = [text for text in settings.inputs if not is_url(text.removeprefix("file://"))]
+    urls = "URLs were not looked at" if len(inputs) < len(settings.inputs) else ""
+    if not inputs:
+        return urls
+
+    def then() -> Iterator[changes.Stamp]:
+        lists = (read_plan(stage / f"plan-{index:05d}.json") for index in range(plan["shards"]))
+        return changes.listed(shard for one in lists for shard in one.shards if not is_url(shard.source.path))
+
+    try:
+        listing = Listing(inputs, options_of(settings), [directory], by_input=True, check=False)
+        found = changes.compare(then, changes.stamps(listing))
+    except UserError as error:
+        if strict:
+            raise
+        # A finished stage needs its inputs no more: they may be on a disk that is not there today.
+        return f"the inputs cannot be compared with what was read ({error})"
+    return "; ".join(filter(None, (str(found) if found else "", urls)))
 
 
 def options_of(settings: Collect) -> InputOptions:
@@ -123,6 +164,9 @@ def options_of(settings: Collect) -> InputOptions:
         max_file_bytes=settings.max_file_bytes,
         max_row_bytes=settings.max_file_bytes,
         vendored=settings.vendored,
+        gitignore=settings.gitignore,
+        include=settings.include,
+        exclude=settings.exclude,
     )
 
 

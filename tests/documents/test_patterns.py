@@ -16,7 +16,22 @@ from codeshell.documents.patterns import Attributes, Rules
 NAMES = ("a", "b", "ab", "a.py", "b.py", "ab.pyc", "build", "[x]", "é.py", "A.py", "a b", "#c", "!d", "x-1", "x]y")
 PARTS = (
     *("*", "?", "**", "a", "b", "ab", "a*", "*b", "*.py", "?.py", "??.py", "[a-b]", "[!a]*", "[^b].py", "[[:upper:]]*"),
-    *("build", r"\[x\]", "[x]", "é.py", "*.py[co]", "a**b", "***", r"\a", "[a", "x[]]y", "x[-]1", "[]-a]*", "a\\", "*x*"),
+    *(
+        "build",
+        r"\[x\]",
+        "[x]",
+        "é.py",
+        "*.py[co]",
+        "a**b",
+        "***",
+        r"\a",
+        "[a",
+        "x[]]y",
+        "x[-]1",
+        "[]-a]*",
+        "a\\",
+        "*x*",
+    ),
     *("[z-a]", "[[:digit:]]", "[[:what:]]", r"[\]]", "a b", "*.*", "[a-", "[!]]*", "[[:alpha:]", "*a*b*"),
 )
 
