@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         overrides.append("collect.inputs=" + json.dumps(inputs))
     for name in ("include", "exclude"):
         if getattr(args, name):
-            overrides.append(f"collect.{name}=" + json.dumps(getattr(args, name)))
+            overrides.append(f"collect.{name}=" + json.dumps(getattr(args, name), ensure_ascii=False))
     if args.no_gitignore:
         overrides.append("collect.gitignore=false")
     if args.workers < 0:
