@@ -12,6 +12,7 @@ A document takes part if it has a text: not null, not empty, valid UTF-8. The re
     bad_json  a line of JSONL that is not an object
     over_large  a line of over 1 GiB; a file that has grown over `max_file_bytes`; a text over `max_row_bytes`
     binary    zero bytes near the beginning of a file (or of a row, if `max_row_bytes` is given)
+    unknown_language  a file of a folder with an unknown suffix whose first 4 kB show no language
     unreadable, special_file   for files: see `readers.read_file`
 
 `read` takes Parquet without a Python object for any row: a batch is Arrow's own memory.
@@ -30,7 +31,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import readers, walk
+from codeshell.documents import languages, readers, walk
 from codeshell.documents.columns import InputOptions, is_string
 from codeshell.documents.inputs import Shard, check_unchanged
 from codeshell.documents.texts import text_buffers
@@ -342,11 +343,21 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     for row, file in enumerate(shard.files, shard.first_row):
         # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
-        if not reason and file.blob:
+        place = f"{folder}/{file.path}"
+        if file.blob:
             data, reason = walk.read_blob(folder, file, limit)
-        elif not reason:
-            data, reason = readers.read_file(f"{folder}/{file.path}", limit)
-        size = len(data) or file.size
-        yield Row(
-            row, file.path, b"" if reason else data, reason, size, None, file.repo, file.path, file.language or None
-        )
+        if file.look and not reason:
+            head = data[: languages.LOOK_BYTES] if file.blob else readers.read_head(place, languages.LOOK_BYTES)
+            reason = _why_not_code(file.path, head)
+        if not reason and not file.blob:
+            data, reason = readers.read_file(place, limit)
+        size, text = len(data) or file.size, b"" if reason else data
+        yield Row(row, file.path, text, reason, size, None, file.repo, file.path, file.language or None)
+
+
+def _why_not_code(path: str, head: bytes) -> str:
+    """The reason to read no more of a file whose name says nothing; empty if its beginning shows a language."""
+    # Nothing to be seen is for the reader to explain.
+    if not head or languages.by_path(path, head):
+        return ""
+    return "binary" if b"\0" in head else "unknown_language"

@@ -272,7 +272,7 @@ class Listing:
             reason = "excluded"
         elif self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
-        return Found(path.name, size, path.parent.name, reason, 0 if reason else status.st_mtime_ns)
+        return Found(path.name, size, path.parent.name, reason, time=0 if reason else status.st_mtime_ns)
 
     def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""

@@ -1,8 +1,10 @@
-"""Which language a file is in: by name, by suffix, by the interpreter of its first line.
+"""Which language a file is in: by its name, and by its text where the name leaves that open.
 
-The order: an exact file name (`Makefile`), `Dockerfile.dev` and the like, the last suffix, and only for a name without
-suffix the `#!` line. A suffix that several languages share is settled by `AMBIGUOUS`: the first language whose pattern
-is found in the beginning of the text, else the default. The table is `languages.toml`.
+The order: an exact file name (`Makefile`), `Dockerfile.dev` and the like, the last suffix (or the last two, as in
+`notes.rst.txt`). A suffix that is one language's decides alone, and the file need not be opened. The text is looked at
+in three cases: a suffix that languages share (`hints.toml`), a suffix that no table has, and a name without suffix.
+There an Emacs or Vim modeline counts first, then the `#!` line, then what the text holds. The table is
+`languages.toml`.
 """
 
 from __future__ import annotations
@@ -14,60 +16,22 @@ import tomllib
 from importlib import resources
 from typing import NamedTuple
 
+from codeshell.documents import hints
+
 HEAD_BYTES = 16_384
-"""Bytes that `AMBIGUOUS` looks at: a header file shows its language within them, and a data file costs no more."""
+"""Bytes of a shared suffix's file that are looked at: a header shows its language within them."""
 
+LOOK_BYTES = 4096
+"""Bytes that are looked at if the name says nothing at all. Folders of data hold many such files."""
 
-class Choice(NamedTuple):
-    """A language that is meant if the pattern is found; None is no language of ours."""
-
-    language: str | None
-    pattern: re.Pattern[bytes]
-
-
-def _line(pattern: str) -> re.Pattern[bytes]:
-    """A pattern that begins at the start of a line."""
-    return re.compile(rb"^[ \t]*(?:" + pattern.encode() + rb")", re.MULTILINE)
-
-
-AMBIGUOUS: dict[str, tuple[Choice, ...]] = {
-    ".h": (
-        Choice("objective-c", _line(r"@(?:interface|protocol|class|property|import|end)\b|#[ \t]*import\b")),
-        Choice(
-            "cpp",
-            _line(
-                r"template[ \t]*<|class[ \t]+\w|namespace\b|using[ \t]+\w|public:|private:|protected:|virtual\b"
-                r"|constexpr\b|#[ \t]*include[ \t]*<[a-z_]+>"
-            ),
-        ),
-        Choice("cpp", re.compile(rb"\bstd::\w")),
-    ),
-    ".m": (
-        Choice("mathematica", re.compile(rb"\A\s*\(\*|^BeginPackage\[|:=[ \t]*Module\[", re.MULTILINE)),
-        Choice("matlab", _line(r"function\b|%|classdef\b|end[ \t]*$|clear\b|close all")),
-    ),
-    ".pl": (
-        Choice("perl", re.compile(rb"\A#!.*\bperl")),
-        Choice("perl", _line(r"use[ \t]+[\w:]+|package[ \t]+\w|my[ \t]+[$@%(]")),
-        Choice("prolog", re.compile(rb"^:-|^[a-z]\w*(?:\([^\n]*\))?[ \t]*:-", re.MULTILINE)),
-    ),
-    ".v": (Choice("coq", _line(r"(?:Require|Theorem|Lemma|Proof|Inductive|Definition)\b|From[ \t]+\w")),),
-    ".fs": (Choice("glsl", _line(r"#version[ \t]+\d|uniform\b|varying\b|precision[ \t]")),),
-    ".ml": (Choice("standard-ml", _line(r"(?:structure|signature|functor)\b[^\n]*=")),),
-    ".cs": (Choice("smalltalk", _line(r"!\w+[\w ]*methodsFor:")),),
-    ".cls": (Choice("tex", re.compile(rb"\\(?:ProvidesClass|NeedsTeXFormat|documentclass)|\A%")),),
-    # Not languages of the table: Qt translations, RenderScript, dependency lists of make, machine descriptions of
-    # GCC, SuperCollider, OpenCL, S.
-    ".ts": (Choice(None, re.compile(rb"\A\s*(?:<\?xml|<!DOCTYPE TS)")),),
-    ".tsx": (Choice(None, re.compile(rb"\A\s*<\?xml")),),
-    ".rs": (Choice(None, _line(r"#pragma[ \t]+(?:rs|version)\b")),),
-    ".d": (Choice(None, re.compile(rb"\A[^\n]*\S+\.(?:o|lo|obj|rlib|rmeta|so)[ \t]*:")),),
-    ".md": (Choice(None, re.compile(rb"^\(define_(?:insn|expand|c_enum)\b", re.MULTILINE)),),
-    ".sc": (Choice(None, re.compile(rb"\bSynthDef\b|\bPbind\b")),),
-    ".cl": (Choice(None, re.compile(rb"\b__kernel\b|\bget_global_id\b")),),
-    ".s": (Choice(None, re.compile(rb"\A\s*\w+[ \t]*<-[ \t]*function\b")),),
-}
-"""Suffix to choices, in the order they are tried; the language of `languages.toml` is the default."""
+NOT_CODE = frozenset(
+    """.txt .text .log .out .err .csv .tsv .psv .lock .svg .xml .plist .resx .xsd .dtd .rss .atom .kml .gpx .pdf .ps
+    .eps .rtf .srt .vtt .po .pot .pem .crt .cer .key .csr .sha1 .sha256 .sha512 .md5 .diff .patch .rej .orig
+    .bak .old .swp .tmp .map .snap .jsonl .ndjson .parquet .arrow .feather .avro .orc .fasta .fa .fastq .sam .vcf .bed
+    .gff .gtf .pdb .stl .ply .off .pcd .xyz .pgm .ppm .pbm .xpm .xbm .hex .ipynb .warc .eml .mbox .ics .arff .libsvm
+    .conllu .vocab .merges .dic .aff .tfrecord .ckpt .index .cube .bdf .pfb .afm .man""".split()  # noqa: SIM905
+)
+"""Suffixes of data and prose. Such a file is no code whatever it holds, and it is not opened to see."""
 
 ALIASES = {
     "c++": "cpp",
@@ -92,7 +56,61 @@ ALIASES = {
 }
 """Names that data sets use in a language column, lower-cased and with `-` for a space."""
 
+MODES = {
+    "asm": "assembly",
+    "nasm": "assembly",
+    "bib": "tex",
+    "bibtex": "tex",
+    "plaintex": "tex",
+    "cc": "cpp",
+    "cperl": "perl",
+    "cs": "c-sharp",
+    "cs-mode": "c-sharp",
+    "csh": "tcsh",
+    "dosbatch": "batchfile",
+    "dosini": "ini",
+    "elisp": "emacs-lisp",
+    "f90": "fortran",
+    "javascript2": "javascript",
+    "js2": "javascript",
+    "js3": "javascript",
+    "ksh": "shell",
+    "lisp": "common-lisp",
+    "make": "makefile",
+    "gnumakefile": "makefile",
+    "mysql": "sql",
+    "nodejs": "javascript",
+    "objc": "objective-c",
+    "objcpp": "objective-cpp",
+    "octave": "matlab",
+    "pascal": "pascal",
+    "proto": "protocol-buffer",
+    "python3": "python",
+    "sgml-html": "html",
+    "shell-script": "shell",
+    "sml": "standard-ml",
+    "starlark": "python",
+    "tuareg": "ocaml",
+    "vb": "visual-basic",
+    "zsh": "shell",
+}
+"""Modes of Emacs and file types of Vim that are called otherwise than their languages."""
+
+OTHER_MODES = frozenset(
+    """raku raku-mode perl6 p6 hack hhvm mercury mumps dtrace puppet forth gforth opencl supercollider rebol roff nroff
+    man text help xml xsd pod postscr ps vim m4 autoconf config automake conf diff mail gnuplot bitbake slang pike
+    newlisp picolisp gap turing terra xpm ld yang asn1 tads eruby erb mako smarty sls salt""".split()  # noqa: SIM905
+)
+"""Modes of what is no language of ours: a file that names one has none."""
+
 _SHEBANG = re.compile(rb"#!\s*(\S+)(?:[ \t]+([^\r\n]*))?")
+
+_EMACS = re.compile(rb"-\*-[ \t]*([^\r\n]{1,200}?)[ \t]*-\*-")
+
+_VIM = re.compile(rb"(?:^|[ \t])(?:vim?|ex):[^\r\n]{0,200}?\b(?:ft|filetype|syntax)=([\w.+-]+)", re.MULTILINE)
+
+_EXEC = re.compile(rb"^[^#\n]*\bexec[ \t'\"]+(\S+)[^\n]*\$(?:0|\{0)", re.MULTILINE)
+"""A shell's line that hands the script itself to another program, as in `exec tclsh "$0" "$@"`."""
 
 
 class _Table(NamedTuple):
@@ -120,6 +138,11 @@ def names() -> tuple[str, ...]:
     return _table().names
 
 
+def suffixes(language: str) -> list[str]:
+    """The suffixes that are a language's own, or that it is the usual one of."""
+    return sorted(ending for ending, owner in _table().extensions.items() if owner == language)
+
+
 def suffix(name: str) -> str:
     """The last suffix, lower-case and with its dot; empty for `Makefile` and `.bashrc`."""
     dot = name.rfind(".")
@@ -139,27 +162,39 @@ def by_name(name: str) -> tuple[str | None, bool]:
     table = _table()
     if name in table.files:
         return table.files[name], False
-    ending = suffix(name)
+    ending = _ending(name, table)
     language = table.extensions.get(ending)
-    if language is not None:
-        return language, bool(AMBIGUOUS.get(ending))
+    if language is not None or ending in hints.shared():
+        return language, ending in hints.shared()
     # `Dockerfile.dev` and `Makefile.linux`: the suffix names a variant, not a language.
     stem = name.split(".", 1)[0]
     if stem in ("Dockerfile", "Containerfile", "Makefile", "GNUmakefile", "Jenkinsfile"):
         return table.files[stem], False
-    return None, not ending
+    return None, ending not in NOT_CODE
 
 
 def by_content(name: str, language: str | None, head: bytes) -> str | None:
-    """Settle what `by_name` left open, from the beginning of the file (`HEAD_BYTES` at most are looked at)."""
-    if language is None:
-        return by_shebang(head)
-    # The choices are tried in order; if none is found, the default of the suffix stands.
-    head = head[:HEAD_BYTES]
-    for choice in AMBIGUOUS.get(suffix(name), ()):
-        if choice.pattern.search(head):
-            return choice.language
-    return language
+    """Settle what `by_name` left open, from the beginning of the file.
+
+    `HEAD_BYTES` at most are looked at, and `LOOK_BYTES` if the name says nothing.
+    """
+    ending = _ending(name, _table())
+    head = head[: HEAD_BYTES if language else LOOK_BYTES].removeprefix(b"\xef\xbb\xbf")
+    # Lines of old Macs end with a carriage return alone.
+    if b"\r" in head and b"\n" not in head:
+        head = head.replace(b"\r", b"\n")
+    # What the author says counts before what the text looks like.
+    known, mode = by_modeline(head)
+    if known:
+        return mode
+    program = _interpreter(head)
+    if program:
+        found = _by_interpreter(program)
+        # Node runs both, and only the suffix tells which.
+        return language if found == "javascript" and language == "typescript" else found
+    if ending in hints.shared():
+        return hints.by_hints(ending, language, head)
+    return hints.by_form(head, named=bool(ending))
 
 
 def by_path(path: str, head: bytes) -> str | None:
@@ -169,20 +204,75 @@ def by_path(path: str, head: bytes) -> str | None:
     return by_content(name, language, head) if look_inside else language
 
 
+def _ending(name: str, table: _Table) -> str:
+    """The suffix that says the language: two parts if a table has them (`.rst.txt`); `.h.in` counts as `.h`."""
+    lower = name.lower()
+    last = lower.rfind(".")
+    # The whole of a name like `.eslintrc` may be shared, too.
+    if last <= 0:
+        return lower if lower in hints.shared() else ""
+    before = lower.rfind(".", 0, last)
+    if before >= 0:
+        if lower[before:] in table.extensions:
+            return lower[before:]
+        # A template that configure fills in.
+        if lower[last:] == ".in" and before > 0:
+            return lower[before:last]
+    return lower[last:]
+
+
+def by_modeline(head: bytes) -> tuple[bool, str | None]:
+    """Whether one of the first lines tells Emacs or Vim the language, and that language; None is one that is not ours.
+
+    `-*- C++ -*-`, `-*- mode: c++; tab-width: 4 -*-` and `vim: set ft=cpp :` are such lines.
+    """
+    top = b"\n".join(head[:2048].split(b"\n", 5)[:5])
+    words = []
+    if emacs := _EMACS.search(top):
+        # One word is the mode; otherwise there are `name: value` pairs.
+        pairs = [part.split(b":", 1) for part in emacs[1].split(b";")]
+        words += [pair[-1] for pair in pairs if len(pair) == 1 or pair[0].strip().lower() == b"mode"]
+    if vim := _VIM.search(top):
+        words.append(vim[1])
+    for word in words:
+        mode = word.strip().decode("ascii", "replace").lower()
+        mode = mode.removesuffix("-mode").removesuffix("-ts")
+        if mode in OTHER_MODES:
+            return True, None
+        if language := MODES.get(mode) or by_label(mode):
+            return True, language
+    return False, None
+
+
 def by_shebang(head: bytes) -> str | None:
     """The language of a `#!` line: `#!/usr/bin/env -S python3.11 -u` is python."""
+    program = _interpreter(head)
+    return _by_interpreter(program) if program else None
+
+
+def _interpreter(head: bytes) -> str:
+    """The program that the `#!` line names; an empty string without one."""
     match = _SHEBANG.match(head[:256])
     if match is None:
-        return None
+        return ""
     program = match[1].rsplit(b"/", 1)[-1]
     # `env` is not the interpreter: that is its first argument which is neither an option nor a variable.
     if program == b"env":
         words = [word for word in (match[2] or b"").split() if not word.startswith(b"-") and b"=" not in word]
         program = words[0].rsplit(b"/", 1)[-1] if words else b""
-    name = program.decode("ascii", "replace")
+    # Some scripts begin as shell's, and hand themselves to their interpreter.
+    if program in (b"sh", b"bash"):
+        top = b"\n".join(head[:1024].split(b"\n", 9)[:9])
+        if handed := _EXEC.search(top):
+            other = handed[1].rsplit(b"/", 1)[-1].strip(b"\"'")
+            program = other if _by_interpreter(other.decode("ascii", "replace")) else program
+    return program.decode("ascii", "replace")
+
+
+def _by_interpreter(name: str) -> str | None:
     table = _table().interpreters
-    # `python3.11` counts as `python` unless the table has the full name.
-    return table.get(name) or table.get(re.sub(r"[\d.]+$", "", name))
+    # `python3.11` counts as `python` unless the table has the full name, and `perl6` is not Perl.
+    return None if name in OTHER_MODES else table.get(name) or table.get(re.sub(r"[\d.]+$", "", name))
 
 
 @functools.lru_cache(4096)

@@ -62,6 +62,18 @@ def storable(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode()
 
 
+def read_head(path: str, count: int) -> bytes:
+    """The first bytes of a regular file; none if it cannot be read, of which `read_file` says why."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, count) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return b""
+
+
 def read_file(path: str, limit: int) -> tuple[bytes, str]:
     """The bytes of a regular file, and the reason why it is left out (empty if it is to be read).
 

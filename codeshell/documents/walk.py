@@ -52,13 +52,15 @@ class Found(NamedTuple):
     repo: str
     reason: str
     """Why it is left out; empty if it is to be read."""
+    look: bool = False
+    """Its name has a suffix of which nothing is known: its beginning decides whether the rest is read."""
     time: int = 0
     """When it was modified, in nanoseconds; 0 if it is not to be read."""
     language: str = ""
     """The language that `.gitattributes` gives it (`linguist-language`), as written there."""
     blob: str = ""
     """For a file of a bare repository: the hash of its content, a space, and the path of the repository below the
-    root (see `read`)."""
+    root (see `read_blob`)."""
 
 
 class Choice:
@@ -341,7 +343,8 @@ def _bare(
             reason = "excluded" if left or choice.leaves_out(prefix + entry.path, directory=False) else ""
         reason = reason or entry.reason or why_not_read(file, entry.size, max_file_bytes)
         blob = f"{entry.object} {prefix.rstrip('/')}"
-        yield Found(prefix + entry.path, entry.size, repo, reason, blob="" if reason else blob)
+        look = not reason and _must_look(file)
+        yield Found(prefix + entry.path, entry.size, repo, reason, look, blob="" if reason else blob)
 
 
 def read_blob(root: str, found: Found, limit: int) -> tuple[bytes, str]:
@@ -359,13 +362,23 @@ def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
         return "vcs"
     if size == 0:
         return "empty"
-    # A name without suffix may still be a script: only the first line tells, so the file is read.
+    # A name that says nothing may still be a script's: only the text tells, so the file is read.
     language, look_inside = languages.by_name(name)
+    ending = languages.suffix(name)
+    if language is None and ending in BINARY:
+        return "binary"
     if language is None and not look_inside:
-        return "binary" if languages.suffix(name) in BINARY else "unknown_language"
+        return "unknown_language"
     if MINIFIED.search(name):
         return "minified"
+    if ending == ".lock":
+        return "lock_file"
     return "over_large" if size > max_file_bytes else ""
+
+
+def _must_look(name: str) -> bool:
+    """Whether a name has a suffix of which nothing is known."""
+    return languages.suffix(name) != "" and languages.by_name(name) == (None, True)
 
 
 def _repo(base: str, path: str, *, is_file: bool) -> str:
@@ -424,7 +437,8 @@ def _look_at(
         reason = "empty" if size == 0 else "over_large" if size > max_file_bytes else reason
     elif not reason:
         reason = why_not_read(name, size, max_file_bytes)
-    return Found(path, size, repo, reason, 0 if reason else status.st_mtime_ns, language)
+    look = not reason and not language and _must_look(name)
+    return Found(path, size, repo, reason, look, 0 if reason else status.st_mtime_ns, language)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from codeshell.documents import languages
+from codeshell.documents import hints, languages, walk
 
 # The 88 languages of StarCoderData's inspection, as the report's Table 1 writes them.
 STARCODER = """
@@ -77,7 +77,7 @@ def test_by_name(name: str, language: str | None) -> None:
         ("a.ts", b'<?xml version="1.0"?>\n<!DOCTYPE TS>\n', None),
         ("a.v", b"module m(input a);\nendmodule\n", "verilog"),
         ("a.v", b"Require Import List.\nLemma a : True.\n", "coq"),
-        ("a.d", b"main.o: main.c main.h\n", None),
+        ("a.d", b"main.o: main.c main.h\n", "makefile"),
         ("a.d", b"module a;\nimport std.stdio;\n", "d"),
         ("a.fs", b"module A\nlet x = 1\n", "f-sharp"),
         ("a.fs", b"#version 330\nvoid main() {}\n", "glsl"),
@@ -106,10 +106,13 @@ def test_by_shebang(line: bytes, language: str | None) -> None:
     assert detect("script.py", line) == "python", "a suffix goes before the first line"
 
 
-def test_ambiguous_suffixes_and_their_languages_are_in_the_table() -> None:
-    for suffix, choices in languages.AMBIGUOUS.items():
-        assert languages.by_name("a" + suffix)[0] is not None
-        assert all(choice.language is None or choice.language in languages.names() for choice in choices)
+def test_every_language_of_the_hints_is_in_the_table() -> None:
+    found = {choice.language for suffix in hints.shared() for choice in hints.choices(suffix)}
+    assert found - {None} <= set(languages.names())
+    # A suffix is looked into, or known to be no code, or no binary format: two of these would contradict one another.
+    ours = {suffix for name in languages.names() for suffix in languages.suffixes(name)} | hints.shared()
+    assert not languages.NOT_CODE & ours
+    assert not walk.BINARY & ours - {".mat"}
 
 
 @pytest.mark.parametrize(
