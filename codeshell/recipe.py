@@ -59,8 +59,9 @@ class Collect(Settings, frozen=True, kw_only=True):
     """What is read, and what is left out before a rule is asked."""
 
     inputs: Refuse[tuple[str, ...]] = ()
-    """Directories, git checkouts, `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst` files, and globs of these. In a
-    directory of nothing but Parquet and JSONL, each row is a document; in any other directory, each file is.
+    """Directories, git checkouts, files of rows (Parquet, Arrow, JSON Lines, CSV, packed or not), tar archives, and
+    globs of these. In a directory that is a data set (codeshell/documents/expand.py has the rule), each row is a
+    document; in any other directory, each file is.
     `{stdlib}` and `{site-packages}` stand for the running interpreter's own folders. Other inputs are refused because
     the usual cause is a forgotten `--input`, which would delete the corpus and start again on the recipe's."""
     max_file_bytes: Redo[Positive] = 1_048_576
@@ -76,11 +77,22 @@ class Collect(Settings, frozen=True, kw_only=True):
     """Patterns of the same kind: what matches is left out, as `excluded`, even if `include` matches, too."""
     shard_bytes: Redo[Positive] = 33_554_432
     """Text in one shard; a worker holds about three times this in memory."""
-    text_column: Redo[str] = "text"
-    path_column: Redo[str] = "path"
-    repo_column: Redo[str] = "repo"
-    language_column: Redo[str] = "language"
-    """Columns of Parquet and JSONL inputs. Only the text column must exist."""
+    text_column: Redo[str] = ""
+    path_column: Redo[str] = ""
+    repo_column: Redo[str] = ""
+    language_column: Redo[str] = ""
+    """Columns of inputs with rows; empty: the usual names, as `layout` says. Only a text column must exist, but a
+    column that is named here must be in one of the inputs."""
+    language: Redo[str] = ""
+    """The language of rows whose label and path name none, for data sets that hold texts alone."""
+    layout: Redo[
+        Literal["auto", "plain", "the-stack", "the-stack-v2", "starcoderdata", "github-code", "codeparrot"]
+    ] = "auto"
+    """The data set whose columns the inputs have. `auto` takes a text from `text`, `content` or `code`, and says which
+    columns it found."""
+    damaged: Redo[Literal["refuse", "skip"]] = "refuse"
+    """What a truncated or broken file of rows does: end the run, or be left out as a whole and counted as `damaged`.
+    `skip` reads every such file once more, before the rest."""
 
 
 class Score(Settings, frozen=True, kw_only=True):
@@ -246,10 +258,16 @@ class Renamed(NamedTuple):
     """Both as "section.key"; equal where only values were renamed."""
     values: Mapping[str, str] = MappingProxyType({})
     """Old value to new one; all others stay."""
+    recorded: bool = False
+    """Only what a run has recorded is read so, to be compared with today's; a recipe's value stays as it is."""
 
+
+ROLES = ("text", "path", "repo", "language")
 
 RENAMED = (
     Renamed("tokenizer.vocab_size", "tokenizer.base_vocab_size"),
+    # These were the names of columns that had not been chosen; files of theirs are found by the usual names.
+    *(Renamed(f"collect.{role}_column", f"collect.{role}_column", {role: ""}, recorded=True) for role in ROLES),
     Renamed("train.document_attention", "train.document_attention", {"own": "isolated"}),
 )
 """Recipes and run directories of earlier versions are read through this table."""
@@ -325,7 +343,9 @@ def _with_new_names(tree: dict[str, Any], origin: str) -> dict[str, Any]:
     """The tree with every name of an earlier version replaced, in sections of its own; one line on stderr for each."""
     # A copy, one level deep: the caller's tree stays as it is.
     tree = {section: dict(value) if isinstance(value, dict) else value for section, value in tree.items()}
-    for old, new, values in RENAMED:
+    for old, new, values, recorded in RENAMED:
+        if recorded:
+            continue
         section, _, key = old.partition(".")
         new_key = new.partition(".")[2]
         node = tree.get(section)
@@ -347,7 +367,7 @@ def _renamed(flat: dict[str, Any]) -> dict[str, Any]:
     """Recorded settings `{"section.key": value}` under the names of this version."""
     # On a copy: the caller may still hold what was recorded, and compare it with its hash.
     flat = dict(flat)
-    for old, new, values in RENAMED:
+    for old, new, values, _ in RENAMED:
         if old in flat:
             value = flat.pop(old)
             flat[new] = values.get(value, value) if isinstance(value, str) else value
@@ -394,7 +414,7 @@ def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
         now: the same of today. A name that is no key of the recipe counts, too.
     """
     # A name without a mark ("code of my_rule.py:NoTests") always counts.
-    was, defaults, mark = _renamed(was), _defaults(), marks()
+    was, now, defaults, mark = _renamed(was), _renamed(now), _defaults(), marks()
 
     def differs(key: str) -> bool:
         return bool(was.get(key, defaults.get(key)) != now.get(key, defaults.get(key)))
@@ -404,7 +424,7 @@ def changed(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def describe(keys: list[str], was: dict[str, Any], now: dict[str, Any]) -> str:
     """What `changed` found, in words: "train.lr was 0.1, is 0.2; …"."""
-    was, defaults = _renamed(was), _defaults()
+    was, now, defaults = _renamed(was), _renamed(now), _defaults()
     return "; ".join(
         f"{key} was {was.get(key, defaults.get(key))}, is {now.get(key, defaults.get(key))}" for key in keys
     )

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="folders, .parquet or .jsonl[.gz|.zst] files, single files, globs, URLs",
+        help="folders, files of rows (.parquet, .arrow, .jsonl, .csv, packed or not), .tar, single files, globs, URLs",
     )
     add("-o", "--output", metavar="DIR", help="a new or empty directory (optional with --dry-run)")
     # What is not given stays None here: `Parameters` has the defaults, and its import is too slow for --help.
@@ -76,14 +76,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help=f"seed of the hash functions (default: {Recipe().seed})")
     add(
         "--text-column",
-        default="text",
         metavar="NAME",
-        help="column of the text in Parquet and JSONL files (default: text)",
+        help="column of the text in files of rows (default: text, content or code)",
+    )
+    add(
+        "--layout",
+        default="auto",
+        metavar="NAME",
+        help="the data set whose columns the files have: auto, plain, the-stack, the-stack-v2, starcoderdata, "
+        "github-code or codeparrot (default: auto)",
+    )
+    add(
+        "--damaged",
+        default="refuse",
+        choices=("refuse", "skip"),
+        help="what a truncated or broken file of rows does: end the job, or be left out as a whole (default: refuse)",
     )
     add(
         "--id-column",
         metavar="NAME",
-        help="column of the id in Parquet and JSONL files (default: the file's name and the place in it are the id)",
+        help="column of the id in files of rows (default: the file's name and the place in it are the id)",
     )
     add(
         "--max-file-bytes",
@@ -156,6 +168,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
     leave_out_pandas()
     from codeshell.dedup import job
     from codeshell.dedup.parameters import Parameters
+    from codeshell.documents.columns import LAYOUTS
     from codeshell.documents.inputs import InputOptions
     from codeshell.errors import UserError
 
@@ -166,8 +179,12 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         parameters.check()
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-', 1)}; see codeshell dedup --help") from None
+    if args.layout not in ("auto", *LAYOUTS):
+        raise UserError(f"--layout {args.layout}: no such layout; choose auto, {', '.join(LAYOUTS)}")
     options = InputOptions(
         text_column=args.text_column,
+        layout=args.layout,
+        damaged=args.damaged,
         id_column=args.id_column,
         order_column=parameters.order_column,
         max_file_bytes=args.max_file_bytes,

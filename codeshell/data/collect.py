@@ -23,9 +23,11 @@ import pyarrow as pa
 
 from codeshell.documents import changes, languages
 from codeshell.documents.batches import Row, rows
+from codeshell.documents.columns import TABLES
+from codeshell.documents.formats import named
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import is_url, kind_of, storable
+from codeshell.documents.readers import is_url, storable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
@@ -68,8 +70,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         # An input whose files were all given before has none of its own, and that is no mistake.
         if not reasons["document"] and str(index) not in plan.get("repeated", ()):
             remedy = ""
-            if reasons["unknown_language"] and kind_of(settings.inputs[index]):
-                remedy = "; set collect.language_column or collect.path_column to columns that tell the language"
+            if reasons["unknown_language"] and named(settings.inputs[index]):
+                remedy = (
+                    "; set collect.language_column or collect.path_column to columns that tell the language, or "
+                    "collect.language to the language of all rows"
+                )
             raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)}){remedy}")
     # A run that was killed has read what its lists named, each file as it is now. What is new is not in the lists.
     moved = since(recipe, directory) if begun else ""
@@ -105,6 +110,10 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
             old.unlink(missing_ok=True)
     if not settings.inputs:
         raise UserError("collect.inputs: empty; name folders, .parquet or .jsonl files in the recipe or with --input")
+    if settings.language and languages.by_label(settings.language) is None:
+        raise UserError(
+            f"collect.language: {settings.language!r} is not a language; {languages.closest(settings.language)}"
+        )
     # The listing is a stream: only one shard's files are in memory while they are written down.
     listing = Listing(settings.inputs, options_of(settings), own, by_input=True)
     count = 0
@@ -157,10 +166,12 @@ def since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
 def options_of(settings: Collect) -> InputOptions:
     """How the recipe's inputs are read."""
     return InputOptions(
-        text_column=settings.text_column,
-        repo_column=settings.repo_column,
-        path_column=settings.path_column,
-        language_column=settings.language_column,
+        text_column=settings.text_column or None,
+        repo_column=settings.repo_column or None,
+        path_column=settings.path_column or None,
+        language_column=settings.language_column or None,
+        layout=settings.layout,
+        damaged=settings.damaged,
         max_file_bytes=settings.max_file_bytes,
         max_row_bytes=settings.max_file_bytes,
         vendored=settings.vendored,
@@ -179,13 +190,19 @@ def collect_shard(directory: str, settings: Collect, index: int) -> dict[str, An
         out = _Output(stage, index, stack)
         for shard in read_plan(stage / f"plan-{index:05d}.json").shards:
             file = shard.source.path.rsplit("/", 1)[-1]
+            # Files have names that tell their language; only rows may lack any sign of it.
+            language = settings.language if shard.source.kind in TABLES else ""
             for row in rows(shard, options):
-                out.add(shard.source.input, _placed(file, row))
+                out.add(shard.source.input, _placed(file, row, language))
         return out.finish()
 
 
-def _placed(file: str, row: Row) -> Row:
-    """A row or file with its repository, path and language, or with the reason `unknown_language`."""
+def _placed(file: str, row: Row, otherwise: str = "") -> Row:
+    """A row or file with its repository, path and language, or with the reason `unknown_language`.
+
+    Args:
+        otherwise: the language of a row whose label and path name none.
+    """
     # A row that does not say where it comes from is named by its place in the file that holds it.
     repo = file.split(".", 1)[0] if row.repo is None else row.repo
     path = file + row.place if row.path is None else row.path
@@ -193,6 +210,9 @@ def _placed(file: str, row: Row) -> Row:
     if not reason:
         # The data set's own label counts first, if it is a language of ours.
         found = (languages.by_label(language) if language else None) or languages.by_path(row.path or "", row.text)
+        # A label that is no language of ours says that it is another one.
+        if not found and otherwise and not language:
+            found = languages.by_label(otherwise)
         language, reason = (found, "") if found else (language, "unknown_language")
     return row._replace(repo=repo, path=path, language=language, reason=reason)
 

@@ -299,6 +299,7 @@ def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
     tasks.sort(key=lambda one: -one.source.stamp[0])
     make_directory(job.output / "kept")
     map_shards(engine, work, "write", write_source, tasks, unit="files")
+    outputs.copy_descriptions(outcome.plan.sources, job.output / "kept")
 
 
 def write_source(task: WriteTask) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.documents import readers
+from codeshell.documents import arrow_files, formats, readers
 from codeshell.documents.columns import LONGEST_LINE
+from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, Source, check_unchanged
-from codeshell.engine.files import atomic_path, disk_error, make_directory
+from codeshell.documents.tar_files import BLOCK, TarReader
+from codeshell.engine.files import atomic_path, disk_error, make_directory, write_text
 
 DUPLICATES = pa.schema(
     [
@@ -34,6 +38,9 @@ DUPLICATES = pa.schema(
 )
 """A dropped document and the kept one that it names. `shard` is the number of the source (`plan.sources`). For a kept
 document that an index remembers, `kept_shard` and `kept_row` are null. `cluster_id` is the kept document's number."""
+
+DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""What `save_to_disk` of Hugging Face datasets writes beside its Arrow files."""
 
 GROUP_BYTES = 128 << 20
 """The most bytes of a row group that is held whole; a larger one is written as several."""
@@ -52,7 +59,7 @@ def write_kept(
     """Write one source without some of its rows to `destination / source.output`.
 
     Args:
-        source: a Parquet or JSONL file or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
+        source: a file of rows, an archive or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
         drop_rows: (k,) ascending, each once.
         destination: the directory of all kept files; made if it is not there.
 
@@ -64,8 +71,14 @@ def write_kept(
     make_directory(output.parent)
     if source.kind == "parquet":
         rows = _write_parquet(source, drop_rows, output)
+    elif source.kind == "arrow":
+        rows = _write_arrow(source, drop_rows, output)
     elif source.kind == "jsonl":
         rows = _write_jsonl(source, drop_rows, output)
+    elif source.kind == "csv":
+        rows = _write_csv(source, drop_rows, output)
+    elif source.kind == "tar":
+        rows = _write_tar(source, drop_rows, output)
     else:
         return _copy_files(source, shards, drop_rows, output)
     return {"rows": rows, "dropped": len(drop_rows)}
@@ -134,6 +147,79 @@ def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
     }
 
 
+def _write_arrow(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+    """The batches of the input without their dropped rows, in the same of Arrow's two formats."""
+    make = pa.ipc.new_file if arrow_files.is_file_format(source.path) else pa.ipc.new_stream
+    written = first = 0
+    # The schema of the file holds what Hugging Face datasets knows of the columns.
+    schema = arrow_files.schema(source.path)
+    with atomic_path(output) as temporary, open(temporary, "wb") as sink, make(sink, schema) as writer:
+        for batch in arrow_files.batches(source.path):
+            begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
+            for run in _runs(batch, drop_rows[begin:end] - first):
+                writer.write_batch(run)
+                written += run.num_rows
+            first += batch.num_rows
+    return written
+
+
+def copy_descriptions(sources: Sequence[Source], destination: Path) -> None:
+    """Copy the files beside Arrow files that `save_to_disk` wrote, so that `load_from_disk` reads what stays.
+
+    The counts in `dataset_info.json` are still those of the input.
+    """
+    for source in sources:
+        if source.kind != "arrow" or readers.is_url(source.path):
+            continue
+        folders = [(Path(source.path).parent, (destination / source.output).parent)]
+        if "/" in source.output.rpartition("/")[0]:  # the folder of a split, below that of all of them
+            folders.append((folders[0][0].parent, folders[0][1].parent))
+        for folder, target in folders:
+            for name in DESCRIPTIONS:
+                if (folder / name).is_file() and not (target / name).exists():
+                    write_text(target / name, (folder / name).read_text(encoding="utf-8"))
+
+
+def _write_csv(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+    """The header and the records that stay, with the bytes that they have in the input."""
+    dropped = set(drop_rows.tolist())
+    written = 0
+    with readers.damage(source.path), readers.open_lines(source.path) as lines:
+        reader = CsvReader(source.path, lines)
+        with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+            file.write(reader.head)
+            for row, (_, raw) in enumerate(reader):
+                if row in dropped:
+                    continue
+                file.write(raw)
+                written += 1
+    return written
+
+
+def _write_tar(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+    """The archive without the dropped files: every other member is copied as it is, links and directories too."""
+    dropped = set(drop_rows.tolist())
+    row = written = 0
+    with readers.damage(source.path), readers.open_lines(source.path) as packed:
+        reader = TarReader(packed)
+        with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+            while member := reader.next():
+                file.write(member.shared)
+                if member.kind != "directory":
+                    row += 1
+                    if row - 1 in dropped:
+                        continue
+                    written += 1
+                file.write(member.head)
+                size = 0
+                while piece := reader.read(BATCH_BYTES):
+                    file.write(piece)
+                    size += len(piece)
+                file.write(bytes(-size % BLOCK))
+            file.write(bytes(2 * BLOCK))
+    return written
+
+
 def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
     dropped, at, written = [*drop_rows.tolist(), -1], 0, 0
     with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
@@ -152,13 +238,21 @@ def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> 
 
 @contextlib.contextmanager
 def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
-    """Open a file to write, compressed as the name `like` says. The same content gives the same bytes."""
+    """Open a file to write, compressed as the file `like` is. The same content gives the same bytes."""
+    with readers.open_binary(like) as old:
+        pack = formats.packing(old.read(16))
     with open(path, "wb") as raw:
-        if like.lower().endswith(".gz"):
+        if pack == "gz":
             with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
                 yield file
-        elif like.lower().endswith(".zst"):
+        elif pack == "zst":
             with pa.CompressedOutputStream(pa.PythonFile(raw, "w"), "zstd") as file:
+                yield file
+        elif pack == "bz2":
+            with bz2.BZ2File(raw, "wb") as file:
+                yield file
+        elif pack == "xz":
+            with lzma.LZMAFile(raw, "wb") as file:
                 yield file
         else:
             yield raw

@@ -10,9 +10,11 @@ A document takes part if it has a text: not null, not empty, valid UTF-8. The re
     empty     no bytes
     bad_utf8  not valid UTF-8 (in JSON: an escaped lone surrogate)
     bad_json  a line of JSONL that is not an object
+    bad_csv   a record of CSV with more fields than the header
     over_large  a line of over 1 GiB; a file that has grown over `max_file_bytes`; a text over `max_row_bytes`
     binary    zero bytes near the beginning of a file (or of a row, if `max_row_bytes` is given)
     unknown_language  a file of a folder with an unknown suffix whose first 4 kB show no language
+    link, unsafe_path, vendored and the like   for members of a tar archive, as `walk` has them
     unreadable, special_file   for files: see `readers.read_file`
 
 `read` takes Parquet without a Python object for any row: a batch is Arrow's own memory.
@@ -31,9 +33,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import languages, readers, walk
-from codeshell.documents.columns import InputOptions, is_string
+from codeshell.documents import arrow_files, languages, readers, walk
+from codeshell.documents.columns import Columns, InputOptions, columns_of, is_string
+from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, check_unchanged
+from codeshell.documents.json_lines import decode_record
+from codeshell.documents.tar_files import TarReader
 from codeshell.documents.texts import text_buffers
 
 BATCH_BYTES = 16 << 20
@@ -49,14 +54,18 @@ OBJECT_ROWS = 256
 """The same where rows become Python objects."""
 
 
+TAR_PIECE = 1 << 20
+"""Bytes of a member of an archive that are read at a time."""
+
+
 class Row(NamedTuple):
     """A row of a table or a file."""
 
     row: int
     """Its place in its source."""
     place: str
-    """`#12` (row of a Parquet file), `@4096` (byte where the line begins, after decompression), or the path of a
-    file below its source; after the source's name it makes an id."""
+    """`#12` (row of a Parquet, Arrow or CSV file), `@4096` (byte where the line begins, after decompression), or the
+    path of a file below its source; after the source's name it makes an id."""
     text: bytes = b""
     """Not checked to be UTF-8. Empty for a row that is left out."""
     reason: str = ""
@@ -97,7 +106,14 @@ def rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
     """
     # The stamp is compared before anything is read: rows of another file would be taken for the listed ones.
     check_unchanged(shard.source)
-    readers_of = {"parquet": _parquet_rows, "jsonl": _jsonl_rows, "files": _file_rows}
+    readers_of = {
+        "parquet": _parquet_rows,
+        "arrow": _parquet_rows,
+        "jsonl": _jsonl_rows,
+        "csv": _csv_rows,
+        "tar": _tar_rows,
+        "files": _file_rows,
+    }
     return readers_of[shard.source.kind](shard, options)
 
 
@@ -123,7 +139,7 @@ def read(shard: Shard, options: InputOptions, columns: Collection[str] = ("text"
     Raises:
         UserError: a damaged file, or one that has changed since it was listed.
     """
-    if shard.source.kind != "parquet":
+    if shard.source.kind not in ("parquet", "arrow"):
         return _row_batches(rows(shard, options), shard, columns)
     check_unchanged(shard.source)
     return _parquet_batches(shard, options, columns)
@@ -149,11 +165,14 @@ def texts_at(shard: Shard, rows: Sequence[int] | NDArray[np.int64], options: Inp
 
 
 def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield (row of the first, record batch) with those of the named columns that a Parquet file has.
+    """Yield (row of the first, record batch) with those of the named columns that a Parquet or Arrow file has.
 
     Args:
         most: rows of a batch at most; fewer are read where texts are long.
     """
+    if shard.source.kind == "arrow":
+        yield from _arrow_tables(shard, names, most)
+        return
     with readers.open_parquet(shard.source.path) as file:
         schema = file.schema_arrow
         present = [name for name in dict.fromkeys(names) if name in schema.names]
@@ -169,11 +188,24 @@ def tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[t
             row += batch.num_rows
 
 
+def _arrow_tables(shard: Shard, names: Collection[str | None], most: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    row = shard.first_row
+    present = [name for name in dict.fromkeys(names) if name is not None]
+    for batch in arrow_files.batches(shard.source.path, present, shard.begin, shard.end):
+        # The batches of the file are as their writer made them: views of them are as small as is asked for.
+        each = max(1, batch.nbytes // max(1, batch.num_rows))
+        count = min(most, max(1, BATCH_BYTES // each))
+        for start in range(0, batch.num_rows, count):
+            yield row + start, batch.slice(start, count)
+        row += batch.num_rows
+
+
 def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[str]) -> Iterator[Batch]:
     # Only the columns that are asked for are read and decoded.
     id_column = options.id_column if "id" in columns else None
     order_column = options.order_column if "order" in columns else None
-    for first, batch in tables(shard, (options.text_column, id_column, order_column), BATCH_ROWS):
+    text_column = columns_of(shard.source.columns, options).text
+    for first, batch in tables(shard, (text_column, id_column, order_column), BATCH_ROWS):
         places = np.arange(first, first + batch.num_rows, dtype=np.int64)
         ids = order = None
         if "id" in columns:
@@ -184,7 +216,7 @@ def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[st
                 ids = pc.coalesce(batch.column(id_column).cast(pa.string()), ids)
         if order_column is not None:
             order = _order_values(batch.column(order_column), shard.order_type)
-        yield _batch(places, batch.column(options.text_column), ids, order, Counter())
+        yield _batch(places, batch.column(text_column), ids, order, Counter())
 
 
 def _row_batches(found: Iterator[Row], shard: Shard, columns: Collection[str]) -> Iterator[Batch]:
@@ -210,7 +242,7 @@ def _row_batch(held: list[Row], left_out: Counter[str], shard: Shard, columns: C
     ids = order = None
     if "id" in columns:
         name = shard.source.name
-        if name and shard.source.kind == "files":
+        if name and shard.source.kind in ("files", "tar"):
             name += "/"
         names = [readers.storable(name + row.place if row.id is None else row.id) for row in held]
         ids = pa.array(names, pa.string())
@@ -291,19 +323,21 @@ def _order_values(column: pa.Array, kind: str) -> pa.Array:
 
 
 def _parquet_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
-    asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
-    for first, batch in tables(shard, (options.text_column, *asked), OBJECT_ROWS):
+    columns = columns_of(shard.source.columns, options)
+    asked = (options.id_column, columns.repo, columns.path, columns.language)
+    for first, batch in tables(shard, (columns.text, *asked), OBJECT_ROWS):
         # As bytes, because Parquet does not promise that a string column holds UTF-8.
-        texts = batch.column(options.text_column).cast(pa.large_binary()).to_pylist()
+        texts = batch.column(columns.text).cast(pa.large_binary()).to_pylist()
         absent = [None] * batch.num_rows
         others = [batch.column(name).to_pylist() if name in batch.schema.names else absent for name in asked]
         for row, (text, *about) in enumerate(zip(texts, *others, strict=True), first):
-            yield _row(row, f"#{row}", text, options, about)
+            yield _row(row, f"#{row}", text, options, columns, about)
 
 
 def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    columns = columns_of(shard.source.columns, options)
+    asked = (options.id_column, columns.repo, columns.path, columns.language)
     lines = readers.numbered_lines(shard.source.path, shard.begin, shard.end, options.longest_line)
-    asked = (options.id_column, options.repo_column, options.path_column, options.language_column)
     for row, offset, line in lines:
         number, place = shard.first_row + row, f"@{offset}"
         if line is None:
@@ -311,26 +345,85 @@ def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
             continue
         if line.isspace():
             continue
-        record = readers.decode_record(line)
+        record = decode_record(line)
         if record is None:
             yield Row(number, place, reason="bad_json")
             continue
         # A lone surrogate becomes bytes that are not UTF-8, and is found with the other bad UTF-8.
         value = record.get
-        text = value(options.text_column)
+        text = value(columns.text)
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
         about = [None if name is None else value(name) for name in asked]
         order = None if options.order_column is None else value(options.order_column)
-        yield _row(number, place, data, options, about, order)
+        yield _row(number, place, data, options, columns, about, order)
+
+
+def _csv_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    columns = columns_of(shard.source.columns, options)
+    path = shard.source.path
+    with readers.damage(path), readers.open_lines(path) as file:
+        reader = CsvReader(path, file)
+        # A name that the header has twice means the first column of that name.
+        at = {name: place for place, name in reversed(list(enumerate(reader.header)))}
+        asked = (options.id_column, columns.repo, columns.path, columns.language)
+        for row, (fields, raw) in enumerate(reader):
+            if fields is None:
+                yield Row(row, f"#{row}", reason="bad_csv", size=len(raw))
+                continue
+            # Bytes that are not UTF-8 come as surrogates and become bytes again.
+            text = fields[at[columns.text]].encode("utf-8", "surrogateescape")
+            about = [fields[at[name]] if name in at else None for name in asked]
+            order: Any = fields[at[options.order_column]] if options.order_column is not None else None
+            if order is not None and shard.order_type == "float64":
+                order = _number(order)
+            yield _row(row, f"#{row}", text, options, columns, about, order)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _tar_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    """The members of an archive, by the rules for the files of a folder; directories are no rows."""
+    path, limit = shard.source.path, options.max_file_bytes
+    base = shard.source.name.rsplit("/", 1)[-1].split(".", 1)[0] or "root"
+    with readers.damage(path), readers.open_lines(path) as file:
+        reader = TarReader(file)
+        row = 0
+        while member := reader.next():
+            if member.kind == "directory":
+                continue
+            name, reason = walk.member(member.name, member.kind, member.size, limit, vendored=options.vendored)
+            data = b""
+            if not reason:
+                pieces = []
+                while piece := reader.read(TAR_PIECE):
+                    pieces.append(piece)
+                data = b"".join(pieces)
+                reason = readers.why_not_text(data, limit)
+            size = len(data) or member.size
+            yield Row(row, name, b"" if reason else data, reason, size, None, walk.repository(base, name), name)
+            row += 1
 
 
 def _row(
-    row: int, place: str, text: bytes | None, options: InputOptions, about: Sequence[Any], order: Any = None
+    row: int,
+    place: str,
+    text: bytes | None,
+    options: InputOptions,
+    columns: Columns,
+    about: Sequence[Any],
+    order: Any = None,
 ) -> Row:
     """A row of a table; `about`: its id, repo, path and language, which count only as strings that are not empty."""
     identity, *origin = about
     given = str(identity) if isinstance(identity, (str, int)) and not isinstance(identity, bool) else None
     repo, path, language = (value if isinstance(value, str) and value else None for value in origin)
+    # What the file's folder says of all rows counts where the row says nothing.
+    repo, language = repo or columns.repo_of_all or None, language or columns.language_of_all or None
     # A text that is left out is not carried along: it may be large.
     reason = "no_text" if text is None else readers.why_not_text(text, options.max_row_bytes)
     data = b"" if reason or text is None else text

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codeshell.documents.columns import DAMAGED
 from codeshell.documents.inputs import Listing, Shard, Source
 from codeshell.documents.walk import Found
 
@@ -26,7 +27,7 @@ class Stamp(NamedTuple):
     """A file that was listed or is there now."""
 
     name: str
-    """As ids show it: what the user gave, and the path below that."""
+    """What ids show: what the user gave, and the path below that."""
     size: int
     time: int
     read: bool
@@ -132,7 +133,8 @@ def _of_file(source: Source, found: Found) -> Stamp:
     # The content of a bare repository is named by its hash, and has no time.
     time = hash(found.blob) if found.blob else found.time
     name = f"{source.name}/{found.path}" if source.name else found.path
-    return Stamp(name, found.size, time, not found.reason)
+    # A damaged table that was left out is compared, too: it is not opened again to see that it is damaged.
+    return Stamp(name, found.size, time, not found.reason or found.reason == DAMAGED)
 
 
 def _of_table(source: Source) -> Stamp:

@@ -1,10 +1,9 @@
 """What a user's inputs stand for: a plan of files in a fixed order, cut into shards. `batches` reads the shards.
 
-An input is a folder, a Parquet or JSONL (plain, .gz, .zst) file, a file of source code, a glob of these, or an fsspec
-URL of Parquet or JSONL; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders. A folder
-whose files are all Parquet or JSONL (except `PASSED_OVER`) is a data set: its files are taken, bytewise by path. Any
-other folder is source code: every file that `walk` lets through is a document. A file that is given twice is taken
-once.
+An input is a folder, a file of rows (Parquet, Arrow, JSON Lines, CSV), a tar archive, a file of source code, a glob
+of these, or an fsspec URL of rows; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders.
+`expand` tells a folder that is a data set, whose files are taken bytewise by path, from source code, of which every
+file that `walk` lets through is a document. A file that is given twice is taken once.
 
     Listing   expands the inputs, checks their columns, and walks the folders: sources, in order
     cut       cuts the sources into lists of shards of about `shard_bytes` of text, as a stream
@@ -20,15 +19,13 @@ from __future__ import annotations
 
 import json
 import os
-import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
-from codeshell.documents import columns, readers, walk
+from codeshell.documents import columns, expand, formats, parts, readers, walk
 from codeshell.documents.columns import InputOptions as InputOptions
 from codeshell.documents.walk import Found
 from codeshell.engine.files import read_json, write_text
@@ -37,14 +34,8 @@ from codeshell.errors import UserError, say
 SHARD_FILES = 20_000
 """Files in a shard at most, so that a folder of a million pictures is not one shard."""
 
-PASSED_OVER = (".*", "_*", "README*", "LICENSE*", "dataset_info*.json")
-"""Names in a data set folder that are not data."""
-
 PACKAGES = frozenset({"site-packages", "dist-packages"})
 """Folders below the standard library that are not part of it."""
-
-COUNT_BLOCK = 4 << 20
-"""Bytes read at a time to count lines."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,8 @@ class Source:
 
     number: int
     kind: str
-    """`parquet`, `jsonl` or `files`; while the inputs are listed also `file` and `folder`, which become `files`."""
+    """`parquet`, `arrow`, `jsonl`, `csv`, `tar` or `files`; while the inputs are listed also `file` and `folder`, which
+    become `files`."""
     path: str
     """Absolute path or URL; for `files`, the folder that they are below."""
     name: str
@@ -64,6 +56,8 @@ class Source:
     """Size and modification time (ns) of a local Parquet or JSONL file when it was listed."""
     input: int = 0
     """Index of the input that it belongs to (of the first one, for a run of single files)."""
+    columns: tuple[Any, ...] = ()
+    """The fields of `columns.Columns`, for what has columns."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ def read_plan(path: Path) -> Plan:
     tree = read_json(path)
     try:
         # A part of a plan holds only the sources that its shards need: they are found by number, not by place.
-        sources = {entry["number"]: Source(**entry | {"stamp": tuple(entry["stamp"])}) for entry in tree["sources"]}
+        sources = {entry["number"]: Source(**_tuples(entry)) for entry in tree["sources"]}
         shards = []
         for entry in tree["shards"]:
             # Plans of earlier versions hold paths alone.
@@ -151,6 +145,11 @@ def read_plan(path: Path) -> Plan:
         raise UserError(
             f"{path}: not a plan of codeshell dedup or run ({error}); run again in a new directory"
         ) from None
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    """Lists of JSON as the tuples that they were."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def check_unchanged(source: Source) -> None:
@@ -195,14 +194,21 @@ class Listing:
         self.left_out: Counter[str] = Counter()
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
-        found = [one for number, text in enumerate(inputs) for one in _expand(number, text, self._own)]
+        found = [
+            Source(0, *one, input=number)
+            for number, text in enumerate(inputs)
+            for one in expand.expand(text, self._own, options)
+        ]
         # What the user's patterns say of the files of data set folders; those of other folders are walked later.
         self._choice = walk.Choice(options.include, options.exclude)
         self._found = [replace(one, kind="excluded") if self._excluded(one) else one for one in found]
         # Every column is checked before the first text is read.
-        checked = {one.path: one for one in self._found if check and one.kind != "excluded"}.values()
-        types = [(one.name, columns.check(one.kind, one.path, one.name, options)) for one in checked]
-        self._order_type = columns.common_order_type(types)
+        self._check = check
+        tables = columns.Tables({}, {}, "")
+        if check:
+            taken = ((one.kind, one.path, one.name) for one in self._found if one.kind != "excluded")
+            tables = columns.check_all(taken, options)
+        self._columns, self._damaged, self._order_type = tables.columns, tables.damaged, tables.order_type
         # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
         self._seen: set[str] = set()
         # The first part of each owner's place below the output directory; all of these without their case; and the
@@ -231,8 +237,8 @@ class Listing:
             if one.kind == "excluded" and readers.is_url(path):
                 self.left_out["excluded"] += 1
                 continue
-            if one.kind in ("file", "excluded"):
-                found = self._single(one, Path(path).stat())
+            if one.kind in ("file", "excluded") or one.path in self._damaged:
+                found = self._single(one, *_stamp(one.path))
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
@@ -247,14 +253,10 @@ class Listing:
                 yield self._source(replace(one, kind="files")), _amounts(self._walk(one, path, shared))
                 continue
             # A table is stamped before it is cut, so that no change after that goes unnoticed.
-            source = self._source(replace(one, stamp=_stamp(one.path)))
-            if one.kind == "parquet":
-                parts = _parquet_shards(source, self._options.text_column, shard_bytes)
-            else:
-                parts = _jsonl_shards(source, shard_bytes, numbered=not self.by_input)
-            yield source, ((part.size, replace(part, order_type=self._order_type)) for part in parts)
+            source = self._source(replace(one, stamp=_stamp(one.path), columns=self._columns.get(one.path, ())))
+            yield source, self._parts(source, shard_bytes)
         yield from self._take(singles)
-        for pattern in self._choice.unused():
+        for pattern in self._choice.unused() if self._check else ():
             say(f"{pattern!r}: this pattern to include or exclude files matches nothing below the inputs; fix it")
 
     def _excluded(self, one: Source) -> bool:
@@ -264,19 +266,31 @@ class Listing:
         ends = range(1, len(parts) + 1)
         return any(self._choice.leaves_out("/".join(parts[:end]), directory=end < len(parts)) for end in ends)
 
-    def _single(self, one: Source, status: os.stat_result) -> Found:
+    def _parts(self, source: Source, shard_bytes: int) -> Pieces:
+        """The parts of a table."""
+        path, size, numbered = source.path, source.stamp[0], not self.by_input
+        text = columns.columns_of(source.columns, self._options).text
+        for part in parts.cut(source.kind, path, size, text, shard_bytes, numbered=numbered):
+            yield part.size, Shard(0, source, *part, order_type=self._order_type)
+
+    def _single(self, one: Source, size: int, time: int) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
-        path, limit, size = Path(one.path), self._options.single_limit, status.st_size
+        path, limit = Path(one.path), self._options.single_limit
+        if one.path in self._damaged:
+            return Found(path.name, size, path.parent.name, columns.DAMAGED, time=time)
         reason = "over_large" if size > limit else ""
         if one.kind == "excluded":
             reason = "excluded"
         elif self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
-        return Found(path.name, size, path.parent.name, reason, time=0 if reason else status.st_mtime_ns)
+        return Found(path.name, size, path.parent.name, reason, time=0 if reason else time)
 
     def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
+        # The job's own directories as paths below this folder.
         own = frozenset(path[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
+        # Bytes of code, and of files of rows, which are not read here.
+        code = rows = tables = 0
         for found in walk.walk(
             folder.path,
             max_file_bytes=self._options.max_file_bytes,
@@ -286,6 +300,10 @@ class Listing:
             gitignore=self._options.gitignore,
             choice=self._choice,
         ):
+            if not found.reason:
+                code += found.size
+            elif found.reason in ("binary", "unknown_language") and formats.named(found.path) in columns.TABLES:
+                rows, tables = rows + found.size, tables + 1
             # A reason goes with the file if every file is accounted for, else it is counted.
             if found.reason and not self.by_input:
                 self.left_out[found.reason] += 1
@@ -295,6 +313,11 @@ class Listing:
                 if shared and not found.reason:
                     self._seen.add(f"{root}/{found.path}")
                 yield found
+        if self._check and tables and code <= expand.CODE_SHARE * rows:
+            say(
+                f"{folder.name or folder.path}: read as source code, without its files of rows ({tables:,}, "
+                f"{rows / 1e6:,.1f} MB); to read these, give them as inputs, or a folder that holds them alone"
+            )
 
     def _take(self, singles: list[tuple[Source, Found]]) -> Iterator[tuple[Source, Pieces]]:
         """Files given one by one (or by a glob) are one source: a part of the folder that holds them all."""
@@ -372,164 +395,6 @@ def _amounts(files: Iterator[Found]) -> Pieces:
 def _file_shard(source: Source, files: list[Found], begin: int, number: int) -> Shard:
     size = sum(found.size for found in files if not found.reason)
     return Shard(number, source, begin, begin + len(files), begin, len(files), size, files=tuple(files))
-
-
-def _expand(number: int, text: str, own: Sequence[str]) -> Iterator[Source]:
-    """What one input stands for: templates, globs, data set folders, and what kind of thing each path is."""
-    if not text:  # as a shell makes of a variable that is not set; as a path it would be the working directory
-        raise UserError("inputs: one of them is empty; name a folder, a file, a glob or a URL")
-    paths = sysconfig.get_paths()
-    path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
-    # A URL of a local file is a path: it may be a folder of code, and needs no driver.
-    path = path.removeprefix("file://")
-    if readers.is_url(path):
-        yield from _expand_url(number, path)
-        return
-    path = str(Path(path).expanduser())
-    # A file whose own name has brackets or stars is meant as it is.
-    names = [path]
-    if has_magic(path) and not os.path.lexists(path):
-        names = sorted(glob(path, recursive=True), key=os.fsencode)  # noqa: PTH207 (Path.glob wants a root)
-        # `**` and `**/*` find the files below a folder and the folders; `**/src` means the folders.
-        if "**" in path and has_magic(Path(path).name):
-            names = [name for name in names if not Path(name).is_dir()]
-            names = walk.outside_outputs(names, path.partition("**")[0])
-        # What the job writes is none of its inputs.
-        names = [name for name in names if not set(own) & {os.path.realpath(name), *_parents(name)}]
-    # A pattern without a file is a mistake, not an empty input.
-    if not names:
-        raise UserError(f"{text!r}: matches no file; fix the path")
-    for name in names:
-        # Not resolved: a user's links are part of the names that ids show.
-        place = os.path.abspath(name)  # noqa: PTH100
-        shown = os.path.normpath(name)
-        if shown == ".." or shown.startswith("../"):
-            shown = place
-        top = Path(place).name or "root"
-        if Path(place).is_dir():
-            # A data set is as many inputs as it has files; code is one input.
-            remedy = walk.output_at(place)
-            if remedy:
-                raise UserError(f"{name}: {remedy}")
-            data = _only_data(_files_below(place, own))
-            for inner in data:
-                kind = readers.kind_of(inner)
-                yield Source(0, kind, f"{place}/{inner}", f"{shown}/{inner}", f"{top}/{inner}", input=number)
-            if not data:
-                yield Source(0, "folder", place, shown, top, input=number)
-        elif Path(place).is_file():
-            yield Source(0, readers.kind_of(place) or "file", place, shown, top, input=number)
-        elif os.path.lexists(place):
-            raise UserError(f"{name}: neither a file nor a folder; leave it out")
-        else:
-            raise UserError(f"{name}: no such file or folder; fix the path")
-
-
-def _parents(name: str) -> set[str]:
-    """The real paths of the directories around a file."""
-    return set(map(str, Path(os.path.realpath(name)).parents))
-
-
-def _expand_url(number: int, url: str) -> Iterator[Source]:
-    import fsspec
-
-    # A glob, a folder of data, or one file, as for local paths; code is not read through URLs.
-    with readers.damage(url), readers.driver(url):
-        system, path = fsspec.core.url_to_fs(url)
-        names, folder = [path], ""
-        if has_magic(url):
-            names = sorted(filter(readers.kind_of, system.glob(path)))
-        elif not readers.kind_of(url) and system.isdir(path):
-            folder = path.rstrip("/")
-            inside = {name[len(folder) :].lstrip("/"): name for name in sorted(system.find(path))}
-            names = [inside[name] for name in _only_data(inside)]
-    if not names:
-        raise UserError(f"{url}: no Parquet or JSONL files there, or others beside them; fix the URL")
-    # The end of the name is all that tells what a URL holds.
-    for name in names:
-        kind = readers.kind_of(name)
-        if not kind:
-            raise UserError(f"{url}: a URL must end in .parquet or .jsonl (.gz, .zst); copy folders of code here first")
-        full = system.unstrip_protocol(name)
-        # What lies in a folder is written below a folder of that name.
-        above = len(folder.rpartition("/")[0]) + 1 if folder and len(names) > 1 else name.rfind("/") + 1
-        yield Source(0, kind, full, full, name[above:], input=number)
-
-
-def _files_below(root: str, own: Sequence[str]) -> Iterator[str]:
-    """The files below a folder, except those in `own` directories and in folders that are `PASSED_OVER`."""
-    for folder, folders, names in os.walk(root):
-        # os.walk enters what is left in the list.
-        folders[:] = [
-            name
-            for name in folders
-            if not _passed_over(name)
-            and os.path.realpath(f"{folder}/{name}") not in own
-            and not walk.output_at(f"{folder}/{name}")
-        ]
-        yield from (os.path.relpath(f"{folder}/{name}", root) for name in names)
-
-
-def _only_data(names: Iterable[str]) -> list[str]:
-    """The Parquet and JSONL files of a data set folder, bytewise by path; none if it holds anything else."""
-    data: list[str] = []
-    for name in names:
-        if readers.kind_of(name):
-            data.append(name)
-        elif not any(map(_passed_over, name.split("/"))):
-            return []
-    return sorted(data, key=os.fsencode)
-
-
-def _passed_over(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in PASSED_OVER)
-
-
-def _parquet_shards(source: Source, text_column: str, shard_bytes: int) -> Iterator[Shard]:
-    """Whole row groups, as many as hold about `shard_bytes` of text."""
-    with readers.open_parquet(source.path) as file:
-        metadata = file.metadata
-        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-        # The footer lists the leaves of nested columns too: the text column is found by its whole path.
-        at = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(text_column)
-        sizes = [(group.num_rows, group.column(at).total_uncompressed_size) for group in groups]
-    # A shard is full if the next row group would make it larger than `shard_bytes`.
-    begin = row = rows = size = 0
-    for group, (count, amount) in enumerate(sizes):
-        if group > begin and size + amount > shard_bytes:
-            yield Shard(0, source, begin, group, row, rows, size)
-            begin, row, rows, size = group, row + rows, 0, 0
-        rows += count
-        size += amount
-    if sizes:
-        yield Shard(0, source, begin, len(sizes), row, rows, size)
-
-
-def _jsonl_shards(source: Source, shard_bytes: int, *, numbered: bool) -> Iterator[Shard]:
-    """Ranges of whole lines. A range counts from the multiple of `shard_bytes` before it: only the last is smaller.
-
-    Args:
-        numbered: give `first_row`, for which all lines are counted; otherwise it is 0.
-    """
-    if readers.is_packed(source.path) or readers.is_url(source.path):
-        yield Shard(0, source, 0, None, 0, None, shard_bytes)
-        return
-    # The first byte and line of the next shard. An empty file has one empty shard.
-    begin, row, size = 0, 0, source.stamp[0]
-    with readers.damage(source.path), open(source.path, "rb") as file:
-        while begin < size or begin == 0:
-            # The shard ends where the first line begins at or after the next multiple of `shard_bytes`. To read from
-            # one byte before it finds a line that begins right there.
-            target = max(begin // shard_bytes * shard_bytes + shard_bytes, begin + 1)
-            file.seek(target - 1)
-            end = min(size, target - 1 + readers.skip_line(file)) if target < size else size
-            yield Shard(0, source, begin, end, row, None, min(shard_bytes, size - begin // shard_bytes * shard_bytes))
-            if numbered and end < size:
-                # All lines of this shard are counted to know the number of the next one's first.
-                file.seek(begin)
-                blocks = range(begin, end, COUNT_BLOCK)
-                row += sum(file.read(min(COUNT_BLOCK, end - at)).count(b"\n") for at in blocks)
-            begin = max(end, 1)
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Opens what a user has: source files, Parquet and JSONL (plain, .gz, .zst), on this machine or at an fsspec URL.
+"""Opens what a user has: source files, Parquet, Arrow and lines of text, packed or not, here or at an fsspec URL.
 
 Everything is streamed: at most one page of a column, one line or one source file is in memory. A file that is damaged
 as a whole is a `UserError`, because nobody can tell what is missing from it. What is wrong with a single row or source
@@ -8,17 +8,16 @@ file is a reason, a word that is counted.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
+import lzma
 import os
 import stat
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from codeshell.documents import formats
 from codeshell.engine.files import is_utf8
 from codeshell.errors import UserError
 
@@ -32,24 +31,24 @@ NUL_BYTES = 8192
 """A zero byte within this many bytes makes a file binary, as git judges."""
 
 
+class DamagedError(UserError):
+    """A file that cannot be read to its end."""
+
+
 def is_url(path: str) -> bool:
     return "://" in path
 
 
-def kind_of(path: str) -> str:
-    """`parquet`, `jsonl` or an empty string, by the end of the name."""
-    # The content is not looked at: a wrong name is found as damage.
-    lower = path.lower()
-    if lower.endswith((".parquet", ".pq")):
-        return "parquet"
-    if lower.endswith(tuple(f"{ending}{pack}" for ending in (".jsonl", ".ndjson") for pack in ("", ".gz", ".zst"))):
-        return "jsonl"
-    return ""
-
-
 def is_packed(path: str) -> bool:
     """Whether the file is compressed, so that it can only be read from its beginning."""
-    return path.lower().endswith((".gz", ".zst"))
+    with damage(path), open_binary(path) as file:
+        return bool(formats.packing(file.read(16)))
+
+
+def kind_of(path: str) -> str:
+    """What `formats.kind_of` says of a file or URL."""
+    with damage(path), open_binary(path) as file:
+        return formats.kind_of(path, file)
 
 
 def storable(name: str) -> str:
@@ -131,9 +130,9 @@ def damage(path: str) -> Iterator[None]:
         raise UserError(f"{path}: no such file; fix the path") from None
     except UnicodeEncodeError:
         raise UserError(f"{path}: its name is not UTF-8, and Arrow opens no such path; rename it") from None
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read whole ({text}); fix it or leave it out") from None
+        raise DamagedError(f"{path}: cannot be read whole ({text}); fix it or leave it out") from None
 
 
 @contextlib.contextmanager
@@ -177,14 +176,11 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 @contextlib.contextmanager
 def open_lines(path: str) -> Iterator[IO[bytes]]:
-    """A JSONL file, unpacked if its name says that it is packed."""
+    """A file of lines, or a tar archive, unpacked if it is packed."""
     with open_binary(path) as raw:
-        if is_packed(path):
-            # Arrow's stream, because it continues over concatenated frames and refuses a truncated one.
-            packed = pa.CompressedInputStream(raw, "gzip" if path.lower().endswith(".gz") else "zstd")
-            yield io.BufferedReader(packed, 1 << 20)
-        else:
-            yield raw
+        pack = formats.packing(raw.read(16))
+        raw.seek(0)
+        yield formats.unpacked(raw, pack)
 
 
 def numbered_lines(path: str, start: int, end: int | None, longest: int) -> Iterator[tuple[int, int, bytes | None]]:
@@ -219,20 +215,3 @@ def skip_line(file: IO[bytes]) -> int:
         if piece.endswith(b"\n"):
             break
     return count
-
-
-def decode_record(line: bytes) -> dict[str, Any] | None:
-    """The object that a line of JSONL holds, or None.
-
-    Python's `json.dumps` writes NaN, Infinity and escaped lone surrogates, which the fast decoder refuses. They do no
-    harm in a field that is not asked for; in the text, a surrogate is found as bad UTF-8 later.
-    """
-    try:
-        record = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        # The slow decoder sees only lines that the fast one refuses.
-        try:
-            record = json.loads(line.decode())
-        except (ValueError, RecursionError):
-            return None
-    return record if isinstance(record, dict) else None

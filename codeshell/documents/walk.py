@@ -381,6 +381,28 @@ def _must_look(name: str) -> bool:
     return languages.suffix(name) != "" and languages.by_name(name) == (None, True)
 
 
+def member(name: str, kind: str, size: int, max_file_bytes: int, *, vendored: bool) -> tuple[str, str]:
+    """The path of a file in an archive, and the reason why it is left out (empty if it is to be read).
+
+    Args:
+        name: as the archive has it; it may begin with `/` or `./`, and is no path that anything is written to.
+        kind: `file`, `link` or `special_file`.
+    """
+    path = "/".join(part for part in name.split("/") if part not in ("", "."))
+    *folders, last = path.split("/")
+    if kind != "file":
+        return path, kind
+    if ".." in folders or last in ("", ".."):
+        return path, "unsafe_path"
+    inside = next((why for folder in folders if (why := _why_not_enter(folder, vendored, frozenset()))), "")
+    return path, inside or why_not_read(last, size, max_file_bytes)
+
+
+def repository(base: str, path: str) -> str:
+    """The repository of a file in an archive that is called `base`, as for files of a folder without checkouts."""
+    return _repo(base, path, is_file=True)
+
+
 def _repo(base: str, path: str, *, is_file: bool) -> str:
     first, slash, _ = path.partition("/")
     # A file at the top is a repository of its own, named without its suffix; a leading dot is part of the name.

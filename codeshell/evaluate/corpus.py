@@ -21,7 +21,7 @@ read through for it."""
 SHARD_BYTES = 64 << 20
 """Text in a part of a file that is read at a time."""
 
-OPTIONS = InputOptions(path_column="path", language_column="language")
+OPTIONS = InputOptions()
 
 
 @dataclass(frozen=True)

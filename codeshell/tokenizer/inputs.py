@@ -19,7 +19,7 @@ from codeshell.documents.choose import choose
 from codeshell.documents.inputs import InputOptions, Listing, cut
 from codeshell.documents.shards import document_id, list_shards
 
-OPTIONS = InputOptions(path_column="path", language_column="language", max_row_bytes=1 << 20, max_single_bytes=1 << 30)
+OPTIONS = InputOptions(max_row_bytes=1 << 20, max_single_bytes=1 << 30)
 """Column names and size limits, as in a recipe that does not set them; a file that is named may be a whole corpus."""
 
 SHARD_BYTES = 64 << 20

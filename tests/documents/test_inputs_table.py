@@ -219,8 +219,8 @@ def test_the_standard_library(tmp_path: Path) -> None:
         ("memory://nowhere/a.parquet", "no such file"),
         ("memory://nowhere/folder", "a URL must end in .parquet or .jsonl"),
         ("nosuch://a.parquet", "nosuch://a.parquet: .*; install the fsspec driver"),
-        ("{}/other.parquet", "other.parquet: no column 'text'; it has content; set collect.text_column"),
-        ("{}/other.jsonl", "other.jsonl: no column 'text'; it has content; set collect.text_column"),
+        ("{}/other.parquet", "other.parquet: no column 'text'; it has body; set collect.text_column"),
+        ("{}/other.jsonl", "other.jsonl: no column 'text'; it has body; set collect.text_column"),
         ("{}/numbers.parquet", "numbers.parquet: column 'text' holds int64, not text"),
         ("{}/broken.parquet", "broken.parquet: cannot be read whole"),
         ("{}/nothing", "nothing: no document in"),
@@ -232,8 +232,8 @@ def test_run_and_dedup_refuse_in_the_same_words(tmp_path: Path, name: str, messa
     (root / "nothing").mkdir()
     os.mkfifo(root / "pipe")
     parquet(root / "numbers.parquet", [{"text": 1}])
-    parquet(root / "other.parquet", [{"content": "x"}])
-    jsonl(root / "other.jsonl", [{"content": "x"}])
+    parquet(root / "other.parquet", [{"body": "x"}])
+    jsonl(root / "other.jsonl", [{"body": "x"}])
     said = []
     for read, output in ((run_texts, "run"), (dedup_texts, "out")):
         with pytest.raises(UserError, match=message) as caught:
