@@ -44,7 +44,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Collect the inputs of the recipe below `directory`/collect.
 
     Returns:
-        `documents`, `bytes`, `by_language {name: {documents, bytes}}`, `dropped {reason: files}`.
+        `documents`, `bytes`, `by_language {name: {documents, bytes}}`, `dropped {reason: files}`, and `by_input`: for
+        each input `{reason: files}`, where `document` counts those that became documents.
 
     Raises:
         UserError: no inputs, an input that does not exist or holds no document, a damaged Parquet or JSONL file.
@@ -80,6 +81,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     moved = since(recipe, directory) if begun else ""
     if moved:
         say(f"collect: {moved}; `--refresh` reads them again")
+    reasons_by_input = [dict(sorted(by_input[index].items())) for index in sorted(by_input)]
     # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]
@@ -88,7 +90,63 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         "bytes": sum(part["bytes"] for part in parts),
         "by_language": {name: dict(by_language[name]) for name in sorted(by_language)},
         "dropped": {name: dropped[name] for name in sorted(dropped)},
+        "by_input": reasons_by_input,
     }
+
+
+LOST = {
+    "bad_json": "no JSON object in the line; fix the lines, or name a file of another format",
+    "bad_csv": "more fields than the header has; fix the rows, or write the file as Parquet",
+    "no_text": "no text in the column of the text; set collect.text_column to the column that holds it",
+    "bad_utf8": "not UTF-8, and no other encoding is plain; convert the files",
+    "damaged": "truncated or broken; fetch the files again, then run with --refresh",
+    "unreadable": "not readable, or gone; check the permissions, then run with --refresh",
+}
+"""Reasons that are loss as soon as there is one, each with its meaning and remedy."""
+
+MOST = {
+    "unknown_language": "no language of the table; set collect.language_column or collect.path_column to columns that "
+    "tell it, or collect.language for rows that hold texts alone",
+    "over_large": "over collect.max_file_bytes; raise it if these are code",
+    "binary": "not text; name the folders of code as inputs if this is a surprise",
+    "ignored": "git ignores them; --no-gitignore reads them",
+    "excluded": "collect.include or collect.exclude leaves them out; fix the patterns if this is a surprise",
+    "vendored": "other people's code, by the name of a folder or .gitattributes; set collect.vendored to read it",
+    "generated": ".gitattributes says that they are generated; set collect.vendored to read them",
+    "codeshell_output": "outputs of codeshell; name their curated/ or kept/ to read those",
+}
+"""Reasons that are right by themselves, and a mistake where more than half of an input falls to one."""
+
+
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """What was left out and why, in whole lines for the terminal: the counts, then a warning for each loss."""
+    counts = Counter(statistics["dropped"])
+    if not counts:
+        return []
+    listed = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    where = f"each is in {directory / 'collect'}/dropped-*.parquet"
+    first = f"collect: left out {listed}; {where}, and `codeshell explain PATH --run {directory}` says why"
+    by_input = statistics.get("by_input", [])
+    return [first, *losses(dict(zip(recipe.collect.inputs, by_input, strict=False)))]
+
+
+def losses(by_input: dict[str, dict[str, int]]) -> list[str]:
+    """A line for each reason that costs an input documents which its user most likely meant, with the remedy.
+
+    Args:
+        by_input: for each input, the number of files and rows by reason; those that became documents are `document`.
+    """
+    lines = []
+    for name, reasons in by_input.items():
+        total = sum(reasons.values())
+        for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1]):
+            meaning = LOST.get(reason, "") or (MOST.get(reason, "") if 2 * count > total else "")
+            if reason.startswith("encoding_"):
+                encoding = reason.removeprefix("encoding_").replace("_", "-")
+                meaning = f'in {encoding}, not in UTF-8; collect.encoding = "auto" reads them'
+            if meaning:
+                lines.append(f"collect: warning: {name}: {count:,} of {total:,} left out as {reason}: {meaning}")
+    return lines
 
 
 def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[str, Any]:
