@@ -100,9 +100,12 @@ def git_directory(directory: str) -> str | None:
     return os.path.join(home, common[0].strip()) if common and common[0].strip() else home  # noqa: PTH118
 
 
-def is_bare(names: Collection[str]) -> bool:
-    """Whether these are the names of what a bare repository has."""
-    return "HEAD" in names and "objects" in names and "refs" in names and ".git" not in names
+def is_bare(directory: str, names: Collection[str]) -> bool:
+    """Whether a directory that holds these names is a bare repository."""
+    if ".git" in names or not ("HEAD" in names and "objects" in names and "refs" in names):
+        return False
+    head = (read_lines(f"{directory}/HEAD") or [""])[0]
+    return head.startswith("ref: ") or re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", head) is not None
 
 
 class Entry(NamedTuple):

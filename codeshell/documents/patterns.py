@@ -207,8 +207,8 @@ def _bracket(part: bytes, at: int) -> tuple[bytes, int] | None:
 class Rules:
     """The patterns of one file, in their order; the last one that matches an entry decides on it."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.patterns = [pattern for pattern in map(parse, lines) if pattern is not None]
+    def __init__(self, source: Iterable[str]) -> None:
+        self.patterns = [pattern for pattern in map(parse, source) if pattern is not None]
         # The last patterns come first. Neighbours that mean the same are one expression each for names and paths.
         self._groups: list[tuple[bool, list[Pattern]]] = []
         for pattern in reversed(self.patterns):
@@ -248,9 +248,9 @@ def _together(group: list[Pattern], directory: bool) -> tuple[re.Pattern[bytes] 
 class Attributes:
     """The lines of one `.gitattributes` that give or take an attribute of `LINGUIST`."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, source: Iterable[str]) -> None:
         self._lines: list[tuple[Pattern, dict[str, str | None]]] = []
-        for line in lines:
+        for line in source:
             text = line.strip(" \t\r\n")
             if "linguist-" not in text or text.startswith(("#", "[attr]")):
                 continue
@@ -331,4 +331,9 @@ def read_lines(path: str) -> list[str] | None:
             return None
     if len(data) > MAX_FILE_BYTES:
         return None
+    return lines(data)
+
+
+def lines(data: bytes) -> list[str]:
+    """The lines of a pattern file by its bytes."""
     return os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")

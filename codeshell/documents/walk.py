@@ -165,7 +165,7 @@ def walk(
         yield Found("", 0, base, "unreadable")
         return
     names = {entry.name for entry in top}
-    if git.is_bare(names):
+    if git.is_bare(root, names):
         yield from _bare(root, "", base, max_file_bytes, vendored, choice)
         return
     place = _around(root, gitignore) if ".git" not in names else _Place(None)
@@ -202,7 +202,7 @@ def walk(
                 reason = "vendored"
             elif output_at(entry.path, names):
                 reason = "codeshell_output"
-            elif git.is_bare(names):
+            elif git.is_bare(entry.path, names):
                 yield from _bare(entry.path, path + "/", entry.name, max_file_bytes, vendored, choice)
                 continue
         elif not reason:
@@ -308,6 +308,24 @@ def _attributes(place: _Place, path: str, name: str) -> dict[str, str | None]:
     return found
 
 
+def _judge(place: _Place, path: str, name: str, size: int, max_file_bytes: int, vendored: bool) -> tuple[str, str]:
+    """The reason to leave a file out that its name, its size and `.gitattributes` give, and the language that the
+    latter gives; both may be empty."""
+    said = _attributes(place, path, name) if place.attributes else {}
+    if not vendored:
+        if said.get("linguist-generated") not in (None, "false"):
+            return "generated", ""
+        mark = said.get("linguist-vendored")
+        if mark not in (None, "false") or (mark is None and place.vendored):
+            return "vendored", ""
+    language = said.get("linguist-language")
+    if not language:
+        return why_not_read(name, size, max_file_bytes), ""
+    # The repository says what it is, whatever its name looks like.
+    known = "" if languages.by_label(language) else "unknown_language"
+    return "empty" if size == 0 else "over_large" if size > max_file_bytes else known, language
+
+
 def _by_attributes(place: _Place, path: str, reason: str) -> tuple[str, _Place]:
     """Enter a directory of a vendored name if `.gitattributes` takes back some of it; its files are judged one by
     one. An attribute of a directory says nothing of what is in it, as in git."""
@@ -334,17 +352,30 @@ def _bare(
     if not entries:
         yield Found(prefix.rstrip("/"), 0, repo, "empty" if entries == [] or git.is_unborn(directory) else "unreadable")
         return
+    # The attributes of each directory that has some, with the length of its path.
+    by_folder = {}
+    for entry in entries:
+        if entry.path.rpartition("/")[2] == ".gitattributes" and entry.size <= patterns.MAX_FILE_BYTES:
+            data, _ = git.blob(directory, entry.object, patterns.MAX_FILE_BYTES)
+            folder = entry.path.rpartition("/")[0]
+            by_folder[folder] = (len(os.fsencode(f"{folder}/")) if folder else 0, b"", Attributes(patterns.lines(data)))
     for entry in entries:
         *folders, file = entry.path.split("/")
-        reason = next(filter(None, (_why_not_enter(one, vendored, frozenset()) for one in folders)), "")
+        around = ["/".join(folders[:end]) for end in range(len(folders) + 1)]
+        place = _Place(repo, attributes=tuple(by_folder[one] for one in around if one in by_folder))
+        # By name, a folder is vendored as elsewhere, but for what attributes take back.
+        why = next(filter(None, (_why_not_enter(one, vendored, frozenset()) for one in folders)), "")
+        place = place._replace(vendored=why == "vendored")
+        reason = language = "" if why == "vendored" else why
         if not reason and choice:
-            outer = range(1, len(folders) + 1)
-            left = any(choice.leaves_out(prefix + "/".join(folders[:end]), directory=True) for end in outer)
+            left = any(choice.leaves_out(prefix + one, directory=True) for one in around[1:])
             reason = "excluded" if left or choice.leaves_out(prefix + entry.path, directory=False) else ""
-        reason = reason or entry.reason or why_not_read(file, entry.size, max_file_bytes)
-        blob = f"{entry.object} {prefix.rstrip('/')}"
-        look = not reason and _must_look(file)
-        yield Found(prefix + entry.path, entry.size, repo, reason, look, blob="" if reason else blob)
+        reason = reason or entry.reason
+        if not reason:
+            reason, language = _judge(place, entry.path, file, entry.size, max_file_bytes, vendored)
+        blob = "" if reason else f"{entry.object} {prefix.rstrip('/')}"
+        look = not reason and not language and _must_look(file)
+        yield Found(prefix + entry.path, entry.size, repo, reason, look, language=language, blob=blob)
 
 
 def read_blob(root: str, found: Found, limit: int) -> tuple[bytes, str]:
@@ -446,19 +477,8 @@ def _look_at(
         reason = "excluded"
     elif place.ignore and _ignored(place, path, name, directory=False):
         reason = "ignored"
-    said = _attributes(place, path, name) if place.attributes and not reason else {}
-    if said and not vendored and said.get("linguist-generated") not in (None, "false"):
-        reason = "generated"
-    if not vendored and not reason:
-        mark = said.get("linguist-vendored")
-        reason = "vendored" if (mark or ("true" if place.vendored else "false")) != "false" else ""
-    if not reason and (given := said.get("linguist-language") or ""):
-        # The repository says what it is, whatever its name looks like.
-        language = given
-        reason = "" if languages.by_label(given) else "unknown_language"
-        reason = "empty" if size == 0 else "over_large" if size > max_file_bytes else reason
-    elif not reason:
-        reason = why_not_read(name, size, max_file_bytes)
+    if not reason:
+        reason, language = _judge(place, path, name, size, max_file_bytes, vendored)
     look = not reason and not language and _must_look(name)
     return Found(path, size, repo, reason, look, 0 if reason else status.st_mtime_ns, language)
 
