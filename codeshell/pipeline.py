@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -52,6 +53,9 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     if until is not None and until not in names:
         raise UserError(f"--until {until}: no such stage; there are {', '.join(names)}")
     last = names.index(until) if until else len(stages) - 1
+    # In its own input, a run would leave its files among the user's.
+    if any(os.path.realpath(text) == os.path.realpath(directory) for text in recipe.collect.inputs if text):
+        raise UserError(f"{directory}: both an input and the output; choose another output directory with -o")
     make_directory(directory)
     with lock(directory):
         # Before a file of the run is touched.
@@ -71,7 +75,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             if done.exists():
                 statistics[stage.name] = read_json(done)
                 since = _since(recipe, directory) if stage is STAGES[0] else ""
-                say(f"{stage.name}: done before" + (f"; {since}; `--refresh` reads them again" if since else ""))
+                say(f"{stage.name}: done before" + (f"; {since}" if since else ""))
                 continue
             worked = True
             started = time.monotonic()
@@ -105,7 +109,7 @@ def _outdated(recipe: Recipe, directory: Path) -> str | None:
     if not (directory / first.directories[0] / "stats.json").exists():
         return "--refresh: it was not done"
     if since:
-        return f"--refresh: {since}"
+        return f"--refresh: {since.partition('; `--refresh`')[0]}"
     say("--refresh: the inputs are as they were read; nothing is read again")
     return None
 

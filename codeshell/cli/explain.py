@@ -213,6 +213,7 @@ def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
     from codeshell.documents.readers import storable
     from codeshell.engine.files import read_json
     from codeshell.errors import UserError
+    from codeshell.report.pairs import DedupPairs
 
     plan = directory / "plan.json"
     if not plan.exists():
@@ -228,7 +229,9 @@ def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
             if place.found is not None:
                 with contextlib.suppress(UserError):
                     return _answers(directory, name, diff)
-                return [{"status": "kept", "id": name, "threshold": None, "keep_order": None, "diff": None}]
+                source = DedupPairs(directory)
+                answer = {"threshold": source.threshold, "keep_order": source.parameters.get("keep_order")}
+                return [{"status": "kept", "id": name, "diff": None} | answer]
             # It was not compared: the folder is walked once more, as it is now, to say why.
             job = read_json(directory / "job.json")
             listing = inputs.Listing(

@@ -80,7 +80,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     # A run that was killed has read what its lists named, each file as it is now. What is new is not in the lists.
     moved = since(recipe, directory) if begun else ""
     if moved:
-        say(f"collect: {moved}; `--refresh` reads them again")
+        say(f"collect: {moved}")
     reasons_by_input = [dict(sorted(by_input[index].items())) for index in sorted(by_input)]
     # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
@@ -200,7 +200,7 @@ def since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
         return ""
     plan = read_json(path)
     if not plan.get("times"):
-        return "made by a version that kept no times of files, so changes since are not seen"
+        return "by a version that kept no times of files, so changes since are not seen; `--refresh` reads all again"
     inputs = [text for text in settings.inputs if not is_url(text.removeprefix("file://"))]
     urls = "URLs were not looked at" if len(inputs) < len(settings.inputs) else ""
     if not inputs:
@@ -218,7 +218,7 @@ def since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
             raise
         # A finished stage needs its inputs no more: they may be on a disk that is not there today.
         return f"the inputs cannot be compared with what was read ({error})"
-    return "; ".join(filter(None, (str(found) if found else "", urls)))
+    return "; ".join(filter(None, (f"{found}; `--refresh` reads them again" if found else "", urls)))
 
 
 def options_of(settings: Collect) -> InputOptions:

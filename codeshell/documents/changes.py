@@ -54,7 +54,9 @@ class Changes:
         count, word = first.split(" ")
         first = f"{count} file is {word}" if count == "1" else f"{count} files are {word}"
         more = ", …" if self.new + self.changed + self.gone > len(self.names) else ""
-        return f"{' and '.join([first, *rest])} since ({', '.join(self.names)}{more})"
+        listed = [first, *rest]
+        words = " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
+        return f"{words} since ({', '.join(self.names)}{more})"
 
 
 def stamps(listing: Listing) -> Iterator[Stamp]:

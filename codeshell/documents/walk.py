@@ -378,12 +378,15 @@ def _bare(
         yield Found(prefix + entry.path, entry.size, repo, reason, look, language=language, blob=blob)
 
 
-def read_blob(root: str, found: Found, limit: int) -> tuple[bytes, str]:
-    """The bytes of a file of a bare repository that `walk` found below `root`, and the reason if it is left out (see
-    `readers.read_file`)."""
+def read_blob(root: str, found: Found, limit: int | None) -> tuple[bytes, str]:
+    """The bytes of a file of a bare repository that `walk` found below `root`, and the reason if it is left out.
+
+    Args:
+        limit: see `readers.read_file`; None reads a file of any size and content.
+    """
     identity, _, repository = found.blob.partition(" ")
-    data, reason = git.blob(f"{root}/{repository}" if repository else root, identity, limit)
-    reason = reason or why_not_text(data, limit)
+    data, reason = git.blob(f"{root}/{repository}" if repository else root, identity, limit or found.size)
+    reason = reason or (why_not_text(data, limit) if limit is not None else "")
     return (b"" if reason else data), reason
 
 
