@@ -308,22 +308,25 @@ def _attributes(place: _Place, path: str, name: str) -> dict[str, str | None]:
     return found
 
 
-def _judge(place: _Place, path: str, name: str, size: int, max_file_bytes: int, vendored: bool) -> tuple[str, str]:
-    """The reason to leave a file out that its name, its size and `.gitattributes` give, and the language that the
-    latter gives; both may be empty."""
+def _judge(
+    place: _Place, path: str, name: str, size: int, max_file_bytes: int, vendored: bool
+) -> tuple[str, str, bool]:
+    """The reason to leave a file out that its name, its size and `.gitattributes` give, the language that the latter
+    gives (both may be empty), and `Found.look`."""
     said = _attributes(place, path, name) if place.attributes else {}
     if not vendored:
         if said.get("linguist-generated") not in (None, "false"):
-            return "generated", ""
+            return "generated", "", False
         mark = said.get("linguist-vendored")
         if mark not in (None, "false") or (mark is None and place.vendored):
-            return "vendored", ""
+            return "vendored", "", False
     language = said.get("linguist-language")
     if not language:
-        return why_not_read(name, size, max_file_bytes), ""
+        reason, look = _by_name(name, size, max_file_bytes)
+        return reason, "", look
     # The repository says what it is, whatever its name looks like.
     known = "" if languages.by_label(language) else "unknown_language"
-    return "empty" if size == 0 else "over_large" if size > max_file_bytes else known, language
+    return "empty" if size == 0 else "over_large" if size > max_file_bytes else known, language, False
 
 
 def _by_attributes(place: _Place, path: str, reason: str) -> tuple[str, _Place]:
@@ -370,11 +373,10 @@ def _bare(
         if not reason and choice:
             left = any(choice.leaves_out(prefix + one, directory=True) for one in around[1:])
             reason = "excluded" if left or choice.leaves_out(prefix + entry.path, directory=False) else ""
-        reason = reason or entry.reason
+        reason, look = reason or entry.reason, False
         if not reason:
-            reason, language = _judge(place, entry.path, file, entry.size, max_file_bytes, vendored)
+            reason, language, look = _judge(place, entry.path, file, entry.size, max_file_bytes, vendored)
         blob = "" if reason else f"{entry.object} {prefix.rstrip('/')}"
-        look = not reason and not language and _must_look(file)
         yield Found(prefix + entry.path, entry.size, repo, reason, look, language=language, blob=blob)
 
 
@@ -392,27 +394,28 @@ def read_blob(root: str, found: Found, limit: int | None) -> tuple[bytes, str]:
 
 def why_not_read(name: str, size: int, max_file_bytes: int) -> str:
     """The reason to leave a file out that its name and size give, or an empty string."""
+    return _by_name(name, size, max_file_bytes)[0]
+
+
+def _by_name(name: str, size: int, max_file_bytes: int) -> tuple[str, bool]:
+    """The same reason, and whether only the beginning of the file tells if it is to be read (`Found.look`)."""
     if name in VCS:  # the .git file of a worktree or submodule
-        return "vcs"
+        return "vcs", False
     if size == 0:
-        return "empty"
+        return "empty", False
     # A name that says nothing may still be a script's: only the text tells, so the file is read.
     language, look_inside = languages.by_name(name)
     ending = languages.suffix(name)
     if language is None and ending in BINARY:
-        return "binary"
+        return "binary", False
     if language is None and not look_inside:
-        return "unknown_language"
+        return "unknown_language", False
     if MINIFIED.search(name):
-        return "minified"
+        return "minified", False
     if ending == ".lock":
-        return "lock_file"
-    return "over_large" if size > max_file_bytes else ""
-
-
-def _must_look(name: str) -> bool:
-    """Whether a name has a suffix of which nothing is known."""
-    return languages.suffix(name) != "" and languages.by_name(name) == (None, True)
+        return "lock_file", False
+    # A suffix of which nothing is known.
+    return ("over_large", False) if size > max_file_bytes else ("", language is None and ending != "")
 
 
 def member(name: str, kind: str, size: int, max_file_bytes: int, *, vendored: bool) -> tuple[str, str]:
@@ -475,14 +478,16 @@ def _look_at(
     except OSError:
         return Found(path, 0, repo, "unreadable")
     name, size = entry.name, status.st_size
-    reason = language = ""
+    reason, language, look = "", "", False
     if choice and choice.leaves_out(path, directory=False):
         reason = "excluded"
     elif place.ignore and _ignored(place, path, name, directory=False):
         reason = "ignored"
-    if not reason:
-        reason, language = _judge(place, path, name, size, max_file_bytes, vendored)
-    look = not reason and not language and _must_look(name)
+    if place.attributes or place.vendored:
+        if not reason:
+            reason, language, look = _judge(place, path, name, size, max_file_bytes, vendored)
+    elif not reason:
+        reason, look = _by_name(name, size, max_file_bytes)
     return Found(path, size, repo, reason, look, 0 if reason else status.st_mtime_ns, language)
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers.trees import program, recipe, rows, write_tree
+from helpers.trees import program, recipe, rows, run_collect, write_tree
 
 from codeshell import pipeline
 from codeshell.cli import main
@@ -134,7 +134,7 @@ def test_a_resumed_run_says_what_its_list_does_not_have(tmp_path: Path, capsys: 
     (root / "m3.py").write_text(program(30))
     (root / "m0.py").unlink()
     (root / "m9.py").write_text(program(9))
-    finish(settings, tmp_path / "run")
+    run_collect(settings, tmp_path / "run")
     # Each file once, as it is now; the one that is gone is counted, the new one is named.
     assert documents(tmp_path / "run") == [f"m{i}.py" for i in range(1, 6)]
     assert [row["rule"] for row in rows(stage, "dropped")] == ["unreadable"]
