@@ -75,6 +75,9 @@ class Collect(Settings, frozen=True, kw_only=True):
     """Patterns as in `.gitignore`, relative to the input: only files of folders that match are read."""
     exclude: Redo[tuple[str, ...]] = ()
     """Patterns of the same kind: what matches is left out, as `excluded`, even if `include` matches, too."""
+    encoding: Redo[Literal["utf-8", "auto"]] = "utf-8"
+    """`utf-8` leaves files in other encodings out and counts them by name (`encoding_latin1`); `auto` reads those whose
+    encoding can be told, as UTF-8."""
     shard_bytes: Redo[Positive] = 33_554_432
     """Text in one shard; a worker holds about three times this in memory."""
     text_column: Redo[str] = ""

@@ -104,6 +104,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out larger files of folders (default: 1048576)",
     )
+    add(
+        "--encoding",
+        choices=("utf-8", "auto"),
+        default="utf-8",
+        help="auto: also read files in other encodings (UTF-16, Latin-1, Shift-JIS, GBK ...) where they can be told; "
+        "kept/ has their own bytes (default: utf-8)",
+    )
     add("--vendored", action="store_true", help="also enter folders like node_modules and third_party")
     add(
         "--include",
@@ -192,6 +199,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         gitignore=not args.no_gitignore,
         include=tuple(args.include),
         exclude=tuple(args.exclude),
+        encoding=args.encoding,
     )
     # A dry run without -o works in a directory that is removed afterwards.
     with tempfile.TemporaryDirectory() as scratch:
@@ -226,6 +234,8 @@ def summary(statistics: dict[str, Any]) -> list[str]:
     if statistics["left_out"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["left_out"].items())
         lines.append(f"not compared: {reasons}")
+        if any(reason.startswith("encoding_") for reason in statistics["left_out"]):
+            lines.append("texts in other encodings than UTF-8 can be compared, too: --encoding auto")
     if statistics.get("repeated_ids"):
         lines.append(f"{statistics['repeated_ids']:,} documents repeat an earlier id; (shard, row) tells rows apart")
     if "index" in statistics:

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refresh", action="store_true", help="do everything again if the inputs have changed since they were read"
     )
+    parser.add_argument("--encoding", choices=("utf-8", "auto"), help="short for --set collect.encoding=...")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage, e.g. split")
 
 
@@ -64,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
             overrides.append(f"collect.{name}=" + json.dumps(getattr(args, name), ensure_ascii=False))
     if args.no_gitignore:
         overrides.append("collect.gitignore=false")
+    if args.encoding:
+        overrides.append(f"collect.encoding={args.encoding}")
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
     settings = recipe.load(args.recipe, overrides)

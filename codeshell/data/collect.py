@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell.documents import changes, languages
+from codeshell.documents import changes, encodings, languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.columns import TABLES
 from codeshell.documents.formats import named
@@ -159,7 +159,8 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
     if path.exists():
         plan: dict[str, Any] = read_json(path)
         if plan.get("times"):
-            if plan["settings"] != asked:
+            # A key that an earlier version did not know has its default.
+            if json.loads(json.dumps(to_tree(Collect()))) | plan["settings"] != asked:
                 raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
             return plan
         # An earlier version was killed in this stage, and its lists have another format: the stage begins again.
@@ -236,6 +237,7 @@ def options_of(settings: Collect) -> InputOptions:
         gitignore=settings.gitignore,
         include=settings.include,
         exclude=settings.exclude,
+        encoding=settings.encoding,
     )
 
 
@@ -343,7 +345,7 @@ class _Output:
             bad = set(np.flatnonzero(~measures["valid"]).tolist())
             for place in sorted(bad):
                 source, row = held[place]
-                self._drop(source, row._replace(reason="bad_utf8"))
+                self._drop(source, row._replace(reason=encodings.reason(row.text)))
             held = [entry for place, entry in enumerate(held) if place not in bad]
             texts = [row.text for _, row in held]
             data, offsets, measures = scores.measure(texts)

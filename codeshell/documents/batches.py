@@ -8,7 +8,8 @@ A document takes part if it has a text: not null, not empty, valid UTF-8. The re
 
     no_text   null; a JSON record without the text key, or with something else than a string there
     empty     no bytes
-    bad_utf8  not valid UTF-8 (in JSON: an escaped lone surrogate)
+    encoding_NAME  in another encoding than UTF-8, unless `options.encoding` is `auto`: see `encodings`
+    bad_utf8  not valid UTF-8, and it cannot be told what else (in JSON: an escaped lone surrogate)
     bad_json  a line of JSONL that is not an object
     bad_csv   a record of CSV with more fields than the header
     over_large  a line of over 1 GiB; a file that has grown over `max_file_bytes`; a text over `max_row_bytes`
@@ -33,7 +34,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import arrow_files, languages, readers, walk
+from codeshell.documents import arrow_files, encodings, languages, readers, walk
 from codeshell.documents.columns import Columns, InputOptions, columns_of, is_string
 from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, check_unchanged
@@ -126,7 +127,7 @@ def texts(shard: Shard, options: InputOptions, left_out: Counter[str]) -> Iterat
                 yield row, row.text.decode()
                 continue
             except UnicodeDecodeError:
-                reason = "bad_utf8"
+                reason = encodings.reason(row.text)
         left_out[reason] += 1
 
 
@@ -216,7 +217,7 @@ def _parquet_batches(shard: Shard, options: InputOptions, columns: Collection[st
                 ids = pc.coalesce(batch.column(id_column).cast(pa.string()), ids)
         if order_column is not None:
             order = _order_values(batch.column(order_column), shard.order_type)
-        yield _batch(places, batch.column(text_column), ids, order, Counter())
+        yield _batch(places, batch.column(text_column), ids, order, Counter(), options.encoding)
 
 
 def _row_batches(found: Iterator[Row], shard: Shard, columns: Collection[str]) -> Iterator[Batch]:
@@ -264,6 +265,7 @@ def _batch(
     ids: pa.StringArray | None,
     order: pa.Array | None,
     left_out: Counter[str],
+    encoding: str = "utf-8",
 ) -> Batch:
     """The rows whose text takes part. The one test of UTF-8 for texts in bulk is here.
 
@@ -295,9 +297,21 @@ def _batch(
     except pa.ArrowInvalid:
         # Some text is invalid: C++ says which.
         (piece,) = text_buffers(texts)
-        valid = _C.measure_texts(piece.data, piece.offsets)["valid"]
-        left_out["bad_utf8"] += int((~valid & takes_part).sum())
-        takes_part &= valid
+        valid = _C.measure_texts(piece.data, piece.offsets)["valid"] | ~takes_part
+        # What they are in is found one by one: they are few.
+        values: list[bytes] = []
+        for place in np.flatnonzero(~valid).tolist():
+            begin, end = piece.offsets[place : place + 2]
+            data = bytes(piece.data[begin:end])
+            data, reason = encodings.to_utf8(data) if encoding == "auto" else (data, encodings.reason(data))
+            if reason:
+                left_out[reason] += 1
+                takes_part[place] = False
+            values.append(data)
+        if encoding == "auto":
+            mask, replaced = pa.array(~valid), pa.array(values, pa.large_binary())
+            column = pc.replace_with_mask(texts.cast(pa.large_binary()), mask, replaced)
+            texts = pa.LargeStringArray.from_buffers(len(column), *column.buffers()[1:], offset=column.offset)
     # Filtering copies the texts, so it is done only where something is left out.
     if not takes_part.all():
         mask = pa.array(takes_part)
@@ -426,6 +440,8 @@ def _row(
     repo, language = repo or columns.repo_of_all or None, language or columns.language_of_all or None
     # A text that is left out is not carried along: it may be large.
     reason = "no_text" if text is None else readers.why_not_text(text, options.max_row_bytes)
+    if text is not None and options.encoding == "auto":
+        text, reason = readers.in_utf8(text, reason)
     data = b"" if reason or text is None else text
     return Row(row, place, data, reason, len(data), given, repo, path, language, order)
 
@@ -444,6 +460,8 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
             reason = _why_not_code(file.path, head)
         if not reason and not file.blob:
             data, reason = readers.read_file(place, limit)
+        if options.encoding == "auto":
+            data, reason = readers.in_utf8(data, reason)
         size, text = len(data) or file.size, b"" if reason else data
         yield Row(row, file.path, text, reason, size, None, file.repo, file.path, file.language or None)
 

@@ -115,6 +115,8 @@ class InputOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     """Patterns of files in folders, as in `.gitignore` (see `walk.Choice`)."""
+    encoding: str = "utf-8"
+    """`utf-8`, or `auto`: find out what other texts are in (`documents.encodings`) and read them, too."""
 
     @property
     def single_limit(self) -> int:

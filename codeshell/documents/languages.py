@@ -260,6 +260,12 @@ def _interpreter(head: bytes) -> str:
     if program == b"env":
         words = [word for word in (match[2] or b"").split() if not word.startswith(b"-") and b"=" not in word]
         program = words[0].rsplit(b"/", 1)[-1] if words else b""
+    arguments = (match[2] or b"").split()
+    if program == b"busybox" and arguments:
+        program = arguments[0]
+    # Apple's program runs JavaScript, too.
+    if program == b"osascript" and arguments[:2] == [b"-l", b"JavaScript"]:
+        program = b"js"
     # Some scripts begin as shell's, and hand themselves to their interpreter.
     if program in (b"sh", b"bash"):
         top = b"\n".join(head[:1024].split(b"\n", 9)[:9])

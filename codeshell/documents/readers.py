@@ -17,7 +17,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.documents import formats
+from codeshell.documents import encodings, formats
 from codeshell.engine.files import is_utf8
 from codeshell.errors import UserError
 
@@ -118,7 +118,26 @@ def why_not_text(data: bytes, limit: int | None) -> str:
         return ""
     if len(data) > limit:
         return "over_large"
-    return "binary" if data.find(b"\0", 0, NUL_BYTES) >= 0 else ""
+    if data.find(b"\0", 0, NUL_BYTES) < 0:
+        return ""
+    # Every second byte of UTF-16 is zero, but it is text.
+    wide = encodings.is_wide(data)
+    return f"encoding_{wide.name}" if wide else "binary"
+
+
+def in_utf8(data: bytes, reason: str) -> tuple[bytes, str]:
+    """A text in UTF-8 if it is in another encoding that can be told, and the reason why it is left out."""
+    if not data or (reason and not reason.startswith("encoding_")) or (not reason and is_utf8_bytes(data)):
+        return data, reason
+    return encodings.to_utf8(data)
+
+
+def is_utf8_bytes(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

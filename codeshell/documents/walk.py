@@ -389,7 +389,8 @@ def read_blob(root: str, found: Found, limit: int | None) -> tuple[bytes, str]:
     identity, _, repository = found.blob.partition(" ")
     data, reason = git.blob(f"{root}/{repository}" if repository else root, identity, limit or found.size)
     reason = reason or (why_not_text(data, limit) if limit is not None else "")
-    return (b"" if reason else data), reason
+    # A text in another encoding than UTF-8 is for the caller to convert.
+    return (b"" if reason and not reason.startswith("encoding_") else data), reason
 
 
 def why_not_read(name: str, size: int, max_file_bytes: int) -> str:

@@ -61,7 +61,7 @@ def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[s
         assert file.read() == json.dumps({"content": "alone"}) + "\n{broken\n"
     stats = json.loads((output / "stats.json").read_text())
     assert (stats["documents"], stats["kept"], stats["duplicates"], stats["clusters"]) == (6, 4, 2, 2)
-    assert stats["left_out"] == {"bad_json": 1, "bad_utf8": 1, "binary": 1, "no_text": 1}
+    assert stats["left_out"] == {"bad_json": 1, "binary": 1, "encoding_latin1": 1, "no_text": 1}
     assert not (output / "work").exists()
     assert "2 are near duplicates of 2 of them" in capsys.readouterr().out
 

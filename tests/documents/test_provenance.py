@@ -68,7 +68,7 @@ def test_explain_names_rule_value_limit_and_the_kept_document(finished: Path) ->
     assert "dropped  in filter by exact_duplicate" in copy
     assert "in favour of  a/good.py  (code/a, id " in copy
     assert "dropped  in collect by empty" in say(finished, "b/empty.py")[0]
-    assert "dropped  in collect by bad_utf8" in say(finished, "latin.py")[0]
+    assert "dropped  in collect by encoding_latin1" in say(finished, "latin.py")[0]
 
 
 def test_explain_as_json(finished: Path) -> None:

@@ -96,7 +96,7 @@ HOSTILE_DROPS = {
     "pkg/empty.py": "empty",
     "pkg/huge.py": "over_large",
     "pkg/image.png": "binary",
-    "pkg/latin1.py": "bad_utf8",
+    "pkg/latin1.py": "encoding_latin1",
     "pkg/lib.min.js": "minified",
     "pkg/nul.py": "binary",
     "pkg/third_party": "vendored",
