@@ -91,8 +91,8 @@ class Collect(Settings, frozen=True, kw_only=True):
     layout: Redo[
         Literal["auto", "plain", "the-stack", "the-stack-v2", "starcoderdata", "github-code", "codeparrot"]
     ] = "auto"
-    """The data set whose columns the inputs have. `auto` takes a text from `text`, `content` or `code`, and says which
-    columns it found."""
+    """The data set whose columns the inputs have. `auto` takes a text from `text`, or from `content` or `code` where a
+    repository or a path stands beside it, and says which columns it found."""
     damaged: Redo[Literal["refuse", "skip"]] = "refuse"
     """What a truncated or broken file of rows does: end the run, or be left out as a whole and counted as `damaged`.
     `skip` reads every such file once more, before the rest."""

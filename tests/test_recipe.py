@@ -159,3 +159,11 @@ def test_the_deduper_and_its_command_have_the_defaults_of_the_recipe() -> None:
         assert getattr(library, name) == getattr(run, name)
         assert f"{phrase} (default: {getattr(run, name)})" in text
     assert (library.ngram, library.seed) == (run.ngram, recipe.Recipe().seed)
+
+
+def test_columns_that_an_earlier_version_recorded_are_the_usual_ones() -> None:
+    was = {"collect.text_column": "text", "collect.path_column": "path", "collect.repo_column": "body"}
+    now = dict.fromkeys(was, "") | {"collect.language": "", "collect.layout": "auto", "collect.damaged": "refuse"}
+    assert recipe.changed(was, now) == ["collect.repo_column"]
+    # A recipe that names such a column means it.
+    assert recipe.from_tree({"collect": {"text_column": "text"}}, "r.toml").collect.text_column == "text"

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--text-column",
         metavar="NAME",
-        help="column of the text in files of rows (default: text, content or code)",
+        help="column of the text in files of rows (default: text, or content or code beside a path or repository)",
     )
     add(
         "--layout",

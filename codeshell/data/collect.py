@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from codeshell.documents import changes, encodings, languages
 from codeshell.documents.batches import Row, rows
-from codeshell.documents.columns import TABLES
+from codeshell.documents.columns import DAMAGED, TABLES
 from codeshell.documents.formats import named
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
@@ -69,7 +69,9 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             by_input[int(index)].update(reasons)
     for index, reasons in by_input.items():
         # An input whose files were all given before has none of its own, and that is no mistake.
-        if not reasons["document"] and str(index) not in plan.get("repeated", ()):
+        # One whose files are all damaged is left out where that was asked for, if there is another one.
+        skipped = reasons[DAMAGED] and any(one["document"] for one in by_input.values())
+        if not reasons["document"] and not skipped and str(index) not in plan.get("repeated", ()):
             remedy = ""
             if reasons["unknown_language"] and named(settings.inputs[index]):
                 remedy = (

@@ -55,6 +55,9 @@ OBJECT_ROWS = 256
 """The same where rows become Python objects."""
 
 
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8."""
+
 TAR_PIECE = 1 << 20
 """Bytes of a member of an archive that are read at a time."""
 
@@ -357,7 +360,8 @@ def _jsonl_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         if line is None:
             yield Row(number, place, reason="over_large")
             continue
-        if line.isspace():
+        # Where files were joined, a byte order mark may be all of a line.
+        if line.isspace() or (len(line) < 6 and line.strip() == MARK):
             continue
         record = decode_record(line)
         if record is None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from codeshell.documents import arrow_files, languages, readers
 from codeshell.documents.csv_files import CsvReader
-from codeshell.documents.formats import TEXT_NAMES
+from codeshell.documents.formats import PATH_NAMES, REPO_NAMES, TEXT_NAMES, has_text, text_names
 from codeshell.documents.json_lines import decode_record
 from codeshell.documents.tar_files import TarReader
 from codeshell.errors import UserError, say
@@ -62,11 +62,12 @@ class Columns(NamedTuple):
 
 USUAL: dict[str, tuple[str, ...]] = {
     "text": TEXT_NAMES,
-    "repo": ("repo", "repo_name", "max_stars_repo_name"),
-    "path": ("path", "max_stars_repo_path"),
+    "repo": REPO_NAMES,
+    "path": PATH_NAMES,
     "language": ("language", "lang"),
 }
-"""The names that columns usually have, by what they hold. The first that a file has counts."""
+"""The names that columns usually have, by what they hold. The first that a file has counts; for a text, see
+`formats.text_names`."""
 
 LAYOUTS: dict[str, dict[str, str]] = {
     "the-stack": {
@@ -184,7 +185,7 @@ def check(kind: str, path: str, name: str, options: InputOptions) -> Checked:
     else:
         records = _first_records(path, options)
         names = list(dict.fromkeys(key for record in records for key in record))
-    columns = _chosen(kind, name, names, schema, options)
+    columns = _chosen(name, names, schema, options)
     if not names:
         return Checked(columns, None, "", ())  # There is no record to judge by.
     asked = {"text": columns.text, "id": options.id_column, "order": order}
@@ -227,11 +228,12 @@ def check_all(found: Iterable[tuple[str, str, str]], options: InputOptions) -> T
     checked: dict[str, Checked] = {}
     damaged: dict[str, str] = {}
     names: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     skip = options.damaged == "skip"
     for kind, path, name in found:
         if path in names:
             continue
-        names[path] = name
+        names[path], kinds[path] = name, kind
         try:
             checked[path] = check(kind, path, name, options)
             if skip:
@@ -243,13 +245,17 @@ def check_all(found: Iterable[tuple[str, str, str]], options: InputOptions) -> T
             checked.pop(path, None)
             damaged[path] = str(error)
     _check_named(list(checked.values()), options)
+    if options.text_column and checked and not any(one.columns for one in checked.values()):
+        say(f"{FLAGS['text']}: not used, because no input has columns")
     if damaged:
         first = next(iter(damaged.values())).partition("; fix it")[0]
         more = f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
         say(f"{len(damaged):,} damaged file{'s' * (len(damaged) > 1)} left out: {first}{more}")
     _say_layouts({names[path]: one for path, one in checked.items()}, options)
     order = common_order_type([(names[path], one.order_type) for path, one in checked.items()])
-    return Tables({path: one.columns for path, one in checked.items() if one.columns}, damaged, order)
+    columns = {path: one.columns for path, one in checked.items() if one.columns}
+    columns |= {path: _open_ended(one, options) for path, one in columns.items() if kinds[path] == "jsonl"}
+    return Tables(columns, damaged, order)
 
 
 def _read_through(kind: str, path: str) -> None:
@@ -318,7 +324,15 @@ def partitions(name: str) -> dict[str, str]:
     return {key: value for key, value in found.items() if value and value != "__HIVE_DEFAULT_PARTITION__"}
 
 
-def _chosen(kind: str, name: str, names: Sequence[str], schema: pa.Schema | None, options: InputOptions) -> Columns:
+def _open_ended(columns: Columns, options: InputOptions) -> Columns:
+    """The columns of a JSONL file, with those that none of its first records had: any record may have them."""
+    layout = LAYOUTS.get(options.layout, {role: usual[0] for role, usual in USUAL.items()})
+    others = {role: getattr(options, f"{role}_column") or layout.get(role) for role in ("repo", "path", "language")}
+    repo, path, language = (getattr(columns, role) or column for role, column in others.items())
+    return columns._replace(repo=repo, path=path, language=language)
+
+
+def _chosen(name: str, names: Sequence[str], schema: pa.Schema | None, options: InputOptions) -> Columns:
     """Which column serves for what: the one that was named, else the layout's, else the usual one."""
     layout = LAYOUTS.get(options.layout)
     outside = partitions(name)
@@ -327,6 +341,8 @@ def _chosen(kind: str, name: str, names: Sequence[str], schema: pa.Schema | None
     for role, usual in USUAL.items():
         given = getattr(options, f"{role}_column")
         choices = (given,) if given else usual if layout is None else (layout[role],) if role in layout else ()
+        if choices == TEXT_NAMES:
+            choices = text_names(names)
         able = [column for column in choices if column in names and (given or _may_be(role, column, schema))]
         inside = next(iter(able), None)
         if inside is None and role in of_all:
@@ -335,8 +351,7 @@ def _chosen(kind: str, name: str, names: Sequence[str], schema: pa.Schema | None
             inside = given if column is not None and given else None
         if inside is None and layout is not None and choices and names and not of_all.get(role):
             raise UserError(_no_column(name, role, choices[0], names))
-        # Any record of JSON may have a key that the first ones do not have.
-        found[role] = choices[0] if inside is None and kind == "jsonl" and choices else inside
+        found[role] = inside
     columns = Columns(found["text"] or options.text_column or "text", found["repo"], found["path"], found["language"])
     if _is("starcoderdata", columns) and not of_all["language"] and "/" in name:
         folder = name.rsplit("/", 2)[-2]
@@ -355,7 +370,7 @@ def _is(layout: str, columns: Columns) -> bool:
 
 
 def _no_column(name: str, role: str, column: str, names: Sequence[str]) -> str:
-    if role == "text" and "blob_id" in names and column in TEXT_NAMES:
+    if role == "text" and "blob_id" in names and set(TEXT_NAMES).isdisjoint(names):
         return f"{name}: it names files (blob_id) without their content; download the content first, then give that"
     return f"{name}: no column '{column}'; it has {', '.join(names[:20])}; set {FLAGS[role]}"
 
@@ -425,7 +440,6 @@ def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
     # What must be there is looked for in all of the first records; what may be there in the first bytes of them.
     named = (options.id_column, options.order_column, options.repo_column, options.path_column, options.language_column)
     must = {column for column in named if column}
-    texts = {options.text_column} if options.text_column else set(TEXT_NAMES)
     kept = options.order_column
     found: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -437,7 +451,7 @@ def _first_records(path: str, options: InputOptions) -> list[dict[str, Any]]:
             found.append({key: value if key == kept else None for key, value in record.items()})
             seen.update(record)
             ordered = kept is None or record.get(kept) is not None
-            if size >= FIRST_BYTES and ordered and must <= seen and not texts.isdisjoint(seen):
+            if size >= FIRST_BYTES and ordered and must <= seen and (options.text_column in seen or has_text(seen)):
                 break
     return found
 

@@ -2,8 +2,9 @@
 
 The rule that tells a data set from source code: a folder is a data set if it holds Parquet, Arrow or JSON Lines files
 (or, beside nothing but documentation, CSV files or tar archives) with a text column and, beside them, at most
-`FEW_SCRIPTS` files of code that are together no larger than four times the data. A folder with a build file at its
-top is code, and files below folders like `tests` or `fixtures` never make a folder with code a data set.
+`FEW_SCRIPTS` files of code that are together no larger than the data (all but plain JSON Lines count fourfold, because
+they are packed). A folder with a build file at its top is code, and samples (files below folders like `tests`, or of a
+name like `fixture.jsonl`) never make a folder with code a data set.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FEW_SCRIPTS = 10
 """Files of code that a data set may have beside it: a loading script, some that made it."""
 
 CODE_SHARE = 4
-"""The files of code may be so many times as large as the data: Parquet packs text to about a quarter."""
+"""The files of code may be so many times as large as packed data: Parquet packs text to about a quarter."""
 
 BUILD_FILES = frozenset(
     """pyproject.toml setup.py setup.cfg package.json Cargo.toml go.mod pom.xml build.gradle build.gradle.kts
@@ -40,6 +41,9 @@ BUILD_FILES = frozenset(
 
 TEST_FOLDERS = frozenset({"tests", "testing", "testdata", "test_data", "test-data", "fixtures", "__tests__", "spec"})
 """Folders whose tables are samples for tests. `test` is not among them: it is a split of many data sets."""
+
+SAMPLES = ("fixture", "sample", "example", "mock", "dummy")
+"""Words in the name of a table that is a sample for tests."""
 
 PROSE = frozenset({"html", "json", "markdown", "restructuredtext", "toml", "yaml"})
 """Languages that describe a data set and do not make it source code."""
@@ -141,14 +145,14 @@ def _expand_url(url: str) -> Iterator[Item]:
         elif not formats.named(path) and system.isdir(path):
             folder = path.rstrip("/")
             inside = {name[len(folder) :].lstrip("/"): name for name in sorted(system.find(path))}
-            names = [inside[name] for name in _only_data(inside)]
+            names = [inside[name] for name in _rows_of_url(url, inside)]
     if not names:
-        raise UserError(f"{url}: no files of rows there, or others beside them; give files that end in {formats.READ}")
+        raise UserError(f"{url}: no files of rows there; give files that end in {formats.READ}")
     for name in names:
         if not formats.named(name):
             raise UserError(f"{url}: a URL must end in {formats.READ}; copy folders of code here first")
         full = _full_url(url, name, system.unstrip_protocol(name))
-        kind = readers.kind_of(full)
+        kind = readers.kind_of(full, name if "::" in url else full)
         if not kind:
             raise UserError(f"{full}: not JSON Lines; a URL must hold rows, and folders of code must be copied here")
         # What lies in a folder is written below a folder of that name.
@@ -166,16 +170,27 @@ def _full_url(url: str, name: str, alone: str) -> str:
     return "::".join(links)
 
 
-def _only_data(names: Iterable[str]) -> list[str]:
-    """The files of rows of a folder that is read through a URL, bytewise by path; none if it holds anything else."""
-    data: list[str] = []
-    for name in names:
-        if any(map(_passed_over, name.split("/"))):
-            continue
-        if not formats.named(name):
-            return []
-        data.append(name)
-    return sorted(data, key=os.fsencode)
+def _rows_of_url(url: str, names: Iterable[str]) -> list[str]:
+    """The files of rows of a folder that is read through a URL, bytewise by path. Code is not read through URLs, so
+    that whatever else is there is left out; one line says so."""
+    names = sorted((name for name in names if not any(map(_passed_over, name.split("/")))), key=os.fsencode)
+    # `.json` beside other rows describes them.
+    rows = [name for name in names if formats.named(name) not in ("", "json")]
+    rows = rows or [name for name in names if formats.named(name)]
+    others = [name for name in names if name not in set(rows)]
+    if rows and others:
+        _say_taken(
+            url, Counter(formats.named(name) for name in rows), others, "files of code are not read through URLs"
+        )
+    return rows
+
+
+def _say_taken(shown: str, kinds: Counter[str], others: Sequence[str], remedy: str) -> None:
+    names = {"json": "JSON", **formats.NAMES}
+    taken = " and ".join(f"{count:,} {names[kind]} file{'s' * (count > 1)}" for kind, count in kinds.items())
+    listed = ", ".join(others[:3]) + ", …" * (len(others) > 3)
+    rest = f"{len(others):,} other file{'s' * (len(others) > 1)}"
+    say(f"{shown}: read as a data set: {taken} taken, {rest} left out ({listed}); {remedy}")
 
 
 @dataclass
@@ -206,14 +221,17 @@ def _data_set(root: str, shown: str, own: Sequence[str], options: InputOptions) 
     rows = found.rows + lines
     others = found.others + sorted(set(found.documents) - set(lines))
     if found.scripts:
-        rows = [name for name in rows if TEST_FOLDERS.isdisjoint(name.split("/")[:-1])]
+        rows = [name for name in rows if not _is_sample(name)]
         others += sorted(set(found.rows + lines) - set(rows)) + found.archives
     else:
         rows += found.archives
     # Where there are other things in the folder, its rows must be most of it.
-    amount = sum(_size(f"{root}/{name}", pointers=True) for name in rows)
+    plain = (".jsonl", ".ndjson", ".json")
+    amount = sum(
+        _size(f"{root}/{name}", pointers=True) * (1 if name.lower().endswith(plain) else CODE_SHARE) for name in rows
+    )
     beside = found.size - sum(_size(f"{root}/{name}") for name in lines)
-    if not rows or (others and beside > CODE_SHARE * amount):
+    if not rows or (others and beside > amount):
         return []
     kinds = ((name, _kind(f"{root}/{name}", options)) for name in sorted(rows, key=os.fsencode))
     data = [(name, kind) for name, kind in kinds if kind]
@@ -224,15 +242,9 @@ def _data_set(root: str, shown: str, own: Sequence[str], options: InputOptions) 
         return []
     if not others:
         return data
-    counts = Counter(formats.NAMES[kind] for _, kind in data)
-    taken = " and ".join(f"{count:,} {kind} file{'s' * (count > 1)}" for kind, count in counts.items())
     others.sort(key=os.fsencode)
-    listed = ", ".join(others[:3]) + ", …" * (len(others) > 3)
-    rest = f"{len(others):,} other file{'s' * (len(others) > 1)}"
-    say(
-        f"{shown}: read as a data set: {taken} taken, {rest} left out ({listed}); to read the folder as code, give its "
-        "files or subfolders of code as inputs"
-    )
+    remedy = "to read the folder as code, give its files or subfolders of code as inputs"
+    _say_taken(shown, Counter(kind for _, kind in data), others, remedy)
     return data
 
 
@@ -283,9 +295,10 @@ def _has_text(path: str, kind: str, options: InputOptions) -> bool:
     if options.text_column or options.layout != "auto" or kind == "tar":
         return True
     try:
-        return formats.has_text(columns.check(kind, path, path, options).names)
+        columns.check(kind, path, path, options)
     except UserError as error:
         return "no column" not in str(error)
+    return True
 
 
 def _kind(path: str, options: InputOptions) -> str:
@@ -296,6 +309,11 @@ def _kind(path: str, options: InputOptions) -> str:
         if options.damaged != "skip":
             raise
         return formats.named(path)
+
+
+def _is_sample(name: str) -> bool:
+    *folders, last = name.lower().split("/")
+    return not TEST_FOLDERS.isdisjoint(folders) or any(word in last for word in SAMPLES)
 
 
 def _is_lines(path: str, strict: bool) -> bool:

@@ -59,6 +59,11 @@ READ = ".parquet or .jsonl (or .arrow, .json with JSON Lines, .csv, .tsv, .tar; 
 TEXT_NAMES = ("text", "content", "code")
 """The usual names of a text column, the first that is there counts."""
 
+REPO_NAMES = ("repo", "repo_name", "max_stars_repo_name")
+PATH_NAMES = ("path", "max_stars_repo_path")
+"""The usual names of a repository and of a path. A column `content` or `code` holds a text of code beside one of these;
+alone, it may be anything."""
+
 POINTER = b"version https://git-lfs.github.com/spec/"
 """The beginning of what Git LFS leaves in place of a file."""
 
@@ -117,6 +122,8 @@ def kind_of(name: str, raw: IO[bytes]) -> str:
     promised = named(name)
     if first.startswith(POINTER) and promised:
         raise UserError(f"{name}: a Git LFS pointer, not the data; run git lfs pull there, or download the file")
+    if first.startswith(b"PK\x03\x04") and name.lower().endswith(".zip"):
+        raise UserError(f"{name}: a zip archive; unpack it, or pack its files as .tar")
     pack = packing(first)
     raw.seek(0)
     head = first
@@ -185,6 +192,13 @@ def _refuse_array(name: str, head: bytes) -> None:
         end = begin.find(b"}", end) + 1 if end < HEAD_BYTES else 0
 
 
-def has_text(record: Iterable[str]) -> bool:
+def text_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The usual names that a text may have among some column names."""
+    found = set(names)
+    return TEXT_NAMES if not found.isdisjoint(REPO_NAMES + PATH_NAMES) else TEXT_NAMES[:1]
+
+
+def has_text(names: Iterable[str]) -> bool:
     """Whether one of some column names is usual for a text."""
-    return not set(TEXT_NAMES).isdisjoint(record)
+    found = set(names)
+    return not found.isdisjoint(text_names(found))

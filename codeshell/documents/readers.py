@@ -11,6 +11,7 @@ import contextlib
 import lzma
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from typing import IO
 
@@ -45,10 +46,10 @@ def is_packed(path: str) -> bool:
         return bool(formats.packing(file.read(16)))
 
 
-def kind_of(path: str) -> str:
-    """What `formats.kind_of` says of a file or URL."""
+def kind_of(path: str, name: str = "") -> str:
+    """What `formats.kind_of` says of a file or URL; its `name`, where the URL is a chain that ends in another one."""
     with damage(path), open_binary(path) as file:
-        return formats.kind_of(path, file)
+        return formats.kind_of(name or path, file)
 
 
 def storable(name: str) -> str:
@@ -176,7 +177,10 @@ def open_binary(path: str) -> IO[bytes]:
     import fsspec
 
     with driver(path):
-        file: IO[bytes] = fsspec.open(path, "rb").open()
+        system, inside = fsspec.core.url_to_fs(path)
+        file: IO[bytes] = system.open(inside, "rb")
+        # A file in an archive (`zip://…::…`) is read through its file system, which therefore lives as long as it does.
+        weakref.finalize(file, id, system)
         return file
 
 

@@ -24,7 +24,7 @@ class Member(NamedTuple):
     """An entry of the archive."""
 
     name: str
-    """As it is stored; bytes that are not UTF-8 are surrogate-escaped."""
+    """The name as it is stored; bytes that are not UTF-8 are surrogate-escaped."""
     size: int
     kind: str
     """`file`, `directory`, `link` or `special_file`."""

@@ -121,7 +121,7 @@ class Corpus:
         for found, _ in batches.texts(shard, replace(OPTIONS, id_column="id"), Counter()):
             identity = found.id or document_id(found.text)
             path, language = found.path or "", found.language
-            if shard.source.kind == "files":  # a table says what it knows; of a file the name is all that is known
+            if shard.source.kind in ("files", "tar"):  # a table says what it knows; of a file only the name is known
                 language = languages.by_path(path, found.text)
             add(_Row(identity, path, language or "", found.size, number, found.row))
 

@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from helpers.read_both import dedup_texts, run_texts
 from helpers.trees import program, recipe, rows, run_collect, write_tree
 
 from codeshell.cli import main
-from codeshell.dedup import job
 from codeshell.documents import batches, inputs
 from codeshell.documents.inputs import InputOptions
-from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 
 TEXTS = [program(i) for i in range(12)]
@@ -177,21 +176,6 @@ CASES: list[tuple[Callable[[Path], list[str]], list[str]]] = [
 ]
 
 
-def run_texts(names: list[str], output: Path) -> list[str]:
-    run_collect(recipe(*names), output)
-    return [row["text"] for row in rows(output / "collect", "documents")]
-
-
-def dedup_texts(names: list[str], output: Path) -> list[str]:
-    with LocalEngine(1) as engine:
-        statistics = job.run(job.Job(inputs=tuple(names), output=output), engine)
-    options = InputOptions()
-    shards = inputs.plan(names, options, 1 << 20).shards
-    found = [text for shard in shards for batch in batches.read(shard, options) for text in batch.texts.to_pylist()]
-    assert statistics["documents"] == len(found)
-    return found
-
-
 @pytest.mark.parametrize(("build", "expected"), CASES, ids=[build.__name__ for build, _ in CASES])
 def test_run_and_dedup_read_the_same_documents(
     tmp_path: Path, build: Callable[[Path], list[str]], expected: list[str]
@@ -219,8 +203,8 @@ def test_the_standard_library(tmp_path: Path) -> None:
         ("memory://nowhere/a.parquet", "no such file"),
         ("memory://nowhere/folder", "a URL must end in .parquet or .jsonl"),
         ("nosuch://a.parquet", "nosuch://a.parquet: .*; install the fsspec driver"),
-        ("{}/other.parquet", "other.parquet: no column 'text'; it has body; set collect.text_column"),
-        ("{}/other.jsonl", "other.jsonl: no column 'text'; it has body; set collect.text_column"),
+        ("{}/other.parquet", "other.parquet: no column 'text'; it has content; set collect.text_column"),
+        ("{}/other.jsonl", "other.jsonl: no column 'text'; it has content; set collect.text_column"),
         ("{}/numbers.parquet", "numbers.parquet: column 'text' holds int64, not text"),
         ("{}/broken.parquet", "broken.parquet: cannot be read whole"),
         ("{}/nothing", "nothing: no document in"),
@@ -232,8 +216,8 @@ def test_run_and_dedup_refuse_in_the_same_words(tmp_path: Path, name: str, messa
     (root / "nothing").mkdir()
     os.mkfifo(root / "pipe")
     parquet(root / "numbers.parquet", [{"text": 1}])
-    parquet(root / "other.parquet", [{"body": "x"}])
-    jsonl(root / "other.jsonl", [{"body": "x"}])
+    parquet(root / "other.parquet", [{"content": "x"}])
+    jsonl(root / "other.jsonl", [{"content": "x"}])
     said = []
     for read, output in ((run_texts, "run"), (dedup_texts, "out")):
         with pytest.raises(UserError, match=message) as caught:

@@ -149,8 +149,8 @@ def test_an_endless_line_is_skipped_without_being_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
 def test_a_missing_text_column_names_those_that_there_are(tmp_path: Path, name: str) -> None:
-    path = (write_parquet if name == "a.parquet" else write_jsonl)(tmp_path / name, [{"body": "x", "lang": "Go"}])
-    with pytest.raises(UserError, match=rf"{name}: no column 'text'; it has body, lang; set collect\.text_column"):
+    path = (write_parquet if name == "a.parquet" else write_jsonl)(tmp_path / name, [{"content": "x", "lang": "Go"}])
+    with pytest.raises(UserError, match=rf"{name}: no column 'text'; it has content, lang; set collect\.text_column"):
         run_collect(recipe(path), tmp_path / "run")
 
 
