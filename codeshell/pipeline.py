@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -32,7 +33,7 @@ CODE = {"score.scorers": "codeshell.scorers:SCORERS", "rules.own": "codeshell.da
 some: they need Arrow."""
 
 
-def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None) -> None:
+def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None, refresh: bool = False) -> None:
     """Do what is not done yet of a run.
 
     Args:
@@ -40,6 +41,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         directory: the run's directory; it is made if it is not there.
         workers: processes for the data stages; 0 means every core.
         until: the name of the last stage to do; None does all of them and the report.
+        refresh: do every stage again if what was read has changed since, or may have.
 
     Raises:
         UserError: bad input, a directory in use, a disk that is full or read-only.
@@ -51,6 +53,9 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     if until is not None and until not in names:
         raise UserError(f"--until {until}: no such stage; there are {', '.join(names)}")
     last = names.index(until) if until else len(stages) - 1
+    # In its own input, a run would leave its files among the user's.
+    if any(os.path.realpath(text) == os.path.realpath(directory) for text in recipe.collect.inputs if text):
+        raise UserError(f"{directory}: both an input and the output; choose another output directory with -o")
     make_directory(directory)
     with lock(directory):
         # Before a file of the run is touched.
@@ -60,7 +65,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         _write_recipe(recipe, directory)
         _write_environment(directory, engine.workers)
         _remove_trash(directory)
-        _prepare(recipe, directory)
+        _prepare(recipe, directory, _outdated(recipe, directory) if refresh else None)
         timings = read_timings(directory)
         statistics: dict[str, Any] = {}
         worked = False
@@ -69,7 +74,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             done = directory / stage.directories[0] / "stats.json"
             if done.exists():
                 statistics[stage.name] = read_json(done)
-                say(f"{stage.name}: done before")
+                since = _since(recipe, directory) if stage is STAGES[0] else ""
+                say(f"{stage.name}: done before" + (f"; {since}" if since else ""))
                 continue
             worked = True
             started = time.monotonic()
@@ -85,6 +91,27 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         if until is None:
             _report(recipe, directory, engine, worked)
             _print_timings(timings)
+
+
+def _since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
+    """What has changed since the first stage read the inputs, in words (`codeshell.data.collect.since`)."""
+    return str(_module(STAGES[0]).since(recipe, directory, strict=strict))
+
+
+def _outdated(recipe: Recipe, directory: Path) -> str | None:
+    """Why `--refresh` does everything again, in words; None if nothing has changed since."""
+    first = STAGES[0]
+    if not (directory / first.directories[0] / "key.json").exists():
+        return None
+    # An input that is not there is an error now, while everything that was made of it still is.
+    since = _since(recipe, directory, strict=True)
+    # A stage that is not done begins again: a part of it may be about files that have changed.
+    if not (directory / first.directories[0] / "stats.json").exists():
+        return "--refresh: it was not done"
+    if since:
+        return f"--refresh: {since.partition('; `--refresh`')[0]}"
+    say("--refresh: the inputs are as they were read; nothing is read again")
+    return None
 
 
 def _module(stage: Stage) -> ModuleType:
@@ -168,11 +195,14 @@ def _check(recipe: Recipe, directory: Path) -> None:
             )
 
 
-def _prepare(recipe: Recipe, directory: Path) -> None:
-    """Compare every stage's settings with those that its directory records; clear or move aside what others made."""
-    # The key of the stage before, and why everything from some stage on must be done again.
+def _prepare(recipe: Recipe, directory: Path, stale: str | None = None) -> None:
+    """Compare every stage's settings with those that its directory records; clear or move aside what others made.
+
+    Args:
+        stale: why everything must be done again, whatever the settings; None if the settings decide.
+    """
+    # The key of the stage before; `stale` becomes the reason why everything from some stage on must be done again.
     upstream = ""
-    stale: str | None = None
     # The reason where a stage has the same settings, but follows another one than before.
     other = "made by another version, or by hand"
     taking_part = stages_of(recipe)
@@ -184,7 +214,7 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
             # It leaves no trace in the keys of the others, so a run without it has the keys that it always had.
             if home.exists():
                 other = f"{stage.only_with} is empty"
-                _clear(directory, stage, other, "removed")
+                _clear(directory, stage, f"other settings ({other})", "removed")
             continue
         # Nothing before it is redone, and it was made by these settings: it stays.
         if stale is None and recorded is not None and made_by(recorded, settings, upstream):
@@ -198,7 +228,7 @@ def _prepare(recipe: Recipe, directory: Path) -> None:
             if stale is None:
                 was = recorded["settings"] if recorded is not None else {}
                 stale = describe(changed(was, settings), was, settings) if was else ""
-                stale = stale or other
+                stale = f"other settings ({stale or other})"
             _clear(directory, stage, stale)
         elif stage.only_with:
             other = f"{stage.only_with} is new"
@@ -272,14 +302,14 @@ def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it aga
             number += 1
         for path in present:
             path.rename(path.with_name(f"{path.name}.old-{number}"))
-        say(f"{stage.name}: other settings ({reason}); the old model is kept in {directory / f'model.old-{number}'}")
+        say(f"{stage.name}: {reason}; the old model is kept in {directory / f'model.old-{number}'}")
         return
     for path in present:
         # By rename first: a kill while deleting must not leave half a stage under its own name.
         path.rename(directory / f".trash-{path.name}")
     _remove_trash(directory)
     if begun:
-        say(f"{stage.name}: other settings ({reason}); {then}")
+        say(f"{stage.name}: {reason}; {then}")
 
 
 def _remove_trash(directory: Path) -> None:

@@ -67,7 +67,14 @@ class Collect(Settings, frozen=True, kw_only=True):
     max_file_bytes: Redo[Positive] = 1_048_576
     """Larger files are left out as `over_large` (StarCoder's crawl used 1 MB)."""
     vendored: Redo[bool] = False
-    """Keep files below folders like `node_modules` or `third_party`."""
+    """Keep files below folders like `node_modules` or `third_party`, and those that `.gitattributes` calls vendored or
+    generated."""
+    gitignore: Redo[bool] = True
+    """In git checkouts, leave out what `.gitignore` and `.git/info/exclude` say, as `ignored`."""
+    include: Redo[tuple[str, ...]] = ()
+    """Patterns as in `.gitignore`, relative to the input: only files of folders that match are read."""
+    exclude: Redo[tuple[str, ...]] = ()
+    """Patterns of the same kind: what matches is left out, as `excluded`, even if `include` matches, too."""
     encoding: Redo[Literal["utf-8", "auto"]] = "utf-8"
     """`utf-8` leaves files in other encodings out and counts them by name (`encoding_latin1`); `auto` reads those whose
     encoding can be told, as UTF-8."""

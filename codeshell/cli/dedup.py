@@ -112,6 +112,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "kept/ has their own bytes (default: utf-8)",
     )
     add("--vendored", action="store_true", help="also enter folders like node_modules and third_party")
+    add(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="read only files of folders that match, as in .gitignore, e.g. '*.py' or /src/; may be repeated",
+    )
+    add("--exclude", action="append", default=[], metavar="PATTERN", help="leave out files that match; may be repeated")
+    add("--no-gitignore", action="store_true", help="also read what git ignores in checkouts")
     add("--ids-only", action="store_true", help="write the ids of what stays instead of the rows")
     add("--dry-run", action="store_true", help="only report: write no rows and change no index")
     add(
@@ -187,6 +196,9 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
         order_column=parameters.order_column,
         max_file_bytes=args.max_file_bytes,
         vendored=args.vendored,
+        gitignore=not args.no_gitignore,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
         encoding=args.encoding,
     )
     # A dry run without -o works in a directory that is removed afterwards.

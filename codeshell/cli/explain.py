@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell explain json/decoder.py --run runs/demo\n"
         "  codeshell explain 0cc175b9c0f1b6a8 --run runs/demo --diff\n"
         "  codeshell explain decoder.py --dedup duplicates --diff\n"
-        "In a run, the end of a path is enough, or the first 8 digits of an id (the MD5 of the text). In a codeshell\n"
-        "dedup, the end of an id after a slash is enough, or any part that no other id has."
+        "A path may be absolute, relative to the working directory, or relative to the input. In a run, the end of a\n"
+        "path is enough, or the first 8 digits of an id (the MD5 of the text). In a codeshell dedup, the end of an id\n"
+        "after a slash is enough, or any part that no other id has."
     )
     parser.add_argument("document", metavar="ID-OR-PATH", help="an id or its beginning, or the end of a path")
     where = parser.add_mutually_exclusive_group()
@@ -52,9 +54,9 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("ID-OR-PATH: it is empty; give an id or its beginning, or the end of a path")
     words: Callable[[dict[str, Any]], str]
     if args.dedup is not None:
-        rows, words = _answers(Path(args.dedup), key, args.diff), describe_duplicate
+        rows, words = _answers_of(Path(args.dedup), args.document, key, args.diff), describe_duplicate
     else:
-        rows, words = _rows(Path(args.run), key, args.diff), describe
+        rows, words = _rows(Path(args.run), args.document, key, args.diff), describe
     for row in rows:
         print(json.dumps(row, ensure_ascii=False) if args.json else words(row))
         if args.diff and not args.json:
@@ -62,26 +64,78 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(run: Path, key: str, diff: bool) -> list[dict[str, Any]]:
-    """The rows of a run that fit the key, kept documents first. With `diff`, each row has its diff under that name."""
-    from codeshell.documents import provenance
+def _rows(run: Path, given: str, key: str, diff: bool) -> list[dict[str, Any]]:
+    """The rows of a run that fit the key, kept documents first. With `diff`, each row has its diff under that name.
+
+    Args:
+        given: the argument as it is, to be looked up as a path; `key` is what ids and paths are compared with.
+    """
     from codeshell.errors import UserError
     from codeshell.report import read
 
     if not (run / "collect").is_dir():
         raise UserError(f"{run}: not a run's directory (no collect/ in it); give one with --run, or --dedup DIR")
-    kept, dropped = provenance.find(run, key)
-    rows = kept + dropped
-    if not rows:
-        raise UserError(f"{key}: no such document in {run}; give an id of 8 digits or more, or the end of a path")
+    rows = _find(run, given, key)
     if diff:
-        texts = read.documents(run, {row[name] for row in dropped for name in ("id", "kept_id") if row["kept_id"]})
+        texts = read.documents(
+            run, {row[name] for row in rows if "kept_id" in row for name in ("id", "kept_id") if row["kept_id"]}
+        )
         for row in rows:
             kept_row, dropped_row = texts.get(str(row.get("kept_id"))), texts.get(str(row["id"]))
             row["diff"] = None
             if kept_row and dropped_row:
                 row["diff"] = unified(kept_row["text"], dropped_row["text"], row["kept_path"], row["path"])
     return rows
+
+
+def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
+    """The rows that an id or a path means, whichever way the path is written.
+
+    Raises:
+        UserError: there are none; the line says whether the path lies below an input at all.
+    """
+    import os.path
+
+    from codeshell.documents import provenance
+    from codeshell.documents.readers import storable
+    from codeshell.errors import UserError
+
+    def find(text: str) -> list[dict[str, Any]]:
+        return [row for rows in provenance.find(run, text) for row in rows]
+
+    # As ids and ends of paths are written; else as a path on this machine; else as `./end/of/a/path`.
+    as_path = given.startswith(("/", "./", "../", "~"))
+    rows = [] if as_path else find(key)
+    if rows:
+        return rows
+    plans = sorted((run / "collect").glob("plan-*.json"))
+    places = provenance.locate(plans, Path(given).expanduser())
+    for place in places:
+        if place.found is not None:
+            names = storable(place.found.path), storable(place.found.repo)
+            mine = [row for row in find(names[0]) if (row["path"], row["repo"]) == names]
+            rows += mine if place.found.path == place.path else [_within(row, place.path) for row in mine]
+    end = storable(os.path.normpath(given))
+    if not rows and not given.startswith(("/", "../", "~")):
+        rows = find(end) or [_within(row, end) for row in provenance.left_out_around(run, end)]
+    if rows:
+        return rows
+    if places:
+        raise UserError(
+            f"{_line(key)}: below an input of {run}, but not there when the run listed it; `codeshell run … --refresh` "
+            "reads it"
+        )
+    if as_path and plans:
+        raise UserError(
+            f"{_line(key)}: not below an input of {run} (recipe.toml there names them, as collect.inputs); give the "
+            "end of a path, or an id"
+        )
+    raise UserError(f"{_line(key)}: no such document in {run}; give an id of 8 digits or more, or the end of a path")
+
+
+def _within(row: dict[str, Any], path: str) -> dict[str, Any]:
+    """What happened to a path in a folder that was left out whole: the folder's row, with its name besides."""
+    return row | {"path": path, "folder": row["path"]}
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -98,6 +152,8 @@ def describe(row: dict[str, Any]) -> str:
         reason += f": {row['value']:g}"
         if row["limit"] is not None:
             reason += f" against a limit of {row['limit']:g}"
+    if "folder" in row:
+        reason += f": {_line(row['folder'])} was not entered"
     lines.append(reason)
     if row["kept_id"]:
         lines.append(f"  in favour of  {_line(row['kept_path'])}  ({_line(row['kept_repo'])}, id {row['kept_id']})")
@@ -128,6 +184,67 @@ def _answers(directory: Path, key: str, diff: bool) -> list[dict[str, Any]]:
         if diff:
             answers[-1]["diff"] = None
     return answers
+
+
+def _answers_of(directory: Path, given: str, key: str, diff: bool) -> list[dict[str, Any]]:
+    """The answers for an id or a part of one, or for a path of this machine below an input."""
+    import os.path
+
+    from codeshell.documents.readers import storable
+    from codeshell.errors import UserError
+
+    try:
+        return _answers(directory, key, diff)
+    except UserError:
+        # Not a part of an id: perhaps a path, absolute or relative. Its id is made of the input's name.
+        plain = storable(os.path.normpath(given))
+        if plain != key and not given.startswith("/"):
+            with contextlib.suppress(UserError):
+                return _answers(directory, plain, diff)
+        found = _by_path(directory, given, diff)
+        if not found:
+            raise
+        return found
+
+
+def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
+    """What became of a file of a folder that was an input: compared, or left out and why; empty for any other path."""
+    from codeshell.documents import inputs, provenance, walk
+    from codeshell.documents.readers import storable
+    from codeshell.engine.files import read_json
+    from codeshell.errors import UserError
+    from codeshell.report.pairs import DedupPairs
+
+    plan = directory / "plan.json"
+    if not plan.exists():
+        return []
+    # A path relative to an input is one, too.
+    candidates = [Path(given).expanduser()]
+    if not candidates[0].is_absolute():
+        sources = inputs.read_plan(plan).sources
+        candidates += [Path(source.path, given) for source in sources if source.kind == "files"]
+    for candidate in candidates:
+        for place in provenance.locate([plan], candidate):
+            name = storable(f"{place.source.name}/{place.path}" if place.source.name else place.path)
+            if place.found is not None:
+                with contextlib.suppress(UserError):
+                    return _answers(directory, name, diff)
+                source = DedupPairs(directory)
+                answer = {"threshold": source.threshold, "keep_order": source.parameters.get("keep_order")}
+                return [{"status": "kept", "id": name, "diff": None} | answer]
+            # It was not compared: the folder is walked once more, as it is now, to say why.
+            job = read_json(directory / "job.json")
+            listing = inputs.Listing(
+                [place.source.path], inputs.InputOptions(**job["options"]), [directory], by_input=True, check=False
+            )
+            for _, pieces in listing.pieces(1 << 40):
+                for _, found in pieces:
+                    if isinstance(found, walk.Found) and f"{place.path}/".startswith(f"{found.path}/"):
+                        reason = found.reason or "new"
+                        return [
+                            {"status": "not compared", "id": name, "reason": reason, "at": found.path, "diff": None}
+                        ]
+    return []
 
 
 def resolve(key: str, directory: Path, table: pa.Table) -> str:
@@ -203,6 +320,10 @@ def _diff_of(source: DedupPairs, row: int) -> str | None:
 def describe_duplicate(answer: dict[str, Any]) -> str:
     """A few lines about one answer of `_answers`."""
     lines = [_line(answer["id"])]
+    if answer["status"] == "not compared":
+        why = answer["reason"] if answer["reason"] != "new" else "it was not there, or empty, when the job listed it"
+        at = "" if answer["id"].endswith(answer["at"]) else f": {_line(answer['at'])} was not entered"
+        return f"{lines[0]}\n  not compared  {why}{at}"
     threshold = f"a threshold of {answer['threshold']:g}" if answer["threshold"] is not None else "the threshold"
     order = f"keep order: {_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
     if answer["status"] == "dropped":
@@ -210,7 +331,7 @@ def describe_duplicate(answer: dict[str, Any]) -> str:
         lines.append(f"  in favour of  {_line(answer['kept_id'])}")
         lines.append(f"  cluster  of {answer['cluster_size']:,} documents, of which one stays ({order})")
         return "\n".join(lines)
-    count = answer["dropped_for_it"]
+    count = answer.get("dropped_for_it", 0)
     if not count:
         lines.append(f"  kept     resembles no other document by {threshold}")
         return "\n".join(lines)

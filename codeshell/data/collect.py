@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell.documents import encodings, languages
+from codeshell.documents import changes, encodings, languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.columns import DAMAGED, TABLES
 from codeshell.documents.formats import named
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import storable
+from codeshell.documents.readers import is_url, storable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
 from codeshell.engine.memory import give_back_large_blocks
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 from codeshell.recipe import Collect, Recipe, to_tree
 from codeshell.scorers import text as scores
 
@@ -44,7 +44,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Collect the inputs of the recipe below `directory`/collect.
 
     Returns:
-        `documents`, `bytes`, `by_language {name: {documents, bytes}}`, `dropped {reason: files}`.
+        `documents`, `bytes`, `by_language {name: {documents, bytes}}`, `dropped {reason: files}`, and `by_input`: for
+        each input `{reason: files}`, where `document` counts those that became documents.
 
     Raises:
         UserError: no inputs, an input that does not exist or holds no document, a damaged Parquet or JSONL file.
@@ -54,6 +55,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     # A killed run leaves files that were being written.
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
+    begun = (stage / "plan.json").exists()
     plan = make_plan(settings, stage, own=[directory])
     shards: list[int] = list(range(plan["shards"]))
     parts = map_shards(engine, stage, "collect", partial(collect_shard, str(stage), settings), shards)
@@ -77,6 +79,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
                     "collect.language to the language of all rows"
                 )
             raise UserError(f"{settings.inputs[index]}: no document in it ({_summary(reasons)}){remedy}")
+    # A run that was killed has read what its lists named, each file as it is now. What is new is not in the lists.
+    moved = since(recipe, directory) if begun else ""
+    if moved:
+        say(f"collect: {moved}")
+    reasons_by_input = [dict(sorted(by_input[index].items())) for index in sorted(by_input)]
     # The rest of the reasons are drops.
     dropped = sum(by_input.values(), Counter())
     del dropped["document"]
@@ -85,7 +92,63 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         "bytes": sum(part["bytes"] for part in parts),
         "by_language": {name: dict(by_language[name]) for name in sorted(by_language)},
         "dropped": {name: dropped[name] for name in sorted(dropped)},
+        "by_input": reasons_by_input,
     }
+
+
+LOST = {
+    "bad_json": "no JSON object in the line; fix the lines, or name a file of another format",
+    "bad_csv": "more fields than the header has; fix the rows, or write the file as Parquet",
+    "no_text": "no text in the column of the text; set collect.text_column to the column that holds it",
+    "bad_utf8": "not UTF-8, and no other encoding is plain; convert the files",
+    "damaged": "truncated or broken; fetch the files again, then run with --refresh",
+    "unreadable": "not readable, or gone; check the permissions, then run with --refresh",
+}
+"""Reasons that are loss as soon as there is one, each with its meaning and remedy."""
+
+MOST = {
+    "unknown_language": "no language of the table; set collect.language_column or collect.path_column to columns that "
+    "tell it, or collect.language for rows that hold texts alone",
+    "over_large": "over collect.max_file_bytes; raise it if these are code",
+    "binary": "not text; name the folders of code as inputs if this is a surprise",
+    "ignored": "git ignores them; --no-gitignore reads them",
+    "excluded": "collect.include or collect.exclude leaves them out; fix the patterns if this is a surprise",
+    "vendored": "other people's code, by the name of a folder or .gitattributes; set collect.vendored to read it",
+    "generated": ".gitattributes says that they are generated; set collect.vendored to read them",
+    "codeshell_output": "outputs of codeshell; name their curated/ or kept/ to read those",
+}
+"""Reasons that are right by themselves, and a mistake where more than half of an input falls to one."""
+
+
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """What was left out and why, in whole lines for the terminal: the counts, then a warning for each loss."""
+    counts = Counter(statistics["dropped"])
+    if not counts:
+        return []
+    listed = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+    where = f"each is in {directory / 'collect'}/dropped-*.parquet"
+    first = f"collect: left out {listed}; {where}, and `codeshell explain PATH --run {directory}` says why"
+    by_input = statistics.get("by_input", [])
+    return [first, *losses(dict(zip(recipe.collect.inputs, by_input, strict=False)))]
+
+
+def losses(by_input: dict[str, dict[str, int]]) -> list[str]:
+    """A line for each reason that costs an input documents which its user most likely meant, with the remedy.
+
+    Args:
+        by_input: for each input, the number of files and rows by reason; those that became documents are `document`.
+    """
+    lines = []
+    for name, reasons in by_input.items():
+        total = sum(reasons.values())
+        for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1]):
+            meaning = LOST.get(reason, "") or (MOST.get(reason, "") if 2 * count > total else "")
+            if reason.startswith("encoding_"):
+                encoding = reason.removeprefix("encoding_").replace("_", "-")
+                meaning = f'in {encoding}, not in UTF-8; collect.encoding = "auto" reads them'
+            if meaning:
+                lines.append(f"collect: warning: {name}: {count:,} of {total:,} left out as {reason}: {meaning}")
+    return lines
 
 
 def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[str, Any]:
@@ -97,10 +160,10 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
     asked = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
     if path.exists():
         plan: dict[str, Any] = read_json(path)
-        # A key that an earlier version did not know has its default.
-        if json.loads(json.dumps(to_tree(Collect()))) | plan["settings"] != asked:
-            raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
-        if "repeated" in plan:
+        if plan.get("times"):
+            # A key that an earlier version did not know has its default.
+            if json.loads(json.dumps(to_tree(Collect()))) | plan["settings"] != asked:
+                raise UserError(f"{path}: made with other [collect] settings; choose another output directory")
             return plan
         # An earlier version was killed in this stage, and its lists have another format: the stage begins again.
         # `plan.json` goes last. If a kill came before that, it brings the next run here again.
@@ -119,10 +182,46 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
         sources = {shard.source.number: shard.source for shard in shards}
         write_plan(stage / f"plan-{count - 1:05d}.json", Plan(list(sources.values()), shards))
     repeated = {str(index): number for index, number in sorted(listing.repeated.items())}
-    plan = {"settings": asked, "shards": count, "repeated": repeated}
+    # `times`: the lists say when each file was modified.
+    plan = {"settings": asked, "shards": count, "repeated": repeated, "times": True}
     # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
     write_text(path, json.dumps(plan, indent=2, sort_keys=True) + "\n")
     return plan
+
+
+def since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
+    """What has changed below the inputs since a run listed them, in words for one line; empty if nothing has.
+
+    No file is opened, and nothing is asked of URLs.
+
+    Args:
+        strict: raise the `UserError` if an input is not there any more; otherwise it is in the words.
+    """
+    settings, stage = recipe.collect, directory / "collect"
+    path = stage / "plan.json"
+    if not path.exists():
+        return ""
+    plan = read_json(path)
+    if not plan.get("times"):
+        return "by a version that kept no times of files, so changes since are not seen; `--refresh` reads all again"
+    inputs = [text for text in settings.inputs if not is_url(text.removeprefix("file://"))]
+    urls = "URLs were not looked at" if len(inputs) < len(settings.inputs) else ""
+    if not inputs:
+        return urls
+
+    def then() -> Iterator[changes.Stamp]:
+        lists = (read_plan(stage / f"plan-{index:05d}.json") for index in range(plan["shards"]))
+        return changes.listed(shard for one in lists for shard in one.shards if not is_url(shard.source.path))
+
+    try:
+        listing = Listing(inputs, options_of(settings), [directory], by_input=True, check=False)
+        found = changes.compare(then, changes.stamps(listing))
+    except UserError as error:
+        if strict:
+            raise
+        # A finished stage needs its inputs no more: they may be on a disk that is not there today.
+        return f"the inputs cannot be compared with what was read ({error})"
+    return "; ".join(filter(None, (f"{found}; `--refresh` reads them again" if found else "", urls)))
 
 
 def options_of(settings: Collect) -> InputOptions:
@@ -137,6 +236,9 @@ def options_of(settings: Collect) -> InputOptions:
         max_file_bytes=settings.max_file_bytes,
         max_row_bytes=settings.max_file_bytes,
         vendored=settings.vendored,
+        gitignore=settings.gitignore,
+        include=settings.include,
+        exclude=settings.exclude,
         encoding=settings.encoding,
     )
 

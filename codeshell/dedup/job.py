@@ -35,14 +35,14 @@ from codeshell.dedup.index import Index, check_directory
 from codeshell.dedup.outcome import Outcome
 from codeshell.dedup.parameters import Parameters
 from codeshell.dedup.search import MEMORY, Search, search
-from codeshell.documents import inputs
+from codeshell.documents import changes, inputs
 from codeshell.documents.arrays import save_array
 from codeshell.documents.batches import Batch, read
 from codeshell.documents.inputs import InputOptions, Plan, Shard, Source
 from codeshell.documents.shards import TableWriter
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
-from codeshell.errors import UserError
+from codeshell.errors import UserError, say
 
 SHARD_BYTES = 64 << 20
 """Bytes of text in a shard: small enough that 2 GB keep several workers busy to the end, large enough that the cost of
@@ -140,7 +140,13 @@ def _begin(job: Job, plan: Plan, engine: Engine) -> tuple[Index | None, dict[str
     listed = job.output / "plan.json"
     if resumed and listed.exists():
         # The finished steps are about these files, whatever the folders hold by now.
-        plan = inputs.read_plan(listed)
+        begun = inputs.read_plan(listed)
+        found = changes.compare(lambda: changes.listed(begun.shards), changes.listed(plan.shards))
+        if found.changed:
+            raise UserError(f"{job.output}: not empty, it holds an unfinished job; {found}; choose another -o")
+        if found:
+            say(f"dedup: {found}; this job follows the files that it listed when it began")
+        plan = begun
     else:
         inputs.write_plan(listed, plan)
     return index, asked, plan

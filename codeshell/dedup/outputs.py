@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.documents import arrow_files, formats, readers
+from codeshell.documents import arrow_files, formats, readers, walk
 from codeshell.documents.columns import LONGEST_LINE
 from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, Source, check_unchanged
@@ -269,13 +269,16 @@ def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.i
     shutil.rmtree(output, ignore_errors=True)
     make_directory(temporary)
     for shard in shards:
-        for row, (name, *_) in enumerate(shard.files, shard.first_row):
+        for row, found in enumerate(shard.files, shard.first_row):
             if row in dropped:
                 continue
-            target = temporary / name
+            target = temporary / found.path
             make_directory(target.parent)
             try:
-                data = Path(source.path, name).read_bytes()
+                if found.blob:
+                    data = walk.read_blob(source.path, found, None)[0]
+                else:
+                    data = Path(source.path, found.path).read_bytes()
             except OSError:
                 counts["unreadable"] += 1
                 continue

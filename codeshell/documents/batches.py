@@ -457,14 +457,17 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
         place = f"{folder}/{file.path}"
-        if file.look:
-            reason = _why_not_code(file.path, readers.read_head(place, languages.LOOK_BYTES))
-        if not reason:
+        if file.blob:
+            data, reason = walk.read_blob(folder, file, limit)
+        if file.look and not reason:
+            head = data[: languages.LOOK_BYTES] if file.blob else readers.read_head(place, languages.LOOK_BYTES)
+            reason = _why_not_code(file.path, head)
+        if not reason and not file.blob:
             data, reason = readers.read_file(place, limit)
-            if options.encoding == "auto":
-                data, reason = readers.in_utf8(data, reason)
-        size = len(data) or file.size
-        yield Row(row, file.path, b"" if reason else data, reason, size, None, file.repo, file.path)
+        if options.encoding == "auto":
+            data, reason = readers.in_utf8(data, reason)
+        size, text = len(data) or file.size, b"" if reason else data
+        yield Row(row, file.path, text, reason, size, None, file.repo, file.path, file.language or None)
 
 
 def _why_not_code(path: str, head: bytes) -> str:

@@ -111,6 +111,11 @@ class InputOptions:
     """The limit for files that are named one by one, if it is another one than for those of folders."""
     max_row_bytes: int | None = None
     """Longer texts of rows, and those with zero bytes, are left out. None: a row may hold any text."""
+    gitignore: bool = True
+    """Leave out what git ignores in checkouts."""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    """Patterns of files in folders, as in `.gitignore` (see `walk.Choice`)."""
     encoding: str = "utf-8"
     """`utf-8`, or `auto`: find out what other texts are in (`documents.encodings`) and read them, too."""
 

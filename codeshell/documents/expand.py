@@ -20,7 +20,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
-from codeshell.documents import columns, formats, languages, readers
+from codeshell.documents import columns, formats, languages, readers, walk
 from codeshell.documents.columns import InputOptions
 from codeshell.errors import UserError, say
 
@@ -88,6 +88,9 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
         # `**` and `**/*` find the files below a folder and the folders; `**/src` means the folders.
         if "**" in path and has_magic(Path(path).name):
             names = [name for name in names if not Path(name).is_dir()]
+            names = walk.outside_outputs(names, path.partition("**")[0])
+        # What the job writes is none of its inputs.
+        names = [name for name in names if not set(own) & {os.path.realpath(name), *_parents(name)}]
     # A pattern without a file is a mistake, not an empty input.
     if not names:
         raise UserError(f"{text!r}: matches no file; fix the path")
@@ -100,6 +103,9 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
         top = Path(place).name or "root"
         if Path(place).is_dir():
             # A data set is as many inputs as it has files; code is one input.
+            remedy = walk.output_at(place)
+            if remedy:
+                raise UserError(f"{name}: {remedy}")
             data = _data_set(place, shown, own, options)
             for inner, kind in data:
                 yield Item(kind, f"{place}/{inner}", f"{shown}/{inner}", f"{top}/{inner}")
@@ -111,6 +117,11 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
             raise UserError(f"{name}: neither a file nor a folder; leave it out")
         else:
             raise UserError(f"{name}: no such file or folder; fix the path")
+
+
+def _parents(name: str) -> set[str]:
+    """The real paths of the directories around a file."""
+    return set(map(str, Path(os.path.realpath(name)).parents))
 
 
 def _with_partitions(path: str) -> str:
@@ -243,7 +254,11 @@ def _look_through(root: str, own: Sequence[str]) -> _Folder | None:
     for folder, folders, names in os.walk(root):
         # os.walk enters what is left in the list.
         folders[:] = [
-            name for name in folders if not _passed_over(name) and os.path.realpath(f"{folder}/{name}") not in own
+            name
+            for name in folders
+            if not _passed_over(name)
+            and os.path.realpath(f"{folder}/{name}") not in own
+            and not walk.output_at(f"{folder}/{name}")
         ]
         saved = _saved(folder) if "state.json" in names else None
         inside = os.path.relpath(folder, root)

@@ -155,7 +155,10 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
 def check_unchanged(source: Source) -> None:
     """Raise a `UserError` if a local Parquet or JSONL file is not the one that was listed: its rows may have moved."""
     if source.kind != "files" and source.stamp != _stamp(source.path):
-        raise UserError(f"{source.name}: it changed while it was read; run again in a new output directory")
+        raise UserError(
+            f"{source.name}: it changed since it was listed, and its rows may have moved; begin again with "
+            "codeshell run --refresh, or in a new output directory"
+        )
 
 
 Pieces = Iterator[tuple[int, Shard | Found]]
@@ -171,10 +174,17 @@ class Listing:
             single file is a source of its own and judged by its name like those of folders, and `cut` puts parts of
             several sources into one list of shards. Otherwise files that are not read are only counted, in
             `left_out`, and single files in a row are one source.
+        check: read the first part of each table to check its columns. Without it no file is opened.
     """
 
     def __init__(
-        self, inputs: Sequence[str], options: InputOptions, own: Sequence[Path] = (), *, by_input: bool = False
+        self,
+        inputs: Sequence[str],
+        options: InputOptions,
+        own: Sequence[Path] = (),
+        *,
+        by_input: bool = False,
+        check: bool = True,
     ) -> None:
         if not inputs:
             raise UserError("inputs: none given; name folders, .parquet or .jsonl files")
@@ -184,13 +194,20 @@ class Listing:
         self.left_out: Counter[str] = Counter()
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
-        self._found = [
+        found = [
             Source(0, *one, input=number)
             for number, text in enumerate(inputs)
             for one in expand.expand(text, self._own, options)
         ]
+        # What the user's patterns say of the files of data set folders; those of other folders are walked later.
+        self._choice = walk.Choice(options.include, options.exclude)
+        self._found = [replace(one, kind="excluded") if self._excluded(one) else one for one in found]
         # Every column is checked before the first text is read.
-        tables = columns.check_all(((one.kind, one.path, one.name) for one in self._found), options)
+        self._check = check
+        tables = columns.Tables({}, {}, "")
+        if check:
+            taken = ((one.kind, one.path, one.name) for one in self._found if one.kind != "excluded")
+            tables = columns.check_all(taken, options)
         self._columns, self._damaged, self._order_type = tables.columns, tables.damaged, tables.order_type
         # What was taken, by real path: whole inputs, and single files of folders that overlap with other inputs.
         self._seen: set[str] = set()
@@ -217,8 +234,11 @@ class Listing:
             if not shared:
                 self._seen.add(path)
             # Single files wait in `singles` until another kind of input comes, because they are one source together.
-            if one.kind == "file" or one.path in self._damaged:
-                found = self._single(one, _stamp(one.path)[0])
+            if one.kind == "excluded" and readers.is_url(path):
+                self.left_out["excluded"] += 1
+                continue
+            if one.kind in ("file", "excluded") or one.path in self._damaged:
+                found = self._single(one, *_stamp(one.path))
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
@@ -236,6 +256,15 @@ class Listing:
             source = self._source(replace(one, stamp=_stamp(one.path), columns=self._columns.get(one.path, ())))
             yield source, self._parts(source, shard_bytes)
         yield from self._take(singles)
+        for pattern in self._choice.unused() if self._check else ():
+            say(f"{pattern!r}: this pattern to include or exclude files matches nothing below the inputs; fix it")
+
+    def _excluded(self, one: Source) -> bool:
+        """Whether the user's patterns leave out a file of a data set folder."""
+        inner = one.output.partition("/")[2]
+        parts = inner.split("/") if inner and self._choice else ()
+        ends = range(1, len(parts) + 1)
+        return any(self._choice.leaves_out("/".join(parts[:end]), directory=end < len(parts)) for end in ends)
 
     def _parts(self, source: Source, shard_bytes: int) -> Pieces:
         """The parts of a table."""
@@ -244,20 +273,22 @@ class Listing:
         for part in parts.cut(source.kind, path, size, text, shard_bytes, numbered=numbered):
             yield part.size, Shard(0, source, *part, order_type=self._order_type)
 
-    def _single(self, one: Source, size: int) -> Found:
+    def _single(self, one: Source, size: int, time: int) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
         path, limit = Path(one.path), self._options.single_limit
         if one.path in self._damaged:
-            return Found(path.name, size, path.parent.name, columns.DAMAGED)
+            return Found(path.name, size, path.parent.name, columns.DAMAGED, time=time)
         reason = "over_large" if size > limit else ""
-        if self.by_input:
+        if one.kind == "excluded":
+            reason = "excluded"
+        elif self.by_input:
             reason = walk.why_not_read(path.name, size, limit)
-        return Found(path.name, size, path.parent.name, reason)
+        return Found(path.name, size, path.parent.name, reason, time=0 if reason else time)
 
     def _walk(self, folder: Source, root: str, shared: bool) -> Iterator[Found]:
         """The files of a folder; `shared` if they may also be given in other ways."""
-        # The job's own directories as paths below this folder, with a slash at the end so that only whole names match.
-        own = tuple(f"{path}/"[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
+        # The job's own directories as paths below this folder.
+        own = frozenset(path[len(root) + 1 :] for path in self._own if path.startswith(f"{root}/"))
         # Bytes of code, and of files of rows, which are not read here.
         code = rows = tables = 0
         for found in walk.walk(
@@ -265,9 +296,10 @@ class Listing:
             max_file_bytes=self._options.max_file_bytes,
             vendored=self._options.vendored,
             leave_out=PACKAGES if "{stdlib}" in self._inputs[folder.input] else frozenset(),
+            own=own,
+            gitignore=self._options.gitignore,
+            choice=self._choice,
         ):
-            if f"{found.path}/".startswith(own):
-                continue
             if not found.reason:
                 code += found.size
             elif found.reason in ("binary", "unknown_language") and formats.named(found.path) in columns.TABLES:
@@ -281,7 +313,7 @@ class Listing:
                 if shared and not found.reason:
                     self._seen.add(f"{root}/{found.path}")
                 yield found
-        if tables and code <= expand.CODE_SHARE * rows:
+        if self._check and tables and code <= expand.CODE_SHARE * rows:
             say(
                 f"{folder.name or folder.path}: read as source code, without its files of rows ({tables:,}, "
                 f"{rows / 1e6:,.1f} MB); to read these, give them as inputs, or a folder that holds them alone"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from codeshell.documents.inputs import Source, read_plan
 from codeshell.documents.shards import list_shards, read_table
+from codeshell.documents.walk import Found
 from codeshell.engine.stages import STAGES
 
 DROPPED = pa.schema(
@@ -66,6 +70,59 @@ def find(run: Path, key: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         for path in list_shards(run / stage.directories[0], "dropped") if stage.drops else ():
             dropped += _matching(read_table(path), key)
     return kept, dropped
+
+
+def left_out_around(run: Path, key: str) -> list[dict[str, Any]]:
+    """The folders (and links) around a path that `collect` left out whole, as rows of `find`; the nearest only.
+
+    Args:
+        key: the end of a path, with the folder's name in it.
+    """
+    parts = key.split("/")
+    for end in range(len(parts) - 1, 0, -1):
+        folder = "/".join(parts[:end])
+        rows = []
+        for path in list_shards(run / "collect", "dropped"):
+            rows += [row for row in _matching(read_table(path), folder) if not row["id"] and not row["bytes"]]
+        if rows:
+            return rows
+    return []
+
+
+class Listed(NamedTuple):
+    """Where a path lies among the inputs."""
+
+    source: Source
+    path: str
+    """Below the folder that is the input."""
+    found: Found | None
+    """What was listed there: the file, or a folder around it that was left out; None if neither."""
+
+
+def locate(plans: Iterable[Path], path: Path) -> list[Listed]:
+    """Where a path of this machine lies among the inputs of a run or a dedup: below which of their folders.
+
+    Args:
+        plans: the files that `inputs.write_plan` wrote.
+        path: relative to the working directory, or absolute.
+    """
+    # The folders may have been given through links, and so may the path.
+    asked = {os.path.abspath(path), os.path.realpath(path)}  # noqa: PTH100 (a link is a name of its own)
+    places: dict[str, Listed] = {}
+    for plan in plans:
+        for shard in read_plan(plan).shards:
+            root = shard.source.path
+            if shard.source.kind != "files":
+                continue
+            roots = {root, os.path.realpath(root)}
+            below = next((one[len(top) + 1 :] for one in asked for top in roots if one.startswith(f"{top}/")), None)
+            if below is None:
+                continue
+            place = places.setdefault(root, Listed(shard.source, below, None))
+            if place.found is None:
+                around = (one for one in shard.files if one.path == below or below.startswith(f"{one.path}/"))
+                places[root] = place._replace(found=next(around, None))
+    return list(places.values())
 
 
 def _last_kept(run: Path) -> list[tuple[Path, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -353,3 +354,41 @@ def test_a_listing_and_the_reader_agree_on_the_limit(tmp_path: Path) -> None:
     assert readers.read_file(str(path), 99) == (b"", "over_large")
     assert walk.why_not_read("a.py", 100, 100) == ""
     assert walk.why_not_read("a.py", 101, 100) == "over_large"
+
+
+def test_notes_name_each_loss_with_its_remedy(tmp_path: Path) -> None:
+    good = [json.dumps({"text": program(i), "path": f"{i}.py"}) for i in range(3)]
+    lines = [*good, "{bad", json.dumps({"text": None}), json.dumps({"text": "a = 1\n", "path": "x.unknown"})]
+    write_tree(tmp_path, {"d.jsonl": "".join(line + "\n" for line in lines)})
+    write_tree(tmp_path / "code", {"a.py": program(9), "b.png": b"\0"})
+    settings = recipe(tmp_path / "d.jsonl", tmp_path / "code")
+    statistics = run_collect(settings, tmp_path / "run")
+    assert statistics["by_input"] == [
+        {"bad_json": 1, "document": 3, "no_text": 1, "unknown_language": 1},
+        {"binary": 1, "document": 1},
+    ]
+    first, *warnings = collect.notes(settings, statistics, tmp_path / "run")
+    assert first.startswith("collect: left out 1 bad_json, ") or "1 bad_json" in first
+    assert "run/collect/dropped-*.parquet" in first and "codeshell explain PATH --run" in first
+    assert len(warnings) == 2
+    assert "d.jsonl: 1 of 6 left out as no_text: " in "".join(warnings) and "collect.text_column" in "".join(warnings)
+    assert "d.jsonl: 1 of 6 left out as bad_json: " in "".join(warnings)
+    assert collect.notes(settings, {"dropped": {}, "by_input": []}, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("reasons", "shown"),
+    [
+        ({"document": 4, "unknown_language": 3}, ""),
+        ({"document": 3, "unknown_language": 4}, "4 of 7 left out as unknown_language: .*collect.language_column"),
+        ({"document": 9, "bad_utf8": 1}, "1 of 10 left out as bad_utf8"),
+        ({"document": 9, "encoding_shift_jis": 1}, "in shift-jis, not in UTF-8; collect.encoding"),
+        ({"document": 1, "ignored": 2}, "--no-gitignore reads them"),
+        ({"document": 1, "over_large": 2_000}, "2,000 of 2,001 left out as over_large: .*collect.max_file_bytes"),
+        ({"document": 9, "vcs": 10, "empty": 30}, ""),
+    ],
+)
+def test_losses(reasons: dict[str, int], shown: str) -> None:
+    lines = collect.losses({"in": reasons})
+    assert len(lines) == bool(shown)
+    assert not shown or re.search(shown, lines[0])

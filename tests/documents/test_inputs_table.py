@@ -263,7 +263,9 @@ def test_a_table_that_changed_since_it_was_listed_is_refused(tmp_path: Path) -> 
     stage.mkdir(parents=True)
     collect.make_plan(settings.collect, stage)
     path.write_text(json.dumps({"text": program(90)}) + "\n" + path.read_text())
-    with pytest.raises(UserError, match=r"a\.jsonl: it changed while it was read; run again in a new output"):
+    with pytest.raises(
+        UserError, match=r"a\.jsonl: it changed since it was listed, and its rows may have moved; begin again"
+    ):
         run_collect(settings, tmp_path / "run")
 
 

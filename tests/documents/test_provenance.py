@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.trees import program, recipe, run_collect, run_filter, write_tree
 
-from codeshell.cli import explain
+from codeshell.cli import explain, main
 from codeshell.documents import provenance, shards
 from codeshell.errors import UserError
 
@@ -91,3 +91,82 @@ def test_explain_without_a_match_or_a_run_is_one_clear_line(finished: Path, tmp_
         say(finished, "nothing.py")
     with pytest.raises(UserError, match="not a run's directory"):
         say(tmp_path, "a.py")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("folders")
+    names = ("src/a.py", "node_modules/lib/index.js", "src/__pycache__/x/y.py", "two/a.py")
+    write_tree(path / "code", {name: program(number) for number, name in enumerate(names)})
+    (path / "code/linked").symlink_to(path / "code/src")
+    write_tree(path / "outside", {"b.py": program(9)})
+    run_collect(recipe(path / "code"), path / "run")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("node_modules/lib/index.js", "by vendored: node_modules was not entered"),
+        ("lib/index.js", ""),
+        ("node_modules/never/there.js", "by vendored: node_modules was not entered"),
+        ("src/__pycache__/x/y.py", "by cache: src/__pycache__ was not entered"),
+        ("./__pycache__/x/y.py", "by cache: src/__pycache__ was not entered"),
+        ("linked/a.py", "by link: linked was not entered"),
+        ("node_modules", "dropped  in collect by vendored"),
+        ("./src/a.py", "kept     by every stage so far"),
+        ("src//../src/a.py", "kept     by every stage so far"),
+        ("HERE/code/src/a.py", "src/a.py  (code/src"),
+        ("HERE/run/../code/node_modules/lib/index.js", "by vendored: node_modules was not entered"),
+        ("code/src/a.py", "src/a.py  (code/src"),
+        ("./code/two/a.py", "two/a.py  (code/two"),
+        ("LINK/two/a.py", "two/a.py  (code/two"),
+    ],
+)
+def test_explain_takes_a_path_however_it_is_written(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, shown: str
+) -> None:
+    monkeypatch.chdir(folders)
+    (tmp_path / "link").symlink_to(folders / "code")
+    key = key.replace("HERE", str(folders)).replace("LINK", str(tmp_path / "link"))
+    if not shown:
+        with pytest.raises(UserError, match="no such document"):
+            say(folders / "run", key)
+        return
+    (text,) = say(folders / "run", key)
+    assert shown in text
+
+
+def test_explain_of_a_path_that_fits_several_documents(folders: Path) -> None:
+    assert [text.split()[0] for text in say(folders / "run", "a.py")] == ["src/a.py", "two/a.py"]
+    (text,) = say(folders / "run", str(folders / "code/two/a.py"), "--json")
+    assert json.loads(text)["repo"] == "code/two"
+    (text,) = say(folders / "run", "node_modules/x", "--json")
+    row = json.loads(text)
+    assert (row["path"], row["folder"], row["rule"]) == ("node_modules/x", "node_modules", "vendored")
+
+
+def test_explain_says_that_a_path_is_below_no_input_or_new(folders: Path) -> None:
+    with pytest.raises(UserError, match="not below an input of"):
+        say(folders / "run", str(folders / "outside/b.py"))
+    with pytest.raises(UserError, match=r"not there when the run listed it; .*--refresh"):
+        say(folders / "run", str(folders / "code/src/new.py"))
+
+
+def test_explain_of_a_dedup_takes_paths_and_says_why_a_file_was_not_compared(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folders)
+    output = str(tmp_path / "out")
+    assert main(["dedup", "code", "--exclude", "two/", "-o", output, "--workers", "1"]) == 0
+    for key, shown in (
+        ("code/node_modules/lib/index.js", "not compared  vendored: node_modules was not entered"),
+        (str(folders / "code/node_modules/lib/index.js"), "not compared  vendored: node_modules was not entered"),
+        ("two/a.py", "not compared  excluded: two was not entered"),
+        ("./code/src/a.py", "kept     resembles no other document"),
+        (str(folders / "code/src/a.py"), "code/src/a.py"),
+    ):
+        capsys.readouterr()
+        assert main(["explain", key, "--dedup", output]) == 0
+        assert shown in capsys.readouterr().out
+    assert main(["explain", str(folders / "outside/b.py"), "--dedup", output]) == 2
