@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_other_models_stay_as_they_are():
     assert torch.equal(logits(other), before)
     assert names(transformers.LlamaForCausalLM(shared)) == {"LlamaAttention"}
     assert modeling.apply_rotary_pos_emb is function and modeling.LlamaAttention.forward is forward
+    # The function still is what layers and pickles refer to, and computes what it did.
+    assert pickle.loads(pickle.dumps(other)).model.layers[0].self_attn.head_dim == 16
+    q, k = torch.randn(2, 1, 2, 3, 4)
+    cos, sin = torch.randn(2, 1, 3, 4)
+    turned = torch.cat((-q[..., 2:], q[..., :2]), -1)
+    assert torch.equal(function(q, k, cos, sin)[0], q * cos[:, None] + turned * sin[:, None])
+    assert torch.equal(function(q, k, cos, sin, unsqueeze_dim=1)[0], function(q, k, cos, sin, 1)[0])
+    assert list(inspect.signature(function).parameters) == ["q", "k", "cos", "sin", "unsqueeze_dim"]
 
 
 def test_several_models_at_once():
@@ -276,11 +285,105 @@ def test_a_forward_that_others_replaced(monkeypatch):
     def forward(self, hidden_states, **kwargs):
         return hidden_states, None
 
-    original = type(layer).forward
     monkeypatch.setattr(type(layer), "forward", forward)
-    refused(model, "forward of LlamaAttention is .*forward, which does not call apply_rotary_pos_emb once")
-    monkeypatch.setattr(type(layer), "forward", functools.wraps(original)(lambda *args, **kw: original(*args, **kw)))
-    refused(model, "LlamaAttention.forward, not a plain function")
+    refused(model, "forward of LlamaAttention is .*forward, which took the place of transformers' own")
+
+
+def counted(forward, calls):
+    def inner(self, *args, **kwargs):
+        calls.append(1)
+        return forward(self, *args, **kwargs)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [
+        lambda forward, calls: functools.wraps(forward)(counted(forward, calls)),
+        counted,  # without functools.wraps
+        lambda forward, calls: torch.no_grad()(counted(counted(forward, []), calls)),
+        lambda forward, calls: torch.compiler.disable(counted(forward, calls)),
+        lambda forward, calls: functools.partialmethod(counted(forward, calls)),
+    ],
+)
+def test_a_decorated_forward(monkeypatch, decorate):
+    """As transformers 5.24 decorates every one, and other libraries do."""
+    model, kind = tiny("llama"), transformers.models.llama.modeling_llama.LlamaAttention
+    codeshell.patch(model)
+    want = logits(model)
+    calls: list[int] = []
+    monkeypatch.setattr(kind, "forward", decorate(kind.forward, calls))
+    other = tiny("llama")
+    codeshell.patch(other)
+    assert torch.equal(logits(other), want) and len(calls) == 2
+    codeshell.unpatch(other)
+    logits(other)
+    assert len(calls) == 4
+
+
+def test_the_forward_in_one_line_or_another(monkeypatch):
+    """What the body of a forward looks like has no say: here it rotates in a helper, twice, with another name."""
+    modeling = transformers.models.llama.modeling_llama
+    model = tiny("llama")
+    codeshell.patch(model)
+    want, original = logits(model), modeling.LlamaAttention.forward
+    rotate = modeling.apply_rotary_pos_emb
+
+    def helper(q, k, cos, sin):
+        return rotate(q, k, cos=cos, sin=sin)
+
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, **kwargs):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q, k, v = (f(hidden_states).view(shape).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
+        (q, _), (_, k) = helper(q, k, *position_embeddings), helper(q, k, *position_embeddings)
+        attend = transformers.AttentionInterface()[self.config._attn_implementation]
+        out, _ = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.flatten(2)), None
+
+    forward.__module__ = original.__module__
+    monkeypatch.setattr(modeling.LlamaAttention, "forward", forward)
+    other = tiny("llama")
+    codeshell.patch(other)
+    assert torch.equal(logits(other), want)
+
+
+class LoggedAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+    """An attention of a user's: the original, and something beside it."""
+
+    def forward(self, *args, **kwargs):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(*args, **kwargs)
+
+
+class OwnWayAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+    """An attention of a user's that rotates in its own way."""
+
+    def forward(self, hidden_states, position_embeddings=None, **kwargs):
+        cos, _ = position_embeddings
+        return self.o_proj(hidden_states * cos.unsqueeze(1).mean()), None
+
+
+def test_a_subclass_of_a_user():
+    model = tiny("llama")
+    codeshell.patch(model)
+    want = logits(model)
+    for layer in layers(model):
+        layer.__class__ = LoggedAttention
+    codeshell.patch(model)
+    assert names(model) == {"CodeShellLoggedAttention"}
+    assert torch.equal(logits(model), want) and all(layer.calls == 1 for layer in layers(model))
+    codeshell.unpatch(model)
+    assert names(model) == {"LoggedAttention"}
+    other = tiny("llama")
+    other.model.layers[1].self_attn.__class__ = OwnWayAttention
+    codeshell.patch(other)
+    with pytest.raises(
+        RuntimeError, match=r"does not rotate by apply_rotary_pos_emb .*patch this model with rota"
+    ):
+        logits(other)
+    codeshell.patch(other, rotary=False)
+    assert logits(other).isfinite().all()
 
 
 def test_a_global_replacement_is_neither_seen_nor_lost(monkeypatch):
