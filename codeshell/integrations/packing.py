@@ -49,10 +49,10 @@ def find(positions: Any, batch: int, queries: int, keys: int, mask: Pattern | Ma
     if positions.ndim != 2 or positions.shape[0] not in (1, batch) or positions.shape[1] != queries:
         return None
     if positions.is_inference():  # these do not count their changes, so yesterday's answer may be wrong
-        return _find(positions, queries, keys, mask)
+        return _find(positions, batch, queries, keys, mask)
     latest, key = _latest, (positions._version, queries, keys, mask)
     if latest is None or latest[0]() is not positions or not _same(latest[1], key):
-        _latest = latest = (weakref.ref(positions), key, _find(positions, queries, keys, mask))
+        _latest = latest = (weakref.ref(positions), key, _find(positions, batch, queries, keys, mask))
     return latest[2]
 
 
@@ -69,13 +69,32 @@ def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     )
 
 
-def _find(positions: torch.Tensor, queries: int, keys: int, mask: Pattern | Made | None) -> Documents | None:
-    # Where the first query stands among the keys; and which keys are real, None for all of them.
-    real = mask.real if isinstance(mask, Made) else None
+def from_offsets(offsets: torch.Tensor, batch: int, queries: int) -> Documents:
+    """The documents whose offsets among the flattened tokens, int (documents + 1,), the caller gave to the model."""
+    token = torch.arange(batch * queries, device=offsets.device)
+    number = torch.searchsorted(offsets[1:], token, right=True)
+    row = token // queries * queries
+    first = (offsets[:-1].to(torch.int64)[number] - row).clamp(min=0)
+    return Documents(first.view(batch, queries), number.view(batch, queries))
+
+
+def place_of(mask: Pattern | Made | None, queries: int, keys: int) -> int:
+    """Where the first query stands among the keys; without a mask at the beginning, or as the only query at the end."""
     if isinstance(mask, Made):
-        place = int(mask.first)
-    else:
-        place = 0 if mask is None and queries > 1 else keys - queries
+        return int(mask.first)
+    return 0 if mask is None and queries > 1 else keys - queries
+
+
+def _find(
+    positions: torch.Tensor, batch: int, queries: int, keys: int, mask: Pattern | Made | None
+) -> Documents | None:
+    place = place_of(mask, queries, keys)
+    # Which keys are real, (batch, keys); None for all of them.
+    real = mask.real if isinstance(mask, Made) else None
+    if isinstance(mask, Pattern) and mask.rows is not None:
+        real = torch.zeros(batch * keys, dtype=torch.bool, device=positions.device)
+        real[mask.rows] = True
+        real = real.view(batch, keys)
     step = torch.arange(queries, device=positions.device)
     if real is None:
         # Like transformers, a jump begins a document; under a padding mask a jump may be a trick with the positions.

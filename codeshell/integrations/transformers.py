@@ -124,13 +124,16 @@ def _within_documents(
 ) -> Any:
     """The mask, within the packed documents that `position_ids` tell of."""
     batch, _heads, queries, _dim = query.shape
-    # No mask at all may be another kind of attention (to an encoder's keys, say) in models that we do not know.
+    if position_ids is None and cu_seq_lens_q is None:
+        return mask
+    # Fewer queries than keys and no mask may be something else (attention to an encoder's keys) in a model of a type
+    # that we do not know.
     served = getattr(getattr(module, "config", None), "model_type", None) in ARCHITECTURES
-    if position_ids is None or (mask is None and not served):
+    if mask is None and not served and queries != keys:
         return mask
     if torch.compiler.is_compiling():
         # A graph cannot depend on the documents. Without a cache or with padding, the mask is not None here.
-        if mask is None and 1 < queries == position_ids.shape[-1]:
+        if mask is None and position_ids is not None and 1 < queries == position_ids.shape[-1]:
             torch._assert_async((position_ids.diff(dim=-1) == 1).all(), PACKED_AND_COMPILED)
         return mask
     if mask is None and queries in (1, keys):
@@ -138,14 +141,17 @@ def _within_documents(
     known = mask if isinstance(mask, Pattern) else made(mask)
     if known is None and mask is not None:  # a mask of the caller's own
         return mask
-    if isinstance(mask, Pattern):
-        if cu_seq_lens_q is not None and queries == keys:
-            return mask
-        if cu_seq_lens_q is not None:
+    if isinstance(mask, Pattern) and mask.cu_seqlens is not None and mask.rows is None:
+        return mask  # transformers has looked at the positions
+    documents: packing.Documents | None
+    if cu_seq_lens_q is not None:
+        if packing.place_of(known, queries, keys) > 0:
             raise ValueError("cu_seq_lens_q after a cache: packed documents must come with an empty cache or none")
-        if mask.cu_seqlens is not None and mask.rows is None:  # transformers has looked at the positions
+        if isinstance(mask, Pattern) and mask.cu_seqlens is None:  # `attention` takes the offsets as they are
             return mask
-    documents = packing.find(position_ids, batch, queries, keys, known)
+        documents = packing.from_offsets(cu_seq_lens_q, batch, queries)
+    else:
+        documents = packing.find(position_ids, batch, queries, keys, known)
     if documents is None:
         return mask
     if isinstance(mask, Pattern):

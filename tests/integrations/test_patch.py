@@ -378,9 +378,7 @@ def test_a_subclass_of_a_user():
     other = tiny("llama")
     other.model.layers[1].self_attn.__class__ = OwnWayAttention
     codeshell.patch(other)
-    with pytest.raises(
-        RuntimeError, match=r"does not rotate by apply_rotary_pos_emb .*patch this model with rota"
-    ):
+    with pytest.raises(RuntimeError, match=r"does not rotate by apply_rotary_pos_emb .*patch this model with rota"):
         logits(other)
     codeshell.patch(other, rotary=False)
     assert logits(other).isfinite().all()
@@ -444,3 +442,99 @@ def test_without_transformers():
 def test_unpatch_of_no_model():
     with pytest.raises(ValueError, match="takes a model, not a NoneType"):
         codeshell.unpatch(None)
+
+
+def appended(model, layer):
+    """The model with one more decoder layer, as depth up-scaling makes it."""
+    layer.self_attn.layer_idx = len(model.model.layers)
+    model.model.layers.append(layer)
+    model.config.num_hidden_layers = len(model.model.layers)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [*model.config.layer_types, model.config.layer_types[0]]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3_text"])
+def test_a_layer_with_a_config_of_its_own(kind):
+    model = tiny(kind)
+    appended(model, copy.deepcopy(model.model.layers[0]))
+    own = model.model.layers[2].self_attn.config
+    want = logits(model)
+    for parts in ({}, {"rotary": False}, {"attention": False}, {}):
+        codeshell.patch(model, **parts)
+        assert float((logits(model) - want)[padding("left").bool()].abs().max()) < 1e-4
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"codeshell"}
+    assert own._attn_implementation == "sdpa"  # another model may have it
+    codeshell.unpatch(model)
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"sdpa"}
+    assert torch.equal(logits(model), want)
+
+
+def test_a_layer_that_is_added_after_the_patch():
+    model, ordinary = tiny("llama"), tiny("llama").model.layers[0]
+    codeshell.patch(model)
+    appended(model, copy.deepcopy(model.model.layers[0]))  # a copy of a patched layer is one
+    logits(model)
+    codeshell.unpatch(model)
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"sdpa"}
+    codeshell.patch(model)
+    appended(model, ordinary)
+    for implementation in ("sdpa", "eager"):
+        ordinary.self_attn.config._attn_implementation = implementation
+        with pytest.raises(TypeError, match=r"call codeshell.patch\(model\) again"):
+            logits(model)
+    assert len(codeshell.patch(model).rotary) == 4
+    assert logits(model).isfinite().all()
+
+
+def test_adapters_of_peft():
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    for settings in (lora, peft.LoraConfig(target_modules=["up_proj"], modules_to_save=["self_attn"])):
+        torch.manual_seed(0)
+        before = peft.get_peft_model(tiny("llama"), settings)
+        want, weights = logits(before), before.state_dict()
+        assert settings is not lora or float((want - logits(tiny("llama"))).abs().max()) > 0.1
+        codeshell.patch(before)
+        model = tiny("llama")
+        codeshell.patch(model)
+        after = peft.get_peft_model(model, settings)
+        after.load_state_dict(weights)
+        for adapted in (before, after):
+            assert float((logits(adapted) - want)[padding("left").bool()].abs().max()) < 1e-4
+            adapted(tokens(), labels=tokens()).loss.backward()
+            trained = [p for p in adapted.parameters() if p.requires_grad]
+            assert trained and all(p.grad is not None for p in trained if p.numel())
+
+
+def test_accelerate():
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny("llama")
+    want = logits(model)
+    accelerate.dispatch_model(model, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    accelerate.hooks.add_hook_to_module(model.model.layers[0].self_attn, accelerate.hooks.ModelHook())
+    codeshell.patch(model)
+    assert names(model) == {"CodeShellLlamaAttention"}
+    assert float((logits(model) - want)[padding("left").bool()].abs().max()) < 1e-4
+    accelerate.hooks.remove_hook_from_submodules(model)
+    patched = logits(model)
+    codeshell.unpatch(model)
+    assert torch.equal(logits(model), want) and not torch.equal(patched, want)
+
+
+def test_another_machine_without_codeshell_reads_what_is_saved(tmp_path):
+    model = tiny("llama")
+    want = logits(model)
+    codeshell.patch(model)
+    model.save_pretrained(tmp_path)
+    torch.save({"logits": want, "weights": model.state_dict()}, tmp_path / "want.pt")
+    code = f"""
+import sys
+sys.modules["codeshell"] = None
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})
+saved = torch.load({str(tmp_path / "want.pt")!r})
+model.load_state_dict(saved["weights"])
+assert "codeshell" not in str(model.config) and model.config._attn_implementation == "sdpa"
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
