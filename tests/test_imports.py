@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent.parent / "codeshell"
 
 LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `codeshell` is the package's own `__init__`: at run time it holds the version and loads the rest by name.
-    ("codeshell", "_C", "errors", "randomness"),
+    ("codeshell", "_C", "errors", "randomness", "versions"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),

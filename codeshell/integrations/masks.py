@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from transformers import masking_utils
-from transformers.utils.import_utils import is_tracing
 
 from codeshell.integrations import ARCHITECTURES
+from codeshell.integrations.supported import is_tracing, masking_utils
 from codeshell.ops import hopper
 
 

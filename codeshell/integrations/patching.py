@@ -21,7 +21,8 @@ import torch
 
 from codeshell import ops
 from codeshell.integrations import ARCHITECTURES
-from codeshell.integrations.transformers import NAME, PreTrainedModel
+from codeshell.integrations.supported import PreTrainedModel
+from codeshell.integrations.transformers import NAME
 
 _RECORD = "_codeshell_patch"  # on a patched model: its `Patched`
 _ORIGINAL = "_codeshell_original"  # on a patched layer's class: the class it was

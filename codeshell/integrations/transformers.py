@@ -16,19 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-try:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers import PreTrainedModel as PreTrainedModel
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-except ImportError as error:
-    raise ImportError(
-        "codeshell.patch and codeshell.integrations.transformers need transformers 5 or newer: "
-        f"pip install 'transformers>=5' ({error})"
-    ) from error
-
 from codeshell import ops
 from codeshell.integrations import ARCHITECTURES, packing
 from codeshell.integrations.masks import Pattern, made, mask
+from codeshell.integrations.supported import AttentionInterface, AttentionMaskInterface, sdpa_attention_forward
 from codeshell.ops import decode_cuda
 from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import differentiable

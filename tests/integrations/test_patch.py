@@ -436,7 +436,7 @@ def test_without_transformers():
         "try:\n    codeshell.patch\nexcept ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "need transformers 5 or newer: pip install 'transformers>=5'" in done.stdout, done.stderr
+    assert "need transformers 5.0 or newer, below 6: pip install 'codeshell[transformers]'" in done.stdout, done.stderr
 
 
 def test_unpatch_of_no_model():
