@@ -38,10 +38,11 @@ class Pattern(NamedTuple):
     rows: torch.Tensor | None = None
     masked: bool = False
 
-    # A layer that does not attend with codeshell cannot read a pattern, and torch's own error would not say why.
+    # A layer that does not attend with codeshell cannot read a pattern, and torch's own error would not say why. It is
+    # no TypeError, because `+` would hide that.
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise TypeError(
+        raise RuntimeError(
             "a layer with another attention implementation got a mask of codeshell: it was added, or its config was "
             "changed, after codeshell.patch; call codeshell.patch(model) again"
         )

@@ -230,8 +230,8 @@ def _obstacle(layer: torch.nn.Module, modeling: ModuleType) -> str | None:
         return f"forward of {kind.__name__} cannot rotate with codeshell: {modeling.__name__} has no {_CALLED}"
     # accelerate keeps the forward that it wraps on the instance, and that one can be exchanged too.
     if "forward" in layer.__dict__:
-        hooked = layer.__dict__.get("_old_forward")
-        if not isinstance(hooked, MethodType) or hooked.__func__ is not type(layer).forward:
+        bound = [layer.__dict__.get(name) for name in ("_old_forward", "forward")]
+        if not any(isinstance(x, MethodType) and x.__func__ is type(layer).forward for x in bound):
             return f"forward is {_describe(layer.__dict__['forward'])}, set on the instance"
     return None
 
@@ -305,9 +305,11 @@ def _original(layer: torch.nn.Module) -> type[torch.nn.Module]:
 
 def _become(layer: torch.nn.Module, kind: type[torch.nn.Module]) -> None:
     """Change the class of a layer, and the forward that accelerate's hooks keep on the instance."""
-    hooked = layer.__dict__.get("_old_forward")
-    if isinstance(hooked, MethodType) and hooked.__func__ is type(layer).forward:
-        layer._old_forward = MethodType(kind.forward, layer)  # type: ignore[assignment]
+    # `forward` itself is there after accelerate has removed its hook.
+    for name in ("_old_forward", "forward"):
+        bound = layer.__dict__.get(name)
+        if isinstance(bound, MethodType) and bound.__func__ is type(layer).forward:
+            setattr(layer, name, MethodType(kind.forward, layer))
     layer.__class__ = kind
 
 

@@ -481,7 +481,7 @@ def test_a_layer_that_is_added_after_the_patch():
     appended(model, ordinary)
     for implementation in ("sdpa", "eager"):
         ordinary.self_attn.config._attn_implementation = implementation
-        with pytest.raises(TypeError, match=r"call codeshell.patch\(model\) again"):
+        with pytest.raises(RuntimeError, match=r"call codeshell.patch\(model\) again"):
             logits(model)
     assert len(codeshell.patch(model).rotary) == 4
     assert logits(model).isfinite().all()
