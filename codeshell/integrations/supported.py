@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "codeshell.patch and codeshell.integrations.transformers need transformers "
-        f"{RANGES['transformers']}: pip install 'codeshell[transformers]' ({error})"
+        f"{RANGES['transformers']}: pip install 'transformers>=5,<6' ({error})"
     ) from error
 else:
     require("transformers", transformers.__version__)  # before the names below, which older ones do not have

@@ -308,7 +308,7 @@ def counted(forward, calls):
     ],
 )
 def test_a_decorated_forward(monkeypatch, decorate):
-    """As transformers 5.24 decorates every one, and other libraries do."""
+    """Decorators such as those of transformers 5.24, which has one on every forward, and of other libraries."""
     model, kind = tiny("llama"), transformers.models.llama.modeling_llama.LlamaAttention
     codeshell.patch(model)
     want = logits(model)
@@ -436,7 +436,7 @@ def test_without_transformers():
         "try:\n    codeshell.patch\nexcept ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "need transformers 5.0 or newer, below 6: pip install 'codeshell[transformers]'" in done.stdout, done.stderr
+    assert "need transformers 5.0 or newer, below 6: pip install 'transformers>=5,<6'" in done.stdout, done.stderr
 
 
 def test_unpatch_of_no_model():
