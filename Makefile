@@ -2,6 +2,7 @@
 # make test                                      the test suite
 # make lint                                      style and types: ruff, mypy, clang-format
 # make format                                    what ruff and clang-format can fix by themselves
+# make versions                                  tests with the oldest and newest libraries, in .versions/
 # make wheel                                     a wheel in dist/
 # make fuzz [RUNS=1000000] [CLANG=clang++-14]    the deduper's C++ on any bytes, with sanitizers
 #
@@ -19,7 +20,7 @@ RUN ?= runs/demo
 RUNS ?= 1000000
 CLANG ?= clang++
 
-.PHONY: demo test lint format fuzz install wheel clean
+.PHONY: demo test versions lint format fuzz install wheel clean
 
 demo: $(STAMP)
 	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)") \
@@ -30,6 +31,9 @@ demo: $(STAMP)
 # otherwise they would spin on a core that the other process needs.
 test: $(VENV)/.installed-dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
+versions: $(VENV)/.installed-dev
+	$(BIN)/python tools/versions.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -11,6 +11,10 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from codeshell.versions import require
+
+require("numpy", np.__version__)
+
 
 def draw(*parts: int | str) -> int:
     """64 uniform bits that depend on `parts` alone, e.g. `draw(seed, epoch, doc_id, "fim")`."""

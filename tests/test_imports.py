@@ -20,7 +20,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "codeshell"
 
 LEVELS: tuple[tuple[str, ...], ...] = (
-    # Ground. `codeshell` is the package's own `__init__`: at run time it holds the version and loads the rest by name.
+    # Ground. `versions` is the table of supported libraries. `codeshell` is the package's own `__init__`: at run time
+    # it holds the version and loads the rest by name.
+    ("versions",),
     ("codeshell", "_C", "errors", "randomness"),
     ("environment", "recipe", "registry"),
     ("engine",),

@@ -33,9 +33,21 @@ def main(args: argparse.Namespace) -> int:
         print(f"  GPU         {gpu['name']}, sm_{gpu['capability'][0]}{gpu['capability'][1]}, {memory:.0f} GiB")
     if not gpus:
         print("  GPU         none found (no driver, no device, or built without CUDA)")
+    for name, library in facts["libraries"].items():
+        print(f"  {name:<12} {_library(library)}")
     for kernel in facts["kernels"]:
         print(f"  {kernel['name']:<11} CPU: {kernel['cpu']}; CUDA: {kernel['cuda']}")
     return 0
+
+
+def _library(facts: dict[str, Any]) -> str:
+    """The version of a library, and what to say about it."""
+    if facts["version"] is None:
+        return f"not installed (codeshell works with {facts['range']})"
+    if not facts["in_range"]:
+        return f"{facts['version']}, OUTSIDE the supported range: {facts['range']}"
+    newer = f" (newer than {facts['tested']}, the newest tested)" if facts["newer_than_tested"] else ""
+    return f"{facts['version']}{newer}"
 
 
 def kernels(as_json: bool) -> int:
@@ -61,6 +73,7 @@ def collect() -> dict[str, Any]:
     from codeshell import _C, __version__
     from codeshell.environment import processor
     from codeshell.operations import OPERATIONS
+    from codeshell.versions import installed
 
     return {
         "version": __version__,
@@ -70,5 +83,6 @@ def collect() -> dict[str, Any]:
         "simd": _C.simd_level(),
         "processor": processor(),
         "gpus": _C.gpu_devices(),
+        "libraries": installed(),
         "kernels": [{"name": x.name, "cpu": x.cpu, "cuda": x.cuda} for x in OPERATIONS],
     }

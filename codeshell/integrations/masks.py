@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
-from transformers import masking_utils
-from transformers.utils.import_utils import is_tracing
 
 from codeshell.integrations import ARCHITECTURES
+from codeshell.integrations.supported import is_tracing, masking_utils
 from codeshell.ops import hopper
 
 
@@ -30,12 +29,23 @@ class Pattern(NamedTuple):
         cu_seqlens: int32 (sequences + 1,), offsets of the sequences among the tokens.
         max_seqlen: length of the longest of them.
         rows: int64 (total,), which of the flattened (batch * seq) tokens take part; None is all of them.
+        masked: whether the caller gave a padding mask. Without one, transformers takes documents apart by positions.
     """
 
     window: int | None = None
     cu_seqlens: torch.Tensor | None = None
     max_seqlen: int | None = None
     rows: torch.Tensor | None = None
+    masked: bool = False
+
+    # A layer that does not attend with codeshell cannot read a pattern, and torch's own error would not say why. It is
+    # no TypeError, because `+` would hide that.
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise RuntimeError(
+            "a layer with another attention implementation got a mask of codeshell: it was added, or its config was "
+            "changed, after codeshell.patch; call codeshell.patch(model) again"
+        )
 
     # `generate` with a static cache asks for the mask itself, calls contiguous() on it and hands it to the model in
     # place of the padding mask. As it has more than two dimensions, the model passes it on to `mask`, which returns it.
@@ -45,6 +55,10 @@ class Pattern(NamedTuple):
 
     def contiguous(self) -> Pattern:
         return self
+
+    def within(self, number: torch.Tensor, batch: int) -> Pattern:
+        """The pattern of a prefill within documents, from the number of each token's document, (batch or 1, seq)."""
+        return _packed(number.expand(batch, -1), self.window, self.rows)
 
     def dense(self, batch: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """The pattern as a mask (batch or 1, 1, queries, keys), True where a query sees a key."""
@@ -65,6 +79,26 @@ class Pattern(NamedTuple):
         return seen & (sequence.unsqueeze(3) == sequence.unsqueeze(2))
 
 
+class Made(NamedTuple):
+    """What `mask` knows about a dense mask that it gave out; a mask of the caller's own has none of this.
+
+    Attributes:
+        real: bool (batch, keys), True for real tokens; None where the caller gave no padding mask.
+        first: the place of the first query among the keys, a number or a tensor of one.
+    """
+
+    real: torch.Tensor | None
+    first: Any
+
+
+def made(mask: Any) -> Made | None:
+    """What is known about a dense mask; None if it is the caller's own."""
+    return getattr(mask, _MADE, None)
+
+
+_MADE = "codeshell_made"  # on a dense mask: its `Made`
+
+
 def mask(attention_mask: Any = None, **arguments: Any) -> Any:
     """The function that `AttentionMaskInterface` calls; its arguments are those of transformers' `sdpa_mask`.
 
@@ -74,34 +108,50 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
     """
     if isinstance(attention_mask, Pattern):
         return attention_mask
+    config, tracing = arguments.get("config"), _tracing(attention_mask, arguments)
+    queries, query_offset, device = _queries(arguments, tracing)
+    key_offset = arguments.get("kv_offset", 0)
     # Soft-capped scores are written out, and an additive mask is what that needs.
-    config = arguments.get("config")
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        return masking_utils.eager_mask(attention_mask=attention_mask, **arguments)
-    if _has_kernels(config, arguments) and not is_tracing(attention_mask):
-        pattern = _pattern(
-            arguments["q_length"],
-            arguments["kv_length"],
-            arguments.get("q_offset", 0),
-            arguments.get("kv_offset", 0),
-            arguments.get("mask_function", _CAUSAL),
-            attention_mask,
-        )
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if not capped and not tracing and _has_kernels(config, device, arguments.get("dtype")):
+        function = arguments.get("mask_function", _CAUSAL)
+        pattern = _pattern(queries, arguments["kv_length"], query_offset, key_offset, function, attention_mask)
         if pattern is not None:
             return pattern
-    return masking_utils.sdpa_mask(attention_mask=attention_mask, **arguments)
+    make = masking_utils.eager_mask if capped else masking_utils.sdpa_mask
+    dense = make(attention_mask=attention_mask, **arguments)
+    if isinstance(dense, torch.Tensor) and not tracing and device.type != "meta":
+        real = None
+        if attention_mask is not None:  # which may be shorter than a static cache
+            real = attention_mask[:, key_offset : key_offset + dense.shape[-1]]
+            real = F.pad(real, (0, dense.shape[-1] - real.shape[1]))
+        setattr(dense, _MADE, Made(real, query_offset - key_offset))
+    return dense
 
 
-def _has_kernels(config: Any, arguments: dict[str, Any]) -> bool:
+def _tracing(attention_mask: Any, arguments: dict[str, Any]) -> bool:
+    """Whether what happens is recorded, so that no value may be looked at."""
+    return any(is_tracing(x) for x in (attention_mask, arguments.get("q_offset"), arguments.get("cache_position")))
+
+
+def _queries(arguments: dict[str, Any], tracing: bool) -> tuple[int, Any, torch.device]:
+    """(number of queries, place of the first one in the sequence, device)."""
+    places = arguments.get("cache_position")
+    if places is None:
+        return arguments["q_length"], arguments.get("q_offset", 0), torch.device(arguments["device"])
+    # Up to 5.3 transformers gives the places themselves, and no device.
+    return len(places), places[0] if tracing else int(places[0]), places.device
+
+
+def _has_kernels(config: Any, device: torch.device, dtype: torch.dtype | None) -> bool:
     """Whether a pattern is better than a mask for the layers that ask. It is not where torch's SDPA attends: each layer
     would make its own mask again, or unpack the packed sequences."""
     if getattr(config, "model_type", None) not in ARCHITECTURES:
         return False
-    device = torch.device(arguments["device"])
     if device.type == "cpu":
         return True
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    served = dim in hopper.DIMS and arguments.get("dtype") in hopper.DTYPES
+    served = dim in hopper.DIMS and dtype in hopper.DTYPES
     return served and hopper.missing(device) is None
 
 
@@ -127,17 +177,20 @@ def _pattern(
     if real.shape[1] != keys:
         return None
     if bool(real.all()):
-        return Pattern(window)
+        return Pattern(window, masked=True)
     return _unpadded(real, window) if queries == keys else None
 
 
-def _packed(sequence: torch.Tensor, window: int | None) -> Pattern:
-    """The pattern of documents, from the number of each token's document, (batch, seq)."""
+def _packed(sequence: torch.Tensor, window: int | None, rows: torch.Tensor | None = None) -> Pattern:
+    """The pattern of documents, from the number of each token's document, (batch, seq); of some `rows` if given."""
     # A document starts with each row, and wherever the number changes.
-    starts = torch.ones_like(sequence, dtype=torch.bool)
-    starts[:, 1:] = sequence[:, 1:] != sequence[:, :-1]
-    offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=sequence.numel())
-    return Pattern(window, offsets.to(torch.int32), int(offsets.diff().max()))
+    batch, seq = sequence.shape
+    row = torch.arange(batch, device=sequence.device).unsqueeze(1) * (seq + 1)
+    flat = (sequence + row).flatten()
+    flat = flat if rows is None else flat[rows]
+    starts = F.pad(flat[1:] != flat[:-1], (1, 0), value=True)
+    offsets = F.pad(starts.nonzero().flatten(), (0, 1), value=len(flat))
+    return Pattern(window, offsets.to(torch.int32), int(offsets.diff().max()), rows, rows is not None)
 
 
 def _unpadded(real: torch.Tensor, window: int | None) -> Pattern | None:
@@ -149,7 +202,7 @@ def _unpadded(real: torch.Tensor, window: int | None) -> Pattern | None:
         if bool(((span != lengths) & (lengths > 0)).any()):
             return None
     offsets = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    return Pattern(window, offsets, max(1, int(lengths.max())), real.flatten().nonzero().flatten())
+    return Pattern(window, offsets, max(1, int(lengths.max())), real.flatten().nonzero().flatten(), True)
 
 
 # transformers describes a mask by nested closures and does not say what they mean, so a closure is recognised by its

@@ -16,18 +16,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-try:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers import PreTrainedModel as PreTrainedModel
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-except ImportError as error:
-    raise ImportError(
-        "codeshell.patch and codeshell.integrations.transformers need transformers 5 or newer: "
-        f"pip install 'transformers>=5' ({error})"
-    ) from error
-
 from codeshell import ops
-from codeshell.integrations.masks import Pattern, mask
+from codeshell.integrations import ARCHITECTURES, packing
+from codeshell.integrations.masks import Pattern, made, mask
+from codeshell.integrations.supported import AttentionInterface, AttentionMaskInterface, sdpa_attention_forward
 from codeshell.ops import decode_cuda
 from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import differentiable
@@ -64,16 +56,19 @@ def attention(
         sliding_window: the window, which counts where there is no mask.
         softcap: bound of the scores: they become `softcap * tanh(scores / softcap)`.
         s_aux: attention sinks, (heads,): one more score per head, of a key that has no value.
-        kwargs: `cu_seq_lens_q` and `max_length_q` describe packed documents where no mask says otherwise;
+        kwargs: `cu_seq_lens_q` and `max_length_q` describe packed documents where no mask says otherwise, and so do
+            `position_ids` (codeshell.integrations.packing) where the mask is not the caller's own;
             `output_attentions=True` asks for the probabilities; the rest is passed to SDPA.
 
     Returns:
         (batch, queries, heads, dim), and (batch, heads, queries, keys) probabilities or None.
     """
+    queries, keys = query.shape[2], key.shape[2]
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if causal:
+        attention_mask = _within_documents(module, query, keys, attention_mask, sliding_window, **kwargs)
     # Without a mask, a causal layer sees the pattern that its arguments describe. With fewer queries than keys only one
     # query is unambiguous: several may be at the end of the keys (a cache), or at their beginning (a static cache).
-    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    queries, keys = query.shape[2], key.shape[2]
     if attention_mask is None and causal and queries in (1, keys):
         attention_mask = Pattern(sliding_window)
     pattern = attention_mask if isinstance(attention_mask, Pattern) else None
@@ -106,6 +101,62 @@ def attention(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=causal, **kwargs
     )[0]
     return out, None
+
+
+def _within_documents(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    keys: int,
+    mask: Any,
+    window: int | None,
+    position_ids: Any = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **_: Any,
+) -> Any:
+    """The mask, within the packed documents that `position_ids` tell of."""
+    batch, _heads, queries, _dim = query.shape
+    if position_ids is None and cu_seq_lens_q is None:
+        return mask
+    # Fewer queries than keys and no mask may be something else (attention to an encoder's keys) in a model of a type
+    # that we do not know.
+    served = getattr(getattr(module, "config", None), "model_type", None) in ARCHITECTURES
+    if mask is None and not served and queries != keys:
+        return mask
+    if torch.compiler.is_compiling():
+        # A graph cannot depend on the documents. Without a cache or with padding, the mask is not None here.
+        if mask is None and position_ids is not None and 1 < queries == position_ids.shape[-1]:
+            torch._assert_async((position_ids.diff(dim=-1) == 1).all(), PACKED_AND_COMPILED)
+        return mask
+    if mask is None and queries in (1, keys):
+        mask = Pattern(window)
+    known = mask if isinstance(mask, Pattern) else made(mask)
+    if known is None and mask is not None:  # a mask of the caller's own
+        return mask
+    if isinstance(mask, Pattern) and mask.cu_seqlens is not None and mask.rows is None:
+        return mask  # transformers has looked at the positions
+    documents: packing.Documents | None
+    if cu_seq_lens_q is not None:
+        if packing.place_of(known, queries, keys) > 0:
+            raise ValueError("cu_seq_lens_q after a cache: packed documents must come with an empty cache or none")
+        if isinstance(mask, Pattern) and mask.cu_seqlens is None:  # `attention` takes the offsets as they are
+            return mask
+        documents = packing.from_offsets(cu_seq_lens_q, batch, queries)
+    else:
+        documents = packing.find(position_ids, batch, queries, keys, known)
+    if documents is None:
+        return mask
+    if isinstance(mask, Pattern):
+        if queries == keys:
+            return mask.within(documents.number, batch)
+        mask = mask.dense(batch, queries, keys, query.device)
+    elif mask is None:  # the beginning of a static cache, whose first keys are the queries' own
+        mask = F.pad(Pattern(window).dense(batch, queries, queries, query.device), (0, keys - queries))
+    return documents.within(mask)
+
+
+PACKED_AND_COMPILED = (
+    "packed position_ids with a cache inside torch.compile would attend to one another; pass use_cache=False"
+)
 
 
 def _with_documents(

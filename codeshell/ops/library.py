@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from codeshell.versions import require
+
+require("torch", torch.__version__)
 library = torch.library.Library("codeshell", "DEF")  # type: ignore[no-untyped-call]
 """The namespace `torch.ops.codeshell`."""
 

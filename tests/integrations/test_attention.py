@@ -114,7 +114,7 @@ def test_what_becomes_a_pattern():
     left, holes = torch.ones(2, 9, dtype=torch.bool), torch.ones(2, 9, dtype=torch.bool)
     left[0, :4], holes[0, 3:5] = False, False
     sliding = masking.sliding_window_causal_mask_function(4)
-    assert plain() == Pattern() and plain(attention_mask=left | True) == Pattern()
+    assert plain() == Pattern() and plain(attention_mask=left | True) == Pattern(masked=True)
     assert plain(mask_function=sliding) == Pattern(4)
     assert plain(mask_function=masking.sliding_window_causal_mask_function(9)) == Pattern()
     assert plain(q_length=3, q_offset=6) == plain(q_length=1, q_offset=8) == Pattern()
@@ -257,13 +257,14 @@ def test_a_trace_computes():
 def test_on_a_gpu_patterns_are_for_the_kernels(monkeypatch):
     """Elsewhere torch's SDPA attends, for which one mask of all layers is better than what each makes of a pattern."""
     config = SimpleNamespace(model_type="llama", hidden_size=512, num_attention_heads=4)
-    gpu = {"device": "cuda", "dtype": torch.bfloat16}
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
     absent: str | None = "no GPU"
     monkeypatch.setattr(masks.hopper, "missing", lambda device: absent if device.type == "cuda" else "a CPU")
-    assert not masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"device": torch.device("cpu")})
+    assert not masks._has_kernels(config, gpu, torch.bfloat16) and masks._has_kernels(config, cpu, torch.bfloat16)
     absent = None
-    assert masks._has_kernels(config, gpu) and masks._has_kernels(config, gpu | {"dtype": torch.float16})
-    assert not masks._has_kernels(config, gpu | {"dtype": torch.float32})
-    assert not masks._has_kernels(SimpleNamespace(**vars(config) | {"hidden_size": 320}), gpu)
-    assert masks._has_kernels(SimpleNamespace(**vars(config) | {"hidden_size": 320, "head_dim": 64}), gpu)
-    assert not masks._has_kernels(SimpleNamespace(**vars(config) | {"model_type": "bert"}), gpu)
+    assert masks._has_kernels(config, gpu, torch.bfloat16) and masks._has_kernels(config, gpu, torch.float16)
+    assert not masks._has_kernels(config, gpu, torch.float32)
+    odd = vars(config) | {"hidden_size": 320}
+    assert not masks._has_kernels(SimpleNamespace(**odd), gpu, torch.bfloat16)
+    assert masks._has_kernels(SimpleNamespace(**odd | {"head_dim": 64}), gpu, torch.bfloat16)
+    assert not masks._has_kernels(SimpleNamespace(**vars(config) | {"model_type": "bert"}), gpu, torch.bfloat16)

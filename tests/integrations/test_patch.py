@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_other_models_stay_as_they_are():
     assert torch.equal(logits(other), before)
     assert names(transformers.LlamaForCausalLM(shared)) == {"LlamaAttention"}
     assert modeling.apply_rotary_pos_emb is function and modeling.LlamaAttention.forward is forward
+    # The function still is what layers and pickles refer to, and computes what it did.
+    assert pickle.loads(pickle.dumps(other)).model.layers[0].self_attn.head_dim == 16
+    q, k = torch.randn(2, 1, 2, 3, 4)
+    cos, sin = torch.randn(2, 1, 3, 4)
+    turned = torch.cat((-q[..., 2:], q[..., :2]), -1)
+    assert torch.equal(function(q, k, cos, sin)[0], q * cos[:, None] + turned * sin[:, None])
+    assert torch.equal(function(q, k, cos, sin, unsqueeze_dim=1)[0], function(q, k, cos, sin, 1)[0])
+    assert list(inspect.signature(function).parameters) == ["q", "k", "cos", "sin", "unsqueeze_dim"]
 
 
 def test_several_models_at_once():
@@ -276,11 +285,103 @@ def test_a_forward_that_others_replaced(monkeypatch):
     def forward(self, hidden_states, **kwargs):
         return hidden_states, None
 
-    original = type(layer).forward
     monkeypatch.setattr(type(layer), "forward", forward)
-    refused(model, "forward of LlamaAttention is .*forward, which does not call apply_rotary_pos_emb once")
-    monkeypatch.setattr(type(layer), "forward", functools.wraps(original)(lambda *args, **kw: original(*args, **kw)))
-    refused(model, "LlamaAttention.forward, not a plain function")
+    refused(model, "forward of LlamaAttention is .*forward, which took the place of transformers' own")
+
+
+def counted(forward, calls):
+    def inner(self, *args, **kwargs):
+        calls.append(1)
+        return forward(self, *args, **kwargs)
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    "decorate",
+    [
+        lambda forward, calls: functools.wraps(forward)(counted(forward, calls)),
+        counted,  # without functools.wraps
+        lambda forward, calls: torch.no_grad()(counted(counted(forward, []), calls)),
+        lambda forward, calls: torch.compiler.disable(counted(forward, calls)),
+        lambda forward, calls: functools.partialmethod(counted(forward, calls)),
+    ],
+)
+def test_a_decorated_forward(monkeypatch, decorate):
+    """Decorators such as those of transformers 5.24, which has one on every forward, and of other libraries."""
+    model, kind = tiny("llama"), transformers.models.llama.modeling_llama.LlamaAttention
+    codeshell.patch(model)
+    want = logits(model)
+    calls: list[int] = []
+    monkeypatch.setattr(kind, "forward", decorate(kind.forward, calls))
+    other = tiny("llama")
+    codeshell.patch(other)
+    assert torch.equal(logits(other), want) and len(calls) == 2
+    codeshell.unpatch(other)
+    logits(other)
+    assert len(calls) == 4
+
+
+def test_the_forward_in_one_line_or_another(monkeypatch):
+    """What the body of a forward looks like has no say: here it rotates in a helper, twice, with another name."""
+    modeling = transformers.models.llama.modeling_llama
+    model = tiny("llama")
+    codeshell.patch(model)
+    want, original = logits(model), modeling.LlamaAttention.forward
+    rotate = modeling.apply_rotary_pos_emb
+
+    def helper(q, k, cos, sin):
+        return rotate(q, k, cos=cos, sin=sin)
+
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, **kwargs):
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        q, k, v = (f(hidden_states).view(shape).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
+        (q, _), (_, k) = helper(q, k, *position_embeddings), helper(q, k, *position_embeddings)
+        attend = transformers.AttentionInterface()[self.config._attn_implementation]
+        out, _ = attend(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.flatten(2)), None
+
+    forward.__module__ = original.__module__
+    monkeypatch.setattr(modeling.LlamaAttention, "forward", forward)
+    other = tiny("llama")
+    codeshell.patch(other)
+    assert torch.equal(logits(other), want)
+
+
+class LoggedAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+    """An attention of a user's: the original, and something beside it."""
+
+    def forward(self, *args, **kwargs):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(*args, **kwargs)
+
+
+class OwnWayAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+    """An attention of a user's that rotates in its own way."""
+
+    def forward(self, hidden_states, position_embeddings=None, **kwargs):
+        cos, _ = position_embeddings
+        return self.o_proj(hidden_states * cos.unsqueeze(1).mean()), None
+
+
+def test_a_subclass_of_a_user():
+    model = tiny("llama")
+    codeshell.patch(model)
+    want = logits(model)
+    for layer in layers(model):
+        layer.__class__ = LoggedAttention
+    codeshell.patch(model)
+    assert names(model) == {"CodeShellLoggedAttention"}
+    assert torch.equal(logits(model), want) and all(layer.calls == 1 for layer in layers(model))
+    codeshell.unpatch(model)
+    assert names(model) == {"LoggedAttention"}
+    other = tiny("llama")
+    other.model.layers[1].self_attn.__class__ = OwnWayAttention
+    codeshell.patch(other)
+    with pytest.raises(RuntimeError, match=r"does not rotate by apply_rotary_pos_emb .*patch this model with rota"):
+        logits(other)
+    codeshell.patch(other, rotary=False)
+    assert logits(other).isfinite().all()
 
 
 def test_a_global_replacement_is_neither_seen_nor_lost(monkeypatch):
@@ -335,9 +436,105 @@ def test_without_transformers():
         "try:\n    codeshell.patch\nexcept ImportError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "need transformers 5 or newer: pip install 'transformers>=5'" in done.stdout, done.stderr
+    assert "need transformers 5.0 or newer, below 6: pip install 'transformers>=5,<6'" in done.stdout, done.stderr
 
 
 def test_unpatch_of_no_model():
     with pytest.raises(ValueError, match="takes a model, not a NoneType"):
         codeshell.unpatch(None)
+
+
+def appended(model, layer):
+    """The model with one more decoder layer, as depth up-scaling makes it."""
+    layer.self_attn.layer_idx = len(model.model.layers)
+    model.model.layers.append(layer)
+    model.config.num_hidden_layers = len(model.model.layers)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [*model.config.layer_types, model.config.layer_types[0]]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3_text"])
+def test_a_layer_with_a_config_of_its_own(kind):
+    model = tiny(kind)
+    appended(model, copy.deepcopy(model.model.layers[0]))
+    own = model.model.layers[2].self_attn.config
+    want = logits(model)
+    for parts in ({}, {"rotary": False}, {"attention": False}, {}):
+        codeshell.patch(model, **parts)
+        assert float((logits(model) - want)[padding("left").bool()].abs().max()) < 1e-4
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"codeshell"}
+    assert own._attn_implementation == "sdpa"  # another model may have it
+    codeshell.unpatch(model)
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"sdpa"}
+    assert torch.equal(logits(model), want)
+
+
+def test_a_layer_that_is_added_after_the_patch():
+    model, ordinary = tiny("llama"), tiny("llama").model.layers[0]
+    codeshell.patch(model)
+    appended(model, copy.deepcopy(model.model.layers[0]))  # a copy of a patched layer is one
+    logits(model)
+    codeshell.unpatch(model)
+    assert {layer.config._attn_implementation for layer in layers(model)} == {"sdpa"}
+    codeshell.patch(model)
+    appended(model, ordinary)
+    for implementation in ("sdpa", "eager"):
+        ordinary.self_attn.config._attn_implementation = implementation
+        with pytest.raises(RuntimeError, match=r"call codeshell.patch\(model\) again"):
+            logits(model)
+    assert len(codeshell.patch(model).rotary) == 4
+    assert logits(model).isfinite().all()
+
+
+def test_adapters_of_peft():
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    for settings in (lora, peft.LoraConfig(target_modules=["up_proj"], modules_to_save=["self_attn"])):
+        torch.manual_seed(0)
+        before = peft.get_peft_model(tiny("llama"), settings)
+        want, weights = logits(before), before.state_dict()
+        assert settings is not lora or float((want - logits(tiny("llama"))).abs().max()) > 0.1
+        codeshell.patch(before)
+        model = tiny("llama")
+        codeshell.patch(model)
+        after = peft.get_peft_model(model, settings)
+        after.load_state_dict(weights)
+        for adapted in (before, after):
+            assert float((logits(adapted) - want)[padding("left").bool()].abs().max()) < 1e-4
+            adapted(tokens(), labels=tokens()).loss.backward()
+            trained = [p for p in adapted.parameters() if p.requires_grad]
+            assert trained and all(p.grad is not None for p in trained if p.numel())
+
+
+def test_accelerate():
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny("llama")
+    want = logits(model)
+    accelerate.dispatch_model(model, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    accelerate.hooks.add_hook_to_module(model.model.layers[0].self_attn, accelerate.hooks.ModelHook())
+    codeshell.patch(model)
+    assert names(model) == {"CodeShellLlamaAttention"}
+    assert float((logits(model) - want)[padding("left").bool()].abs().max()) < 1e-4
+    accelerate.hooks.remove_hook_from_submodules(model)
+    patched = logits(model)
+    codeshell.unpatch(model)
+    assert torch.equal(logits(model), want) and not torch.equal(patched, want)
+
+
+def test_another_machine_without_codeshell_reads_what_is_saved(tmp_path):
+    model = tiny("llama")
+    want = logits(model)
+    codeshell.patch(model)
+    model.save_pretrained(tmp_path)
+    torch.save({"logits": want, "weights": model.state_dict()}, tmp_path / "want.pt")
+    code = f"""
+import sys
+sys.modules["codeshell"] = None
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})
+saved = torch.load({str(tmp_path / "want.pt")!r})
+model.load_state_dict(saved["weights"])
+assert "codeshell" not in str(model.config) and model.config._attn_implementation == "sdpa"
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
