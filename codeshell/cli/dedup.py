@@ -209,7 +209,7 @@ def parse_size(text: str, name: str) -> int:
     """The number of bytes that '2GiB', '500MB' or '1073741824' stands for."""
     from codeshell.errors import UserError
 
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
     if not found:
         raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
     unit = (found[2] or "").lower()

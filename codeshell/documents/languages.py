@@ -61,7 +61,7 @@ AMBIGUOUS: dict[str, tuple[Choice, ...]] = {
     ".ts": (Choice(None, re.compile(rb"\A\s*(?:<\?xml|<!DOCTYPE TS)")),),
     ".tsx": (Choice(None, re.compile(rb"\A\s*<\?xml")),),
     ".rs": (Choice(None, _line(r"#pragma[ \t]+(?:rs|version)\b")),),
-    ".d": (Choice(None, re.compile(rb"\A[^\n]*\S+\.(?:o|lo|obj|rlib|rmeta|so)[ \t]*:")),),
+    ".d": (Choice(None, re.compile(rb"\A[^\n]*\S\.(?:o|lo|obj|rlib|rmeta|so)[ \t]*:")),),
     ".md": (Choice(None, re.compile(rb"^\(define_(?:insn|expand|c_enum)\b", re.MULTILINE)),),
     ".sc": (Choice(None, re.compile(rb"\bSynthDef\b|\bPbind\b")),),
     ".cl": (Choice(None, re.compile(rb"\b__kernel\b|\bget_global_id\b")),),
