@@ -24,39 +24,8 @@ SIZE = 1_000_000
 SECONDS = 300
 
 # Beginnings of what the patterns look for, again and again, without the end.
-UNITS = (
-    *(
-        [
-            "a(",
-            ")",
-            "a.o",
-            "\\.",
-            "(*",
-            "std::",
-            ":-",
-            "a:",
-            "/*",
-            "x.",
-            ".o",
-            "class",
-            "#!",
-            "#!a",
-            "%",
-            "<?xml",
-            "@",
-            "@generated",
-            "-*-",
-            "vim:",
-            "-min.js",
-            ".",
-            "1.",
-            ";",
-            "'",
-            '"',
-        ]
-    ),
-    *(" a", "\t\n ", "# ", "1 ", "do not edi"),
-)
+STARTS = "a( ) a.o \\. (* std:: :- a: /* x. .o class #! #!a % <?xml @ @generated -*- vim: -min.js . 1. ; '"
+UNITS = (*STARTS.split(), " a", "\t\n ", "# ", "1 ", "do not edi")
 HOSTILE = long_runs(SIZE) | {unit: unit * (SIZE // len(unit)) for unit in UNITS}
 
 SCORES = """

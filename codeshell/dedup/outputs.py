@@ -47,7 +47,7 @@ longer values the writer's dictionary is full after some hundreds, and hashing a
 
 
 def write_kept(
-    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path
+    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path, *, flush: bool = True
 ) -> dict[str, int]:
     """Write one source without some of its rows to `destination / source.output`.
 
@@ -55,6 +55,7 @@ def write_kept(
         source: a Parquet or JSONL file or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
         drop_rows: (k,) ascending, each once.
         destination: the directory of all kept files; made if it is not there.
+        flush: whether a table is on the disk when this returns; else the caller flushes many at once.
 
     Returns:
         `rows` written and `dropped`; for a folder also `unreadable`: files that are no longer there.
@@ -63,17 +64,17 @@ def write_kept(
     output = destination / source.output
     make_directory(output.parent)
     if source.kind == "parquet":
-        rows = _write_parquet(source, drop_rows, output)
+        rows = _write_parquet(source, drop_rows, output, flush)
     elif source.kind == "jsonl":
-        rows = _write_jsonl(source, drop_rows, output)
+        rows = _write_jsonl(source, drop_rows, output, flush)
     else:
         return _copy_files(source, shards, drop_rows, output)
     return {"rows": rows, "dropped": len(drop_rows)}
 
 
-def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     written = first = 0
-    with readers.open_parquet(source.path) as file, atomic_path(output) as temporary:
+    with readers.open_parquet(source.path) as file, atomic_path(output, flush) as temporary:
         metadata = file.metadata
         # A Python file, because Arrow opens no path that is not UTF-8.
         with open(temporary, "wb") as sink, pq.ParquetWriter(sink, file.schema_arrow, **_settings(metadata)) as writer:
@@ -134,9 +135,9 @@ def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
     }
 
 
-def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     dropped, at, written = [*drop_rows.tolist(), -1], 0, 0
-    with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+    with atomic_path(output, flush) as temporary, _packed(temporary, source.path) as file:
         for number, _, line in readers.numbered_lines(source.path, 0, None, LONGEST_LINE):
             if number == dropped[at]:
                 at += 1

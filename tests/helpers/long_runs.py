@@ -6,7 +6,7 @@ import random
 
 
 def long_runs(characters: int, seed: int = 1) -> dict[str, str]:
-    """By name, a run of `characters` of each class that patterns tell apart, and of classes that alternate."""
+    """Runs of `characters` by name: each class that patterns tell apart, and classes that alternate."""
     draw = random.Random(seed)
 
     def of(alphabet: str) -> str:
