@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from codeshell import __version__
 from codeshell.dedup import outputs
+from codeshell.dedup.folders import copy_folder
 from codeshell.dedup.index import Index, check_directory
 from codeshell.dedup.outcome import ROW_BITS, Outcome
 from codeshell.dedup.parameters import Parameters
@@ -105,9 +106,9 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
             searched = time.monotonic()
             outcome = Outcome(task, found, plan, index)
             _write_duplicates(job, outcome)
-            _write_kept(job, outcome, engine)
+            written = _write_kept(job, outcome, engine)
             added = _add_to_index(job, index, outcome, asked, engine)
-            statistics = _statistics(job, outcome) | added
+            statistics = _statistics(job, outcome) | written | added
             _finish(job, statistics, search=searched - started, write=time.monotonic() - searched)
         (job.output / "job.lock").unlink(missing_ok=True)
     return statistics
@@ -300,16 +301,20 @@ class WriteTask:
     drop: Path
     bounds: list[int]
     destination: Path
+    others: list[tuple[str, str]] = field(default_factory=list)
+    """Of a folder: what was not read."""
 
 
-def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> None:
+def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> dict[str, Any]:
+    """Returns what the statistics say of it: for folders, the files that were copied without being compared."""
     if job.write == "rows":
-        _write_rows(job, outcome, engine)
-    elif job.write == "ids":
+        return {"copied": _write_rows(job, outcome, engine)}
+    if job.write == "ids":
         _write_ids(job, outcome)
+    return {}
 
 
-def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
+def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> dict[str, int]:
     tasks = []
     work = outcome.task.directory
     shards_of: dict[int, list[Shard]] = {}
@@ -331,11 +336,15 @@ def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
         path = work / f"drop-{sources[0].number:05d}.npy"
         save_array(path, np.concatenate(rows))
         shards = [shards_of.get(source.number, []) for source in sources]
-        tasks.append(WriteTask(sources, shards, path, bounds, job.output / "kept"))
+        others = outcome.plan.others.get(sources[0].number, [])
+        tasks.append(WriteTask(sources, shards, path, bounds, job.output / "kept", others))
     # The largest first, so that no worker is left alone with it at the end.
     tasks.sort(key=lambda one: -sum(source.stamp[0] for source in one.sources))
     make_directory(job.output / "kept")
-    map_shards(engine, work, "write", write_sources, tasks, unit="tasks")
+    counts: Counter[str] = Counter()
+    for written in map_shards(engine, work, "write", write_sources, tasks, unit="tasks"):
+        counts.update(written)
+    return {name: count for name, count in sorted(counts.items()) if name not in ("rows", "dropped") and count}
 
 
 def write_sources(task: WriteTask) -> dict[str, Any]:
@@ -345,7 +354,10 @@ def write_sources(task: WriteTask) -> dict[str, Any]:
     # One source is flushed as it is written; many are flushed together at the end, before the task counts as done.
     together = len(task.sources) > 1
     for source, shards, begin, end in zip(task.sources, task.shards, task.bounds, task.bounds[1:], strict=False):
-        counts.update(outputs.write_kept(source, shards, drop[begin:end], task.destination, flush=not together))
+        if source.kind == "files":
+            counts.update(copy_folder(source, shards, drop[begin:end], task.others, task.destination))
+        else:
+            counts.update(outputs.write_kept(source, drop[begin:end], task.destination, flush=not together))
     if together:
         flush_file_system(task.destination)
     return dict(counts)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 from codeshell.documents import readers
 from codeshell.documents.columns import LONGEST_LINE
-from codeshell.documents.inputs import Shard, Source, check_unchanged
-from codeshell.engine.files import atomic_path, disk_error, make_directory
+from codeshell.documents.inputs import Source, check_unchanged
+from codeshell.engine.files import atomic_path, make_directory
 
 DUPLICATES = pa.schema(
     [
@@ -47,28 +46,26 @@ longer values the writer's dictionary is full after some hundreds, and hashing a
 
 
 def write_kept(
-    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path, *, flush: bool = True
+    source: Source, drop_rows: NDArray[np.int64], destination: Path, *, flush: bool = True
 ) -> dict[str, int]:
     """Write one source without some of its rows to `destination / source.output`.
 
     Args:
-        source: a Parquet or JSONL file or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
+        source: a Parquet or JSONL file (a folder is for `folders.copy_folder`).
         drop_rows: (k,) ascending, each once.
         destination: the directory of all kept files; made if it is not there.
         flush: whether a table is on the disk when this returns; else the caller flushes many at once.
 
     Returns:
-        `rows` written and `dropped`; for a folder also `unreadable`: files that are no longer there.
+        `rows` written and `dropped`.
     """
     check_unchanged(source)
     output = destination / source.output
     make_directory(output.parent)
     if source.kind == "parquet":
         rows = _write_parquet(source, drop_rows, output, flush)
-    elif source.kind == "jsonl":
-        rows = _write_jsonl(source, drop_rows, output, flush)
     else:
-        return _copy_files(source, shards, drop_rows, output)
+        rows = _write_jsonl(source, drop_rows, output, flush)
     return {"rows": rows, "dropped": len(drop_rows)}
 
 
@@ -163,34 +160,3 @@ def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
                 yield file
         else:
             yield raw
-
-
-def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path) -> dict[str, int]:
-    """Copy the files that stay. The folder gets its final name when all of them are there."""
-    dropped = set(drop_rows.tolist())
-    counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}
-    # A folder cannot be replaced in one step, so it is built under another name. A copy of a killed run is removed
-    # first.
-    temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(output, ignore_errors=True)
-    make_directory(temporary)
-    for shard in shards:
-        for row, (name, *_) in enumerate(shard.files, shard.first_row):
-            if row in dropped:
-                continue
-            target = temporary / name
-            make_directory(target.parent)
-            try:
-                data = Path(source.path, name).read_bytes()
-            except OSError:
-                counts["unreadable"] += 1
-                continue
-            try:
-                target.write_bytes(data)
-            except OSError as error:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise disk_error(error, target) from error
-            counts["rows"] += 1
-    temporary.rename(output)
-    return counts
