@@ -5,6 +5,7 @@ OUT/plan.json            the files that were read, and how they were cut (`input
 OUT/kept/...             the rows that stay, in the input's format and order
 OUT/kept.parquet         their ids instead (`write="ids"`)
 OUT/duplicates.parquet   what was dropped, and for which kept document (`outputs.DUPLICATES`)
+OUT/left_out.parquet     what was not read of folders (`outputs.LEFT_OUT`)
 OUT/stats.json           counts; the same on any machine, engine and number of workers
 OUT/timings.json         seconds, of this run
 OUT/work/                the search's files while it lasts
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections import Counter
@@ -106,9 +108,10 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
             searched = time.monotonic()
             outcome = Outcome(task, found, plan, index)
             _write_duplicates(job, outcome)
+            listed = _write_left_out(job, plan)
             written = _write_kept(job, outcome, engine)
             added = _add_to_index(job, index, outcome, asked, engine)
-            statistics = _statistics(job, outcome) | written | added
+            statistics = _statistics(job, outcome) | listed | written | added
             _finish(job, statistics, search=searched - started, write=time.monotonic() - searched)
         (job.output / "job.lock").unlink(missing_ok=True)
     return statistics
@@ -288,6 +291,20 @@ def _write_duplicates(job: Job, outcome: Outcome) -> None:
             )
 
 
+def _write_left_out(job: Job, plan: Plan) -> dict[str, Any]:
+    """The list of what was not read of folders; returns what the statistics say of it."""
+    if not plan.others:
+        return {}
+    with TableWriter(job.output / "left_out.parquet", outputs.LEFT_OUT) as writer:
+        for number, found in plan.others.items():
+            paths, reasons = zip(*found, strict=True)
+            # A name that is not UTF-8 is no Arrow string: its bytes are shown as `\\xe9`.
+            names = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths]
+            columns = {"shard": [number] * len(names), "path": names, "reason": reasons}
+            writer.write(pa.table(columns, schema=outputs.LEFT_OUT))
+    return {"listed": sum(map(len, plan.others.values()))}
+
+
 # Step 4: what stays, as rows in the inputs' format or as ids.
 
 
@@ -302,7 +319,7 @@ class WriteTask:
     bounds: list[int]
     destination: Path
     others: list[tuple[str, str]] = field(default_factory=list)
-    """Of a folder: what was not read."""
+    """What was not read of a folder."""
 
 
 def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> dict[str, Any]:

@@ -34,6 +34,9 @@ DUPLICATES = pa.schema(
 """A dropped document and the kept one that it names. `shard` is the number of the source (`plan.sources`). For a kept
 document that an index remembers, `kept_shard` and `kept_row` are null. `cluster_id` is the kept document's number."""
 
+LEFT_OUT = pa.schema([("shard", pa.int32()), ("path", pa.string()), ("reason", pa.string())])
+"""A file or folder that was not read: the number of its source, the path below it, and the reason (of `walk`)."""
+
 GROUP_BYTES = 128 << 20
 """The most bytes of a row group that is held whole; a larger one is written as several."""
 
