@@ -53,7 +53,7 @@ SHARD_BYTES = 64 << 20
 """Bytes of text in a shard: small enough that 2 GB keep several workers busy to the end, large enough that the cost of
 a task (about 5 ms) does not count."""
 
-GROUP_BYTES = 16 << 20
+GROUP_BYTES = 4 << 20
 """Bytes of small shards, and of small files to write, that are one task. A task has files of its own, which must reach
 the disk: 1,500 shards of 4 kB took 20 times as long as one file of the same text."""
 
