@@ -57,7 +57,9 @@ def copy_folder(
         for shard in shards:
             for row, (name, *_) in enumerate(shard.files, shard.first_row):
                 if row not in dropped:
-                    counts["rows" if _copy(source.path, name, temporary, folders) else "unreadable"] += 1
+                    # A file that the user named may be a link; the walk lists none.
+                    copied = _copy(source.path, name, temporary, folders, follow=True)
+                    counts["rows" if copied else "unreadable"] += 1
         for name, reason in others:
             if reason == "link":
                 counts["not_compared" if _link(source.path, name, temporary, folders) else "links_out"] += 1
@@ -73,11 +75,12 @@ def copy_folder(
     return counts
 
 
-def _copy(root: str, name: str, target: Path, folders: set[str]) -> bool:
+def _copy(root: str, name: str, target: Path, folders: set[str], *, follow: bool = False) -> bool:
     """Copy one file; False if it cannot be read any more. Errors of the output are raised."""
     try:
         # What has become a link or a pipe since the listing is not followed, and is not waited for.
-        descriptor = os.open(f"{root}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(f"{root}/{name}", flags)
     except OSError:
         return False
     with open(descriptor, "rb") as file:

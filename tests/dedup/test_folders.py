@@ -117,3 +117,10 @@ def test_names_that_are_not_utf8_and_a_job_that_is_resumed(
     # As for code: what was listed is copied, what came later is not, what went away is counted.
     assert "late.png" not in kept and "logo.png" not in kept
     assert stats["copied"] == {"not_compared": 9, "links_out": 2, "unreadable": 1}
+
+
+def test_a_link_that_is_named_is_copied_as_the_file(folder: Path, tmp_path: Path) -> None:
+    with LocalEngine(1) as engine:
+        named = (str(folder / "app" / "link.py"), str(folder / "run.py"))
+        job.run(Job(inputs=named, output=tmp_path / "o"), engine)
+    assert (tmp_path / "o" / "kept" / "pk" / "app" / "link.py").read_text() == CODE
