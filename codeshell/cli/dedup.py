@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codeshell.documents.inputs import InputOptions
     from codeshell.engine import Engine
 
 HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"of {defaults.ngram} tokens) with a document that was kept before it reaches the threshold. DIR gets:\n"
         "  kept/               what stays, in the input's format and order (--ids-only: kept.parquet with the ids)\n"
         "  duplicates.parquet  id, kept_id, jaccard, cluster_id, cluster_size, shard, row, kept_shard, kept_row\n"
+        "  left_out.parquet    files and folders of folders that were not read: shard, path, reason\n"
         "  stats.json          counts, and the number of documents that could not be read, by reason\n"
         "The same command resumes a job that was killed. `codeshell report DIR` shows the clusters,\n"
         "`codeshell explain ID --dedup DIR` shows one document."
@@ -213,7 +215,7 @@ def _run(args: argparse.Namespace, engine: Engine) -> int:
             index=Path(args.index) if args.index else None,
         )
         statistics = job.run(asked, engine)
-        for line in summary(statistics):
+        for line in [*summary(statistics), *losses(statistics, options), *copies(statistics)]:
             print(line)
         if args.output:
             print(f"written to {args.output}; see codeshell report {args.output}")
@@ -244,11 +246,53 @@ def summary(statistics: dict[str, Any]) -> list[str]:
     return lines
 
 
+def losses(statistics: dict[str, Any], options: InputOptions) -> list[str]:
+    """A line for each reason for which something was not compared that the user may not expect, with the remedy."""
+    left_out: dict[str, int] = statistics["left_out"]
+    remedies = {
+        "no_text": (f"rows without a text in the column {options.text_column!r}", "name another with --text-column"),
+        "bad_json": ("lines that are no JSON objects", "fix them, or find out what cut the file"),
+        "bad_utf8": ("documents that are not UTF-8", "convert them to UTF-8 first"),
+        "over_large": (f"files of more than {options.max_file_bytes:,} bytes", "raise --max-file-bytes"),
+        "unreadable": ("files that cannot be read", "give yourself the permission, or leave them out"),
+    }
+    lines = [
+        f"warning: {what}: {left_out[reason]:,}; {remedy}"
+        for reason, (what, remedy) in remedies.items()
+        if reason in left_out
+    ]
+    # Pictures and data among code are no loss; documents that should have been read are.
+    lost = sum(left_out.get(reason, 0) for reason in remedies)
+    total = lost + statistics["documents"]
+    if 2 * lost > total:
+        lines.append(f"warning: {lost:,} of {total:,} documents were not compared: duplicates among them stay")
+    if "vendored" in left_out:
+        lines.append(f"folders of other people's code, not entered: {left_out['vendored']:,}; --vendored enters them")
+    if statistics.get("listed"):
+        lines.append(f"left_out.parquet lists the files and folders that were not read: {statistics['listed']:,}")
+    return lines
+
+
+def copies(statistics: dict[str, Any]) -> list[str]:
+    """What kept/ of a folder has besides the documents that stay, and what it lacks besides duplicates."""
+    copied, left_out = statistics.get("copied", {}), statistics["left_out"]
+    lines = []
+    if "not_compared" in copied:
+        lines.append(f"kept/ also holds the other files and links, as they were: {copied['not_compared']:,}")
+    folders = [f"{left_out[reason]:,} {reason}" for reason in ("vcs", "cache", "vendored") if reason in left_out]
+    lacks = [f"folders that were not entered ({', '.join(folders)})"] if folders and "copied" in statistics else []
+    if "links_out" in copied:
+        lacks.append(f"links that lead out of their folder ({copied['links_out']:,})")
+    if "unreadable" in copied:
+        lacks.append(f"files that can no longer be read ({copied['unreadable']:,})")
+    return [*lines, f"kept/ lacks {' and '.join(lacks)}"] if lacks else lines
+
+
 def parse_size(text: str, name: str) -> int:
     """The number of bytes that '2GiB', '500MB' or '1073741824' stands for."""
     from codeshell.errors import UserError
 
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
     if not found:
         raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
     unit = (found[2] or "").lower()

@@ -5,6 +5,7 @@ OUT/plan.json            the files that were read, and how they were cut (`input
 OUT/kept/...             the rows that stay, in the input's format and order
 OUT/kept.parquet         their ids instead (`write="ids"`)
 OUT/duplicates.parquet   what was dropped, and for which kept document (`outputs.DUPLICATES`)
+OUT/left_out.parquet     what was not read of folders (`outputs.LEFT_OUT`)
 OUT/stats.json           counts; the same on any machine, engine and number of workers
 OUT/timings.json         seconds, of this run
 OUT/work/                the search's files while it lasts
@@ -20,33 +21,45 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from codeshell import __version__
 from codeshell.dedup import outputs
+from codeshell.dedup.folders import copy_folder
 from codeshell.dedup.index import Index, check_directory
-from codeshell.dedup.outcome import Outcome
+from codeshell.dedup.outcome import ROW_BITS, Outcome
 from codeshell.dedup.parameters import Parameters
 from codeshell.dedup.search import MEMORY, Search, search
 from codeshell.documents import changes, inputs
 from codeshell.documents.arrays import save_array
 from codeshell.documents.batches import Batch, read
 from codeshell.documents.inputs import InputOptions, Plan, Shard, Source
+from codeshell.documents.readers import storable
 from codeshell.documents.shards import TableWriter
+from codeshell.documents.walk import Found
 from codeshell.engine import Engine, map_shards
-from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
+from codeshell.engine.files import flush_file_system, lock, make_directory, read_json, write_json, write_text
 from codeshell.errors import UserError, say
+
+Item = TypeVar("Item")
 
 SHARD_BYTES = 64 << 20
 """Bytes of text in a shard: small enough that 2 GB keep several workers busy to the end, large enough that the cost of
 a task (about 5 ms) does not count."""
+
+GROUP_BYTES = 4 << 20
+"""Bytes of small shards, and of small files to write, that are one task. A task has files of its own, which must reach
+the disk: 1,500 shards of 4 kB took 20 times as long as one file of the same text."""
+
+PACKED = 8
+"""How many times larger than a compressed JSONL file its text is, about; it decides only which files share a task."""
 
 TABLE_ROWS = 1 << 18
 """Rows of `duplicates.parquet` that are made at once."""
@@ -96,9 +109,10 @@ def run(job: Job, engine: Engine) -> dict[str, Any]:
             searched = time.monotonic()
             outcome = Outcome(task, found, plan, index)
             _write_duplicates(job, outcome)
-            _write_kept(job, outcome, engine)
+            listed = _write_left_out(job, plan)
+            written = _write_kept(job, outcome, engine)
             added = _add_to_index(job, index, outcome, asked, engine)
-            statistics = _statistics(job, outcome) | added
+            statistics = _statistics(job, outcome) | listed | written | added
             _finish(job, statistics, search=searched - started, write=time.monotonic() - searched)
         (job.output / "job.lock").unlink(missing_ok=True)
     return statistics
@@ -163,6 +177,7 @@ def _asked(job: Job, plan: Plan) -> dict[str, Any]:
         "options": asdict(job.options),
         "write": job.write,
         "shard_bytes": job.shard_bytes,
+        "group_bytes": GROUP_BYTES,
         "index": str(job.index) if job.index else None,
     }
     result: dict[str, Any] = json.loads(json.dumps(asked))  # tuples become lists, as they are read back
@@ -208,7 +223,7 @@ def _nothing(job: Job, left_out: dict[str, int]) -> UserError:
 
 def _search_task(job: Job, plan: Plan, index: Index | None) -> Search:
     return Search(
-        shards=plan.shards,
+        shards=_grouped(plan.shards, _shard_size),
         reader=partial(_read, options=job.options),
         directory=make_directory(job.output / "work"),
         parameters=job.parameters,
@@ -219,9 +234,32 @@ def _search_task(job: Job, plan: Plan, index: Index | None) -> Search:
     )
 
 
-def _read(shard: Shard, wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
-    """A `sign.Reader` of the shards of a plan."""
-    return read(shard, options, wanted)
+def _read(shards: Sequence[Shard], wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
+    """A `sign.Reader` of groups of shards of a plan; rows are numbered as `outcome` reads them."""
+    for number, shard in enumerate(shards):
+        for batch in read(shard, options, wanted):
+            yield replace(batch, rows=batch.rows + (number << ROW_BITS))
+
+
+def _grouped(items: Iterable[Item], size: Callable[[Item], int]) -> list[tuple[Item, ...]]:
+    """Items in groups of at most `GROUP_BYTES` (or one larger item), in their order."""
+    groups: list[tuple[Item, ...]] = []
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        amount = size(item)
+        if group and total + amount > GROUP_BYTES:
+            groups.append(tuple(group))
+            group, total = [], 0
+        group.append(item)
+        total += amount
+    return [*groups, tuple(group)] if group else groups
+
+
+def _shard_size(shard: Shard) -> int:
+    """Bytes of text, about. A packed file counts as a whole shard in the plan, however small it is."""
+    packed = shard.end is None and shard.source.stamp[0]
+    return min(shard.size, PACKED * packed) if packed else shard.size
 
 
 # Step 3: the table of what was dropped.
@@ -260,51 +298,93 @@ def _write_duplicates(job: Job, outcome: Outcome) -> None:
             )
 
 
+def _write_left_out(job: Job, plan: Plan) -> dict[str, Any]:
+    """The list of what was not read of folders; returns what the statistics say of it."""
+    if not plan.others:
+        return {}
+    with TableWriter(job.output / "left_out.parquet", outputs.LEFT_OUT) as writer:
+        for number, found in plan.others.items():
+            # A name that is not UTF-8 is no Arrow string: its bytes are shown as `\\xe9`.
+            names = [storable(one.path) for one in found]
+            columns = {"shard": [number] * len(names), "path": names, "reason": [one.reason for one in found]}
+            writer.write(pa.table(columns, schema=outputs.LEFT_OUT))
+    return {"listed": sum(map(len, plan.others.values()))}
+
+
 # Step 4: what stays, as rows in the inputs' format or as ids.
 
 
 @dataclass(frozen=True)
 class WriteTask:
-    """One source to write without the rows that `drop` (.npy) lists."""
+    """Sources to write without the rows that `drop` (.npy) lists: those of source i are `drop[bounds[i]:bounds[i+1]]`,
+    and its shards `shards[i]`."""
 
-    source: Source
-    shards: list[Shard]
+    sources: tuple[Source, ...]
+    shards: list[list[Shard]]
     drop: Path
+    bounds: list[int]
     destination: Path
+    others: list[Found] = field(default_factory=list)
+    """What was not read of a folder."""
 
 
-def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> None:
+def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> dict[str, Any]:
+    """Returns what the statistics say of it: for folders, the files that were copied without being compared."""
     if job.write == "rows":
-        _write_rows(job, outcome, engine)
-    elif job.write == "ids":
+        return {"copied": _write_rows(job, outcome, engine)}
+    if job.write == "ids":
         _write_ids(job, outcome)
+    return {}
 
 
-def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> None:
+def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> dict[str, int]:
     tasks = []
     work = outcome.task.directory
-    for source in outcome.plan.sources:
-        shards = outcome.plan.shards_of(source.number)
+    shards_of: dict[int, list[Shard]] = {}
+    for shard in outcome.plan.shards:
+        shards_of.setdefault(shard.source.number, []).append(shard)
+    # Small tables share a task. A folder, or a table whose size is not known (a URL), has one to itself.
+    for sources in _grouped(outcome.plan.sources, lambda one: one.stamp[0] or GROUP_BYTES):
         # The rows to leave out, ascending: shards of a source ascend by row, and so do documents within a shard.
         rows = [np.empty(0, np.int64)]
-        for shard in shards:
-            dropped = outcome.dropped(shard)
-            if len(dropped):
-                rows.append(outcome.rows(shard)[dropped])
+        bounds = [0]
+        for source in sources:
+            bounds.append(bounds[-1])
+            for shard in shards_of.get(source.number, ()):
+                dropped = outcome.dropped(shard)
+                if len(dropped):
+                    rows.append(outcome.rows(shard)[dropped])
+                    bounds[-1] += len(dropped)
         # A file, not an argument: a worker that reruns the task finds it again, and a task stays small.
-        path = work / f"drop-{source.number:05d}.npy"
+        path = work / f"drop-{sources[0].number:05d}.npy"
         save_array(path, np.concatenate(rows))
-        tasks.append(WriteTask(source, shards, path, job.output / "kept"))
+        shards = [shards_of.get(source.number, []) for source in sources]
+        others = outcome.plan.others.get(sources[0].number, [])
+        tasks.append(WriteTask(sources, shards, path, bounds, job.output / "kept", others))
     # The largest first, so that no worker is left alone with it at the end.
-    tasks.sort(key=lambda one: -one.source.stamp[0])
+    tasks.sort(key=lambda one: -sum(source.stamp[0] for source in one.sources))
     make_directory(job.output / "kept")
-    map_shards(engine, work, "write", write_source, tasks, unit="files")
+    counts: Counter[str] = Counter()
+    for written in map_shards(engine, work, "write", write_sources, tasks, unit="tasks"):
+        counts.update(written)
     outputs.copy_descriptions(outcome.plan.sources, job.output / "kept")
+    return {name: count for name, count in sorted(counts.items()) if name not in ("rows", "dropped") and count}
 
 
-def write_source(task: WriteTask) -> dict[str, Any]:
-    """Write what stays of one source."""
-    return outputs.write_kept(task.source, task.shards, np.load(task.drop), task.destination)
+def write_sources(task: WriteTask) -> dict[str, Any]:
+    """Write what stays of some sources; return the sum of their counts (`outputs.write_kept`)."""
+    drop = np.load(task.drop)
+    counts: Counter[str] = Counter()
+    # One source is flushed as it is written; many are flushed together at the end, before the task counts as done.
+    together = len(task.sources) > 1
+    for source, shards, begin, end in zip(task.sources, task.shards, task.bounds, task.bounds[1:], strict=False):
+        if source.kind == "files":
+            counts.update(copy_folder(source, shards, drop[begin:end], task.others, task.destination))
+        else:
+            counts.update(outputs.write_kept(source, drop[begin:end], task.destination, flush=not together))
+    if together:
+        flush_file_system(task.destination)
+    return dict(counts)
 
 
 def _write_ids(job: Job, outcome: Outcome) -> None:

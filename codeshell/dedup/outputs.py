@@ -6,7 +6,6 @@ import bz2
 import contextlib
 import gzip
 import lzma
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.documents import arrow_files, formats, readers, walk
+from codeshell.documents import arrow_files, formats, readers
 from codeshell.documents.columns import LONGEST_LINE
 from codeshell.documents.csv_files import CsvReader
-from codeshell.documents.inputs import Shard, Source, check_unchanged
+from codeshell.documents.inputs import Source, check_unchanged
 from codeshell.documents.tar_files import BLOCK, TarReader
-from codeshell.engine.files import atomic_path, disk_error, make_directory, write_text
+from codeshell.engine.files import atomic_path, make_directory, write_text
 
 DUPLICATES = pa.schema(
     [
@@ -41,6 +40,8 @@ document that an index remembers, `kept_shard` and `kept_row` are null. `cluster
 
 DESCRIPTIONS = ("dataset_info.json", "state.json", "dataset_dict.json")
 """What `save_to_disk` of Hugging Face datasets writes beside its Arrow files."""
+LEFT_OUT = pa.schema([("shard", pa.int32()), ("path", pa.string()), ("reason", pa.string())])
+"""A file or folder that was not read: the number of its source, the path below it, and the reason (of `walk`)."""
 
 GROUP_BYTES = 128 << 20
 """The most bytes of a row group that is held whole; a larger one is written as several."""
@@ -54,39 +55,38 @@ longer values the writer's dictionary is full after some hundreds, and hashing a
 
 
 def write_kept(
-    source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], destination: Path
+    source: Source, drop_rows: NDArray[np.int64], destination: Path, *, flush: bool = True
 ) -> dict[str, int]:
     """Write one source without some of its rows to `destination / source.output`.
 
     Args:
-        source: a file of rows, an archive or a folder; `shards`: all of its shards, in order (`plan.shards_of`).
+        source: a file of rows or an archive (a folder is for `folders.copy_folder`).
         drop_rows: (k,) ascending, each once.
         destination: the directory of all kept files; made if it is not there.
+        flush: whether a table is on the disk when this returns; else the caller flushes many at once.
 
     Returns:
-        `rows` written and `dropped`; for a folder also `unreadable`: files that are no longer there.
+        `rows` written and `dropped`.
     """
     check_unchanged(source)
     output = destination / source.output
     make_directory(output.parent)
     if source.kind == "parquet":
-        rows = _write_parquet(source, drop_rows, output)
+        rows = _write_parquet(source, drop_rows, output, flush)
     elif source.kind == "arrow":
-        rows = _write_arrow(source, drop_rows, output)
-    elif source.kind == "jsonl":
-        rows = _write_jsonl(source, drop_rows, output)
+        rows = _write_arrow(source, drop_rows, output, flush)
     elif source.kind == "csv":
-        rows = _write_csv(source, drop_rows, output)
+        rows = _write_csv(source, drop_rows, output, flush)
     elif source.kind == "tar":
-        rows = _write_tar(source, drop_rows, output)
+        rows = _write_tar(source, drop_rows, output, flush)
     else:
-        return _copy_files(source, shards, drop_rows, output)
+        rows = _write_jsonl(source, drop_rows, output, flush)
     return {"rows": rows, "dropped": len(drop_rows)}
 
 
-def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_parquet(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     written = first = 0
-    with readers.open_parquet(source.path) as file, atomic_path(output) as temporary:
+    with readers.open_parquet(source.path) as file, atomic_path(output, flush) as temporary:
         metadata = file.metadata
         # A Python file, because Arrow opens no path that is not UTF-8.
         with open(temporary, "wb") as sink, pq.ParquetWriter(sink, file.schema_arrow, **_settings(metadata)) as writer:
@@ -147,13 +147,13 @@ def _settings(metadata: pq.FileMetaData) -> dict[str, Any]:
     }
 
 
-def _write_arrow(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_arrow(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     """The batches of the input without their dropped rows, in the same of Arrow's two formats."""
     make = pa.ipc.new_file if arrow_files.is_file_format(source.path) else pa.ipc.new_stream
     written = first = 0
     # The schema of the file holds what Hugging Face datasets knows of the columns.
     schema = arrow_files.schema(source.path)
-    with atomic_path(output) as temporary, open(temporary, "wb") as sink, make(sink, schema) as writer:
+    with atomic_path(output, flush) as temporary, open(temporary, "wb") as sink, make(sink, schema) as writer:
         for batch in arrow_files.batches(source.path):
             begin, end = np.searchsorted(drop_rows, [first, first + batch.num_rows])
             for run in _runs(batch, drop_rows[begin:end] - first):
@@ -180,13 +180,13 @@ def copy_descriptions(sources: Sequence[Source], destination: Path) -> None:
                     write_text(target / name, (folder / name).read_text(encoding="utf-8"))
 
 
-def _write_csv(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_csv(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     """The header and the records that stay, with the bytes that they have in the input."""
     dropped = set(drop_rows.tolist())
     written = 0
     with readers.damage(source.path), readers.open_lines(source.path) as lines:
         reader = CsvReader(source.path, lines)
-        with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+        with atomic_path(output, flush) as temporary, _packed(temporary, source.path) as file:
             file.write(reader.head)
             for row, (_, raw) in enumerate(reader):
                 if row in dropped:
@@ -196,13 +196,13 @@ def _write_csv(source: Source, drop_rows: NDArray[np.int64], output: Path) -> in
     return written
 
 
-def _write_tar(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_tar(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     """The archive without the dropped files: every other member is copied as it is, links and directories too."""
     dropped = set(drop_rows.tolist())
     row = written = 0
     with readers.damage(source.path), readers.open_lines(source.path) as packed:
         reader = TarReader(packed)
-        with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+        with atomic_path(output, flush) as temporary, _packed(temporary, source.path) as file:
             while member := reader.next():
                 file.write(member.shared)
                 if member.kind != "directory":
@@ -220,9 +220,9 @@ def _write_tar(source: Source, drop_rows: NDArray[np.int64], output: Path) -> in
     return written
 
 
-def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path) -> int:
+def _write_jsonl(source: Source, drop_rows: NDArray[np.int64], output: Path, flush: bool) -> int:
     dropped, at, written = [*drop_rows.tolist(), -1], 0, 0
-    with atomic_path(output) as temporary, _packed(temporary, source.path) as file:
+    with atomic_path(output, flush) as temporary, _packed(temporary, source.path) as file:
         for number, _, line in readers.numbered_lines(source.path, 0, None, LONGEST_LINE):
             if number == dropped[at]:
                 at += 1
@@ -256,37 +256,3 @@ def _packed(path: Path, like: str) -> Iterator[IO[bytes] | Any]:
                 yield file
         else:
             yield raw
-
-
-def _copy_files(source: Source, shards: Sequence[Shard], drop_rows: NDArray[np.int64], output: Path) -> dict[str, int]:
-    """Copy the files that stay. The folder gets its final name when all of them are there."""
-    dropped = set(drop_rows.tolist())
-    counts = {"rows": 0, "dropped": len(dropped), "unreadable": 0}
-    # A folder cannot be replaced in one step, so it is built under another name. A copy of a killed run is removed
-    # first.
-    temporary = output.with_name(output.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(output, ignore_errors=True)
-    make_directory(temporary)
-    for shard in shards:
-        for row, found in enumerate(shard.files, shard.first_row):
-            if row in dropped:
-                continue
-            target = temporary / found.path
-            make_directory(target.parent)
-            try:
-                if found.blob:
-                    data = walk.read_blob(source.path, found, None)[0]
-                else:
-                    data = Path(source.path, found.path).read_bytes()
-            except OSError:
-                counts["unreadable"] += 1
-                continue
-            try:
-                target.write_bytes(data)
-            except OSError as error:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise disk_error(error, target) from error
-            counts["rows"] += 1
-    temporary.rename(output)
-    return counts

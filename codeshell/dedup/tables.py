@@ -1,7 +1,8 @@
 """Near duplicates in data that is in memory: lists, Arrow, pandas, polars, Hugging Face datasets.
 
-None of these libraries but Arrow is imported. Whatever exports Arrow data (`__arrow_c_stream__`: polars, pandas, Arrow)
-is read where it lies if its strings are `large_string`, and otherwise after Arrow's cast.
+None of these libraries but Arrow is imported. Whatever exports Arrow data (`__arrow_c_stream__`: polars, pandas from
+2.2 on, Arrow) is read where it lies if its strings are `large_string`, and otherwise after Arrow's cast. Arrow converts
+the columns of an older pandas itself.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
     dataset = hasattr(data, "with_format") and hasattr(data, "column_names")
     if dataset or isinstance(data, pa.Table):
         names = list(data.column_names)
-    elif hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__"):
+    elif hasattr(data, "columns") and (hasattr(data, "__arrow_c_stream__") or hasattr(data, "iloc")):
         names = list(data.columns)
     else:
         return _chunked(data), None
@@ -142,22 +143,27 @@ def _texts(data: Any, column: str, order: str | None) -> tuple[pa.ChunkedArray, 
         table = data.select(wanted)
     else:
         try:
-            table = pa.table(data[wanted])
+            # Column by column from pandas: before 2.2 a frame exports no Arrow data, and its index is none of ours.
+            pandas = hasattr(data, "iloc")
+            table = pa.table({str(name): pa.array(data[name]) for name in wanted} if pandas else data[wanted])
         except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
             raise ValueError(f"data: its columns {', '.join(wanted)} cannot be taken by Arrow ({error})") from None
-    return _chunked(table[column]), table
+    return _chunked(table[str(column)]), table
 
 
 def _chunked(values: Any) -> pa.ChunkedArray:
     """Texts of any kind as large strings; a `ValueError` for anything that is not text."""
     try:
         if not isinstance(values, pa.Array | pa.ChunkedArray):
+            # Older Arrow takes NumPy's strings only as Python's.
+            values = values.tolist() if isinstance(values, np.ndarray) else values
             stream = hasattr(values, "__arrow_c_stream__")
             values = pa.chunked_array(values) if stream else pa.array(values, pa.large_string())
     except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
         raise ValueError(f"texts: not all are valid Unicode strings ({error})") from None
     chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-    return pa.chunked_array([large_strings(chunk) for chunk in chunks], pa.large_string())
+    # No text has no type: a frame without rows has a column of objects or numbers.
+    return pa.chunked_array([large_strings(chunk) for chunk in chunks if len(chunk)], pa.large_string())
 
 
 def _rank(texts: pa.ChunkedArray, table: pa.Table | None, parameters: Parameters) -> NDArray[np.uint32] | None:

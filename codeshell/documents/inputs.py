@@ -94,6 +94,8 @@ class Plan:
     """Files that were given again and left out."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Files of folders that are not read, by reason (of `walk`); a folder that is not entered counts once."""
+    others: dict[int, list[Found]] = field(default_factory=dict)
+    """The same files and folders by source, in the order of the walk."""
 
     def shards_of(self, source: int) -> list[Shard]:
         return [shard for shard in self.shards if shard.source.number == source]
@@ -114,7 +116,8 @@ def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Se
     # Without `by_input` every list that `cut` yields is one shard.
     listing = Listing(inputs, options, own)
     shards = [shard for (shard,) in cut(listing, shard_bytes)]
-    return Plan(listing.sources, shards, listing.repeated.total(), dict(sorted(listing.left_out.items())))
+    left_out = dict(sorted(listing.left_out.items()))
+    return Plan(listing.sources, shards, listing.repeated.total(), left_out, listing.others)
 
 
 def write_plan(path: Path, plan: Plan) -> None:
@@ -124,6 +127,7 @@ def write_plan(path: Path, plan: Plan) -> None:
         "shards": [vars(shard) | {"source": shard.source.number} for shard in plan.shards],
         "repeated": plan.repeated,
         "left_out": plan.left_out,
+        "others": list(plan.others.items()),
     }
     # ASCII JSON, because a path may hold bytes that are not UTF-8 (as surrogates).
     write_text(path, json.dumps(tree, separators=(",", ":")) + "\n")
@@ -140,7 +144,8 @@ def read_plan(path: Path) -> Plan:
             # Plans of earlier versions hold paths alone.
             files = tuple(Found(file, 0, "", "") if isinstance(file, str) else Found(*file) for file in entry["files"])
             shards.append(Shard(**entry | {"source": sources[entry["source"]], "files": files}))
-        return Plan(list(sources.values()), shards, tree["repeated"], tree["left_out"])
+        others = {number: [Found(*one) for one in found] for number, found in tree.get("others", [])}
+        return Plan(list(sources.values()), shards, tree["repeated"], tree["left_out"], others)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a plan of codeshell dedup or run ({error}); run again in a new directory"
@@ -192,6 +197,7 @@ class Listing:
         self._own = [os.path.realpath(path) for path in own]
         self.sources: list[Source] = []
         self.left_out: Counter[str] = Counter()
+        self.others: dict[int, list[Found]] = {}
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
         found = [
@@ -307,6 +313,7 @@ class Listing:
             # A reason goes with the file if every file is accounted for, else it is counted.
             if found.reason and not self.by_input:
                 self.left_out[found.reason] += 1
+                self.others.setdefault(len(self.sources) - 1, []).append(found)
             elif shared and not found.reason and f"{root}/{found.path}" in self._seen:
                 self.repeated[folder.input] += 1
             else:
@@ -402,5 +409,5 @@ def _stamp(path: str) -> tuple[int, int]:
     if readers.is_url(path):
         return 0, 0
     with readers.damage(path):
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116 (thousands of files: a path object costs more than the call)
     return status.st_size, status.st_mtime_ns

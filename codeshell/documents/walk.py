@@ -376,7 +376,7 @@ def _bare(
         reason, look = reason or entry.reason, False
         if not reason:
             reason, language, look = _judge(place, entry.path, file, entry.size, max_file_bytes, vendored)
-        blob = "" if reason else f"{entry.object} {prefix.rstrip('/')}"
+        blob = "" if reason in ("link", "vcs") else f"{entry.object} {prefix.rstrip('/')}"
         yield Found(prefix + entry.path, entry.size, repo, reason, look, language=language, blob=blob)
 
 

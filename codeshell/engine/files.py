@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -49,9 +50,10 @@ def _temporary(path: Path, number: int) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block ends well, delete it if not.
 
+    Without `flush` the caller makes sure that the bytes are on the disk, with `flush_file_system` after many files.
     Temporary files that earlier attempts (`attempt`) left are deleted too. A full or read-only disk becomes a
     `UserError` that names the file.
     """
@@ -61,8 +63,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # The bytes must be on the disk before the name is: a power cut must not leave a whole name on half a file.
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
         for earlier in range(number):
             remove_quietly(_temporary(path, earlier))
@@ -73,6 +76,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         remove_quietly(temporary)
         raise
+
+
+def flush_file_system(directory: Path) -> None:
+    """Wait until all that was written to the file system of a directory is on its disk: one wait for many files."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        # Python has no name for it; os.sync would wait for every other disk, too.
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise disk_error(OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno())), directory)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -52,6 +52,14 @@ _PHRASES = re.compile(
 """StarCoder2's five phrases, and notes that github-linguist's generated.rb knows, on lower-cased text."""
 
 
+LONG_TAG_BYTES = 2000
+TAG_ATTRIBUTES = 1000
+"""A tag of that many bytes with more attributes than this is read without them: libxml2 compares each attribute with
+all before it (a tag of 100,000 took 50 seconds), and none of them is text of the page."""
+
+_LONG_TAG = re.compile(rb"<[a-zA-Z][^<>]{%d,}" % LONG_TAG_BYTES)
+
+
 def generated_by(text: bytes) -> str:
     """The phrase in the first lines by which a generated file says so, lower-case; empty if there is none."""
     # The end of the fifth line, or of the bytes that are looked at. A minified file may be one line of a megabyte.
@@ -84,6 +92,7 @@ def html_text_characters(text: bytes) -> int:
     # Imported here because few corpora have HTML. Entities and DTDs are not fetched: the texts are foreign.
     from lxml import etree
 
+    text = _LONG_TAG.sub(_without_attributes, text)
     parser = etree.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, huge_tree=True, no_network=True)
     try:
         root = etree.fromstring(text, parser)
@@ -99,6 +108,12 @@ def html_text_characters(text: bytes) -> int:
         if node.tail:
             count += len(node.tail)
     return count
+
+
+def _without_attributes(tag: re.Match[bytes]) -> bytes:
+    """The beginning of a long tag; only its name if its blanks and equals signs leave room for too many attributes."""
+    attributes = len(tag[0].split()) + tag[0].count(b"=")
+    return tag[0].split(None, 1)[0] if attributes > TAG_ATTRIBUTES else tag[0]
 
 
 def measure(texts: list[bytes]) -> tuple[bytes, NDArray[np.int64], dict[str, NDArray[Any]]]:

@@ -51,8 +51,8 @@ def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[s
     columns = ("shard", "row", "kept_shard", "kept_row")
     assert [tuple(row[name] for name in columns) for row in found] == [(1, 0, 0, 0), (2, 0, 1, 1)]
     assert [row["cluster_size"] for row in found] == [2, 2]
-    # What stays: files, rows and lines as they were; a row without text and a broken line are not lost.
-    assert sorted(path.name for path in (output / "kept" / "in").iterdir()) == ["a.py", "b.py", "c.py"]
+    # What stays: files, rows and lines as they were; a picture, a row without text and a broken line are not lost.
+    assert sorted(path.name for path in (output / "kept" / "in").iterdir()) == ["a.py", "b.py", "c.py", "d.bin"]
     assert pq.read_table(output / "kept" / "rows.parquet").to_pylist() == [
         {"content": "一二三四五六七", "n": 2},
         {"content": None, "n": 3},
@@ -63,7 +63,40 @@ def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[s
     assert (stats["documents"], stats["kept"], stats["duplicates"], stats["clusters"]) == (6, 4, 2, 2)
     assert stats["left_out"] == {"bad_json": 1, "binary": 1, "encoding_latin1": 1, "no_text": 1}
     assert not (output / "work").exists()
-    assert "2 are near duplicates of 2 of them" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 are near duplicates of 2 of them" in out
+    # Every loss has its line with the remedy; where the list is, is said.
+    assert "not compared: 1 bad_json, 1 bad_utf8, 1 binary, 1 no_text" in out
+    assert "warning: rows without a text in the column 'content': 1;" in out and "--text-column" in out
+    assert "warning: lines that are no JSON objects: 1;" in out
+    assert "warning: documents that are not UTF-8: 1;" in out
+    assert "left_out.parquet" in out
+    assert "also holds the other files and links, as they were: 1" in out
+    listed = pq.read_table(output / "left_out.parquet").to_pylist()
+    assert listed == [{"shard": 0, "path": "d.bin", "reason": "binary"}]
+
+
+def test_what_was_not_compared_is_said_with_its_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    for name in ("a.py", "node_modules/m.js", ".git/config"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(TEXT)
+    for number in range(5):
+        (folder / f"large{number}.py").write_text("x" * 3000)
+    (folder / "out").symlink_to("/etc")
+    assert main(["dedup", str(folder), "-o", str(tmp_path / "o"), "--max-file-bytes", "2000"]) == 0
+    out = capsys.readouterr().out
+    assert "files of more than 2,000 bytes: 5; raise --max-file-bytes" in out
+    assert "5 of 6 documents were not compared" in out
+    assert "folders of other people's code, not entered: 1; --vendored" in out
+    assert (
+        "lacks folders that were not entered (1 vcs, 1 vendored)" in out
+        and "links that lead out of their folder (1)" in out
+    )
+    # Nothing to say is not said.
+    assert main(["dedup", str(folder / "a.py"), "-o", str(tmp_path / "p")]) == 0
+    out = capsys.readouterr().out
+    assert "warning" not in out and "not compared" not in out and "lacks" not in out
 
 
 def test_ids_only_and_dry_run(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

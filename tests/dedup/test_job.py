@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -97,12 +98,53 @@ def test_workers_shards_and_memory_change_no_byte(data: Path, tmp_path: Path) ->
     assert any(name.startswith("kept/") for name in one)
 
 
+@pytest.mark.parametrize("write", ["rows", "ids"])
+def test_groups_of_small_shards_change_no_byte(
+    write: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, tmp_path / "groups", write=write, index=tmp_path / "index-groups")
+    monkeypatch.setattr(job, "GROUP_BYTES", 1)
+    run(data, tmp_path / "alone", write=write, index=tmp_path / "index-alone")
+    assert content(tmp_path / "groups") == content(tmp_path / "alone")
+    # Both indexes know every document: nothing of the same files is new.
+    for index in ("groups", "alone"):
+        again = run(data, tmp_path / f"again-{index}", index=tmp_path / f"index-{index}")
+        assert again["kept"] == 0
+
+
+def test_many_small_shards_are_few_tasks_and_few_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"def f{n}():\n    return [{', '.join(str(n * i) for i in range(20))}]\n" for n in range(60)]
+    for n, text in enumerate([*texts, *texts[:3]]):
+        pq.write_table(pa.table({"text": [text]}), tmp_path / f"{n:03d}.parquet")
+        with gzip.open(tmp_path / f"{n:03d}.jsonl.gz", "wt") as file:
+            file.write(json.dumps({"text": text.replace(", ", ", x")}) + "\n\n")
+    waits: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: waits.append(descriptor) or real(descriptor))
+    inputs = (str(tmp_path / "*.parquet"), str(tmp_path / "*.gz"))
+    with LocalEngine(1) as engine:
+        stats = job.run(Job(inputs=inputs, output=tmp_path / "o"), engine)
+    assert (stats["documents"], stats["duplicates"]) == (126, 6)
+    assert len(waits) < 40
+    kept = {path.name: path for path in (tmp_path / "o" / "kept").iterdir()}
+    assert len(kept) == 126
+    assert pq.read_table(kept["007.parquet"])["text"].to_pylist() == [texts[7]]
+    assert pq.read_table(kept["061.parquet"]).num_rows == 0
+    assert gzip.decompress(kept["007.jsonl.gz"].read_bytes()).count(b"\n") == 1
+    found = pq.read_table(tmp_path / "o" / "duplicates.parquet").to_pylist()
+    assert [(row["shard"], row["row"], row["kept_shard"]) for row in found[:3]] == [(60, 0, 0), (61, 0, 1), (62, 0, 2)]
+    assert found[0]["id"].endswith("060.parquet#0")
+
+
 @pytest.mark.parametrize(
-    "name", ["sign_shard", "same_range", "edges_range", "sets_shard", "write_source", "_write_duplicates"]
+    "name", ["sign_shard", "same_range", "edges_range", "sets_shard", "write_sources", "_write_duplicates"]
 )
 def test_a_killed_job_resumes(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from codeshell.dedup import candidates, search
 
+    monkeypatch.setattr(job, "GROUP_BYTES", 5000)  # several tasks in each step
     run(data, tmp_path / "whole")
     module = next(m for m in (search, candidates, job) if hasattr(m, name))
     real, calls = getattr(module, name), []

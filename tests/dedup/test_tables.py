@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from helpers.dedup_search import by_definition, variants
@@ -165,3 +166,38 @@ def test_a_record_batch() -> None:
 def test_nothing() -> None:
     assert find_duplicates([]).num_rows == 0
     assert deduplicate([]) == []
+
+
+def test_a_pandas_that_exports_no_arrow_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    for kind in (pandas.DataFrame, pandas.Series):
+        monkeypatch.delattr(kind, "__arrow_c_stream__", raising=False)
+    frame = pandas.DataFrame({"text": TEXTS, "n": range(len(TEXTS))}, index=range(5, 5 + len(TEXTS)))
+    for kind in ("object", "string", "category"):
+        result = deduplicate(frame.assign(text=frame["text"].astype(kind)), **CERTAIN)
+        assert list(result["text"]) == KEPT
+        assert [int(n) + 5 for n in result["n"]] == list(result.index)
+    assert list(deduplicate(frame["text"], **CERTAIN)) == KEPT
+    late = deduplicate(frame, keep_order="column:n:desc", **CERTAIN)
+    assert len(late) < len(frame) and late.iloc[-1]["text"] == TEXTS[-1]
+
+
+def test_frames_of_odd_shapes() -> None:
+    pandas = pytest.importorskip("pandas")
+    a, b = TEXTS[0], TEXTS[1]
+    # No rows: no text is wrong. A column's name may be a number. An index may hold anything, and is kept.
+    assert len(deduplicate(pandas.DataFrame({"text": []}))) == 0
+    assert len(deduplicate(pandas.DataFrame([[a], [a]]), column=0)) == 1
+    odd = pandas.DataFrame({"text": [a, a, "z"]}, index=pandas.MultiIndex.from_tuples([(object(), 1)] * 3))
+    assert list(deduplicate(odd)["text"]) == [a, "z"]
+    assert deduplicate(np.array([a, a, "z"])) == [a, "z"]
+    for frame, message in (
+        (pandas.DataFrame({"text": [a, None]}), "1 of 2 are null"),
+        (pandas.DataFrame({"text": [a, float("nan")]}), "1 of 2 are null"),
+        (pandas.DataFrame({"text": [a, 1]}), "columns text cannot be taken"),
+        (pandas.DataFrame({"text": [1, 2]}), "not a string type"),
+        (pandas.DataFrame([[a, b]], columns=["text", "text"]), "more than one 'text'"),
+        (pandas.DataFrame({"content": [a]}), "no 'text' in the data; it has content"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            deduplicate(frame)

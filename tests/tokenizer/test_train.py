@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import tokenizers
+from helpers.long_runs import long_runs
+from tokenizers import pre_tokenizers
 
 from codeshell.documents.shards import DOCUMENTS, document_id, shard_path, write_rows
 from codeshell.engine import LocalEngine
@@ -23,9 +25,12 @@ from codeshell.recipe import Recipe
 from codeshell.recipe import Tokenizer as Settings
 from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
 from codeshell.tokenizer.statistics import Meter, table
-from codeshell.tokenizer.train import choose, run, train
+from codeshell.tokenizer.train import LONGEST_WORD, _pieces, choose, run, train
 
 STDLIB = Path(os.__file__).parent
+WORDS_OF = pre_tokenizers.Sequence(
+    [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+)
 ENGINE = LocalEngine(1)
 
 
@@ -231,3 +236,47 @@ def test_the_meter_is_table_2s_ratio_of_sums() -> None:
     lines = table(result).splitlines()
     assert [line.split()[0] for line in lines] == ["language", "a", "b", "unknown", "total"]
     assert lines[-1].split()[1:4] == ["4", "15", str(sum(tokens))]
+
+
+LINEAR = """
+import sys
+from codeshell.tokenizer.train import train
+from helpers.long_runs import long_runs
+
+for name, text in long_runs(int(sys.argv[1])).items():
+    tokenizer = train([[text, "def f():"]], 500)
+    assert tokenizer.decode(tokenizer.encode(text)) == text, name
+"""
+
+
+def test_a_long_run_of_any_class_is_learnt_from_and_encoded_in_linear_time() -> None:
+    # 24 runs of 300,000 characters take half a minute on a busy core. A single one of the quadratic kind took longer.
+    subprocess.run([sys.executable, "-c", LINEAR, "300000"], check=True, timeout=400, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("name", ["letters", "spaces", "white space", "punctuation", "separators", "cjk", "emoji"])
+def test_only_words_beyond_the_limit_are_cut(name: str) -> None:
+    run = long_runs(LONGEST_WORD)[name]
+    words = [f"x{n} = call_{n}(a, 'b')  # it's\n" for n in range(100)]
+    before, after = "".join(words[:60]), "".join(words[60:])
+    cut = _pieces(before + run * 3 + after, WORDS_OF)
+    assert "".join(cut) == before + run * 3 + after
+    assert 3 <= len(cut) <= 4
+    split = WORDS_OF.pre_tokenize_str
+    whole = Counter(word for word, _ in split(before + run * 3 + after) if len(word) < LONGEST_WORD)
+    parts = Counter(word for piece in cut for word, _ in split(piece) if len(word) < LONGEST_WORD)
+    assert not whole - parts  # every other word is still there
+
+
+def test_text_without_long_words_is_never_cut() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in sorted(STDLIB.glob("a*.py"))]
+    texts += ["word" * 249, "x = '" + "ab1+" * 5000 + "'", "'s" * 3000, " ".join(["a" * 999] * 9), "12345" * 1000]
+    assert all(_pieces(text, WORDS_OF) == [text] for text in texts)
+    assert len(_pieces("a" * 2001, WORDS_OF)) == 3
+
+
+def test_a_run_in_a_corpus_leaves_the_vocabulary_of_the_rest() -> None:
+    # Too short for a cut, the run is learnt from whole; with cuts, the merges of the other text are the same.
+    run = "ACGT" * 400
+    known = train([TEXTS, [run]], 320)
+    assert known.hash == train([TEXTS, [run[:1000], run[1000:]]], 320).hash
