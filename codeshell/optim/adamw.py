@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
 from codeshell._C import same_objects
+from codeshell.ops.library import unwatched
 from codeshell.optim import slabs
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
 
@@ -305,6 +306,9 @@ class AdamW(torch.optim.AdamW):
         # A plan holds its states, so it is for as long as these are the very objects in `state`.
         if not same_objects(self.state, self._states):
             self._plans, self._states = {}, list(self.state.values())
+        # Under a mode or a trace (FakeTensorMode, make_fx), torch's step, of which they see the operations.
+        if not unwatched():
+            return _Plan(group, [], group["params"], [])
         plan = self._plans.get(number)
         on_gpu = [bucket for bucket in plan.buckets if bucket.on_gpu] if plan else []
         if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in on_gpu):
