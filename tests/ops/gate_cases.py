@@ -302,7 +302,7 @@ CONTEXTS: dict[str, Callable[[Function, tuple[Tensor, ...]], Any]] = {
     "vjp": lambda f, t: torch.func.vjp(f, *t)[0],
     "jvp": lambda f, t: torch.func.jvp(f, t, t)[0],
 }
-"""What may go on around a call with plain tensors. The result must be that of the plain call."""
+"""What may surround a call with plain tensors. The result must be that of the plain call."""
 
 
 def outcome(run: Callable[[], Any], wanted: Any, limit: float = 1e-4) -> str:
