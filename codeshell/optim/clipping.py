@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from codeshell.optim.buckets import Bucket, Kind
+from codeshell.optim.masters import version_of
 
 
 class Clipped:
     """The gradients for which a clipping factor was computed, without keeping them alive."""
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self._seen = {id(p): (weakref.ref(p.grad), p.grad._version) for p in params if p.grad is not None}
+        self._seen = {id(p): (weakref.ref(p.grad), version_of(p.grad)) for p in params if p.grad is not None}
 
     def holds_for(self, params: Sequence[Tensor]) -> bool:
         """Whether the factor is for the gradients that the parameters have now; False if all of them are new.
@@ -31,7 +32,7 @@ class Clipped:
             gradient, version = self._seen.get(id(p), (None, 0))
             if gradient is None or gradient() is not p.grad:
                 changed += 1
-            elif version == p.grad._version:
+            elif version == version_of(p.grad):
                 same += 1
             else:
                 same, changed = same + 1, changed + 1

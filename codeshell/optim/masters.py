@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 
+def version_of(x: Tensor) -> int:
+    """How often a tensor was written; 0 for a tensor of inference mode, which does not count."""
+    return 0 if x.is_inference() else x._version
+
+
 def marks_of(params: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Version and address of each parameter: other ones tell that somebody has written or moved it."""
     tensors = [getattr(p, "_local_tensor", p) for p in params]
-    return [(p._version, tensor.data_ptr()) for p, tensor in zip(params, tensors, strict=True)]
+    return [(version_of(p), tensor.data_ptr()) for p, tensor in zip(params, tensors, strict=True)]
 
 
 def agrees(master: Tensor, p: Tensor, stochastic: bool) -> bool:
