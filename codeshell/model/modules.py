@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from codeshell import ops
 from codeshell.model import checkpoints, generation
@@ -32,6 +34,29 @@ from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.layout import Sequences, arrange
 from codeshell.model.rotary import RotaryTables
+
+_FORWARD = nn.Linear.forward
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a call of the module is a product with its weight and no more, so that its weight may be used directly.
+
+    It is not where somebody has replaced the module (LoRA, quantisation, a parametrization), its forward, or has hooked
+    it or all modules (pruning, probes): then the module has to be called.
+    """
+    if type(module) is not nn.Linear or nn.Linear.forward is not _FORWARD or "forward" in module.__dict__:
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    return module._compiled_call_impl is None and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+
+
+def linear(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """`module(x)`, by `ops.linear` where the module is plain."""
+    if is_plain(module):
+        return ops.linear(x, module.weight, module.bias)  # type: ignore[arg-type]
+    out: torch.Tensor = module(x)
+    return out
 
 
 @dataclass
@@ -65,16 +90,17 @@ class CodeShellAttention(nn.Module):
         else:
             mixed = self._mix(x, sequences)
         # The heads side by side again, (T, D).
-        projected = ops.linear(mixed.reshape(x.shape[0], -1), self.c_proj.weight, self.c_proj.bias)
+        projected = linear(self.c_proj, mixed.reshape(x.shape[0], -1))
         out: torch.Tensor = self.resid_dropout(projected)
         return out
 
     def _project(self, x: torch.Tensor, sequences: Sequences) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated queries (T, H, K), rotated keys and values (T, G, K)."""
         # The product leaves the bias out: the rotary kernel adds it while it has each element in registers.
+        plain = is_plain(self.c_attn)
         return ops.rotary_qkv(
-            ops.linear(x, self.c_attn.weight),
-            self.c_attn.bias,
+            ops.linear(x, self.c_attn.weight) if plain else self.c_attn(x),
+            self.c_attn.bias if plain else None,
             sequences.cos,
             sequences.sin,
             heads=self.heads,
@@ -100,7 +126,7 @@ class CodeShellAttention(nn.Module):
     def _mix_folded(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         """Without a cache, on the CPU: the attention kernel rotates as it reads (measured in docs/decisions.md)."""
         # (T, (H + 2 G) K), or (B, S, (H + 2 G) K) for full rows.
-        qkv, positions = ops.linear(x, self.c_attn.weight, self.c_attn.bias), sequences.positions
+        qkv, positions = linear(self.c_attn, x), sequences.positions
         if sequences.shape is not None:
             qkv, positions = qkv.view(*sequences.shape, -1), positions.view(sequences.shape)
         return ops.packed_attention(
@@ -139,7 +165,7 @@ class CodeShellAttention(nn.Module):
         else:
             # Unrotated: with cos and sin given, `decode_attention` rotates queries and keys itself.
             cos, sin = sequences.cos, sequences.sin
-            qkv = ops.linear(x, self.c_attn.weight, self.c_attn.bias)
+            qkv = linear(self.c_attn, x)
             heads = qkv.view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
             q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
         # The cache may be in another dtype than the projections (bf16 under autocast, say); attend in the cache's.
@@ -166,8 +192,8 @@ class CodeShellMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # (T, 4 D), unless the config says another width.
-        inner = ops.gelu(ops.linear(x, self.c_fc.weight, self.c_fc.bias))
-        out: torch.Tensor = self.dropout(ops.linear(inner, self.c_proj.weight, self.c_proj.bias))
+        inner = ops.gelu(linear(self.c_fc, x))
+        out: torch.Tensor = self.dropout(linear(self.c_proj, inner))
         return out
 
 
@@ -313,15 +339,26 @@ class CodeShellForCausalLM(nn.Module):
             cache.lengths, cache.longest = arranged.lengths, arranged.longest
         loss = None
         if arranged.targets is not None:
-            # Head and cross entropy in one operation, which never holds all (T, V) logits.
-            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, arranged.targets, reduction=reduction)
+            loss = self._loss(hidden, arranged.targets, reduction)
         logits = None
         # For a prompt (B, V) of the (T, V) logits are enough.
         if return_logits == "last":
-            logits = ops.linear(hidden[arranged.last_tokens()], self.lm_head.weight).unsqueeze(1)
+            logits = linear(self.lm_head, hidden[arranged.last_tokens()]).unsqueeze(1)
         elif return_logits or (return_logits is None and loss is None):
-            logits = arranged.unflatten(ops.linear(hidden, self.lm_head.weight))
+            logits = arranged.unflatten(linear(self.lm_head, hidden))
         return ModelOutput(logits=logits, loss=loss)
+
+    def _loss(self, hidden: torch.Tensor, targets: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
+        """Cross-entropy of the head's logits of (T, D), a fp32 scalar."""
+        # Head and cross entropy in one operation, which never holds all (T, V) logits.
+        bias: torch.Tensor | None = getattr(self.lm_head, "bias", None)
+        if bias is None and is_plain(self.lm_head):
+            return ops.linear_cross_entropy(hidden, self.lm_head.weight, targets, reduction=reduction)
+        # The logits as the head gives them, which may be more than a product with its weight.
+        logits = self.lm_head(hidden)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        total = F.cross_entropy(logits.to(wide), targets, ignore_index=-100, reduction="sum")
+        return total / (targets != -100).sum().clamp(min=1) if reduction == "mean" else total
 
     def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:
         """New tokens of every row; see `codeshell.model.generation.generate`."""

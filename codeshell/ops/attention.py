@@ -6,7 +6,8 @@ arguments into an `AttentionCall`, and `attend` gives it to what serves it:
 
     Hopper GPUs   `csrc/attention/forward_sm90.cu` and `backward_sm90.cu`, if asked for (`attention_cuda.serves`)
     a CPU         `csrc/attention/attention_cpu.cpp` (`cpu.attention_serves`)
-    the rest      torch's scaled_dot_product_attention (`sdpa`), which the log says once
+    the rest      torch's scaled_dot_product_attention (`sdpa`), which the log says once; so does every call that is
+                  transformed, and one on a CPU that `library.direct` turns down
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from codeshell.ops import attention_cuda, cpu, sdpa
 from codeshell.ops.attention_call import AttentionCall, check, check_window, has_kernel_form, scale_of
-from codeshell.ops.rotary import check_tables, rotary
+from codeshell.ops.library import differentiable_once, direct, direct_backward, gradients_by_torch, transformed
+from codeshell.ops.rotary import check_tables, check_width, refuse_table_gradients, rotary
 
 if TYPE_CHECKING:
 
@@ -94,10 +95,10 @@ def attend(call: AttentionCall, operation: str = "codeshell.ops.attention") -> t
     `operation` is the name that the log uses where PyTorch serves it.
     """
     # The kernels first, in the order of how much they save; each says by itself what it takes.
-    if attention_cuda.serves(call):
+    if attention_cuda.serves(call) and not transformed():
         return attention_cuda.attend(call)
-    if has_kernel_form(call) and cpu.attention_serves(call.q, call.k, call.v):
-        result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call[:3], call[3:])  # type: ignore[no-untyped-call]
+    if has_kernel_form(call) and cpu.attention_serves(*call[:4]):
+        result: tuple[torch.Tensor, torch.Tensor] = _CpuAttention.apply(*call[:4], call[4:])  # type: ignore[no-untyped-call]
         return result
     # Nothing silently computes something slower: the log says why, once for each reason.
     sdpa.say_why(operation, call)
@@ -131,23 +132,19 @@ def packed_attention(
     Raises:
         ValueError: an argument's shape, dtype, device or value does not fit; the message names it.
     """
-    if qkv.dim() not in (2, 3) or qkv.shape[-1] % (heads + 2 * kv_heads):
-        raise ValueError(
-            f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
-            f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
-        )
+    check_width(qkv, heads, kv_heads)
     # Views of the fused projection: (…, heads, dim) and twice (…, kv_heads, dim).
     q, k, v = _split(qkv, heads, kv_heads)
     facts = True, scale, window, cu_seqlens, max_seqlen, dropout_p
     # The CPU kernel rotates whole heads on the way. Otherwise rotary and attention are two steps.
-    if dropout_p == 0.0 and cpu.attention_serves(q, k, v) and 2 * cos.shape[-1] == q.shape[-1]:
+    served = dropout_p == 0.0 and cpu.attention_serves(q, k, v, cu_seqlens) and direct(cos, sin, positions)
+    if served and 2 * cos.shape[-1] == q.shape[-1] and qkv.numel():
         check_tables(cos, sin, q.shape[-1])
+        refuse_table_gradients(cos, sin)
         call = _packed((q, k, v), *facts)
-        rows = _rows(positions, qkv)
-        if int(rows.min()) < 0 or int(rows.max()) >= cos.shape[0]:
-            raise ValueError(f"positions reach {int(rows.max())}, but cos has rows 0 to {cos.shape[0] - 1}")
+        rows = _rows(positions, qkv, cos.shape[0])
         out: torch.Tensor = _CpuPackedAttention.apply(  # type: ignore[no-untyped-call]
-            qkv, cos, sin, rows, heads, kv_heads, call[3:]
+            qkv, cos, sin, rows, call.cu_seqlens, heads, kv_heads, call[4:]
         )
         return out
     # Without that kernel: rotate into new tensors, attend, and put the heads side by side again.
@@ -184,34 +181,43 @@ def _packed(
 
 
 class _CpuAttention(torch.autograd.Function):
-    """An `AttentionCall` with its tensors apart, because autograd sees only tensors that are arguments. The other facts
-    are one tuple, because every argument costs time."""
+    """An `AttentionCall` with its tensors apart, because autograd sees only tensors that are arguments. The other
+    facts, those after `cu_seqlens`, are one tuple, because every argument costs time."""
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, facts: tuple[Any, ...]
+        ctx: Any,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens: torch.Tensor | None,
+        facts: tuple[Any, ...],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        call = AttentionCall(cpu.packable(q), cpu.packable(k), cpu.packable(v), *facts)
+        call = AttentionCall(cpu.packable(q), cpu.packable(k), cpu.packable(v), cu_seqlens, *facts)
         # Kept for the backward pass: inputs, output and LSE. Probabilities are computed again from these.
-        out = torch.empty(call.q.shape, dtype=call.q.dtype)
+        out = call.q.new_empty(call.q.shape)
         lse = cpu.AttentionProblem(call).forward(out)
-        ctx.save_for_backward(*call[:3], out, lse)
+        ctx.save_for_backward(*call[:4], out, lse)
         ctx.facts = facts
         # The kernel writes (heads, total), where the sequences of a batch lie side by side.
         shown = lse
-        if call.cu_seqlens is None:
+        if cu_seqlens is None:
             batch, seq, heads, _ = call.q.shape
             shown = lse.view(heads, batch, seq).transpose(0, 1).contiguous()
         ctx.mark_non_differentiable(shown)
         return out, shown
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
-        q, k, v, out, lse = ctx.saved_tensors
-        gradients = [torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v)]
-        cpu.AttentionProblem(AttentionCall(q, k, v, *ctx.facts)).backward(grads[0], out, lse, *gradients)
-        return (*gradients, None)
+        q, k, v, cu_seqlens, out, lse = ctx.saved_tensors
+        if not direct_backward(grads[0], q, k, v, out, lse):
+            facts = (cu_seqlens, *ctx.facts)
+            slow = gradients_by_torch(lambda *qkv: sdpa.attend(AttentionCall(*qkv, *facts))[0], (q, k, v), grads[0])
+            return (*slow, None, None)
+        gradients = [x.new_empty(x.shape) for x in (q, k, v)]
+        cpu.AttentionProblem(AttentionCall(q, k, v, cu_seqlens, *ctx.facts)).backward(grads[0], out, lse, *gradients)
+        return (*gradients, None, None)
 
 
 class _CpuPackedAttention(torch.autograd.Function):
@@ -224,27 +230,38 @@ class _CpuPackedAttention(torch.autograd.Function):
         cos: torch.Tensor,
         sin: torch.Tensor,
         positions: torch.Tensor,
+        cu_seqlens: torch.Tensor | None,
         heads: int,
         kv_heads: int,
         facts: tuple[Any, ...],
     ) -> torch.Tensor:
         qkv = qkv.contiguous()
         ctx.facts, ctx.heads = facts, (heads, kv_heads)
-        call = AttentionCall(*_split(qkv, heads, kv_heads), *facts)
-        out = torch.empty(call.q.shape, dtype=qkv.dtype)
+        call = AttentionCall(*_split(qkv, heads, kv_heads), cu_seqlens, *facts)
+        out = qkv.new_empty(call.q.shape)
         lse = cpu.AttentionProblem(call, (cos, sin, positions)).forward(out)
-        ctx.save_for_backward(qkv, out, lse, cos, sin, positions)
+        ctx.save_for_backward(qkv, out, lse, cos, sin, positions, cu_seqlens)
         return out.flatten(-2)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
-        qkv, out, lse, *angles = ctx.saved_tensors
+        qkv, out, lse, *angles, cu_seqlens = ctx.saved_tensors
+        facts = (cu_seqlens, *ctx.facts)
+        if not direct_backward(grads[0], qkv, out, lse):
+            cos, sin, positions = angles
+
+            def attend_slowly(x: torch.Tensor) -> torch.Tensor:
+                q, k, v = _split(x, *ctx.heads)
+                q, k = rotary(q, k, cos, sin, positions=positions.view(q.shape[:-2]))
+                return sdpa.attend(AttentionCall(q, k, v, *facts))[0].flatten(-2)
+
+            return (*gradients_by_torch(attend_slowly, (qkv,), grads[0]), *[None] * 7)
         gradient = torch.empty_like(qkv)
-        problem = cpu.AttentionProblem(AttentionCall(*_split(qkv, *ctx.heads), *ctx.facts), tuple(angles))
+        problem = cpu.AttentionProblem(AttentionCall(*_split(qkv, *ctx.heads), *facts), tuple(angles))
         # Three views, which together are all of the gradient: each is filled in its place.
         problem.backward(grads[0].view(out.shape), out, lse, *_split(gradient, *ctx.heads))
-        return (gradient, *[None] * 6)
+        return (gradient, *[None] * 7)
 
 
 def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -254,12 +271,20 @@ def _split(qkv: torch.Tensor, heads: int, kv_heads: int) -> tuple[torch.Tensor, 
     return q, k, v
 
 
-def _rows(positions: torch.Tensor | None, qkv: torch.Tensor) -> torch.Tensor:
-    """Positions of all tokens as contiguous int32 (total,)."""
+def _rows(positions: torch.Tensor | None, qkv: torch.Tensor, count: int) -> torch.Tensor:
+    """Positions of all tokens, rows of tables that have `count`, as contiguous int32 (total,)."""
     # (batch, seq) or (total,). Positions (seq,) are the same for each row of the batch.
     shape = qkv.shape[:-1]
     if positions is None:
-        return torch.arange(shape[-1], dtype=torch.int32).expand(shape).reshape(-1)
+        if shape[-1] > count:
+            raise ValueError(f"positions reach {shape[-1] - 1}, but cos has rows 0 to {count - 1}")
+        return torch.arange(shape[-1], dtype=torch.int32, device=qkv.device).expand(shape).reshape(-1)
     if tuple(positions.shape) not in (tuple(shape), (shape[-1],)):
         raise ValueError(f"positions {tuple(positions.shape)}: must be {tuple(shape)} or ({shape[-1]},)")
+    if positions.device != qkv.device or positions.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"positions: {positions.dtype} on {positions.device}; must be int32 or int64 on {qkv.device}")
+    # Before they become int32, so that none wraps round.
+    low, high = (int(x) for x in torch.aminmax(positions))
+    if low < 0 or high >= count:
+        raise ValueError(f"positions reach {low if low < 0 else high}, but cos has rows 0 to {count - 1}")
     return positions.expand(shape).reshape(-1).to(torch.int32)

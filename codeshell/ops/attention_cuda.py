@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from codeshell.ops import hopper
 from codeshell.ops.attention_call import OPERATION_ARGUMENTS, AttentionCall, check, has_kernel_form
-from codeshell.ops.library import apply_directly, define, differentiable, direct, stream_of
+from codeshell.ops.library import apply_directly, define, differentiable, differentiable_once, direct, stream_of
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -67,7 +66,7 @@ class _Attention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         q, k, v, out, lse, cu_seqlens = ctx.saved_tensors
         arguments = (q, k, v, cu_seqlens, *ctx.settings)

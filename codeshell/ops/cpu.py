@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 
 from codeshell import _C
 from codeshell.ops.attention_call import AttentionCall
+from codeshell.ops.library import address, direct
 
 _TYPES = (torch.float32, torch.bfloat16)
 
 
-def serves(x: torch.Tensor) -> bool:
-    """Whether the CPU kernels take this tensor's device and dtype."""
-    return x.device.type == "cpu" and x.dtype in _TYPES and not torch.compiler.is_compiling()
+def serves(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether the CPU kernels take a tensor of this device and dtype; and whether they may have the addresses of it and
+    of the others."""
+    return x.is_cpu and x.dtype in _TYPES and direct(x, *others)
 
 
-def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
+def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None = None) -> bool:
     """Whether the CPU attention takes this case: fp32 or bf16, head dimensions 16, 32, … 256."""
     dim = q.shape[-1]
-    return serves(q) and q.dtype == k.dtype == v.dtype and dim % 16 == 0 and dim <= 256
+    return dim % 16 == 0 and dim <= 256 and q.dtype == k.dtype == v.dtype and serves(q, k, v, cu_seqlens)
 
 
 def packable(x: torch.Tensor) -> torch.Tensor:
@@ -37,7 +39,7 @@ def packable(x: torch.Tensor) -> torch.Tensor:
 
 def _view(x: torch.Tensor) -> tuple[int, int, int]:
     """Address, and the strides of token and head."""
-    return x.data_ptr(), x.stride(-3), x.stride(-2)
+    return x.data_ptr() or address(x), x.stride(-3), x.stride(-2)
 
 
 class AttentionProblem:
@@ -60,7 +62,7 @@ class AttentionProblem:
             cos, sin, positions = angles
             cos, sin, positions = cos.float().contiguous(), sin.float().contiguous(), positions.contiguous()
             self._angles = (cos, sin, positions)
-            addresses = (cos.data_ptr(), sin.data_ptr(), positions.data_ptr())
+            addresses = (address(cos), address(sin), address(positions))
         # Packed or dense, the kernel takes sequences by their offsets among the tokens.
         if call.cu_seqlens is not None:
             query_offsets = key_offsets = call.cu_seqlens.numpy()
@@ -82,7 +84,8 @@ class AttentionProblem:
         """Fill `out`, shaped as q; returns the LSE, fp32 (heads, tokens)."""
         # The LSE has one row for each head, over all tokens of all sequences.
         q, k, v = self._inputs
-        lse = torch.empty(q.shape[-2], q.numel() // (q.shape[-2] * q.shape[-1]))
+        # With its dtype and device, because the user may have set other defaults for both.
+        lse = torch.empty((q.shape[-2], q.numel() // (q.shape[-2] * q.shape[-1])), dtype=torch.float32, device="cpu")
         _C.attention_forward((_view(q), _view(k), _view(v), _view(out)), lse.data_ptr(), *self._arguments)
         return lse
 
@@ -112,7 +115,7 @@ def _even_offsets(x: torch.Tensor) -> NDArray[np.int32]:
 def gelu_forward(x: torch.Tensor) -> torch.Tensor:
     """GELU of a contiguous tensor."""
     out = torch.empty_like(x)
-    _C.gelu_forward(x.data_ptr(), out.data_ptr(), x.numel(), x.dtype == torch.bfloat16, torch.get_num_threads())
+    _C.gelu_forward(address(x), address(out), x.numel(), x.dtype == torch.bfloat16, torch.get_num_threads())
     return out
 
 
@@ -120,7 +123,7 @@ def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """Gradient of GELU at x, times `grad`; both contiguous, of one dtype."""
     out = torch.empty_like(x)
     bf16 = x.dtype == torch.bfloat16
-    _C.gelu_backward(x.data_ptr(), grad.data_ptr(), out.data_ptr(), x.numel(), bf16, torch.get_num_threads())
+    _C.gelu_backward(address(x), address(grad), address(out), x.numel(), bf16, torch.get_num_threads())
     return out
 
 
@@ -132,13 +135,13 @@ def cross_entropy_(
     All tensors are contiguous; `targets` is int64 (rows,), and a row whose target is `ignore_index` counts for nothing.
     """
     _C.cross_entropy(
-        logits.data_ptr(),
+        address(logits),
         logits.shape[0],
         logits.shape[1],
-        targets.data_ptr(),
+        address(targets),
         ignore_index,
         scale,
-        losses.data_ptr(),
+        address(losses),
         logits.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )

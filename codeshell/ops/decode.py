@@ -20,13 +20,20 @@ import itertools
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from codeshell import _C
 from codeshell.ops import decode_cuda, hopper, sdpa
 from codeshell.ops.attention_call import check_window, scale_of
 from codeshell.ops.decode_cuda import DecodeCall
-from codeshell.ops.library import check_one_device, define, differentiable, direct
+from codeshell.ops.library import (
+    address,
+    check_one_device,
+    define,
+    differentiable,
+    differentiable_once,
+    direct,
+    transformed,
+)
 from codeshell.ops.rotary import check_tables, rotary
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
@@ -119,6 +126,10 @@ def decode_attention(
     tensors = (q, k_cache, v_cache, cache_seqlens, block_table, k_new, v_new, cos, sin)
     call = DecodeCall(*tensors, scale_of(scale, q), causal, window or 0, interleaved)
     _check(call)
+    # In a transform the formula alone: it has the derivatives that the operations lack.
+    if transformed():
+        out, lse = _attend_masked(q if k_new is None else _append(call), call)
+        return (out, lse) if return_lse else out
     # Two operations for a traced graph, one that writes the caches and one that does not.
     with torch.no_grad():
         if direct(q, *(x for x in tensors[1:] if x is not None)):
@@ -138,7 +149,7 @@ class _NoGradient(torch.autograd.Function):
         return out.view_as(out)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError("decode_attention has no gradients; train with attention, and decode under torch.no_grad()")
 
@@ -146,8 +157,13 @@ class _NoGradient(torch.autograd.Function):
 def _decode(call: DecodeCall) -> _Pair:
     """Output (B, Q, H, D) and LSE (B, H, Q) of a call that is checked but for the values of its tensors."""
     q = call.q
-    if q.is_cpu and q.shape[0] and hopper.extension is _C:
-        _check_values(call)
+    # Where values cannot be asked for (a mode, a subclass), torch's operations check what they can.
+    if q.is_cpu and hopper.extension is _C and direct(*call[:9]):
+        for x in call[:9]:
+            if x is not None:
+                address(x)
+        if q.shape[0]:
+            _check_values(call)
     # The kernel appends, rotates and attends in one launch.
     if decode_cuda.serves(call):
         out, lse = _empty(q)
@@ -194,6 +210,8 @@ def _attend_rows(q: torch.Tensor, call: DecodeCall) -> _Pair:
     kv_heads, new = call.k_cache.shape[2], call.new_tokens
     group = heads // kv_heads
     # The G query heads of a KV head read the same keys, so they become more queries of it: nothing is repeated.
+    # torch's operation takes the last dimension for contiguous, and does not look.
+    q = q if q.stride(-1) == 1 else q.contiguous()
     q_BKQgD = q.reshape(batch, queries, kv_heads, group, dim).transpose(1, 2).flatten(2, 3)  # Qg is query * G + head
     out_BKQgD = torch.zeros_like(q_BKQgD)
     lse_BKQg = q_BKQgD.new_full(q_BKQgD.shape[:3], -torch.inf, dtype=torch.float32)
@@ -214,7 +232,7 @@ def _attend_rows(q: torch.Tensor, call: DecodeCall) -> _Pair:
             mask_QgS = None
             if call.causal and queries > 1:
                 seen_QgS = _seen(queries, end, call, begin, q.device).repeat_interleave(group, 0)
-                mask_QgS = torch.zeros(seen_QgS.shape, dtype=q.dtype).masked_fill_(~seen_QgS, -torch.inf)
+                mask_QgS = q.new_zeros(seen_QgS.shape).masked_fill_(~seen_QgS, -torch.inf)
             out_BKQgD[rows], lse_BKQg[rows] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q_BKQgD[rows], k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2), attn_mask=mask_QgS, scale=call.scale
             )
@@ -353,7 +371,7 @@ def _check_values(call: DecodeCall) -> None:
         size, pages = k_cache.shape[1], k_cache.shape[0]
         # Pages that a row uses; entries after them may be anything.
         used = (call.cache_seqlens + (new + size - 1)).unsqueeze(1) // size
-        entries = call.block_table[torch.arange(call.block_table.shape[1]) < used]
+        entries = call.block_table[torch.arange(call.block_table.shape[1], device=call.q.device) < used]
         if entries.numel() and (int(entries.min()) < 0 or int(entries.max()) >= pages):
             raise ValueError(
                 f"block_table has entries from {int(entries.min())} to {int(entries.max())}, but the cache has the "

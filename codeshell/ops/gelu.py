@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from codeshell.ops import cpu
+from codeshell.ops.library import differentiable_once, direct_backward, gradients_by_torch
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
@@ -27,7 +27,9 @@ class _CpuGelu(torch.autograd.Function):
         return cpu.gelu_forward(x)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         (x,) = ctx.saved_tensors
+        if not direct_backward(grads[0], x):
+            return gradients_by_torch(gelu, (x,), grads[0])[0]
         return cpu.gelu_backward(x, grads[0].contiguous())

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from codeshell import _C
+from codeshell.ops import library
 
 extension: Any = _C
 """The module that holds the kernels. Tests put the module here that runs them on the host, on tensors of a CPU."""
@@ -89,12 +90,12 @@ def view(x: torch.Tensor | None) -> tuple[int, int, int, int]:
     strides of batch, token and head. All are 0 where there is none."""
     if x is None:
         return 0, 0, 0, 0
-    return x.data_ptr(), x.stride(0) if x.dim() == 4 else 0, x.stride(-3), x.stride(-2)
+    return library.address(x), x.stride(0) if x.dim() == 4 else 0, x.stride(-3), x.stride(-2)
 
 
 def address(x: torch.Tensor | None) -> int:
     """The address of a tensor; 0 where there is none."""
-    return 0 if x is None else x.data_ptr()
+    return 0 if x is None else library.address(x)
 
 
 def on_device_of(x: torch.Tensor) -> AbstractContextManager[Any]:

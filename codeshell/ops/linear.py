@@ -14,8 +14,9 @@ import platform
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from codeshell.ops.library import check_one_device, differentiable_once, direct
 
 
 @functools.cache
@@ -24,14 +25,14 @@ def bf16_products_pay() -> bool:
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_amx_tile_supported()
 
 
-def widens(x: torch.Tensor) -> bool:
-    """Whether products of this tensor should be widened: bf16 autocast on a CPU that multiplies bf16 no faster."""
+def widens(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether products of these tensors should be widened: bf16 autocast on a CPU that multiplies bf16 no faster."""
     return (
-        x.device.type == "cpu"
+        x.is_cpu
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not bf16_products_pay()
-        and not torch.compiler.is_compiling()
+        and direct(x, *others)
     )
 
 
@@ -43,8 +44,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         weight: (out, in).
         bias: (out,), or None.
     """
+    # torch's own bf16 product returns whatever is in memory if one of the two is on the meta device (2.13).
+    if x.device != weight.device:
+        check_one_device("x", x=x, weight=weight, bias=bias)
     # Everywhere but under bf16 autocast on such a CPU, torch's own product is the fastest.
-    if not widens(x):
+    if not widens(x, weight, bias):
         return F.linear(x, weight, bias)
     out: torch.Tensor = _WidenedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
@@ -63,7 +67,7 @@ class _WidenedLinear(torch.autograd.Function):
         return wide.to(torch.bfloat16)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight = ctx.saved_tensors
         x_dtype, weight_dtype, bias_dtype = ctx.dtypes

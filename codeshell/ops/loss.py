@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from codeshell.ops import cpu
+from codeshell.ops.library import check_one_device, differentiable_once, direct, direct_backward, plain, transformed
 from codeshell.ops.linear import widens
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -50,16 +50,22 @@ def linear_cross_entropy(
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}: the last dimensions must agree"
         )
+    if weight.shape[0] == 0:
+        raise ValueError(f"weight {tuple(weight.shape)}: the vocabulary must have at least one token")
     if targets.shape != hidden.shape[:-1] or targets.dtype != torch.int64:
         raise ValueError(
             f"targets {tuple(targets.shape)} {targets.dtype}: must be int64 of shape {tuple(hidden.shape[:-1])}"
         )
+    check_one_device("hidden", hidden=hidden, weight=weight, targets=targets)
+    if not hidden.is_floating_point() or not weight.is_floating_point():
+        raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; both must be floating point")
     # Shapes and names first; values of targets need a pass over them.
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
-    # A bad target would be read outside the logits. On a GPU the question would wait for it.
+    # A bad target would be read outside the logits. On a GPU the question would wait for it, and a traced one has no
+    # values; PyTorch's own steps then serve, which check by themselves.
     flat = targets.reshape(-1)
-    if flat.device.type == "cpu" and flat.numel():
+    if flat.is_cpu and direct(flat) and flat.numel():
         outside = (flat != ignore_index) & ((flat < 0) | (flat >= weight.shape[0]))
         if bool(outside.any()):
             bad = int(flat[outside][0])
@@ -69,10 +75,17 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-        if widens(hidden):
+        if widens(hidden, weight):
             hidden, weight = hidden.float(), weight.float()
     elif hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} and weight {weight.dtype}; they must agree outside autocast")
+    # A part of a subclass's tensor, and buffers that are filled in place, are not what every subclass has.
+    if transformed() or not (torch.compiler.is_compiling() or plain(hidden, weight, targets)):
+        # All logits at once, by torch's own operations, with the same width of sums.
+        logits = F.linear(hidden.reshape(-1, hidden.shape[-1]), weight)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        total = F.cross_entropy(logits.to(wide), flat, ignore_index=ignore_index, reduction="sum")
+        return total / (flat != ignore_index).sum().clamp(min=1) if reduction == "mean" else total
     loss: torch.Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden.reshape(-1, hidden.shape[-1]),
         weight,
@@ -80,6 +93,8 @@ def linear_cross_entropy(
         reduction,
         ignore_index,
         torch.is_grad_enabled(),
+        # One element of each, by which gradients of gradients can be refused: the two themselves need not be kept.
+        *(x.detach() if not x.requires_grad else x.reshape(-1)[:1].clone() for x in (hidden, weight)),
     )
     return loss
 
@@ -94,6 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         reduction: str,
         ignore_index: int,
         training: bool,
+        *anchors: torch.Tensor,
     ) -> torch.Tensor:
         # hidden (T, F), weight (V, F), targets (T,). Sums are wide: fp32, or fp64 for fp64.
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -125,26 +141,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         grad_weight.addmm_(gradient.t(), hidden[part])
                     else:
                         grad_weight += gradient.t() @ hidden[part]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, *(x for x in anchors if x.requires_grad))
         ctx.weight_dtype = weight.dtype
         return losses.sum() * scale
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         # Everything was computed in the forward pass; what is left is the factor that comes in, which is mostly 1.
         (grad,) = grads
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight, *_ = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden * grad.to(grad_hidden.dtype) if _is_scaled(grad) else grad_hidden
         if grad_weight is not None:
             grad_weight = (grad_weight * grad if _is_scaled(grad) else grad_weight).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, *[None] * 6
 
 
 def _is_scaled(grad: torch.Tensor) -> bool:
-    """Whether the incoming gradient is other than 1. Only asked on a CPU: on a GPU the answer would have to wait."""
-    return grad.device.type != "cpu" or float(grad) != 1.0
+    """Whether the incoming gradient is other than 1. Only asked on a CPU: on a GPU the answer would have to wait, and a
+    traced gradient has none."""
+    return not (grad.is_cpu and direct_backward(grad)) or float(grad) != 1.0
 
 
 def _softmax_gradient_(
@@ -154,7 +171,7 @@ def _softmax_gradient_(
 
     logits (R, V), targets (R,), scale ().
     """
-    if cpu.serves(logits):
+    if cpu.serves(logits, targets, losses):
         cpu.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
         return logits
     # The same in PyTorch. Targets that do not count are looked up at 0, and their rows are zeroed at the end.

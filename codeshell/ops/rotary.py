@@ -13,10 +13,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from codeshell import _C
-from codeshell.ops.library import apply_directly, check_one_device, define, differentiable, direct, stream_of
+from codeshell.ops.library import (
+    apply_directly,
+    check_one_device,
+    define,
+    differentiable,
+    differentiable_once,
+    direct,
+    direct_backward,
+    stream_of,
+    transformed,
+)
 
 extension: Any = _C
 """The module that holds the kernels. Tests put the module here that runs the CUDA kernels on the host."""
@@ -81,17 +90,20 @@ def rotary(
         RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
     # With autograd: one Function that saves the tables alone. It is tried first, as training is what calls this most.
+    plain = direct(q, k, cos, sin)
+    if not plain and transformed():
+        return _rotary_formula(q, k, inplace, Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled))
     if _grad_enabled() and (q.requires_grad or k.requires_grad or cos.requires_grad or sin.requires_grad):
-        _refuse_table_gradients(cos, sin)
+        refuse_table_gradients(cos, sin)
         tables, settings = (cos, sin, positions, cu_seqlens), (offset, interleaved, doubled)
-        if direct(q, k, cos, sin):
+        if plain:
             out: _Pair = _apply_rotary(q, k, tables, settings, inplace, True)
             return out
         # A traced graph has no operation that writes in place and has a gradient, so it copies.
         out = _Rotary.apply(q, k, tables, settings, False, False)  # type: ignore[no-untyped-call]
         return (q.copy_(out[0]), k.copy_(out[1])) if inplace else out
     # Traced, or intercepted by a mode or a subclass.
-    if not direct(q, k, cos, sin):
+    if not plain:
         op = _rotary_inplace_op if inplace else _rotary_op
         rotated: _Pair | None = op(q, k, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, False)
         return rotated or (q, k)
@@ -133,13 +145,16 @@ def rotary_qkv(
     Raises:
         ValueError, RuntimeError: as for `rotary`.
     """
+    angles = Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled)
+    if transformed():
+        return _qkv_formula(qkv, bias, heads, kv_heads, angles)
     if differentiable(qkv, bias, cos, sin):
-        _refuse_table_gradients(cos, sin)
+        refuse_table_gradients(cos, sin)
         out: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _RotaryQKV.apply(  # type: ignore[no-untyped-call]
             qkv, bias, cos, sin, positions, cu_seqlens, offset, interleaved, doubled, heads, kv_heads
         )
         return out
-    return _split_qkv(qkv, bias, heads, kv_heads, Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled))
+    return _split_qkv(qkv, bias, heads, kv_heads, angles)
 
 
 # The operations. Outputs are allocated here; `extension` checks the arguments and fills them, or returns False where
@@ -169,13 +184,8 @@ def _rotate_(q: torch.Tensor, k: torch.Tensor, *angles: Any) -> None:
 
 
 def _empty_parts(qkv: torch.Tensor, heads: int, kv_heads: int) -> list[torch.Tensor]:
-    width = qkv.shape[-1]
-    if heads < 1 or kv_heads < 1 or qkv.dim() not in (2, 3) or width % (heads + 2 * kv_heads):
-        raise ValueError(
-            f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
-            f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
-        )
-    dim = width // (heads + 2 * kv_heads)
+    check_width(qkv, heads, kv_heads)
+    dim = qkv.shape[-1] // (heads + 2 * kv_heads)
     return [qkv.new_empty((*qkv.shape[:-1], count, dim)) for count in (heads, kv_heads, kv_heads)]
 
 
@@ -189,14 +199,7 @@ def _rotate_qkv(
     except RuntimeError:
         _check_devices("qkv", angles, qkv=qkv, bias=bias)
         raise
-    if not done:
-        named = Angles(*angles)
-        # The same steps in PyTorch: bias, split, rotation of two of the three parts.
-        biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
-        heads_of_all = biased.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
-        parts = torch.split(heads_of_all, [heads, kv_heads, kv_heads], dim=-2)
-        return _reference(parts[0], named), _reference(parts[1], named), parts[2].contiguous()
-    return q, k, v
+    return (q, k, v) if done else _qkv_reference(qkv, bias, heads, kv_heads, Angles(*angles))
 
 
 def _rotate_qkv_backward(
@@ -217,11 +220,16 @@ def _rotate_qkv_backward(
         *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
         *(*angles, _threads(), stream_of(grad_q)),
     ):
-        named = Angles(*angles)
-        grad_qkv = torch.cat((_reference(grad_q, named), _reference(grad_k, named), grad_v), dim=-2).flatten(-2)
-        if with_bias:
-            grad_bias = grad_qkv.flatten(0, -2).sum(0)
+        return _qkv_backward_reference(grad_q, grad_k, grad_v, with_bias, Angles(*angles))
     return grad_qkv, grad_bias
+
+
+def _qkv_backward_reference(
+    grad_q: torch.Tensor, grad_k: torch.Tensor, grad_v: torch.Tensor, with_bias: bool, angles: Angles
+) -> _Pair:
+    """The same in PyTorch."""
+    grad_qkv = torch.cat((_reference(grad_q, angles), _reference(grad_k, angles), grad_v), dim=-2).flatten(-2)
+    return grad_qkv, grad_qkv.flatten(0, -2).sum(0) if with_bias else grad_qkv.new_empty(0)
 
 
 def _check_devices(first: str, angles: tuple[Any, ...], **tensors: torch.Tensor | None) -> None:
@@ -297,11 +305,16 @@ class _Rotary(torch.autograd.Function):
         return _rotate_into(_empty_like(q), _empty_like(k), q, k, *tables, *settings, False)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
         # The gradient of a rotation is the rotation back: the same operation with `conjugate`.
+        plain = all(direct_backward(grad) for grad in grads)
         grad_q, grad_k = (_with_contiguous_heads(grad) for grad in grads)
-        rotate = _rotate if direct(grad_q, grad_k) else _rotary_op
+        if transformed():
+            given: tuple[Any, ...] = (*ctx.saved_tensors, *ctx.settings, True)
+            angles = Angles(*given)
+            return (_reference(grad_q, angles), _reference(grad_k, angles), None, None, None, None)
+        rotate = _rotate if plain else _rotary_op
         return (*rotate(grad_q, grad_k, *ctx.saved_tensors, *ctx.settings, True), None, None, None, None)
 
 
@@ -332,13 +345,17 @@ class _RotaryQKV(torch.autograd.Function):
         return _split_qkv(qkv, bias, heads, kv_heads, angles)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *grads: Any) -> Any:
+        plain = all(direct_backward(grad) for grad in grads)
         grad_q, grad_k, grad_v = (_with_contiguous_heads(grad) for grad in grads)
         # A frozen bias costs no sum.
         with_bias = ctx.bias_dtype is not None and ctx.needs_input_grad[1]
         angles = (*ctx.saved_tensors, *ctx.settings)
-        rotate = _rotate_qkv_backward if direct(grad_q, grad_k, grad_v) else _rotary_qkv_backward_op
+        if transformed():
+            grad_qkv, grad_bias = _qkv_backward_reference(grad_q, grad_k, grad_v, with_bias, Angles(*angles))
+            return (grad_qkv, grad_bias.to(ctx.bias_dtype) if with_bias else None, *[None] * 9)
+        rotate = _rotate_qkv_backward if plain else _rotary_qkv_backward_op
         grad_qkv, grad_bias = rotate(grad_q, grad_k, grad_v, with_bias, *angles)
         return (grad_qkv, grad_bias.to(ctx.bias_dtype) if with_bias else None, *[None] * 9)
 
@@ -377,6 +394,55 @@ def _reference(x: torch.Tensor, angles: Angles) -> torch.Tensor:
     return torch.cat((rotated.to(x.dtype), x[..., 2 * half :]), dim=-1)
 
 
+def _qkv_reference(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, angles: Angles
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same steps in PyTorch: bias, split, rotation of two of the three parts."""
+    biased = qkv if bias is None else qkv + bias.to(qkv.dtype)
+    heads_of_all = biased.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1)
+    q, k, v = torch.split(heads_of_all, [heads, kv_heads, kv_heads], dim=-2)
+    return _reference(q, angles), _reference(k, angles), v.contiguous()
+
+
+# In a transform (library.transformed) the formula serves, and the checks of the extension are made here. Tables may
+# have derivatives then.
+
+
+def _rotary_formula(q: torch.Tensor, k: torch.Tensor, inplace: bool, angles: Angles) -> _Pair:
+    if q.dim() not in (3, 4) or k.dim() != q.dim() or q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)}: both must be (batch, seq, heads, dim) or (total, heads, dim)"
+        )
+    _check_formula(q, "q", angles)
+    out_q, out_k = _reference(q, angles), _reference(k, angles)
+    return (q.copy_(out_q), k.copy_(out_k)) if inplace else (out_q, out_k)
+
+
+def _qkv_formula(
+    qkv: torch.Tensor, bias: torch.Tensor | None, heads: int, kv_heads: int, angles: Angles
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    check_width(qkv, heads, kv_heads)
+    _check_formula(qkv.view(*qkv.shape[:-1], heads + 2 * kv_heads, -1), "qkv", angles)
+    return _qkv_reference(qkv, bias, heads, kv_heads, angles)
+
+
+def _check_formula(x: torch.Tensor, name: str, angles: Angles) -> None:
+    """Raises ValueError where the angles do not fit x (…, heads, dim). Values of positions are torch's to check."""
+    cos, sin, positions, cu_seqlens, offset, _, doubled, _ = angles
+    tokens, wide = x.shape[:-2], 2 if doubled or cos.dim() == 3 else 1
+    fits = cos.dim() == 2 or (cos.dim() == 3 and cos.shape[-2] == tokens[-1] and cos.shape[0] in (1, x.shape[0]))
+    if not fits or cos.shape != sin.shape or 2 * cos.shape[-1] > wide * x.shape[-1]:
+        raise ValueError(f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)} do not fit {name} {tuple(x.shape)}")
+    if positions is not None and tuple(positions.shape) not in (tuple(tokens), (tokens[-1],)):
+        raise ValueError(f"positions {tuple(positions.shape)}: must be {tuple(tokens)} or ({tokens[-1]},)")
+    ways = (positions is not None) + (cu_seqlens is not None or offset != 0) + (cos.dim() == 3)
+    if ways > 1 or offset < 0 or (cu_seqlens is not None and len(tokens) > 1):
+        raise ValueError(
+            f"positions, cu_seqlens (packed tokens) with an offset >= 0, and tables (batch, seq, rotary_dim) each say "
+            f"where the tokens of {name} {tuple(x.shape)} are; give one of them"
+        )
+
+
 def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
     """The table's row for each token of x, one column for each pair, with a dimension for the heads: (…, 1, half)."""
     # Undo the doubling first.
@@ -397,7 +463,16 @@ def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
     return table[rows].unsqueeze(-2)
 
 
-def _refuse_table_gradients(cos: torch.Tensor, sin: torch.Tensor) -> None:
+def check_width(qkv: torch.Tensor, heads: int, kv_heads: int) -> None:
+    """Raises ValueError unless qkv is a fused projection of these heads."""
+    if heads < 1 or kv_heads < 1 or qkv.dim() not in (2, 3) or qkv.shape[-1] % (heads + 2 * kv_heads):
+        raise ValueError(
+            f"qkv {tuple(qkv.shape)}: must be (batch, seq, width) or (total, width), the width a multiple of "
+            f"heads + 2 kv_heads = {heads + 2 * kv_heads}"
+        )
+
+
+def refuse_table_gradients(cos: torch.Tensor, sin: torch.Tensor) -> None:
     if cos.requires_grad or sin.requires_grad:
         raise ValueError(f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}: their gradients are not computed; detach")
 

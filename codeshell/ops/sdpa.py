@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from codeshell.ops import hopper
 from codeshell.ops.attention_call import AttentionCall, Bound, one_sided
+from codeshell.ops.library import address, direct, plain, transformed
 
 _log = logging.getLogger("codeshell")
 _said: set[str] = set()
@@ -27,6 +28,10 @@ _Result = tuple[torch.Tensor, torch.Tensor | None]
 
 def attend(call: AttentionCall) -> _Result:
     """The output, shaped as `call.q`; and if the call asks for it the fp32 log-sum-exp, which has no gradient."""
+    # torch's kernels for the CPU would read address 0.
+    if call.q.is_cpu and direct(*call[:3]):
+        for x in call[:3]:
+            address(x)
     return dense(call) if call.cu_seqlens is None else packed(call)
 
 
@@ -47,14 +52,17 @@ def dense(call: AttentionCall) -> _Result:
     if call.return_lse:
         return _written_out(call, _mask(queries, keys, left, right, q.device))
     # SDPA's own causal flag is aligned top left, so it is right only for as many keys as queries.
-    causal = left is None and right == 0 and queries == keys
+    causal = left is None and right == 0 and bool(queries == keys)  # sizes are tensors in torch.jit.trace
     mask_QS = None if causal else _mask(queries, keys, left, right, q.device)
     q_BHQD, k_BKSD, v_BKSD = (x.transpose(1, 2) for x in (q, k, v))
     if mask_QS is not None:
         # With a mask, the backends that do not write the scores out need keys and values for every query head.
         k_BKSD, v_BKSD = (x.repeat_interleave(q.shape[2] // k.shape[2], 1) for x in (k_BKSD, v_BKSD))
-    # On a GPU, all backends but this one sum gradients in any order.
-    with sdpa_kernel(SDPBackend.MATH) if call.deterministic and q.is_cuda else nullcontext():
+    # On a GPU, all backends but this one sum gradients in any order. And it alone has all derivatives: forward ones,
+    # and gradients of gradients.
+    # It consists of operations that every subclass of tensors has, too.
+    in_steps = (call.deterministic and q.is_cuda) or transformed() or not plain(q, k, v)
+    with sdpa_kernel(SDPBackend.MATH) if in_steps else nullcontext():
         out_BHQD = F.scaled_dot_product_attention(
             *(q_BHQD, k_BKSD, v_BKSD),
             attn_mask=mask_QS,
@@ -72,6 +80,11 @@ def packed(call: AttentionCall) -> _Result:
     There is one call of SDPA for all sequences that have the same two lengths. This waits for the device, because the
     lengths decide what is called.
     """
+    if torch._C._get_tracing_state() is not None:
+        raise RuntimeError(
+            "attention with cu_seqlens: torch.jit.trace would keep these lengths for all later calls; trace padded "
+            "batches, or use torch.compile"
+        )
     q, k, v, offsets, *_ = call
     key_offsets = offsets if call.cu_seqlens_k is None else call.cu_seqlens_k
     assert offsets is not None and key_offsets is not None
@@ -107,7 +120,7 @@ def say(operation: str, reason: str) -> None:
 
 def say_why(operation: str, call: AttentionCall) -> None:
     """`say` why no kernel serves a call; nothing for a call without work, or in a graph that is being traced."""
-    if not torch.compiler.is_compiling() and call.q.numel() and call.k.numel():
+    if not torch.compiler.is_compiling() and not transformed() and call.q.numel() and call.k.numel():
         say(operation, _reason(call))
 
 
@@ -122,6 +135,8 @@ def _reason(call: AttentionCall) -> str:
         return "dropout of the probabilities"
     dim, name = q.shape[-1], str(q.dtype).removeprefix("torch.")
     if q.device.type == "cpu":
+        if not direct(*call[:4]):
+            return "tensors of a subclass, or a mode or trace around the call"
         return f"{name} with heads of {dim} (on a CPU: float32 and bfloat16, heads of 16, 32, … 256)"
     if q.dtype not in hopper.DTYPES:
         return f"{name} (on a GPU: bfloat16 and float16)"
@@ -141,9 +156,9 @@ def _mask(queries: int, keys: int, left: Bound, right: Bound, device: torch.devi
     key_1S = torch.arange(keys, device=device).unsqueeze(0)
     seen_QS = torch.ones(queries, keys, dtype=torch.bool, device=device)
     if left is not None:
-        seen_QS &= key_1S >= place_Q1 - left
+        seen_QS = seen_QS & (key_1S >= place_Q1 - left)
     if right is not None:
-        seen_QS &= key_1S <= place_Q1 + right
+        seen_QS = seen_QS & (key_1S <= place_Q1 + right)
     return seen_QS
 
 

@@ -7,7 +7,6 @@ kernel serves goes to torch's own step.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,8 +16,11 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
 from codeshell._C import same_objects
+from codeshell.ops.library import unwatched
 from codeshell.optim import slabs
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
+from codeshell.optim.clipping import Clipped, norm_and_factor
+from codeshell.optim.masters import agrees, is_capturing
 
 _SERVED = (torch.float32, torch.bfloat16, torch.float16)
 _OPTIONS = ("master_weights", "stochastic_rounding", "moment_dtype", "seed")
@@ -49,8 +51,9 @@ class AdamW(torch.optim.AdamW):
             where it was not asked for by name.
         master_weights: for 16-bit parameters: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
             and writes; the parameter is only written, rounded from the copy (28 bytes per parameter and step with
-            16-bit gradients and fp32 moments). The copy is made from the parameter at its first step. After writing
-            parameters by other means, call `reset_master_weights`.
+            16-bit gradients and fp32 moments). The copy is made from the parameter at its first step, and again once
+            somebody else has written the parameter. Writes through `.data` leave no trace: after them call
+            `reset_master_weights`.
         stochastic_rounding: round bf16 parameters and bf16 moments up or down at random, right in the mean, so that
             small updates are not lost (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`,
             the step, and the places of the parameter and of the element: a run repeats bit for bit, on any number of
@@ -59,7 +62,9 @@ class AdamW(torch.optim.AdamW):
             for fp32 parameters. Default: fp32 with `master_weights` or `stochastic_rounding`, else the parameter's
             dtype, as in torch.
         seed: seed of stochastic rounding.
-        settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`, `fused`.
+        fused: True, and only that, makes a GradScaler leave unscaling and skipping to the step, which then does not
+            wait for a GPU; nobody but the kernel knows of a skipped step then. Both are as in torch.
+        settings: torch's other arguments: `maximize`, `foreach`, `capturable`, `differentiable`.
 
     Raises:
         ValueError: a combination that no kernel serves, or complex parameters.
@@ -68,6 +73,8 @@ class AdamW(torch.optim.AdamW):
     _plans: dict[int, _Plan]  # by the number of the group
     _states: list[Any]  # the values of `state` for which the plans were made
     _factors: dict[torch.device, Tensor]  # (norm, factor) of clip_grad_norm on each device, for the next step
+    _clipped: Clipped  # the gradients that the factors are for
+    _asked_fused = False  # a copy or an unpickled optimizer leaves the skipping to the scaler
     _loading: dict[str, Any] | None  # what load_state_dict was given, while it loads
 
     def __init__(
@@ -90,6 +97,7 @@ class AdamW(torch.optim.AdamW):
             zip(_OPTIONS, (master_weights, stochastic_rounding, moment_dtype, seed), strict=True)
         )
         self._forget()
+        self._asked_fused = fused is True
         # Unless told otherwise, torch's own step, for what no kernel serves, is its fused one.
         if not isinstance(params, Tensor):
             params = list(params)
@@ -140,7 +148,8 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float) -> Tensor:
         """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and
-        without waiting for a GPU.
+        without waiting for a GPU. The factor is for the gradients of now: `step` leaves it out where all of them are
+        new ones, and raises RuntimeError where some are, or one was written since.
 
         Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. The norm of DTensors
         is over all processes. With a GradScaler, call `unscale_` before, as with torch's.
@@ -171,9 +180,10 @@ class AdamW(torch.optim.AdamW):
             for slot, bucket in enumerate(buckets):
                 bucket.sum_of_squares(sums, slot, slot == len(buckets) - 1, max_norm, result)
         else:
-            result = _norm_and_factor(buckets, others, max_norm)
+            result = norm_and_factor(buckets, others, max_norm)
             devices += [g.device for g in others]
         self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(devices)}
+        self._clipped = Clipped([p for group in self.param_groups for p in group["params"]])
         return result[0]
 
     def reset_master_weights(self) -> None:
@@ -237,8 +247,9 @@ class AdamW(torch.optim.AdamW):
                 _put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _set_amp(self) -> None:
-        # This attribute tells a GradScaler that step() reads grad_scale and found_inf by itself.
-        if all(_is_ours(group) or group.get("fused") for group in self.param_groups):
+        # This attribute tells a GradScaler that step() reads grad_scale and found_inf by itself. As with torch's own,
+        # only `fused=True` asks for that: otherwise the scaler skips the step, and others see that it does.
+        if self._asked_fused and all(_is_ours(group) or group.get("fused") for group in self.param_groups):
             self._step_supports_amp_scaling = True
         elif "_step_supports_amp_scaling" in self.__dict__:
             del self._step_supports_amp_scaling
@@ -277,6 +288,8 @@ class AdamW(torch.optim.AdamW):
         # A GradScaler leaves the first two on the optimizer; the factors are those of clip_grad_norm, for one step.
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         factors, self._factors = self._factors, {}
+        if factors and not self._clipped.holds_for([p for group in self.param_groups for p in group["params"]]):
+            factors = {}
         for number, group in enumerate(self.param_groups):
             plan = self._current_plan(number, group)
             rest = plan.rest
@@ -305,9 +318,17 @@ class AdamW(torch.optim.AdamW):
         # A plan holds its states, so it is for as long as these are the very objects in `state`.
         if not same_objects(self.state, self._states):
             self._plans, self._states = {}, list(self.state.values())
+        # Under a mode or a trace (FakeTensorMode, make_fx), torch's step, of which they see the operations.
+        if not unwatched():
+            return _Plan(group, [], group["params"], [])
         plan = self._plans.get(number)
         on_gpu = [bucket for bucket in plan.buckets if bucket.on_gpu] if plan else []
-        if plan is None or not plan.is_for(group) or not all(bucket.refresh() for bucket in on_gpu):
+        if (
+            plan is None
+            or not plan.is_for(group)
+            or not all(bucket.refresh() for bucket in on_gpu)
+            or plan.is_overwritten()
+        ):
             # Making a plan may make states, so what `state` holds is noted after it.
             plan = self._checked(self._plan(number, group))
             self._plans[number], self._states = plan, list(self.state.values())
@@ -416,6 +437,10 @@ class _Plan:
         self._params = list(group["params"])
         self._options = [group[name] for name in _OPTIONS]
 
+    def is_overwritten(self) -> bool:
+        """Whether others have written parameters since the last step, whose fp32 copies may be old now."""
+        return any(bucket.is_overwritten() for bucket in self.buckets)
+
     def is_for(self, group: dict[str, Any]) -> bool:
         """Whether the plan still fits: the same parameters and options, and no new gradient."""
         params = group["params"]
@@ -520,6 +545,10 @@ def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
             state["master_param"] = p.detach().clone().float()
         elif master.dtype != torch.float32 or not _same_order(local(master), shard):
             state["master_param"] = torch.zeros_like(p, dtype=torch.float32).copy_(master)
+        # A parameter that somebody has loaded or written since counts, and not the copy of what it was.
+        master = state["master_param"]
+        if not is_capturing(shard) and not agrees(local(master), shard, group["stochastic_rounding"]):
+            master.copy_(p.detach())
 
 
 def _same_order(tensor: Tensor, p: Tensor) -> bool:
@@ -531,39 +560,6 @@ def _same_order(tensor: Tensor, p: Tensor) -> bool:
 def _scalar(value: Tensor, device: torch.device) -> Tensor:
     """A one-element tensor in the form that the kernels read: fp32, on their device."""
     return local(value.detach()).to(device=device, dtype=torch.float32, non_blocking=True)
-
-
-def _norm_and_factor(buckets: list[Bucket], others: list[Tensor], max_norm: float) -> Tensor:
-    """(norm, factor) in PyTorch: for tensors on several devices or on the CPU, DTensors, and those without a kernel."""
-    # The sum of squares in fp64, on the device of the first tensor.
-    total: Tensor | None = None
-    for bucket in buckets:
-        sums = torch.zeros(1, dtype=torch.float64, device=bucket.kind.device)
-        bucket.sum_of_squares(sums, 0, False, max_norm, sums)
-        part = sums[0]
-        if bucket.kind.mesh is not None:
-            part = _over_mesh(part, bucket.kind)
-        total = part if total is None else total + part.to(total.device)
-    # A DTensor's norm is over all processes once it is asked for as a full tensor.
-    for gradient in others:
-        norm = torch.linalg.vector_norm(gradient.detach(), dtype=None if gradient.is_complex() else torch.float64)
-        square = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).double().square()
-        total = square if total is None else total + square.to(total.device)
-    if total is None:
-        return torch.tensor([0.0, 1.0])
-    # As in torch's clip_grad_norm_: the factor is never above 1. An infinite limit only measures.
-    norm = total.sqrt()
-    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0) if max_norm < math.inf else torch.ones_like(norm)
-    return torch.stack([norm, factor]).float()
-
-
-def _over_mesh(part: Tensor, kind: Kind) -> Tensor:
-    """The sum over the processes that hold different shards; replicas are counted once."""
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    placements = [Partial() if placement.is_shard() else Replicate() for placement in kind.placements]
-    whole: Tensor = DTensor.from_local(part, kind.mesh, placements, run_check=False).full_tensor()
-    return whole
 
 
 def _say(what: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from codeshell import _C
+from codeshell.optim.masters import marks_of
 
 host_kernels: ModuleType | None = None
 """Tests put the module here that runs the kernels on the host: tensors of the CPU then take the path of a GPU."""
@@ -102,6 +103,11 @@ class Bucket:
         # What a staged step copied: (copy, where it belongs, whether only a step that unscales gradients writes it).
         self._write_back: list[tuple[Tensor, Tensor, bool]] = []
         self._staged: Any = None
+        self._marks: list[tuple[int, int]] | None = None
+
+    def is_overwritten(self) -> bool:
+        """Whether others have written or moved parameters with master weights since the last step."""
+        return self._marks is not None and self._marks != marks_of(self.params)
 
     def refresh(self) -> bool:
         """Read the addresses; False if a tensor is no longer of the bucket's kind."""
@@ -145,6 +151,7 @@ class Bucket:
             if not only_unscaled or settings[-1][1]:
                 original.copy_(copy)
         self._write_back, self._staged = [], None
+        self._marks = marks_of(self.params) if self.kind.scheme.master else None
         return done
 
     def sum_of_squares(self, sums: Tensor, slot: int, last: bool, max_norm: float, result: Tensor) -> None:

@@ -27,11 +27,11 @@ def zeros(shapes: Iterable[Sequence[int]], dtype: torch.dtype, alignment: int = 
     end = 0
 
     def fill_block() -> None:
-        storage = torch.zeros(end, dtype=dtype).untyped_storage()
+        storage = torch.zeros(end, dtype=dtype, device="cpu").untyped_storage()
         # Tensors of one storage, and not views of one tensor: views share their version counter, and writing one would
         # look to autograd like writing all.
         result.extend(
-            torch.empty(0, dtype=dtype).set_(storage, at, shape)  # type: ignore[call-overload]
+            torch.empty(0, dtype=dtype, device="cpu").set_(storage, at, shape)  # type: ignore[call-overload]
             for shape, at in waiting
         )
         waiting.clear()

@@ -1,6 +1,8 @@
 #include "bindings/tensors.h"
 
+#include <algorithm>
 #include <list>
+#include <stdexcept>
 
 namespace codeshell::bindings {
 
@@ -96,6 +98,14 @@ DType dtype_named(const std::string& name) {
   return DType::other;
 }
 
+// A tensor can have elements and no memory: its storage was released (as FSDP does between uses), or it stands for zeros
+// that nobody has written. Reading address 0 would end the interpreter.
+void check_memory(const void* data, bool elements, const char* name) {
+  if (!data && elements)
+    throw std::runtime_error(std::string(name) +
+                             " has no memory: its storage was released, or never allocated; restore it before the call");
+}
+
 // Reads a tensor of a type without DLPack's functions (torch before 2.10), at about a microsecond per attribute.
 Tensor by_attributes(py::handle object, const char* name) {
   if (!py::hasattr(object, "data_ptr"))
@@ -117,6 +127,7 @@ Tensor by_attributes(py::handle object, const char* name) {
   if (kind != "cpu" && kind != "cuda") refuse_device(name, kind);
   t.cuda = kind == "cuda";
   t.device = t.cuda && !device.attr("index").is_none() ? device.attr("index").cast<int>() : 0;
+  check_memory(t.data, std::find(t.shape, t.shape + t.dimensions, 0) == t.shape + t.dimensions, name);
   return t;
 }
 
@@ -134,6 +145,7 @@ Tensor tensor_of(PyObject* object, const char* name) {
   t.cuda = view.device_type == dlpack::kCuda;
   if (!t.cuda && view.device_type != dlpack::kCpu && view.device_type != dlpack::kPinned)
     refuse_device(name, "a device of DLPack's type " + std::to_string(view.device_type));
+  check_memory(view.data, std::find(view.shape, view.shape + view.dimensions, 0) == view.shape + view.dimensions, name);
   t.data = static_cast<char*>(view.data) + view.byte_offset;
   t.dimensions = view.dimensions;
   for (int i = 0; i < view.dimensions; ++i) t.shape[i] = view.shape[i], t.strides[i] = view.strides[i];
@@ -173,6 +185,7 @@ Glance glance_at(PyObject* object) {
   dlpack::View view;
   if (functions->view(object, &view)) throw py::error_already_set();
   Glance g = glance_of(static_cast<char*>(view.data) + view.byte_offset, view.dimensions, view.shape, view.strides);
+  check_memory(view.data, g.size != 0, "a parameter, its gradient or its state");
   g.object = view.shape;
   g.dtype = view.lanes == 1 ? dlpack::dtype_of(view.code, view.bits) : DType::other;
   g.cuda = view.device_type == dlpack::kCuda;
