@@ -63,7 +63,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.lanes, self.validation, self.state = lanes, validation, state
         self.isolated = recipe.train.document_attention == "isolated"
-        self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
+        self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row, state.reasons)
         # Peak FLOP/s of the device, for the MFU; None where it is not known, as for every CPU.
         device = next(model.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -170,6 +170,7 @@ class Trainer:
             self._validate(log, stretch, phase_end)
         # A checkpoint stores the guard's view, so that a resumed run judges losses alike.
         state.recent, state.skipped, state.in_row = self.guard.recent, self.guard.skipped, self.guard.in_row
+        state.reasons = self.guard.reasons
         # Save at the recipe's interval, at the ends that are kept, before any stop, and when a signal asks for it.
         stuck = reason is not None and (train.spike_policy == "stop" or self.guard.in_row >= train.max_skips)
         due = bool(train.checkpoint_every) and state.step % train.checkpoint_every == 0
@@ -203,6 +204,8 @@ class Trainer:
         loss, bits = _finite(score.loss), _finite(score.bits_per_byte)
         seconds = round(time.perf_counter() - started, 4)
         log.write(self._line("valid") | {"loss": loss, "bits_per_byte": bits, "seconds": seconds})
+        if loss is None:
+            say(f"train: the validation loss after step {self.state.step} of {self.train.steps} is not finite")
         if phase_end:
             self.state.phase_results.append(PhaseResult(self.state.step, loss, bits))
 
@@ -234,9 +237,11 @@ class Trainer:
                 f"train: {reason} at step {self.state.step}, and train.spike_policy is stop; saved in {path}; "
                 "run again to resume after this batch, or set train.spike_policy = skip"
             )
+        # A higher sigma lets spikes through; nothing makes a value finite but another run.
+        other = ", or resume with a higher train.spike_sigma" if reason == "spike" else ""
         return (
             f"train: {self.guard.in_row} updates in a row were skipped, the last at step {self.state.step} ({reason}); "
-            f"saved in {path}; train again with a lower train.lr, or resume with a higher train.spike_sigma"
+            f"saved in {path}; train again with a lower train.lr{other}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,10 @@ from codeshell.randomness import draw
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import checkpoints
-from codeshell.train.batches import fingerprint
+from codeshell.train.batches import fingerprint, fold
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
+from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
@@ -45,11 +47,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         engine: not used; training is one process.
 
     Returns:
-        The statistics of docs/run-directory.md.
+        The statistics of docs/run-directory.md. If `failure` among them is not None, no model was written.
 
     Raises:
         UserError: no tokens or too few, a checkpoint of another run, a stop by the spike policy, a full disk.
-        Interrupted: SIGTERM; the run is saved.
+        Interrupted: SIGTERM or Ctrl-C; the run is saved.
     """
     home = make_directory(directory / "train")
     train = recipe.train
@@ -104,10 +106,13 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         _announce(recipe, model, state, available, validation is not None)
         Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
 
-    # Also when nothing was left to train: a kill may have come between the last checkpoint and this.
-    for name, layout in LAYOUTS.items():
-        _export(directory / name, model, layout, tokenizer)
-    return _statistics(recipe, model, state)
+    # Also when nothing was left to train: a kill may have come between the last checkpoint and this. A model that is of
+    # no use does not get the name that every other command reads; its weights are in the last checkpoint.
+    failure = _failure(recipe, model, state, lanes, validation)
+    if failure is None:
+        for name, layout in LAYOUTS.items():
+            _export(directory / name, model, layout, tokenizer)
+    return _statistics(recipe, model, state, failure)
 
 
 def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
@@ -239,7 +244,34 @@ def _export(
         checkpoints.replace_directory(temporary, target)
 
 
-def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> dict[str, Any]:
+def _failure(
+    recipe: Recipe, model: CodeShellForCausalLM, state: State, lanes: Lanes, validation: Validation | None
+) -> str | None:
+    """Why the model of a run that has done its last step is of no use; None if it is of use.
+
+    The answer is a function of the recipe and the last checkpoint alone, as the statistics are.
+    """
+    if state.skipped >= state.step:
+        return "no update was applied, so the model is untrained"
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return f"the model is not finite: {name} holds NaN or infinity"
+    # Finite weights may still be so large that the activations overflow. The last validation has tried them.
+    if validation is not None:
+        result = next((result for result in state.phase_results if result.step == recipe.train.steps), None)
+        finite = result is None or result.valid_loss is not None
+        return None if finite else "the model is not finite: its loss on the validation split is NaN or infinity"
+    # Without held-out documents, the first tokens of the training documents try them.
+    context = max(phase.context for phase in recipe.train.phases)
+    batch = lanes.take(lanes.start(), recipe.train.batch_tokens, context)
+    micro = next(fold(batch, context, recipe.train.micro_batch_tokens, isolated=lanes.isolated))
+    model.eval()
+    with torch.no_grad():
+        loss = float(summed_loss(model, micro, state.precision))
+    return None if math.isfinite(loss) else "the model is not finite: its loss on training documents is NaN or infinity"
+
+
+def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failure: str | None) -> dict[str, Any]:
     """The stage's statistics, a function of the recipe and the last checkpoint alone."""
     train = recipe.train
     results = {result.step: result for result in state.phase_results}
@@ -266,10 +298,13 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> di
         "steps": state.step,
         "tokens": state.tokens,
         "parameters": model.num_parameters(),
-        "final_train_loss": mean_of_last(state.recent, FINAL_STEPS),
+        # The accepted losses of a model that failed afterwards would say that all is well.
+        "final_train_loss": mean_of_last(state.recent, FINAL_STEPS) if failure is None else None,
         "final_valid_loss": final.valid_loss if final else None,
         "final_valid_bits_per_byte": final.valid_bits_per_byte if final else None,
         "skipped_updates": state.skipped,
+        "skipped_by_reason": dict(sorted(state.reasons.items())),
+        "failure": failure,
         "flops_per_token": round(work / state.tokens),
         "flops_convention": CONVENTION,
         "phases": phases,
