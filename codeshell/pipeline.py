@@ -101,7 +101,8 @@ def failed_training(directory: Path, stats: dict[str, Any]) -> str:
     """The message of a training that ended without a usable model."""
     return (
         f"train: {stats['failure']}; {_skipped(stats) or 'no update was skipped'}; {directory / 'model'} was not "
-        f"written, the weights are in {directory / 'train' / 'checkpoints'}; `codeshell run` with a lower train.lr trains again"
+        f"written, the weights are in {directory / 'train' / 'checkpoints'}; "
+        "`codeshell run` with a lower train.lr trains again"
     )
 
 

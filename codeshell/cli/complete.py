@@ -64,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _text(source: str, option: str) -> str:
     """The text of a file or of standard input, which must be UTF-8; its line ends stay as they are."""
+    if not source:
+        raise UserError(f"{option}: an empty name; give a file or - for standard input")
     try:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:

@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     import sys
 
     from codeshell.engine.files import write_json
+    from codeshell.errors import UserError
     from codeshell.evaluate.measure import measure
     from codeshell.evaluate.tasks import TASKS, get_task
 
@@ -58,15 +59,18 @@ def main(args: argparse.Namespace) -> int:
         tasks = [task for task in map(get_task, TASKS) if not task.needs_run]
     else:
         tasks = [get_task(args.task)]
-    stats = measure(tasks, _subject(args)).statistics()
+    outcome = measure(tasks, _subject(args))
+    stats = outcome.statistics()
     if args.json == "-":
-        json.dump(stats, sys.stdout, indent=2, sort_keys=True)
+        json.dump(stats, sys.stdout, indent=2, sort_keys=True, allow_nan=False)
         print()
-        return 0
-    for claim in stats["claims"]:
-        print(claim)
-    if args.json:
-        write_json(args.json, stats)
+    else:
+        for claim in stats["claims"]:
+            print(claim)
+        if args.json:
+            write_json(args.json, stats)
+    if outcome.not_finite:
+        raise UserError(f"eval: {'; '.join(outcome.not_run.values())}; evaluate a model that is finite")
     return 0
 
 

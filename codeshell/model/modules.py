@@ -295,6 +295,8 @@ class CodeShellForCausalLM(nn.Module):
         Raises:
             ValueError: an argument's shape, dtype or value does not fit; the message names it.
         """
+        if isinstance(input_ids, torch.Tensor) and input_ids.dim() == 2 and not input_ids.shape[0]:
+            return self._without_rows(input_ids, labels is not None or targets is not None, reduction, return_logits)
         arranged = arrange(
             self.config,
             self.rotary,
@@ -321,6 +323,23 @@ class CodeShellForCausalLM(nn.Module):
             logits = ops.linear(hidden[arranged.last_tokens()], self.lm_head.weight).unsqueeze(1)
         elif return_logits or (return_logits is None and loss is None):
             logits = arranged.unflatten(ops.linear(hidden, self.lm_head.weight))
+        return ModelOutput(logits=logits, loss=loss)
+
+    def _without_rows(
+        self,
+        input_ids: torch.Tensor,
+        has_targets: bool,
+        reduction: Literal["mean", "sum"],
+        return_logits: bool | Literal["last"] | None,
+    ) -> ModelOutput:
+        """The output for (0, seq) ids: logits without rows, and a loss of 0, as where no target counts."""
+        hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
+        loss = logits = None
+        if has_targets:
+            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
+        if return_logits or (return_logits is None and not has_targets):
+            seq = 1 if return_logits == "last" else input_ids.shape[1]
+            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
         return ModelOutput(logits=logits, loss=loss)
 
     def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shutil
 import sys
 
 import pytest
@@ -68,6 +70,21 @@ def test_sampling_repeats_with_its_seed(directory, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_logits_that_are_not_finite_are_one_line(directory, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(directory, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["transformer.h.0.ln_1.bias"][0] = math.nan
+    save_file(weights, broken / "model.safetensors")
+    for temperature in (0, 1):
+        code, out, err = run(
+            capsys, broken, "--prefix", directory / "before.py", "--temperature", temperature, "--max-new-tokens", 8
+        )
+        assert code == 2 and not out and err.count("\n") == 1
+        assert "logits are not finite" in err and "the weight transformer.h.0.ln_1.bias" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -77,6 +94,15 @@ def test_sampling_repeats_with_its_seed(directory, capsys):
         (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "64"], "leaves no room"),
         (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "8", "--top-p", "0"], "top_p 0.0"),
         (["{d}", "--prefix", "{d}/latin1"], "not UTF-8"),
+        (["{d}", "--prefix", ""], "--prefix: an empty name; give a file or - for standard input"),
+        (["{d}", "--prefix", "{d}/before.py", "--suffix", ""], "--suffix: an empty name"),
+        (["{d}", "--prefix", "{d}/before.py", "--stop", ""], "stop: an empty text"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "nan"], "temperature nan: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "inf"], "temperature inf: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "-1"], "temperature -1.0: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--top-k", "-1"], "top_k -1: must be at least 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--top-p", "nan"], "top_p nan: must be above 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "-1"], "max_new_tokens -1: must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line(directory, capsys, arguments, message):

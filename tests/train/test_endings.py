@@ -134,7 +134,7 @@ def test_the_main_job_stops_before_the_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_module", Fake)
     monkeypatch.setattr(pipeline, "stages_of", lambda recipe: [s for s in STAGES if s.name in ("train", "evaluate")])
     for _ in range(2):
-        with pytest.raises(UserError, match="not finite; no update was skipped; .*model was not written"):
+        with pytest.raises(UserError, match=r"not finite; no update was skipped; .*model was not written"):
             pipeline.run(Recipe(), tmp_path / "run", workers=1)
     assert done == ["train"]
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["failure"]
