@@ -179,6 +179,7 @@ class Base(Task):
     def problems(self, subject): return ["a"]
     def prompts(self, problems): return [Prompt(problem) for problem in problems]
     def judge(self, problems, answers): return [True for _ in answers]
+    def sampling(self, subject): return Sampling(max_new_tokens=8)
 
 class Bare(Task):
     name = "bare"
