@@ -32,15 +32,14 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
     suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
-    if not args.model.is_dir():
-        raise UserError(
-            f"{args.model}: no such model directory; give one that holds config.json, weights and tokenizer.json"
-        )
 
     from codeshell.model import CodeShellForCausalLM
+    from codeshell.model.checkpoints import read_config
     from codeshell.model.generation import complete
     from codeshell.tokenizer import Tokenizer
 
+    # The config first: it says best what is wrong with a directory.
+    read_config(args.model)
     tokenizer = Tokenizer.load(args.model)
     model = CodeShellForCausalLM.from_pretrained(args.model)
     settings = {

@@ -347,20 +347,32 @@ class CodeShellForCausalLM(nn.Module):
         return generation.generate(self, input_ids, **settings)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype | str | None = None,
+        *,
+        torch_dtype: torch.dtype | str | None = None,
+    ) -> CodeShellForCausalLM:
         """Load a model directory as the hub has it: `config.json` and weights, in CodeShell's or Starcoder2's layout.
 
         Args:
             directory: see `codeshell.model.checkpoints.read_weights`.
-            dtype: dtype of the weights in memory; None keeps that of the files, which must then be one dtype.
+            dtype: dtype of the weights in memory, torch's or its name; "auto" takes what config.json says; None keeps
+                that of the files, which must then be one dtype.
+            torch_dtype: transformers' earlier name of `dtype`.
 
         Returns:
             The model in evaluation mode: the released config has dropout, which only training should apply.
 
         Raises:
             UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
+            ValueError: a dtype that weights cannot have, or two of them.
         """
         config = checkpoints.read_config(directory)
+        if dtype is not None and torch_dtype is not None:
+            raise ValueError("dtype and torch_dtype are one setting; give dtype alone")
+        dtype = checkpoints.resolve_dtype(dtype if torch_dtype is None else torch_dtype, config)
         # Built without memory; the tensors that are read become its parameters, and none is copied.
         with torch.device("meta"):
             model = cls(config)

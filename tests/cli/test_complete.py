@@ -110,3 +110,34 @@ def test_bad_input_is_one_line(directory, capsys, arguments, message):
     code, out, err = run(capsys, *(argument.format(d=directory) for argument in arguments))
     assert code == 2 and not out
     assert message.format(d=directory) in err and err.count("\n") == 1
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("content", "remedy"), [(POINTER, "git lfs pull"), ("<html></html>", "web page"), ("", "empty")]
+)
+def test_a_broken_download_is_one_line(directory, tmp_path, capsys, name, content, remedy):
+    broken = shutil.copytree(directory, tmp_path / "broken")
+    (broken / name).write_text(content)
+    code, out, err = run(capsys, broken, "--prefix", directory / "before.py")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert f"{broken / name}: " in err and remedy in err
+
+
+def test_a_byte_order_mark_in_a_download_costs_nothing(directory, tmp_path, capsys):
+    marked = shutil.copytree(directory, tmp_path / "marked")
+    for name in ("config.json", "tokenizer.json"):
+        (marked / name).write_bytes(b"\xef\xbb\xbf" + (marked / name).read_bytes())
+    arguments = ("--prefix", directory / "before.py", "--max-new-tokens", 8)
+    assert run(capsys, marked, *arguments) == run(capsys, directory, *arguments)
+
+
+def test_a_hub_name_and_a_run_are_one_line(directory, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(directory, tmp_path / "runs" / "demo" / "model")
+    for name, remedy in (("Org/Model-7B", "hf download Org/Model-7B"), ("runs/demo", "model is in runs/demo/model")):
+        code, out, err = run(capsys, name, "--prefix", directory / "before.py")
+        assert code == 2 and not out and err.count("\n") == 1 and remedy in err

@@ -250,7 +250,7 @@ def test_the_step_and_the_row_are_those_of_the_prompts():
     script.__class__ = type("Broken", (Script,), {"__call__": broken})
     script.step = 0
     with pytest.raises(
-        NotFiniteError, match="row 2, new token 3; its weights are finite, so a product .* float32"
+        NotFiniteError, match=r"row 2, new token 3; its weights are finite, so a product .* float32"
     ) as e:
         generate(script, tokens(3, 5), max_new_tokens=5, stop=lambda row, ids: row == 1)
     assert e.value.row == 2
