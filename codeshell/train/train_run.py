@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from codeshell.documents.token_shards import TokenCorpus
+from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import Engine
-from codeshell.engine.files import TEMPORARY, make_directory
+from codeshell.engine.files import TEMPORARY, make_directory, read_json
 from codeshell.engine.memory import keep_large_blocks
+from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
@@ -162,7 +164,32 @@ def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | 
     """The token shards of a split; None if there are none or they are empty."""
     paths = sorted((directory / "tokens").glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].tokens"))
     corpus = TokenCorpus(paths, tokenizer.hash) if paths else None
-    return corpus if corpus is not None and corpus.n_tokens > 0 else None
+    # A shard that is missing or another's passes every check of its own.
+    written = directory / "tokens" / "stats.json"
+    counts = read_json(written).get(split) if written.exists() else None
+    there = (len(corpus), corpus.n_tokens) if corpus else (0, 0)
+    if counts and there != (counts["documents"], counts["tokens"]):
+        raise UserError(
+            f"{directory / 'tokens'}: the {split} shards hold {there[0]:,} documents and {there[1]:,} tokens, but the "
+            f"tokens stage wrote {counts['documents']:,} and {counts['tokens']:,}; delete it, and {_remedy(directory)}"
+        )
+    if corpus is None or corpus.n_tokens == 0:
+        return None
+    if corpus.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f"{paths[0]}: a vocabulary of {corpus.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; "
+            f"delete {directory / 'tokens'}, and {_remedy(directory)}"
+        )
+    # All of it, before the first step: a flipped token would be trained on in silence. zlib lets threads run beside one
+    # another, and the pages that are read now need not be read again.
+    with (
+        Progress(f"check {split} tokens", total=len(corpus.shards), unit="shards") as progress,
+        ThreadPoolExecutor(min(8, usable_cores())) as pool,
+    ):
+        for shard, _ in zip(corpus.shards, pool.map(TokenShard.verify, corpus.shards), strict=True):
+            shard.release()
+            progress.advance(1)
+    return corpus
 
 
 def _remedy(directory: Path) -> str:
