@@ -123,6 +123,8 @@ class Tokenizer:
         Raises:
             UserError: no such file, or not a byte-level BPE tokenizer.
         """
+        if not str(path):
+            raise UserError("tokenizer: an empty name; give a tokenizer.json, or a directory that holds one")
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.exists():
