@@ -7,13 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from codeshell.engine.downloads import check_model_directory
 from codeshell.errors import UserError
 
 HELP = "complete code: fill the gap between a prefix and a suffix, or continue a prefix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
+    parser.add_argument("model", metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
     parser.add_argument("--prefix", required=True, metavar="FILE", help="text before the gap; - is standard input")
     parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
@@ -32,14 +33,12 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
     suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
+    check_model_directory(args.model)
 
     from codeshell.model import CodeShellForCausalLM
-    from codeshell.model.checkpoints import read_config
     from codeshell.model.generation import complete
     from codeshell.tokenizer import Tokenizer
 
-    # The config first: it says best what is wrong with a directory.
-    read_config(args.model)
     tokenizer = Tokenizer.load(args.model)
     model = CodeShellForCausalLM.from_pretrained(args.model)
     settings = {

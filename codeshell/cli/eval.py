@@ -76,6 +76,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _subject(args: argparse.Namespace) -> Subject:
     """Find model, tokenizer, documents and settings, from a run, from the options, or from both."""
+    from codeshell.engine.downloads import check_model_directory
     from codeshell.errors import UserError
     from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
 
@@ -86,8 +87,7 @@ def _subject(args: argparse.Namespace) -> Subject:
     if run is None and not (args.model and args.corpus):
         raise UserError("eval: nothing to evaluate; give a run directory, or -m MODEL and --corpus FILES")
     model_directory = Path(args.model) if args.model else Path(str(run)) / "model"
-    if not (model_directory / "config.json").is_file():
-        raise UserError(f"{model_directory}: no config.json there; give the directory of a saved model")
+    check_model_directory(model_directory)
     if args.context is not None and args.context < 1:
         raise UserError(f"--context {args.context}: give 1 token or more")
     recipe = _recipe(run)

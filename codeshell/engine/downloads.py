@@ -8,6 +8,7 @@ on all of them, each in words of its own. What is said here names the fault and 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,36 @@ def read_downloaded_json(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {fault(path) or f'not valid JSON ({error}); {AGAIN}'}") from None
+
+
+def check_model_directory(directory: str | Path) -> Path:
+    """The path of a model directory, which has a `config.json`.
+
+    Raises:
+        UserError: there is none; a name on a hub is no directory.
+    """
+    path = Path(directory)
+    if not str(directory):
+        raise UserError("model directory: an empty name; give one that holds config.json, weights and tokenizer.json")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{directory}: no config.json there; {model_place(path)}")
+        return path
+    if path.exists():
+        raise UserError(f"{directory}: a file, not a model directory; give the directory that holds it")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
+        raise UserError(
+            f"{directory}: no such model directory, and models are not downloaded by name; if it is one on the hub, "
+            f"`hf download {directory} --local-dir DIR` fetches it, then give DIR"
+        )
+    raise UserError(
+        f"{directory}: no such model directory; give one that holds config.json, weights and tokenizer.json"
+    )
+
+
+def model_place(directory: Path) -> str:
+    """What to give in place of a directory without a `config.json`, for the end of a message."""
+    # A run, or the cache of a hub's client, holds models in folders of its own.
+    for path in sorted([*directory.glob("model/config.json"), *directory.glob("snapshots/*/config.json")]):
+        return f"the model is in {path.parent}"
+    return "give the directory of a saved model, which holds config.json and weights"

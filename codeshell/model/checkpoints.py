@@ -24,10 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from codeshell.engine.downloads import AGAIN, fault, read_downloaded_json
+from codeshell.engine.downloads import AGAIN, check_model_directory, fault, read_downloaded_json
 from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, remove_quietly, write_json
 from codeshell.errors import UserError
-from codeshell.model.config import CodeShellConfig, check_directory
+from codeshell.model.config import CodeShellConfig
 
 _IGNORED = re.compile(
     r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
@@ -85,7 +85,7 @@ def read_config(directory: str | Path) -> CodeShellConfig:
     Raises:
         UserError: no such directory, or no usable `config.json` in it.
     """
-    return CodeShellConfig.from_file(check_directory(directory) / "config.json")
+    return CodeShellConfig.from_file(check_model_directory(directory) / "config.json")
 
 
 def read_weights(

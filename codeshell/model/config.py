@@ -7,13 +7,12 @@ learned positions), so the fields that decide the shape must be in the file; not
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from codeshell.engine.downloads import read_downloaded_json
+from codeshell.engine.downloads import model_place, read_downloaded_json
 from codeshell.errors import UserError
 
 MODEL_TYPES = ("kclgpt", "codeshell", "shell")
@@ -250,7 +249,7 @@ class CodeShellConfig:
         """Read a `config.json`; a missing or broken one is a `UserError`."""
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such file; {_place_of(path.parent)}")
+            raise UserError(f"{path}: no such file; {model_place(path.parent)}")
         values = read_downloaded_json(path)
         if not isinstance(values, dict):
             raise UserError(f"{path}: not a JSON object; take config.json from where the weights came from")
@@ -304,37 +303,6 @@ _RELEASED_CONSTANTS: dict[str, Any] = {
     "use_cache": True,
 }
 """Fields of the released file that say nothing about the shape, but that its modelling code looks for."""
-
-
-def check_directory(directory: str | Path) -> Path:
-    """The path of a model directory.
-
-    Raises:
-        UserError: there is no such directory; a name on a hub is none.
-    """
-    path = Path(directory)
-    if not str(directory):
-        raise UserError("model directory: an empty name; give one that holds config.json, weights and tokenizer.json")
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{directory}: a file, not a model directory; give the directory that holds it")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(directory)):
-        raise UserError(
-            f"{directory}: no such model directory, and models are not downloaded by name; if it is one on the hub, "
-            f"`hf download {directory} --local-dir DIR` fetches it, then give DIR"
-        )
-    raise UserError(
-        f"{directory}: no such model directory; give one that holds config.json, weights and tokenizer.json"
-    )
-
-
-def _place_of(directory: Path) -> str:
-    """What to give in place of a directory without a config.json."""
-    # A run, or the cache of a hub's client, holds models in folders of its own.
-    for path in sorted([*directory.glob("model/config.json"), *directory.glob("snapshots/*/config.json")]):
-        return f"the model is in {path.parent}"
-    return "give a model directory that holds config.json and weights"
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
