@@ -37,6 +37,9 @@ from codeshell.train.validate import Validation
 FINAL_STEPS = 20
 """The final training loss is the mean over this many steps: one batch is noise."""
 
+DIVERGED = 2.0
+"""A validation loss of so many times that of a uniform guess; an untrained model is near 1."""
+
 LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
 
@@ -114,6 +117,16 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     if failure is None:
         for name, layout in LAYOUTS.items():
             _export(directory / name, model, layout, tokenizer)
+        # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
+        loss, guess = (
+            state.phase_results[-1].valid_loss if state.phase_results else None,
+            math.log(tokenizer.vocab_size),
+        )
+        if loss is not None and loss > DIVERGED * guess:
+            say(
+                f"train: the model has diverged: its validation loss is {loss:,.1f}, where guessing gives {guess:.1f}; "
+                "train again with a lower train.lr"
+            )
     return _statistics(recipe, model, state, failure)
 
 

@@ -80,6 +80,13 @@ def test_a_run_that_applied_no_update_is_no_success(tiny, tmp_path, monkeypatch,
     assert json.loads((directory / "train" / "stats.json").read_text())["final_train_loss"] is None
 
 
+@pytest.mark.parametrize(("lr", "said"), [(1.0, True), (1e-3, False)])
+def test_a_finite_model_that_diverged_is_said(tiny, capsys, lr, said):
+    recipe, directory = tiny(steps=6, lr=lr, warmup_steps=0)
+    assert run(recipe, directory, None)["failure"] is None
+    assert ("the model has diverged: its validation loss is" in capsys.readouterr().err) == said
+
+
 def test_a_few_skipped_updates_are_said_and_no_failure(tiny, tmp_path, monkeypatch, capsys):
     recipe, directory = tiny()
     poison(monkeypatch, {3: math.nan, 24: math.inf}, {5: math.inf})  # the last step among them
