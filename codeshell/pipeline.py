@@ -87,6 +87,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         if until is None:
             _report(recipe, directory, engine, worked)
             _print_timings(timings)
+        if failure := statistics.get("evaluate", {}).get("failure"):
+            raise UserError(f"evaluate: {failure}; delete train/ and evaluate/ of {directory}, and run again")
 
 
 def _stop_if_failed(recipe: Recipe, directory: Path, engine: Any, stage: Stage, statistics: dict[str, Any]) -> None:

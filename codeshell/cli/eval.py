@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
         if args.json:
             write_json(args.json, stats)
     if outcome.not_finite:
-        raise UserError(f"eval: {'; '.join(outcome.not_run.values())}; evaluate a model that is finite")
+        raise UserError(f"eval: {outcome.not_finite}; evaluate a model that is finite")
     return 0
 
 

@@ -28,8 +28,8 @@ class Outcome:
     measured: dict[str, Measured] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     """Why a task has not run; such a task has no statistics, never a zero."""
-    not_finite: bool = False
-    """A task has not run because the model gives NaN or infinity."""
+    not_finite: str = ""
+    """The first task that has not run because the model gives NaN or infinity, with the reason."""
 
     def statistics(self) -> dict[str, Any]:
         """`{not_run, task: statistics or null, claims}`, as `codeshell.evaluate` documents it."""
@@ -71,7 +71,8 @@ def measure(
         except NotRunError as reason:
             # No file is written for it: a later start tries again, with what is there then.
             outcome.not_run[task.name] = str(reason)
-            outcome.not_finite |= isinstance(reason, NotFiniteError)
+            if isinstance(reason, NotFiniteError) and not outcome.not_finite:
+                outcome.not_finite = f"{task.name}: {reason}"
             continue
         measured = Measured(_plain(measured.result), _plain(measured.samples))
         if path is not None:

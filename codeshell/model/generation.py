@@ -295,6 +295,9 @@ def _check_prompts(model: LanguageModel, input_ids: Any, attention_mask: Any) ->
         raise ValueError(f"input_ids {tuple(input_ids.shape)} {input_ids.dtype}: must be int64 of shape (batch, seq)")
     if attention_mask is not None and attention_mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask {tuple(attention_mask.shape)}: must be {tuple(input_ids.shape)}")
+    # An additive mask has 0 where a token is seen, which is the reverse.
+    if attention_mask is not None and not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+        raise ValueError("attention_mask: its values must be 1 (a token) or 0 (padding); an additive mask is none")
     if not input_ids.shape[0]:
         return
     if not input_ids.shape[1]:

@@ -278,6 +278,7 @@ def test_finite_weights_that_overflow_half_precision():
         ("n_vocab_used", [0, -1, 385, 2.0, True, "5"]),
         ("stop", ["x", ["x"], 5]),
         ("attention_mask", [[[1] * 5] * 2, torch.ones(2), torch.ones(2, 4), torch.zeros(2, 5)]),
+        ("attention_mask", [torch.full((2, 5), -1.0), torch.full((2, 5), 2), torch.full((2, 5), math.nan)]),
     ],
 )
 def test_every_setting_is_checked(name, values):
