@@ -325,23 +325,6 @@ class CodeShellForCausalLM(nn.Module):
             logits = arranged.unflatten(ops.linear(hidden, self.lm_head.weight))
         return ModelOutput(logits=logits, loss=loss)
 
-    def _without_rows(
-        self,
-        input_ids: torch.Tensor,
-        has_targets: bool,
-        reduction: Literal["mean", "sum"],
-        return_logits: bool | Literal["last"] | None,
-    ) -> ModelOutput:
-        """The output for (0, seq) ids: logits without rows, and a loss of 0, as where no target counts."""
-        hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
-        loss = logits = None
-        if has_targets:
-            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
-        if return_logits or (return_logits is None and not has_targets):
-            seq = 1 if return_logits == "last" else input_ids.shape[1]
-            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
-        return ModelOutput(logits=logits, loss=loss)
-
     def generate(self, input_ids: torch.Tensor, **settings: Any) -> list[list[int]]:
         """New tokens of every row; see `codeshell.model.generation.generate`."""
         return generation.generate(self, input_ids, **settings)
@@ -387,3 +370,20 @@ class CodeShellForCausalLM(nn.Module):
         """Write config and weights; see `codeshell.model.checkpoints.save`."""
         tensors = {name: parameter.detach() for name, parameter in self.named_parameters()}
         checkpoints.save(tensors, self.config, directory, layout, **settings)
+
+    def _without_rows(
+        self,
+        input_ids: torch.Tensor,
+        has_targets: bool,
+        reduction: Literal["mean", "sum"],
+        return_logits: bool | Literal["last"] | None,
+    ) -> ModelOutput:
+        """The output for (0, seq) ids: logits without rows, and a loss of 0, as where no target counts."""
+        hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
+        loss = logits = None
+        if has_targets:
+            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
+        if return_logits or (return_logits is None and not has_targets):
+            seq = 1 if return_logits == "last" else input_ids.shape[1]
+            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
+        return ModelOutput(logits=logits, loss=loss)

@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 while training: each saves a checkpoint after the current step.
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 while training: each saves a checkpoint after the current step.
 
-The first two then end the run; a second Ctrl-C ends it at once.
+All but the last then end the run; a second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 """The signals that end a run, as a person knows them."""
 
 
 class Interrupted(SystemExit):
     """The run was told to end and has said what is saved. It is a `SystemExit`, so no `except Exception` stops it, and
-    the process ends with what a shell reports for the signal: 143 for SIGTERM, 130 for Ctrl-C."""
+    the process ends with what a shell reports for the signal: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -53,9 +53,9 @@ class Signals:
     def __enter__(self) -> Signals:
         # Python lets only the main thread set handlers; elsewhere (a notebook's worker) the signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                # A shell starts a background job of a script with Ctrl-C ignored, and so it stays.
-                if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+            for number in (*NAMES, signal.SIGUSR1):
+                # A script starts a background job with Ctrl-C ignored, nohup a command with SIGHUP, and so they stay.
+                if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 

@@ -63,7 +63,7 @@ def started(recipe: str, directory, *settings: str, ignore: bool = False) -> sub
         [*command, *overrides],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        preexec_fn=lambda: (signal.signal(signal.SIGINT, handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)),
     )
     log = directory / "train" / "log.jsonl"
     deadline = time.monotonic() + 120
@@ -73,7 +73,10 @@ def started(recipe: str, directory, *settings: str, ignore: bool = False) -> sub
     return process
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGHUP, 129, "SIGHUP")],
+)
 def test_a_signal_ends_with_its_code_and_a_line_how_to_resume(prepared, number, code, name):
     recipe, directory = prepared
     process = started(recipe, directory, "train.checkpoint_every=0")
