@@ -76,6 +76,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                 statistics[stage.name] = read_json(done)
                 since = _since(recipe, directory) if stage is STAGES[0] else ""
                 say(f"{stage.name}: done before" + (f"; {since}" if since else ""))
+                _stop_if_failed(recipe, directory, engine, stage, statistics)
                 continue
             worked = True
             started = time.monotonic()
@@ -87,10 +88,39 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
             timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
             write_json(directory / "timings.json", timings)
             say(f"{stage.name}: {seconds:.1f} s{summary(stage.name, statistics[stage.name])}")
+            _stop_if_failed(recipe, directory, engine, stage, statistics)
         write_json(directory / "metrics.json", statistics)
         if until is None:
             _report(recipe, directory, engine, worked)
             _print_timings(timings)
+        if failure := statistics.get("evaluate", {}).get("failure"):
+            raise UserError(f"evaluate: {failure}; delete train/ and evaluate/ of {directory}, and run again")
+
+
+def _stop_if_failed(recipe: Recipe, directory: Path, engine: Any, stage: Stage, statistics: dict[str, Any]) -> None:
+    """After a training without a usable model: write metrics and report, which say so, and raise a `UserError`."""
+    if stage.name == "train" and statistics["train"].get("failure"):
+        write_json(directory / "metrics.json", statistics)
+        _report(recipe, directory, engine, worked=True)
+        raise UserError(failed_training(directory, statistics["train"]))
+
+
+def failed_training(directory: Path, stats: dict[str, Any]) -> str:
+    """The message of a training that ended without a usable model."""
+    return (
+        f"train: {stats['failure']}; {_skipped(stats) or 'no update was skipped'}; {directory / 'model'} was not "
+        f"written, the weights are in {directory / 'train' / 'checkpoints'}; "
+        "`codeshell run` with a lower train.lr trains again"
+    )
+
+
+def _skipped(stats: dict[str, Any]) -> str:
+    """How many updates a training skipped and why, in a few words; empty if there is none."""
+    if not stats["skipped_updates"]:
+        return ""
+    # Checkpoints of an earlier version counted without reasons.
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in stats.get("skipped_by_reason", {}).items())
+    return f"{stats['skipped_updates']:,} of {stats['steps']:,} updates were skipped ({reasons or 'see log.jsonl'})"
 
 
 def _since(recipe: Recipe, directory: Path, *, strict: bool = False) -> str:
@@ -160,6 +190,8 @@ def train(recipe: Recipe, directory: Path) -> None:
             if recorded is not None and made_by(recorded, settings, upstream):
                 key = recorded
                 if (home / "stats.json").exists():
+                    if (done := read_json(home / "stats.json")).get("failure"):
+                        raise UserError(failed_training(directory, done))
                     say(f"train: done before, the model is in {directory / 'model'}")
                     return
             else:
@@ -172,6 +204,8 @@ def train(recipe: Recipe, directory: Path) -> None:
         if key is not None:
             write_json(home / "key.json", key)
         write_json(home / "stats.json", statistics)
+        if statistics["failure"]:
+            raise UserError(failed_training(directory, statistics))
         say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
 
 
@@ -302,7 +336,9 @@ def _clear(directory: Path, stage: Stage, reason: str, then: str = "doing it aga
             number += 1
         for path in present:
             path.rename(path.with_name(f"{path.name}.old-{number}"))
-        say(f"{stage.name}: {reason}; the old model is kept in {directory / f'model.old-{number}'}")
+        # A training that was stopped or failed has left no model, and its checkpoints are what is kept.
+        name = "model" if directory / "model" in present else "train"
+        say(f"{stage.name}: {reason}; the old {name} is kept in {directory / f'{name}.old-{number}'}")
         return
     for path in present:
         # By rename first: a kill while deleting must not leave half a stage under its own name.
@@ -350,7 +386,15 @@ def summary(name: str, stats: dict[str, Any]) -> str:
         return f" — {stats['train']['tokens']:,} tokens to train on"
     if name == "train":
         loss = stats["final_train_loss"]
-        return f" — {stats['tokens']:,} tokens, loss {'not finite' if loss is None else f'{loss:.3f}'}"
+        text = f" — {stats['tokens']:,} tokens, loss {'not finite' if loss is None else f'{loss:.3f}'}"
+        # That is the mean of accepted losses, so where some were not accepted, the validation says more.
+        if skipped := _skipped(stats):
+            valid = stats["final_valid_loss"]
+            text += ("" if valid is None else f", validation loss {valid:.3f}") + f"; {skipped}"
+        return text
+    if name == "evaluate" and stats["not_run"]:
+        reasons = "; ".join(f"{task} ({reason})" for task, reason in stats["not_run"].items())
+        return f" — not run: {reasons}"
     return ""
 
 

@@ -7,13 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from codeshell.engine.downloads import check_model_directory
 from codeshell.errors import UserError
 
 HELP = "complete code: fill the gap between a prefix and a suffix, or continue a prefix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
+    parser.add_argument("model", metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
     parser.add_argument("--prefix", required=True, metavar="FILE", help="text before the gap; - is standard input")
     parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
@@ -32,10 +33,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
     suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
-    if not args.model.is_dir():
-        raise UserError(
-            f"{args.model}: no such model directory; give one that holds config.json, weights and tokenizer.json"
-        )
+    check_model_directory(args.model)
 
     from codeshell.model import CodeShellForCausalLM
     from codeshell.model.generation import complete
@@ -64,6 +62,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _text(source: str, option: str) -> str:
     """The text of a file or of standard input, which must be UTF-8; its line ends stay as they are."""
+    if not source:
+        raise UserError(f"{option}: an empty name; give a file or - for standard input")
     try:
         raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:

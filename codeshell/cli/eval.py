@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     import sys
 
     from codeshell.engine.files import write_json
+    from codeshell.errors import UserError
     from codeshell.evaluate.measure import measure
     from codeshell.evaluate.tasks import TASKS, get_task
 
@@ -58,20 +59,24 @@ def main(args: argparse.Namespace) -> int:
         tasks = [task for task in map(get_task, TASKS) if not task.needs_run]
     else:
         tasks = [get_task(args.task)]
-    stats = measure(tasks, _subject(args)).statistics()
+    outcome = measure(tasks, _subject(args))
+    stats = outcome.statistics()
     if args.json == "-":
-        json.dump(stats, sys.stdout, indent=2, sort_keys=True)
+        json.dump(stats, sys.stdout, indent=2, sort_keys=True, allow_nan=False)
         print()
-        return 0
-    for claim in stats["claims"]:
-        print(claim)
-    if args.json:
-        write_json(args.json, stats)
+    else:
+        for claim in stats["claims"]:
+            print(claim)
+        if args.json:
+            write_json(args.json, stats)
+    if outcome.not_finite:
+        raise UserError(f"eval: {outcome.not_finite}; evaluate a model that is finite")
     return 0
 
 
 def _subject(args: argparse.Namespace) -> Subject:
     """Find model, tokenizer, documents and settings, from a run, from the options, or from both."""
+    from codeshell.engine.downloads import check_model_directory
     from codeshell.errors import UserError
     from codeshell.evaluate.corpus import Corpus, find_parquet, split_paths
 
@@ -82,8 +87,7 @@ def _subject(args: argparse.Namespace) -> Subject:
     if run is None and not (args.model and args.corpus):
         raise UserError("eval: nothing to evaluate; give a run directory, or -m MODEL and --corpus FILES")
     model_directory = Path(args.model) if args.model else Path(str(run)) / "model"
-    if not (model_directory / "config.json").is_file():
-        raise UserError(f"{model_directory}: no config.json there; give the directory of a saved model")
+    check_model_directory(model_directory)
     if args.context is not None and args.context < 1:
         raise UserError(f"--context {args.context}: give 1 token or more")
     recipe = _recipe(run)

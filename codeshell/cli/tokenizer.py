@@ -96,6 +96,8 @@ def _train(args: argparse.Namespace) -> int:
     from codeshell.tokenizer.train import train
 
     # All that can be wrong with the arguments is found before the first text is read.
+    if not args.output:
+        raise UserError("-o: an empty name; give the directory to write tokenizer.json to")
     output = Path(args.output)
     if args.base_vocab_size < 256:
         raise UserError(f"--base-vocab-size {args.base_vocab_size}: the 256 bytes are always in it; give at least 256")

@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  codeshell run recipes/demo.toml -o runs/demo --until tokens\n"
         "  codeshell train recipes/demo.toml -o runs/demo --set train.steps=200\n"
-        "SIGUSR1 saves a checkpoint at the next step; SIGTERM saves one and ends with exit code 143.\n"
+        "SIGUSR1 saves a checkpoint after the current step. Ctrl-C and SIGTERM save one and end, with exit codes\n"
+        "130 and 143; a second Ctrl-C ends at once. A model that is not finite is not written; the exit code is 2.\n"
         "Run the same command again to resume from the newest checkpoint."
     )
     parser.add_argument("recipe", metavar="RECIPE.toml", help="the recipe; its model, train and seed are used")

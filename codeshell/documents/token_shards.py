@@ -8,8 +8,9 @@
 
 Every number is little-endian. The header has a CRC-32 of its own, checked whenever a shard is opened, together with
 the file's size and the place of each section, so a shard cut short, of another kind or of another version is refused
-at once. `verify` reads the whole file against the second CRC-32 (4 GB/s with zlib here; BLAKE2b gave 0.8). The file
-keeps the hash of its tokenizer: tokens of one tokenizer are never read with another. No end-of-text is stored.
+at once. `verify` reads the whole file against the second CRC-32 (4 GB/s with zlib here; BLAKE2b gave 0.8); training
+does so once, before its first step. The file keeps the hash of its tokenizer: tokens of one tokenizer are never read
+with another. No end-of-text is stored.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ HEADER_BYTES = 256
 MAPPED_SHARDS = 128
 """Shards that a corpus keeps mapped at once; each holds a file descriptor, and 1024 is a common limit."""
 
-_REMEDY = "delete it and run the tokens stage again"
+_REMEDY = "delete the run's tokens/ and run the tokens stage again"
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -268,17 +269,22 @@ class TokenShard:
         self._map = None
 
     def verify(self) -> None:
-        """Read the whole file and compare its checksum; a `UserError` if a bit differs."""
+        """Read the whole file and compare its checksum; a `UserError` if a bit differs, or a token is none."""
         crc = 0
-        with open(self.path, "rb") as file:
-            file.seek(HEADER_BYTES)
-            while block := file.read(1 << 22):
-                crc = zlib.crc32(block, crc)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(HEADER_BYTES)
+                while block := file.read(1 << 22):
+                    crc = zlib.crc32(block, crc)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); {_REMEDY}") from None
         if crc != self._crc:
             raise UserError(f"{self.path}: its content is damaged (checksum); {_REMEDY}")
         # A file that was written wrong has the right checksum too.
         if np.any(np.diff(self.boundaries.astype(np.int64)) < 0):
             raise UserError(f"{self.path}: its document boundaries are damaged; {_REMEDY}")
+        if self.n_tokens and (largest := int(self.tokens.max())) >= self.vocab_size:
+            raise UserError(f"{self.path}: token {largest} is outside its vocabulary of {self.vocab_size}; {_REMEDY}")
 
     @property
     def tokens(self) -> npt.NDArray[Any]:
@@ -347,6 +353,12 @@ class TokenCorpus:
             tokenizer_hash = self.shards[0].tokenizer_hash
         self.tokenizer_hash = self.shards[0].tokenizer_hash
         self.vocab_size = self.shards[0].vocab_size
+        for shard in self.shards:
+            if shard.vocab_size != self.vocab_size:
+                raise UserError(
+                    f"{shard.path}: a vocabulary of {shard.vocab_size}, but {self.shards[0].path} has one of "
+                    f"{self.vocab_size}; {_REMEDY}"
+                )
         # (shards + 1,): the number of the first document of each shard.
         self._starts = [0]
         for shard in self.shards:

@@ -11,7 +11,8 @@ writes below `evaluate/`, and returns the statistics:
       "not_run": {task: reason},            # a task that could not run; null below, never a zero
       task: {…},                            # its statistics; its file in evaluate/tasks/ says what they are
       "claims": [str],                      # plain sentences made of these numbers; what the report may say
-      "sections": {task: {…}}               # of tasks that are not the package's: their sections of the report
+      "sections": {task: {…}},              # of tasks that are not the package's: their sections of the report
+      "failure": str                        # only where the model gave NaN or infinity; `run` then exits with 2
     }
 
 `evaluate/samples.json` is `{task: [sample]}`, `evaluate/part-TASK.json` the statistics and samples of a task that is

@@ -63,7 +63,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         "documents": len(held_out),
         "bytes": held_out.total_bytes,
     }
-    return {"held_out": facts, **outcome.statistics(), **_sections(outcome)}
+    failure = {"failure": outcome.not_finite} if outcome.not_finite else {}
+    return {"held_out": facts, **outcome.statistics(), **_sections(outcome), **failure}
 
 
 def _subject(recipe: Recipe, directory: Path, held_out: Corpus) -> Subject:

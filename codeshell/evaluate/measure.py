@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from codeshell.engine.files import read_json, write_json
 from codeshell.errors import say
+from codeshell.evaluate.prompts import NotFiniteError
 from codeshell.evaluate.task import Measured, NotRunError, Task
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ class Outcome:
     measured: dict[str, Measured] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
     """Why a task has not run; such a task has no statistics, never a zero."""
+    not_finite: str = ""
+    """The first task that has not run because the model gives NaN or infinity, with the reason."""
 
     def statistics(self) -> dict[str, Any]:
         """`{not_run, task: statistics or null, claims}`, as `codeshell.evaluate` documents it."""
@@ -65,7 +71,10 @@ def measure(
         except NotRunError as reason:
             # No file is written for it: a later start tries again, with what is there then.
             outcome.not_run[task.name] = str(reason)
+            if isinstance(reason, NotFiniteError) and not outcome.not_finite:
+                outcome.not_finite = f"{task.name}: {reason}"
             continue
+        measured = Measured(_plain(measured.result), _plain(measured.samples))
         if path is not None:
             stamp = {"code": code} if code else {}
             write_json(path, {"result": measured.result, "samples": measured.samples} | stamp)
@@ -75,3 +84,14 @@ def measure(
             measured = Measured(part["result"], part["samples"])
         outcome.measured[task.name] = measured
     return outcome
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: null for a NaN or an infinity, plain numbers for numpy's."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,10 @@ class NotRunError(Exception):
     """A task cannot run on what is there; the message is the reason. "Not run" is never counted as 0."""
 
 
+class NotFiniteError(NotRunError):
+    """The model under test gives NaN or infinity, so there is nothing to measure."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question to a model: continue `before`, or fill the gap between `before` and `after`."""

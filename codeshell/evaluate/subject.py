@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 
 from codeshell.engine.progress import Progress
+from codeshell.errors import UserError
 from codeshell.evaluate import scoring
 from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.generation import generate
-from codeshell.evaluate.prompts import Completion, NotRunError, Prompt, Sampling, prompt_ids
+from codeshell.evaluate.prompts import Completion, NotFiniteError, NotRunError, Prompt, Sampling, prompt_ids
+from codeshell.model import generation
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
 
@@ -112,30 +114,41 @@ class Subject:
             model: another model of the same shape, for example `untrained`.
 
         Raises:
-            NotRunError: the context has no room for a prompt and an answer.
+            NotRunError: the context has no room for a prompt and an answer, or the model's logits are not finite.
+            UserError: a setting of the sampling is out of range.
         """
+        try:
+            generation.check_settings(
+                temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens
+            )
+        except (TypeError, ValueError) as error:
+            raise UserError(f"task {purpose}: its sampling's {error}") from None
         # Every special token ends an answer, not only the end of text. Ids at or above the vocabulary are padding of
         # the embedding, which no tokenizer knows.
         limit, enough = sampling.max_new_tokens, sampling.enough
         if self.room(limit) < FEWEST_PROMPT_TOKENS:
             raise NotRunError(f"a context of {self.context} tokens holds no prompt and {limit} new tokens")
         # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
-        tokens = generate(
-            self.model if model is None else model,
-            [
-                prompt_ids(prompt, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
-                for prompt in prompts
-            ],
-            max_new_tokens=limit,
-            stop_ids=frozenset(self.tokenizer.specials.values()),
-            pad=self.tokenizer.eot,
-            vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=self.seed,
-            purpose=purpose,
-            stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
-        )
+        asked = [
+            prompt_ids(prompt, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
+            for prompt in prompts
+        ]
+        try:
+            tokens = generate(
+                self.model if model is None else model,
+                asked,
+                max_new_tokens=limit,
+                stop_ids=frozenset(self.tokenizer.specials.values()),
+                pad=self.tokenizer.eot,
+                vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=self.seed,
+                purpose=purpose,
+                stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
+            )
+        except generation.NotFiniteError as error:
+            raise NotFiniteError(f"the model's logits are not finite at {error.cause}") from None
         return [Completion(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in tokens]
 
     def score(self, files: Sequence[Sequence[int]], *, stride: int, title: str) -> list[npt.NDArray[np.float64]]:
@@ -145,6 +158,9 @@ class Subject:
             files: token ids of each file, without special tokens.
             stride: tokens that the window moves on by.
             title: of the progress line.
+
+        Raises:
+            NotRunError: the model's loss is not finite.
         """
         # In parts, so that a long evaluation shows its progress.
         nats: list[npt.NDArray[np.float64]] = []
@@ -155,6 +171,7 @@ class Subject:
                     self.model, part, eot=self.tokenizer.eot, window=self.context, stride=stride, start=self.start
                 )
                 progress.advance(len(part))
+                _check_finite(nats[at:])
         return nats
 
     def losses(self, sequences: npt.NDArray[np.int64], checkpoint: Path | None = None) -> npt.NDArray[np.float64]:
@@ -165,8 +182,20 @@ class Subject:
 
         Returns:
             float64 (sequences, length - 1).
+
+        Raises:
+            NotRunError: the model's loss is not finite.
         """
-        return scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
+        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
+        _check_finite(nats, "" if checkpoint is None else f" of {checkpoint.name}")
+        return nats
+
+
+def _check_finite(nats: Sequence[npt.NDArray[np.float64]] | npt.NDArray[np.float64], which: str = "") -> None:
+    """Refuse scores with a NaN or an infinity among them: no mean of them says anything."""
+    bad = sum(not np.isfinite(one).all() for one in nats)
+    if bad:
+        raise NotFiniteError(f"the loss of the model{which} is NaN or infinity in {bad} of {len(nats)} texts")
 
 
 def phase_ends(train: Train, directory: Path) -> list[PhaseEnd]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from codeshell.errors import UserError
 from codeshell.evaluate import claims
 from codeshell.evaluate.intervals import compare_shares, share
 from codeshell.evaluate.prompts import Completion, NotRunError, Prompt, Sampling
@@ -94,15 +95,15 @@ class Task:
         Raises:
             NotRunError: nothing here can be asked.
         """
-        raise NotImplementedError
+        raise self._lacks("problems")
 
     def prompts(self, problems: Sequence[Any]) -> list[Prompt]:
         """The question of each problem, in their order."""
-        raise NotImplementedError
+        raise self._lacks("prompts")
 
     def judge(self, problems: Sequence[Any], answers: Sequence[Any]) -> list[Any]:
         """The verdict on each answer. It sees no model, so answers from elsewhere can be judged as well."""
-        raise NotImplementedError
+        raise self._lacks("judge")
 
     # What a task may say otherwise. `subject` tells it what the model under test can hold.
 
@@ -177,6 +178,9 @@ class Task:
         """What `stats.json` holds of the statistics of a task that keeps details."""
         return result
 
+    def _lacks(self, method: str) -> UserError:
+        return UserError(f"task {self.name}: its class has no method {method}; examples/own_task.py shows one")
+
     # What the evaluation calls.
 
     @property
@@ -192,6 +196,11 @@ class Task:
         """
         # Everything is in the order of the problems, for every system.
         problems = self.problems(subject)
+        if not len(problems):
+            raise NotRunError("it has no problems")
+        # Found before a model writes for hours.
+        if type(self).judge is Task.judge:
+            raise self._lacks("judge")
         answers = self.answers(subject, problems)
         verdicts = {name: self.judge(problems, given) for name, given in answers.items()}
         return Measured(

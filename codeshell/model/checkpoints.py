@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, read_json, remove_quietly, write_json
+from codeshell.engine.downloads import AGAIN, check_model_directory, fault, read_downloaded_json
+from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, remove_quietly, write_json
 from codeshell.errors import UserError
 from codeshell.model.config import CodeShellConfig
 
@@ -46,16 +48,44 @@ _STARCODER2 = {
 """Parts of our names, and Starcoder2's for the same tensors. There, `c_attn` is split in three."""
 
 
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+"""The dtypes of weights, by the names that config.json and transformers have for them."""
+
+
+def resolve_dtype(dtype: torch.dtype | str | None, config: CodeShellConfig) -> torch.dtype | None:
+    """The dtype that weights are loaded in; None keeps that of the files.
+
+    Args:
+        dtype: a name of `DTYPES`, torch's own dtype, None, or "auto": what config.json says, else that of the files.
+        config: of the model.
+
+    Raises:
+        ValueError: another name, or a dtype that weights cannot have.
+    """
+    if dtype == "auto":
+        said = str(config.extra.get("dtype") or config.extra.get("torch_dtype") or "")
+        return DTYPES.get(said.removeprefix("torch."))
+    if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:
+        return DTYPES[dtype.removeprefix("torch.")]
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype in DTYPES.values()):
+        return dtype
+    raise ValueError(
+        f"dtype is {dtype!r}; choose one of {', '.join(map(repr, DTYPES))}, 'auto', or None for the files'"
+    )
+
+
 def read_config(directory: str | Path) -> CodeShellConfig:
     """The configuration in a model directory of either layout.
 
     Raises:
         UserError: no such directory, or no usable `config.json` in it.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such model directory; give one that holds config.json and weights")
-    return CodeShellConfig.from_file(directory / "config.json")
+    return CodeShellConfig.from_file(check_model_directory(directory) / "config.json")
 
 
 def read_weights(
@@ -76,7 +106,7 @@ def read_weights(
         UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
     """
     directory = Path(directory)
-    starcoder2 = read_json(directory / "config.json").get("model_type") == "starcoder2"
+    starcoder2 = read_downloaded_json(directory / "config.json").get("model_type") == "starcoder2"
     weights: dict[str, torch.Tensor] = {}
     origin: dict[str, Path] = {}  # the file of each tensor, for messages
     pending: dict[str, torch.Tensor] = {}  # Starcoder2's q, k and v whose other parts are in a later shard
@@ -91,7 +121,7 @@ def read_weights(
             _check(name, tensor, shapes, file)
             origin[name] = file
             # Converted file by file, so that at most one file is in memory in both dtypes.
-            weights[name] = tensor.to(dtype) if dtype is not None else tensor
+            weights[name] = tensor if dtype is None else _converted(name, tensor, dtype, file)
     if pending:
         raise UserError(
             f"{directory}: tensor {min(pending)} belongs to no Starcoder2 of this config; check config.json"
@@ -138,6 +168,9 @@ def save(
         tensors[_HEAD] = tensors.pop(_EMBEDDING)
     # A directory that has a config.json is complete: the old one is deleted first, and the new one is written last.
     remove_quietly(directory / "config.json")
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            warnings.warn(f"{directory}: tensor {name} holds NaN or infinity, and is saved so", stacklevel=3)
     shards = _shards(tensors, max_shard_bytes)
     names = _shard_names(len(shards))
     for name, shard in zip(names, shards, strict=True):
@@ -170,6 +203,11 @@ def _weight_files(directory: Path) -> list[Path]:
             return _indexed_files(index)
         if (directory / name).is_file():
             return [directory / name]
+    shards = sorted([*directory.glob("model-*.safetensors"), *directory.glob("pytorch_model-*.bin")])
+    if shards:
+        raise UserError(
+            f"{directory}: {shards[0].name} is there, but not the .index.json beside it; download that, too"
+        )
     raise UserError(
         f"{directory}: no weights; expected one of {', '.join(_WEIGHTS)} or its .index.json with shards beside it"
     )
@@ -178,7 +216,7 @@ def _weight_files(directory: Path) -> list[Path]:
 def _indexed_files(index: Path) -> list[Path]:
     """The shards that an index names, each a plain file beside it."""
     # Only the file names are used: which tensors a file holds, the file itself says.
-    content = read_json(index)
+    content = read_downloaded_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise UserError(
@@ -201,17 +239,26 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         try:
             return load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{file}: not a readable safetensors file ({_line(error)}); download it again") from None
+            wrong = fault(file) or f"not a readable safetensors file ({_line(error)}); {AGAIN}"
+            raise UserError(f"{file}: {wrong}") from None
     # A `.bin` is a pickle, which can hold code; the restricted unpickler builds tensors and containers, nothing else.
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        if known := fault(file):
+            raise UserError(f"{file}: {known}") from None
+        # A file of torch is an archive, or in earlier versions begins as pickles do. Anything else is no such file.
+        with open(file, "rb") as opened:
+            if not opened.read(2).startswith((b"PK", b"\x80")) and "GLOBAL" not in str(error):
+                raise UserError(f"{file}: not a PyTorch file; {AGAIN}") from None
         raise UserError(
             f"{file}: holds more than tensors, and unpickling it could run its author's code; "
             "if you trust it, convert it to safetensors"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise UserError(f"{file}: not a readable PyTorch file ({_line(error)}); download it again") from None
+    # Any other error of the unpickler (it raises many kinds) is a file that is cut short or something else.
+    except Exception as error:
+        wrong = fault(file) or f"not a readable PyTorch file ({_line(error)}); {AGAIN}"
+        raise UserError(f"{file}: {wrong}") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise UserError(f"{file}: not a dict of tensors; give a state dict saved by torch.save")
     return content
@@ -233,11 +280,22 @@ def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], fi
             f"{file}: tensor {name} is {tuple(tensor.shape)}, but config.json makes it {tuple(shapes[name])}; "
             "use the config.json that belongs to these weights"
         )
-    # Quantised weights are integers, whose scales are in tensors of their own.
-    if not tensor.dtype.is_floating_point:
+    # Quantised weights are integers or 8-bit floats, whose scales are in tensors of their own.
+    if tensor.dtype not in DTYPES.values() or tensor.layout != torch.strided:
+        kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        raise UserError(f"{file}: tensor {name} is {kind}; quantised checkpoints are not supported, take the bf16 one")
+
+
+def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype, file: Path) -> torch.Tensor:
+    """The tensor in another dtype; a finite weight that would become infinite there is an error."""
+    result = tensor.to(dtype)
+    # Only a dtype of a smaller range can overflow.
+    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and bool((result.isinf() & tensor.isfinite()).any()):
         raise UserError(
-            f"{file}: tensor {name} is {tensor.dtype}; quantised checkpoints are not supported, take the bf16 one"
+            f"{file}: tensor {name} has values beyond the range of {str(dtype).removeprefix('torch.')}; "
+            "load it with dtype='float32' or 'bfloat16'"
         )
+    return result
 
 
 def _tie(weights: dict[str, torch.Tensor], origin: Mapping[str, Path]) -> None:

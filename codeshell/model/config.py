@@ -7,11 +7,12 @@ learned positions), so the fields that decide the shape must be in the file; not
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from codeshell.engine.files import read_json
+from codeshell.engine.downloads import model_place, read_downloaded_json
 from codeshell.errors import UserError
 
 MODEL_TYPES = ("kclgpt", "codeshell", "shell")
@@ -19,6 +20,12 @@ MODEL_TYPES = ("kclgpt", "codeshell", "shell")
 
 ROPE_BASE = 10000.0
 """Base of the rotary frequencies. The released modelling code hard-codes it, so its `config.json` does not have it."""
+
+MOST = (1 << 31) - 1
+"""Any size of a shape is at most this, as the kernels count in 32 bits."""
+
+MOST_LAYERS = 10_000
+"""No model has so many, and a slip of a digit must not fill the memory with blocks."""
 
 _SHAPE_FIELDS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "position_embedding_type")
 _ALIASES = {
@@ -78,17 +85,13 @@ class CodeShellConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("group_query_attention", "tie_word_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         # Without grouping every query head has a key/value head of its own.
         if not self.group_query_attention:
             self.num_query_groups = self.n_head
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "num_query_groups"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if self.n_inner is not None and (not isinstance(self.n_inner, int) or self.n_inner < 1):
-            raise ValueError(
-                f"n_inner is {self.n_inner!r}; it must be a whole number of at least 1, or null for 4 n_embd"
-            )
+        self._check_types()
         # Heads are equal slices of the width, and each key/value head serves a group of query heads.
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}; heads share it evenly")
@@ -113,11 +116,44 @@ class CodeShellConfig:
         for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; dropout is at least 0 and below 1")
-        if self.n_vocab_used is not None and not 1 <= self.n_vocab_used <= self.vocab_size:
+        if self.layer_norm_epsilon < 0 or self.initializer_range < 0 or self.rope_theta <= 0:
+            raise ValueError(
+                f"layer_norm_epsilon {self.layer_norm_epsilon!r}, initializer_range {self.initializer_range!r}, "
+                f"rope_theta {self.rope_theta!r}; the first two are at least 0 and the last is above 0"
+            )
+        if self.n_vocab_used is not None and self.n_vocab_used > self.vocab_size:
             raise ValueError(
                 f"n_vocab_used is {self.n_vocab_used}; it must lie between 1 and vocab_size {self.vocab_size}"
             )
         self._check_rope_scaling()
+
+    def _check_types(self) -> None:
+        """Refuse what JSON of another tool may hold in place of a number: a text, null, 4096.0, NaN."""
+        whole = dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_head", "num_query_groups"), MOST)
+        whole["n_layer"] = MOST_LAYERS
+        for name in ("n_inner", "n_vocab_used"):
+            if getattr(self, name) is not None:
+                whole[name] = MOST
+        for name, most in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                remedy = ", or null for 4 n_embd" if name == "n_inner" else ""
+                raise ValueError(f"{name} is {_shown(value)}; it must be a whole number from 1 to {most:,}{remedy}")
+        for name in (
+            "layer_norm_epsilon",
+            "initializer_range",
+            "rope_theta",
+            "attn_pdrop",
+            "embd_pdrop",
+            "resid_pdrop",
+        ):
+            value = getattr(self, name)
+            if not _is_number(value):
+                raise ValueError(f"{name} is {_shown(value)}; it must be a finite number")
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{name} is {_shown(value)}; it must be one token id, a whole number, or null")
 
     def _check_rope_scaling(self) -> None:
         if self.rope_scaling is None:
@@ -126,7 +162,7 @@ class CodeShellConfig:
         scaling = self.rope_scaling
         kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, dict) else None
         factor = scaling.get("factor") if isinstance(scaling, dict) else None
-        if kind not in ("linear", "dynamic") or not isinstance(factor, int | float) or factor < 1.0:
+        if kind not in ("linear", "dynamic") or not _is_number(factor) or factor < 1.0:
             raise ValueError(
                 f"rope_scaling is {scaling!r}; write null or {{'type': 'linear' or 'dynamic', 'factor': a number >= 1}}"
             )
@@ -213,8 +249,8 @@ class CodeShellConfig:
         """Read a `config.json`; a missing or broken one is a `UserError`."""
         path = Path(path)
         if not path.is_file():
-            raise UserError(f"{path}: no such file; give a model directory that holds config.json and weights")
-        values = read_json(path)
+            raise UserError(f"{path}: no such file; {model_place(path.parent)}")
+        values = read_downloaded_json(path)
         if not isinstance(values, dict):
             raise UserError(f"{path}: not a JSON object; take config.json from where the weights came from")
         return cls.from_dict(values, str(path))
@@ -269,6 +305,18 @@ _RELEASED_CONSTANTS: dict[str, Any] = {
 """Fields of the released file that say nothing about the shape, but that its modelling code looks for."""
 
 
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a finite number. Python's reader takes NaN and Infinity for numbers, too."""
+    most = sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _construct(known: dict[str, Any], extra: dict[str, Any], origin: str) -> CodeShellConfig:
     """The config, or a `UserError` that names the file where a value is impossible."""
     try:
@@ -292,6 +340,16 @@ def _from_starcoder2(values: dict[str, Any], origin: str) -> CodeShellConfig:
     missing = [name for name in names if values.get(name) is None]
     if missing:
         raise UserError(f"{origin}: {', '.join(missing)} missing; take config.json from where the weights came from")
+    # What is compared or looked into below; all other values are checked where the config is made.
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{origin}: its rope parameters are {_shown(rope)}; they must be an object or null")
+    for name in ("sliding_window", "max_position_embeddings"):
+        value = values.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise UserError(f"{origin}: {name} is {_shown(value)}; it must be a whole number")
+    if not isinstance(values.get("use_bias", True), bool):
+        raise UserError(f"{origin}: use_bias is {_shown(values['use_bias'])}; it must be true or false")
     # Refuse what this network does not compute.
     if not values.get("use_bias", True) or values.get("hidden_act", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
         raise UserError(f"{origin}: a Starcoder2 without biases or with another activation is not a CodeShell shape")
@@ -301,8 +359,7 @@ def _from_starcoder2(values: dict[str, Any], origin: str) -> CodeShellConfig:
         raise UserError(f"{origin}: sliding_window is {window}; CodeShell attends to the whole context")
     known = {ours: values[theirs] for theirs, ours in names.items()}
     # transformers 5 writes `rope_parameters`, with the base inside; before that, `rope_scaling` beside `rope_theta`.
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    known["rope_theta"] = float(rope.get("rope_theta", values.get("rope_theta", ROPE_BASE)))
+    known["rope_theta"] = rope.get("rope_theta", values.get("rope_theta", ROPE_BASE))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         known["rope_scaling"] = {"type": kind, "factor": rope.get("factor")}

@@ -321,6 +321,8 @@ class CodeShellForCausalLM(nn.Module):
         Raises:
             ValueError: an argument's shape, dtype or value does not fit; the message names it.
         """
+        if isinstance(input_ids, torch.Tensor) and input_ids.dim() == 2 and not input_ids.shape[0]:
+            return self._without_rows(input_ids, labels is not None or targets is not None, reduction, return_logits)
         arranged = arrange(
             self.config,
             self.rotary,
@@ -365,20 +367,32 @@ class CodeShellForCausalLM(nn.Module):
         return generation.generate(self, input_ids, **settings)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> CodeShellForCausalLM:
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype | str | None = None,
+        *,
+        torch_dtype: torch.dtype | str | None = None,
+    ) -> CodeShellForCausalLM:
         """Load a model directory as the hub has it: `config.json` and weights, in CodeShell's or Starcoder2's layout.
 
         Args:
             directory: see `codeshell.model.checkpoints.read_weights`.
-            dtype: dtype of the weights in memory; None keeps that of the files, which must then be one dtype.
+            dtype: dtype of the weights in memory, torch's or its name; "auto" takes what config.json says; None keeps
+                that of the files, which must then be one dtype.
+            torch_dtype: transformers' earlier name of `dtype`.
 
         Returns:
             The model in evaluation mode: the released config has dropout, which only training should apply.
 
         Raises:
             UserError: a file is missing, broken or unsafe; a tensor is missing, unknown or of the wrong shape.
+            ValueError: a dtype that weights cannot have, or two of them.
         """
         config = checkpoints.read_config(directory)
+        if dtype is not None and torch_dtype is not None:
+            raise ValueError("dtype and torch_dtype are one setting; give dtype alone")
+        dtype = checkpoints.resolve_dtype(dtype if torch_dtype is None else torch_dtype, config)
         # Built without memory; the tensors that are read become its parameters, and none is copied.
         with torch.device("meta"):
             model = cls(config)
@@ -393,3 +407,20 @@ class CodeShellForCausalLM(nn.Module):
         """Write config and weights; see `codeshell.model.checkpoints.save`."""
         tensors = {name: parameter.detach() for name, parameter in self.named_parameters()}
         checkpoints.save(tensors, self.config, directory, layout, **settings)
+
+    def _without_rows(
+        self,
+        input_ids: torch.Tensor,
+        has_targets: bool,
+        reduction: Literal["mean", "sum"],
+        return_logits: bool | Literal["last"] | None,
+    ) -> ModelOutput:
+        """The output for (0, seq) ids: logits without rows, and a loss of 0, as where no target counts."""
+        hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
+        loss = logits = None
+        if has_targets:
+            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
+        if return_logits or (return_logits is None and not has_targets):
+            seq = 1 if return_logits == "last" else input_ids.shape[1]
+            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
+        return ModelOutput(logits=logits, loss=loss)

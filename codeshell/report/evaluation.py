@@ -29,7 +29,7 @@ SHOWN_SAMPLES = 4
 """Samples of each task before the fold."""
 MAX_SAMPLE = 2400
 """Characters shown of any text of a sample."""
-KNOWN = ("held_out", "not_run", "claims", "sections")
+KNOWN = ("held_out", "not_run", "claims", "sections", "failure")
 """Keys of the statistics beside the tasks' names."""
 
 

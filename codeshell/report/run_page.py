@@ -107,6 +107,8 @@ def _lead(stats: sections.Statistics) -> str:
             f". A model of {format.short_count(train.get('parameters'))} parameters was trained on "
             f"{format.short_count(train.get('tokens'))} tokens"
         )
+        if train.get("failure"):
+            text += f"; the training failed: {format.cut(train['failure'])}"
     return text + "."
 
 
@@ -185,6 +187,8 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
     loss = format.number(stats["train"].get("final_valid_loss")) or format.number(
         stats["train"].get("final_train_loss")
     )
+    if stats["train"].get("failure"):
+        return [make_card("Model", "failed", [format.cut(stats["train"]["failure"])])]
     value = format.MISSING if loss is None else f"{loss:.3f}"
     return [make_card("Model, not evaluated", value, [infill] if infill else [], "nats per token")]
 

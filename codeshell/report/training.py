@@ -105,7 +105,8 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
         "charts": charts,
         "facts": [(key, stats[key]) for key in FACTS if key in stats],
         "phases": phases if isinstance(phases, list) and all(isinstance(phase, dict) for phase in phases) else [],
-        "rest": {key: value for key, value in stats.items() if key not in (*FACTS, "phases")},
+        "rest": {key: value for key, value in stats.items() if key not in (*FACTS, "phases", "failure")},
+        "failure": stats.get("failure"),
         "finished": bool(stats),
         "last_step": log.loss[-1][0] if log.loss else None,
     }

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import tokenizers
 
+from codeshell.engine.downloads import fault, read_downloaded_text
 from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
 
@@ -122,16 +123,16 @@ class Tokenizer:
         Raises:
             UserError: no such file, or not a byte-level BPE tokenizer.
         """
+        if not str(path):
+            raise UserError("tokenizer: an empty name; give a tokenizer.json, or a directory that holds one")
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            source = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(
-                f"{file}: no such tokenizer; give a tokenizer.json, or a directory that holds one"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); give a readable tokenizer.json") from None
+        if not file.exists():
+            raise UserError(f"{file}: no such tokenizer; give a tokenizer.json, or a directory that holds one")
+        source = read_downloaded_text(file)
+        # What begins like no JSON object may be a pointer or a web page in its place.
+        if not source.lstrip().startswith("{") and (wrong := fault(file)):
+            raise UserError(f"{file}: {wrong}")
         return Tokenizer(source, str(file))
 
     def save(self, directory: str | Path) -> None:
@@ -333,8 +334,8 @@ def _parse(source: str, origin: str) -> dict[str, Any]:
     # The model: BPE with a vocabulary of ids.
     try:
         tree: dict[str, Any] = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{origin}: not valid JSON ({error}); give a tokenizer.json") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{origin}: not valid JSON ({error}); give a tokenizer.json, or download it again") from None
     model: Any = tree.get("model") if type(tree) is dict else None  # JSON may also be a list or a number
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or "merges" not in model:
         raise UserError(f"{origin}: not a BPE tokenizer.json (no model with vocab and merges); give a byte-level BPE")

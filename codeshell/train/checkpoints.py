@@ -66,6 +66,8 @@ class State(msgspec.Struct, kw_only=True):
     """Updates not applied so far."""
     in_row: int = 0
     """Updates not applied since the last one that was."""
+    reasons: dict[str, int] = {}
+    """Why updates were not applied, and how many for each reason. Checkpoints of earlier versions do not say."""
     phase_results: list[PhaseResult] = []
     seed: int = 0
     """The recipe's seed, and below its sections `model` and `train`."""

@@ -9,6 +9,7 @@ tensors before it, and on a CPU a run that was killed and resumed ends with the 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from codeshell.train.forward import summed_loss
 from codeshell.train.log import Log
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
-from codeshell.train.signals import Interrupted, Signals
+from codeshell.train.signals import NAMES, Interrupted, Signals
 from codeshell.train.spikes import Guard
 from codeshell.train.validate import Score, Validation
 
@@ -63,7 +64,7 @@ class Trainer:
         self.model, self.optimizer = model, optimizer
         self.lanes, self.validation, self.state = lanes, validation, state
         self.isolated = recipe.train.document_attention == "isolated"
-        self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row)
+        self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row, state.reasons)
         # Peak FLOP/s of the device, for the MFU; None where it is not known, as for every CPU.
         device = next(model.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -75,7 +76,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            Interrupted: a SIGTERM came; the run is saved.
+            Interrupted: a SIGTERM or Ctrl-C came; the run is saved. After a second Ctrl-C, up to the last checkpoint.
             UserError: the spike policy stopped the run, which is saved; or the disk is full.
         """
         left = (self.train.steps - self.state.step) * self.train.batch_tokens
@@ -91,6 +92,15 @@ class Trainer:
                 while self.state.step < self.train.steps:
                     reason = self._step(batches.next(), log, progress)
                     self._after(log, signals, reason)
+        except KeyboardInterrupt:
+            # The second Ctrl-C. What was being written is gone, and what was written before is whole.
+            steps = checkpoints.list_steps(self.directory / "checkpoints")
+            saved = f"the run is saved up to step {steps[-1]}" if steps else "nothing is saved yet"
+            say(
+                f"train: Ctrl-C; stopped at once, after step {self.state.step} of {self.train.steps}; {saved}; "
+                "run the same command again to resume"
+            )
+            raise Interrupted(signal.SIGINT) from None
         finally:
             batches.close()
             log.close()
@@ -170,22 +180,23 @@ class Trainer:
             self._validate(log, stretch, phase_end)
         # A checkpoint stores the guard's view, so that a resumed run judges losses alike.
         state.recent, state.skipped, state.in_row = self.guard.recent, self.guard.skipped, self.guard.in_row
+        state.reasons = self.guard.reasons
         # Save at the recipe's interval, at the ends that are kept, before any stop, and when a signal asks for it.
         stuck = reason is not None and (train.spike_policy == "stop" or self.guard.in_row >= train.max_skips)
         due = bool(train.checkpoint_every) and state.step % train.checkpoint_every == 0
         kept = phase_end and (train.keep_phase_ends or state.step == train.steps)
-        if due or kept or stuck or signals.stop or signals.checkpoint:
+        if due or kept or stuck or signals.stop is not None or signals.checkpoint:
             signals.checkpoint = False
             path = self._save(log)
             # After the last step there is nothing left to stop.
             if stuck and state.step < train.steps:
                 raise UserError(self._stuck(reason or "", path))
-            if signals.stop:
+            if signals.stop is not None:
                 say(
-                    f"train: SIGTERM; stopped after step {state.step} of {train.steps}, saved in {path}; "
-                    "run the same command again to resume"
+                    f"train: {NAMES[signal.Signals(signals.stop)]}; stopped after step {state.step} of {train.steps}, "
+                    f"saved in {path}; run the same command again to resume"
                 )
-                raise Interrupted
+                raise Interrupted(signals.stop)
 
     def _validate(self, log: Log, stretch: Stretch, phase_end: bool) -> None:
         """Write the validation's line of the log; at the end of a phase keep the result for the statistics."""
@@ -203,6 +214,8 @@ class Trainer:
         loss, bits = _finite(score.loss), _finite(score.bits_per_byte)
         seconds = round(time.perf_counter() - started, 4)
         log.write(self._line("valid") | {"loss": loss, "bits_per_byte": bits, "seconds": seconds})
+        if loss is None:
+            say(f"train: the validation loss after step {self.state.step} of {self.train.steps} is not finite")
         if phase_end:
             self.state.phase_results.append(PhaseResult(self.state.step, loss, bits))
 
@@ -234,9 +247,11 @@ class Trainer:
                 f"train: {reason} at step {self.state.step}, and train.spike_policy is stop; saved in {path}; "
                 "run again to resume after this batch, or set train.spike_policy = skip"
             )
+        # A higher sigma lets spikes through; nothing makes a value finite but another run.
+        other = ", or resume with a higher train.spike_sigma" if reason == "spike" else ""
         return (
             f"train: {self.guard.in_row} updates in a row were skipped, the last at step {self.state.step} ({reason}); "
-            f"saved in {path}; train again with a lower train.lr, or resume with a higher train.spike_sigma"
+            f"saved in {path}; train again with a lower train.lr{other}"
         )
 
 

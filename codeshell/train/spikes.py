@@ -28,12 +28,14 @@ class Guard:
         recent: accepted losses, oldest first, at most `WINDOW`.
         skipped: number of updates not applied so far.
         in_row: how many of these came since the last accepted update.
+        reasons: how many of the updates not applied had which reason.
     """
 
     sigma: float
     recent: list[float] = field(default_factory=list)
     skipped: int = 0
     in_row: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
 
     def judge(self, loss: float, grad_norm: float, *, ignore_spikes: bool = False) -> str | None:
         """None if the update is to be applied, else the reason why not. The counts are kept either way."""
@@ -45,6 +47,7 @@ class Guard:
         else:
             self.skipped += 1
             self.in_row += 1
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
         return reason
 
     def deviations(self, loss: float) -> float:

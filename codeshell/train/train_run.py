@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from codeshell.documents.token_shards import TokenCorpus
+from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import Engine
-from codeshell.engine.files import TEMPORARY, make_directory
+from codeshell.engine.files import TEMPORARY, make_directory, read_json
 from codeshell.engine.memory import keep_large_blocks
+from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
@@ -21,9 +24,10 @@ from codeshell.randomness import draw
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import checkpoints
-from codeshell.train.batches import fingerprint
+from codeshell.train.batches import fingerprint, fold
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
+from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
@@ -32,6 +36,9 @@ from codeshell.train.validate import Validation
 
 FINAL_STEPS = 20
 """The final training loss is the mean over this many steps: one batch is noise."""
+
+DIVERGED = 2.0
+"""A validation loss of so many times that of a uniform guess; an untrained model is near 1."""
 
 LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
@@ -45,11 +52,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         engine: not used; training is one process.
 
     Returns:
-        The statistics of docs/run-directory.md.
+        The statistics of docs/run-directory.md. If `failure` among them is not None, no model was written.
 
     Raises:
         UserError: no tokens or too few, a checkpoint of another run, a stop by the spike policy, a full disk.
-        Interrupted: SIGTERM; the run is saved.
+        Interrupted: SIGTERM or Ctrl-C; the run is saved.
     """
     home = make_directory(directory / "train")
     train = recipe.train
@@ -104,10 +111,23 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         _announce(recipe, model, state, available, validation is not None)
         Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
 
-    # Also when nothing was left to train: a kill may have come between the last checkpoint and this.
-    for name, layout in LAYOUTS.items():
-        _export(directory / name, model, layout, tokenizer)
-    return _statistics(recipe, model, state)
+    # Also when nothing was left to train: a kill may have come between the last checkpoint and this. A model that is of
+    # no use does not get the name that every other command reads; its weights are in the last checkpoint.
+    failure = _failure(recipe, model, state, lanes, validation)
+    if failure is None:
+        for name, layout in LAYOUTS.items():
+            _export(directory / name, model, layout, tokenizer)
+        # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
+        loss, guess = (
+            state.phase_results[-1].valid_loss if state.phase_results else None,
+            math.log(tokenizer.vocab_size),
+        )
+        if loss is not None and loss > DIVERGED * guess:
+            say(
+                f"train: the model has diverged: its validation loss is {loss:,.1f}, where guessing gives {guess:.1f}; "
+                "train again with a lower train.lr"
+            )
+    return _statistics(recipe, model, state, failure)
 
 
 def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
@@ -157,7 +177,32 @@ def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | 
     """The token shards of a split; None if there are none or they are empty."""
     paths = sorted((directory / "tokens").glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].tokens"))
     corpus = TokenCorpus(paths, tokenizer.hash) if paths else None
-    return corpus if corpus is not None and corpus.n_tokens > 0 else None
+    # A shard that is missing or another's passes every check of its own.
+    written = directory / "tokens" / "stats.json"
+    counts = read_json(written).get(split) if written.exists() else None
+    there = (len(corpus), corpus.n_tokens) if corpus else (0, 0)
+    if counts and there != (counts["documents"], counts["tokens"]):
+        raise UserError(
+            f"{directory / 'tokens'}: the {split} shards hold {there[0]:,} documents and {there[1]:,} tokens, but the "
+            f"tokens stage wrote {counts['documents']:,} and {counts['tokens']:,}; delete it, and {_remedy(directory)}"
+        )
+    if corpus is None or corpus.n_tokens == 0:
+        return None
+    if corpus.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f"{paths[0]}: a vocabulary of {corpus.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; "
+            f"delete {directory / 'tokens'}, and {_remedy(directory)}"
+        )
+    # All of it, before the first step: a flipped token would be trained on in silence. zlib lets threads run beside one
+    # another, and the pages that are read now need not be read again.
+    with (
+        Progress(f"check {split} tokens", total=len(corpus.shards), unit="shards") as progress,
+        ThreadPoolExecutor(min(8, usable_cores())) as pool,
+    ):
+        for shard, _ in zip(corpus.shards, pool.map(TokenShard.verify, corpus.shards), strict=True):
+            shard.release()
+            progress.advance(1)
+    return corpus
 
 
 def _remedy(directory: Path) -> str:
@@ -239,7 +284,34 @@ def _export(
         checkpoints.replace_directory(temporary, target)
 
 
-def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> dict[str, Any]:
+def _failure(
+    recipe: Recipe, model: CodeShellForCausalLM, state: State, lanes: Lanes, validation: Validation | None
+) -> str | None:
+    """Why the model of a run that has done its last step is of no use; None if it is of use.
+
+    The answer is a function of the recipe and the last checkpoint alone, as the statistics are.
+    """
+    if state.skipped >= state.step:
+        return "no update was applied, so the model is untrained"
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return f"the model is not finite: {name} holds NaN or infinity"
+    # Finite weights may still be so large that the activations overflow. The last validation has tried them.
+    if validation is not None:
+        result = next((result for result in state.phase_results if result.step == recipe.train.steps), None)
+        finite = result is None or result.valid_loss is not None
+        return None if finite else "the model is not finite: its loss on the validation split is NaN or infinity"
+    # Without held-out documents, the first tokens of the training documents try them.
+    context = max(phase.context for phase in recipe.train.phases)
+    batch = lanes.take(lanes.start(), recipe.train.batch_tokens, context)
+    micro = next(fold(batch, context, recipe.train.micro_batch_tokens, isolated=lanes.isolated))
+    model.eval()
+    with torch.no_grad():
+        loss = float(summed_loss(model, micro, state.precision))
+    return None if math.isfinite(loss) else "the model is not finite: its loss on training documents is NaN or infinity"
+
+
+def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failure: str | None) -> dict[str, Any]:
     """The stage's statistics, a function of the recipe and the last checkpoint alone."""
     train = recipe.train
     results = {result.step: result for result in state.phase_results}
@@ -266,10 +338,13 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State) -> di
         "steps": state.step,
         "tokens": state.tokens,
         "parameters": model.num_parameters(),
-        "final_train_loss": mean_of_last(state.recent, FINAL_STEPS),
+        # The accepted losses of a model that failed afterwards would say that all is well.
+        "final_train_loss": mean_of_last(state.recent, FINAL_STEPS) if failure is None else None,
         "final_valid_loss": final.valid_loss if final else None,
         "final_valid_bits_per_byte": final.valid_bits_per_byte if final else None,
         "skipped_updates": state.skipped,
+        "skipped_by_reason": dict(sorted(state.reasons.items())),
+        "failure": failure,
         "flops_per_token": round(work / state.tokens),
         "flops_convention": CONVENTION,
         "phases": phases,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import shutil
 import sys
 
 import pytest
@@ -68,6 +70,21 @@ def test_sampling_repeats_with_its_seed(directory, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_logits_that_are_not_finite_are_one_line(directory, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    broken = shutil.copytree(directory, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["transformer.h.0.ln_1.bias"][0] = math.nan
+    save_file(weights, broken / "model.safetensors")
+    for temperature in (0, 1):
+        code, out, err = run(
+            capsys, broken, "--prefix", directory / "before.py", "--temperature", temperature, "--max-new-tokens", 8
+        )
+        assert code == 2 and not out and err.count("\n") == 1
+        assert "logits are not finite" in err and "the weight transformer.h.0.ln_1.bias" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -77,6 +94,15 @@ def test_sampling_repeats_with_its_seed(directory, capsys):
         (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "64"], "leaves no room"),
         (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "8", "--top-p", "0"], "top_p 0.0"),
         (["{d}", "--prefix", "{d}/latin1"], "not UTF-8"),
+        (["{d}", "--prefix", ""], "--prefix: an empty name; give a file or - for standard input"),
+        (["{d}", "--prefix", "{d}/before.py", "--suffix", ""], "--suffix: an empty name"),
+        (["{d}", "--prefix", "{d}/before.py", "--stop", ""], "stop: an empty text"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "nan"], "temperature nan: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "inf"], "temperature inf: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--temperature", "-1"], "temperature -1.0: must be 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--top-k", "-1"], "top_k -1: must be at least 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--top-p", "nan"], "top_p nan: must be above 0"),
+        (["{d}", "--prefix", "{d}/before.py", "--max-new-tokens", "-1"], "max_new_tokens -1: must be at least 0"),
     ],
 )
 def test_bad_input_is_one_line(directory, capsys, arguments, message):
@@ -84,3 +110,34 @@ def test_bad_input_is_one_line(directory, capsys, arguments, message):
     code, out, err = run(capsys, *(argument.format(d=directory) for argument in arguments))
     assert code == 2 and not out
     assert message.format(d=directory) in err and err.count("\n") == 1
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("content", "remedy"), [(POINTER, "git lfs pull"), ("<html></html>", "web page"), ("", "empty")]
+)
+def test_a_broken_download_is_one_line(directory, tmp_path, capsys, name, content, remedy):
+    broken = shutil.copytree(directory, tmp_path / "broken")
+    (broken / name).write_text(content)
+    code, out, err = run(capsys, broken, "--prefix", directory / "before.py")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert f"{broken / name}: " in err and remedy in err
+
+
+def test_a_byte_order_mark_in_a_download_costs_nothing(directory, tmp_path, capsys):
+    marked = shutil.copytree(directory, tmp_path / "marked")
+    for name in ("config.json", "tokenizer.json"):
+        (marked / name).write_bytes(b"\xef\xbb\xbf" + (marked / name).read_bytes())
+    arguments = ("--prefix", directory / "before.py", "--max-new-tokens", 8)
+    assert run(capsys, marked, *arguments) == run(capsys, directory, *arguments)
+
+
+def test_a_hub_name_and_a_run_are_one_line(directory, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(directory, tmp_path / "runs" / "demo" / "model")
+    for name, remedy in (("Org/Model-7B", "hf download Org/Model-7B"), ("runs/demo", "model is in runs/demo/model")):
+        code, out, err = run(capsys, name, "--prefix", directory / "before.py")
+        assert code == 2 and not out and err.count("\n") == 1 and remedy in err

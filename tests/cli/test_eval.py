@@ -142,3 +142,93 @@ def test_a_tokenizer_larger_than_the_model_is_refused(
     CodeShellForCausalLM(config).save_pretrained(model)
     assert main(["eval", "bpb", "-m", str(model), "--corpus", str(corpus)]) == 2
     assert "a tokenizer of 276 tokens, but the model has 128 rows" in capsys.readouterr().err
+
+
+def break_weight(model: Path, value: float, name: str = "transformer.ln_f.weight") -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    weights = load_file(file)
+    weights[name][0] = value
+    save_file(weights, file)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_is_no_success(
+    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    break_weight(model, value)
+    out = tmp_path / "out.json"
+    command = ["eval", "all", "-m", str(model), "--corpus", str(corpus), *SMALL]
+    assert main([*command, "--json", str(out)]) == 2
+    stats = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert stats["bits_per_byte"] is None and stats["infill"] is None and stats["functions"] is None
+    assert "loss of the model is NaN or infinity in 12 of 12 texts" in stats["not_run"]["bits_per_byte"]
+    assert "logits are not finite at new token 1" in stats["not_run"]["infill"]
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == stats["claims"] and "Not run: bits per byte" in captured.out
+    assert "Traceback" not in captured.err and "evaluate a model that is finite" in captured.err
+    assert main([*command, "--json", "-"]) == 2
+    assert json.loads(capsys.readouterr().out) == stats
+
+
+OWN = """
+from codeshell.evaluate.task import Prompt, Sampling, Task
+
+class Base(Task):
+    def problems(self, subject): return ["a"]
+    def prompts(self, problems): return [Prompt(problem) for problem in problems]
+    def judge(self, problems, answers): return [True for _ in answers]
+    def sampling(self, subject): return Sampling(max_new_tokens=8)
+
+class Bare(Task):
+    name = "bare"
+
+class Promptless(Task):
+    name = "promptless"
+    def problems(self, subject): return ["a"]
+    judge = Base.judge
+
+class Judgeless(Task):
+    name = "judgeless"
+    problems, prompts = Base.problems, Base.prompts
+    def answers(self, subject, problems): raise AssertionError("nobody judges this")
+
+class Nothing(Base):
+    name = "nothing"
+    def problems(self, subject): return []
+
+class Hot(Base):
+    name = "hot"
+    def sampling(self, subject): return Sampling(temperature=float("nan"))
+
+class Odd(Base):
+    name = "odd"
+    def summary(self, *args):
+        import numpy as np
+        return super().summary(*args) | {"mean": float("nan"), "best": np.float32("inf"), "n": np.int64(3)}
+"""
+
+
+def test_a_task_of_ones_own_that_is_not_whole(
+    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+
+    def run(name: str) -> tuple[int, str, str]:
+        command = ["eval", f"{tmp_path}/own.py:{name}", "-m", str(model), "--corpus", str(corpus), "--json", "-"]
+        code = main(command)
+        return code, *capsys.readouterr()
+
+    for name, part in (("Bare", "problems"), ("Promptless", "prompts"), ("Judgeless", "judge")):
+        code, _, error = run(name)
+        assert code == 2 and error.splitlines()[-1].endswith(
+            f"task {name.lower()}: its class has no method {part}; examples/own_task.py shows one"
+        )
+    code, _, error = run("Hot")
+    assert code == 2 and "task hot: its sampling's temperature nan: must be 0" in error
+    code, out, _ = run("Nothing")
+    assert code == 0 and json.loads(out)["not_run"] == {"nothing": "it has no problems"}
+    code, out, _ = run("Odd")
+    odd = json.loads(out)["odd"]
+    assert code == 0 and (odd["mean"], odd["best"], odd["n"]) == (None, None, 3)

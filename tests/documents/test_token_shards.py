@@ -334,3 +334,28 @@ def test_many_shards_need_few_descriptors(tmp_path: Path) -> None:
         assert all(corpus.document_id(i * 4) == md5(0) for i in range(300))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_token_outside_the_vocabulary_is_found_though_the_checksum_is_right(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tokens", EXAMPLE)
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES : HEADER_BYTES + 2] = struct.pack("<H", 1000)
+    fields = list(HEADER.unpack_from(data))
+    fields[14] = zlib.crc32(data[HEADER_BYTES:])
+    head = HEADER.pack(*fields).ljust(HEADER_BYTES - 4, b"\0")
+    path.write_bytes(head + struct.pack("<I", zlib.crc32(head)) + data[HEADER_BYTES:])
+    with pytest.raises(UserError, match=r"a\.tokens: token 1000 is outside its vocabulary of 1000"):
+        TokenShard(path, verify=True)
+
+
+def test_shards_of_two_vocabularies_are_no_corpus(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{size}.tokens", EXAMPLE, size) for size in (1000, 2000)]
+    with pytest.raises(UserError, match=r"2000\.tokens: a vocabulary of 2000, but .*1000\.tokens has one of 1000"):
+        TokenCorpus(paths)
+
+
+def test_a_shard_that_goes_away_is_one_line(tmp_path: Path) -> None:
+    shard = TokenShard(write(tmp_path / "a.tokens", EXAMPLE))
+    shard.path.unlink()
+    with pytest.raises(UserError, match=r"a\.tokens: cannot be read"):
+        shard.verify()

@@ -17,12 +17,14 @@ from helpers.evaluation_run import HELD_OUT, RECIPE, make_run
 
 from codeshell import evaluate
 from codeshell.engine import LocalEngine
+from codeshell.engine.files import write_json
 from codeshell.errors import UserError
 from codeshell.evaluate.scoring import losses
 from codeshell.evaluate.subject import load_model, phase_ends, untrained
 from codeshell.evaluate.tasks.functions import Functions
 from codeshell.evaluate.tasks.infill import Infill
 from codeshell.recipe import Phase, Train
+from codeshell.report.run_page import render
 from codeshell.train.schedule import stretches
 
 
@@ -171,3 +173,18 @@ def test_importing_the_package_does_not_import_torch() -> None:
     heavy = "{'torch', 'pyarrow', 'numpy'}"
     code = f"import sys, codeshell.evaluate, codeshell.cli.eval; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_that_is_not_finite_fails_the_stage(run_directory: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = run_directory / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["transformer.ln_f.bias"][0] = float("nan")
+    save_file(weights, file)
+    stats = evaluate.run(RECIPE, run_directory, LocalEngine(1))
+    assert "bits_per_byte: the loss of the model is NaN or infinity" in stats["failure"]
+    assert stats["bits_per_byte"] is None and stats["infill"] is None and "failure" not in stats["not_run"]
+    write_json(run_directory / "evaluate" / "stats.json", stats)
+    page = render(run_directory)
+    assert "Not run: " in page and "NaN or infinity in" in page

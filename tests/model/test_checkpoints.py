@@ -218,3 +218,109 @@ def test_unknown_layout_and_unwritable_directory(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="in the way"):
         tiny_model().save_pretrained(tmp_path / "file")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin.index.json",
+    ],
+)
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [(POINTER, "git lfs pull"), (b"<html>Not Found</html>", "web page"), (b"", "empty"), (b"\0" * 999, "zeros")],
+)
+def test_what_lies_in_place_of_a_file(saved, name, content, remedy):
+    if name != "config.json":
+        (saved / "model.safetensors").unlink()
+    if name.startswith("model-"):
+        (saved / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    (saved / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*{remedy}") as caught:
+        load(saved)
+    assert "\n" not in str(caught.value) and "run again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy", "text", "other"])
+def test_a_download_cut_short(saved, kind):
+    file = saved / ("model.safetensors" if kind == "safetensors" else "pytorch_model.bin")
+    data = (saved / "model.safetensors").read_bytes()
+    if kind != "safetensors":
+        (saved / "model.safetensors").unlink()
+        torch.save(tiny_model().state_dict(), file, _use_new_zipfile_serialization=kind == "zip")
+        data = {"text": b"Entry not found" * 9, "other": data}.get(kind, file.read_bytes())
+    for size in (5, 300, len(data) // 2, len(data) - 9):
+        file.write_bytes(data[:size])
+        with pytest.raises(UserError, match=r"; download it again$"):
+            load(saved)
+
+
+def test_places_that_are_no_model(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"downloaded by name; .*`hf download WisdomShell/CodeShell-7B --local-dir DIR`"
+    ):
+        load("WisdomShell/CodeShell-7B")
+    with pytest.raises(UserError, match="a file, not a model directory"):
+        load(saved / "model.safetensors")
+    with pytest.raises(UserError, match="an empty name"):
+        load("")
+    run = tmp_path / "runs" / "demo"
+    tiny_model().save_pretrained(run / "model")
+    with pytest.raises(UserError, match=rf"the model is in {run / 'model'}$"):
+        load(run)
+    tiny_model().save_pretrained(tmp_path / "cache" / "snapshots" / "abc")
+    with pytest.raises(UserError, match=r"the model is in .*snapshots/abc$"):
+        load(tmp_path / "cache")
+    (saved / "model.safetensors").rename(saved / "model-00001-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"model-00001-of-00002\.safetensors is there, but not the \.index\.json"):
+        load(saved)
+
+
+def test_dtype_by_name(saved):
+    for name in ("bfloat16", "torch.bfloat16", torch.bfloat16):
+        assert load(saved, dtype=name).dtype == load(saved, torch_dtype=name).dtype == torch.bfloat16
+    assert load(saved, dtype="auto").dtype == load(saved, dtype=None).dtype == torch.float32
+    # "auto" is what the config says, as in transformers.
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    assert load(saved, dtype="auto").dtype == torch.bfloat16 and load(saved).dtype == torch.float32
+    (saved / "config.json").write_text(json.dumps(config | {"torch_dtype": ["?"]}))
+    assert load(saved, dtype="auto").dtype == torch.float32
+    for wrong in ("int8", "bf16", "", torch.int8, torch.float8_e4m3fn, 16, True):
+        with pytest.raises(ValueError, match=r"dtype is .*; choose one of 'float32', 'bfloat16', .*'auto'"):
+            load(saved, dtype=wrong)
+    with pytest.raises(ValueError, match="one setting"):
+        load(saved, dtype="auto", torch_dtype="auto")
+
+
+def test_a_weight_beyond_the_range_of_the_dtype_is_named(saved):
+    rewrite(saved, lambda tensors: tensors["transformer.ln_f.bias"].fill_(1e5))
+    assert load(saved, dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"transformer\.ln_f\.bias has values beyond the range of float16"):
+        load(saved, dtype="float16")
+    rewrite(saved, lambda tensors: tensors["transformer.ln_f.bias"].fill_(torch.finfo(torch.float32).max))
+    with pytest.raises(UserError, match="beyond the range of bfloat16"):
+        load(saved, dtype="bfloat16")
+    # An infinity of the file itself is no overflow. Whoever saves one is told.
+    rewrite(saved, lambda tensors: tensors["transformer.ln_f.bias"].fill_(torch.inf))
+    with pytest.warns(UserWarning, match=r"transformer\.ln_f\.bias holds NaN or infinity"):
+        load(saved, dtype="float16").save_pretrained(saved)
+
+
+def test_eight_bits_and_sparse_tensors_are_refused(saved):
+    (saved / "model.safetensors").unlink()
+    for change in (lambda t: t.to(torch.float8_e4m3fn), lambda t: t.to_sparse(), lambda t: t.to(torch.complex64)):
+        tensors = {name: tensor.clone() for name, tensor in tiny_model().state_dict().items()}
+        tensors["lm_head.weight"] = change(tensors["lm_head.weight"])
+        torch.save(tensors, saved / "pytorch_model.bin")
+        with pytest.raises(UserError, match=r"tensor lm_head\.weight is torch\..*not supported"):
+            load(saved)

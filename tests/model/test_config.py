@@ -121,3 +121,51 @@ def test_files(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         CodeShellConfig.from_file(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("n_embd", ["4096", 4096.0, -4096, True, [4096], {}, 1 << 40]),
+        ("n_layer", ["42", 42.0, 0, 10**9, False]),
+        ("vocab_size", ["70144", 1e5, 10**18]),
+        ("n_inner", ["16384", True, 0, 4.5]),
+        ("n_vocab_used", ["5", True, 0, -1, 5.0]),
+        ("layer_norm_epsilon", ["1e-5", None, -1.0, float("nan"), float("inf"), True, []]),
+        ("initializer_range", ["0.02", None, -0.1, float("nan")]),
+        ("rope_theta", ["10000", None, 0, -1.0, float("inf"), 10**400]),
+        ("attn_pdrop", ["0.1", None, True, float("nan"), -0.1]),
+        ("tie_word_embeddings", ["false", None, 0, 1.0]),
+        ("group_query_attention", ["true", 1, None]),
+        ("eos_token_id", ["x", 1.5, [1, 2], True]),
+        ("rope_scaling", ["x", [], {}, {"type": "linear", "factor": float("inf")}, {"type": "linear", "factor": True}]),
+        ("rope_scaling", [{"type": ["linear"], "factor": 2}, {"type": "linear", "factor": "2"}]),
+        ("model_type", [["kclgpt"], {}, 5, None, "llama"]),
+        ("position_embedding_type", [1, ["rope"]]),
+    ],
+)
+def test_wrong_types_are_named_in_one_line(name, values):
+    for value in values:
+        with pytest.raises(UserError, match=f"there.json: .*{name}") as caught:
+            CodeShellConfig.from_dict(RELEASED | {name: value}, "there.json")
+        assert "\n" not in str(caught.value) and "<" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sliding_window": "x"}, "sliding_window is 'x'"),
+        ({"max_position_embeddings": "96", "sliding_window": 5}, "max_position_embeddings is '96'"),
+        ({"rope_scaling": "x"}, "rope parameters are 'x'"),
+        ({"rope_parameters": [1]}, r"rope parameters are \[1\]"),
+        ({"rope_parameters": {"rope_theta": "abc"}}, "rope_theta is 'abc'"),
+        ({"rope_theta": None}, "rope_theta is None"),
+        ({"use_bias": "false"}, "use_bias is 'false'"),
+        ({"hidden_size": "64"}, "n_embd is '64'"),
+        ({"norm_epsilon": []}, r"layer_norm_epsilon is \[\]"),
+    ],
+)
+def test_wrong_types_of_a_starcoder2(change, message):
+    values = CodeShellConfig(**SHAPE).to_starcoder2_dict()
+    with pytest.raises(UserError, match=f"there.json: .*{message}"):
+        CodeShellConfig.from_dict(values | change, "there.json")

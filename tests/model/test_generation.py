@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import tiny_model, tokens
 
-from codeshell.model.generation import complete, complete_batch, generate, infill_prompt, sample
+from codeshell.model.generation import NotFiniteError, complete, complete_batch, generate, infill_prompt, sample
 
 
 def greedy_without_cache(model, prompt, count):
@@ -201,3 +202,148 @@ def test_completion_sends_the_prompt():
     script = Script([257] * 3)
     complete_batch(script, Bytes(), [("ab", "c"), ("z", None)], max_new_tokens=2)
     assert script.prompts == [[258, 97, 98, 260, 99, 259], [122]]
+
+
+BAD = [math.nan, math.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_are_never_sampled(bad, temperature):
+    scores = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    for top_k, top_p in ((0, 1.0), (2, 1.0), (0, 0.5)):
+        broken = scores.clone()
+        broken[1, 7] = bad
+        with pytest.raises(NotFiniteError, match=r"not finite .* at row 1"):
+            sample(broken, temperature, top_k, top_p, [0.5] * 3)
+    # A ban is legal, and a row of bans is not.
+    banned = scores.clone()
+    banned[:, :19] = -math.inf
+    assert sample(banned, temperature, 0, 1.0, [0.5] * 3) == [19] * 3
+    banned[2] = -math.inf
+    with pytest.raises(NotFiniteError, match="at row 2"):
+        sample(banned, temperature, 0, 1.0, [0.5] * 3)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_broken_weight_is_named(temperature):
+    model = tiny_model()
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.bias[3] = math.nan
+    with pytest.raises(ValueError, match=r"row 0, new token 1; the weight transformer\.h\.1\.mlp\.c_fc\.bias"):
+        model.generate(tokens(2, 5), max_new_tokens=3, temperature=temperature)
+    with pytest.raises(NotFiniteError, match="new token 1"):
+        complete(model, Bytes(), "def", "end", temperature=temperature)
+
+
+def test_the_step_and_the_row_are_those_of_the_prompts():
+    """The second row ends first; what breaks later is told by the row of the batch, not of the cache."""
+    script = Script([5, 6, 7])
+    play = script.__class__.__call__
+
+    def broken(self, ids, **settings):
+        out = play(self, ids, **settings)
+        if self.step == 3:
+            out.logits[-1] = math.nan
+        return out
+
+    script.__class__ = type("Broken", (Script,), {"__call__": broken})
+    script.step = 0
+    with pytest.raises(
+        NotFiniteError, match=r"row 2, new token 3; its weights are finite, so a product .* float32"
+    ) as e:
+        generate(script, tokens(3, 5), max_new_tokens=5, stop=lambda row, ids: row == 1)
+    assert e.value.row == 2
+
+
+def test_finite_weights_that_overflow_half_precision():
+    model = tiny_model()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.fill_(6e4)
+        model.transformer.wte.weight.mul_(1e3)
+    assert model.generate(tokens(1, 5), max_new_tokens=2)
+    with pytest.raises(NotFiniteError, match="overflows float16; try another dtype"):
+        model.to(torch.float16).generate(tokens(1, 5), max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", [math.nan, math.inf, -1, "1", True, None, 1e-300, torch.tensor(0.5)]),
+        ("top_p", [math.nan, math.inf, 0, 1.1, -0.5, "0.9", True, None]),
+        ("top_k", [-1, 1.0, math.nan, "5", True, None]),
+        ("max_new_tokens", [-1, 2.0, math.nan, "5", True, None]),
+        ("seed", [1.5, "1", True, None, [1], [1, 2, 3], [1, None]]),
+        ("stop_ids", ["5", 5.0, [1.5], [None], -1, None]),
+        ("n_vocab_used", [0, -1, 385, 2.0, True, "5"]),
+        ("stop", ["x", ["x"], 5]),
+        ("attention_mask", [[[1] * 5] * 2, torch.ones(2), torch.ones(2, 4), torch.zeros(2, 5)]),
+        ("attention_mask", [torch.full((2, 5), -1.0), torch.full((2, 5), 2), torch.full((2, 5), math.nan)]),
+    ],
+)
+def test_every_setting_is_checked(name, values):
+    model = tiny_model()
+    for value in values:
+        with pytest.raises((TypeError, ValueError), match=name):
+            model.generate(tokens(2, 5), **({"max_new_tokens": 3, "temperature": 0.5} | {name: value}))
+
+
+def test_numbers_of_numpy_are_numbers():
+    model, settings = tiny_model(), {"max_new_tokens": np.int64(4), "top_k": np.int32(9), "seed": np.int64(3)}
+    got = model.generate(tokens(2, 5), temperature=np.float32(0.5), top_p=np.float64(0.9), **settings)
+    assert got == model.generate(tokens(2, 5), temperature=0.5, top_p=0.9, max_new_tokens=4, top_k=9, seed=3)
+    seeds = ([5, 6], np.array([5, 6]), torch.tensor([5, 6]))
+    first, *others = [model.generate(tokens(2, 5), max_new_tokens=4, temperature=1.0, seed=seed) for seed in seeds]
+    assert others == [first] * 2
+    assert model.generate(tokens(1, 5), max_new_tokens=9, stop_ids=first[0][0]) == model.generate(
+        tokens(1, 5), max_new_tokens=9, stop_ids=[first[0][0]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[1, 2]], "must be a tensor"),
+        (torch.tensor([1, 2]), "int64 of shape"),
+        (torch.tensor([[1.0]]), "int64 of shape"),
+        (torch.tensor([[1]], dtype=torch.int32), "int64 of shape"),
+        (torch.tensor([[384]]), "vocabulary is 0 to 383"),
+        (torch.tensor([[-1]]), "vocabulary is 0 to 383"),
+        (torch.zeros(2, 0, dtype=torch.int64), "without a token"),
+        (torch.zeros(1, 2, dtype=torch.int64, device="meta"), "on meta, but the model is on cpu"),
+    ],
+)
+def test_prompts_that_are_none(ids, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        tiny_model().generate(ids, max_new_tokens=2)
+
+
+def test_nothing_gives_nothing():
+    model = tiny_model()
+    for empty in (torch.zeros(0, 5, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.int64)):
+        assert model.generate(empty, max_new_tokens=3) == []
+        assert model.generate(empty, max_new_tokens=3, attention_mask=empty, seed=[]) == []
+        assert model(empty).logits.shape == (*empty.shape, 384)
+        assert model(empty, return_logits="last").logits.shape == (0, 1, 384)
+        loss = model(empty, labels=empty).loss
+        loss.backward()
+        assert loss == 0 and not model.transformer.wte.weight.grad.any()
+    assert model.generate(tokens(2, 96), max_new_tokens=0) == [[], []]
+    assert complete_batch(model, Bytes(), []) == [] and complete(model, Bytes(), "a", max_new_tokens=0) == ""
+
+
+def test_a_single_string_is_one_stop_string():
+    ids, tokenizer = [120, 121, 122, 113, 257, *[113] * 9], Bytes()
+    for stop in ("zq", ["zq"], ("zq",), {"zq"}, iter(["zq"])):
+        assert complete(Script(ids), tokenizer, "def", max_new_tokens=5, stop=stop) == "xy"
+    for none in (None, (), []):
+        assert complete(Script(ids), tokenizer, "def", max_new_tokens=5, stop=none) == "xyzq"
+    for bad in ("", [""], ["z", ""], "\ud800", b"z", [b"z"], 5, [None]):
+        with pytest.raises((TypeError, ValueError), match="stop"):
+            complete(Script(ids), tokenizer, "def", max_new_tokens=5, stop=bad)
+
+
+def test_requests_are_pairs_of_texts():
+    for bad in (["ab"], [("a",)], [("a", "b", "c")], [None], [(b"a", None)], [("a", 5)]):
+        with pytest.raises(TypeError, match=r"requests|prefix and suffix"):
+            complete_batch(tiny_model(), Bytes(), bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,10 @@ import pytest
 
 from codeshell import cli
 from codeshell.recipe import to_toml
+from codeshell.train import checkpoints, run
+from codeshell.train.checkpoints import list_steps
+from codeshell.train.loop import Trainer
+from codeshell.train.validate import Validation
 
 
 @pytest.fixture
@@ -48,18 +53,99 @@ def test_without_tokens_it_says_how_to_get_them(prepared, tmp_path, capsys):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_sigterm_ends_with_143_and_a_line_how_to_resume(prepared):
-    recipe, directory = prepared
+def started(recipe: str, directory, *settings: str, ignore: bool = False) -> subprocess.Popen:
+    """`codeshell train` of a run without end, after its first step."""
     command = [sys.executable, "-m", "codeshell", "train", recipe, "-o", str(directory), "--set", "train.steps=100000"]
-    process = subprocess.Popen([*command, "--set", "train.checkpoint_every=0"], stderr=subprocess.PIPE, text=True)
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    # A test may itself run in a background job, whose Ctrl-C is ignored.
+    handler = signal.SIG_IGN if ignore else signal.default_int_handler
+    process = subprocess.Popen(
+        [*command, *overrides],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: (signal.signal(signal.SIGINT, handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)),
+    )
     log = directory / "train" / "log.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size > 0):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "run the same command again to resume" in error
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"),
+    [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGHUP, 129, "SIGHUP")],
+)
+def test_a_signal_ends_with_its_code_and_a_line_how_to_resume(prepared, number, code, name):
+    recipe, directory = prepared
+    process = started(recipe, directory, "train.checkpoint_every=0")
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == code
+    last = error.splitlines()[-1]
+    assert last.startswith(f"train: {name}; stopped after step ") and "run the same command again to resume" in last
     assert "Traceback" not in error
-    assert len(list((directory / "train" / "checkpoints").glob("step-*"))) == 1
+    (step,) = (directory / "train" / "checkpoints").glob("step-*")
+    assert f"saved in {step}" in last
+
+
+def test_a_background_job_ignores_ctrl_c(prepared):
+    recipe, directory = prepared
+    process = started(recipe, directory, ignore=True)
+    os.kill(process.pid, signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=1)
+    os.kill(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143 and "Ctrl-C" not in error
+
+
+def interrupt(monkeypatch, count: int, place: str) -> None:
+    """Send `count` Ctrl-C to this process, at the 6th step, in a validation, or while a checkpoint is written."""
+    module, name = {
+        "step": (Trainer, "_clip"),
+        "validation": (Validation, "score"),
+        "checkpoint": (checkpoints, "_optimizer_tensors"),
+    }[place]
+    real = getattr(module, name)
+    calls = itertools.count(1)
+
+    def wrapper(*args, **settings):
+        if next(calls) == (6 if place == "step" else 1):
+            for _ in range(count):
+                signal.raise_signal(signal.SIGINT)
+        return real(*args, **settings)
+
+    monkeypatch.setattr(module, name, wrapper)
+
+
+@pytest.mark.parametrize("place", ["step", "validation", "checkpoint"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_first_ctrl_c_saves_and_the_second_ends_at_once(tiny, tmp_path, monkeypatch, capfd, place, count):
+    whole, unbroken = tiny(tmp_path / "whole")
+    run(whole, unbroken, None)
+    recipe, directory = tiny(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
+        interrupt(patch, count, place)
+        with pytest.raises(SystemExit) as caught:
+            run(recipe, directory, None)
+    assert caught.value.code == 130
+    error = capfd.readouterr().err
+    assert "once more ends at once" in error
+    # The step that was done when the signals came, and the checkpoint that is there.
+    done, kept = {"step": (6, 4), "validation": (5, 4), "checkpoint": (4, None)}[place]
+    step = list_steps(directory / "train" / "checkpoints")
+    if count == 1:
+        assert step[-1] == done and f"stopped after step {done} of 24, saved in" in error
+    else:
+        # The 6th step was not counted yet; what was half written is gone.
+        assert step == ([] if kept is None else [kept])
+        assert ("nothing is saved yet" if kept is None else f"the run is saved up to step {kept}") in error
+        assert f"stopped at once, after step {5 if place == 'step' else done} of 24" in error
+    assert not list((directory / "train" / "checkpoints").glob("*.partial"))
+    # As a run that was not stopped, bit for bit.
+    run(recipe, directory, None)
+    names = ("model/model.safetensors", "train/checkpoints/step-000024/optimizer.safetensors")
+    assert all((directory / name).read_bytes() == (unbroken / name).read_bytes() for name in names)

@@ -29,7 +29,7 @@ TASKS: Registry[Any] = Registry(
 ALIASES = {"bpb": "bits_per_byte"}
 """Short names on the command line."""
 
-RESERVED = ("all", "claims", "held_out", "not_run", "sections")
+RESERVED = ("all", "claims", "failure", "held_out", "not_run", "sections")
 """Names that mean something else on the command line or in `stats.json`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+:-]*", re.ASCII)
