@@ -22,6 +22,7 @@ PACKAGE = Path(__file__).parent.parent / "codeshell"
 LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `codeshell` is the package's own `__init__`: at run time it holds the version and loads the rest by name.
     ("codeshell", "_C", "errors", "randomness"),
+    ("values",),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),
