@@ -7,6 +7,7 @@ caller has set to be ignored (`nohup`, a job in the background) stays ignored.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -62,6 +63,16 @@ def wait_for_helpers() -> None:
         helper = getattr(sys.modules.get(f"multiprocessing.{module}"), name, None)
         with contextlib.suppress(AttributeError, OSError):
             helper._stop()  # type: ignore[union-attr]
+
+
+PR_SET_PDEATHSIG = 1
+"""An option of `prctl(2)`."""
+
+
+def end_with_parent() -> None:
+    """Have the system end this process, a child of a command, when the command is gone (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def open_streams() -> None:

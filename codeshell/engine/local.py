@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, forkserver
@@ -134,9 +134,10 @@ class LocalEngine:
         if self._pool is None:
             # Workers are forked from a server that has no threads. A fork of this process could inherit a lock that
             # a thread of tokenizers, torch or Arrow holds, and nothing would ever release it. The server, and so each
-            # worker, is born with SIGINT blocked: Ctrl-C in a terminal reaches all processes, and one that had no
-            # handler of its own yet would print a traceback. `worker.begin` sets the handler and lifts the block.
-            with _arrow_keeps_pages(), _blocked(signal.SIGINT):
+            # worker, is born with the signals blocked that a terminal or a job's manager sends to all processes of a
+            # command: the server must outlive them, and a worker that has no handler yet would print a traceback.
+            # `worker.begin` sets its handlers and lifts the block.
+            with _arrow_keeps_pages(), _blocked(worker.SENT_TO_ALL):
                 forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
                 self.workers, multiprocessing.get_context("forkserver"), worker.begin, (self._module,)
@@ -165,9 +166,9 @@ class LocalEngine:
 
 
 @contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """Block a signal in this thread, and for good in the processes that it starts within the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Block signals in this thread, and for good in the processes that it starts within the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -27,6 +27,10 @@ PATIENCE = 1.0
 long call of C++ does not notice the signal in this time."""
 
 
+SENT_TO_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a terminal (Ctrl-C, or its end) and `timeout` send to all processes of a command at once."""
+
+
 class _Ended(SystemExit):
     """A SIGTERM came. It is a `SystemExit`, so no `except Exception` of a task stops it, and an idle worker ends with
     it in silence."""
@@ -35,8 +39,11 @@ class _Ended(SystemExit):
 def begin(module: str | None) -> None:
     """Prepare a worker: its signals, its end, Arrow without pandas, and the module whose functions it will run."""
     signal.signal(signal.SIGINT, _pass)
-    # It was blocked for the time before: see `LocalEngine._start`.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # Under `nohup` it is ignored, here and in the children of this process.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _pass)
+    # They were blocked for the time before: see `LocalEngine._start`.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SENT_TO_ALL)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     leave_out_pandas()
     if module is not None:
@@ -58,7 +65,8 @@ def work(function: Callable[[Item], Result], item: Item) -> Result:
 
 def _pass(number: int, frame: object) -> None:
     """A terminal sends Ctrl-C to the workers too, where it would end only the present task, and the next one would
-    begin. So they ignore it, and the main process ends them. (Not SIG_IGN: a worker's children would inherit that.)"""
+    begin; its end (SIGHUP) would leave temporary files. So they ignore it, and the main process ends them. (Not
+    SIG_IGN: a worker's children would inherit that.)"""
 
 
 def _end(number: int, frame: object) -> None:
