@@ -140,7 +140,7 @@ class Tokenizer(Settings, frozen=True, kw_only=True):
 class Model(Settings, frozen=True, kw_only=True):
     """Shape of the model; names and defaults as in the released `config.json` (7.7 B parameters)."""
 
-    n_layer: Redo[Annotated[int, msgspec.Meta(ge=1, le=2**16)]] = 42
+    n_layer: Redo[Annotated[int, msgspec.Meta(ge=1, le=2**12)]] = 42
     n_embd: Redo[Width] = 4096
     n_head: Redo[Width] = 32
     num_query_groups: Redo[Width] = 8
@@ -173,7 +173,7 @@ class Train(Settings, frozen=True, kw_only=True):
     lr: Redo[Rate] = 3e-4
     min_lr_ratio: Redo[Share] = 0.1
     """The cosine ends at this part of `lr`."""
-    warmup_steps: Redo[Count] = 1000
+    warmup_steps: Redo[Annotated[int, msgspec.Meta(ge=0, le=2**31)]] = 1000
     beta1: Redo[Part] = 0.9
     beta2: Redo[Part] = 0.95
     eps: Redo[Rate] = 1e-8
@@ -313,6 +313,8 @@ def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
         raise UserError(f"{origin}: {_explain(str(error))}") from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{origin}: the name {error.object!r} is not UTF-8; write a key of the recipe") from None
     # What one key alone cannot tell: dimensions of the model together, the shares, contexts against model and batch.
     try:
         _check(recipe)
