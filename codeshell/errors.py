@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,12 +18,36 @@ class UserError(Exception):
 def say(line: str) -> None:
     """Print a line for a person on stderr at once, whatever the encoding of stderr.
 
-    A path in the line may hold bytes that are not UTF-8; these, and what the encoding lacks, are shown escaped.
+    A path in the line may hold bytes that are not UTF-8, or a line break; these, and what the encoding lacks, are shown
+    escaped. Where stderr is closed or full, the line is lost, but not the work.
     """
-    print(printable(line), file=sys.stderr, flush=True)
+    # In a process without a console Python has no stderr, and `print` would take stdout.
+    if sys.stderr is None:
+        return
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        # Whoever read the lines went away (`2>&1 | head`), and expects the command to end.
+        raise
+    except (OSError, ValueError):  # a ValueError where it is closed
+        return
+
+
+def reasons(dropped: Mapping[str, Any]) -> str:
+    """Counts by reason for a line, the largest first: "1,200 over_large, 3 bad_json".
+
+    Args:
+        dropped: reason to count, or to `{"documents": count, …}`.
+    """
+    counts = {name: item["documents"] if isinstance(item, Mapping) else item for name, item in dropped.items()}
+    return ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts, key=lambda n: -counts[n]) if counts[name])
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "\t", 10: "\\n", 13: "\\r"}
+"""What would break a line, or command the terminal. A tab is itself."""
 
 
 def printable(line: str) -> str:
-    """The line with an escape (`\\xNN`, `\\uNNNN`) in place of each character that the encoding of stderr lacks."""
+    """The line with an escape (`\\n`, `\\xNN`, …) for control characters and what the encoding of stderr lacks."""
     encoding = sys.stderr.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    return line.translate(_CONTROL).encode(encoding, "backslashreplace").decode(encoding)

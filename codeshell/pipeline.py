@@ -20,7 +20,7 @@ from typing import Any
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
-from codeshell.errors import UserError, say
+from codeshell.errors import UserError, reasons, say
 from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
 from codeshell.registry import Registry
 
@@ -60,41 +60,57 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     with lock(directory):
         # Before a file of the run is touched.
         _check(recipe, directory)
-        engine = LocalEngine(workers)
-        _print_settings(recipe, directory)
-        _write_recipe(recipe, directory)
-        _write_environment(directory, engine.workers)
-        _remove_trash(directory)
-        _prepare(recipe, directory, _outdated(recipe, directory) if refresh else None)
-        timings = read_timings(directory)
-        statistics: dict[str, Any] = {}
-        worked = False
-        # A stage is done when its statistics are there; they are written last.
-        for stage in stages[: last + 1]:
-            done = directory / stage.directories[0] / "stats.json"
-            if done.exists():
-                statistics[stage.name] = read_json(done)
-                since = _since(recipe, directory) if stage is STAGES[0] else ""
-                say(f"{stage.name}: done before" + (f"; {since}" if since else ""))
+        with LocalEngine(workers) as engine:
+            _print_settings(recipe, directory)
+            _write_recipe(recipe, directory)
+            _write_environment(directory, engine.workers)
+            _remove_trash(directory)
+            _prepare(recipe, directory, _outdated(recipe, directory) if refresh else None)
+            timings = read_timings(directory)
+            statistics: dict[str, Any] = {}
+            worked = False
+            # A stage is done when its statistics are there; they are written last.
+            for stage in stages[: last + 1]:
+                done = directory / stage.directories[0] / "stats.json"
+                if done.exists():
+                    statistics[stage.name] = read_json(done)
+                    since = _since(recipe, directory) if stage is STAGES[0] else ""
+                    say(f"{stage.name}: done before" + (f"; {since}" if since else ""))
+                    _stop_if_failed(recipe, directory, engine, stage, statistics)
+                    continue
+                worked = True
+                started = time.monotonic()
+                statistics[stage.name] = _module(stage).run(recipe, directory, engine)
+                # Idle workers would hold memory that training needs.
+                engine.close()
+                write_json(done, statistics[stage.name])
+                seconds = time.monotonic() - started
+                timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
+                write_json(directory / "timings.json", timings)
+                say(f"{stage.name}: {seconds:.1f} s{summary(stage.name, statistics[stage.name])}")
+                for line in _notes(stage, recipe, statistics[stage.name], directory):
+                    say(line)
                 _stop_if_failed(recipe, directory, engine, stage, statistics)
-                continue
-            worked = True
-            started = time.monotonic()
-            statistics[stage.name] = _module(stage).run(recipe, directory, engine)
-            # Idle workers would hold memory that training needs.
-            engine.close()
-            write_json(done, statistics[stage.name])
-            seconds = time.monotonic() - started
-            timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
-            write_json(directory / "timings.json", timings)
-            say(f"{stage.name}: {seconds:.1f} s{summary(stage.name, statistics[stage.name])}")
-            _stop_if_failed(recipe, directory, engine, stage, statistics)
-        write_json(directory / "metrics.json", statistics)
-        if until is None:
-            _report(recipe, directory, engine, worked)
-            _print_timings(timings)
-        if failure := statistics.get("evaluate", {}).get("failure"):
-            raise UserError(f"evaluate: {failure}; delete train/ and evaluate/ of {directory}, and run again")
+            write_json(directory / "metrics.json", statistics)
+            if until is None:
+                _report(recipe, directory, engine, worked)
+                _print_timings(timings)
+            if failure := statistics.get("evaluate", {}).get("failure"):
+                raise UserError(f"evaluate: {failure}; delete train/ and evaluate/ of {directory}, and run again")
+
+
+def _notes(stage: Stage, recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """What a stage left out and why, in a line or two for the terminal: its module's own words, or the counts."""
+    own = getattr(_module(stage), "notes", None)
+    if own is not None:
+        lines: list[str] = own(recipe, statistics, directory)
+        return lines
+    counts = reasons(statistics.get("dropped", {}))
+    if not counts:
+        return []
+    where = directory / stage.directories[0] / "dropped-*.parquet"
+    listed = f"; each is in {where}, and `codeshell explain PATH --run {directory}` says why" if stage.drops else ""
+    return [f"{stage.name}: dropped {counts}{listed}"]
 
 
 def _stop_if_failed(recipe: Recipe, directory: Path, engine: Any, stage: Stage, statistics: dict[str, Any]) -> None:

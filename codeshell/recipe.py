@@ -26,11 +26,19 @@ import msgspec
 import tomli_w
 
 from codeshell.errors import UserError, say
+from codeshell.values import LARGEST, from_plain, to_plain
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+# The upper limits are far beyond any use. They keep sums and products of settings within 64 bits and within float32.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Width = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+"""A dimension of the model."""
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**32)]
+"""Tokens of a sequence or a batch."""
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Rate = Annotated[float, msgspec.Meta(ge=0.0)]
+Part = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
+Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1e30)]
 
 
 class Change(enum.Enum):
@@ -145,7 +153,7 @@ class Tokenizer(Settings, frozen=True, kw_only=True):
 
     path: Redo[str] = ""
     """A directory or `tokenizer.json` to use instead of training one."""
-    base_vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256)]] = 70_000
+    base_vocab_size: Redo[Annotated[int, msgspec.Meta(ge=256, le=2**31)]] = 70_000
     """Tokens before the 20 special ones, which follow them; `vocab_size` elsewhere counts both."""
     sample_bytes: Redo[Positive] = 2_000_000_000
     """At most this much text to train it on; documents are chosen by a hash of their id."""
@@ -154,14 +162,14 @@ class Tokenizer(Settings, frozen=True, kw_only=True):
 class Model(Settings, frozen=True, kw_only=True):
     """Shape of the model; names and defaults as in the released `config.json` (7.7 B parameters)."""
 
-    n_layer: Redo[Positive] = 42
-    n_embd: Redo[Positive] = 4096
-    n_head: Redo[Positive] = 32
-    num_query_groups: Redo[Positive] = 8
-    n_inner: Redo[Count] = 0
+    n_layer: Redo[Annotated[int, msgspec.Meta(ge=1, le=2**12)]] = 42
+    n_embd: Redo[Width] = 4096
+    n_head: Redo[Width] = 32
+    num_query_groups: Redo[Width] = 8
+    n_inner: Redo[Annotated[int, msgspec.Meta(ge=0, le=2**24)]] = 0
     """Width of the MLP; 0 means 4 x n_embd."""
-    n_positions: Redo[Positive] = 8192
-    dropout: Redo[Share] = 0.0
+    n_positions: Redo[Tokens] = 8192
+    dropout: Redo[Part] = 0.0
     """All three of `attn_pdrop`, `embd_pdrop` and `resid_pdrop`."""
 
 
@@ -170,7 +178,7 @@ class Phase(Settings, frozen=True, kw_only=True):
 
     share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
     """Part of `train.steps`; the shares of all phases must add up to 1."""
-    context: Positive
+    context: Tokens
     """Tokens in a sequence."""
     lr_scale: Rate = 1.0
     """Multiplies the run's schedule in this phase."""
@@ -180,16 +188,16 @@ class Train(Settings, frozen=True, kw_only=True):
     """Optimisation. The report fixes betas, warm-up, peak, floor and batch; the rest are the field's defaults."""
 
     steps: Redo[Positive] = 127_000
-    batch_tokens: Redo[Positive] = 4_194_304
-    micro_batch_tokens: Resume[Count] = 0
+    batch_tokens: Redo[Tokens] = 4_194_304
+    micro_batch_tokens: Resume[Annotated[int, msgspec.Meta(ge=0, le=2**32)]] = 0
     """Tokens of one forward pass; 0 means the whole batch. Gradients accumulate over batch / micro-batch."""
     phases: Redo[tuple[Phase, ...]] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
     lr: Redo[Rate] = 3e-4
     min_lr_ratio: Redo[Share] = 0.1
     """The cosine ends at this part of `lr`."""
-    warmup_steps: Redo[Count] = 1000
-    beta1: Redo[Share] = 0.9
-    beta2: Redo[Share] = 0.95
+    warmup_steps: Redo[Annotated[int, msgspec.Meta(ge=0, le=2**31)]] = 1000
+    beta1: Redo[Part] = 0.9
+    beta2: Redo[Part] = 0.95
     eps: Redo[Rate] = 1e-8
     weight_decay: Redo[Rate] = 0.1
     """On matrices only (weights of two or more dimensions)."""
@@ -217,7 +225,7 @@ class Train(Settings, frozen=True, kw_only=True):
     `ignore` accepts spikes; non-finite values are never applied."""
     max_skips: Resume[Positive] = 20
     """So many skipped updates in a row stop the run."""
-    threads: Resume[Count] = 0
+    threads: Resume[Annotated[int, msgspec.Meta(ge=0, le=1024)]] = 0
     """CPU threads; 0 means every core. It is in the recipe because it decides the rounding on a CPU."""
     log_every: Resume[Positive] = 1
     tensorboard: Resume[bool] = False
@@ -241,7 +249,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     """A whole run."""
 
     name: Resume[str] = "run"
-    seed: Redo[Count] = 0
+    seed: Redo[Seed] = 0
     collect: Collect = Collect()
     score: Score = Score()
     rules: Rules = Rules()
@@ -276,30 +284,46 @@ RENAMED = (
 """Recipes and run directories of earlier versions are read through this table."""
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe from TOML and apply `--set` overrides.
+def load(path: str | Path, overrides: list[str] | None = None, values: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from TOML and change some of its settings.
 
     Args:
         path: the TOML file.
         overrides: `"section.key=value"` each; the value is TOML, or a bare string where that fails to parse.
+        values: `{"section.key": value}` as Python values, which replace those of the overrides.
 
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, a value has the wrong type or range.
     """
     path = Path(path)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors begin a file with a byte order mark.
+        tree = _parse(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; recipes/demo.toml is one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a readable TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable TOML file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: cannot be read (byte {error.start} is not UTF-8); give a TOML file in UTF-8"
+        ) from None
+    except ValueError as error:
         raise UserError(f"{path}: not valid TOML ({error}); fix that line") from None
     # Before the overrides, so that one finds its key under whichever name the file has it.
     tree = _with_new_names(tree, str(path))
     for override in overrides or []:
         _apply_override(tree, override)
+    for key, value in (values or {}).items():
+        _put(tree, key.split("."), value, key)
     return from_tree(tree, str(path))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """TOML; whatever is wrong with it is a `ValueError`, as a number of more digits than Python reads is."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
@@ -308,32 +332,65 @@ def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
     Names of earlier versions (`RENAMED`) are read as today's, which is said on stderr.
     """
     tree = _with_new_names(tree, origin)
+    try:
+        tree = from_plain(tree)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
     # strict: "3" is no number and 1.5 no whole one, as in TOML itself.
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
         raise UserError(f"{origin}: {_explain(str(error))}") from None
-    # What one key alone cannot tell: the shares together, and contexts against the model and the batch.
+    except UnicodeEncodeError as error:
+        raise UserError(f"{origin}: the name {error.object!r} is not UTF-8; write a key of the recipe") from None
+    # What one key alone cannot tell: dimensions of the model together, the shares, contexts against model and batch.
+    try:
+        _check(recipe)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise a `UserError` for settings that do not go together."""
+    if "" in recipe.collect.inputs:
+        raise UserError('collect.inputs: "" names nothing; leave it out (a shell variable may not be set)')
+    if recipe.split.valid + recipe.split.test >= 1.0:
+        raise UserError(
+            f"split: valid {recipe.split.valid:g} and test {recipe.split.test:g} leave nothing to train on; "
+            "make them add up to less than 1"
+        )
+    model = recipe.model
+    # codeshell.model says the same of any config.json; it imports torch, which the data stages do without.
+    if model.n_embd % model.n_head or model.n_embd // model.n_head % 2:
+        raise UserError(
+            f"model.n_embd {model.n_embd} does not give each of the {model.n_head} heads (model.n_head) the same even "
+            "number of dimensions; make it a multiple of 2 x n_head"
+        )
+    if model.n_head % model.num_query_groups:
+        raise UserError(
+            f"model.n_head {model.n_head} is not a multiple of num_query_groups {model.num_query_groups}; every "
+            "key/value head serves the same number of query heads"
+        )
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
-        raise UserError(f"{origin}: train.phases: the shares add up to {total:g}; make them add up to 1")
+        raise UserError(f"train.phases: the shares add up to {total:g}; make them add up to 1")
     for phase in recipe.train.phases:
         if phase.context > recipe.model.n_positions:
             raise UserError(
-                f"{origin}: train.phases: context {phase.context} is beyond model.n_positions "
+                f"train.phases: context {phase.context} is beyond model.n_positions "
                 f"{recipe.model.n_positions}; raise n_positions or shorten the context"
             )
         if recipe.train.batch_tokens % phase.context:
             raise UserError(
-                f"{origin}: train.batch_tokens {recipe.train.batch_tokens} is not a multiple of the context "
+                f"train.batch_tokens {recipe.train.batch_tokens} is not a multiple of the context "
                 f"{phase.context}; a batch holds whole sequences"
             )
-    return recipe
 
 
 def to_tree(recipe: Settings) -> dict[str, Any]:
     """The recipe as plain dicts, lists and scalars: for TOML, JSON and hashing."""
-    tree: dict[str, Any] = msgspec.to_builtins(recipe)
+    tree: dict[str, Any] = to_plain(msgspec.to_builtins(recipe))
     return tree
 
 
@@ -444,17 +501,37 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     names = key.split(".")
     if not equals or not all(names):
         raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
+    # A name with dots of its own is quoted, as in TOML: score.settings."my_scorer.py:Lines".limit=3.
+    if '"' in key or "'" in key:
+        names = _quoted_names(key, override)
     # TOML, or else the text as it is: a shell user need not quote the quotes of train.precision=fp32.
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        parsed = _parse(f"value = {text}")
+    except ValueError:
+        parsed = {"value": text}
+    # A second line would be a key of its own.
+    _put(tree, names, parsed["value"] if parsed.keys() == {"value"} else text, f"--set {override}")
+
+
+def _quoted_names(key: str, override: str) -> list[str]:
+    try:
+        node: Any = _parse(f"{key} = 0")
+    except ValueError:
+        raise UserError(f'--set {override}: quote a name as TOML does, section."a.name".key=value') from None
+    names = []
+    while isinstance(node, dict):
+        name, node = next(iter(node.items()))
+        names.append(name)
+    return names
+
+
+def _put(tree: dict[str, Any], names: list[str], value: Any, what: str) -> None:
+    """Set one value; tables on the way that the file lacks are made. `what` names it in errors."""
     node = tree
-    # Down to the table that holds the key; tables that the file lacks are made.
     for name in names[:-1]:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
-            raise UserError(f"--set {override}: {name} is a value, not a section")
+            raise UserError(f"{what}: {name} is a value, not a section; change it as a whole")
     node[names[-1]] = value
 
 

@@ -24,6 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # it holds the version and loads the rest by name.
     ("versions",),
     ("codeshell", "_C", "errors", "randomness"),
+    ("values",),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),

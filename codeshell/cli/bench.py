@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import codeshell
+from codeshell.cli.process import end_with_parent
 from codeshell.errors import UserError
 
 HELP = "measure an operation on this machine against its peers and the machine's own floor"
@@ -57,4 +58,5 @@ def main(args: argparse.Namespace) -> int:
     package = Path(codeshell.__file__).resolve().parents[1]
     paths = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, str(folder / f"{args.name}.py"), *args.arguments]
-    return subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": paths}).returncode
+    environment = os.environ | {"PYTHONPATH": paths}
+    return subprocess.run(command, check=False, env=environment, preexec_fn=end_with_parent).returncode

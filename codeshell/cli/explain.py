@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
     if rows:
         return rows
     plans = sorted((run / "collect").glob("plan-*.json"))
-    places = provenance.locate(plans, Path(given).expanduser())
+    places = provenance.locate(plans, Path(os.path.expanduser(given)))  # noqa: PTH111
     for place in places:
         if place.found is not None:
             names = storable(place.found.path), storable(place.found.repo)
@@ -219,7 +220,7 @@ def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
     if not plan.exists():
         return []
     # A path relative to an input is one, too.
-    candidates = [Path(given).expanduser()]
+    candidates = [Path(os.path.expanduser(given))]  # noqa: PTH111
     if not candidates[0].is_absolute():
         sources = inputs.read_plan(plan).sources
         candidates += [Path(source.path, given) for source in sources if source.kind == "files"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 HELP = "the main job: collect, filter, deduplicate, split, tokenize, train, evaluate, report; resumes"
 
@@ -48,28 +50,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    import json
-    from pathlib import Path
+    import os
 
     from codeshell import pipeline, recipe
+    from codeshell.engine import MAX_WORKERS
     from codeshell.errors import UserError
 
-    overrides = list(args.set)
+    values: dict[str, Any] = {}
     if args.input:
-        # `src/` and `src` are one folder, and a run that resumes must see one input. A URL and an empty string stay as
-        # they are: as paths, they would be `https:/...` and the working directory.
-        inputs = [str(Path(item).expanduser()) if item and "://" not in item else item for item in args.input]
-        overrides.append("collect.inputs=" + json.dumps(inputs))
+        if "" in args.input:
+            raise UserError('--input "": empty; name what to read (a shell variable may not be set)')
+        # `src/` and `src` are one folder, and a run that resumes must see one input. A URL stays as it is: as a path,
+        # it would be `https:/...`.
+        values["collect.inputs"] = [
+            item if "://" in item else str(Path(os.path.expanduser(item)))  # noqa: PTH111 (an unknown ~user is a name)
+            for item in args.input
+        ]
+    # Values, not text of TOML: a pattern may hold any character.
     for name in ("include", "exclude"):
         if getattr(args, name):
-            overrides.append(f"collect.{name}=" + json.dumps(getattr(args, name), ensure_ascii=False))
+            values[f"collect.{name}"] = getattr(args, name)
     if args.no_gitignore:
-        overrides.append("collect.gitignore=false")
+        values["collect.gitignore"] = False
     if args.encoding:
-        overrides.append(f"collect.encoding={args.encoding}")
-    if args.workers < 0:
-        raise UserError(f"--workers {args.workers}: give 1 or more, or 0 for every core")
-    settings = recipe.load(args.recipe, overrides)
-    output = Path(args.output) if args.output else Path("runs") / Path(args.recipe).stem
-    pipeline.run(settings, output, workers=args.workers, until=args.until, refresh=args.refresh)
+        values["collect.encoding"] = args.encoding
+    if not 0 <= args.workers <= MAX_WORKERS:
+        raise UserError(f"--workers {args.workers}: give 1 to {MAX_WORKERS}, or 0 for every core")
+    settings = recipe.load(args.recipe, args.set, values)
+    pipeline.run(settings, output_directory(args), workers=args.workers, until=args.until, refresh=args.refresh)
     return 0
+
+
+def output_directory(args: argparse.Namespace) -> Path:
+    """The run's directory that `-o` names, or that of the recipe's name.
+
+    Raises:
+        UserError: the name is empty, a URL, or not UTF-8.
+    """
+    from codeshell.engine.files import is_utf8
+    from codeshell.errors import UserError
+
+    if args.output == "":
+        raise UserError("-o DIR: empty; name a directory (a shell variable may not be set)")
+    name = args.output or str(Path("runs") / Path(args.recipe).stem)
+    if "://" in name:
+        raise UserError(f"-o {name}: a URL; a run needs a directory of this machine, or one that is mounted here")
+    if not is_utf8(name):
+        raise UserError(f"-o {name}: not UTF-8, and Arrow cannot open such a path; name another directory")
+    return Path(name)

@@ -101,6 +101,10 @@ def _train(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if args.base_vocab_size < 256:
         raise UserError(f"--base-vocab-size {args.base_vocab_size}: the 256 bytes are always in it; give at least 256")
+    for name in ("base_vocab_size", "sample_bytes"):
+        high = 1 << 31 if name == "base_vocab_size" else 1 << 62
+        if getattr(args, name) >= high:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: too large; give less than {high}")
     if not 0 <= args.seed < 1 << 64:
         raise UserError(f"--seed {args.seed}: give a number from 0 to 2^64 - 1")
     if (output / "tokenizer.json").exists():

@@ -29,13 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from codeshell import pipeline, recipe
+    from codeshell.cli.run import output_directory
     from codeshell.errors import UserError
 
     settings = recipe.load(args.recipe, args.set)
-    directory = Path(args.output) if args.output else Path("runs") / Path(args.recipe).stem
+    directory = output_directory(args)
     if not (directory / "tokens").is_dir():
         raise UserError(
             f"{directory / 'tokens'}: no such directory, so there is nothing to train on; "

@@ -35,7 +35,7 @@ from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly
 from codeshell.engine.memory import give_back_large_blocks
 from codeshell.engine.shard_map import marker_path
-from codeshell.errors import UserError
+from codeshell.errors import UserError, reasons
 from codeshell.recipe import Recipe, Rules
 from codeshell.registry import absolute
 from codeshell.scorers.text import SCORES
@@ -130,6 +130,24 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             "give more input or lower rules.language_floor"
         )
     return result
+
+
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """Lines for the terminal: what was dropped by which rule, louder where the floor took most of the input."""
+    dropped, documents = statistics["dropped"], statistics["in"]["documents"]
+    if not dropped:
+        return []
+    lines = [
+        f"filter: dropped {reasons(dropped)}; each is in {directory / 'filter' / 'dropped-*.parquet'}, and "
+        f"`codeshell explain PATH --run {directory}` shows its value and limit"
+    ]
+    floor = dropped.get("language_floor", {"documents": 0})["documents"]
+    if floor > documents / 2:
+        lines.append(
+            f"warning: filter: {floor:,} of {documents:,} documents are in languages of less than "
+            f"{recipe.rules.language_floor:,} bytes; to keep them, lower rules.language_floor"
+        )
+    return lines
 
 
 def decide_shard(directory: str, rules: Rules, totals: dict[str, int], shard: int) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def _checked(settings: Score) -> dict[str, Scorer]:
     unknown = settings.settings.keys() - set(settings.scorers)
     if unknown:
         raise UserError(f"score.settings: {min(unknown)!r} is not in score.scorers; name it there as well")
+    if "text" in settings.scorers:
+        raise UserError("score.scorers: every document has the columns of 'text' already; leave it out")
     scorers = _make(settings)
     _schema(scorers)
     return scorers

@@ -69,6 +69,17 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     }
 
 
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """A line for the terminal where documents were left out."""
+    lost = sum(statistics[split]["dropped"]["missing_bytes"]["documents"] for split in SPLITS)
+    if not lost:
+        return []
+    return [
+        f"warning: tokens: {lost:,} documents are left out (missing_bytes): the tokenizer has no symbol for some of "
+        "their bytes; name one that has all 256 in tokenizer.path, or leave it empty to train one"
+    ]
+
+
 def tokenize_shard(task: Task) -> dict[str, Any]:
     """Write one token shard; return its counts."""
     tokenizer = _load(task.tokenizer, task.tokenizer_hash)

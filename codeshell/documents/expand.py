@@ -80,7 +80,7 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
     if readers.is_url(path):
         yield from _expand_url(path)
         return
-    path = str(Path(path).expanduser())
+    path = str(Path(os.path.expanduser(path)))  # noqa: PTH111 (Path's own raises where there is no such user)
     # A file whose own name has brackets or stars is meant as it is.
     names = [path]
     if has_magic(path) and not os.path.lexists(path):

@@ -10,6 +10,9 @@ __all__ = ["ENGINES", "Engine", "LocalEngine", "make_engine", "map_shards"]
 
 ENGINES = ("local", "ray")
 
+MAX_WORKERS = 4096
+"""Far beyond the cores of any machine; each worker is a process."""
+
 
 def make_engine(name: str, workers: int = 0, address: str | None = None, module: str | None = None) -> Engine:
     """The engine that a command asks for; `close` it at the end.
@@ -25,8 +28,8 @@ def make_engine(name: str, workers: int = 0, address: str | None = None, module:
     """
     if name not in ENGINES:
         raise UserError(f"--engine {name}: no such engine; there are {', '.join(ENGINES)}")
-    if workers < 0:
-        raise UserError(f"--workers {workers}: give 1 or more, or 0 for every core")
+    if not 0 <= workers <= MAX_WORKERS:
+        raise UserError(f"--workers {workers}: give 1 to {MAX_WORKERS}, or 0 for every core")
     if name == "ray":
         from codeshell.engine.ray import RayEngine
 

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, NaN refused; equal values give equal bytes."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    # A path may hold bytes that are not UTF-8. Python has surrogates for them, which JSON has as escapes only.
+    write_text(path, re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -162,6 +165,11 @@ def disk_error(error: OSError, path: Path) -> Exception:
         errno.EACCES: "no permission to write here; choose another output directory",
         errno.EPERM: "no permission to write here; choose another output directory",
         errno.ENOTDIR: "a part of this path is a file; choose another output directory",
+        errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
+        errno.ELOOP: "a link in this path leads back to itself; choose another output directory",
+        errno.EINVAL: "the file system takes no such name; choose another one",
+        errno.EIO: "the disk fails (input/output error); choose another output directory",
+        errno.EISDIR: "a directory of this name is in the way; remove it or choose another name",
         errno.EEXIST: "a file of this name is in the way; remove it or choose another output directory",
     }
     remedy = remedies.get(error.errno or 0)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from codeshell.engine.arrow import leave_out_pandas
+from codeshell.engine import worker
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError
 
@@ -82,20 +82,20 @@ class LocalEngine:
             for item in items:
                 yield function(item)
             return
-        pool = self._start()
-        self._used = True
         pending: deque[Future[Result]] = deque()
         try:
+            pool = self._start()
+            self._used = True
             # Twice as many in flight as there are workers, so that none waits. Not all items: results come back in
             # order, and those after a slow one would pile up.
             for item in items:
-                pending.append(pool.submit(function, item))
+                pending.append(pool.submit(worker.work, function, item))
                 if len(pending) >= 2 * self.workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
-            self.close()
+            self._kill()
             raise UserError(
                 "a worker process died (killed, or out of memory); run again to resume, with fewer --workers "
                 "if memory is short"
@@ -113,7 +113,8 @@ class LocalEngine:
         if self._pool is not None:
             # Unused workers may still be importing `module`, which nobody waits for any more.
             if not self._used:
-                self._kill_workers()
+                for process in self._processes():
+                    process.kill()
             self._pool.shutdown(cancel_futures=True)
             self._pool, self._used = None, False
 
@@ -123,43 +124,55 @@ class LocalEngine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # Ctrl-C and the like may have come between two results: nothing is waited for then, either.
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+        else:
+            self._kill()
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Workers are forked from a server that has no threads. A fork of this process could inherit a lock that
-            # a thread of tokenizers, torch or Arrow holds, and nothing would ever release it.
-            with _arrow_keeps_pages():
+            # a thread of tokenizers, torch or Arrow holds, and nothing would ever release it. The server, and so each
+            # worker, is born with the signals blocked that a terminal or a job's manager sends to all processes of a
+            # command: the server must outlive them, and a worker that has no handler yet would print a traceback.
+            # `worker.begin` sets its handlers and lifts the block.
+            with _arrow_keeps_pages(), _blocked(worker.SENT_TO_ALL):
                 forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
-                self.workers, multiprocessing.get_context("forkserver"), _begin, (self._module,)
+                self.workers, multiprocessing.get_context("forkserver"), worker.begin, (self._module,)
             )
         return self._pool
 
     def _kill(self) -> None:
-        # Nothing is waited for: files are written whole or not at all, so a killed worker leaves none half written.
-        self._kill_workers()
-        self.close()
-
-    def _kill_workers(self) -> None:
-        if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
+        """End the workers now: their temporary files go first, unless one is in a call of C++ that takes too long."""
+        # Each sentinel is ready once its process has ended.
+        running = {process.sentinel: process for process in self._processes()}
+        try:
+            for process in running.values():
+                process.terminate()
+            end = time.monotonic() + worker.PATIENCE
+            while running and time.monotonic() < end:
+                for ended in connection.wait(list(running), end - time.monotonic()):
+                    del running[ended]
+        finally:
+            # Also if a second Ctrl-C comes. Files are written whole or not at all, so nothing is left half written.
+            for process in running.values():
                 process.kill()
+            self.close()
+
+    def _processes(self) -> list[Any]:
+        return [] if self._pool is None else list((self._pool._processes or {}).values())
 
 
-def _begin(module: str | None) -> None:
-    """Prepare a worker: its signals, Arrow without pandas, and the module whose functions it will run."""
-    signal.signal(signal.SIGINT, _pass)
-    leave_out_pandas()
-    if module is not None:
-        # If this fails, so does the first task that needs the module, and its error reaches the caller.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-
-
-def _pass(number: int, frame: object) -> None:
-    """A terminal sends Ctrl-C to the workers too, where it would end only the present task, and the next one would
-    begin. So they ignore it, and the main process ends them. (Not SIG_IGN: a worker's children would inherit that.)"""
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Block signals in this thread, and for good in the processes that it starts within the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

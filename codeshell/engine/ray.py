@@ -18,7 +18,9 @@ import importlib
 import logging
 import os
 import pickle
+import signal
 import socket
+import threading
 import time
 import traceback
 import weakref
@@ -173,13 +175,14 @@ class RayEngine:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == "local":
             cpus = self._limit or usable_cores()
-            with _loopback():
+            with _loopback(), _own_sigterm():
                 ray.init(
                     address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
                 )
         else:
             try:
-                ray.init(address=_listening(ray, self.address), **quiet)
+                with _own_sigterm():
+                    ray.init(address=_listening(ray, self.address), **quiet)
             except (RuntimeError, ValueError, OSError) as error:  # a ConnectionError is an OSError
                 ray.shutdown()
                 raise UserError(
@@ -268,6 +271,18 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: `ray.init` sets one that ends the process with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        # Python lets only the main thread set handlers, and Ray has set none in another one.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _listening(ray: Any, address: str) -> str:

@@ -15,7 +15,9 @@ class Stage:
 
     name: str
     module: str
-    """Below `codeshell`; it has `run(recipe, directory, engine) -> statistics`."""
+    """Below `codeshell`; it has `run(recipe, directory, engine) -> statistics`. It may have
+    `notes(recipe, statistics, directory) -> lines`: at most two lines for the terminal, after that of the stage, that
+    say what was left out, why, and what to do; one that begins with "warning:" is about a loss."""
     directories: tuple[str, ...]
     """Below the run's directory, all its own; the first holds `stats.json` and `key.json`."""
     sections: tuple[str, ...]
@@ -43,7 +45,7 @@ STAGES = (
     # The corpus: whole repositories are held out, and what leaks is dropped.
     Stage("split", "data.split", ("curated",), ("split", "seed"), kept=("train", "valid", "test"), drops=True),
     # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.
-    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed")),
+    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed"), checks=True),
     Stage("tokens", "data.tokens", ("tokens",), ()),
     Stage("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), precious=True),
     # Not in the list: the report, which is written from all of these after the last.

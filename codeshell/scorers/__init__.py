@@ -7,9 +7,12 @@ this module imports no Arrow.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from codeshell.errors import UserError
 from codeshell.registry import Registry
 
 if TYPE_CHECKING:
@@ -50,8 +53,23 @@ def make(name: str, settings: Mapping[str, Any]) -> Scorer:
     """The scorer of this name or place with these settings.
 
     Raises:
-        UserError: there is none of that name. What the scorer itself raises comes as it is.
+        UserError: there is none of that name, it does not take these settings, or it is no scorer. What the scorer
+            itself raises comes as it is.
     """
+    found = SCORERS.get(name)
+    if not callable(found):
+        raise UserError(f"scorer {name}: is no class or function that makes a scorer; see codeshell.scorers.Scorer")
+    # Before the call, so that a TypeError of the scorer's own code is not taken for one of its settings.
+    with contextlib.suppress(ValueError):  # the signature of some classes written in C is not known
+        signature = inspect.signature(found)
+        try:
+            signature.bind(**settings)
+        except TypeError as error:
+            known = ", ".join(signature.parameters) or "none"
+            raise UserError(f"score.settings of {name}: {error}; its settings: {known}") from None
     # A class is called with its settings as a function would be; one without settings takes no arguments.
-    scorer: Scorer = SCORERS.get(name)(**settings)
+    scorer: Scorer = found(**settings)
+    for member in ("version", "columns", "score"):
+        if not hasattr(scorer, member):
+            raise UserError(f"scorer {name}: has no {member!r}; see codeshell.scorers.Scorer")
     return scorer

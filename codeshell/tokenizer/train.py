@@ -203,6 +203,23 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         return statistics | {"measured_on": "train"} | training
 
 
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for a tokenizer of the recipe that cannot be used."""
+    if recipe.tokenizer.path:
+        Tokenizer.load(recipe.tokenizer.path)
+
+
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """A line for the terminal where the vocabulary is smaller than asked for."""
+    made, asked = statistics["base_vocab_size"], statistics["asked_vocab_size"]
+    if made >= asked:
+        return []
+    return [
+        f"tokenizer: {made:,} of the {asked:,} tokens of tokenizer.base_vocab_size: no further pair of tokens occurs "
+        "twice in this text"
+    ]
+
+
 def _train_on(sample: Sample, base_vocab_size: int) -> Tokenizer:
     """`train` on a sample, read as the learner asks for it, with a progress line."""
     with Progress("tokenizer", total=sample.documents, unit="documents") as progress:

@@ -52,6 +52,10 @@ def _one_child(requests: Sequence[str]) -> list[Any]:
         except BrokenPipeError:
             # The child died before it had read all requests, and its answers are lost with it.
             output = ""
+        except BaseException:
+            # Ctrl-C or SIGTERM: nobody waits for the answers any more.
+            child.kill()
+            raise
         finally:
             timer.cancel()
     answers: list[Any] = []
