@@ -457,7 +457,7 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
         place = f"{folder}/{file.path}"
-        if file.blob:
+        if file.blob and not reason:
             data, reason = walk.read_blob(folder, file, limit)
         if file.look and not reason:
             head = data[: languages.LOOK_BYTES] if file.blob else readers.read_head(place, languages.LOOK_BYTES)

@@ -66,7 +66,7 @@ def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     assert "2 are near duplicates of 2 of them" in out
     # Every loss has its line with the remedy; where the list is, is said.
-    assert "not compared: 1 bad_json, 1 bad_utf8, 1 binary, 1 no_text" in out
+    assert "not compared: 1 bad_json, 1 binary, 1 encoding_latin1, 1 no_text" in out
     assert "warning: rows without a text in the column 'content': 1;" in out and "--text-column" in out
     assert "warning: lines that are no JSON objects: 1;" in out
     assert "warning: documents that are not UTF-8: 1;" in out

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,8 @@ import pytest
 import codeshell.engine.ray as ray_module
 from codeshell.cli import main
 from codeshell.dedup import job as dedup_job
-from codeshell.documents.batches import Batch, read
+from codeshell.dedup.job import _read as read_group
+from codeshell.documents.batches import Batch
 from codeshell.documents.inputs import InputOptions, Shard
 from codeshell.engine import Engine, LocalEngine, make_engine, map_shards
 from codeshell.engine.files import TEMPORARY, atomic_path
@@ -292,12 +293,12 @@ def dedup_inputs(path: Path) -> list[str]:
     return [str(path / f"{number}.parquet") for number in range(8)]
 
 
-def held_read(shard: Shard, wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
+def held_read(shards: Sequence[Shard], wanted: frozenset[str], options: InputOptions) -> Iterator[Batch]:
     """The job's reader, but that it stays behind the first batch while the file `hold-STEP` is there."""
-    folder = Path(shard.source.path).parent.parent
+    folder = Path(shards[0].source.path).parent.parent
     step = "sign" if "id" in wanted else "sets"
-    note((folder, shard.number), step)
-    for batch in read(shard, options, wanted):
+    note((folder, shards[0].number), step)
+    for batch in read_group(shards, wanted, options):
         yield batch
         end = time.monotonic() + 3 * WAIT
         while (folder / f"hold-{step}").exists() and time.monotonic() < end:
@@ -319,6 +320,7 @@ def test_dedup_with_a_node_killed_at_work_writes_the_same_bytes(
     command = ["dedup", *dedup_inputs(tmp_path / "in")]
     assert main([*command, "--workers", "1", "-o", str(tmp_path / "local")]) == 0
     monkeypatch.setattr(dedup_job, "_read", held_read)
+    monkeypatch.setattr(dedup_job, "GROUP_BYTES", 1)  # a task for each file
     (tmp_path / "log").mkdir()
     (tmp_path / f"hold-{step}").touch()
     victims: list[int] = []

@@ -16,6 +16,7 @@ from helpers.tiny_run import texts, tiny_recipe, write_run
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree
 from codeshell.train import checkpoints, run
+from codeshell.train.signals import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def trained(tmp_path_factory, tokenizer):
 
     Trainer._step = step
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             run(tiny_recipe(), directory, None)
     finally:
         Trainer._step = real
