@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,8 +237,6 @@ def summary(statistics: dict[str, Any]) -> list[str]:
     if statistics["left_out"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in statistics["left_out"].items())
         lines.append(f"not compared: {reasons}")
-        if any(reason.startswith("encoding_") for reason in statistics["left_out"]):
-            lines.append("texts in other encodings than UTF-8 can be compared, too: --encoding auto")
     if statistics.get("repeated_ids"):
         lines.append(f"{statistics['repeated_ids']:,} documents repeat an earlier id; (shard, row) tells rows apart")
     if "index" in statistics:
@@ -248,11 +247,16 @@ def summary(statistics: dict[str, Any]) -> list[str]:
 
 def losses(statistics: dict[str, Any], options: InputOptions) -> list[str]:
     """A line for each reason for which something was not compared that the user may not expect, with the remedy."""
-    left_out: dict[str, int] = statistics["left_out"]
+    left_out: Counter[str] = Counter()
+    for reason, count in statistics["left_out"].items():
+        left_out["encoding" if reason.startswith("encoding_") else reason] += count
     remedies = {
         "no_text": (f"rows without a text in the column {options.text_column!r}", "name another with --text-column"),
         "bad_json": ("lines that are no JSON objects", "fix them, or find out what cut the file"),
-        "bad_utf8": ("documents that are not UTF-8", "convert them to UTF-8 first"),
+        "bad_csv": ("records of CSV with more fields than the header", "write the file again with a CSV writer"),
+        "damaged": ("files that cannot be read whole", "fetch them again"),
+        "encoding": ("documents in other encodings than UTF-8", "--encoding auto reads them"),
+        "bad_utf8": ("documents that are not UTF-8, in no encoding that can be told", "convert them to UTF-8 first"),
         "over_large": (f"files of more than {options.max_file_bytes:,} bytes", "raise --max-file-bytes"),
         "unreadable": ("files that cannot be read", "give yourself the permission, or leave them out"),
     }
@@ -262,7 +266,7 @@ def losses(statistics: dict[str, Any], options: InputOptions) -> list[str]:
         if reason in left_out
     ]
     # Pictures and data among code are no loss; documents that should have been read are.
-    lost = sum(left_out.get(reason, 0) for reason in remedies)
+    lost = sum(left_out[reason] for reason in remedies)
     total = lost + statistics["documents"]
     if 2 * lost > total:
         lines.append(f"warning: {lost:,} of {total:,} documents were not compared: duplicates among them stay")

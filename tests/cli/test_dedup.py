@@ -69,7 +69,7 @@ def test_folders_parquet_and_jsonl(inputs: Path, capsys: pytest.CaptureFixture[s
     assert "not compared: 1 bad_json, 1 binary, 1 encoding_latin1, 1 no_text" in out
     assert "warning: rows without a text in the column 'content': 1;" in out and "--text-column" in out
     assert "warning: lines that are no JSON objects: 1;" in out
-    assert "warning: documents that are not UTF-8: 1;" in out
+    assert "warning: documents in other encodings than UTF-8: 1; --encoding auto reads them" in out
     assert "left_out.parquet" in out
     assert "also holds the other files and links, as they were: 1" in out
     listed = pq.read_table(output / "left_out.parquet").to_pylist()

@@ -317,10 +317,10 @@ def test_dedup_with_a_node_killed_at_work_writes_the_same_bytes(
     nodes: Nodes, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes.restore_second()
+    monkeypatch.setattr(dedup_job, "GROUP_BYTES", 1)  # a task for each file
     command = ["dedup", *dedup_inputs(tmp_path / "in")]
     assert main([*command, "--workers", "1", "-o", str(tmp_path / "local")]) == 0
     monkeypatch.setattr(dedup_job, "_read", held_read)
-    monkeypatch.setattr(dedup_job, "GROUP_BYTES", 1)  # a task for each file
     (tmp_path / "log").mkdir()
     (tmp_path / f"hold-{step}").touch()
     victims: list[int] = []
