@@ -52,17 +52,30 @@ def let_signals_kill() -> None:
                 signal.signal(number, signal.SIG_DFL)
 
 
+HELPER_SECONDS = 2.0
+"""Time for the helper processes of multiprocessing to end; they need a tenth of it."""
+
+
 def wait_for_helpers() -> None:
     """Wait until the two helper processes of multiprocessing are gone, which would end a moment after this one.
 
-    All workers have ended by now, or a signal ends the waiting. multiprocessing does the same for its own tests; it has
-    no public name for it.
+    multiprocessing does the same for its own tests; it has no public name for it.
     """
-    for module, name in (("forkserver", "_forkserver"), ("resource_tracker", "_resource_tracker")):
-        # Not there: this command has had no workers.
-        helper = getattr(sys.modules.get(f"multiprocessing.{module}"), name, None)
-        with contextlib.suppress(AttributeError, OSError):
-            helper._stop()  # type: ignore[union-attr]
+
+    def stop() -> None:
+        # First what multiprocessing does at the exit: the tracker must know of each semaphore that is given back.
+        with contextlib.suppress(KeyError, AttributeError):
+            sys.modules["multiprocessing.util"]._run_finalizers()
+        for module, name in (("forkserver", "_forkserver"), ("resource_tracker", "_resource_tracker")):
+            # Not there: this command has had no workers.
+            helper = getattr(sys.modules.get(f"multiprocessing.{module}"), name, None)
+            with contextlib.suppress(AttributeError, OSError):
+                helper._stop()  # type: ignore[union-attr]
+
+    # A worker that is still there keeps them alive, and ends only after this process: hence not for ever.
+    waiting = threading.Thread(target=stop, daemon=True)
+    waiting.start()
+    waiting.join(HELPER_SECONDS)
 
 
 PR_SET_PDEATHSIG = 1

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -71,10 +71,15 @@ class LocalEngine:
         self._pool: ProcessPoolExecutor | None = None
         self._used = False
         if module is not None and self.workers > 1:
-            pool = self._start()
-            for _ in range(min(self.workers, EARLY_WORKERS)):
-                # The executor starts a process for a task that finds none idle; what the task does is no matter.
-                pool.submit(int)
+            try:
+                pool = self._start()
+                for _ in range(min(self.workers, EARLY_WORKERS)):
+                    # The executor starts a process for a task that finds none idle; what the task does is no matter.
+                    _submit(pool, int)
+            except BaseException:
+                # Ctrl-C: the caller gets no engine that it could close.
+                self._kill()
+                raise
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         # Nothing to share: no process is worth its start.
@@ -89,7 +94,7 @@ class LocalEngine:
             # Twice as many in flight as there are workers, so that none waits. Not all items: results come back in
             # order, and those after a slow one would pile up.
             for item in items:
-                pending.append(pool.submit(worker.work, function, item))
+                pending.append(_submit(pool, worker.work, function, item))
                 if len(pending) >= 2 * self.workers:
                     yield pending.popleft().result()
             while pending:
@@ -137,6 +142,9 @@ class LocalEngine:
             # worker, is born with the signals blocked that a terminal or a job's manager sends to all processes of a
             # command: the server must outlive them, and a worker that has no handler yet would print a traceback.
             # `worker.begin` sets its handlers and lifts the block.
+            with _blocked(worker.SENT_TO_ALL):
+                resource_tracker.ensure_running()
+            # Apart, because the start of the tracker itself lifts a block of SIGINT and SIGTERM at its end.
             with _arrow_keeps_pages(), _blocked(worker.SENT_TO_ALL):
                 forkserver.ensure_running()
             self._pool = ProcessPoolExecutor(
@@ -151,7 +159,8 @@ class LocalEngine:
         try:
             for process in running.values():
                 process.terminate()
-            end = time.monotonic() + worker.PATIENCE
+            # Workers without work have no files, and may still be starting, when they take no signal but SIGKILL.
+            end = time.monotonic() + (worker.PATIENCE if self._used else 0.0)
             while running and time.monotonic() < end:
                 for ended in connection.wait(list(running), end - time.monotonic()):
                     del running[ended]
@@ -163,6 +172,16 @@ class LocalEngine:
 
     def _processes(self) -> list[Any]:
         return [] if self._pool is None else list((self._pool._processes or {}).values())
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Give the pool a task; it may start a process for it, or its threads.
+
+    Ctrl-C is put off meanwhile: in the middle of a start it would leave a process that nobody knows, or a thread that
+    is waited for and never began.
+    """
+    with _blocked(worker.SENT_TO_ALL):
+        return pool.submit(function, *arguments)
 
 
 @contextlib.contextmanager

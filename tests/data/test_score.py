@@ -189,7 +189,7 @@ def test_workers_and_resumes_change_no_byte(own: Path) -> None:
         ({"score.scorers": ["absent.py:X"]}, "scorer absent.py:X: 'absent.py' cannot be loaded"),
         ({"score.scorers": ["my_scorer.py:Nothing"]}, "my_scorer.py has no 'Nothing'"),
         ({"score.scorers": ["tekst"]}, "scorer 'tekst': unknown; did you mean text?"),
-        ({"score.scorers": ["text"]}, "scorer text: the column 'characters' is one of every document already"),
+        ({"score.scorers": ["text"]}, "score.scorers: every document has the columns of 'text' already; leave it out"),
         ({"score.scorers": ["my_scorer.py:Todo", "other.py:Todo"]}, "the column 'todo' is one of scorer my_scorer.py"),
         ({"score.scorers": ["other.py:Short"]}, "other.py:Short: 'short' has 1 values for"),
         ({"score.scorers": ["other.py:Wrong"]}, "other.py:Wrong: 'wrong' is not double"),

@@ -61,16 +61,13 @@ def get_task(name: str) -> Task:
     task = found() if isinstance(found, type) and issubclass(found, Task) else found
     if not isinstance(task, Task):
         raise UserError(f"task {name}: not a task; derive its class from codeshell.evaluate.task.Task")
-    # What `Task` itself only declares. A task that measures in its own way needs none of it.
-    own_way = {name for name in ("measure", "answers") if getattr(type(task), name) is not getattr(Task, name)}
-    if "measure" not in own_way:
-        for member in ("problems", "judge") if own_way else ("problems", "prompts", "judge"):
-            if getattr(type(task), member) is getattr(Task, member):
-                raise UserError(f"task {name}: its class has no {member}(); write it, or measure() in place of all")
     # The name becomes a key of JSON, a file name and an id of the page.
     own = getattr(task, "name", "")
     if not _NAME.fullmatch(own):
         raise UserError(f"task {name}: give the class a `name` of letters, digits and _ - . + :")
     if own in RESERVED or own in ALIASES or (own in TASKS and type(task) is not TASKS.get(own)):
         raise UserError(f"task {name}: the name {own!r} is taken; give the class another `name`")
+    # `Task` itself only declares them. A task that measures in its own way needs no problems.
+    if type(task).measure is Task.measure and type(task).problems is Task.problems:
+        raise UserError(f"task {name}: its class has no problems(); write it, or measure() in place of all")
     return task
