@@ -147,20 +147,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from codeshell.engine import make_engine
-    from codeshell.engine.files import is_utf8
+    from codeshell.engine import MAX_WORKERS, make_engine
+    from codeshell.engine.files import output_path
     from codeshell.errors import UserError
 
     if args.output is None and not args.dry_run:
         raise UserError("-o DIR: missing; name a new directory, or ask for --dry-run")
     for flag, value in (("-o", args.output), ("--index", args.index)):
-        if value == "":  # from a shell variable that is not set, for example
-            raise UserError(f"{flag} DIR: empty; name a directory")
-        if value and not is_utf8(value):
-            raise UserError(f"{flag} {value!r}: not UTF-8, and Arrow cannot open such a path; name another directory")
+        if value is not None:
+            output_path(value, flag)
     for name in ("max_file_bytes", "workers"):
         low = 1 if name == "max_file_bytes" else 0
-        if getattr(args, name) >= 1 << 62:
+        if getattr(args, name) > (MAX_WORKERS if name == "workers" else 1 << 62):
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is too large; give a smaller number")
         if getattr(args, name) < low:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is below {low}; give a larger number")

@@ -87,14 +87,6 @@ def output_directory(args: argparse.Namespace) -> Path:
     Raises:
         UserError: the name is empty, a URL, or not UTF-8.
     """
-    from codeshell.engine.files import is_utf8
-    from codeshell.errors import UserError
+    from codeshell.engine.files import output_path
 
-    if args.output == "":
-        raise UserError("-o DIR: empty; name a directory (a shell variable may not be set)")
-    name = args.output or str(Path("runs") / Path(args.recipe).stem)
-    if "://" in name:
-        raise UserError(f"-o {name}: a URL; a run needs a directory of this machine, or one that is mounted here")
-    if not is_utf8(name):
-        raise UserError(f"-o {name}: not UTF-8, and Arrow cannot open such a path; name another directory")
-    return Path(name)
+    return output_path(str(Path("runs") / Path(args.recipe).stem) if args.output is None else args.output)

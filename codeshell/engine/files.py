@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import re
+import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,21 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def output_path(name: str, flag: str = "-o") -> Path:
+    """The directory of this machine that an argument names, to write to.
+
+    Raises:
+        UserError: the name is empty, a URL, or not UTF-8.
+    """
+    if not name:
+        raise UserError(f"{flag} DIR: empty; name a directory (a shell variable may not be set)")
+    if "://" in name:
+        raise UserError(f"{flag} {name}: a URL; give a directory of this machine, or one that is mounted here")
+    if not is_utf8(name):
+        raise UserError(f"{flag} {name!r}: not UTF-8, and Arrow cannot open such a path; name another directory")
+    return Path(name)
 
 
 @contextlib.contextmanager
@@ -56,9 +73,16 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
 
     Without `flush` the caller makes sure that the bytes are on the disk, with `flush_file_system` after many files.
     Temporary files that earlier attempts (`attempt`) left are deleted too. A full or read-only disk becomes a
-    `UserError` that names the file.
+    `UserError` that names the file. A device or a pipe is given as it is.
     """
     path = Path(path)
+    # A rename would put a file in the place of /dev/null, for every program of the machine.
+    if _is_special(path):
+        try:
+            yield path
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return
     number = _attempt
     temporary = _temporary(path, number)
     try:
@@ -79,8 +103,20 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
         raise
 
 
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a directory."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def flush_file_system(directory: Path) -> None:
     """Wait until all that was written to the file system of a directory is on its disk: one wait for many files."""
+    if sys.platform != "linux":  # which alone can wait for one file system
+        os.sync()
+        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         # Python has no name for it; os.sync would wait for every other disk, too.

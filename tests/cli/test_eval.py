@@ -220,7 +220,9 @@ def test_a_task_of_ones_own_that_is_not_whole(
         code = main(command)
         return code, *capsys.readouterr()
 
-    for name, part in (("Bare", "problems"), ("Promptless", "prompts"), ("Judgeless", "judge")):
+    code, _, error = run("Bare")
+    assert code == 2 and "own.py:Bare: its class has no problems(); write it" in error
+    for name, part in (("Promptless", "prompts"), ("Judgeless", "judge")):
         code, _, error = run(name)
         assert code == 2 and error.splitlines()[-1].endswith(
             f"task {name.lower()}: its class has no method {part}; examples/own_task.py shows one"
