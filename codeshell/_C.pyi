@@ -523,6 +523,18 @@ class AdamWTable:
 
     def sum_of_squares_cpu(self, gradient: str, threads: int) -> float: ...
 
+def set_gate(
+    tensor: type,
+    parameter: type,
+    probes: tuple[Any, Any, Any],
+    function_modes: Any,
+    before_autograd: Any,
+    forward_ad: Any,
+) -> None:
+    """Tell `direct` and `unwatched` whom to ask; see codeshell/ops/library.py."""
+
+def direct(*tensors: Any) -> bool: ...
+def unwatched() -> bool: ...
 def same_objects(objects: list[Any] | dict[Any, Any], others: list[Any]) -> bool:
     """Whether the items of a list, or the values of a dict, are the very objects of another list, in the same order."""
 

@@ -23,6 +23,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
+from codeshell import _C
 from codeshell.versions import require
 
 require("torch", torch.__version__)
@@ -33,8 +34,7 @@ library = torch.library.Library("codeshell", "DEF")  # type: ignore[no-untyped-c
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 # torch.compile folds this to True. (torch.export without torch.compile traces by a mode.)
 _compiling = torch.compiler.is_dynamo_compiling
-_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
-_transforms, _jit_trace = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
+_transforms, _jit_tracing = torch._C._are_functorch_transforms_active, torch._C._is_tracing
 
 
 def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -55,30 +55,17 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
     return getattr(torch.ops.codeshell, name).default
 
 
-def direct(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+def direct(*tensors: torch.Tensor | None) -> bool:
     """Whether C++ may have the addresses of these tensors: each is what its memory says, and nothing traces,
-    intercepts or transforms the call."""
-    if not unwatched():
-        return False
-    # A subclass may intercept any call, so only the two plain types go past the dispatcher. A view with the negative
-    # bit (the imaginary part of a conjugate) has the other sign in memory.
-    if (type(x) is not _Tensor and type(x) is not _Parameter) or x.is_neg() or x.is_meta:
-        return False
-    for other in others:
-        if other is not None and ((type(other) is not _Tensor and type(other) is not _Parameter) or other.is_neg()):
-            return False
-    return True
+    intercepts or transforms the call. The device of the first one is taken for that of all."""
+    # Only the two plain types go past the dispatcher (a subclass may intercept any call), and no view with the negative
+    # bit. torch.compile folds the first question, so it never meets C++.
+    return not _compiling() and _C.direct(*tensors)
 
 
 def unwatched() -> bool:
     """Whether nothing traces, intercepts or transforms the calls that are made now."""
-    if _compiling():
-        return False
-    # Modes are FakeTensorMode, make_fx, profilers of operations and the like. Those that trace before autograd are on
-    # a stack of their own, which is slow to ask; each of them is a mode of functions too.
-    if _modes() or _transforms() or forward_ad._current_level >= 0 or _jit_trace() is not None:
-        return False
-    return not (_function_modes() and _before_autograd())
+    return not _compiling() and _C.unwatched()
 
 
 def direct_backward(grad: torch.Tensor, *saved: torch.Tensor | None) -> bool:
@@ -150,13 +137,25 @@ def _before_autograd() -> bool:
     return included
 
 
+# Modes are FakeTensorMode, make_fx, profilers of operations and the like. Those that trace before autograd are on a
+# stack of their own, which is slow to ask; each of them is a mode of functions too.
+_C.set_gate(
+    _Tensor,
+    _Parameter,
+    (torch._C._len_torch_dispatch_stack, _transforms, _jit_tracing),
+    torch._C._len_torch_function_stack,
+    _before_autograd,
+    forward_ad,
+)
+
+
 def transformed() -> bool:
     """Whether this call must consist of torch's own operations: in a transform of torch.func (vmap, grad, jvp …), under
     forward-mode differentiation, or in torch.jit.trace. An operation of `torch.ops.codeshell` and an autograd.Function
     would lose a tangent without a word there, or stop the transform."""
     if _compiling():
         return False
-    return _transforms() or forward_ad._current_level >= 0 or _jit_trace() is not None
+    return _transforms() or forward_ad._current_level >= 0 or _jit_tracing()
 
 
 def gradients_by_torch(

@@ -17,7 +17,14 @@ class Clipped:
     """The gradients for which a clipping factor was computed, without keeping them alive."""
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self._seen = {id(p): (weakref.ref(p.grad), version_of(p.grad)) for p in params if p.grad is not None}
+        found = [(id(p), gradient) for p in params if (gradient := p.grad) is not None]
+        reference = weakref.ref
+        try:
+            self._seen = {key: (reference(gradient), gradient._version) for key, gradient in found}
+        except (
+            RuntimeError
+        ):  # A tensor of inference mode has no version, and asking for it by name costs twice the time.
+            self._seen = {key: (reference(gradient), version_of(gradient)) for key, gradient in found}
 
     def holds_for(self, params: Sequence[Tensor]) -> bool:
         """Whether the factor is for the gradients that the parameters have now; False if all of them are new.
@@ -27,12 +34,13 @@ class Clipped:
         """
         same = changed = 0
         for p in params:
-            if p.grad is None:
+            now = p.grad
+            if now is None:
                 continue
             gradient, version = self._seen.get(id(p), (None, 0))
-            if gradient is None or gradient() is not p.grad:
+            if gradient is None or gradient() is not now:
                 changed += 1
-            elif version == version_of(p.grad):
+            elif version == version_of(now):
                 same += 1
             else:
                 same, changed = same + 1, changed + 1

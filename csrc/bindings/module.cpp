@@ -49,5 +49,6 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
   codeshell::bindings::bind_cpu(module);
+  codeshell::bindings::bind_gate(module);
   codeshell::bindings::bind_kernels(module);
 }

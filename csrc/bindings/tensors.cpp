@@ -102,8 +102,8 @@ DType dtype_named(const std::string& name) {
 // that nobody has written. Reading address 0 would end the interpreter.
 void check_memory(const void* data, bool elements, const char* name) {
   if (!data && elements)
-    throw std::runtime_error(std::string(name) +
-                             " has no memory: its storage was released, or never allocated; restore it before the call");
+    throw std::runtime_error(
+        std::string(name) + " has no memory: its storage was released, or never allocated; restore it before the call");
 }
 
 // Reads a tensor of a type without DLPack's functions (torch before 2.10), at about a microsecond per attribute.
@@ -193,6 +193,18 @@ Glance glance_at(PyObject* object) {
     refuse_device("tensor", "a device of DLPack's type " + std::to_string(view.device_type));
   g.device = g.cuda ? view.device_index : 0;
   return g;
+}
+
+bool may_be_part_of_complex(PyObject* object) {
+  const dlpack::Functions* functions = dlpack::functions_of(Py_TYPE(object));
+  dlpack::View view;
+  if (!functions || functions->view(object, &view)) {
+    PyErr_Clear();  // a device that DLPack does not know
+    return true;
+  }
+  for (int i = 0; i < view.dimensions; ++i)
+    if (view.shape[i] > 1 && view.strides[i] % 2 != 0) return false;
+  return true;
 }
 
 // As Python prints a tuple, so that messages from C++ and from Python look alike.

@@ -234,7 +234,7 @@ def test_an_unset_variable_is_not_the_working_directory(
     monkeypatch.chdir(tmp_path)
     for command in (["run", "r.toml", "--input", "", "--until", "collect"], ["dedup", ""]):
         assert main([*command, "-o", "out", "--workers", "1"]) == 2
-        assert "one of them is empty" in capsys.readouterr().err
+        assert "empty; name" in capsys.readouterr().err
 
 
 def test_rows_without_a_language_say_what_to_set(tmp_path: Path) -> None:
