@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from codeshell.engine.downloads import check_model_directory
 from codeshell.errors import UserError
 
 HELP = "complete code: fill the gap between a prefix and a suffix, or continue a prefix"
@@ -33,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
     suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
+    from codeshell.engine.downloads import check_model_directory
+
     check_model_directory(args.model)
 
     from codeshell.model import CodeShellForCausalLM

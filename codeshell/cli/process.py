@@ -7,7 +7,6 @@ caller has set to be ignored (`nohup`, a job in the background) stays ignored.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -84,6 +83,8 @@ PR_SET_PDEATHSIG = 1
 
 def end_with_parent() -> None:
     """Have the system end this process, a child of a command, when the command is gone (Linux)."""
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

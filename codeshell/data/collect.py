@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell.documents import changes, encodings, languages
+from codeshell.documents import changes, languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.columns import DAMAGED, TABLES
 from codeshell.documents.formats import named
 from codeshell.documents.inputs import InputOptions, Listing, Plan, cut, read_plan, write_plan
 from codeshell.documents.provenance import DROPPED
-from codeshell.documents.readers import is_url, storable
+from codeshell.documents.readers import encoding_reason, is_url, storable
 from codeshell.documents.shards import DOCUMENTS, ROW_GROUP, TableWriter, document_id, shard_path
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
@@ -347,7 +347,7 @@ class _Output:
             bad = set(np.flatnonzero(~measures["valid"]).tolist())
             for place in sorted(bad):
                 source, row = held[place]
-                self._drop(source, row._replace(reason=encodings.reason(row.text)))
+                self._drop(source, row._replace(reason=encoding_reason(row.text)))
             held = [entry for place, entry in enumerate(held) if place not in bad]
             texts = [row.text for _, row in held]
             data, offsets, measures = scores.measure(texts)

@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import arrow_files, encodings, languages, readers, walk
+from codeshell.documents import arrow_files, languages, readers, walk
 from codeshell.documents.columns import Columns, InputOptions, columns_of, is_string
 from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, check_unchanged
@@ -130,7 +130,7 @@ def texts(shard: Shard, options: InputOptions, left_out: Counter[str]) -> Iterat
                 yield row, row.text.decode()
                 continue
             except UnicodeDecodeError:
-                reason = encodings.reason(row.text)
+                reason = readers.encoding_reason(row.text)
         left_out[reason] += 1
 
 
@@ -306,7 +306,10 @@ def _batch(
         for place in np.flatnonzero(~valid).tolist():
             begin, end = piece.offsets[place : place + 2]
             data = bytes(piece.data[begin:end])
-            data, reason = encodings.to_utf8(data) if encoding == "auto" else (data, encodings.reason(data))
+            if encoding == "auto":
+                data, reason = readers.in_utf8(data, "")
+            else:
+                reason = readers.encoding_reason(data)
             if reason:
                 left_out[reason] += 1
                 takes_part[place] = False

@@ -18,7 +18,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.documents import encodings, formats
+from codeshell.documents import formats
 from codeshell.engine.files import is_utf8
 from codeshell.errors import UserError
 
@@ -122,6 +122,8 @@ def why_not_text(data: bytes, limit: int | None) -> str:
     if data.find(b"\0", 0, NUL_BYTES) < 0:
         return ""
     # Every second byte of UTF-16 is zero, but it is text.
+    from codeshell.documents import encodings  # 6 ms that only such a text costs
+
     wide = encodings.is_wide(data)
     return f"encoding_{wide.name}" if wide else "binary"
 
@@ -130,7 +132,16 @@ def in_utf8(data: bytes, reason: str) -> tuple[bytes, str]:
     """A text in UTF-8 if it is in another encoding that can be told, and the reason why it is left out."""
     if not data or (reason and not reason.startswith("encoding_")) or (not reason and is_utf8_bytes(data)):
         return data, reason
+    from codeshell.documents import encodings  # see above
+
     return encodings.to_utf8(data)
+
+
+def encoding_reason(data: bytes) -> str:
+    """The reason why a text that is not valid UTF-8 is left out: its encoding, if it can be told (`encodings`)."""
+    from codeshell.documents import encodings  # see above
+
+    return encodings.reason(data)
 
 
 def is_utf8_bytes(data: bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -117,6 +116,8 @@ def flush_file_system(directory: Path) -> None:
     if sys.platform != "linux":  # which alone can wait for one file system
         os.sync()
         return
+    import ctypes  # a command that writes nothing need not wait for it
+
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         # Python has no name for it; os.sync would wait for every other disk, too.
