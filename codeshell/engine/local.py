@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker, util
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -142,7 +142,7 @@ class LocalEngine:
             # worker, is born with the signals blocked that a terminal or a job's manager sends to all processes of a
             # command: the server must outlive them, and a worker that has no handler yet would print a traceback.
             # `worker.begin` sets its handlers and lifts the block.
-            with _blocked(worker.SENT_TO_ALL):
+            with _blocked(worker.SENT_TO_ALL), _tracker_ends_last():
                 resource_tracker.ensure_running()
             # Apart, because the start of the tracker itself lifts a block of SIGINT and SIGTERM at its end.
             with _arrow_keeps_pages(), _blocked(worker.SENT_TO_ALL):
@@ -182,6 +182,34 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *argumen
     """
     with _blocked(worker.SENT_TO_ALL):
         return pool.submit(function, *arguments)
+
+
+TRACKER = (
+    "import os, time, warnings; os.setsid(); left = []; warnings.warn = lambda *_, **__: left.append(1); {}; "
+    "left and time.sleep(0.05)"
+)
+"""What the tracker of multiprocessing runs around its own code, `{}`.
+
+It gives back the semaphores that a killed command leaves, so it is the last process to end, and it must not be killed
+with the command's process group: hence the session of its own. If there are such semaphores (it warns of them then),
+the others are ending just now; it holds the standard streams until they are gone, so that whoever reads these to their
+end finds no process left."""
+
+
+@contextlib.contextmanager
+def _tracker_ends_last() -> Iterator[None]:
+    """Have multiprocessing start its tracker as `TRACKER` says."""
+    start: Any = util.spawnv_passfds
+
+    def start_apart(path: Any, arguments: list[str], descriptors: Any) -> int:
+        *before, code = arguments
+        return int(start(path, [*before, TRACKER.format(code)], descriptors))
+
+    setattr(util, "spawnv_passfds", start_apart)  # noqa: B010 (its type is that of one function)
+    try:
+        yield
+    finally:
+        setattr(util, "spawnv_passfds", start)  # noqa: B010
 
 
 @contextlib.contextmanager
