@@ -73,14 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from codeshell.environment import usable_cores
+    from codeshell.environment import thread_count
     from codeshell.errors import UserError
     from codeshell.tokenizer.tokenizer import tokenizer_threads
 
-    if args.threads < 0:
-        raise UserError(f"--threads {args.threads}: give 1 or more, or 0 for every core")
     # The tokenizers library reads its number of threads from the environment, before its first use.
-    args.threads = args.threads or usable_cores()
+    try:
+        args.threads = thread_count(args.threads)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
     with tokenizer_threads(args.threads):
         return _train(args) if args.tokenizer_command == "train" else _stats(args)
 
