@@ -164,7 +164,11 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
         (["train", a, "-o", out, "--vocab-size", 300, "--seed", -1], "--seed -1"),
         (["train", a, "-o", "", "--vocab-size", 300], "-o: an empty name"),
         (["stats", "", a], "tokenizer: an empty name"),
-        (["train", a, "-o", out, "--vocab-size", 300, "--threads", -1], "--threads -1"),
+        (["train", a, "-o", out, "--vocab-size", 300, "--threads", -1], "--threads: -1 is not in 0..1024"),
+        (
+            ["train", a, "-o", out, "--vocab-size", 300, "--threads", 10**11],
+            "--threads: 100000000000 is not in 0..1024",
+        ),
         (["train", a, "-o", there, "--vocab-size", 300], "already holds a tokenizer"),
         (["train", a, "-o", a / "below", "--vocab-size", 300], "choose another output directory"),
         (["stats", there], "nothing to measure"),
