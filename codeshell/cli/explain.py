@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +98,7 @@ def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
 
     from codeshell.documents import provenance
     from codeshell.documents.readers import storable
+    from codeshell.engine.files import user_path
     from codeshell.errors import UserError
 
     def find(text: str) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
     if rows:
         return rows
     plans = sorted((run / "collect").glob("plan-*.json"))
-    places = provenance.locate(plans, Path(os.path.expanduser(given)))  # noqa: PTH111
+    places = provenance.locate(plans, user_path(given))
     for place in places:
         if place.found is not None:
             names = storable(place.found.path), storable(place.found.repo)
@@ -212,7 +212,7 @@ def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
     """What became of a file of a folder that was an input: compared, or left out and why; empty for any other path."""
     from codeshell.documents import inputs, provenance, walk
     from codeshell.documents.readers import storable
-    from codeshell.engine.files import read_json
+    from codeshell.engine.files import read_json, user_path
     from codeshell.errors import UserError
     from codeshell.report.pairs import DedupPairs
 
@@ -220,7 +220,7 @@ def _by_path(directory: Path, given: str, diff: bool) -> list[dict[str, Any]]:
     if not plan.exists():
         return []
     # A path relative to an input is one, too.
-    candidates = [Path(os.path.expanduser(given))]  # noqa: PTH111
+    candidates = [user_path(given)]
     if not candidates[0].is_absolute():
         sources = inputs.read_plan(plan).sources
         candidates += [Path(source.path, given) for source in sources if source.kind == "files"]

@@ -50,10 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    import os
-
     from codeshell import pipeline, recipe
     from codeshell.engine import MAX_WORKERS
+    from codeshell.engine.files import user_path
     from codeshell.errors import UserError
 
     values: dict[str, Any] = {}
@@ -62,10 +61,7 @@ def main(args: argparse.Namespace) -> int:
             raise UserError('--input "": empty; name what to read (a shell variable may not be set)')
         # `src/` and `src` are one folder, and a run that resumes must see one input. A URL stays as it is: as a path,
         # it would be `https:/...`.
-        values["collect.inputs"] = [
-            item if "://" in item else str(Path(os.path.expanduser(item)))  # noqa: PTH111 (an unknown ~user is a name)
-            for item in args.input
-        ]
+        values["collect.inputs"] = [item if "://" in item else str(user_path(item)) for item in args.input]
     # Values, not text of TOML: a pattern may hold any character.
     for name in ("include", "exclude"):
         if getattr(args, name):

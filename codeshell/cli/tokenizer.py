@@ -191,6 +191,6 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _reasons(left_out: Counter[str]) -> str:
-    if not left_out:
-        return ""
-    return "; left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+    from codeshell.errors import reasons
+
+    return f"; left out: {reasons(left_out)}" if left_out else ""

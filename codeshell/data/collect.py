@@ -33,6 +33,7 @@ from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_text
 from codeshell.engine.memory import give_back_large_blocks
 from codeshell.errors import UserError, say
+from codeshell.errors import reasons as in_words
 from codeshell.recipe import Collect, Recipe, to_tree
 from codeshell.scorers import text as scores
 
@@ -122,10 +123,9 @@ MOST = {
 
 def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
     """What was left out and why, in whole lines for the terminal: the counts, then a warning for each loss."""
-    counts = Counter(statistics["dropped"])
-    if not counts:
+    listed = in_words(statistics["dropped"])
+    if not listed:
         return []
-    listed = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
     where = f"each is in {directory / 'collect'}/dropped-*.parquet"
     first = f"collect: left out {listed}; {where}, and `codeshell explain PATH --run {directory}` says why"
     by_input = statistics.get("by_input", [])

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from codeshell.documents import columns, formats, languages, readers, walk
 from codeshell.documents.columns import InputOptions
+from codeshell.engine.files import user_path
 from codeshell.errors import UserError, say
 
 PASSED_OVER = (".*", "_*", "README*", "LICENSE*", "dataset_info*.json", "dataset_dict.json", "state.json")
@@ -80,7 +81,7 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
     if readers.is_url(path):
         yield from _expand_url(path)
         return
-    path = str(Path(os.path.expanduser(path)))  # noqa: PTH111 (Path's own raises where there is no such user)
+    path = str(user_path(path))
     # A file whose own name has brackets or stars is meant as it is.
     names = [path]
     if has_magic(path) and not os.path.lexists(path):

@@ -97,9 +97,6 @@ class Plan:
     others: dict[int, list[Found]] = field(default_factory=dict)
     """The same files and folders by source, in the order of the walk."""
 
-    def shards_of(self, source: int) -> list[Shard]:
-        return [shard for shard in self.shards if shard.source.number == source]
-
 
 def plan(inputs: Sequence[str], options: InputOptions, shard_bytes: int, own: Sequence[Path] = ()) -> Plan:
     """List the inputs and cut them into shards of about `shard_bytes` of text, each a part of one source.

@@ -244,12 +244,6 @@ def by_modeline(head: bytes) -> tuple[bool, str | None]:
     return False, None
 
 
-def by_shebang(head: bytes) -> str | None:
-    """The language of a `#!` line: `#!/usr/bin/env -S python3.11 -u` is python."""
-    program = _interpreter(head)
-    return _by_interpreter(program) if program else None
-
-
 def _interpreter(head: bytes) -> str:
     """The program that the `#!` line names; an empty string without one."""
     match = _SHEBANG.match(head[:256])

@@ -32,6 +32,12 @@ def is_utf8(name: str) -> bool:
     return True
 
 
+def user_path(name: str) -> Path:
+    """The path that a user gave, `~` expanded. Where there is no such user, `~nobody` is a name like others (pathlib's
+    own `expanduser` raises there)."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
+
+
 def output_path(name: str, flag: str = "-o") -> Path:
     """The directory of this machine that an argument names, to write to.
 

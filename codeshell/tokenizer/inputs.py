@@ -6,10 +6,8 @@ a row without a language counts under the one its path suggests, or as `unknown`
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from codeshell.documents.batches import texts
 from codeshell.documents.choose import choose
 from codeshell.documents.inputs import InputOptions, Listing, cut
 from codeshell.documents.shards import document_id, list_shards
+from codeshell.engine.files import user_path
 
 OPTIONS = InputOptions(max_row_bytes=1 << 20, max_single_bytes=1 << 30)
 """Column names and size limits, as in a recipe that does not set them; a file that is named may be a whole corpus."""
@@ -49,7 +48,7 @@ def documents(inputs: list[str], split: str, left_out: Counter[str]) -> Iterator
     names: list[str] = []
     for item in inputs:
         # A run stands for the shards of one split. Its other files are no text to learn from.
-        path = Path(os.path.expanduser(item))  # noqa: PTH111 (Path's own raises where there is no such user)
+        path = user_path(item)
         shards = (list_shards(path, split) or list_shards(path / "curated", split)) if path.is_dir() else []
         names += map(str, shards) if shards and item else [item]
     # The listing is a stream, so a folder of any size is read without holding its list.
