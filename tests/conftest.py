@@ -18,6 +18,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """The name of the argument for bytes. Their content may change from one collection to the next (gzip writes the
+    time into it), and then two workers of pytest-xdist do not find the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Reference files beside the checkout; a user does not have them, and tests that need them say so."""
