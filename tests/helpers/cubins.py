@@ -252,7 +252,7 @@ class Code:
 
     Attributes:
         source: the file's name without .cu, such as "adamw".
-        architecture: as in `_C.kernel_architectures`: "80", "90a", or "80-virtual" for PTX, of which the rest is unknown.
+        architecture: as in `_C.kernel_architectures`: "80", "90a", or "80-virtual" for PTX, whose sizes are unknown.
         instructions: how many of each opcode with its modifiers.
     """
 
@@ -269,14 +269,15 @@ class Code:
         return sum(n for opcode, n in self.instructions.items() if re.fullmatch(pattern, opcode))
 
 
-def _sources_of(symbols: Iterable[str]) -> set[str]:
-    """The sources of some kernels: nvcc writes its name into that of the anonymous namespace, in which most of them are."""
+def _source_of(symbols: Iterable[str]) -> str:
+    """The source of a cubin's kernels: nvcc writes it into the name of the anonymous namespace, in which one or more of
+    them are; empty where none is."""
     found = (re.search(r"_GLOBAL__N__[0-9a-f]{8}_\d+_(\w+?)_cu_[0-9a-f]{8}", symbol) for symbol in symbols)
-    return {match[1] for match in found if match}
+    return next((match[1] for match in found if match), "")
 
 
 def read_code(file: Path) -> list[Code]:
-    """All kernels in an extension, an object or a cubin; skips where the tools are missing. Nothing is compiled."""
+    """All kernels in an extension or an object file; skips where the tools are missing. Nothing is compiled."""
     digest = hashlib.sha256(file.read_bytes() + Path(__file__).read_bytes()).hexdigest()
     folder = ROOT / "build" / "cubins"
     folder.mkdir(parents=True, exist_ok=True)
@@ -294,9 +295,9 @@ def _read_code(file: Path) -> list[Code]:
     for section in re.split(r"^Fatbin \w+ code:", _dump("-res-usage", str(file)), flags=re.M)[1:]:
         architecture = re.findall(r"^arch = sm_(\w+)", section, re.M)[0]
         rows = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", section)
-        sources = _sources_of(row[0] for row in rows)
+        source = _source_of(row[0] for row in rows)
         for symbol, *numbers in rows:
-            found[architecture, symbol] = Code(*sources, _demangle(symbol), architecture, *map(int, numbers))
+            found[architecture, symbol] = Code(source, _demangle(symbol), architecture, *map(int, numbers))
     # The instructions, an architecture at a time: the disassembly of all of them takes much memory.
     for architecture in sorted({architecture for architecture, _ in found}):
         kernels: dict[str, Kernel] = {name: Kernel("") for of, name in found if of == architecture}
@@ -309,5 +310,5 @@ def _read_code(file: Path) -> list[Code]:
         for target in re.findall(r"^\.target sm_(\w+)", section, re.M):
             for symbol in symbols:
                 architecture = f"{target}-virtual"
-                found[architecture, symbol] = Code(*_sources_of(symbols), _demangle(symbol), architecture)
+                found[architecture, symbol] = Code(_source_of(symbols), _demangle(symbol), architecture)
     return list(found.values())
