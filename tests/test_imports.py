@@ -22,8 +22,8 @@ PACKAGE = Path(__file__).parent.parent / "codeshell"
 LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `versions` is the table of supported libraries. `codeshell` is the package's own `__init__`: at run time
     # it holds the version and loads the rest by name.
-    ("versions",),
-    ("codeshell", "_C", "errors", "randomness"),
+    ("architectures", "versions"),
+    ("codeshell", "_C", "errors", "extension", "randomness"),
     ("values",),
     ("environment", "recipe", "registry"),
     ("engine",),
