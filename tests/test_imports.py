@@ -23,8 +23,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `versions` is the table of supported libraries. `codeshell` is the package's own `__init__`: at run time
     # it holds the version and loads the rest by name.
     ("architectures", "versions"),
-    ("codeshell", "_C", "errors", "extension", "randomness"),
-    ("values",),
+    ("codeshell", "_C", "errors", "randomness"),
+    ("extension", "values"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),
