@@ -236,39 +236,51 @@ def test_a_build_folder_takes_another_setting(tmp_path: Path) -> None:
         assert ("CODESHELL_WITHOUT_HOPPER_KERNELS" in commands) == (asked == "86")
 
 
-@pytest.mark.timeout(600)
-def test_the_bindings_compile_without_cuda_and_ask_for_no_kernel(tmp_path: Path) -> None:
-    """The files that see `kHasKernels`, without optimisation; then every function that they call exists in a .cpp."""
+def undefined(sources: list[str], *defines: str, folder: Path) -> set[str]:
+    """Compiles C++ sources without optimisation; the functions of codeshell that they call and do not have."""
     import pybind11
 
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if not compiler or not shutil.which("nm"):
-        pytest.skip("no C++ compiler: a build without CUDA is NOT checked")
+        pytest.skip("no C++ compiler: a build without kernels is NOT checked")
     includes = [CSRC, sysconfig.get_path("include"), pybind11.get_include()]
-    flags = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", '-DCODESHELL_COMPILER="a compiler"']
-    flags += [f"-I{folder}" for folder in includes]
-    sources = [f"{ROOT}/{name}" for name in cmake_list("CODESHELL_KERNEL_BINDINGS")]
-    sources += [f"{CSRC}/bindings/module.cpp", f"{CSRC}/gpu/device_none.cpp"]
+    flags = ["-std=c++20", "-O0", "-fPIC", "-fvisibility=hidden", '-DCODESHELL_COMPILER="a compiler"', *defines]
+    flags += [f"-I{path}" for path in includes]
 
-    def compiled(source: str) -> Path:
-        file = tmp_path / f"{Path(source).stem}.o"
+    def compiled(source: str) -> str:
+        file = folder / f"{Path(source).stem}.o"
         done = subprocess.run([compiler, *flags, "-c", source, "-o", str(file)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return file
+        return str(file)
 
     with ThreadPoolExecutor(2) as pool:
-        objects = [str(path) for path in pool.map(compiled, sources)]
+        objects = list(pool.map(compiled, sources))
 
-    def symbols(*options: str) -> set[str]:
-        done = subprocess.run(["nm", "-C", *options, *objects], capture_output=True, text=True, check=True)
+    def symbols(option: str) -> set[str]:
+        done = subprocess.run(["nm", "-C", option, *objects], capture_output=True, text=True, check=True)
         return set(re.findall(r"^[0-9a-f ]+[A-Za-z] (codeshell::[^(<\[]*)", done.stdout, re.M))
 
+    return symbols("--undefined-only") - symbols("--defined-only")
+
+
+@pytest.mark.timeout(600)
+def test_the_bindings_compile_without_cuda_and_ask_for_no_kernel(tmp_path: Path) -> None:
+    """All files that see `kHasKernels`; every function that they call exists in a .cpp."""
+    sources = [f"{ROOT}/{name}" for name in cmake_list("CODESHELL_KERNEL_BINDINGS")]
+    sources += [f"{CSRC}/bindings/module.cpp", f"{CSRC}/gpu/device_none.cpp"]
+    called = undefined(sources, folder=tmp_path)
     others = [path for path in CSRC.rglob("*.cpp") if str(path) not in sources]
     elsewhere = "\n".join(path.read_text() for path in [*others, CSRC / "architectures.cmake", *CSRC.rglob("*.inc")])
     elsewhere += (ROOT / "codeshell" / "kernels.py").read_text()  # which writes kernel_sources()
-    missing = {
-        name
-        for name in symbols("--undefined-only") - symbols("--defined-only")
-        if not re.search(rf"\b{re.escape(name.split('::')[-1])}\(", elsewhere)
-    }
-    assert not missing
+    assert called
+    assert not {name for name in called if not re.search(rf"\b{re.escape(name.split('::')[-1])}\(", elsewhere)}
+
+
+@pytest.mark.timeout(600)
+def test_the_bindings_of_hopper_kernels_ask_for_none_where_they_are_left_out(tmp_path: Path) -> None:
+    sources = [str(path) for path in sorted((CSRC / "bindings").glob("*.cpp")) if "kHasHopper" in path.read_text()]
+    assert sources
+    called = undefined(sources, "-DCODESHELL_WITH_KERNELS", "-DCODESHELL_WITHOUT_HOPPER_KERNELS", folder=tmp_path)
+    hopper = "\n".join((ROOT / name).read_text() for name in cmake_list("CODESHELL_HOPPER_KERNELS"))
+    assert not {name for name in called if re.search(rf"^\S*Error {re.escape(name.split('::')[-1])}\(", hopper, re.M)}
+    assert "codeshell::attention_backward_workspace" not in called
