@@ -40,7 +40,11 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("capability", "driver", "built", "line"),
     [
-        ((8, 9), 12040, True, "the driver knows CUDA up to 12.4, and codeshell was built with CUDA 13.0; "),
+        (
+            *((8, 9), 12040, True),
+            "the driver knows CUDA up to 12.4, and codeshell was built with CUDA 13.0; update the driver to 580 or "
+            "newer, or install codeshell again with the nvcc of a CUDA 12",
+        ),
         ((7, 5), 13000, True, "this GPU is sm_75, and the kernels need sm_80 or newer"),
         ((9, 0), 12040, False, "this build of codeshell is without CUDA; install it again where nvcc is on PATH"),
     ],
