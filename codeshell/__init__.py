@@ -50,6 +50,9 @@ def __getattr__(name: str) -> Any:
     # Two functions, which lie deeper than their names.
     if name in ("patch", "unpatch"):
         return getattr(importlib.import_module("codeshell.integrations.patching"), name)
+    # The extension: what its first import raises is one line with the remedy.
+    if name == "_C":
+        return importlib.import_module("codeshell.extension").load()
     if name in __all__:
         return importlib.import_module(f"codeshell.{name}")
     raise AttributeError(f"module 'codeshell' has no attribute {name!r}")

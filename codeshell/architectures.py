@@ -5,7 +5,8 @@ the driver translates when it loads it ("80-virtual"). `_C.kernel_architectures`
 decide whether some of it runs: the device's compute capability, the driver's CUDA version and that of the runtime
 inside `_C`. `serves` decides, and its answer is the reason that a fallback tells its user.
 
-    machine code X.Y     runs on capability X.Z with Z >= Y; the driver's major version is at least the runtime's
+    machine code X.Y     runs on capability X.Z with Z >= Y, but not on embedded GPUs (TEGRA); the driver's major
+                         version is at least the runtime's
     machine code X.Ya    runs on capability X.Y alone; the same of the driver
     PTX X.Y              runs on every capability from X.Y on; the driver's version is at least the runtime's,
                          because a driver refuses the PTX of a toolkit that is newer than itself
@@ -20,6 +21,9 @@ from typing import NamedTuple
 
 OLDEST = (8, 0)
 """The oldest capability that any kernel of the package can be compiled for: bf16 begins there."""
+
+TEGRA = ((8, 7), (11, 0))
+"""The embedded GPUs (Jetson Orin, Thor): NVIDIA promises them no machine code but their own. PTX serves."""
 
 
 DRIVERS = {11: 450, 12: 525, 13: 580}
@@ -94,7 +98,7 @@ def serves(built: Sequence[str], capability: tuple[int, int], driver: int, runti
 
 def _runs(cubin: Code, capability: tuple[int, int]) -> bool:
     """Whether a device of this capability executes this machine code."""
-    if cubin.specific:
+    if cubin.specific or capability in TEGRA:
         return cubin.capability == capability
     return cubin.capability[0] == capability[0] and cubin.capability[1] <= capability[1]
 

@@ -9,7 +9,7 @@ set(CODESHELL_KERNELS
   csrc/rotary/rotary.cu
 )
 # What a kernel is compiled for, in CMake's names without "-real": machine code of the GPUs that people own, and PTX for
-# those that come later. Code of X.Y runs on every later X.Z too: 86 on 8.7, 100 on 10.3, 120 on 12.1.
+# those that come later. Code of X.Y runs on every later X.Z too: 86 on 8.9, 100 on 10.3, 120 on 12.1.
 set(CODESHELL_ALL_ARCHITECTURES 80 86 89 90 100 120 80-virtual)
 # Kernels with wgmma and TMA use instructions that Hopper alone has: "90a" is code for 9.0 and nothing else.
 set(CODESHELL_HOPPER_KERNELS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
-from codeshell._C import same_objects
+from codeshell import _C
 from codeshell.ops import devices
 from codeshell.ops.library import say, unwatched
 from codeshell.optim import states
@@ -320,7 +320,7 @@ class AdamW(torch.optim.AdamW):
                 _say("amsgrad" if group["amsgrad"] else "betas in tensors of a GPU")
             return _Plan(group, [], group["params"], [])
         # A plan holds its states, so it is for as long as these are the very objects in `state`.
-        if not same_objects(self.state, self._states):
+        if not _C.same_objects(self.state, self._states):
             self._plans, self._states = {}, list(self.state.values())
         # Under a mode or a trace (FakeTensorMode, make_fx), torch's step, of which they see the operations.
         if not unwatched():
@@ -459,7 +459,7 @@ class _Plan:
         """Whether the plan still fits: the same parameters and options, and no new gradient."""
         params = group["params"]
         return (
-            same_objects(params, self._params)
+            _C.same_objects(params, self._params)
             and self._options == [group[name] for name in _OPTIONS]
             and all(p.grad is None for p in self._waiting)
         )
