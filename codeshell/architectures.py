@@ -26,6 +26,10 @@ TEGRA = ((8, 7), (11, 0))
 """The embedded GPUs (Jetson Orin, Thor): NVIDIA promises them no machine code but their own. PTX serves."""
 
 
+DRIVERS = {11: 450, 12: 525, 13: 580}
+"""The oldest driver for each CUDA, from the table of minor version compatibility in NVIDIA's release notes."""
+
+
 class Code(NamedTuple):
     """One piece of compiled code.
 
@@ -81,7 +85,7 @@ def serves(built: Sequence[str], capability: tuple[int, int], driver: int, runti
     if driver // 1000 < runtime // 1000:
         return (
             f"the driver knows CUDA up to {version(driver)}, and codeshell was built with CUDA {version(runtime)}; "
-            f"update the driver, or install codeshell again with the nvcc of a CUDA {driver // 1000}"
+            f"update the driver{_to(runtime)}, or install codeshell again with the nvcc of a CUDA {driver // 1000}"
         )
     if not cubins and driver < runtime:
         return (
@@ -116,6 +120,12 @@ def summary(codes: Sequence[Code]) -> str:
     names = [f"sm_{_digits(code.capability)}{'a' * code.specific}" for code in codes if not code.ptx]
     names += [f"PTX of {_digits(code.capability)}" for code in codes if code.ptx]
     return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+
+
+def _to(runtime: int) -> str:
+    """Which driver a CUDA needs at least, for the end of "update the driver"; nothing where that is not known."""
+    oldest = DRIVERS.get(runtime // 1000)
+    return f" to {oldest} or newer" if oldest else ""
 
 
 def version(cuda: int) -> str:
