@@ -55,6 +55,9 @@ constexpr int kStages = 2;
 constexpr int kConsumers = 2;
 constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
 constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
+// Registers of a thread: what ptxas gives every one, and what the roles make of it.
+constexpr int kRegisters = gpu::registers_at_start(kThreads), kProducerRegisters = 24, kConsumerRegisters = 240;
+static_assert(gpu::registers_fit(kProducerRegisters, kConsumerRegisters, kConsumerRegisters));
 constexpr int kRows = kTileRows / kConsumers;  // of a consumer
 // A tile in shared memory is Dim / 64 panels, one after another: a row per query or key, 64 columns, 128 bytes per row,
 // swizzled. Q's panels hold the rows of one consumer, so that each consumer has memory of its own for the output.
@@ -440,11 +443,11 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   const bool sees_keys = problem.blocks.begin < problem.blocks.end;  // else O is 0 and the log-sum-exp -inf
   if (threadIdx.x < gpu::kWarpgroup) {
     // Producer: gives its registers to the consumers. Three of its warps and 31 lanes have nothing to do.
-    gpu::lower_registers<24>();
+    gpu::lower_registers<kProducerRegisters>();
     if (threadIdx.x < 32 && gpu::elect_one() && sees_keys) produce<Dim>(p, problem, barriers, shared);
   } else {
     // Consumers.
-    gpu::raise_registers<240>();
+    gpu::raise_registers<kConsumerRegisters>();
     Consumer<Dim, T> consumer(p, problem, barriers, shared);
     if (sees_keys) consumer.attend();
     consumer.store();
@@ -453,8 +456,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
 
 template <int Dim, class T>
 gpu::Error launch(const Parameters& p, gpu::Stream stream) {
-  return gpu::launch(forward<Dim, T>, dim3(static_cast<unsigned int>(tiles(p.schedule))), dim3(kThreads),
-                     kSharedBytes<Dim>, stream, p);
+  return gpu::launch_exact(kRegisters, forward<Dim, T>, dim3(static_cast<unsigned int>(tiles(p.schedule))),
+                           dim3(kThreads), kSharedBytes<Dim>, stream, p);
 }
 
 }  // namespace
