@@ -13,8 +13,8 @@ inline const char* remedy(cudaError_t status) {
   switch (status) {
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorInvalidDeviceFunction:
-      return "; this build has no code for the device: `codeshell info` shows what it has; install codeshell again on "
-             "this machine with CODESHELL_ARCHITECTURES=native";
+      return "; this build has no code of the kernel for this GPU: `codeshell info` shows what it has, and "
+             "CODESHELL_ARCHITECTURES=native at the installation adds what the GPU can run";
     case cudaErrorInsufficientDriver:
     case cudaErrorUnsupportedPtxVersion:
     case cudaErrorCallRequiresNewerDriver:
