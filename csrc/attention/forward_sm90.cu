@@ -40,6 +40,7 @@
 #include "attention/softmax.h"
 #include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
+#include "gpu/check.h"
 #include "gpu/launch.h"
 #include "gpu/mbarrier.h"
 #include "gpu/tma.h"
@@ -110,6 +111,9 @@ struct Problem {
       batch = 0;
       start = p.cu_seqlens[tile.sequence];
       queries = keys = p.cu_seqlens[tile.sequence + 1] - start;
+      gpu::check(start >= 0 && queries >= 0 && start <= p.queries - queries, "cu_seqlens: not within the tokens",
+                 start);
+      gpu::check(queries <= p.schedule.row_blocks * kTileRows, "max_seqlen: less than a sequence's tokens", queries);
     }
     blocks = key_blocks(tile.row_block, queries, keys, p.causal, p.window);
   }

@@ -22,6 +22,8 @@ inline const char* remedy(cudaError_t status) {
     case cudaErrorCompatNotSupportedOnDevice:
       return "; update the NVIDIA driver, or install codeshell again with the nvcc of a CUDA that this driver serves "
              "(nvidia-smi shows which)";
+    case cudaErrorInitializationError:
+      return "; CUDA does not work in a process that was forked after it was used: start workers by 'spawn'";
     case cudaErrorNoDevice:
     case cudaErrorDevicesUnavailable:
       return "; no GPU is free for this process: look at CUDA_VISIBLE_DEVICES and at nvidia-smi's compute mode";

@@ -260,6 +260,7 @@ def test_too_much_shared_memory_says_how_much_there_is(fake: ModuleType) -> None
         (98, "CODESHELL_ARCHITECTURES=native"),
         (NEWER_DRIVER, "update the NVIDIA driver"),
         (222, "update the NVIDIA driver"),
+        (3, "'spawn'"),
         (BAD_HANDLE, "torch.cuda.device(tensor.device)"),
         (NO_MEMORY, "torch.cuda.empty_cache()"),
         (900, "call the operation once before the capture"),
