@@ -2,12 +2,12 @@
 
 A group is served by a plan: its parameters are sorted into buckets (buckets.py) that share device and dtypes, and each
 bucket is one launch. Plans are kept from step to step and made again only when something has changed. Whatever no
-kernel serves goes to torch's own step.
+kernel serves goes to torch's own step, or, for the schemes that torch does not know, to the same arithmetic in PyTorch
+(reference.py); the log says so once.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,16 +16,15 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
 from codeshell._C import same_objects
-from codeshell.ops.library import unwatched
-from codeshell.optim import slabs
-from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
+from codeshell.ops import devices
+from codeshell.ops.library import say, unwatched
+from codeshell.optim import states
+from codeshell.optim.buckets import SERVED, Bucket, Kind, Scheme, local
 from codeshell.optim.clipping import Clipped, norm_and_factor
-from codeshell.optim.masters import agrees, is_capturing
+from codeshell.optim.reference import ReferenceBucket
 
-_SERVED = (torch.float32, torch.bfloat16, torch.float16)
 _OPTIONS = ("master_weights", "stochastic_rounding", "moment_dtype", "seed")
 _STATE = ("exp_avg", "exp_avg_sq", "master_param")
-_said: set[str] = set()
 
 
 class AdamW(torch.optim.AdamW):
@@ -38,6 +37,9 @@ class AdamW(torch.optim.AdamW):
     `step` are read where the parameters are, so that a step neither waits for a GPU nor breaks the capture of a CUDA
     graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are updated shard by shard.
 
+    On a GPU that does not run the kernels (`codeshell info --kernels`), PyTorch updates with the same state: torch's
+    own step where it computes the same, else the kernels' arithmetic in PyTorch, down to the random bits.
+
     Beyond torch:
 
     Args:
@@ -47,8 +49,8 @@ class AdamW(torch.optim.AdamW):
         eps: added to the denominator.
         weight_decay: decoupled decay: parameters are multiplied by 1 - lr * weight_decay.
         amsgrad: torch's own implementation serves this, as well as `foreach=True`, `fused=False`,
-            `differentiable=True`, betas in tensors of a GPU, fp64 parameters and other devices; a warning says so once
-            where it was not asked for by name.
+            `differentiable=True`, betas in tensors of a GPU, fp64 parameters and other devices; the log of `codeshell`
+            says so once where it was not asked for by name.
         master_weights: for 16-bit parameters: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
             and writes; the parameter is only written, rounded from the copy (28 bytes per parameter and step with
             16-bit gradients and fp32 moments). The copy is made from the parameter at its first step, and again once
@@ -127,7 +129,7 @@ class AdamW(torch.optim.AdamW):
         """Update every parameter that has a gradient; returns the closure's value.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters are on CUDA and this package was built without it.
+            RuntimeError: a gradient is sparse.
         """
         # torch has renamed this check of `capturable`.
         health_check = getattr(self, "_accelerator_graph_capture_health_check", None)
@@ -147,9 +149,10 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and
-        without waiting for a GPU. The factor is for the gradients of now: `step` leaves it out where all of them are
-        new ones, and raises RuntimeError where some are, or one was written since.
+        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without waiting for a GPU,
+        and without writing them, but for those that torch's own step updates. The factor is for the gradients of now:
+        `step` leaves it out where all of them are new ones, and raises RuntimeError where some are, or one was written
+        since.
 
         Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. The norm of DTensors
         is over all processes. With a GradScaler, call `unscale_` before, as with torch's.
@@ -171,18 +174,19 @@ class AdamW(torch.optim.AdamW):
             buckets += plan.buckets
             others += [p.grad for p in plan.rest if p.grad is not None]
         # Each device once, in order; the result goes to all of them, because a step reads the factor where it runs.
-        devices = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
-        if len(devices) == 1 and not others and buckets[0].on_gpu and not any(b.kind.mesh for b in buckets):
+        places = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
+        alone = len(places) == 1 and not others and buckets[0].on_gpu
+        if alone and all(bucket.has_kernel and not bucket.kind.mesh for bucket in buckets):
             # All on one GPU: a launch for each bucket, the last of which also gives norm and factor.
-            (device,) = devices
+            (device,) = places
             sums = torch.empty(len(buckets), dtype=torch.float64, device=device)
             result = torch.empty(2, dtype=torch.float32, device=device)
             for slot, bucket in enumerate(buckets):
                 bucket.sum_of_squares(sums, slot, slot == len(buckets) - 1, max_norm, result)
         else:
             result = norm_and_factor(buckets, others, max_norm)
-            devices += [g.device for g in others]
-        self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(devices)}
+            places += [g.device for g in others]
+        self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(places)}
         self._clipped = Clipped([p for group in self.param_groups for p in group["params"]])
         return result[0]
 
@@ -233,18 +237,18 @@ class AdamW(torch.optim.AdamW):
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             moved: dict[torch.dtype, list[Tensor]] = {}
             for p, key in zip(group["params"], saved["params"], strict=True):
-                if not _is_ours(group) or p.dtype not in _SERVED:
+                if not _is_ours(group) or p.dtype not in SERVED:
                     continue
                 for name in _STATE:
                     value = loaded["state"].get(key, {}).get(name)
                     if isinstance(value, Tensor):
-                        dtype = torch.float32 if name == "master_param" else _moment_dtype(p, group)
+                        dtype = torch.float32 if name == "master_param" else states.moment_dtype(p, group)
                         self.state[p][name] = value.detach().clone().to(device=p.device, dtype=dtype)
                 # Small states go side by side again; each loaded tensor has a block of its own.
-                if _may_share(p) and _is_whole(self.state[p], p):
-                    moved.setdefault(_moment_dtype(p, group), []).append(p)
+                if states.may_share(p) and states.is_whole(self.state[p], p):
+                    moved.setdefault(states.moment_dtype(p, group), []).append(p)
             for dtype, params in moved.items():
-                _put_side_by_side([self.state[p] for p in params], params, dtype)
+                states.put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _set_amp(self) -> None:
         # This attribute tells a GradScaler that step() reads grad_scale and found_inf by itself. As with torch's own,
@@ -274,7 +278,7 @@ class AdamW(torch.optim.AdamW):
                 raise ValueError(
                     f"AdamW: complex {kinds}: pass torch.view_as_real of it, or fused=False for torch's own step"
                 )
-            if special and p.dtype not in _SERVED:
+            if special and p.dtype not in SERVED:
                 raise ValueError(f"AdamW: {special[0]} serves float32, bfloat16 and float16, not the {kinds}")
             if group["stochastic_rounding"] and p.dtype == torch.float16:
                 raise ValueError(f"AdamW: stochastic_rounding rounds to bfloat16, not the {kinds}")
@@ -306,7 +310,7 @@ class AdamW(torch.optim.AdamW):
             if rest:
                 for p in rest:
                     if factors and p.grad is not None:
-                        p.grad.mul_(factors[p.grad.device][1])
+                        local(p.grad).mul_(factors[p.grad.device][1])
                 self._torch_step(group, rest)
 
     def _current_plan(self, number: int, group: dict[str, Any]) -> _Plan:
@@ -354,7 +358,7 @@ class AdamW(torch.optim.AdamW):
             if only is not None and id(p) not in only:
                 continue
             # Not ours: torch's step takes it.
-            if not _is_known(p) or p.dtype not in _SERVED or p.device.type not in ("cpu", "cuda"):
+            if not _is_known(p) or p.dtype not in SERVED or p.device.type not in ("cpu", "cuda"):
                 rest.append(p)
                 _say(f"parameters of {p.dtype}, {type(p).__name__}, on {p.device.type}")
                 continue
@@ -369,7 +373,7 @@ class AdamW(torch.optim.AdamW):
                 )
             # Parameters whose tensors agree in all of this share a bucket, in the order of the group.
             state = self.state[p]
-            _prepare(state, p, group)
+            states.prepare(state, p, group)
             shard, gradient = local(p.detach()), local(p.grad.detach())
             # A gradient of any other dtype is converted to fp32 each step (`staged`).
             served = gradient.dtype in (p.dtype, torch.float32)
@@ -381,14 +385,24 @@ class AdamW(torch.optim.AdamW):
                 group["stochastic_rounding"],
             )
             staged = not (served and shard.is_contiguous() and gradient.is_contiguous())
+            # Whether the device runs the kernels. torch's own step updates the same state, where it computes the same.
+            lacking = _lacking(shard.device)
+            if lacking:
+                _say(lacking)
+                if scheme.is_torchs():
+                    rest.append(p)
+                    continue
             kind = Kind(
                 shard.device, scheme, getattr(p, "device_mesh", None), tuple(getattr(p, "placements", ())), staged
             )
-            params, states, streams = kinds.setdefault(kind, ([], [], []))
+            params, theirs, streams = kinds.setdefault(kind, ([], [], []))
             params.append(p)
-            states.append(state)
+            theirs.append(state)
             streams.append(number << 32 | place)  # group and place: what no other parameter has
-        return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
+        buckets = [
+            (ReferenceBucket if _lacking(kind.device) else Bucket)(kind, *lists) for kind, lists in kinds.items()
+        ]
+        return _Plan(group, buckets, rest, waiting)
 
     def _make_states(self, group: dict[str, Any], only: set[int] | None) -> None:
         """Make the state of plain parameters on the CPU that have a gradient and no state yet, many at once. `_prepare`
@@ -396,10 +410,10 @@ class AdamW(torch.optim.AdamW):
         """
         new: dict[torch.dtype, list[Tensor]] = {}
         for p in group["params"]:
-            if p.grad is not None and _may_share(p) and p not in self.state and (only is None or id(p) in only):
-                new.setdefault(_moment_dtype(p, group), []).append(p)
+            if p.grad is not None and states.may_share(p) and p not in self.state and (only is None or id(p) in only):
+                new.setdefault(states.moment_dtype(p, group), []).append(p)
         for dtype, params in new.items():
-            _put_side_by_side([self.state[p] for p in params], params, dtype)
+            states.put_side_by_side([self.state[p] for p in params], params, dtype)
 
     def _torch_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """torch's own step for some parameters of a group. Its fused step takes tensors with gaps for dense ones (2.13,
@@ -467,10 +481,9 @@ def _step_of(
         factor = factors.get(bucket.kind.device)
         tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
         pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
-        addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
         lr = 0.0 if on_device else float(group["lr"])
         rates = (lr, beta1, beta2, group["eps"], group["weight_decay"])
-        done = bucket.step((*rates, group["seed"], group["maximize"], addresses))
+        done = bucket.step((*rates, group["seed"], group["maximize"]), pointers)
         left += bucket.params[done:]
     return left
 
@@ -486,90 +499,18 @@ def _is_known(p: Tensor) -> bool:
     return type(p) in (Tensor, torch.nn.Parameter) or hasattr(p, "_local_tensor")
 
 
-def _moment_dtype(p: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """The dtype of a parameter's moments."""
-    precise = group["master_weights"] or group["stochastic_rounding"]
-    dtype: torch.dtype = group["moment_dtype"] or (torch.float32 if precise else p.dtype)
-    return dtype
-
-
-def _may_share(p: Tensor) -> bool:
-    """Whether the parameter's state may share a block of memory with others'."""
-    plain = type(p) in (Tensor, torch.nn.Parameter) and p.device.type == "cpu" and p.dtype in _SERVED
-    return plain and p.numel() <= slabs.SMALL and p.is_contiguous()
-
-
-def _is_whole(state: dict[str, Any], p: Tensor) -> bool:
-    """Whether a loaded state has all tensors, in the parameter's shape."""
-    values = [(state.get(name), () if name == "step" else p.shape) for name in ("step", "exp_avg", "exp_avg_sq")]
-    return all(isinstance(value, Tensor) and value.shape == shape for value, shape in values)
-
-
-def _put_side_by_side(states: list[dict[str, Any]], params: list[Tensor], dtype: torch.dtype) -> None:
-    """Put the states of these parameters into shared blocks of memory, with the values that they have."""
-    shapes = [p.shape for p in params]
-    new = {
-        "step": slabs.zeros([()] * len(params), torch.float32, alignment=4),
-        "exp_avg": slabs.zeros(shapes, dtype),
-        "exp_avg_sq": slabs.zeros(shapes, dtype),
-    }
-    # A loaded state keeps its values.
-    for name, tensors in new.items():
-        for state, tensor in zip(states, tensors, strict=True):
-            if name in state:
-                tensor.copy_(state[name])
-            state[name] = tensor
-
-
-def _prepare(state: dict[str, Any], p: Tensor, group: dict[str, Any]) -> None:
-    """Make a parameter's state, or bring a loaded one to the dtypes, the device and the order of dimensions in memory
-    that the kernels need.
-    """
-    dtype, shard = _moment_dtype(p, group), local(p.detach())
-    # The step is an fp32 tensor beside the parameter, which the kernels count up. torch may have it elsewhere.
-    step = state.get("step", 0.0)
-    if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != shard.device or step.dim():
-        state["step"] = torch.tensor(float(step), dtype=torch.float32, device=shard.device)
-    for name in ("exp_avg", "exp_avg_sq"):
-        old = state.get(name)
-        if old is None:
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-        elif old.shape != p.shape:
-            raise ValueError(f"AdamW: {name} has shape {tuple(old.shape)}, its parameter {tuple(p.shape)}")
-        elif old.dtype != dtype or local(old).device != shard.device or not _same_order(local(old), shard):
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format).copy_(old)
-    # The master weights start as the parameter, exactly: every 16-bit number is an fp32 number.
-    if group["master_weights"] and p.dtype != torch.float32:
-        master = state.get("master_param")
-        if master is None:
-            state["master_param"] = p.detach().clone().float()
-        elif master.dtype != torch.float32 or not _same_order(local(master), shard):
-            state["master_param"] = torch.zeros_like(p, dtype=torch.float32).copy_(master)
-        # A parameter that somebody has loaded or written since counts, and not the copy of what it was.
-        master = state["master_param"]
-        if not is_capturing(shard) and not agrees(local(master), shard, group["stochastic_rounding"]):
-            master.copy_(p.detach())
-
-
-def _same_order(tensor: Tensor, p: Tensor) -> bool:
-    """Whether a dense tensor has its dimensions in the parameter's order in memory; contiguous if that has gaps."""
-    order = order_of(p)
-    return tensor.is_contiguous() if order is None else tensor.permute(order).is_contiguous()
-
-
 def _scalar(value: Tensor, device: torch.device) -> Tensor:
     """A one-element tensor in the form that the kernels read: fp32, on their device."""
     return local(value.detach()).to(device=device, dtype=torch.float32, non_blocking=True)
 
 
-def _say(what: str) -> None:
-    """Warn, once per process, that torch's own step serves this."""
-    if what not in _said:
-        _said.add(what)
-        warnings.warn(
-            f"codeshell.optim.AdamW: {what}: updated by torch's own AdamW step, not by this package's kernels",
-            stacklevel=4,
-        )
+def _lacking(device: torch.device) -> str | None:
+    """Why a device does not run the kernels; None if it does, as every CPU."""
+    return devices.missing(device, devices.ADAMW) if devices.on_gpu(device) else None
+
+
+def _say(reason: str) -> None:
+    say("codeshell.optim.AdamW", reason)
 
 
 def _tensors(item: Any) -> list[Tensor]:
