@@ -70,7 +70,7 @@ def test_a_thread_without_a_context_gets_one_before_the_encoder_is_called(fake: 
 
 
 def test_every_thread_needs_its_own_context(fake: ModuleType) -> None:
-    """As autograd's: the forward pass was on another thread, which has a context since long."""
+    """The backward pass runs on a thread of autograd; the forward pass was on another one, which has a context."""
     assert encode(fake) is None
     fake.calls()
     assert on_new_thread(lambda: encode(fake)) is None
