@@ -10,6 +10,7 @@ as transformers' own masks do.
 
 from __future__ import annotations
 
+import weakref
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from codeshell.integrations import ARCHITECTURES
 from codeshell.integrations.supported import is_tracing, masking_utils
-from codeshell.ops import hopper
+from codeshell.ops import devices, flash, hopper
 
 
 class Pattern(NamedTuple):
@@ -57,8 +58,16 @@ class Pattern(NamedTuple):
         return self
 
     def within(self, number: torch.Tensor, batch: int) -> Pattern:
-        """The pattern of a prefill within documents, from the number of each token's document, (batch or 1, seq)."""
-        return _packed(number.expand(batch, -1), self.window, self.rows)
+        """The pattern of a prefill within documents, from the number of each token's document, (batch or 1, seq).
+
+        To count the documents waits for a GPU, so all layers of a forward pass get the first one's answer.
+        """
+        global _within
+        known = _within
+        if known is None or known[0]() is not number or known[1] != batch or not same(known[2], self):
+            found = _packed(number.expand(batch, -1), self.window, self.rows)
+            _within = known = (weakref.ref(number), batch, self, found)
+        return known[3]
 
     def dense(self, batch: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """The pattern as a mask (batch or 1, 1, queries, keys), True where a query sees a key."""
@@ -77,6 +86,19 @@ class Pattern(NamedTuple):
         sequence[rows] = torch.searchsorted(self.cu_seqlens, torch.arange(len(rows), device=device), right=True)
         sequence = sequence.view(batch, 1, keys)
         return seen & (sequence.unsqueeze(3) == sequence.unsqueeze(2))
+
+
+_within: tuple[Any, int, Pattern, Pattern] | None = None
+"""The last answer of `Pattern.within`: a weak reference to the numbers, the batch, the pattern, the answer."""
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two of `Pattern` or `Made` are the same, their tensors by identity."""
+    if type(one) is not type(other):
+        return False
+    return one is None or all(
+        a is b or (not isinstance(a, torch.Tensor) and a == b) for a, b in zip(one, other, strict=True)
+    )
 
 
 class Made(NamedTuple):
@@ -145,14 +167,15 @@ def _queries(arguments: dict[str, Any], tracing: bool) -> tuple[int, Any, torch.
 
 def _has_kernels(config: Any, device: torch.device, dtype: torch.dtype | None) -> bool:
     """Whether a pattern is better than a mask for the layers that ask. It is not where torch's SDPA attends: each layer
-    would make its own mask again, or unpack the packed sequences."""
+    would make its own mask again, or unpack the packed sequences. torch's FlashAttention needs neither."""
     if getattr(config, "model_type", None) not in ARCHITECTURES:
         return False
-    if device.type == "cpu":
-        return True
+    if not devices.on_gpu(device):
+        return device.type == "cpu"
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    served = dim in hopper.DIMS and dtype in hopper.DTYPES
-    return served and hopper.missing(device) is None
+    if dim in hopper.DIMS and dtype in hopper.DTYPES and hopper.missing(device) is None:
+        return True
+    return flash.missing_for(device, dtype, dim, torch.is_grad_enabled()) is None
 
 
 def _pattern(
