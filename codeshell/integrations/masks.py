@@ -107,10 +107,13 @@ class Made(NamedTuple):
     Attributes:
         real: bool (batch, keys), True for real tokens; None where the caller gave no padding mask.
         first: the place of the first query among the keys, a number or a tensor of one.
+        causal: (window,) if the mask is that of causal attention over all keys up to each query, with no padding and no
+            documents; None if it may be anything else.
     """
 
     real: torch.Tensor | None
     first: Any
+    causal: tuple[int | None] | None = None
 
 
 def made(mask: Any) -> Made | None:
@@ -147,8 +150,16 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
         if attention_mask is not None:  # which may be shorter than a static cache
             real = attention_mask[:, key_offset : key_offset + dense.shape[-1]]
             real = F.pad(real, (0, dense.shape[-1] - real.shape[1]))
-        setattr(dense, _MADE, Made(real, query_offset - key_offset))
+        setattr(dense, _MADE, Made(real, query_offset - key_offset, _causal(arguments, attention_mask)))
     return dense
+
+
+def _causal(arguments: dict[str, Any], padding: torch.Tensor | None) -> tuple[int | None] | None:
+    """(window,) of a mask that is causal and no more; None for any other."""
+    recognised = _recognise(arguments.get("mask_function", _CAUSAL))
+    if recognised is None or recognised[1] is not None or (padding is not None and not bool(padding.all())):
+        return None
+    return (recognised[0],)
 
 
 def _tracing(attention_mask: Any, arguments: dict[str, Any]) -> bool:
