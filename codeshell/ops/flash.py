@@ -68,7 +68,7 @@ built = torch.backends.cuda.is_flash_attention_available() and torch.version.hip
 
 
 def implementation() -> str:
-    """What runs behind it: "FA2", that of torch; or the name of what the user has activated in its place."""
+    """The name of what runs: "FA2", which torch has; or what the user has activated in its place."""
     current = getattr(torch.nn.attention, "current_flash_attention_impl", None)  # not in the oldest torch
     name: str | None = None if current is None else current()
     return name or "FA2"
