@@ -49,14 +49,15 @@ def on_gpu(device: torch.device) -> bool:
 
 def facts(device: torch.device) -> Facts:
     """The facts of a GPU; remembered, because torch takes microseconds to answer."""
-    if simulated is not None:
-        return simulated
-    index = torch.cuda.current_device() if device.index is None else device.index
+    return simulated or _facts_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def _facts_of(index: int | None) -> Facts:
     found = _facts.get(index)
     if found is None:
         properties = torch.cuda.get_device_properties(index)
-        capability = (properties.major, properties.minor)
-        found = _facts[index] = Facts(properties.name, capability, properties.multi_processor_count)
+        found = Facts(properties.name, (properties.major, properties.minor), properties.multi_processor_count)
+        _facts[index] = found
     return found
 
 
@@ -77,26 +78,23 @@ def missing(device: torch.device, *sources: str) -> str | None:
     """
     if not on_gpu(device):
         return f"tensors on {device.type}"
-    index: int | None = device.index
-    if torch.compiler.is_compiling():
-        answer: str | None = _constant(index, sources)
-        return answer
-    # A device without an index means whichever is current, which may change.
+    answer: str | None = _answer(device.index, sources)
+    return answer
+
+
+# A traced graph, which cannot look into torch's properties of a device, folds the answer into a constant.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _answer(index: int | None, sources: tuple[str, ...]) -> str | None:
+    """`missing` of the GPU with this index."""
+    # None means whichever is current, which may change.
     if index is None and simulated is None:
         index = torch.cuda.current_device()
     key = index, sources
     if key not in _answers:
-        capability = facts(device).capability
+        capability = (simulated or _facts_of(index)).capability
         reasons = (gpus.missing(source, capability, extension) for source in sources)
         _answers[key] = next((reason for reason in reasons if reason), None)
     return _answers[key]
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant(index: int | None, sources: tuple[str, ...]) -> str | None:
-    """`missing` in a traced graph, which cannot look into torch's properties of a device."""
-    kind = "cuda" if simulated is None else "cpu"
-    return missing(torch.device(kind) if index is None else torch.device(kind, index), *sources)
 
 
 def runs(device: torch.device, *sources: str) -> bool:
