@@ -36,10 +36,11 @@ extension: Any = _C
 simulated: Facts | None = None
 """The GPU on which tensors of the CPU count as lying; None outside of tests."""
 
-# By index of the device, and for `missing` by the kernels too. A GPU and a driver stay what they are while the process
-# runs.
+# What was asked before: facts by index of the device; answers of `missing` by the kernels too; and of `queue`. A GPU and
+# a driver stay what they are while the process runs.
 _facts: dict[int | None, Facts] = {}
 _answers: dict[tuple[int | None, tuple[str, ...]], str | None] = {}
+_served: dict[tuple[torch.device, str], bool] = {}
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -107,4 +108,9 @@ def queue(x: torch.Tensor, source: str) -> int | None:
     on a GPU that does not run it, where the binding checks its arguments and does nothing."""
     if x.is_cpu and simulated is None:
         return 0
-    return stream_of(x) if runs(x.device, source) else None
+    # One look-up, because rotary asks at every call.
+    device = x.device
+    served = _served.get((device, source))
+    if served is None:
+        served = _served[device, source] = runs(device, source)
+    return stream_of(x) if served else None

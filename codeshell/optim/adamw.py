@@ -310,7 +310,7 @@ class AdamW(torch.optim.AdamW):
             if rest:
                 for p in rest:
                     if factors and p.grad is not None:
-                        p.grad.mul_(factors[p.grad.device][1])
+                        local(p.grad).mul_(factors[p.grad.device][1])
                 self._torch_step(group, rest)
 
     def _current_plan(self, number: int, group: dict[str, Any]) -> _Plan:

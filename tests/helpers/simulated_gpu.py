@@ -149,6 +149,7 @@ def simulate(
     monkeypatch.setattr(devices, "extension", extension)
     monkeypatch.setattr(devices, "simulated", devices.Facts(name, capability, 4))
     monkeypatch.setattr(devices, "_answers", {})
+    monkeypatch.setattr(devices, "_served", {})
     monkeypatch.setattr(hopper, "enabled", hopper_kernels)
     monkeypatch.setattr(library, "_said", set())
     # The FlashAttention of a torch that is built for GPUs takes no tensors of the CPU; helpers.flash_attention does.
