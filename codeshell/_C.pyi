@@ -569,7 +569,11 @@ def gradient_norm_cuda(
 # stream. These functions check their arguments (ValueError) and fill their outputs, or return False where the kernels
 # do not serve the case (fp64, heads beyond 1024).
 def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
-    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
+    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k.
+
+    Here and in the two functions below `stream` is None for a GPU that does not run the kernels: then the arguments are
+    checked, and the answer is False, as for any case that no kernel serves.
+    """
 
 def rotary_qkv(
     q: Any, k: Any, v: Any, qkv: Any, bias: Any, heads: int, kv_heads: int, /, *angles_threads_stream: Any
