@@ -11,23 +11,23 @@ import pytest
 import torch
 from helpers.decode_cases import CASES, Case, check_case, inputs
 from helpers.flash_attention import FlashAttention
+from helpers.simulated_gpu import simulate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codeshell import ops
-from codeshell.ops import decode_flash, devices, library
+from codeshell.ops import decode_flash, devices
 from codeshell.ops.decode_cuda import DecodeCall
 
 decode_module = sys.modules["codeshell.ops.decode"]
-AMPERE = devices.Facts("NVIDIA A100-SXM4-80GB", (8, 0), 108)
 
 
 @pytest.fixture(autouse=True)
 def flash(monkeypatch):
-    """A GPU of compute capability 8.0 whose tensors are on the CPU; the calls of torch's kernel."""
-    monkeypatch.setattr(devices, "simulated", AMPERE)
-    monkeypatch.setattr(library, "_said", set())
+    """An A100 whose tensors are on the CPU, and a build without kernels; the calls of torch's own."""
+    simulate(monkeypatch, capability=(8, 0), built=False)
+    monkeypatch.setattr(devices, "simulated", devices.simulated._replace(multiprocessors=108))
     with FlashAttention() as calls:
         yield calls
 
@@ -93,7 +93,7 @@ def test_a_call_of_more_sequences_than_a_grid_has_is_cut(flash, monkeypatch):
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_every_gpu_from_8_0_on_reads_in_place(flash, monkeypatch, capability):
-    monkeypatch.setattr(devices, "simulated", devices.Facts("a GPU", capability, 20))
+    simulate(monkeypatch, capability=capability, built=False)
     check_case(CASES[1], "cpu", torch.bfloat16)
     assert len(flash.forwards) == 1
 
@@ -262,7 +262,7 @@ def test_layouts_that_the_kernel_cannot_walk_are_served_and_said(flash, caplog):
 
 
 def test_an_older_gpu_is_served_and_said(flash, caplog, monkeypatch):
-    monkeypatch.setattr(devices, "simulated", devices.Facts("Tesla T4", (7, 5), 40))
+    simulate(monkeypatch, capability=(7, 5), built=False)
     with caplog.at_level(logging.WARNING, "codeshell"):
         check_case(PLAIN, "cpu", torch.float16)
     assert not flash.forwards and any("8.0" in record.getMessage() for record in caplog.records)
