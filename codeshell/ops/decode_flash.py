@@ -77,11 +77,14 @@ def missing(device: torch.device) -> str | None:
     return None
 
 
-def attend(q: torch.Tensor, call: DecodeCall, *, lse: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def attend(
+    q: torch.Tensor, call: DecodeCall, *, begin: torch.Tensor | None = None, lse: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (B, Q, H, D) and LSE (B, H, Q) for a call that is not refused; its new tokens are in the caches already.
 
     Args:
         q: (B, Q, H, D), the call's queries, rotated if the call has angles; not empty.
+        begin: int32 (B,), the first key of each row that counts, for a contiguous cache; None is the first of all.
         lse: off leaves the LSE without its last corrections, which nobody reads then.
     """
     batch, queries, heads, _ = q.shape
@@ -118,6 +121,8 @@ def attend(q: torch.Tensor, call: DecodeCall, *, lse: bool = True) -> tuple[torc
     else:
         # Rows are `step` tokens apart, their pieces `length`.
         first_PB = _places(0, batch * step, step, q.device).unsqueeze(0)
+        if begin is not None:
+            first_PB, keys_B = first_PB + begin, keys_B - begin
         if length < call.capacity:
             first_PB = first_PB + _places(0, call.capacity, length, q.device).unsqueeze(1)
 
