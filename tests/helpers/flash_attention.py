@@ -1,9 +1,10 @@
 """A stand-in for the FlashAttention 2 that torch has for GPUs, so that code around it can be tested on a CPU.
 
 `FlashAttention()` is a context in which `aten::_flash_attention_forward` and `aten::_flash_attention_backward` have
-kernels for tensors of a CPU, and so have `torch.nn.attention.varlen.varlen_attn` and whatever else calls the two. The
-results are computed in fp64 from the definition. All else is as in torch's C++ (aten/src/ATen/native/transformers/cuda/
-flash_attn/flash_api.cpp), as far as a caller can see it:
+kernels for tensors of a CPU, and so have `torch.nn.attention.varlen.varlen_attn` and whatever else calls the two. On
+the GPU of helpers.simulated_gpu, `codeshell.ops.flash` uses them. The results are computed in fp64 from the definition.
+All else is as in torch's C++ (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp), as far as a caller sees
+it:
 
 - What torch refuses is refused in its words, by RuntimeError; what the GPU would answer by a fault or by reading
   somewhere else (an address that is not of 16 bytes, offsets outside of the tensor) by AssertionError.
@@ -24,6 +25,8 @@ from typing import Any
 
 import torch
 
+from codeshell.ops import flash
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -35,7 +38,6 @@ class Pass:
     causal: bool
     left: int
     right: int
-    dropout: float
     deterministic: bool
     paged: bool
 
@@ -57,9 +59,11 @@ class FlashAttention:
         self._library = torch.library.Library("aten", "IMPL")
         self._library.impl("_flash_attention_forward", self._forward, "CPU")
         self._library.impl("_flash_attention_backward", self._backward, "CPU")
+        self._built, flash.built = flash.built, True
         return self
 
     def __exit__(self, *_: Any) -> None:
+        flash.built = self._built
         self._library._destroy()
 
     def _forward(
@@ -87,18 +91,17 @@ class FlashAttention:
             (cum_seq_q is None) == (cum_seq_k is None), "cumulative_sequence_length_q and … must be both set or not"
         )
         _require(num_splits is None, "num_splits requires FA3")
-        assert alibi_slopes is None and not return_debug_mask, "the stand-in has neither"
+        assert alibi_slopes is None and not return_debug_mask and not dropout_p, "the stand-in has none of these"
         problem = _Problem(
             *(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, is_causal, scale),
             *(window_size_left, window_size_right, seqused_k, block_table),
         )
         problem.check(query, key, value)
-        problem.check_one_query(dropout_p)
-        self.forwards.append(problem.record(dropout_p))
+        problem.check_one_query()
+        self.forwards.append(problem.record())
         # Memory that nobody writes holds NaN. The layout of the output is that of the queries.
         out = torch.empty_like(query).fill_(torch.nan)
         lse = torch.full(problem.lse_shape, torch.nan, dtype=torch.float32)
-        seed = torch.randint(2**31, ()).item() if dropout_p else 0
         for sequence in problem.sequences():
             q, k, v = sequence.queries(query), sequence.keys(key), sequence.keys(value)
             scores = problem.scores(sequence, q, k)
@@ -110,14 +113,13 @@ class FlashAttention:
             total = weights.sum(-1, keepdim=True)
             blind = total == 0.0
             probability = weights / total.masked_fill(blind, 1.0)
-            probability = probability * _kept(probability.shape, dropout_p, seed + sequence.number)
             group = q.shape[1] // v.shape[1]
             result = torch.einsum("hqk,khd->qhd", probability, v.repeat_interleave(group, 1))
             sequence.queries(out)[: problem.rows] = result.to(out.dtype)[: problem.rows]
             row_lse = torch.where(blind, torch.inf, largest + total.log()).squeeze(-1)
             sequence.lse(lse)[:, : problem.rows] = row_lse.float()[:, : problem.rows]
-        state = torch.tensor([seed, 0], dtype=torch.uint64)
-        return out, lse, state, torch.empty((), dtype=torch.uint64), query.new_empty(0)
+        state, unused = (torch.zeros(size, dtype=torch.uint64) for size in (2, ()))
+        return out, lse, state, unused, query.new_empty(0)
 
     def _backward(
         self,
@@ -140,6 +142,7 @@ class FlashAttention:
         window_size_left: int | None = None,
         window_size_right: int | None = None,
     ) -> tuple[torch.Tensor, ...]:
+        assert not dropout_p
         grad_out, out = grad_out.contiguous(), out.contiguous()  # as torch does
         problem = _Problem(
             *(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, is_causal, scale),
@@ -150,11 +153,10 @@ class FlashAttention:
         assert logsumexp.shape == problem.lse_shape and logsumexp.dtype == torch.float32 and logsumexp.is_contiguous()
         dim, other = query.shape[-1], self.capability not in ((8, 0), (9, 0), (10, 0), (10, 3))
         if other and dim > 192:
-            _require(dim > 224 and not dropout_p, "FlashAttention backward for head dim 224 requires A100 or H100")
-        self.backwards.append(problem.record(dropout_p))
+            _require(dim > 224, "FlashAttention backward for head dim 224 requires A100 or H100")
+        self.backwards.append(problem.record())
         assert query.numel() and key.numel() and max_k > 0, "a grid without blocks: the launch fails"
         grads = [torch.empty_like(x).fill_(torch.nan) for x in (query, key, value)]
-        seed = int(rng_state[0]) if dropout_p else 0
         for sequence in problem.sequences():
             q, grad, result = (sequence.queries(x).double() for x in (query, grad_out, out))
             k, v = sequence.keys(key), sequence.keys(value)
@@ -162,13 +164,12 @@ class FlashAttention:
             # The probabilities again, from the LSE that the forward pass gave; exp(-inf - inf) and exp(x - inf) are 0.
             lse = sequence.lse(logsumexp).double().unsqueeze(-1)
             probability = (problem.scores(sequence, q, k) - lse).exp()
-            kept = _kept(probability.shape, dropout_p, seed + sequence.number)
             delta = (grad * result).sum(-1).transpose(0, 1).unsqueeze(-1)
-            d_probability = torch.einsum("qhd,khd->hqk", grad, v.repeat_interleave(group, 1)) * kept
+            d_probability = torch.einsum("qhd,khd->hqk", grad, v.repeat_interleave(group, 1))
             d_scores = probability * (d_probability - delta) * problem.scale
             d_q = torch.einsum("hqk,khd->qhd", d_scores, k.repeat_interleave(group, 1))
             d_k = torch.einsum("hqk,qhd->khd", d_scores, q).unflatten(1, (-1, group)).sum(2)
-            d_v = torch.einsum("hqk,qhd->khd", probability * kept, grad).unflatten(1, (-1, group)).sum(2)
+            d_v = torch.einsum("hqk,qhd->khd", probability, grad).unflatten(1, (-1, group)).sum(2)
             sequence.queries(grads[0])[: problem.rows] = d_q.to(query.dtype)[: problem.rows]
             for into, d in ((grads[1], d_k), (grads[2], d_v)):
                 sequence.keys(into, cast=False)[: problem.columns] = d.to(key.dtype)[: problem.columns]
@@ -250,10 +251,10 @@ class _Problem:
         q = self.q
         return (q.shape[0], q.shape[2], q.shape[1]) if self.dense else (q.shape[1], q.shape[0])
 
-    def record(self, dropout: float) -> Pass:
+    def record(self) -> Pass:
         on = torch.are_deterministic_algorithms_enabled()
         deterministic = on and not torch.is_deterministic_algorithms_warn_only_enabled()
-        return Pass(self.dense, *self.given, dropout, deterministic, self.pages is not None)
+        return Pass(self.dense, *self.given, deterministic, self.pages is not None)
 
     def check(self, *tensors: torch.Tensor) -> None:
         """What torch refuses, in its words; and what the kernel relies on."""
@@ -266,6 +267,8 @@ class _Problem:
             aligned = x.data_ptr() % 16 == 0 and all(stride % 8 == 0 for stride in steps)
             assert aligned or not x.numel(), f"misaligned address: strides {x.stride()}, address {x.data_ptr()}"
         heads, dim, kv_heads = q.shape[-2], q.shape[-1], k.shape[-2]
+        sequences = q.shape[0] if self.offsets is None else self.offsets.numel() - 1
+        assert max(sequences, heads) <= 65535, "more blocks along y or z than a grid has"
         _require(dim % 8 == 0, "head_size must be a multiple of 8, this is ensured by padding!")
         _require(dim <= 256, "FlashAttention forward only supports head dimension at most 256")
         _require(heads % kv_heads == 0, "Number of heads in key/value must divide number of heads in query")
@@ -291,21 +294,19 @@ class _Problem:
             _require(self.pages.stride(-1) == 1, "block_table must have contiguous last dimension")
             _require(k.shape[1] % 256 == 0, "Paged KV cache block size must be divisible by 256")
             _require(self.pages.dim() == 2 and self.pages.shape[0] == batch, "block_table must have shape (batch, …)")
-        # What the kernel reads without a question.
-        for x, total in ((offsets, q.shape[0]), (key_offsets, None if paged else k.shape[0])):
+        # What the kernel reads without a question. With numbers of keys, each sequence begins where it likes.
+        free = self.used is not None
+        for x, total in ((offsets, q.shape[0]), (key_offsets, k.shape[0])):
             values = x.tolist()
             assert min(values) >= 0, f"offsets {values}"
-            # With counts of keys an offset is only where a sequence begins; `sequences` compares its end.
-            if x is offsets or self.used is None:
-                assert values == sorted(values), f"offsets {values} do not rise"
-                assert total is None or values[-1] <= total, f"offsets {values} beyond the {total} tokens"
-        assert batch <= 65535, "the grid of the kernel has a row for each sequence"
+            if x is offsets or not free:
+                assert values == sorted(values) and values[-1] <= total, f"offsets {values} of {total} tokens"
 
-    def check_one_query(self, dropout: float) -> None:
+    def check_one_query(self) -> None:
         """The forward pass alone turns one query of each sequence into a batch of groups."""
         max_q, _, _, left, right = self.given
         groups = self.q.shape[-2] > self.k.shape[-2]
-        if not self.dense and max_q == 1 and groups and left < 0 and right < 0 and not dropout:
+        if not self.dense and max_q == 1 and groups and left < 0 and right < 0:
             assert self.offsets is not None
             _require(self.q.shape[0] == self.offsets.numel() - 1, "shape is invalid for input of this size")
 
@@ -337,14 +338,6 @@ class _Problem:
             if self.right >= 0:
                 scores[:, row, max(0, place + self.right + 1) :] = -torch.inf
         return scores
-
-
-def _kept(shape: torch.Size, dropout: float, seed: int) -> torch.Tensor | float:
-    """The factors of dropout; the same for the same seed."""
-    if not dropout:
-        return 1.0
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(shape, generator=generator, dtype=torch.float64) >= dropout) / (1.0 - dropout)
 
 
 def _or_none(bound: int | None) -> int:
