@@ -95,11 +95,15 @@ def attention(
         if attention_mask is None and not causal:
             q, k, v = (x.transpose(1, 2) for x in (query, key, value))
             return ops.attention(q, k, v, causal=False, scale=scaling, dropout_p=dropout), None
+        if attention_mask is None and queries < keys and not torch.compiler.is_compiling():
+            # SDPA's meaning, the prompt of a static cache: the first keys are the queries' own.
+            key, value = key[:, :, :queries], value[:, :, :queries]
+            return _by_pattern(query, key, value, Pattern(), scaling, dropout), None
         known = made(attention_mask)
         if known is not None and known.causal is not None and dropout == 0.0:
-            out = _masked_cache(query, key, value, attention_mask, known, scaling)
-            if out is not None:
-                return out, None
+            over_cache = _masked_cache(query, key, value, attention_mask, known, scaling)
+            if over_cache is not None:
+                return over_cache, None
     # The rest is transformers' own SDPA, which takes a mask: the caller's, or the pattern as one.
     if pattern is not None:
         attention_mask = pattern.dense(query.shape[0], queries, keys, query.device)
@@ -245,8 +249,7 @@ def _masked_cache(
 ) -> torch.Tensor | None:
     """Attention over a static cache, or over a cache with padding on the left, without the mask that says so: each row
     is its keys from `begin` to its last query. None where only a mask serves: on a CPU, and with gradients."""
-    causal = known.causal
-    if causal is None or torch.compiler.is_compiling() or differentiable(query, key, value):
+    if known.causal is None or torch.compiler.is_compiling() or differentiable(query, key, value):
         return None
     if not devices.on_gpu(query.device) or not query.numel():
         return None
@@ -258,12 +261,13 @@ def _masked_cache(
         lengths = end.expand(q.shape[0]).contiguous()
         setattr(mask, _LENGTHS, lengths)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    call = DecodeCall(q, k, v, lengths, scale=scale, window=causal.window or 0)
-    if causal.begin is None and decode_cuda.serves(call):
-        return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=causal.window)
+    (window,) = known.causal
+    call = DecodeCall(q, k, v, lengths, scale=scale, window=window or 0)
+    if known.begin is None and decode_cuda.serves(call):
+        return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
     if decode_flash.refuses(call) is not None:
         return None
-    return decode_flash.attend(q, call, begin=causal.begin, lse=False)[0]
+    return decode_flash.attend(q, call, begin=known.begin, lse=False)[0]
 
 
 _LENGTHS = "codeshell_lengths"  # on a dense mask: int32 (batch,), the keys up to the last query

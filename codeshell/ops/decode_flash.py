@@ -28,15 +28,10 @@ from __future__ import annotations
 
 import torch
 
-from codeshell.ops import devices, hopper
+from codeshell.ops import devices, flash, hopper
 from codeshell.ops.decode_cuda import MOST_QUERIES, DecodeCall
 from codeshell.ops.library import say
 
-CAPABILITY = (8, 0)
-"""torch's FlashAttention 2 uses instructions that came with it."""
-LARGEST_DIM = 256
-MOST_SEQUENCES = 65535
-"""The kernel's grid has a row for each sequence, and CUDA's limit of that is this."""
 SHORTEST_PIECE = 256
 """Tokens of a contiguous row that a piece has at least: shorter ones cost more in the sum than they gain."""
 
@@ -45,13 +40,13 @@ def refuses(call: DecodeCall) -> str | None:
     """Why torch's kernel does not take a call on a GPU, as a clause; None if it does."""
     # The device and torch, then the numbers, then where the caches lie.
     q, caches = call.q, (call.k_cache, call.v_cache)
-    lacking = missing(q.device)
+    lacking = flash.missing_for(q.device, q.dtype, q.shape[-1], False)
     if lacking is not None:
         return lacking
-    if q.dtype not in hopper.DTYPES:
-        return f"{str(q.dtype).removeprefix('torch.')} (on a GPU: bfloat16 and float16)"
-    if q.shape[-1] % 8 or q.shape[-1] > LARGEST_DIM:
-        return f"heads of {q.shape[-1]} (on a GPU: multiples of 8 up to {LARGEST_DIM})"
+    if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
+        return "the user turned flash attention off (torch.backends.cuda, or torch.nn.attention.sdpa_kernel)"
+    if q.shape[-1] % 8:
+        return f"heads of {q.shape[-1]} (it takes multiples of 8)"
     if call.scale <= 0.0:
         return "a scale that is not above 0"
     if not call.k_cache.numel() or (call.block_table is not None and not call.block_table.numel()):
@@ -63,17 +58,6 @@ def refuses(call: DecodeCall) -> str | None:
         return "a cache whose rows or pages are no whole number of tokens apart, or other numbers for keys and values"
     if _tokens(call.k_cache) >= 2**31:
         return "a cache of 2^31 tokens or more"
-    return None
-
-
-def missing(device: torch.device) -> str | None:
-    """Why torch's kernel takes no call on this device, as a clause; None if it takes some."""
-    if not devices.on_gpu(device):
-        return f"tensors on {device.type}"
-    if devices.capability(device) < CAPABILITY:
-        return "a GPU older than compute capability 8.0, which FlashAttention needs"
-    if device.type == "cuda" and (torch.version.hip or not torch.backends.cuda.is_flash_attention_available()):
-        return "a build of torch without FlashAttention 2 for CUDA"
     return None
 
 
@@ -122,7 +106,7 @@ def attend(
         # Rows are `step` tokens apart, their pieces `length`.
         first_PB = _places(0, batch * step, step, q.device).unsqueeze(0)
         if begin is not None:
-            first_PB, keys_B = first_PB + begin, keys_B - begin
+            first_PB, keys_B = first_PB + begin, (keys_B - begin).clamp(min=0)
         if length < call.capacity:
             first_PB = first_PB + _places(0, call.capacity, length, q.device).unsqueeze(1)
 
@@ -182,8 +166,8 @@ def _each_query(
     q_NHD = q.expand(pieces, *q.shape).reshape(-1, heads, dim)
     most = min(length, call.window or length)
     parts = [
-        _flash(q_NHD[part], k_TKD, v_TKD, start_N[part], count_N[part], 1, most, call)
-        for part in (slice(i, i + MOST_SEQUENCES) for i in range(0, count_N.numel(), MOST_SEQUENCES))
+        _launch(q_NHD[part], k_TKD, v_TKD, start_N[part], count_N[part], 1, most, call)
+        for part in (slice(i, i + flash.MAX_GRID) for i in range(0, count_N.numel(), flash.MAX_GRID))
     ]
     out_NHD, lse_HN = parts[0] if len(parts) == 1 else (torch.cat(x, i) for i, x in enumerate(zip(*parts, strict=True)))
     lse_HPBQ = lse_HN.view(heads, pieces, batch, queries)
@@ -211,11 +195,11 @@ def _rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row is a sequence, with the kernel's own causal flag and window; results as `_each_query` has them."""
     batch, queries, heads, _ = q.shape
-    out_NHD, lse_HN = _flash(q.flatten(0, 1), k_TKD, v_TKD, first_B, keys_B, queries, call.capacity, call)
+    out_NHD, lse_HN = _launch(q.flatten(0, 1), k_TKD, v_TKD, first_B, keys_B, queries, call.capacity, call)
     return out_NHD.view(q.shape), lse_HN.view(heads, batch, queries).transpose(0, 1)
 
 
-def _flash(
+def _launch(
     q_NHD: torch.Tensor,
     k_TKD: torch.Tensor,
     v_TKD: torch.Tensor,

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codeshell import ops
-from codeshell.ops import decode_flash, devices
+from codeshell.ops import devices
+from codeshell.ops import flash as flash_module
 from codeshell.ops.decode_cuda import DecodeCall
 
 decode_module = sys.modules["codeshell.ops.decode"]
@@ -86,7 +87,7 @@ def test_random_cases(data):
 
 
 def test_a_call_of_more_sequences_than_a_grid_has_is_cut(flash, monkeypatch):
-    monkeypatch.setattr(decode_flash, "MOST_SEQUENCES", 5)
+    monkeypatch.setattr(flash_module, "MAX_GRID", 5)
     check_case(Case("cut", (100, 33, 0), queries=2, page=16), "cpu", torch.bfloat16, in_pieces=True)
     assert len(flash.forwards) == 9  # 7 pages of 3 rows of 2 queries, 5 at a time
 
@@ -231,7 +232,7 @@ def test_keys_that_are_not_finite_are_told_from_keys_that_are_not_there():
 
 
 REFUSED = [
-    ("float32", {}, torch.float32, "float32 (on a GPU: bfloat16 and float16)"),
+    ("float32", {}, torch.float32, "float32 (it takes bfloat16 and float16)"),
     ("dim", {"dim": 20}, torch.bfloat16, "heads of 20"),
     ("scale", {"scale": -0.5}, torch.bfloat16, "a scale that is not above 0"),
 ]

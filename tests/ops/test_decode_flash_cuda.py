@@ -9,10 +9,10 @@ import torch
 from helpers.decode_cases import CASES, Case, check_case, inputs
 
 from codeshell import ops
-from codeshell.ops import decode_flash, hopper
+from codeshell.ops import flash, hopper
 
 pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and decode_flash.missing(torch.device("cuda")) is None),
+    not (torch.cuda.is_available() and flash.missing_for(torch.device("cuda"), torch.bfloat16, 64, False) is None),
     reason="needs a GPU of compute capability 8.0 or newer, and torch's FlashAttention",
 )
 
