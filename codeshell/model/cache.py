@@ -6,7 +6,6 @@ import torch
 
 from codeshell.model.config import CodeShellConfig
 
-
 STEP = 256
 """Tokens. A view of the cache grows by so many at a time."""
 
