@@ -179,15 +179,8 @@ def _with_documents(
     """The pattern within documents, if the caller gave their offsets to the model."""
     if cu_seq_lens_q is None:
         return pattern
-    # Usually one tensor under both names. To compare two waits for a GPU, and so does looking for the longest.
-    if (
-        cu_seq_lens_k is not None
-        and cu_seq_lens_k is not cu_seq_lens_q
-        and not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
-    ):
-        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; each packed document attends to itself alone")
-    longest = int(cu_seq_lens_q.diff().max()) if max_length_q is None else int(max_length_q)
-    return Pattern(pattern.window, cu_seq_lens_q.to(torch.int32), longest)
+    offsets, longest = packing.of_caller(cu_seq_lens_q, cu_seq_lens_k, max_length_q)
+    return Pattern(pattern.window, offsets, longest)
 
 
 def _by_pattern(
