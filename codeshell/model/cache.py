@@ -69,8 +69,13 @@ class KVCache:
         return self.keys[layer][:, :end], self.values[layer][:, :end]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (int64 indices), so that finished sequences cost nothing more."""
-        # Gathered into new tensors: the remaining rows must lie together for the next pass.
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        """Drop all rows but these (int64 indices, rising), so that finished sequences cost nothing more."""
+        # They move up within the cache: a copy of it could be more than the memory that is left. One layer after the
+        # other, and what is filled alone.
+        filled = slice(None), slice(0, self.longest)
+        for tensors in (self.keys, self.values):
+            for layer, whole in enumerate(tensors):
+                moved = whole[rows, : self.longest]
+                tensors[layer] = whole[: len(rows)]
+                tensors[layer][filled] = moved
         self.lengths = self.lengths[rows]

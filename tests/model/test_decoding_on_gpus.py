@@ -57,3 +57,15 @@ def test_a_kernel_gets_the_filled_part_of_a_large_cache(flash):
     cache.longest = 4 * STEP - 1
     assert cache.view(0, 1)[1].shape[1] == 4 * STEP
     assert cache.view(0, 1)[0].data_ptr() == cache.keys[0].data_ptr()
+
+
+def test_rows_that_stay_move_up_within_the_cache():
+    cache = KVCache(tiny_model().config, 4, 8)
+    for tensor in (*cache.keys, *cache.values):
+        tensor.copy_(torch.randn(tensor.shape))
+    cache.lengths, cache.longest = torch.tensor([3, 5, 1, 4], dtype=torch.int32), 5
+    want, memory = [x[[1, 3], :5].clone() for x in (*cache.keys, *cache.values)], cache.keys[0].data_ptr()
+    cache.keep(torch.tensor([1, 3]))
+    assert cache.lengths.tolist() == [5, 4] and cache.capacity == 8 and cache.keys[0].data_ptr() == memory
+    for got, kept in zip((*cache.keys, *cache.values), want, strict=True):
+        assert got.shape[0] == 2 and torch.equal(got[:, :5], kept)
