@@ -45,6 +45,8 @@ def refuses(call: DecodeCall) -> str | None:
         return lacking
     if not torch.backends.cuda.flash_sdp_enabled():  # type: ignore[no-untyped-call]
         return "the user turned flash attention off (torch.backends.cuda, or torch.nn.attention.sdpa_kernel)"
+    if flash.implementation() != "FA2":
+        return f"{flash.implementation()} is activated in torch (it may read beyond the keys of a row)"
     if q.shape[-1] % 8:
         return f"heads of {q.shape[-1]} (it takes multiples of 8)"
     if call.scale <= 0.0:

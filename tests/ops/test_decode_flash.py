@@ -269,6 +269,15 @@ def test_an_older_gpu_is_served_and_said(flash, caplog, monkeypatch):
     assert not flash.forwards and any("8.0" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize("change", [("implementation", lambda: "FA3"), ("built", False)])
+def test_without_flash_attention_2_it_is_served_and_said(flash, caplog, monkeypatch, change):
+    monkeypatch.setattr(flash_module, *change)
+    with caplog.at_level(logging.WARNING, "codeshell"):
+        check_case(PLAIN, "cpu", torch.bfloat16)
+    reason = "FA3 is activated" if change[0] == "implementation" else "no FlashAttention"
+    assert not flash.forwards and any(reason in record.getMessage() for record in caplog.records)
+
+
 def test_pages_that_are_copied_are_said_with_those_that_are_not(caplog):
     with caplog.at_level(logging.WARNING, "codeshell"):
         check_case(Case("small_pages", (50, 4), heads=8, kv_heads=1, page=8), "cpu", torch.bfloat16)
