@@ -88,7 +88,7 @@ def hopper(monkeypatch):
         monkeypatch.setattr(kernels, "enabled", asked)
 
     changed()
-    monkeypatch.setattr(devices, "facts", lambda device: gpu)
+    monkeypatch.setattr(devices, "_facts", {0: gpu})
     monkeypatch.setattr(sdpa, "dense", lambda call: (torch.empty_like(call.q), None))
     return changed
 
