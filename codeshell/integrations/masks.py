@@ -93,12 +93,12 @@ _within: tuple[Any, int, Pattern, Pattern] | None = None
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two of `Pattern` or `Made` are the same, their tensors by identity."""
-    if type(one) is not type(other):
-        return False
-    return one is None or all(
-        a is b or (not isinstance(a, torch.Tensor) and a == b) for a, b in zip(one, other, strict=True)
-    )
+    """Whether two patterns, or whatever is known of two masks, are the same: tensors by identity, all else by value."""
+    if one is other:
+        return True
+    if isinstance(one, tuple) and type(one) is type(other) and len(one) == len(other):
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    return not isinstance(one, torch.Tensor | tuple) and type(one) is type(other) and bool(one == other)
 
 
 class Made(NamedTuple):

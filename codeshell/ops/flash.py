@@ -48,6 +48,8 @@ MAX_GRID = 65535
 """Sequences and heads are the second and third dimension of its grid, which CUDA limits to this."""
 CAPABILITY = (8, 0)
 """The oldest GPU that it runs on."""
+_ACTIVATED = {"FA3": (9,), "FA4": (9, 10)}
+"""The GPUs, by the first number of their compute capability, for which torch lets a user activate another version."""
 
 
 def _fits() -> bool:
@@ -67,8 +69,9 @@ built = torch.backends.cuda.is_flash_attention_available() and torch.version.hip
 """Whether the installed torch has it. (That of a torch for another vendor's GPUs is another one, with other limits.)"""
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def implementation() -> str:
-    """What runs behind it: "FA2", that of torch; or the name of what the user has activated in its place."""
+    """The name of what runs: "FA2", which torch has; or what the user has activated in its place."""
     current = getattr(torch.nn.attention, "current_flash_attention_impl", None)  # not in the oldest torch
     name: str | None = None if current is None else current()
     return name or "FA2"
@@ -77,7 +80,7 @@ def implementation() -> str:
 def missing(call: AttentionCall) -> str | None:
     """Why the call cannot be served here, as one clause; None if it can be."""
     q, k = call.q, call.k
-    reason = missing_for(q.device, q.dtype, q.shape[-1], differentiable(*call[:3]))
+    reason = missing_for(q.device, q.dtype, q.shape[-1], differentiable(*call[:3]), call.deterministic)
     if reason is not None:
         return reason
     if call.dropout_p:
@@ -103,8 +106,17 @@ def missing(call: AttentionCall) -> str | None:
     return None
 
 
-def missing_for(device: torch.device, dtype: torch.dtype | None, dim: int, gradients: bool) -> str | None:
-    """Why no call on this device, of this dtype and head dimension, can be served; None if calls can be."""
+def missing_for(
+    device: torch.device, dtype: torch.dtype | None, dim: int, gradients: bool, deterministic: bool = False
+) -> str | None:
+    """Why no call on this device, of this dtype and head dimension, can be served; None if calls can be.
+
+    Args:
+        device, dtype: of q, k and v.
+        dim: the head dimension.
+        gradients: whether they are needed.
+        deterministic: whether they must have the same bits every time.
+    """
     if not devices.on_gpu(device):
         return f"tensors on {device.type}"
     if not built:
@@ -116,9 +128,18 @@ def missing_for(device: torch.device, dtype: torch.dtype | None, dim: int, gradi
         return f"{str(dtype).removeprefix('torch.')} (it takes bfloat16 and float16)"
     if dim > MAX_DIM:
         return f"heads of {dim} (it takes up to {MAX_DIM})"
+    name, on = implementation(), f"on compute capability {capability[0]}.{capability[1]}"
+    # What a user activates has limits of its own: torch/nn/attention/_fa3.py and _fa4.py, hopper/flash_api.cpp and
+    # flash_attn/cute/interface.py of flash-attention.
+    if capability[0] not in _ACTIVATED.get(name, (capability[0],)):
+        return f"{name}, which was activated, {on}"
+    if name == "FA3" and gradients and dim > 192 and (deterministic or torch.are_deterministic_algorithms_enabled()):
+        return f"deterministic gradients of heads of {dim} by {name}"
+    if name == "FA4" and dim > 128 and capability[0] == 10:
+        return f"heads of {dim} by {name} {on}"
     # The backward pass for these dimensions needs more shared memory than these GPUs have; torch's SDPA has this rule.
     if gradients and 192 < dim <= 224 and (capability[0] == 12 or (8, 6) <= capability <= (8, 9)):
-        return f"gradients of heads of {dim} on compute capability {capability[0]}.{capability[1]}"
+        return f"gradients of heads of {dim} {on}"
     return None
 
 

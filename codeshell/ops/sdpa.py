@@ -141,11 +141,10 @@ def say_why(operation: str, call: AttentionCall) -> None:
     """`say` why no kernel serves a call; nothing for a call without work, or in a graph that is being traced."""
     if torch.compiler.is_compiling() or transformed() or not call.q.numel() or not call.k.numel():
         return
-    reason = _reason(call)
+    say(operation, _reason(call))
     slow = flash.missing(call) if call.cu_seqlens is not None and devices.on_gpu(call.q.device) else None
     if slow is not None:
-        reason += f". Neither does torch's FlashAttention: {slow}; so each length is a call, which waits for the GPU"
-    say(operation, reason)
+        say(operation, f"packed sequences, by a call for each length, which waits for the GPU (FlashAttention: {slow})")
 
 
 def _reason(call: AttentionCall) -> str:

@@ -3,6 +3,7 @@ stand-in of helpers.flash_attention refuses what the real one refuses."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -17,11 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.varlen import varlen_attn
 
 from codeshell import ops
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func
-from codeshell.ops import flash
+from codeshell.ops import devices, flash
 
 BF16 = torch.bfloat16
 
@@ -234,7 +234,7 @@ def test_strides_and_addresses(gpu):
 
 
 def test_gradients_of_another_dtype(gpu):
-    """As under autocast."""
+    """Autocast hands over such gradients."""
     q, k, v = qkv(4, 5)
     out = ops.attention(q, k, v, cu_seqlens=offsets(4, 5), max_seqlen=5)
     out.float().sum().backward()
@@ -272,8 +272,8 @@ def test_the_last_resort_is_said_once(monkeypatch, caplog, capability, settings,
         for _ in range(2):
             out = ops.attention(q, k, v, cu_seqlens=offsets(4, 5), max_seqlen=5, **settings)
     assert out.isfinite().all() and not stand_in.forwards
-    (line,) = (record.getMessage() for record in caplog.records if record.name == "codeshell")
-    assert re.search(f"Neither does torch's FlashAttention: {reason}; so each length is a call, which waits", line)
+    _, line = (record.getMessage() for record in caplog.records if record.name == "codeshell")
+    assert re.search(rf"by a call for each length, which waits for the GPU \(FlashAttention: {reason}\)", line)
 
 
 @pytest.mark.parametrize(("capability", "dim"), [((8, 6), 192), ((8, 6), 232), ((12, 1), 256), ((10, 0), 224)])
@@ -352,9 +352,11 @@ def test_deterministic_gradients_turn_the_switch_on_for_the_backward_pass_alone(
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_an_activated_implementation_takes_the_calls(gpu):
-    """As `activate_flash_attention_impl("FA3")` does it: kernels for the same operations of ATen."""
-    attention = pytest.importorskip("torch.nn.attention")
+@pytest.fixture
+def activated(gpu, monkeypatch):
+    """A function that activates another stand-in under a name, as `activate_flash_attention_impl("FA3")` does it: by
+    kernels for the same operations of ATen."""
+    attention = torch.nn.attention
     if not hasattr(attention, "activate_flash_attention_impl"):
         pytest.skip("a torch without this switch")
     other = FlashAttention()
@@ -363,22 +365,48 @@ def test_an_activated_implementation_takes_the_calls(gpu):
         def remove(self):
             other.__exit__()
 
-    def register():
-        other.__enter__()
-        return Handle()
+    def activate(name):
+        monkeypatch.setitem(attention._registry._FLASH_ATTENTION_IMPLS, name, lambda: (other.__enter__(), Handle())[1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells of the kernel that is replaced
+            attention.activate_flash_attention_impl(name)
+        assert flash.implementation() == name
+        return other
 
-    attention.register_flash_attention_impl("OTHER", register_fn=register)
-    q, k, v = qkv(4, 5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch tells of the kernel that is replaced
-        attention.activate_flash_attention_impl("OTHER")
-    try:
-        assert flash.implementation() == "OTHER"
-        ops.attention(q, k, v, cu_seqlens=offsets(4, 5), max_seqlen=5).sum().backward()
-    finally:
-        attention.restore_flash_attention_impl()
-    assert len(other.forwards) == len(other.backwards) == 1 and not gpu.forwards
+    yield activate
+    attention.restore_flash_attention_impl(_raise_warn=False)
     assert flash.implementation() == "FA2"
+
+
+@pytest.mark.parametrize("name", ["FA3", "FA4"])
+def test_an_activated_implementation_takes_the_calls(gpu, activated, monkeypatch, name):
+    monkeypatch.setattr(devices, "simulated", devices.simulated._replace(capability=(9, 0)))
+    other = activated(name)
+    q, k, v = qkv(4, 0, 5)
+    ops.attention(q, k, v, cu_seqlens=offsets(4, 0, 5), max_seqlen=5, window=2).sum().backward()
+    compiled = torch.compile(ops.attention, fullgraph=True, backend="aot_eager")
+    compiled(q, k, v, cu_seqlens=offsets(4, 0, 5), max_seqlen=5)
+    assert len(other.forwards) == 2 and len(other.backwards) == 1 and not gpu.forwards
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "dim", "deterministic", "reason"),
+    [
+        ("FA3", (9, 0), 256, False, None),
+        ("FA3", (9, 0), 192, True, None),
+        ("FA3", (9, 0), 200, True, "deterministic gradients of heads of 200 by FA3"),
+        ("FA3", (8, 0), 64, False, "FA3, which was activated, on compute capability 8.0"),
+        ("FA4", (9, 0), 256, True, None),
+        ("FA4", (10, 0), 128, True, None),
+        ("FA4", (10, 3), 192, False, "heads of 192 by FA4 on compute capability 10.3"),
+        ("FA4", (12, 0), 64, False, "FA4, which was activated, on compute capability 12.0"),
+        ("OTHER", (12, 0), 64, False, None),
+    ],
+)
+def test_limits_of_what_is_activated(activated, monkeypatch, name, capability, dim, deterministic, reason):
+    monkeypatch.setattr(devices, "simulated", devices.simulated._replace(capability=capability))
+    activated(name)
+    assert flash.missing_for(torch.device("cpu"), BF16, dim, True, deterministic) == reason
 
 
 # Nothing waits, and everything can be traced.
@@ -483,9 +511,12 @@ def test_opcheck(gpu, packed, dim):
 
 def test_the_stand_in_runs_varlen_attn(gpu):
     """The public function of torch, on the same kernels: it gives what `attention` gives."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    if "enable_gqa" not in inspect.signature(varlen.varlen_attn).parameters:
+        pytest.skip("a torch whose varlen_attn has other arguments")
     q, k, v = qkv(4, 0, 5)
     lengths = offsets(4, 0, 5)
-    theirs = varlen_attn(q, k, v, lengths, lengths, 5, 5, window_size=(-1, 0), enable_gqa=True)
+    theirs = varlen.varlen_attn(q, k, v, lengths, lengths, 5, 5, window_size=(-1, 0), enable_gqa=True)
     ours = ops.attention(q, k, v, cu_seqlens=lengths, max_seqlen=5)
     assert torch.equal(theirs, ours)
     for a, b in zip(*(torch.autograd.grad(x.sum(), (q, k, v)) for x in (theirs, ours)), strict=True):
