@@ -33,6 +33,12 @@ def flash(monkeypatch):
         yield calls
 
 
+def be(monkeypatch, capability):
+    """Another GPU than an A100."""
+    monkeypatch.setattr(devices, "simulated", devices.simulated._replace(capability=capability))
+    monkeypatch.setattr(devices, "_answers", {})
+
+
 MORE = [
     Case("pages_of_256", (700, 1, 256, 0), heads=8, kv_heads=2, page=256),
     Case("pages_of_300", (700, 299, 300), queries=3, heads=8, kv_heads=2, page=300, window=310),
@@ -94,7 +100,7 @@ def test_a_call_of_more_sequences_than_a_grid_has_is_cut(flash, monkeypatch):
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])
 def test_every_gpu_from_8_0_on_reads_in_place(flash, monkeypatch, capability):
-    simulate(monkeypatch, capability=capability, built=False)
+    be(monkeypatch, capability)
     check_case(CASES[1], "cpu", torch.bfloat16)
     assert len(flash.forwards) == 1
 
@@ -263,7 +269,7 @@ def test_layouts_that_the_kernel_cannot_walk_are_served_and_said(flash, caplog):
 
 
 def test_an_older_gpu_is_served_and_said(flash, caplog, monkeypatch):
-    simulate(monkeypatch, capability=(7, 5), built=False)
+    be(monkeypatch, (7, 5))
     with caplog.at_level(logging.WARNING, "codeshell"):
         check_case(PLAIN, "cpu", torch.float16)
     assert not flash.forwards and any("8.0" in record.getMessage() for record in caplog.records)
@@ -271,6 +277,7 @@ def test_an_older_gpu_is_served_and_said(flash, caplog, monkeypatch):
 
 @pytest.mark.parametrize("change", [("implementation", lambda: "FA3"), ("built", False)])
 def test_without_flash_attention_2_it_is_served_and_said(flash, caplog, monkeypatch, change):
+    be(monkeypatch, (9, 0))
     monkeypatch.setattr(flash_module, *change)
     with caplog.at_level(logging.WARNING, "codeshell"):
         check_case(PLAIN, "cpu", torch.bfloat16)
