@@ -250,8 +250,11 @@ def _masked_cache(
     # The keys up to the last query. The layers share a mask, and the first of them notes their number at it.
     lengths = getattr(mask, _LENGTHS, None)
     if lengths is None:
-        end = torch.as_tensor(known.first + q.shape[1], dtype=torch.int32, device=q.device)
-        lengths = end.expand(q.shape[0]).contiguous()
+        end = known.first + q.shape[1]
+        if isinstance(end, torch.Tensor):
+            lengths = end.to(q.device, torch.int32).expand(q.shape[0]).contiguous()
+        else:  # filled on the device: a copy from the host would wait
+            lengths = torch.full((q.shape[0],), end, dtype=torch.int32, device=q.device)
         setattr(mask, _LENGTHS, lengths)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     (window,) = known.causal

@@ -38,7 +38,7 @@ class Situation:
     static: bool = False
     """Counts in a tensor, and has room after the last query."""
     padding: tuple[int, ...] | None = None
-    """Of each row, on the left."""
+    """Tokens on the left of each row."""
     window: int | None = None
 
 

@@ -175,7 +175,7 @@ def in_a_longer_cache(cache):
 
 
 def heads_first(cache):
-    """As transformers keeps them: (batch, heads, tokens, dim)."""
+    """The layout of transformers: (batch, heads, tokens, dim)."""
     return cache.transpose(1, 2).contiguous().transpose(1, 2)
 
 
