@@ -107,13 +107,15 @@ class Made(NamedTuple):
     Attributes:
         real: bool (batch, keys), True for real tokens; None where the caller gave no padding mask.
         first: the place of the first query among the keys, a number or a tensor of one.
-        causal: (window,) if the mask is that of causal attention over all keys up to each query, with no padding and no
-            documents; None if it may be anything else.
+        causal: (window,) if the mask is that of causal attention over the keys up to each query, without documents and
+            with no padding but on the left; None if it may be anything else.
+        begin: int32 (batch,), the first key of each row that is no padding; None where none is.
     """
 
     real: torch.Tensor | None
     first: Any
     causal: tuple[int | None] | None = None
+    begin: torch.Tensor | None = None
 
 
 def made(mask: Any) -> Made | None:
@@ -150,16 +152,29 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
         if attention_mask is not None:  # which may be shorter than a static cache
             real = attention_mask[:, key_offset : key_offset + dense.shape[-1]]
             real = F.pad(real, (0, dense.shape[-1] - real.shape[1]))
-        setattr(dense, _MADE, Made(real, query_offset - key_offset, _causal(arguments, attention_mask)))
+        setattr(dense, _MADE, Made(real, query_offset - key_offset, *_causal(arguments, attention_mask)))
     return dense
 
 
-def _causal(arguments: dict[str, Any], padding: torch.Tensor | None) -> tuple[int | None] | None:
-    """(window,) of a mask that is causal and no more; None for any other."""
+def _causal(
+    arguments: dict[str, Any], padding: torch.Tensor | None
+) -> tuple[tuple[int | None] | None, torch.Tensor | None]:
+    """`causal` and `begin` of a dense mask, see `Made`. Waits for a GPU, as transformers' own masks do."""
     recognised = _recognise(arguments.get("mask_function", _CAUSAL))
-    if recognised is None or recognised[1] is not None or (padding is not None and not bool(padding.all())):
-        return None
-    return (recognised[0],)
+    if recognised is None or recognised[1] is not None:
+        return None, None
+    causal = (recognised[0],)
+    if padding is None:
+        return causal, None
+    # A static cache has more keys than the padding mask, and no query sees them yet.
+    first = arguments.get("kv_offset", 0)
+    real = padding[:, first : first + arguments["kv_length"]].bool()
+    if bool(real.all()):
+        return causal, None
+    # Padding on the left alone: no token has padding after it.
+    if not bool((real[:, 1:] | ~real[:, :-1]).all()):
+        return None, None
+    return causal, (real.shape[1] - real.sum(1)).to(torch.int32)
 
 
 def _tracing(attention_mask: Any, arguments: dict[str, Any]) -> bool:
