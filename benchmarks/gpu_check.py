@@ -21,6 +21,7 @@ the result is not counted as a GPU's.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import fnmatch
 import json
 import os
@@ -58,23 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [x for x in (args.rows or []) + args.again if not any(fnmatch.fnmatch(row.name, x) for row in rows)]
     if unknown:
         raise SystemExit(f"{unknown[0]}: no row has this name; --list shows them")
+    if not 0 <= args.seconds < float("inf"):
+        raise SystemExit(f"--seconds {args.seconds:g}: give the seconds of this call, 0 or more")
     if args.list:
         return show(rows)
-    if args.prepare:
-        return prepare.prepare(
-            args.prepare.resolve(),
-            python=args.python,
-            architectures=args.architectures,
-            megabytes=args.megabytes,
-            tell=say,
-        )
     if args.dry_run:
         rows = [dry(row) for row in rows]
-    args.json = args.json.resolve()
-    args.json.parent.mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
+        if args.prepare:
+            fits = {"python": args.python, "architectures": args.architectures, "megabytes": args.megabytes}
+            return prepare.prepare(args.prepare.resolve(), **fits, tell=say)
         return check(args, rows)
     except prepare.Unfit as error:
         say(str(error))
@@ -85,7 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def check(args: argparse.Namespace, rows: list[Row]) -> int:
     """Get the package, read the device, run the rows."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    args.json = args.json.resolve()
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    lock = os.open(args.work / "lock", os.O_CREAT | os.O_RDWR)  # held until this process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise prepare.Unfit(f"{args.work}: another gpu_check.py runs there; give this one its own --work") from None
     site = get_site(args)
     sanitizer_on_path()
     started = time.monotonic()
@@ -103,7 +106,7 @@ def check(args: argparse.Namespace, rows: list[Row]) -> int:
         start,
         site,
         args.seconds - (time.monotonic() - BEGAN),
-        work=WORK,
+        work=args.work,
         chosen=lambda row: matches(row, chosen) if chosen else not row.extra,
         again=lambda row: matches(row, args.again),
     )
@@ -116,24 +119,24 @@ def get_site(args: argparse.Namespace) -> Site:
     peers: Path | None = None
     if args.prepared:
         release, debug = prepare.modules(args.prepared)
-        peers = prepare.unpack(args.prepared, WORK / "peers")
+        peers = prepare.unpack(args.prepared, args.work / "peers")
     elif args.module:
         release = args.module
     else:
         started = time.monotonic()
         try:
-            release = prepare.build(WORK / "module", cuda="auto" if args.dry_run else "1")
+            release = prepare.build(args.work / "module", cuda="auto" if args.dry_run else "1")
         except (subprocess.CalledProcessError, FileNotFoundError) as error:
             output = (getattr(error, "stdout", "") or "").strip().splitlines()
             raise prepare.Unfit(f"the extension does not build: {' '.join(output[-3:]) or error}") from None
         say(f"{'build':34} {'ok':14} {time.monotonic() - started:6.1f} s")
-    laid = prepare.lay(WORK / "site", release)
-    return Site(laid, prepare.lay(WORK / "site-debug", debug) if debug else None, peers)
+    laid = prepare.lay(args.work / "site", release)
+    return Site(laid, prepare.lay(args.work / "site-debug", debug) if debug else None, peers)
 
 
 def read_facts(site: Site, start: Starter, args: argparse.Namespace) -> tuple[dict[str, Any], Starter]:
     """What runs here and on which device; and the way to start processes that could find it out."""
-    out = WORK / "facts.json"
+    out = args.work / "facts.json"
     script = [str(ROOT / "benchmarks" / "gpu" / "facts.py"), str(out)]
     paths = [str(site.release), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
@@ -203,6 +206,9 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--json", type=Path, metavar="FILE", default=ROOT / "build" / "gpu-check.json")
     result.add_argument("--seconds", type=float, default=SECONDS, help=f"limit of this call; default {SECONDS:.0f}")
+    result.add_argument(
+        "--work", type=Path, metavar="DIR", default=WORK, help="for files of the run; default: in build/"
+    )
     result.add_argument("--prepared", type=existing, metavar="DIR", help="take what --prepare DIR made; build nothing")
     result.add_argument("--module", type=existing, metavar="FILE", help="take this built _C; build nothing")
     result.add_argument("--rows", nargs="+", metavar="ROW", help="only rows of these names, which may have a *")

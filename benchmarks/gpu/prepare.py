@@ -52,9 +52,7 @@ def build(
     """
     import pybind11
 
-    tag = subprocess.run(
-        [python, "-c", "import sys; print(sys.implementation.cache_tag)"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    tag = ask(python, "sys.implementation.cache_tag")
     folder = ROOT / "build" / "gpu-check" / f"{tag}{'-debug' if debug else ''}"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -152,8 +150,17 @@ def pinned_peers() -> list[str]:
 
 def version(python: str) -> str:
     """3.12 and the like."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return ask(python, "'%d.%d' % sys.version_info[:2]")
+
+
+def ask(python: str, value: str) -> str:
+    """A value of an interpreter's `sys`; `Unfit` where it does not run."""
+    try:
+        command = [python, "-c", f"import sys; print({value})"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        raise Unfit(f"--python {python}: does not run ({lines[0] if lines else 'no message'})") from None
 
 
 def size(folder: Path) -> int:

@@ -41,6 +41,16 @@ def row(name: str, code: str = "print('done')", budget: float = 10.0, **fields: 
     return Row(name, kind, ("-c", code), budget, **settings)
 
 
+@pytest.fixture(autouse=True)
+def quick_probe(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The question whether the GPU answers, without torch's import; the true one."""
+    import gpu.runner
+
+    true = gpu.runner.PROBE
+    monkeypatch.setattr(gpu.runner, "PROBE", "pass")
+    return true
+
+
 class Call:
     """A call with these rows: its exit code, lines and document."""
 
@@ -169,7 +179,12 @@ def test_a_gpu_that_does_not_answer_ends_the_run(tmp_path: Path, monkeypatch: py
     assert later.ran == ["first/rotary"] and later.document["stopped"] is None
 
 
-def test_the_probe_is_silent_without_a_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_asks_torch(quick_probe: str) -> None:
+    done = subprocess.run([sys.executable, "-c", quick_probe], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "asking the GPU\n"), done.stderr
+
+
+def test_the_gpu_is_not_asked_after_a_mere_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gpu.runner
 
     monkeypatch.setattr(gpu.runner, "PROBE", "raise SystemExit('no device')")
