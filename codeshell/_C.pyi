@@ -9,13 +9,21 @@ from torch import Tensor
 from typing_extensions import Buffer
 
 cuda_built: bool
+cuda_runtime: int
+"""The CUDA that this was built with, as CUDA writes it: 13000 is 13.0; 0 without CUDA."""
 cuda_architectures: str
+"""All that any kernel was compiled for, for people: "80, 86, 89, 90, 90a, 100, 120, PTX of 80"; empty without CUDA."""
+kernel_architectures: dict[str, list[str]]
+"""What each CUDA kernel was compiled for, by its source below csrc, in the names of `codeshell.architectures.parse`;
+empty lists where this build has none of it."""
 compiler: str
 kernel_sources: str
 """`path=hash;path=hash` of the CUDA kernels that this was built from: see `codeshell.kernels`."""
 
 def simd_level() -> str: ...
 def gpu_devices() -> list[dict[str, object]]: ...
+def cuda_driver() -> int:
+    """The newest CUDA that the driver of this machine knows, 13000 for 13.0; 0 without a driver or a CUDA build."""
 
 # text
 unicode_version: str
@@ -561,7 +569,11 @@ def gradient_norm_cuda(
 # stream. These functions check their arguments (ValueError) and fill their outputs, or return False where the kernels
 # do not serve the case (fp64, heads beyond 1024).
 def rotary(q_out: Any, k_out: Any, q: Any, k: Any, /, *angles_threads_stream: Any) -> bool:
-    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k."""
+    """Rotates q and k (batch, seq, heads, dim) or (total, heads, dim); the outputs may be q and k.
+
+    Here and in the two functions below `stream` is None for a GPU that does not run the kernels: then the arguments are
+    checked, and the answer is False, as for any case that no kernel serves.
+    """
 
 def rotary_qkv(
     q: Any, k: Any, v: Any, qkv: Any, bias: Any, heads: int, kv_heads: int, /, *angles_threads_stream: Any

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def verdict(source: str, digest: str, results: list[Result], tests: tuple[str, .
 
 
 def status() -> list[dict[str, Any]]:
-    """A JSON-ready row for each kernel: source, hash, built, stale, serves, torch, verdict."""
+    """A JSON-ready row for each kernel: source, hash, built, architectures, stale, serves, torch, verdict."""
     # Imported here, because the build runs this file without the package.
     from codeshell import _C
     from codeshell.environment import benchmarks_folder
@@ -145,6 +146,7 @@ def status() -> list[dict[str, Any]]:
                 "source": source,
                 "hash": digest,
                 "built": _C.cuda_built and source in built,
+                "architectures": list(_C.kernel_architectures.get(source, ())),
                 "stale": built.get(source) != digest,
                 "serves": kernel.serves if kernel else "not described",
                 "torch": kernel.torch if kernel else "not described",
@@ -154,6 +156,54 @@ def status() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def paths(capability: tuple[int, int], driver: int) -> list[dict[str, Any]]:
+    """What serves each operation on a GPU, by this build: JSON-ready rows of operation, kernels, serves, reason.
+
+    `kernels` are the sources that run, none where PyTorch does; `serves` says it in words. `reason` is why kernels that
+    there are do not run, None where they do or where there are none.
+
+    Args:
+        capability: of the GPU, such as (8, 9).
+        driver: the newest CUDA that its driver knows, 13000 for 13.0.
+    """
+    from codeshell.gpus import missing, unasked
+    from codeshell.operations import OPERATIONS
+
+    rows = []
+    for operation in OPERATIONS:
+        # Those that only the CPU has.
+        if not operation.elsewhere:
+            continue
+        sources = [kernel.source for kernel in operation.kernels]
+        reasons = [missing(source, capability, driver=driver) for source in sources]
+        reason = next((reason for reason in reasons if reason), None)
+        if sources and reason is None and operation.switch and os.environ.get(operation.switch) != "1":
+            reason = unasked(operation.switch)
+        runs = bool(sources) and reason is None
+        rows.append(
+            {
+                "operation": operation.name,
+                "kernels": sources if runs else [],
+                "serves": ", ".join(sources) if runs else operation.elsewhere,
+                "reason": reason,
+            }
+        )
+    return rows
+
+
+def obstacle(capability: tuple[int, int], driver: int) -> str | None:
+    """Why a GPU runs no kernel of this build at all, with the remedy; None if it runs some."""
+    from codeshell import _C
+    from codeshell.gpus import missing
+    from codeshell.operations import KERNELS
+
+    reasons = {source: missing(source, capability, driver=driver) for source in KERNELS}
+    if any(reason is None for reason in reasons.values()):
+        return None
+    # That of the kernel which runs on the most GPUs: the others' may only be that they are for one kind.
+    return reasons[max(KERNELS, key=lambda source: len(_C.kernel_architectures.get(source, ())))]
 
 
 def main(csrc: str, out: str) -> None:

@@ -35,10 +35,11 @@ class Operation:
         name: what `codeshell info` calls it; its binding is csrc/bindings/NAME.cpp where it has kernels.
         functions: its public functions, `package.module:NAME`; none where only the package itself calls it.
         cpu: what serves it on a CPU, and in brackets what serves the other cases.
-        cuda: the same on a CUDA device.
+        elsewhere: what serves it on a GPU that does not run its kernels, and the cases that they do not take.
         reference: the same computation in PyTorch, `package.module:NAME`; empty where PyTorch has none.
         cpu_sources: its CPU kernels, below csrc.
         kernels: its CUDA kernels.
+        switch: the environment variable that must be 1 for them to be used; empty where they are used without it.
         host_tests: files below tests/ that run the CUDA kernels on the host.
         benchmark: its file benchmarks/NAME.py; empty where it has none.
         measures: what the benchmark compares, for `codeshell bench`.
@@ -48,22 +49,34 @@ class Operation:
     name: str
     functions: tuple[str, ...]
     cpu: str
-    cuda: str
+    elsewhere: str
     reference: str = ""
     cpu_sources: tuple[str, ...] = ()
     kernels: tuple[Kernel, ...] = ()
+    switch: str = ""
     host_tests: tuple[str, ...] = ()
     benchmark: str = ""
     measures: str = ""
     sanitized: str = ""
 
+    @property
+    def cuda(self) -> str:
+        """What serves it on a GPU, in a few words."""
+        if not self.kernels:
+            return self.elsewhere
+        asked = " if asked for" if self.switch else ""
+        return f"{self.kernels[0].source}{asked}, else {self.elsewhere}; see --kernels"
+
+
+_HOPPER_SWITCH = "CODESHELL_HOPPER_ATTENTION"
 
 OPERATIONS = (
     Operation(
         name="attention",
         functions=("codeshell.ops:attention", "codeshell.ops:packed_attention"),
         cpu="C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
-        cuda="attention/forward_sm90.cu if asked for, else torch SDPA, see --kernels",
+        elsewhere="torch SDPA",
+        switch=_HOPPER_SWITCH,
         reference="codeshell.ops.sdpa:attend",
         cpu_sources=("attention/attention_cpu.cpp",),
         kernels=(
@@ -99,7 +112,8 @@ OPERATIONS = (
         name="decode",
         functions=("codeshell.ops:decode_attention",),
         cpu="torch SDPA",
-        cuda="attention/decode_sm90.cu if asked for, else PyTorch, see --kernels",
+        elsewhere="PyTorch",
+        switch=_HOPPER_SWITCH,
         reference="codeshell.ops.decode:_attend_masked",
         kernels=(
             Kernel(
@@ -123,7 +137,7 @@ OPERATIONS = (
         name="rotary",
         functions=("codeshell.ops:rotary", "codeshell.ops:rotary_qkv"),
         cpu="C++ (fp64: PyTorch)",
-        cuda="rotary/rotary.cu, see --kernels",
+        elsewhere="PyTorch",
         reference="codeshell.ops.rotary:_reference",
         cpu_sources=("rotary/rotary_cpu.cpp",),
         kernels=(
@@ -132,7 +146,7 @@ OPERATIONS = (
                 serves="rotary embedding of queries and keys, and a fused projection's bias, split and rotation, "
                 "forward and backward: fp32, bf16, fp16; half-split or interleaved; partial; positions, offsets, "
                 "packed sequences",
-                torch="fp64",
+                torch="fp64, heads of more than 1,024 dimensions, other GPUs",
                 tests=("gpu/test_rotary_cuda.py",),
             ),
         ),
@@ -144,7 +158,7 @@ OPERATIONS = (
         name="adamw",
         functions=("codeshell.optim:AdamW",),
         cpu="C++ (fp64, amsgrad: torch)",
-        cuda="adamw/adamw.cu, see --kernels",
+        elsewhere="torch.optim.AdamW, and PyTorch for what that does not know",
         reference="torch.optim:AdamW",
         cpu_sources=("adamw/adamw_cpu.cpp",),
         kernels=(
@@ -152,7 +166,8 @@ OPERATIONS = (
                 source="adamw/adamw.cu",
                 serves="AdamW steps of all parameters of a group in one launch, and the norm of their gradients: "
                 "fp32, bf16, fp16; fp32 masters; stochastic rounding; bf16 moments",
-                torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU",
+                torch="amsgrad, differentiable, foreach=True, fused=False, fp64, betas that are tensors of a GPU; "
+                "other GPUs (there in PyTorch: masters, stochastic rounding, moments of another dtype)",
                 tests=("gpu/test_adamw_cuda.py",),
             ),
         ),
@@ -164,7 +179,7 @@ OPERATIONS = (
         name="gelu",
         functions=("codeshell.ops:gelu",),
         cpu="C++ (fp16, fp64: PyTorch)",
-        cuda="PyTorch",
+        elsewhere="PyTorch",
         reference="torch.nn.functional:gelu",
         cpu_sources=("activation/gelu_cpu.cpp",),
     ),
@@ -172,7 +187,7 @@ OPERATIONS = (
         name="loss",
         functions=("codeshell.ops:linear_cross_entropy",),
         cpu="C++ after each block of logits (fp16, fp64: PyTorch)",
-        cuda="PyTorch",
+        elsewhere="PyTorch",
         reference="codeshell.ops.loss:cross_entropy_reference",
         cpu_sources=("loss/cross_entropy_cpu.cpp",),
     ),
@@ -180,13 +195,13 @@ OPERATIONS = (
         name="copy",
         functions=(),
         cpu="none",
-        cuda="copy/copy.cu, see --kernels",
+        elsewhere="torch's copies",
         reference="torch:clone",
         kernels=(
             Kernel(
                 source="copy/copy.cu",
                 serves="copies of device memory: the floor of the benchmarks",
-                torch="nothing",
+                torch="other GPUs",
                 tests=("gpu/test_copy_cuda.py",),
             ),
         ),
@@ -195,7 +210,7 @@ OPERATIONS = (
         name="minhash",
         functions=("codeshell.dedup:minhash",),
         cpu="C++ (avx512, avx2, neon, scalar)",
-        cuda="none",
+        elsewhere="",
         cpu_sources=("dedup/minhash.cpp",),
         benchmark="dedup",
         measures="near-duplicate search against other deduplicators",
@@ -204,7 +219,7 @@ OPERATIONS = (
         name="measures",
         functions=(),
         cpu="C++",
-        cuda="none",
+        elsewhere="",
         cpu_sources=("text/measures.cpp",),
     ),
 )

@@ -8,6 +8,16 @@ set(CODESHELL_KERNELS
   csrc/copy/copy.cu
   csrc/rotary/rotary.cu
 )
+# What a kernel is compiled for, in CMake's names without "-real": machine code of the GPUs that people own, and PTX for
+# those that come later. Code of X.Y runs on every later X.Z too: 86 on 8.7, 100 on 10.3, 120 on 12.1.
+set(CODESHELL_ALL_ARCHITECTURES 80 86 89 90 100 120 80-virtual)
+# Kernels with wgmma and TMA use instructions that Hopper alone has: "90a" is code for 9.0 and nothing else.
+set(CODESHELL_HOPPER_KERNELS
+  csrc/attention/backward_sm90.cu
+  csrc/attention/decode_sm90.cu
+  csrc/attention/forward_sm90.cu
+)
+set(CODESHELL_HOPPER_ARCHITECTURES 90a)
 # Their bindings: one file per operation, in every build.
 set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/adamw.cpp

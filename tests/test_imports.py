@@ -22,9 +22,9 @@ PACKAGE = Path(__file__).parent.parent / "codeshell"
 LEVELS: tuple[tuple[str, ...], ...] = (
     # Ground. `versions` is the table of supported libraries. `codeshell` is the package's own `__init__`: at run time
     # it holds the version and loads the rest by name.
-    ("versions",),
+    ("architectures", "versions"),
     ("codeshell", "_C", "errors", "randomness"),
-    ("values",),
+    ("gpus", "values"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),

@@ -243,10 +243,13 @@ def untrained(model: Any, seed: int) -> Any:
 
 
 def load_model(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: in fp32 on a CPU, in the type it was saved in on a GPU."""
+    """The model of a directory, ready to evaluate: in the type it was saved in on a GPU with bf16 products, else in
+    fp32."""
     from codeshell.model import CodeShellForCausalLM
+    from codeshell.model.precision import multiplies_bf16
 
     # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
-    model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if cuda else torch.float32)
+    as_saved = cuda and multiplies_bf16(torch.device("cuda"))
+    model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if as_saved else torch.float32)
     return model.to("cuda" if cuda else "cpu").eval()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from codeshell.integrations import ARCHITECTURES
 from codeshell.integrations.supported import is_tracing, masking_utils
-from codeshell.ops import hopper
+from codeshell.ops import devices, hopper
 
 
 class Pattern(NamedTuple):
@@ -148,7 +148,7 @@ def _has_kernels(config: Any, device: torch.device, dtype: torch.dtype | None) -
     would make its own mask again, or unpack the packed sequences."""
     if getattr(config, "model_type", None) not in ARCHITECTURES:
         return False
-    if device.type == "cpu":
+    if device.type == "cpu" and not devices.on_gpu(device):
         return True
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     served = dim in hopper.DIMS and dtype in hopper.DTYPES

@@ -34,6 +34,7 @@ from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.layout import Sequences, arrange
 from codeshell.model.rotary import RotaryTables
+from codeshell.ops import devices
 
 _FORWARD = nn.Linear.forward
 
@@ -85,7 +86,7 @@ class CodeShellAttention(nn.Module):
         # Three ways to the same (…, H, K) result: over a cache, in one kernel on the CPU, in two kernels on a GPU.
         if sequences.cache is not None:
             mixed = self._mix_cached(x, sequences)
-        elif x.device.type == "cpu":
+        elif x.is_cpu and not devices.on_gpu(x.device):
             mixed = self._mix_folded(x, sequences)
         else:
             mixed = self._mix(x, sequences)
@@ -178,7 +179,7 @@ class CodeShellAttention(nn.Module):
 
 def _decodes_in_one_launch(x: torch.Tensor) -> bool:
     """Whether `decode_attention` rotates and writes in the launch that attends. (A test replaces this function.)"""
-    return not x.is_cpu
+    return devices.on_gpu(x.device)
 
 
 class CodeShellMLP(nn.Module):

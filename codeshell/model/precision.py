@@ -12,6 +12,9 @@ from typing import Literal
 
 import torch
 
+from codeshell.architectures import OLDEST
+from codeshell.ops import devices
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -25,11 +28,16 @@ def resolve(precision: Precision, device: torch.device | str = "cpu") -> Literal
     if precision != "auto":
         return precision
     device = torch.device(device)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if devices.on_gpu(device):
+        return "bf16" if multiplies_bf16(device) else "fp32"
     if device.type == "cpu" and torch.cpu._is_amx_tile_supported():
         return "bf16"
     return "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a GPU has bf16 products. torch's `is_bf16_supported` also counts older ones, where they are emulated."""
+    return devices.capability(device) >= OLDEST
 
 
 def autocast(precision: Precision, device: torch.device | str = "cpu") -> AbstractContextManager[object]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from codeshell.ops import hopper
+from codeshell.ops import devices, hopper
 from codeshell.ops.attention_call import OPERATION_ARGUMENTS, AttentionCall, check, has_kernel_form
 from codeshell.ops.library import apply_directly, define, differentiable, differentiable_once, direct, stream_of
 
@@ -90,7 +90,7 @@ def _forward(call: AttentionCall) -> _Pair:
     cu_seqlens = None if call.cu_seqlens is None else call.cu_seqlens.contiguous()
     # Asynchronous: the kernel runs on the current stream of the device of q, and nothing here waits for it.
     with hopper.on_device_of(q):
-        hopper.extension.attention_forward_cuda(
+        devices.extension.attention_forward_cuda(
             *(hopper.view(x) for x in (q, k, v, out)),
             lse.data_ptr(),
             hopper.address(cu_seqlens),
@@ -114,9 +114,9 @@ def _backward(call: AttentionCall, grad: torch.Tensor, out: torch.Tensor, lse: t
     shape = _shape(call)
     with hopper.on_device_of(q):
         # Sums of dQ in fp32, and the order in which blocks add to them if the call is deterministic.
-        size = hopper.extension.attention_backward_workspace(shape, cu_seqlens is not None, call.causal, call.window)
+        size = devices.extension.attention_backward_workspace(shape, cu_seqlens is not None, call.causal, call.window)
         workspace = _workspace(call, size)
-        hopper.extension.attention_backward_cuda(
+        devices.extension.attention_backward_cuda(
             tuple(hopper.view(x) for x in (q, k, v, out, grad, *gradients)),
             lse.data_ptr(),
             hopper.address(cu_seqlens),

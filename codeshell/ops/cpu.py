@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from codeshell import _C
+from codeshell.ops import devices
 from codeshell.ops.attention_call import AttentionCall
 from codeshell.ops.library import address, direct
 
@@ -20,7 +21,7 @@ _TYPES = (torch.float32, torch.bfloat16)
 def serves(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether the CPU kernels take a tensor of this device and dtype; and whether they may have the addresses of it and
     of the others."""
-    return x.is_cpu and x.dtype in _TYPES and direct(x, *others)
+    return x.is_cpu and x.dtype in _TYPES and devices.simulated is None and direct(x, *others)
 
 
 def attention_serves(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, cu_seqlens: torch.Tensor | None = None) -> bool:

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
-from codeshell import _C
-from codeshell.ops import decode_cuda, hopper, sdpa
+from codeshell.ops import decode_cuda, devices, hopper
 from codeshell.ops.attention_call import check_window, scale_of
 from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import (
@@ -32,6 +31,7 @@ from codeshell.ops.library import (
     differentiable,
     differentiable_once,
     direct,
+    say,
     transformed,
 )
 from codeshell.ops.rotary import check_tables, rotary
@@ -158,7 +158,7 @@ def _decode(call: DecodeCall) -> _Pair:
     """Output (B, Q, H, D) and LSE (B, H, Q) of a call that is checked but for the values of its tensors."""
     q = call.q
     # Where values cannot be asked for (a mode, a subclass), torch's operations check what they can.
-    if q.is_cpu and hopper.extension is _C and direct(*call[:9]):
+    if q.is_cpu and not devices.on_gpu(q.device) and direct(*call[:9]):
         for x in call[:9]:
             if x is not None:
                 address(x)
@@ -169,15 +169,15 @@ def _decode(call: DecodeCall) -> _Pair:
         out, lse = _empty(q)
         decode_cuda.run(call, out, lse)
         return out, lse
-    if not q.is_cpu:
+    if devices.on_gpu(q.device) or not q.is_cpu:
         why = hopper.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
-        sdpa.say("codeshell.ops.decode_attention", why)
+        say("codeshell.ops.decode_attention", why)
     # In PyTorch these are steps.
     if call.k_new is not None:
         q = _append(call)
     if q.numel() == 0:
         return _empty(q)
-    return (_attend_rows if q.is_cpu else _attend_masked)(q, call)
+    return (_attend_rows if q.is_cpu and not devices.on_gpu(q.device) else _attend_masked)(q, call)
 
 
 def _empty(q: torch.Tensor, *_: Any) -> _Pair:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from codeshell.ops import hopper
+from codeshell.ops import devices, hopper
 from codeshell.ops.library import stream_of
 
 MOST_QUERIES = 16
@@ -86,9 +86,9 @@ def run(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor) -> None:
     # The plan: how many blocks share the work, and the memory in which the splits of a row meet.
     batch, queries, heads, dim = q.shape
     pages, page_size, kv_heads, _ = k_cache.shape
-    multiprocessors = hopper.multiprocessors(q.device) if q.is_cuda else 0
+    multiprocessors = devices.facts(q.device).multiprocessors if q.is_cuda else 0
     slots, counters, floats = _plan(
-        hopper.extension, batch, queries, heads, kv_heads, dim, call.capacity, multiprocessors
+        devices.extension, batch, queries, heads, kv_heads, dim, call.capacity, multiprocessors
     )
     workspace = q.new_empty(floats, dtype=torch.float32) if floats else None
 
@@ -98,7 +98,7 @@ def run(call: DecodeCall, out: torch.Tensor, lse: torch.Tensor) -> None:
     table_shape = (0, 0) if cos is None else (cos.shape[0], cos.shape[1])
     with hopper.on_device_of(q):
         counts = _counters(q.device, stream_of(q), counters) if floats else None  # of the current device's stream
-        hopper.extension.attention_decode_cuda(
+        devices.extension.attention_decode_cuda(
             *(hopper.view(x) for x in (q, k_cache, v_cache, k_new, v_new)),
             *(hopper.address(x) for x in (out, lse, lengths, table)),
             0 if table is None else table.stride(0),

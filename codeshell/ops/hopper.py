@@ -7,64 +7,39 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
 
-from codeshell import _C
-from codeshell.ops import library
+from codeshell import gpus
+from codeshell.ops import devices, library
 
-extension: Any = _C
-"""The module that holds the kernels. Tests put the module here that runs them on the host, on tensors of a CPU."""
+SOURCES = ("attention/forward_sm90.cu", "attention/backward_sm90.cu", "attention/decode_sm90.cu")
+"""They are compiled for the same architectures, and a device is used for all of them or for none."""
 
-enabled = os.environ.get("CODESHELL_HOPPER_ATTENTION") == "1"
+SWITCH = "CODESHELL_HOPPER_ATTENTION"
+"""The environment variable that asks for them; operations.py has it too."""
+
+enabled = os.environ.get(SWITCH) == "1"
 """Off unless asked for, because the kernels have never run on a GPU. This will be on by default once
 `codeshell info --kernels` says that a GPU has verified them."""
 
 DIMS = (64, 128)
 DTYPES = (torch.bfloat16, torch.float16)
-CAPABILITY = (9, 0)
 
 
 def available(device: torch.device) -> bool:
     """Whether the kernels run on this device, and the user asked for them. `missing` says why not."""
-    if extension is not _C:
-        return device.type == "cpu"
-    return enabled and device.type == "cuda" and _C.cuda_built and capability(device) == CAPABILITY
+    return enabled and devices.runs(device, *SOURCES)
 
 
 def missing(device: torch.device) -> str | None:
     """Why no call on this device reaches the kernels, whatever its tensors; None if calls do."""
     # In the order in which a user can do something about it.
-    if extension is not _C or device.type != "cuda":
-        return None if extension is not _C and device.type == "cpu" else f"tensors on {device.type}"
-    if capability(device) != CAPABILITY:
-        return f"a {torch.cuda.get_device_name(device)} (the kernel needs compute capability 9.0)"
-    if not _C.cuda_built:
-        return "this build of codeshell is without CUDA"
-    return None if enabled else "no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it"
-
-
-def capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability of a GPU."""
-    # A traced graph folds torch's function into a constant. A device without an index means whichever is current.
-    if torch.compiler.is_compiling() or device.index is None:
-        return torch.cuda.get_device_capability(device)
-    return _facts(device.index)[0]
-
-
-def multiprocessors(device: torch.device) -> int:
-    """How many multiprocessors a GPU has."""
-    return _facts(device.index)[1]
-
-
-@lru_cache(maxsize=64)
-def _facts(index: int) -> tuple[tuple[int, int], int]:
-    """Compute capability and multiprocessors; remembered, because torch takes microseconds to answer."""
-    # The properties of a GPU do not change while the process runs.
-    properties = torch.cuda.get_device_properties(index)
-    return (properties.major, properties.minor), properties.multi_processor_count
+    reason = devices.missing(device, *SOURCES)
+    if reason is not None or enabled:
+        return reason
+    return gpus.unasked(SWITCH)
 
 
 def walkable(x: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ C++ gets addresses, and an address says nothing of what torch knows about a tens
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,11 +31,23 @@ require("torch", torch.__version__)
 library = torch.library.Library("codeshell", "DEF")  # type: ignore[no-untyped-call]
 """The namespace `torch.ops.codeshell`."""
 
+_log = logging.getLogger("codeshell")
+_said: set[str] = set()
+
 # Looked up once: a call takes a few microseconds, and looking up attributes of modules would be a fifth of that.
 _Tensor, _Parameter = torch.Tensor, torch.nn.Parameter
 # torch.compile folds this to True. (torch.export without torch.compile traces by a mode.)
 _compiling = torch.compiler.is_dynamo_compiling
 _transforms, _jit_tracing = torch._C._are_functorch_transforms_active, torch._C._is_tracing
+
+
+def say(operation: str, reason: str) -> None:
+    """One line in the log of `codeshell` for each operation and reason, at its first call: nothing silently takes
+    another way than a kernel of ours."""
+    line = f"{operation}: PyTorch takes what no kernel of codeshell serves: {reason}"
+    if line not in _said:
+        _said.add(line)
+        _log.warning("%s (said once; `codeshell info --kernels` lists what is served)", line)
 
 
 def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:

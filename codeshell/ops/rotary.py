@@ -1,8 +1,8 @@
 """Rotary position embedding (Su et al. 2021), half-split or interleaved, over the first dimensions of each head.
 
 `rotary` rotates queries and keys, `rotary_qkv` a fused projection on its way to attention. Both are one pass over
-memory by `csrc/rotary`: on the CPU for any instruction set, on CUDA devices where the extension was built with nvcc. A
-few lines of PyTorch (`_reference`) serve what the kernels do not, fp64.
+memory by `csrc/rotary`: on the CPU for any instruction set, on the GPUs that `devices` says. A few lines of PyTorch
+(`_reference`) serve what the kernels do not: fp64, heads beyond 1,024 dimensions, other GPUs.
 
 A call costs a few microseconds, so this file counts them: all checks are in C++ (`csrc/bindings/rotary.cpp`), arguments
 travel as plain tuples in the order of `Angles`, and functions of torch are looked up once.
@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 
-from codeshell import _C
+from codeshell.ops import devices
 from codeshell.ops.library import (
     apply_directly,
     check_one_device,
@@ -23,12 +24,9 @@ from codeshell.ops.library import (
     differentiable_once,
     direct,
     direct_backward,
-    stream_of,
+    say,
     transformed,
 )
-
-extension: Any = _C
-"""The module that holds the kernels. Tests put the module here that runs the CUDA kernels on the host."""
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -87,7 +85,6 @@ def rotary(
         ValueError: an argument's shape, stride, dtype, device or value does not fit; the message names it. Values of
             `positions` and `cu_seqlens` are checked on the CPU only, because on a CUDA device that would wait for it:
             there a position that the tables do not have gives NaN.
-        RuntimeError: CUDA tensors, and the extension was built without CUDA.
     """
     # With autograd: one Function that saves the tables alone. It is tried first, as training is what calls this most.
     plain = direct(q, k, cos, sin)
@@ -143,7 +140,7 @@ def rotary_qkv(
         q (batch, seq, heads, dim) or (total, heads, dim), k and v with kv_heads: contiguous, in the dtype of `qkv`.
 
     Raises:
-        ValueError, RuntimeError: as for `rotary`.
+        ValueError: as for `rotary`.
     """
     angles = Angles(cos, sin, positions, cu_seqlens, offset, interleaved, doubled)
     if transformed():
@@ -163,12 +160,15 @@ def rotary_qkv(
 
 def _rotate_into(out_q: torch.Tensor, out_k: torch.Tensor, q: torch.Tensor, k: torch.Tensor, /, *angles: Any) -> _Pair:
     # Tensors that the extension cannot read (of a meta device) raise there; if devices differ, the message says so.
+    # On a GPU without the kernel there is no stream for it, and the extension only checks.
+    stream = 0 if q.is_cpu and devices.simulated is None else devices.queue(q, devices.ROTARY)
     try:
-        done = extension.rotary(out_q, out_k, q, k, *angles, _threads(), 0 if q.is_cpu else stream_of(q))
+        done = devices.extension.rotary(out_q, out_k, q, k, *angles, _threads(), stream)
     except RuntimeError:
         _check_devices("q", angles, q=q, k=k)
         raise
     if not done:
+        _say_why("codeshell.ops.rotary", q, angles[0])
         named = Angles(*angles)
         out_q.copy_(_reference(q, named))
         out_k.copy_(_reference(k, named))
@@ -194,12 +194,16 @@ def _rotate_qkv(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     # Three contiguous outputs, which the attention kernels take without a copy.
     q, k, v = _empty_parts(qkv, heads, kv_heads)
+    stream = devices.queue(qkv, devices.ROTARY)
     try:
-        done = extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream_of(qkv))
+        done = devices.extension.rotary_qkv(q, k, v, qkv, bias, heads, kv_heads, *angles, _threads(), stream)
     except RuntimeError:
         _check_devices("qkv", angles, qkv=qkv, bias=bias)
         raise
-    return (q, k, v) if done else _qkv_reference(qkv, bias, heads, kv_heads, Angles(*angles))
+    if done:
+        return q, k, v
+    _say_why("codeshell.ops.rotary_qkv", q, angles[0], bias)
+    return _qkv_reference(qkv, bias, heads, kv_heads, Angles(*angles))
 
 
 def _rotate_qkv_backward(
@@ -215,13 +219,22 @@ def _rotate_qkv_backward(
     # The bias's gradient is a sum over tokens: each chunk of them has a row of `partial`, and rows are summed in order.
     if with_bias and tokens == 0:
         grad_bias.zero_()
-    partial = grad_bias.new_empty((extension.rotary_sum_chunks(tokens), width)) if with_bias else None
-    if not extension.rotary_qkv_backward(
+    partial = grad_bias.new_empty((devices.extension.rotary_sum_chunks(tokens), width)) if with_bias else None
+    if not devices.extension.rotary_qkv_backward(
         *(grad_q, grad_k, grad_v, grad_qkv, grad_bias if with_bias else None, partial, heads, kv_heads),
-        *(*angles, _threads(), stream_of(grad_q)),
+        *(*angles, _threads(), devices.queue(grad_q, devices.ROTARY)),
     ):
         return _qkv_backward_reference(grad_q, grad_k, grad_v, with_bias, Angles(*angles))
     return grad_qkv, grad_bias
+
+
+def _say_why(operation: str, x: torch.Tensor, cos: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+    """Say in the log why the kernels do not serve heads x (…, heads, dim)."""
+    reason = devices.missing(x.device, devices.ROTARY) if devices.on_gpu(x.device) else None
+    if reason is None:
+        wide = torch.float64 in (x.dtype, cos.dtype, None if bias is None else bias.dtype)
+        reason = "float64" if wide else f"heads of {x.shape[-1]} (at most 1024)"
+    say(operation, reason)
 
 
 def _qkv_backward_reference(
@@ -460,7 +473,13 @@ def _rows(table: torch.Tensor, x: torch.Tensor, angles: Angles) -> torch.Tensor:
             starts = torch.bucketize(rows, angles.cu_seqlens[1:], right=True)
             rows = rows - angles.cu_seqlens.to(rows.dtype)[starts]
         rows = rows + angles.offset
-    return table[rows].unsqueeze(-2)
+    if not devices.on_gpu(x.device):
+        return table[rows].unsqueeze(-2)
+    # On a GPU nobody has looked at the values, and torch would end the process over a row that the table does not have.
+    # As in the kernels, it gives NaN.
+    count = table.shape[0]
+    with_nan = F.pad(table, (0, 0, 0, 1), value=torch.nan)
+    return with_nan[torch.where((rows >= 0) & (rows < count), rows, count)].unsqueeze(-2)
 
 
 def check_width(qkv: torch.Tensor, heads: int, kv_heads: int) -> None:

@@ -9,19 +9,15 @@ A query that sees no key gets zeros and a log-sum-exp of minus infinity. Shape s
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from codeshell.ops import hopper
+from codeshell.ops import devices, hopper
 from codeshell.ops.attention_call import AttentionCall, Bound, one_sided
-from codeshell.ops.library import address, direct, plain, transformed
-
-_log = logging.getLogger("codeshell")
-_said: set[str] = set()
+from codeshell.ops.library import address, direct, plain, say, transformed
 
 _Result = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -61,7 +57,7 @@ def dense(call: AttentionCall) -> _Result:
     # On a GPU, all backends but this one sum gradients in any order. And it alone has all derivatives: forward ones,
     # and gradients of gradients.
     # It consists of operations that every subclass of tensors has, too.
-    in_steps = (call.deterministic and q.is_cuda) or transformed() or not plain(q, k, v)
+    in_steps = (call.deterministic and devices.on_gpu(q.device)) or transformed() or not plain(q, k, v)
     with sdpa_kernel(SDPBackend.MATH) if in_steps else nullcontext():
         out_BHQD = F.scaled_dot_product_attention(
             *(q_BHQD, k_BKSD, v_BKSD),
@@ -110,14 +106,6 @@ def packed(call: AttentionCall) -> _Result:
     return torch.cat(outs)[order_T], torch.cat(lses, dim=1)[:, order_T] if lses else None
 
 
-def say(operation: str, reason: str) -> None:
-    """One line in the log of `codeshell` for each operation and reason, at its first call."""
-    line = f"{operation}: PyTorch takes what no kernel of codeshell serves: {reason}"
-    if line not in _said:
-        _said.add(line)
-        _log.warning("%s (said once; `codeshell info --kernels` lists what is served)", line)
-
-
 def say_why(operation: str, call: AttentionCall) -> None:
     """`say` why no kernel serves a call; nothing for a call without work, or in a graph that is being traced."""
     if not torch.compiler.is_compiling() and not transformed() and call.q.numel() and call.k.numel():
@@ -134,7 +122,7 @@ def _reason(call: AttentionCall) -> str:
     if call.dropout_p:
         return "dropout of the probabilities"
     dim, name = q.shape[-1], str(q.dtype).removeprefix("torch.")
-    if q.device.type == "cpu":
+    if not devices.on_gpu(q.device):
         if not direct(*call[:4]):
             return "tensors of a subclass, or a mode or trace around the call"
         return f"{name} with heads of {dim} (on a CPU: float32 and bfloat16, heads of 16, 32, … 256)"

@@ -2,12 +2,12 @@
 
 A group is served by a plan: its parameters are sorted into buckets (buckets.py) that share device and dtypes, and each
 bucket is one launch. Plans are kept from step to step and made again only when something has changed. Whatever no
-kernel serves goes to torch's own step.
+kernel serves goes to torch's own step, or, for the schemes that torch does not know, to the same arithmetic in PyTorch
+(reference.py); the log says so once.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,16 +16,17 @@ from torch import Tensor
 from torch.optim.adamw import adamw as torch_step
 
 from codeshell._C import same_objects
-from codeshell.ops.library import unwatched
+from codeshell.ops import devices
+from codeshell.ops.library import say, unwatched
 from codeshell.optim import slabs
 from codeshell.optim.buckets import Bucket, Kind, Scheme, local, order_of
 from codeshell.optim.clipping import Clipped, norm_and_factor
 from codeshell.optim.masters import agrees, is_capturing
+from codeshell.optim.reference import ReferenceBucket
 
 _SERVED = (torch.float32, torch.bfloat16, torch.float16)
 _OPTIONS = ("master_weights", "stochastic_rounding", "moment_dtype", "seed")
 _STATE = ("exp_avg", "exp_avg_sq", "master_param")
-_said: set[str] = set()
 
 
 class AdamW(torch.optim.AdamW):
@@ -38,6 +39,9 @@ class AdamW(torch.optim.AdamW):
     `step` are read where the parameters are, so that a step neither waits for a GPU nor breaks the capture of a CUDA
     graph (with `capturable=True`; call `step` once before each capture). DTensors (FSDP2) are updated shard by shard.
 
+    On a GPU that does not run the kernels (`codeshell info --kernels`), PyTorch updates with the same state: torch's
+    own step where it computes the same, else the kernels' arithmetic in PyTorch, down to the random bits.
+
     Beyond torch:
 
     Args:
@@ -47,8 +51,8 @@ class AdamW(torch.optim.AdamW):
         eps: added to the denominator.
         weight_decay: decoupled decay: parameters are multiplied by 1 - lr * weight_decay.
         amsgrad: torch's own implementation serves this, as well as `foreach=True`, `fused=False`,
-            `differentiable=True`, betas in tensors of a GPU, fp64 parameters and other devices; a warning says so once
-            where it was not asked for by name.
+            `differentiable=True`, betas in tensors of a GPU, fp64 parameters and other devices; the log of `codeshell`
+            says so once where it was not asked for by name.
         master_weights: for 16-bit parameters: keep an fp32 copy, `state[p]["master_param"]`, which the update reads
             and writes; the parameter is only written, rounded from the copy (28 bytes per parameter and step with
             16-bit gradients and fp32 moments). The copy is made from the parameter at its first step, and again once
@@ -127,7 +131,7 @@ class AdamW(torch.optim.AdamW):
         """Update every parameter that has a gradient; returns the closure's value.
 
         Raises:
-            RuntimeError: a gradient is sparse, or parameters are on CUDA and this package was built without it.
+            RuntimeError: a gradient is sparse.
         """
         # torch has renamed this check of `capturable`.
         health_check = getattr(self, "_accelerator_graph_capture_health_check", None)
@@ -147,9 +151,10 @@ class AdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def clip_grad_norm(self, max_norm: float) -> Tensor:
-        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without writing them and
-        without waiting for a GPU. The factor is for the gradients of now: `step` leaves it out where all of them are
-        new ones, and raises RuntimeError where some are, or one was written since.
+        """Have the next `step` multiply all gradients by min(1, max_norm / (norm + 1e-6)), without waiting for a GPU,
+        and without writing them, but for those that torch's own step updates. The factor is for the gradients of now:
+        `step` leaves it out where all of them are new ones, and raises RuntimeError where some are, or one was written
+        since.
 
         Replaces torch.nn.utils.clip_grad_norm_, which reads the gradients twice and writes them. The norm of DTensors
         is over all processes. With a GradScaler, call `unscale_` before, as with torch's.
@@ -171,18 +176,19 @@ class AdamW(torch.optim.AdamW):
             buckets += plan.buckets
             others += [p.grad for p in plan.rest if p.grad is not None]
         # Each device once, in order; the result goes to all of them, because a step reads the factor where it runs.
-        devices = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
-        if len(devices) == 1 and not others and buckets[0].on_gpu and not any(b.kind.mesh for b in buckets):
+        places = list(dict.fromkeys(bucket.kind.device for bucket in buckets))
+        alone = len(places) == 1 and not others and buckets[0].on_gpu
+        if alone and all(bucket.has_kernel and not bucket.kind.mesh for bucket in buckets):
             # All on one GPU: a launch for each bucket, the last of which also gives norm and factor.
-            (device,) = devices
+            (device,) = places
             sums = torch.empty(len(buckets), dtype=torch.float64, device=device)
             result = torch.empty(2, dtype=torch.float32, device=device)
             for slot, bucket in enumerate(buckets):
                 bucket.sum_of_squares(sums, slot, slot == len(buckets) - 1, max_norm, result)
         else:
             result = norm_and_factor(buckets, others, max_norm)
-            devices += [g.device for g in others]
-        self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(devices)}
+            places += [g.device for g in others]
+        self._factors = {device: result.to(device, non_blocking=True) for device in dict.fromkeys(places)}
         self._clipped = Clipped([p for group in self.param_groups for p in group["params"]])
         return result[0]
 
@@ -381,6 +387,13 @@ class AdamW(torch.optim.AdamW):
                 group["stochastic_rounding"],
             )
             staged = not (served and shard.is_contiguous() and gradient.is_contiguous())
+            # Whether the device runs the kernels. torch's own step updates the same state, where it computes the same.
+            lacking = _lacking(shard.device)
+            if lacking:
+                _say(lacking)
+                if scheme.is_torchs():
+                    rest.append(p)
+                    continue
             kind = Kind(
                 shard.device, scheme, getattr(p, "device_mesh", None), tuple(getattr(p, "placements", ())), staged
             )
@@ -388,7 +401,10 @@ class AdamW(torch.optim.AdamW):
             params.append(p)
             states.append(state)
             streams.append(number << 32 | place)  # group and place: what no other parameter has
-        return _Plan(group, [Bucket(kind, *lists) for kind, lists in kinds.items()], rest, waiting)
+        buckets = [
+            (ReferenceBucket if _lacking(kind.device) else Bucket)(kind, *lists) for kind, lists in kinds.items()
+        ]
+        return _Plan(group, buckets, rest, waiting)
 
     def _make_states(self, group: dict[str, Any], only: set[int] | None) -> None:
         """Make the state of plain parameters on the CPU that have a gradient and no state yet, many at once. `_prepare`
@@ -467,10 +483,9 @@ def _step_of(
         factor = factors.get(bucket.kind.device)
         tensors = (group["lr"] if on_device else None, scale, found_inf, None if factor is None else factor[1])
         pointers = [None if tensor is None else _scalar(tensor, bucket.kind.device) for tensor in tensors]
-        addresses = [0 if pointer is None else pointer.data_ptr() for pointer in pointers]
         lr = 0.0 if on_device else float(group["lr"])
         rates = (lr, beta1, beta2, group["eps"], group["weight_decay"])
-        done = bucket.step((*rates, group["seed"], group["maximize"], addresses))
+        done = bucket.step((*rates, group["seed"], group["maximize"]), pointers)
         left += bucket.params[done:]
     return left
 
@@ -562,14 +577,13 @@ def _scalar(value: Tensor, device: torch.device) -> Tensor:
     return local(value.detach()).to(device=device, dtype=torch.float32, non_blocking=True)
 
 
-def _say(what: str) -> None:
-    """Warn, once per process, that torch's own step serves this."""
-    if what not in _said:
-        _said.add(what)
-        warnings.warn(
-            f"codeshell.optim.AdamW: {what}: updated by torch's own AdamW step, not by this package's kernels",
-            stacklevel=4,
-        )
+def _lacking(device: torch.device) -> str | None:
+    """Why a device does not run the kernels; None if it does, as every CPU."""
+    return devices.missing(device, devices.ADAMW) if devices.on_gpu(device) else None
+
+
+def _say(reason: str) -> None:
+    say("codeshell.optim.AdamW", reason)
 
 
 def _tensors(item: Any) -> list[Tensor]:

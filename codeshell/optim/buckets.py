@@ -11,18 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from codeshell import _C
+from codeshell.ops import devices
 from codeshell.optim.masters import marks_of
-
-host_kernels: ModuleType | None = None
-"""Tests put the module here that runs the kernels on the host: tensors of the CPU then take the path of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,11 @@ class Scheme:
         """The scheme in the form that the bindings take."""
         names = (str(dtype).removeprefix("torch.") for dtype in (self.param, self.gradient, self.moment))
         return (*names, self.master, self.stochastic)  # type: ignore[return-value]
+
+    def is_torchs(self) -> bool:
+        """Whether torch's own step computes the same."""
+        one_dtype = self.param == self.gradient == self.moment
+        return one_dtype and not self.master and not self.stochastic
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,28 @@ class Bucket:
         streams: one number per parameter, which tells its random numbers from the others'.
     """
 
+    has_kernel = True
+    """Whether our kernels update it, and not PyTorch (reference.py)."""
+
     def __init__(self, kind: Kind, params: list[Tensor], states: list[dict[str, Any]], streams: Sequence[int]) -> None:
-        self.kind, self.params, self.states = kind, params, states
-        self.on_gpu = kind.device.type == "cuda" or host_kernels is not None
-        self._kernels: Any = host_kernels or _C
-        self._scheme = kind.scheme.as_argument()
-        self._table = self._kernels.AdamWTable([local(p).numel() for p in params], list(streams))
+        self.kind, self.params, self.states, self._streams = kind, params, states, streams
+        self.on_gpu = devices.on_gpu(kind.device)
+        # What a staged step copied: (copy, where it belongs, whether only a step that unscales gradients writes it).
+        self._write_back: list[tuple[Tensor, Tensor, bool]] = []
+        self._staged: Any = None
+        self._marks: list[tuple[int, int]] | None = None
+        self._make_table()
+
+    def _make_table(self) -> None:
+        self._kernels = devices.extension
+        self._scheme = self.kind.scheme.as_argument()
+        self._table = self._kernels.AdamWTable([local(p).numel() for p in self.params], list(self._streams))
         # On a GPU: the table's tensors and chunks, and the counter by which a launch finds its last block.
         self._device_table: tuple[Tensor, Tensor] | None = None
         self._finished: Tensor | None = None
         # Pinned memory for the table of the next capture, and everything that captured graphs read at each replay.
         self._spare: Tensor | None = None
         self._captured: list[Tensor] = []
-        # What a staged step copied: (copy, where it belongs, whether only a step that unscales gradients writes it).
-        self._write_back: list[tuple[Tensor, Tensor, bool]] = []
-        self._staged: Any = None
-        self._marks: list[tuple[int, int]] | None = None
 
     def is_overwritten(self) -> bool:
         """Whether others have written or moved parameters with master weights since the last step."""
@@ -111,9 +118,13 @@ class Bucket:
 
     def refresh(self) -> bool:
         """Read the addresses; False if a tensor is no longer of the bucket's kind."""
-        params, gradients, states = self.params, None, self.states
         if self.kind.staged:
-            self._staged = params, gradients, states = self._stage()  # kept, because the kernel gets their addresses
+            self._staged = self._stage()  # kept, because the kernel gets their addresses
+            return self._read(*self._staged)
+        return self._read(self.params, None, self.states)
+
+    def _read(self, params: list[Tensor], gradients: list[Tensor | None] | None, states: list[dict[str, Any]]) -> bool:
+        """Read the addresses of these tensors; without `gradients`, those are each parameter's `grad`."""
         device = -1 if self.kind.device.type != "cuda" else self.kind.device.index or 0
         # -1 is "as they were", -2 "some have changed", and any other number is a tensor that does not fit.
         outcome: int = self._table.refresh(params, gradients, states, self._scheme, device, self.kind.mesh is not None)
@@ -123,16 +134,32 @@ class Bucket:
             self._upload()
         return True
 
-    def step(self, settings: tuple[Any, ...]) -> int:
-        """One update; `settings` are the scalars and addresses of csrc/adamw/adamw.h.
+    def step(self, scalars: tuple[Any, ...], pointers: list[Tensor | None]) -> int:
+        """One update.
 
         On the CPU the addresses are read during the update; on a GPU they are those of the last `refresh`.
+
+        Args:
+            scalars: lr, beta1, beta2, eps, weight_decay, seed, maximize: see csrc/adamw/adamw.h.
+            pointers: one-element fp32 tensors on the bucket's device, or None: the learning rate in place of that of
+                the scalars, the gradients' scale, whether infinities were found in them, the clipping factor.
 
         Returns:
             How many of the parameters, in their order, are updated: those before the first that is no longer of the
             bucket's kind.
         """
-        done = len(self.params)
+        done = self._update(scalars, pointers)
+        # Gradients that were copied are written only where the step has divided them by a GradScaler's scale.
+        for copy, original, only_unscaled in self._write_back:
+            if not only_unscaled or pointers[1] is not None:
+                original.copy_(copy)
+        self._write_back, self._staged = [], None
+        self._marks = marks_of(self.params) if self.kind.scheme.master else None
+        return done
+
+    def _update(self, scalars: tuple[Any, ...], pointers: list[Tensor | None]) -> int:
+        """The update of `step`, of staged copies where there are some."""
+        settings = (*scalars, [0 if pointer is None else pointer.data_ptr() for pointer in pointers])
         # One launch for all, on the current stream of the parameters' device.
         if self.on_gpu:
             with _device(self.kind.device):
@@ -145,14 +172,8 @@ class Bucket:
                 *(params, gradients, states, self.params, increment_version, self._scheme, settings),
                 *(self.kind.mesh is not None, torch.get_num_threads()),
             )
-            done = done if unfit < 0 else unfit
-        # Gradients that were copied are written only where the step has divided them by a GradScaler's scale.
-        for copy, original, only_unscaled in self._write_back:
-            if not only_unscaled or settings[-1][1]:
-                original.copy_(copy)
-        self._write_back, self._staged = [], None
-        self._marks = marks_of(self.params) if self.kind.scheme.master else None
-        return done
+            return len(self.params) if unfit < 0 else unfit
+        return len(self.params)
 
     def sum_of_squares(self, sums: Tensor, slot: int, last: bool, max_norm: float, result: Tensor) -> None:
         """Write the sum of the squares of the gradients to `sums[slot]` (fp64), on the bucket's device.

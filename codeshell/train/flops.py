@@ -16,19 +16,54 @@ CONVENTION = "6 N_matmul + 12 L d T per token: full attention, N without the emb
 """Printed beside every MFU; figures under other conventions differ by up to 15 % at 7 B and 8192 tokens."""
 
 PEAKS = {
-    # A longer name stands before the shorter one that it contains.
-    "H200 NVL": 835e12,
-    "H200": 989e12,
+    # Ampere. A100 data sheet (nvidia-a100-datasheet, 2021); A800 is an A100 with slower links.
+    "A100-SXM4-40GB": 312e12,
+    "A100-SXM4-80GB": 312e12,
+    "A100-PCIE-40GB": 312e12,
+    "A100 80GB PCIe": 312e12,
+    "A800-SXM4-80GB": 312e12,
+    "A800 80GB PCIe": 312e12,
+    # A10, A30 and A40 data sheets (2021, 2022).
+    "A10": 125e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    # White paper "NVIDIA Ampere GA102 GPU Architecture" (v2), tables of appendix A: BF16 with FP32 accumulate. GeForce
+    # cards do half of what their tensor cores do with FP16 sums. A 3080 is missing because two cards have its name.
+    "RTX A6000": 154.8e12,
+    "GeForce RTX 3090": 71e12,
+    # White paper "NVIDIA Ada GPU Architecture" (v2), appendix A: these three; and the data sheets of the others. The
+    # sheets print the rate with sparsity, which is twice this.
+    "GeForce RTX 3090 Ti": 80e12,
+    "GeForce RTX 4080": 97.5e12,
+    "GeForce RTX 4090": 165.2e12,
+    "RTX 6000 Ada Generation": 364.2e12,
+    "L4": 121e12,
+    "L40": 181.05e12,
+    "L40S": 362.05e12,
+    # Hopper: H100, H200 and GH200 data sheets (2023, 2024), half of the rate with sparsity. H800 has H100's chip.
     "H100 80GB HBM3": 989e12,
-    "H100 SXM": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
+    "H800": 989e12,
+    "H200": 989e12,
+    "H200 NVL": 835e12,
+    "GH200 120GB": 989e12,
+    "GH200 480GB": 989e12,
+    "GH200 144G HBM3e": 989e12,
+    # Blackwell: data sheets of HGX B200 and B300 (36 PFLOP/s with sparsity for 8), GB200 and GB300 NVL72 (360 for
+    # 72).
+    "B200": 2250e12,
+    "B300 SXM6 AC": 2250e12,
+    "GB200": 2500e12,
+    "GB300": 2500e12,
+    # White paper "NVIDIA RTX Blackwell GPU Architecture" (v1.1), appendix A.
+    "GeForce RTX 5080": 112.6e12,
+    "GeForce RTX 5090": 209.5e12,
+    # White paper "NVIDIA RTX Blackwell PRO GPU Architecture" (v1.0). Max-Q and server editions have other clocks.
+    "RTX PRO 6000 Blackwell Workstation Edition": 503.8e12,
 }
-"""Dense bf16 FLOP/s from NVIDIA's data sheets, by a part of the device's name. The first name that fits counts."""
+"""Dense bf16 FLOP/s with fp32 sums, by the device's whole name after "NVIDIA ": a laptop's GPU, a part of a GPU (MIG)
+and a variant for one market have longer names, and other peaks."""
 
 
 def matmul_weights(config: CodeShellConfig) -> int:
@@ -59,8 +94,4 @@ def peak_flops(device_name: str, precision: str) -> float | None:
         device_name: as `torch.cuda.get_device_name` gives it.
         precision: `"bf16"`; the table has no other.
     """
-    if precision != "bf16":
-        return None
-    # Compare whole words: "L4" must not be found in "L40S".
-    words = f" {device_name.replace('-', ' ')} "
-    return next((peak for name, peak in PEAKS.items() if f" {name} " in words), None)
+    return PEAKS.get(device_name.removeprefix("NVIDIA ")) if precision == "bf16" else None

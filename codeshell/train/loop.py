@@ -18,6 +18,7 @@ import torch
 
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError, say
+from codeshell.ops import devices
 from codeshell.optim import AdamW
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
@@ -67,8 +68,7 @@ class Trainer:
         self.guard = Guard(recipe.train.spike_sigma, state.recent, state.skipped, state.in_row, state.reasons)
         # Peak FLOP/s of the device, for the MFU; None where it is not known, as for every CPU.
         device = next(model.parameters()).device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self.peak = peak_flops(name, state.precision)
+        self.peak = peak_flops(devices.facts(device).name, state.precision) if devices.on_gpu(device) else None
         # Seconds and tokens of the steps since the last line of the log.
         self.seconds, self.counted = 0.0, 0
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from codeshell.architectures import version
 from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import Engine
 from codeshell.engine.files import TEMPORARY, make_directory, read_json
@@ -17,8 +18,10 @@ from codeshell.engine.memory import keep_large_blocks
 from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
+from codeshell.gpus import machine
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
-from codeshell.model.precision import resolve
+from codeshell.model.precision import multiplies_bf16, resolve
+from codeshell.ops import devices, hopper, library
 from codeshell.optim import AdamW, parameter_groups
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe, to_tree
@@ -262,11 +265,34 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
         f"({total / available:.2f} epochs of {available:,}), {state.precision}, {state.threads} threads"
     )
     say(f"train: FLOPs by {CONVENTION}")
-    device = next(model.parameters()).device
-    if device.type == "cuda" and peak_flops(torch.cuda.get_device_name(device), state.precision) is None:
-        say(f"train: the peak of {torch.cuda.get_device_name(device)} in {state.precision} is not known: no MFU")
+    _announce_device(next(model.parameters()).device, state.precision)
     if not validates:
         say("train: the validation split is empty; there is no validation")
+
+
+def _announce_device(device: torch.device, precision: str) -> None:
+    """Print what is not as good as it could be on this device."""
+    if not devices.on_gpu(device):
+        here = machine()
+        if here.gpus:
+            cuda = torch.version.cuda
+            how = f"was built with CUDA {cuda} and" if cuda else "was built without CUDA, and"
+            known = f"the driver knows CUDA up to {version(here.driver)}"
+            say(f"train: on the CPU: torch {torch.__version__} {how} does not use {here.gpus[0].name}; {known}")
+        return
+    name = devices.facts(device).name
+    if precision == "bf16" and not multiplies_bf16(device):
+        say(f"train: {name} has no bf16 products; they are emulated, and train.precision = fp32 is faster")
+    if peak_flops(name, precision) is None:
+        say(f"train: the peak of {name} in {precision} is not known: no MFU")
+    # In the words of the operations, which then need not say it again.
+    for operation, reason in {
+        "codeshell.ops.attention": hopper.missing(device),
+        "codeshell.ops.rotary_qkv": devices.missing(device, devices.ROTARY),
+        "codeshell.optim.AdamW": devices.missing(device, devices.ADAMW),
+    }.items():
+        if reason is not None:
+            library.say(operation, reason)
 
 
 def _export(

@@ -22,7 +22,7 @@ void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgum
              int window, std::uintptr_t stream) {
   // In the order of AttentionForward's members.
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
-  if constexpr (gpu::kHasKernels) {
+  if constexpr (kHasHopperKernels) {
     check("attention", launch_attention_forward({tensor(q), tensor(k), tensor(v), tensor(out), pointer<float>(lse),
                                                  pointer<const int>(cu_seqlens), bf16, batch, queries, keys, longest,
                                                  heads, kv_heads, dim, scale, causal, window},
@@ -48,7 +48,7 @@ AttentionBackward problem(const Shape& shape, bool packed, bool causal, int wind
 
 int64_t workspace(const Shape& shape, bool packed, bool causal, int window) {
   const AttentionBackward a = problem(shape, packed, causal, window);
-  if constexpr (gpu::kHasKernels) {
+  if constexpr (kHasHopperKernels) {
     return attention_backward_workspace(a);
   } else {
     raise_no_kernels("attention");
@@ -65,7 +65,7 @@ void backward(const std::array<TensorArgument, 8>& tensors, std::uintptr_t lse, 
   a.lse = pointer<const float>(lse), a.cu_seqlens = pointer<const int>(cu_seqlens);
   a.workspace = pointer<void>(workspace);
   a.bf16 = bf16, a.scale = scale, a.deterministic = deterministic;
-  if constexpr (gpu::kHasKernels) {
+  if constexpr (kHasHopperKernels) {
     check("attention_backward", launch_attention_backward(a, pointer<void>(stream)));
   } else {
     raise_no_kernels("attention");

@@ -90,7 +90,7 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
   if (slots > batch && !(workspace && counters)) throw py::value_error("decode: several splits need a workspace");
   // In the order of AttentionDecode's members: tensors, outputs, where the keys are, rotary tables, the memory of the
   // plan; then dtype, sizes, and how the scores are masked.
-  if constexpr (gpu::kHasKernels) {
+  if constexpr (kHasHopperKernels) {
     check("decode", launch_attention_decode({tensor(q),
                                              tensor(k_cache),
                                              tensor(v_cache),

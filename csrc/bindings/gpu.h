@@ -30,6 +30,14 @@ inline void bind_kernels(py::module_& module) {
   bind_rotary(module);
 }
 
+// Whether this build holds the kernels that Hopper alone can run (CODESHELL_HOPPER_KERNELS in csrc/kernels.cmake). The
+// others are in every build with CUDA, whatever GPUs it is for.
+#if defined(CODESHELL_WITHOUT_HOPPER_KERNELS)
+inline constexpr bool kHasHopperKernels = false;
+#else
+inline constexpr bool kHasHopperKernels = gpu::kHasKernels;
+#endif
+
 // Tensors reach the bindings as integers, because torch's headers are not there when this is built.
 template <class T>
 T* pointer(std::uintptr_t address) {
@@ -43,8 +51,11 @@ inline void check(const char* op, gpu::Error error) {
 
 [[noreturn]] inline void raise_no_kernels(const char* op) {
   throw std::runtime_error(std::string(op) +
-                           ": codeshell was built without CUDA (no nvcc, or CODESHELL_CUDA=0); install it again "
-                           "where nvcc is on PATH, with CODESHELL_CUDA=1");
+                           (gpu::kHasKernels
+                                ? ": codeshell was built without this kernel (CODESHELL_ARCHITECTURES left sm_90a "
+                                  "out); install it again with CODESHELL_ARCHITECTURES=all"
+                                : ": codeshell was built without CUDA (no nvcc, or CODESHELL_CUDA=0); install it again "
+                                  "where nvcc is on PATH, with CODESHELL_CUDA=1"));
 }
 
 }  // namespace codeshell::bindings

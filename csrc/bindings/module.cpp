@@ -6,6 +6,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <sstream>
+#include <string>
+
 #include "bindings/buffers.h"
 #include "bindings/gpu.h"
 #include "gpu/device.h"
@@ -29,12 +32,28 @@ py::list gpu_devices() {
   return devices;
 }
 
+// {source below csrc: [architecture]} from the build's own words, which device.h describes.
+py::dict kernel_architectures() {
+  py::dict kernels;
+  std::istringstream entries(codeshell::gpu::kernel_architectures());
+  for (std::string entry; std::getline(entries, entry, ';');) {
+    const size_t equals = entry.find('=');
+    py::list architectures;
+    std::istringstream names(entry.substr(equals + 1));
+    for (std::string name; std::getline(names, name, ',');) architectures.append(name);
+    kernels[py::str(entry.substr(0, equals))] = architectures;
+  }
+  return kernels;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "C++ and CUDA of codeshell; see codeshell/_C.pyi for the signatures.";
   module.attr("cuda_built") = codeshell::gpu::cuda_built();
   module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
+  module.attr("kernel_architectures") = kernel_architectures();
+  module.attr("cuda_runtime") = codeshell::gpu::cuda_runtime();
   module.attr("kernel_sources") = codeshell::gpu::kernel_sources();
   module.attr("compiler") = CODESHELL_COMPILER;
   module.def(
@@ -42,6 +61,8 @@ PYBIND11_MODULE(_C, module) {
       "The widest instruction set that this processor and the build share: 'avx512', 'avx2', 'neon' or 'scalar'.");
   module.def("gpu_devices", &gpu_devices,
              "The CUDA devices as dicts; empty without a driver, a device or a CUDA build. Never raises.");
+  module.def("cuda_driver", &codeshell::gpu::cuda_driver,
+             "The newest CUDA that the driver of this machine knows, 13000 for 13.0; 0 without one. Never raises.");
   // Texts and near duplicates, then the operations of models on the CPU, then those with CUDA kernels.
   codeshell::bindings::bind_text(module);
   codeshell::bindings::bind_dedup_sign(module);

@@ -249,9 +249,10 @@ void set_dtype(Arguments& a, const char* name, const Tensor& like) {
   a.type = type_of(like.dtype);
 }
 
-// Whether the kernels serve the case. PyTorch computes the rest: fp64, and heads beyond kMostDimensions.
-bool served(const Arguments& a, const Tensor& like, const Angles& angles) {
-  return like.dtype != DType::fp64 && angles.cos.dtype != DType::fp64 && a.dim <= kMostDimensions;
+// Whether the kernels serve the case. PyTorch computes the rest: fp64, heads beyond kMostDimensions, and all on a GPU
+// that does not run the kernels, for which Python gives no stream.
+bool served(const Arguments& a, const Tensor& like, const Angles& angles, PyObject* stream) {
+  return given(stream) && like.dtype != DType::fp64 && angles.cos.dtype != DType::fp64 && a.dim <= kMostDimensions;
 }
 
 // Runs the kernel of the device on which `like`, the argument called `name`, is.
@@ -319,7 +320,7 @@ PyObject* rotary_call(PyObject* const* arguments) {
   // error leaves the tensors as they were.
   const bool in_place = arguments[0] == arguments[2];
   if (in_place) check_writable("q", q), check_writable("k", k);
-  if (!served(a, q, angles)) return boolean(false);
+  if (!served(a, q, angles, arguments[5 + Angles::kCount])) return boolean(false);
   // The outputs are the package's own, so these checks hold unless somebody calls the binding directly.
   const Tensor out_q = in_place ? q : tensor_of(arguments[0], "q_out");
   const Tensor out_k = in_place ? k : tensor_of(arguments[1], "k_out");
@@ -402,7 +403,7 @@ PyObject* rotary_qkv_call(PyObject* const* arguments) {
     a.bias = bias.data;
     a.bias_type = type_of(bias.dtype);
   }
-  if (!served(a, qkv, angles)) return boolean(false);
+  if (!served(a, qkv, angles, arguments[8 + Angles::kCount])) return boolean(false);
   const Fused fused(qkv, heads, kv_heads);
   const char* names[3] = {"q", "k", "v"};
   // From the views of qkv to three tensors of their own.
@@ -423,7 +424,7 @@ PyObject* rotary_qkv_backward_call(PyObject* const* arguments) {
   const std::int64_t heads = integer_of(arguments[6], "heads"), kv_heads = integer_of(arguments[7], "kv_heads");
   const Angles angles(arguments + 8);
   Arguments a = fused_arguments(qkv, heads, kv_heads, angles);
-  if (!served(a, qkv, angles)) return boolean(false);
+  if (!served(a, qkv, angles, arguments[9 + Angles::kCount])) return boolean(false);
   // The bias's gradient is the sum of grad_qkv over all tokens: (width,), and a row of partial sums for each chunk.
   if (given(arguments[4])) {
     const Tensor sums = tensor_of(arguments[4], "grad_bias"), partial = tensor_of(arguments[5], "partial_sums");

@@ -10,7 +10,12 @@ namespace codeshell::gpu {
 // Compiled into the extension: it needs no driver.
 bool cuda_built() { return true; }
 
-std::string cuda_architectures() { return CODESHELL_CUDA_ARCHITECTURES; }
+int cuda_runtime() { return CUDART_VERSION; }
+
+int cuda_driver() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
 
 std::vector<Device> list_devices() {
   int count = 0;

@@ -6,7 +6,9 @@ namespace codeshell::gpu {
 
 bool cuda_built() { return false; }
 
-std::string cuda_architectures() { return ""; }
+int cuda_runtime() { return 0; }
+
+int cuda_driver() { return 0; }
 
 std::vector<Device> list_devices() { return {}; }
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,14 @@ def host_kernels(built_host_kernels: ModuleType) -> Iterator[ModuleType]:
     built_host_kernels.set_multiprocessors(4)
     built_host_kernels.set_checks(True)
     yield built_host_kernels
+
+
+@pytest.fixture
+def on_host(host_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Tensors of the CPU lie on a Hopper GPU, whose kernels run on the host, those of attention included."""
+    from helpers.simulated_gpu import simulate
+
+    return simulate(monkeypatch, host_kernels)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

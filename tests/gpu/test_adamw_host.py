@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
 import torch
+from helpers.simulated_gpu import leave
 from torch import nn
 
 from codeshell.optim import AdamW, buckets
@@ -31,13 +30,6 @@ SCHEMES = {
 }
 # A warp's tile is 256 elements, a block's round 2,048, a chunk 8,192.
 SIZES = (1, 255, 256, 257, 2049, 8192, 8193, 0, 10240)
-
-
-@pytest.fixture
-def on_host(host_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Tensors of the CPU take the path of a GPU."""
-    monkeypatch.setattr(buckets, "host_kernels", host_kernels)
-    yield host_kernels
 
 
 def optimizer_of(dtype, options, offset=0, sizes=SIZES):
@@ -64,7 +56,7 @@ def run(dtype, gradient_dtype, options, steps=2, offset=0, clip=None, sizes=SIZE
 @pytest.mark.parametrize("offset", [0, 1])
 def test_every_scheme_as_on_the_cpu(on_host, monkeypatch, dtype, gradient_dtype, options, offset):
     params, optimizer, _ = run(dtype, gradient_dtype, options, offset=offset)
-    monkeypatch.setattr(buckets, "host_kernels", None)
+    leave(monkeypatch)
     expected, reference, _ = run(dtype, gradient_dtype, options, offset=offset)
     for p, q in zip(params, expected, strict=True):
         mine, theirs = optimizer.state[p] | {"param": p.detach()}, reference.state[q] | {"param": q.detach()}

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
-from codeshell.ops import attention_cuda, hopper
-
-
-@pytest.fixture
-def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(hopper, "extension", host_kernels)
-    return host_kernels
+from codeshell.ops import attention_cuda, devices
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -69,7 +63,7 @@ def test_dk_and_dv_are_always_deterministic_and_the_sums_of_dq_are_not(on_host, 
 def test_torchs_switch_makes_it_deterministic(on_host, monkeypatch):
     asked = []
     run = on_host.attention_backward_cuda
-    monkeypatch.setattr(hopper, "extension", Recorder(on_host, run, asked))
+    monkeypatch.setattr(devices, "extension", Recorder(on_host, run, asked))
     case = Case("switch", 20, 20)
     q, k, v = inputs(case, "cpu", torch.bfloat16)
     gradients(case, q, k, v, torch.ones_like(q))

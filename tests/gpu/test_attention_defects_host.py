@@ -15,8 +15,6 @@ import pytest
 import torch
 from helpers.attention_cases import Case, inputs, packing, run
 
-from codeshell.ops import hopper
-
 SEEDS = (3, 2, 0, 1, 7, 6, 4, 5, 11, 10, 8, 9)
 """The host execution runs warps by rank in 2, 3, 6, …: most defects show there."""
 
@@ -52,11 +50,10 @@ def call_of(place: str) -> tuple[str, str, str, int]:
 
 
 @pytest.fixture
-def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(hopper, "extension", host_kernels)
-    yield host_kernels
-    host_kernels.leave_out("")
-    host_kernels.trace(False)
+def on_host(on_host):
+    yield on_host
+    on_host.leave_out("")
+    on_host.trace(False)
 
 
 def forward(case: Case):

@@ -9,13 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell import _C, ops
-from codeshell.ops import hopper
-
-
-@pytest.fixture
-def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(hopper, "extension", host_kernels)
-    return host_kernels
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.simulated_gpu import simulate
 from test_cubins import EXPECTED
 
 from codeshell import ops
-from codeshell.ops import hopper
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_LIMIT = 227 * 1024
@@ -52,7 +52,7 @@ def stated(text: str, line: str) -> int:
 def test_shared_memory_is_the_budget(
     host_kernels, monkeypatch, launch: Callable[[int], None], kernel: str, source: str, note: str, dim: int
 ) -> None:
-    monkeypatch.setattr(hopper, "extension", host_kernels)
+    simulate(monkeypatch, host_kernels)
     host_kernels.trace(True)
     launch(dim)
     launches = host_kernels.launches()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.decode_cases import CASES, Case, check_case, inputs
+from helpers.simulated_gpu import leave
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,12 @@ from codeshell.model import modules
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.modules import CodeShellForCausalLM
-from codeshell.ops import decode_cuda, hopper
+from codeshell.ops import decode_cuda
 
 
 @pytest.fixture
-def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(hopper, "extension", host_kernels)
-    yield host_kernels
+def on_host(on_host):
+    yield on_host
     assert all(not counts.any() for counts in decode_cuda._counts.values()), "a counter was not left at 0"
 
 
@@ -171,7 +171,7 @@ def test_a_model_decodes_through_it(on_host, taken, monkeypatch):
         model(ids[:, :70], attention_mask=torch.tensor([[1] * 70, [1] * 50 + [0] * 20]), cache=cache)
         both = torch.stack([ids[0, 70:74], ids[1, 50:54]])
         first, second = (model(both[:, i : i + 2], cache=cache).logits for i in (0, 2))
-        monkeypatch.setattr(hopper, "extension", _C)
+        leave(monkeypatch)
         whole = [model(ids[row : row + 1, : n + 4]).logits[0, n:] for row, n in enumerate((70, 50))]
     assert len(taken) == 4 and cache.lengths.tolist() == [74, 54]
     logits, wanted = torch.cat([first, second], 1).float(), torch.stack(whole).float()

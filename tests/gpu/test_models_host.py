@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.attention_cases import poison
+from helpers.simulated_gpu import simulate
 
 import codeshell
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.modules import CodeShellAttention
-from codeshell.ops import cpu, decode_cuda, hopper
+from codeshell.ops import cpu, decode_cuda
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_logits_and_what_the_kernel_is_given(host_kernels, monkeypatch, kind, si
     codeshell.patch(model)
     with torch.no_grad():
         want = model(ids, use_cache=False, **arguments).logits  # by the kernel of the CPU
-        monkeypatch.setattr(hopper, "extension", host_kernels)
+        simulate(monkeypatch, host_kernels)
         monkeypatch.setattr(cpu, "attention_serves", lambda *_: pytest.fail("not the Hopper kernel"))
         taken = poison(monkeypatch)
         got = model(ids, use_cache=False, **arguments).logits
@@ -59,7 +60,7 @@ def test_a_cache_is_read_by_the_decode_kernel(host_kernels, monkeypatch, kind):
     monkeypatch.setattr(decode_cuda, "run", counted)
     with torch.no_grad():
         want = model(ids, use_cache=False).logits
-        monkeypatch.setattr(hopper, "extension", host_kernels)
+        simulate(monkeypatch, host_kernels)
         cache, parts = None, []
         for start, stop in [(0, 9), (9, 10), (10, 13), (13, 14)]:
             output = model(ids[:, start:stop], past_key_values=cache, use_cache=True)
@@ -72,7 +73,7 @@ def test_a_cache_is_read_by_the_decode_kernel(host_kernels, monkeypatch, kind):
 def test_documents_of_our_model_are_isolated_bit_for_bit(host_kernels, monkeypatch):
     """On the way that a GPU takes: perturb the first document, the logits of the others stay."""
     monkeypatch.setattr(CodeShellAttention, "_mix_folded", CodeShellAttention._mix)
-    monkeypatch.setattr(hopper, "extension", host_kernels)
+    simulate(monkeypatch, host_kernels)
     taken = poison(monkeypatch)
     config = CodeShellConfig(vocab_size=64, n_embd=128, n_layer=2, n_head=2, num_query_groups=1, n_positions=64)
     torch.manual_seed(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from helpers.rotary_cases import CASES, QKV_CASES, check_case, check_qkv_case, random_case
@@ -11,14 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codeshell import ops
-
-rotary_module = sys.modules["codeshell.ops.rotary"]  # the name in the package is the function
-
-
-@pytest.fixture
-def on_host(host_kernels, monkeypatch):
-    monkeypatch.setattr(rotary_module, "extension", host_kernels)
-    return host_kernels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

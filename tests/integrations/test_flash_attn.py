@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from codeshell import ops
 from codeshell.integrations import flash_attn
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
-from codeshell.ops import sdpa
+from codeshell.ops import library, sdpa
 
 INF = float("inf")
 
@@ -236,7 +236,7 @@ def test_torch_compile(arguments):
 
 
 def test_what_torch_takes_is_said_once(caplog, monkeypatch):
-    monkeypatch.setattr(sdpa, "_said", set())
+    monkeypatch.setattr(library, "_said", set())
     q, k, v = qkv(12, 12)
     offsets = torch.tensor([0, 12], dtype=torch.int32)
     flat = [x[0] for x in (q, k, v)]

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.simulated_gpu import Extension
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codeshell import ops
 from codeshell.operations import KERNELS
-from codeshell.ops import attention_cuda, decode, sdpa
+from codeshell.ops import attention_cuda, decode, devices, library, sdpa
 from codeshell.ops import hopper as kernels
 from codeshell.ops.decode_cuda import DecodeCall
 
@@ -19,7 +20,7 @@ from codeshell.ops.decode_cuda import DecodeCall
 @pytest.fixture
 def said(caplog, monkeypatch):
     """The reasons in the log so far, of a process that has said nothing yet."""
-    monkeypatch.setattr(sdpa, "_said", set())
+    monkeypatch.setattr(library, "_said", set())
     caplog.set_level(logging.WARNING, "codeshell")
 
     def reasons():
@@ -77,40 +78,43 @@ def on_gpu(**arguments):
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with one, a build with CUDA, and a user who asked for the kernel."""
-    extension = SimpleNamespace(cuda_built=True)
-    monkeypatch.setattr(kernels, "_C", extension)
-    monkeypatch.setattr(kernels, "extension", extension)
-    monkeypatch.setattr(kernels, "enabled", True)
-    gpu = SimpleNamespace(capability=(9, 0), name="NVIDIA H200")
-    monkeypatch.setattr(kernels, "capability", lambda device: gpu.capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: gpu.name)
+    """A machine with one, a build with CUDA, and a user who asked for the kernel; calling it changes those."""
+    gpu = SimpleNamespace(name="NVIDIA H200", capability=(9, 0), multiprocessors=132)
+
+    def changed(capability=(9, 0), built=True, asked=True):
+        gpu.capability = capability
+        monkeypatch.setattr(devices, "extension", Extension(None, built=built))
+        monkeypatch.setattr(devices, "_answers", {})
+        monkeypatch.setattr(kernels, "enabled", asked)
+
+    changed()
+    monkeypatch.setattr(devices, "facts", lambda device: gpu)
     monkeypatch.setattr(sdpa, "dense", lambda call: (torch.empty_like(call.q), None))
-    return SimpleNamespace(extension=extension, gpu=gpu)
+    return changed
 
 
 def test_each_reason_is_said_once_on_a_gpu(said, hopper, monkeypatch):
     monkeypatch.setattr(attention_cuda, "serves", lambda *arguments: False)
     for _ in range(2):
+        hopper()
         on_gpu(dropout_p=0.1)
         on_gpu(dtype=torch.float32)
         on_gpu(dim=96)
         on_gpu(scale=-1.0)
         on_gpu(tokens=0)
-        hopper.gpu.capability, hopper.gpu.name = (8, 0), "NVIDIA A100"
+        hopper((8, 0))
         on_gpu()
-        hopper.gpu.capability, hopper.extension.cuda_built = (9, 0), False
+        hopper(built=False)
         on_gpu()
-        hopper.extension.cuda_built, kernels.enabled = True, False
+        hopper(asked=False)
         on_gpu()
-        kernels.enabled = True
     assert said() == [
         "dropout of the probabilities",
         "float32 (on a GPU: bfloat16 and float16)",
         "heads of 96 (on a GPU: 64 and 128)",
         "a scale that is not above 0",
-        "a NVIDIA A100 (the kernel needs compute capability 9.0)",
-        "this build of codeshell is without CUDA",
+        "this GPU is sm_80, and this build has its code for sm_90a alone",
+        "this build of codeshell is without CUDA; install it again where nvcc is on PATH, with CODESHELL_CUDA=1",
         "no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it",
     ]
 
@@ -125,21 +129,18 @@ def test_what_the_kernel_serves_is_what_is_not_said(hopper, monkeypatch):
         return torch.empty_like(q), q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)
 
     monkeypatch.setattr(attention_cuda, "attend", kernel)
-    assert kernels.missing(torch.device("cuda")) is None
+    assert kernels.missing(torch.device("cuda", 0)) is None
     on_gpu()
     assert len(taken) == 1
-    hopper.gpu.capability = (10, 0)
-    on_gpu()
-    hopper.gpu.capability, hopper.extension.cuda_built = (9, 0), False
-    on_gpu()
-    hopper.extension.cuda_built, kernels.enabled = True, False
-    on_gpu()
+    for change in ({"capability": (10, 0)}, {"built": False}, {"asked": False}):
+        hopper(**change)
+        on_gpu()
     assert len(taken) == 1
 
 
 def test_decoding_says_it_too(caplog, monkeypatch):
     """But not on a CPU, where nothing else is promised."""
-    monkeypatch.setattr(sdpa, "_said", set())
+    monkeypatch.setattr(library, "_said", set())
     q, k, v = (torch.zeros(1, n, h, 64) for n, h in ((1, 2), (4, 1), (4, 1)))
     with caplog.at_level(logging.WARNING, "codeshell"):
         ops.decode_attention(q, k, v, cache_seqlens=torch.tensor([3], dtype=torch.int32))

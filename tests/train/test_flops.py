@@ -46,12 +46,64 @@ def test_known_shapes(config, context, full, causal):
     assert flops_per_token(config, context, causal=True) / 1e9 == pytest.approx(causal, abs=0.006)
 
 
-def test_only_known_devices_have_a_peak():
-    assert peak_flops("NVIDIA H200", "bf16") == 989e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "bf16") == 312e12
-    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_flops("NVIDIA L40S", "bf16") == 362e12
-    assert peak_flops("NVIDIA L4", "bf16") == 121e12
-    assert peak_flops("NVIDIA L400", "bf16") is None
-    assert peak_flops("AMD EPYC 9B14", "bf16") is None
-    assert peak_flops("NVIDIA H200", "fp32") is None
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("A100-SXM4-40GB", 312),  # drivers before 470
+        ("NVIDIA A10", 125),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA RTX A6000", 154.8),
+        ("NVIDIA GeForce RTX 3090", 71),
+        ("NVIDIA GeForce RTX 3090 Ti", 80),
+        ("NVIDIA GeForce RTX 4080", 97.5),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362.05),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA GeForce RTX 5090", 209.5),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 503.8),
+    ],
+)
+def test_peaks_by_the_names_that_torch_gives(name: str, teraflops: float) -> None:
+    assert peak_flops(name, "bf16") == pytest.approx(teraflops * 1e12)
+    assert peak_flops(name, "fp32") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3080",  # two cards of this name
+        "NVIDIA GeForce RTX 3080 Ti Laptop GPU",
+        "NVIDIA GeForce RTX 5090 Laptop GPU",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "NVIDIA H100 80GB HBM3 MIG 3g.40gb",
+        "NVIDIA A100-SXM-64GB",  # a chip with more multiprocessors
+        "NVIDIA A40-24Q",  # half of one, in a virtual machine
+        "NVIDIA A10G",
+        "NVIDIA H20",
+        "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
+        "NVIDIA GB10",
+        "NVIDIA L400",
+        "Tesla T4",
+        "Tesla V100-SXM2-32GB",
+        "AMD Instinct MI300X",
+        "AMD EPYC 9B14",
+    ],
+)
+def test_other_devices_have_no_peak_rather_than_a_wrong_one(name: str) -> None:
+    assert peak_flops(name, "bf16") is None

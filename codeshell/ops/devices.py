@@ -1,0 +1,112 @@
+"""Which kernels the device of a tensor runs: the one gate of all operations and of the optimizer.
+
+A kernel is code for some GPUs, and a driver may be too old for it; `codeshell.gpus.missing` is the rule. Here it is
+answered for torch's devices, once for each, because operations ask at every call. Where the answer is no, PyTorch does
+the work, and `library.say` tells why.
+
+Tests simulate a GPU (tests/helpers/simulated_gpu.py): tensors of the CPU then count as lying on it, in all that is
+decided here, and `extension` is a module whose kernels run on the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from codeshell import _C, gpus
+from codeshell.ops.library import stream_of
+
+# Files of kernels, below csrc, that are asked for here and there.
+ROTARY = "rotary/rotary.cu"
+ADAMW = "adamw/adamw.cu"
+
+
+class Facts(NamedTuple):
+    """What is asked of a GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+
+
+extension: Any = _C
+"""The module that holds the kernels, and the facts of the build."""
+
+simulated: Facts | None = None
+"""The GPU on which tensors of the CPU count as lying; None outside of tests."""
+
+# By index of the device, and for `missing` by the kernels too. A GPU and a driver stay what they are while the process
+# runs.
+_facts: dict[int | None, Facts] = {}
+_answers: dict[tuple[int | None, tuple[str, ...]], str | None] = {}
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether tensors of this device count as lying on a CUDA device."""
+    return device.type == "cuda" or (simulated is not None and device.type == "cpu")
+
+
+def facts(device: torch.device) -> Facts:
+    """The facts of a GPU; remembered, because torch takes microseconds to answer."""
+    if simulated is not None:
+        return simulated
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found = _facts.get(index)
+    if found is None:
+        properties = torch.cuda.get_device_properties(index)
+        capability = (properties.major, properties.minor)
+        found = _facts[index] = Facts(properties.name, capability, properties.multi_processor_count)
+    return found
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a GPU, such as (9, 0); may be asked in a traced graph."""
+    # A traced graph folds torch's function into a constant.
+    if simulated is None and torch.compiler.is_compiling():
+        return torch.cuda.get_device_capability(device)
+    return facts(device).capability
+
+
+def missing(device: torch.device, *sources: str) -> str | None:
+    """Why a device does not run these kernels, as one clause with its remedy; None if it runs all of them.
+
+    Args:
+        device: any device of torch.
+        sources: files of kernels, below csrc.
+    """
+    if not on_gpu(device):
+        return f"tensors on {device.type}"
+    index: int | None = device.index
+    if torch.compiler.is_compiling():
+        answer: str | None = _constant(index, sources)
+        return answer
+    # A device without an index means whichever is current, which may change.
+    if index is None and simulated is None:
+        index = torch.cuda.current_device()
+    key = index, sources
+    if key not in _answers:
+        capability = facts(device).capability
+        reasons = (gpus.missing(source, capability, extension) for source in sources)
+        _answers[key] = next((reason for reason in reasons if reason), None)
+    return _answers[key]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(index: int | None, sources: tuple[str, ...]) -> str | None:
+    """`missing` in a traced graph, which cannot look into torch's properties of a device."""
+    kind = "cuda" if simulated is None else "cpu"
+    return missing(torch.device(kind) if index is None else torch.device(kind, index), *sources)
+
+
+def runs(device: torch.device, *sources: str) -> bool:
+    """Whether a device is a GPU that runs these kernels."""
+    return on_gpu(device) and missing(device, *sources) is None
+
+
+def queue(x: torch.Tensor, source: str) -> int | None:
+    """The stream on which a kernel is launched for a tensor, as the bindings take it: that of torch, 0 on a CPU; None
+    on a GPU that does not run it, where the binding checks its arguments and does nothing."""
+    if x.is_cpu and simulated is None:
+        return 0
+    return stream_of(x) if runs(x.device, source) else None

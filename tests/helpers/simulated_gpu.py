@@ -1,0 +1,115 @@
+"""A GPU that is not there: tensors of the CPU count as lying on it.
+
+What decides between a kernel and PyTorch is the package's own code, from the facts that are set here: the capability of
+the device, its driver, and what the build has. The kernels are those of the host execution (the fixture `host_kernels`
+of tests/gpu), or none where a test only asks which way a call goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from codeshell import _C
+from codeshell.operations import KERNELS
+from codeshell.ops import devices, hopper, library
+
+MEMORY_BOUND = ("80", "86", "89", "90", "100", "120", "80-virtual")
+RELEASE = {source: ["90a"] if source.startswith("attention/") else list(MEMORY_BOUND) for source in KERNELS}
+"""What a build for all GPUs has of each kernel."""
+RUNTIME = 13000
+
+NAMES = {
+    (7, 5): "Tesla T4",
+    (8, 0): "NVIDIA A100-SXM4-80GB",
+    (8, 6): "NVIDIA GeForce RTX 3090",
+    (8, 9): "NVIDIA GeForce RTX 4090",
+    (9, 0): "NVIDIA H100 80GB HBM3",
+    (10, 0): "NVIDIA B200",
+    (10, 3): "NVIDIA B300",
+    (12, 0): "NVIDIA GeForce RTX 5090",
+    (12, 1): "NVIDIA GB10",
+}
+
+
+def leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put tensors of the CPU on the CPU again."""
+    monkeypatch.setattr(devices, "extension", _C)
+    monkeypatch.setattr(devices, "simulated", None)
+
+
+class Extension:
+    """`codeshell._C` of a build with CUDA, on a machine with a driver.
+
+    Attributes:
+        launched: names of the functions that ran a kernel, in order.
+    """
+
+    def __init__(
+        self,
+        kernels: ModuleType | None,
+        *,
+        built: bool = True,
+        architectures: Mapping[str, Sequence[str]] | None = None,
+        runtime: int = RUNTIME,
+        driver: int = RUNTIME,
+    ) -> None:
+        self.cuda_built, self.cuda_runtime, self._driver = built, runtime if built else 0, driver
+        empty: dict[str, Sequence[str]] = {source: [] for source in KERNELS}
+        self.kernel_architectures = dict(RELEASE if architectures is None else architectures) if built else empty
+        self._kernels: Any = kernels or _C
+        self._host = kernels is not None
+        self.launched: list[str] = []
+
+    def cuda_driver(self) -> int:
+        return self._driver
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._kernels, name)
+        rotary = name in ("rotary", "rotary_qkv", "rotary_qkv_backward")
+        if not rotary and not name.endswith("_cuda"):
+            return function
+
+        def noted(*arguments: Any) -> Any:
+            # Rotary's bindings check the arguments first, and say by False that there was nothing for a kernel.
+            if not self._host and (not rotary or arguments[-1] is not None):
+                raise AssertionError(f"{name}: a kernel was launched where there is none")
+            done = function(*arguments)
+            if done is not False:
+                self.launched.append(name)
+            return done
+
+        return noted
+
+
+def simulate(
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: ModuleType | None = None,
+    capability: tuple[int, int] = (9, 0),
+    *,
+    hopper_kernels: bool = True,
+    **facts: Any,
+) -> Extension:
+    """Put tensors of the CPU on a GPU, until the test ends.
+
+    Args:
+        monkeypatch: pytest's.
+        kernels: the module of the host execution; None where no kernel may be launched.
+        capability: of the GPU.
+        hopper_kernels: whether the user has asked for the attention kernels.
+        facts: of the build and the driver, as `Extension` takes them.
+
+    Returns:
+        What stands in for `codeshell._C`.
+    """
+    extension = Extension(kernels, **facts)
+    name = NAMES.get(capability, "NVIDIA Simulated")
+    monkeypatch.setattr(devices, "extension", extension)
+    monkeypatch.setattr(devices, "simulated", devices.Facts(name, capability, 4))
+    monkeypatch.setattr(devices, "_answers", {})
+    monkeypatch.setattr(hopper, "enabled", hopper_kernels)
+    monkeypatch.setattr(library, "_said", set())
+    return extension
