@@ -12,6 +12,7 @@
 #include "attention/attention.h"
 #include "attention/backward_schedule.h"
 #include "attention/softmax.h"
+#include "gpu/check.h"
 #include "gpu/cuda.h"
 #include "gpu/vector.h"
 
@@ -39,6 +40,9 @@ struct Sequence {
       batch = 0;
       start = s.cu_seqlens[sequence];
       queries = keys = s.cu_seqlens[sequence + 1] - start;
+      gpu::check(start >= 0 && queries >= 0 && start <= s.queries - queries, "cu_seqlens: not within the tokens",
+                 start);
+      gpu::check(queries <= s.key_tiles * kBlockKeys, "max_seqlen: less than a sequence's tokens", queries);
     }
     first_query_tile = first_tile(sequence, start, queries, s.cu_seqlens != nullptr, query_rows(s.dim));
     first_key_tile = first_tile(sequence, start, keys, s.cu_seqlens != nullptr, kBlockKeys);

@@ -18,6 +18,9 @@ inline constexpr int kStages = 2;
 inline constexpr int kConsumers = 2;
 inline constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
 inline constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
+// Registers of a thread: what ptxas gives every one, and what the roles make of it.
+inline constexpr int kRegisters = gpu::registers_at_start(kThreads), kProducerRegisters = 24, kConsumerRegisters = 240;
+static_assert(gpu::registers_fit(kProducerRegisters, kConsumerRegisters, kConsumerRegisters));
 inline constexpr uint32_t kKeyPanelBytes = kBlockKeys * 128;         // of K and V, and of dS: one row per key
 inline constexpr uint32_t kHalfBytes = kKeyPanelBytes / kConsumers;  // one consumer's keys of a panel
 inline constexpr uint32_t kTileBytes = kTileElements * 2;            // of Q and dO

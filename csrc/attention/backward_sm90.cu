@@ -438,7 +438,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
   if (problem.first_key() >= problem.sequence.keys) return;  // its sequence is shorter than the longest
   if (threadIdx.x < gpu::kWarpgroup) {
     // Producer warpgroup: warp 0 loads, warps 1 and 2 add dQ; one lane of each works.
-    gpu::lower_registers<24>();
+    gpu::lower_registers<kProducerRegisters>();
     const int warp = static_cast<int>(threadIdx.x) / 32;
     if (warp <= kConsumers && gpu::elect_one() && problem.visits > 0) {
       if (warp == 0) {
@@ -449,7 +449,7 @@ __global__ void __launch_bounds__(kThreads, 1) backward(const __grid_constant__ 
     }
   } else {
     // Consumers. Without visits dK and dV are zeros, which have to be written too.
-    gpu::raise_registers<240>();
+    gpu::raise_registers<kConsumerRegisters>();
     Consumer<Dim, T> consumer(p, problem, barriers, shared);
     if (problem.visits > 0) consumer.accumulate();
     consumer.finish();
@@ -475,7 +475,7 @@ gpu::Error launch(const Parameters& p, const Prepare& before, const Finish& afte
   if (const auto error = gpu::launch(prepare<T>, blocks(query_units), dim3(kPrepareThreads), 0, stream, before))
     return error;
   const auto main = [&](auto kernel, size_t shared) {
-    return gpu::launch(kernel, blocks(tiles(p.schedule)), dim3(kThreads), shared, stream, p);
+    return gpu::launch_exact(kRegisters, kernel, blocks(tiles(p.schedule)), dim3(kThreads), shared, stream, p);
   };
   if (const auto error =
           s.dim == 64 ? main(backward<64, T>, Layout<64>::kBytes) : main(backward<128, T>, Layout<128>::kBytes))

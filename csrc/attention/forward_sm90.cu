@@ -40,6 +40,7 @@
 #include "attention/softmax.h"
 #include "attention/tensor_maps.h"
 #include "gpu/barrier.h"
+#include "gpu/check.h"
 #include "gpu/launch.h"
 #include "gpu/mbarrier.h"
 #include "gpu/tma.h"
@@ -55,6 +56,9 @@ constexpr int kStages = 2;
 constexpr int kConsumers = 2;
 constexpr int kThreads = (1 + kConsumers) * gpu::kWarpgroup;
 constexpr int kConsumerWarps = kConsumers * gpu::kWarpgroup / 32;
+// Registers of a thread: what ptxas gives every one, and what the roles make of it.
+constexpr int kRegisters = gpu::registers_at_start(kThreads), kProducerRegisters = 24, kConsumerRegisters = 240;
+static_assert(gpu::registers_fit(kProducerRegisters, kConsumerRegisters, kConsumerRegisters));
 constexpr int kRows = kTileRows / kConsumers;  // of a consumer
 // A tile in shared memory is Dim / 64 panels, one after another: a row per query or key, 64 columns, 128 bytes per row,
 // swizzled. Q's panels hold the rows of one consumer, so that each consumer has memory of its own for the output.
@@ -107,6 +111,9 @@ struct Problem {
       batch = 0;
       start = p.cu_seqlens[tile.sequence];
       queries = keys = p.cu_seqlens[tile.sequence + 1] - start;
+      gpu::check(start >= 0 && queries >= 0 && start <= p.queries - queries, "cu_seqlens: not within the tokens",
+                 start);
+      gpu::check(queries <= p.schedule.row_blocks * kTileRows, "max_seqlen: less than a sequence's tokens", queries);
     }
     blocks = key_blocks(tile.row_block, queries, keys, p.causal, p.window);
   }
@@ -440,11 +447,11 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
   const bool sees_keys = problem.blocks.begin < problem.blocks.end;  // else O is 0 and the log-sum-exp -inf
   if (threadIdx.x < gpu::kWarpgroup) {
     // Producer: gives its registers to the consumers. Three of its warps and 31 lanes have nothing to do.
-    gpu::lower_registers<24>();
+    gpu::lower_registers<kProducerRegisters>();
     if (threadIdx.x < 32 && gpu::elect_one() && sees_keys) produce<Dim>(p, problem, barriers, shared);
   } else {
     // Consumers.
-    gpu::raise_registers<240>();
+    gpu::raise_registers<kConsumerRegisters>();
     Consumer<Dim, T> consumer(p, problem, barriers, shared);
     if (sees_keys) consumer.attend();
     consumer.store();
@@ -453,8 +460,8 @@ __global__ void __launch_bounds__(kThreads, 1) forward(const __grid_constant__ P
 
 template <int Dim, class T>
 gpu::Error launch(const Parameters& p, gpu::Stream stream) {
-  return gpu::launch(forward<Dim, T>, dim3(static_cast<unsigned int>(tiles(p.schedule))), dim3(kThreads),
-                     kSharedBytes<Dim>, stream, p);
+  return gpu::launch_exact(kRegisters, forward<Dim, T>, dim3(static_cast<unsigned int>(tiles(p.schedule))),
+                           dim3(kThreads), kSharedBytes<Dim>, stream, p);
 }
 
 }  // namespace

@@ -300,6 +300,11 @@ py::bytes bytes_of(const void* data, std::size_t size) { return {static_cast<con
 // and after it.
 using DeviceTable = std::tuple<std::uintptr_t, std::int64_t, std::uintptr_t, std::int64_t, std::uintptr_t>;
 
+// For messages.
+std::string table_text(std::int64_t tensors, std::int64_t chunks) {
+  return std::to_string(tensors) + " tensors in " + std::to_string(chunks) + " chunks";
+}
+
 void step_cuda(const DeviceTable& table, const SchemeArgument& scheme, const SettingsArgument& settings,
                std::uintptr_t stream) {
   const auto [tensors, tensor_count, chunks, chunk_count, finished] = table;
@@ -311,7 +316,10 @@ void step_cuda(const DeviceTable& table, const SchemeArgument& scheme, const Set
                                        scheme_of(scheme),
                                        settings_of(settings)};
   if constexpr (gpu::kHasKernels) {
-    check("adamw", launch_adamw(arguments, pointer<void>(stream)));
+    check("adamw", launch_adamw(arguments, pointer<void>(stream)), [&] {
+      return table_text(arguments.tensor_count, arguments.chunk_count) + ", " + std::get<0>(scheme) +
+             " with gradients in " + std::get<1>(scheme) + " and moments in " + std::get<2>(scheme);
+    });
   } else {
     raise_no_kernels("adamw");
   }
@@ -334,7 +342,8 @@ void norm_cuda(const DeviceTable& table, const std::string& gradient, std::uintp
                                        max_norm,
                                        pointer<float>(result)};
   if constexpr (gpu::kHasKernels) {
-    check("gradient_norm", launch_gradient_norm(arguments, pointer<void>(stream)));
+    check("gradient_norm", launch_gradient_norm(arguments, pointer<void>(stream)),
+          [&, count = tensor_count] { return table_text(count, arguments.chunk_count) + " in " + gradient; });
   } else {
     raise_no_kernels("gradient_norm");
   }

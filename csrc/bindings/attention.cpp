@@ -3,6 +3,7 @@
 #include "attention/attention.h"
 
 #include <array>
+#include <string>
 #include <vector>
 
 #include "attention/backward_schedule.h"
@@ -17,16 +18,31 @@ namespace {
 // `queries` = `keys` tokens in all. Dense: `longest` is `queries`.
 using Shape = std::array<int, 7>;
 
+// A call in words, for the message of a launch that failed.
+std::string call_text(const Shape& shape, bool packed, bool bf16, bool causal, int window) {
+  const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
+  std::string text =
+      packed
+          ? "q " + shape_text({queries, heads, dim}) + ", k and v " + shape_text({keys, kv_heads, dim})
+          : "q " + shape_text({batch, queries, heads, dim}) + ", k and v " + shape_text({batch, keys, kv_heads, dim});
+  text += bf16 ? ", bfloat16" : ", float16";
+  if (packed) text += ", " + std::to_string(batch) + " sequences of at most " + std::to_string(longest) + " tokens";
+  if (causal) text += ", causal";
+  return window > 0 ? text + ", a window of " + std::to_string(window) : text;
+}
+
 void forward(const TensorArgument& q, const TensorArgument& k, const TensorArgument& v, const TensorArgument& out,
              std::uintptr_t lse, std::uintptr_t cu_seqlens, const Shape& shape, bool bf16, float scale, bool causal,
              int window, std::uintptr_t stream) {
   // In the order of AttentionForward's members.
   const auto [batch, queries, keys, longest, heads, kv_heads, dim] = shape;
   if constexpr (kHasHopperKernels) {
-    check("attention", launch_attention_forward({tensor(q), tensor(k), tensor(v), tensor(out), pointer<float>(lse),
-                                                 pointer<const int>(cu_seqlens), bf16, batch, queries, keys, longest,
-                                                 heads, kv_heads, dim, scale, causal, window},
-                                                pointer<void>(stream)));
+    check("attention",
+          launch_attention_forward(
+              {tensor(q), tensor(k), tensor(v), tensor(out), pointer<float>(lse), pointer<const int>(cu_seqlens), bf16,
+               batch, queries, keys, longest, heads, kv_heads, dim, scale, causal, window},
+              pointer<void>(stream)),
+          [&] { return call_text(shape, cu_seqlens != 0, bf16, causal, window); });
   } else {
     raise_no_kernels("attention");
   }
@@ -66,7 +82,8 @@ void backward(const std::array<TensorArgument, 8>& tensors, std::uintptr_t lse, 
   a.workspace = pointer<void>(workspace);
   a.bf16 = bf16, a.scale = scale, a.deterministic = deterministic;
   if constexpr (kHasHopperKernels) {
-    check("attention_backward", launch_attention_backward(a, pointer<void>(stream)));
+    check("attention_backward", launch_attention_backward(a, pointer<void>(stream)),
+          [&] { return call_text(shape, cu_seqlens != 0, bf16, causal, window); });
   } else {
     raise_no_kernels("attention");
   }

@@ -6,6 +6,8 @@
 
 #include <pybind11/stl.h>
 
+#include <initializer_list>
+#include <string>
 #include <tuple>
 
 #include "attention/attention.h"
@@ -19,6 +21,13 @@ using TensorArgument = std::tuple<std::uintptr_t, std::int64_t, std::int64_t, st
 inline AttentionTensor tensor(const TensorArgument& argument) {
   const auto [address, batch, token, head] = argument;
   return {pointer<void>(address), batch, token, head};
+}
+
+// "(2, 300, 8, 64)", for messages.
+inline std::string shape_text(std::initializer_list<int> sizes) {
+  std::string text;
+  for (const int size : sizes) text += (text.empty() ? "(" : ", ") + std::to_string(size);
+  return text + ")";
 }
 
 }  // namespace codeshell::bindings

@@ -14,8 +14,8 @@ void bind_copy(py::module_& module) {
         if (bytes < 0 || source % 16 || target % 16)
           throw py::value_error("copy: source and target must be 16-byte aligned and bytes not negative");
         if constexpr (gpu::kHasKernels) {
-          check("copy",
-                launch_copy({pointer<const void>(source), pointer<void>(target), bytes}, pointer<void>(stream)));
+          check("copy", launch_copy({pointer<const void>(source), pointer<void>(target), bytes}, pointer<void>(stream)),
+                [&] { return std::to_string(bytes) + " bytes"; });
         } else {
           raise_no_kernels("copy");
         }

@@ -44,9 +44,13 @@ T* pointer(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Raises RuntimeError with the kernel's name where launch_<op> returned an error.
+// Raises RuntimeError with the operation's name where launch_<op> returned an error; call() is what it was called with.
 inline void check(const char* op, gpu::Error error) {
-  if (error) throw std::runtime_error(std::string(op) + ": CUDA says: " + error);
+  if (error) throw std::runtime_error(std::string(op) + ": " + error);
+}
+template <class Call>
+void check(const char* op, gpu::Error error, const Call& call) {
+  if (error) throw std::runtime_error(std::string(op) + " of " + call() + ": " + error);
 }
 
 [[noreturn]] inline void raise_no_kernels(const char* op) {

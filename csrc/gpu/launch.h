@@ -6,13 +6,12 @@
 
 #include <cstddef>
 
+#include "gpu/error.h"
+
 namespace codeshell::gpu {
 
 // A cudaStream_t; null is the default stream.
 using Stream = void*;
-
-// Null where all went well, else the runtime's words.
-using Error = const char*;
 
 // Whether this build holds kernels: compiled by nvcc, or for the host execution of the tests. In a build without them
 // the launchers are declared and not defined; ask by `if constexpr`.
@@ -20,6 +19,13 @@ using Error = const char*;
 inline constexpr bool kHasKernels = true;
 #else
 inline constexpr bool kHasKernels = false;
+#endif
+
+// Whether kernels check their data, limit their waits and keep the registers that they start with (gpu/check.h).
+#if defined(CODESHELL_DEBUG_KERNELS) || !defined(NDEBUG)
+inline constexpr bool kDebugKernels = true;
+#else
+inline constexpr bool kDebugKernels = false;
 #endif
 
 // How many the current device has; each device is asked once. Only in builds with kernels.
@@ -47,23 +53,23 @@ class OnDevice {
 
 namespace codeshell::gpu {
 
-// Null for success.
-inline Error error_of(cudaError_t status) { return status == cudaSuccess ? nullptr : cudaGetErrorString(status); }
+// What is the same for all kernels (launch.cu). `registers`: what the kernel must have per thread, exactly; 0 is any.
+Error launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, Stream stream, void** arguments,
+                    int registers);
 
-// Launches kernel(arguments...) with so many bytes of dynamic shared memory; errors of the launch, not of the run.
+// Launches kernel(arguments...) with so many bytes of dynamic shared memory; errors of the launch, not of the run. For
+// kernels that move registers between warpgroups, launch_exact also says with how many per thread they must start.
+template <class... Parameters>
+Error launch_exact(int registers, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared,
+                   Stream stream, std::type_identity_t<Parameters>... arguments) {
+  // cudaLaunchKernel takes the addresses of the arguments; one more, so that the array is never empty.
+  void* pointers[sizeof...(Parameters) + 1] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
+  return launch_kernel(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, stream, pointers, registers);
+}
 template <class... Parameters>
 Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream stream,
              std::type_identity_t<Parameters>... arguments) {
-  constexpr size_t kDefaultLimit = 48 * 1024;  // beyond it a kernel must ask
-  if (dynamic_shared > kDefaultLimit) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(dynamic_shared));
-    if (status != cudaSuccess) return error_of(status);
-  }
-  // cudaLaunchKernel takes the addresses of the arguments; one more, so that the array is never empty.
-  void* pointers[sizeof...(Parameters) + 1] = {const_cast<void*>(static_cast<const void*>(&arguments))..., nullptr};
-  const void* function = reinterpret_cast<const void*>(kernel);
-  return error_of(cudaLaunchKernel(function, grid, block, pointers, dynamic_shared, static_cast<cudaStream_t>(stream)));
+  return launch_exact(0, kernel, grid, block, dynamic_shared, stream, arguments...);
 }
 
 }  // namespace codeshell::gpu
@@ -80,6 +86,11 @@ Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynami
              std::type_identity_t<Parameters>... arguments) {
   host::run_grid(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, [&] { kernel(arguments...); });
   return nullptr;
+}
+template <class... Parameters>
+Error launch_exact(int, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream stream,
+                   std::type_identity_t<Parameters>... arguments) {
+  return launch(kernel, grid, block, dynamic_shared, stream, arguments...);
 }
 
 }  // namespace codeshell::gpu

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "gpu/check.h"
 #include "gpu/cuda.h"
 #include "gpu/ptx.h"
 
@@ -49,10 +50,20 @@ struct alignas(8) Mbarrier {
     return ended != 0;
   }
   // After it, what was done before the arrivals, and the bytes of the copies, are visible (acquire).
+#if defined(CODESHELL_CHECKED_KERNELS)
+  __device__ __forceinline__ void wait(uint32_t parity, CODESHELL_PLACE) {
+    WaitLimit limit;
+    while (!try_wait(parity)) {
+      limit.again("an mbarrier", this, parity, static_cast<long long>(*static_cast<volatile uint64_t*>(&word)), file,
+                  line);
+    }
+  }
+#else
   __device__ __forceinline__ void wait(uint32_t parity) {
     while (!try_wait(parity)) {
     }
   }
+#endif
 #else
   // The twins on the host (gpu/host/async.cpp), which keep the phase in the same word.
   void init(uint32_t arrivals, host::Site site = host::Site::current()) { host::mbarrier_init(&word, arrivals, site); }

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "gpu/check.h"
 #include "gpu/cuda.h"
 #if defined(CODESHELL_HOST_GPU)
 #include "gpu/host/async.h"
@@ -15,6 +16,19 @@
 namespace codeshell::gpu {
 
 inline constexpr int kWarpgroup = 128;
+
+// Registers of a multiprocessor, and those of a thread in a block of so many that has one for itself: as many as there
+// are, in steps of 8. That is what ptxas gives a kernel with __launch_bounds__(threads, 1) that moves registers.
+inline constexpr int kRegisters = 64 * 1024;
+constexpr int registers_at_start(int threads) { return kRegisters / threads / 8 * 8; }
+
+// Whether the warpgroups of a block can have so many registers per thread each: not more in all than at the start.
+// Raising waits until enough are free, so one too many is a kernel that never ends.
+template <class... Counts>
+constexpr bool registers_fit(Counts... counts) {
+  constexpr int kWarpgroups = sizeof...(counts);
+  return (counts + ...) <= kWarpgroups * registers_at_start(kWarpgroups * kWarpgroup);
+}
 
 #if defined(__CUDACC__)
 
@@ -53,14 +67,21 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 }
 
 // The registers that a thread of this warpgroup may use from here on; all of its warps call it. A multiple of 8, 24 to
-// 256. raise waits until so many are free: the producer's warpgroup must lower its own.
+// 256. raise waits until so many are free: the producer's warpgroup must lower its own. Both count from what ptxas gave
+// the kernel; -G, and tools that patch kernels, change that number, so builds for debugging move none.
 template <int Registers>
 __device__ __forceinline__ void raise_registers() {
+  static_assert(Registers % 8 == 0 && 24 <= Registers && Registers <= 256);
+#if !defined(CODESHELL_CHECKED_KERNELS)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+#endif
 }
 template <int Registers>
 __device__ __forceinline__ void lower_registers() {
+  static_assert(Registers % 8 == 0 && 24 <= Registers && Registers <= 256);
+#if !defined(CODESHELL_CHECKED_KERNELS)
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
+#endif
 }
 
 #else

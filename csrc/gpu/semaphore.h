@@ -6,6 +6,7 @@
 // what all of them made, nobody has to wait: counter_arrive tells which one is last.
 #pragma once
 
+#include "gpu/check.h"
 #include "gpu/cuda.h"
 
 namespace codeshell::gpu {
@@ -13,12 +14,24 @@ namespace codeshell::gpu {
 #if defined(__CUDACC__)
 
 // Waits until *counter is at least `value`. What other blocks did before the additions that made it so is then visible.
+#if defined(CODESHELL_CHECKED_KERNELS)
+__device__ __forceinline__ void semaphore_wait(const int* counter, int value, CODESHELL_PLACE) {
+  WaitLimit limit;
+  for (;;) {
+    int seen;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+    if (seen >= value) return;
+    limit.again("a semaphore", counter, value, seen, file, line);
+  }
+}
+#else
 __device__ __forceinline__ void semaphore_wait(const int* counter, int value) {
   int seen;
   do {
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
   } while (seen < value);
 }
+#endif
 
 // Adds 1, after all that this thread did before.
 __device__ __forceinline__ void semaphore_add(int* counter) {
