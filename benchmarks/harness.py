@@ -371,8 +371,12 @@ def copies(session: Session) -> tuple[dict[str, Step], int]:
     if session.device.type == "cuda":
         steps["torch neg to another array"] = lambda _: torch.neg(source, out=target)
         from codeshell import _C
+        from codeshell.ops import devices
 
-        if _C.cuda_built:
+        lacking = devices.missing(session.device, "copy/copy.cu")
+        if lacking is not None:
+            print(f"without codeshell's copy kernel: {lacking}")
+        else:
             stream = torch.cuda.current_stream().cuda_stream
             arguments = source.data_ptr(), target.data_ptr(), 4 * source.numel(), stream
             steps["codeshell's copy kernel"] = lambda _: _C.copy_cuda(*arguments)

@@ -135,7 +135,7 @@ def first_launches() -> list[Row]:
             f"first/{test.replace('_', '-')}",
             "first launch",
             # -P: the current folder has a codeshell without the extension that was built for this.
-            ("-P", "-m", "pytest", f"{FIRST}::test_{test}", *pytest_arguments()),
+            ("-P", "-m", "pytest", f"{FIRST}::test_{test}[gpu]", *pytest_arguments()),
             budget=5,
             limit=20,
             kernels=(kernel,),
