@@ -65,7 +65,7 @@ USES = {"gpu/test_attention_backward_cuda.py": (FORWARD,), "integrations/test_mo
 """Kernels that a file launches beside those that it is the test of."""
 
 SANITIZER_PART = "d64 and bf16"
-"""Of the cases that the table of operations names for the sanitizer, one dimension and one dtype."""
+"""One dimension and one dtype of the cases that the table of operations names for the sanitizer."""
 CHECKERS = (("memcheck", False), ("synccheck", False), ("racecheck", True))
 """Racecheck is information: it knows the accesses of tensor TMA, but reports those of cp.async.bulk without a cause."""
 SANITIZER_BUDGET, SANITIZER_QUIET = 30.0, 45.0
@@ -80,7 +80,7 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         25,
         PLAIN,
         (ROTARY,),
-        "336 MB a call is 80 us at 4.3 TB/s; 9 cases, 4 contenders, 80 calls: 1 s; start, clocks, graphs: 12 s",
+        "336 MB per call is 80 us at 4.3 TB/s; 9 cases, 4 contenders, 80 calls: 1 s; start, clocks, graphs: 12 s",
     ),
     (
         "adamw",
@@ -88,7 +88,7 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         40,
         PLAIN,
         (ADAMW,),
-        "28 GB a step is 6.5 ms; 9 cases, 3 contenders, 35 steps of up to 40 ms: 15 s; 10,000 tensors, 5 times: 5 s",
+        "28 GB per step is 6.5 ms; 9 cases, 3 contenders, 35 steps of up to 40 ms: 15 s; 10,000 tensors, 5 times: 5 s",
     ),
     (
         "attention-forward",
@@ -112,7 +112,7 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         40,
         PLAIN,
         (DECODE,),
-        "at most 4.3 GB a call, which is 1 ms; 20 cases, 2 contenders, 80 calls; 60 GB of random caches: 10 s",
+        "at most 4.3 GB per call, which is 1 ms; 20 cases, 2 contenders, 80 calls; 60 GB of random caches: 10 s",
     ),
     ("overhead", "overhead", 20, PLAIN, (ROTARY, ADAMW), "30 rounds of 1 ms, 25 rows: 1 s; the rest is the start"),
 )

@@ -94,7 +94,7 @@ def test_each_row_is_on_disk_before_the_next_starts(tmp_path: Path) -> None:
     assert call.status() == {"first/a": "ok", "first/b": "ok", "first/c": "failed"}
     assert call.code == 1 and call.document["finished"]
     assert [line.split()[0] for line in call.lines[:3]] == ["first/a", "first/b", "first/c"]
-    assert len(call.lines) == 4  # one a row, and the sum
+    assert len(call.lines) == 4  # one line per row, and the sum
 
 
 def test_a_second_call_runs_nothing_again(tmp_path: Path) -> None:
