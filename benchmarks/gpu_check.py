@@ -219,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--cold", action="store_true", help="a new interpreter for each row, in place of a fork")
     result.add_argument("--prepare", type=Path, metavar="DIR", help="make what the machine with the GPU needs")
     result.add_argument("--python", default=sys.executable, help="for --prepare: a Python of that machine's version")
-    result.add_argument("--architectures", default="", help="for --prepare: the GPUs, such as 90;90a; default: all")
+    result.add_argument("--architectures", default="", help="for --prepare: the GPUs, such as 90; default: all")
     result.add_argument("--megabytes", type=float, default=60, help="for --prepare: MiB in all; default 60")
     return result
 

@@ -26,6 +26,9 @@ IMPORTS = 20.0
 ROTARY, ADAMW, COPY = "rotary/rotary.cu", "adamw/adamw.cu", "copy/copy.cu"
 FORWARD, BACKWARD, DECODE = "attention/forward_sm90.cu", "attention/backward_sm90.cu", "attention/decode_sm90.cu"
 
+LAUNCHING = ("csrc/gpu/launch.cu", "csrc/gpu/tma.cu")
+"""What launches all kernels, and is in no kernel's own hash."""
+
 FIRST = "tests/gpu/test_first_launches.py"
 FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rotary", ROTARY, ()),
@@ -140,7 +143,7 @@ def first_launches() -> list[Row]:
             limit=20,
             kernels=(kernel,),
             uses=uses,
-            files=(FIRST, "tests/helpers"),
+            files=(FIRST, "tests/helpers", *LAUNCHING),
             environment={"CUDA_LAUNCH_BLOCKING": "1"},
             debug=True,
             why="CUDA's start 2 s, fp64 reference 1 s",
@@ -169,7 +172,7 @@ def tests_of(name: str) -> Row:
         quiet=20 if name.startswith("gpu/") else 30,
         kernels=kernels,
         uses=USES.get(name, ()),
-        files=(f"tests/{name}", "tests/helpers"),
+        files=(f"tests/{name}", "tests/helpers", *(LAUNCHING if kernels else ())),
         tests=name,
         why=why,
     )
@@ -190,8 +193,10 @@ def sanitizer() -> list[Row]:
                 budget=SANITIZER_BUDGET,
                 quiet=SANITIZER_QUIET,
                 uses=tuple(kernel.source for kernel in operation.kernels),
-                files=(*files, "tests/helpers"),
+                files=(*files, "tests/helpers", *LAUNCHING),
                 ordered=False,
+                # Its kernels ask for no registers at run time, of which the sanitizer's own code takes some.
+                debug=True,
                 information=information,
                 # Every tensor gets an allocation of its own, or reaching into its neighbour would be no error.
                 environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
@@ -234,7 +239,7 @@ def benchmark(
         # Compilation prints nothing.
         quiet=45 if extra else 20,
         uses=kernels,
-        files=(path, "benchmarks/harness.py", "benchmarks/timing.py"),
+        files=(path, "benchmarks/harness.py", "benchmarks/timing.py", *LAUNCHING),
         ordered=False,
         environment={"TORCHINDUCTOR_COMPILE_THREADS": "1"} if extra else {},
         extra=extra,

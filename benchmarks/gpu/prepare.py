@@ -111,7 +111,7 @@ def prepare(folder: Path, *, python: str, architectures: str, megabytes: float, 
     total = made["bytes"] / 2**20
     tell(f"{folder}: {total:.1f} MiB in all")
     if total > megabytes:
-        tell(f"that is more than {megabytes:g} MiB: build for fewer GPUs by --architectures, such as 90;90a")
+        tell(f"that is more than {megabytes:g} MiB: build for fewer GPUs by --architectures, such as 90")
         return 1
     return 0
 

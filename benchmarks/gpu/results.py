@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from codeshell.engine.files import write_json
+from codeshell.kernels import bare
 from codeshell.operations import KERNELS
 
 from .rows import ENDED, Row
@@ -169,10 +170,11 @@ class Results:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """16 hexadecimal digits of the SHA-256 over files, and the Python files of folders."""
+    """16 hexadecimal digits of the SHA-256 over files, and the Python files of folders. In CUDA, comments and blank
+    space do not count, as they do not in the hash of a kernel."""
     found = hashlib.sha256()
     for path in paths:
-        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-        for file in files:
-            found.update(file.name.encode() + b"\0" + (file.read_bytes() if file.is_file() else b"absent") + b"\0")
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            code = file.read_bytes() if file.is_file() else b"absent"
+            found.update(file.name.encode() + b"\0" + (bare(code) if file.suffix == ".cu" else code) + b"\0")
     return found.hexdigest()[:16]

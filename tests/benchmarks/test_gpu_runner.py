@@ -347,13 +347,14 @@ def test_changed_files_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     import gpu.results
 
     package, test = tmp_path / "codeshell" / "ops.py", tmp_path / "tests" / "test_a_cuda.py"
-    for path in (package, test):
+    launching = tmp_path / "csrc" / "launch.cu"
+    for path in (package, test, launching):
         path.parent.mkdir()
         path.write_text("one")
     results = gpu.results.Results
     monkeypatch.setattr(gpu.results, "Results", lambda path: results(path, root=tmp_path))
     rows = [
-        row("tests/good", kernels=(ROTARY,), files=("tests/test_a_cuda.py",)),
+        row("tests/good", kernels=(ROTARY,), files=("tests/test_a_cuda.py", "csrc/launch.cu")),
         row("tests/bad", "raise SystemExit(1)", kernels=(ROTARY,)),
         row("tests/torch"),
     ]
@@ -361,8 +362,11 @@ def test_changed_files_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Call(tmp_path, rows).ran == []
     package.write_text("two")
     assert Call(tmp_path, rows).ran == ["tests/bad", "tests/torch"]
-    test.write_text("two")
-    assert Call(tmp_path, rows).ran == ["tests/good"]
+    for path in (test, launching):
+        path.write_text("two")
+        assert Call(tmp_path, rows).ran == ["tests/good"]
+    launching.write_text("two // a comment")
+    assert Call(tmp_path, rows).ran == []
 
 
 COUNTED = """
