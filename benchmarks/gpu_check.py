@@ -118,7 +118,8 @@ def get_site(args: argparse.Namespace) -> Site:
     debug: Path | None = None
     peers: Path | None = None
     if args.prepared:
-        release, debug = prepare.modules(args.prepared)
+        release, debug, commit = prepare.modules(args.prepared)
+        args.commit = args.commit or commit
         peers = prepare.unpack(args.prepared, args.work / "peers")
     elif args.module:
         release = args.module
@@ -152,8 +153,7 @@ def read_facts(site: Site, start: Starter, args: argparse.Namespace) -> tuple[di
     else:
         raise prepare.Unfit("the device or the built extension cannot be used; nothing was run")
     facts: dict[str, Any] = json.loads(out.read_text())
-    if args.commit:
-        facts["environment"]["commit"] = args.commit
+    facts["environment"]["commit"] = facts["environment"]["commit"] or args.commit
     ran, present = facts["kernels"], prepare.present_hashes() or {}
     if ran != present:
         other = sorted(source for source in {*ran, *present} if ran.get(source) != present.get(source))

@@ -2,7 +2,7 @@
 Python, a second one with time limits in its kernels, and peers as wheels.
 
     FOLDER/release/_C.SUFFIX.so, FOLDER/debug/_C.SUFFIX.so, FOLDER/wheels/*.whl,
-    FOLDER/prepared.json {python, kernels, release, debug, wheels {name: bytes}, absent {name: why}, bytes}
+    FOLDER/prepared.json {python, kernels, commit, release, debug, wheels {name: bytes}, absent {name: why}, bytes}
 
 The machine with the GPU then neither builds nor loads anything. A Python of the same version as there is enough to
 build for it; it needs no packages.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from codeshell.engine.files import write_json
+from codeshell.environment import commit
 from codeshell.kernels import present_hashes
 
 from .results import ROOT
@@ -85,7 +86,8 @@ def read(module: Path, python: str = sys.executable) -> dict[str, Any]:
 def prepare(folder: Path, *, python: str, architectures: str, megabytes: float, tell: Callable[[str], None]) -> int:
     """Fill the folder; the exit code. What does not build or is not to be had is left out, and said."""
     folder.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Any] = {"python": version(python), "kernels": present_hashes(), "wheels": {}, "absent": {}}
+    made: dict[str, Any] = {"python": version(python), "kernels": present_hashes(), "commit": commit()}
+    made |= {"wheels": {}, "absent": {}}
     for name in ("release", "debug"):
         started = time.monotonic()
         try:
@@ -170,8 +172,8 @@ def size(folder: Path) -> int:
 # On the machine with the GPU
 
 
-def modules(folder: Path) -> tuple[Path, Path | None]:
-    """The extension of a prepared folder, and the one with time limits, if it is there.
+def modules(folder: Path) -> tuple[Path, Path | None, str | None]:
+    """The extension of a prepared folder; the one with time limits, if it is there; and the commit of the sources.
 
     Raises:
         Unfit: it is for another Python, or built from other sources.
@@ -192,7 +194,7 @@ def modules(folder: Path) -> tuple[Path, Path | None]:
     found = [next(iter((folder / name).glob("_C*.so")), None) for name in ("release", "debug")]
     if found[0] is None:
         raise Unfit(f"{folder}: there is no release/_C*.so in it: run --prepare again")
-    return found[0], found[1]
+    return found[0], found[1], made.get("commit")
 
 
 def unpack(folder: Path, site: Path) -> Path | None:

@@ -210,7 +210,8 @@ class Runner:
         if benchmark is not None:
             bad = [f"{x['case']}, {x['name']}: {x['error']}" for x in benchmark["rows"] if x["ours"] and x["error"]]
             messages += bad
-            summary = f"{len(benchmark['rows'])} rows"
+            late = sum(why.startswith("left out") for why in benchmark["absent"].values())
+            summary = f"{len(benchmark['rows'])} rows" + (f", {late} cases had no time" if late else "")
         if not messages and status != "ok" and detail.strip():
             messages = [detail.strip().splitlines()[-1]]
         outcome: dict[str, Any] = {
@@ -316,7 +317,8 @@ class Runner:
 def read_benchmark(path: Path) -> dict[str, Any] | None:
     """What a benchmark wrote; None where it came to nothing."""
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return document
+    whole = isinstance(document, dict) and {"rows", "absent"} <= set(document)
+    return document if whole else None

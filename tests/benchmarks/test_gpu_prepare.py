@@ -30,14 +30,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, **changes: Any) -> None:
-    made = {"python": HERE, "kernels": present_hashes()} | changes
+    made = {"python": HERE, "kernels": present_hashes(), "commit": "c0ffee"} | changes
     (folder / "prepared.json").write_text(json.dumps(made))
 
 
 def test_a_prepared_folder_that_fits(folder: Path) -> None:
     from gpu import prepare
 
-    release, debug = prepare.modules(folder)
+    release, debug, commit = prepare.modules(folder)
+    assert commit == "c0ffee"
     assert release.read_text() == "release" and debug is not None and debug.read_text() == "debug"
     debug.unlink()
     assert prepare.modules(folder)[1] is None

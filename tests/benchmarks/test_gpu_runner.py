@@ -440,7 +440,7 @@ def test_under_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_benchmark_brings_its_document(tmp_path: Path) -> None:
-    document = {"rows": [{"case": "c", "name": "ours", "ours": True, "error": "differs"}]}
+    document = {"rows": [{"case": "c", "name": "ours", "ours": True, "error": "differs"}], "absent": {}}
     code = f"import json, sys; json.dump({document!r}, open(sys.argv[1], 'w')); raise SystemExit(1)"
     given = row("speed/rotary", code)
     import dataclasses
