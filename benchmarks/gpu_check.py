@@ -49,7 +49,7 @@ WORK = ROOT / "build" / "gpu-check"
 BUILD = 150.0
 """Seconds to build the extension on the machine with the GPU, if nothing was prepared."""
 SECONDS = 560.0
-FACTS = 60.0
+FACTS = 45.0
 """Seconds that reading the device may take."""
 
 
@@ -126,7 +126,8 @@ def get_site(args: argparse.Namespace) -> Site:
     else:
         started = time.monotonic()
         try:
-            release = prepare.build(args.work / "module", cuda="auto" if args.dry_run else "1")
+            given = {"cuda": "auto"} if args.dry_run else {"architectures": args.architectures or "native"}
+            release = prepare.build(args.work / "module", **given)
         except (subprocess.CalledProcessError, FileNotFoundError) as error:
             output = (getattr(error, "stdout", "") or "").strip().splitlines()
             raise prepare.Unfit(f"the extension does not build: {' '.join(output[-3:]) or error}") from None
@@ -150,6 +151,8 @@ def read_facts(site: Site, start: Starter, args: argparse.Namespace) -> tuple[di
         lines = ended.output.strip().splitlines()
         failure = lines[-1] if ended.how == "exited" and lines else f"no answer within {FACTS:.0f} s"
         say(f"{'device':34} {'failed':14} {ended.seconds:6.1f} s  {failure}".replace(str(ROOT), "."))
+        if ended.how != "exited":
+            raise prepare.Unfit("the GPU does not answer; nothing was run")
     else:
         raise prepare.Unfit("the device or the built extension cannot be used; nothing was run")
     facts: dict[str, Any] = json.loads(out.read_text())
@@ -219,7 +222,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--cold", action="store_true", help="a new interpreter for each row, in place of a fork")
     result.add_argument("--prepare", type=Path, metavar="DIR", help="make what the machine with the GPU needs")
     result.add_argument("--python", default=sys.executable, help="for --prepare: a Python of that machine's version")
-    result.add_argument("--architectures", default="", help="for --prepare: the GPUs, such as 90; default: all")
+    result.add_argument(
+        "--architectures", default="", help="GPUs to build for, such as 90; default: all with --prepare, else this one"
+    )
     result.add_argument("--megabytes", type=float, default=60, help="for --prepare: MiB in all; default 60")
     return result
 

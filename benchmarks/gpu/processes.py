@@ -111,8 +111,16 @@ def watch(
         output += drain(out, 0.0)
         os.close(out)
     seconds = time.monotonic() - started
-    text = output.decode(errors="replace")[-TAIL:]
+    text = excerpt(output.decode(errors="replace"))
     return Ended("undead", -signal.SIGKILL, text, seconds) if code is None else Ended(how, code, text, seconds)
+
+
+def excerpt(output: str) -> str:
+    """The end of an output; where Python wrote its stack, with the innermost calls first, what is around its start."""
+    at = output.rfind("(most recent call first)")
+    if at < 0 or len(output) - at < TAIL // 2:
+        return output[-TAIL:]
+    return output[max(0, at - TAIL // 2) : at + TAIL // 2]
 
 
 def reap(pid: int, seconds: float) -> int | None:

@@ -49,6 +49,14 @@ def test_a_process_that_ignores_the_first_signal_is_killed() -> None:
     assert ended.how == "quiet" and ended.code == -9
 
 
+def test_the_innermost_calls_of_a_hang_are_kept() -> None:
+    code = (
+        "import time\ndef deep(n): deep(n - 1) if n else innermost()\ndef innermost(): print('x' * 9999, flush=True); "
+    )
+    ended = run("-c", code + "time.sleep(1000)\ndeep(200)", quiet=0.5, PYTHONFAULTHANDLER="1")
+    assert ended.how == "quiet" and "innermost" in ended.output and len(ended.output) < 5000
+
+
 def test_the_end_of_a_long_output_is_kept() -> None:
     ended = run("-c", "print('x' * 1_000_000); print('last')")
     assert ended.output.endswith("x\nlast\n") and len(ended.output) < 10_000
