@@ -140,7 +140,8 @@ def first_launches() -> list[Row]:
             # -P: the current folder has a codeshell without the extension that was built for this.
             ("-P", "-m", "pytest", f"{FIRST}::test_{test}[gpu]", *pytest_arguments()),
             budget=5,
-            limit=20,
+            # What tells a hang is 20 seconds of silence after the test's name, not a slow import before it.
+            limit=60,
             kernels=(kernel,),
             uses=uses,
             files=(FIRST, "tests/helpers", *LAUNCHING),
