@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ class WithBenchmarks(build_py):
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds with CMake; CODESHELL_CUDA=1|0 forces or leaves out CUDA, and it says which it made."""
+    """Configures and builds with CMake, and says what it made. Variables of the environment choose, and each build
+    takes them anew: CODESHELL_CUDA (auto, 1, 0), CODESHELL_ARCHITECTURES (all, native, or a list such as 80,86),
+    CODESHELL_DEBUG_KERNELS (0, 1)."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
@@ -37,28 +40,35 @@ class CMakeBuild(build_ext):
         # A directory of its own per interpreter: the CMake cache remembers one Python.
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-{os.uname().machine}"
         build.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                "cmake",
-                "-S",
-                str(ROOT),
-                "-B",
-                str(build),
-                "-G",
-                "Ninja",
-                f"-DPython_EXECUTABLE={sys.executable}",
-                # Build isolation puts ninja and pybind11 into a new temporary place each time: never trust the cache.
-                f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-                f"-DCODESHELL_CUDA={os.environ.get('CODESHELL_CUDA', 'auto')}",
-                f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
-            ],
-            check=True,
+        command = [
+            "cmake",
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            # Build isolation puts ninja and pybind11 into a new temporary place each time: never trust the cache.
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCODESHELL_CUDA={os.environ.get('CODESHELL_CUDA') or 'auto'}",
+            f"-DCODESHELL_ARCHITECTURES={os.environ.get('CODESHELL_ARCHITECTURES') or 'all'}",
+            f"-DCODESHELL_DEBUG_KERNELS={os.environ.get('CODESHELL_DEBUG_KERNELS') or '0'}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+        ]
+        configured = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
-        subprocess.run(["cmake", "--build", str(build)], check=True)
-        text = (build / "CMakeCache.txt").read_text()
-        cuda = "CMAKE_CUDA_COMPILER:" in text and "CMAKE_CUDA_COMPILER-NOTFOUND" not in text
-        print(f"codeshell: built {target.name} {'with' if cuda else 'WITHOUT'} CUDA", flush=True)
+        print(configured.stdout, flush=True)
+        # csrc/architectures.cmake writes its errors as one line, which is to be the last that pip shows.
+        said = re.findall(r"^\s+codeshell: (.*)", configured.stdout, re.M)
+        if configured.returncode:
+            raise SystemExit(f"codeshell: error: {said[-1] if said else 'CMake could not configure the build (above)'}")
+        if subprocess.run(["cmake", "--build", str(build)]).returncode:
+            raise SystemExit("codeshell: error: the extension does not compile here; the compiler's words are above")
+        made = re.findall(r"^-- codeshell: building (.*)", configured.stdout, re.M)
+        print(f"codeshell: built {target.name} {made[-1]}", flush=True)
 
 
 setup(

@@ -27,6 +27,7 @@ import harness
 import torch
 from harness import Case, Contender, Session, Step
 
+from codeshell.ops import devices
 from codeshell.optim import AdamW
 
 SETTINGS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -243,6 +244,8 @@ def main() -> int:
             session.absent(name, "its kernels need a GPU")
         elif not importlib.util.find_spec(module):
             session.absent(name, "not installed")
+    if devices.on_gpu(session.device) and (lacking := devices.missing(session.device, devices.ADAMW)):
+        session.absent("our kernel", f"{lacking}: the rows of codeshell are PyTorch's")
     session.run(cases(session))
     return session.finish()
 

@@ -24,7 +24,7 @@ import harness
 import torch
 from harness import Case, Contender, Session
 
-from codeshell.ops import rotary, rotary_qkv
+from codeshell.ops import devices, rotary, rotary_qkv
 
 HEADS, KV_HEADS, DIM, BASE = 32, 8, 128, 10_000.0
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -217,6 +217,8 @@ def main() -> int:
         session.absent("Liger", "its kernels need a GPU")
     elif not importlib.util.find_spec("liger_kernel"):
         session.absent("Liger", "not installed (pip install liger-kernel)")
+    if devices.on_gpu(session.device) and (lacking := devices.missing(session.device, devices.ROTARY)):
+        session.absent("our kernel", f"{lacking}: the rows of codeshell are PyTorch's")
     session.run(cases(session))
     return session.finish()
 

@@ -16,6 +16,8 @@ cuda_architectures: str
 kernel_architectures: dict[str, list[str]]
 """What each CUDA kernel was compiled for, by its source below csrc, in the names of `codeshell.architectures.parse`;
 empty lists where this build has none of it."""
+debug_kernels: bool
+"""Whether the CUDA kernels check their data and limit every wait (CODESHELL_DEBUG_KERNELS at the build)."""
 compiler: str
 kernel_sources: str
 """`path=hash;path=hash` of the CUDA kernels that this was built from: see `codeshell.kernels`."""

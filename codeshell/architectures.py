@@ -22,6 +22,10 @@ OLDEST = (8, 0)
 """The oldest capability that any kernel of the package can be compiled for: bf16 begins there."""
 
 
+DRIVERS = {11: 450, 12: 525, 13: 580}
+"""The oldest driver for each CUDA, from the table of minor version compatibility in NVIDIA's release notes."""
+
+
 class Code(NamedTuple):
     """One piece of compiled code.
 
@@ -77,7 +81,7 @@ def serves(built: Sequence[str], capability: tuple[int, int], driver: int, runti
     if driver // 1000 < runtime // 1000:
         return (
             f"the driver knows CUDA up to {version(driver)}, and codeshell was built with CUDA {version(runtime)}; "
-            f"update the driver, or install codeshell again with the nvcc of a CUDA {driver // 1000}"
+            f"update the driver{_to(runtime)}, or install codeshell again with the nvcc of a CUDA {driver // 1000}"
         )
     if not cubins and driver < runtime:
         return (
@@ -112,6 +116,12 @@ def summary(codes: Sequence[Code]) -> str:
     names = [f"sm_{_digits(code.capability)}{'a' * code.specific}" for code in codes if not code.ptx]
     names += [f"PTX of {_digits(code.capability)}" for code in codes if code.ptx]
     return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+
+
+def _to(runtime: int) -> str:
+    """Which driver a CUDA needs at least, for the end of "update the driver"; nothing where that is not known."""
+    oldest = DRIVERS.get(runtime // 1000)
+    return f" to {oldest} or newer" if oldest else ""
 
 
 def version(cuda: int) -> str:

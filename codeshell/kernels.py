@@ -158,8 +158,8 @@ def status() -> list[dict[str, Any]]:
     return rows
 
 
-def paths(capability: tuple[int, int], driver: int) -> list[dict[str, Any]]:
-    """What serves each operation on a GPU, by this build: JSON-ready rows of operation, kernels, serves, reason.
+def paths(capability: tuple[int, int], driver: int, build: Any = None) -> list[dict[str, Any]]:
+    """What serves each operation on a GPU: JSON-ready rows of operation, kernels, serves, reason.
 
     `kernels` are the sources that run, none where PyTorch does; `serves` says it in words. `reason` is why kernels that
     there are do not run, None where they do or where there are none.
@@ -167,7 +167,9 @@ def paths(capability: tuple[int, int], driver: int) -> list[dict[str, Any]]:
     Args:
         capability: of the GPU, such as (8, 9).
         driver: the newest CUDA that its driver knows, 13000 for 13.0.
+        build: an extension; None is this package's.
     """
+    from codeshell import _C
     from codeshell.gpus import missing, unasked
     from codeshell.operations import OPERATIONS
 
@@ -177,7 +179,7 @@ def paths(capability: tuple[int, int], driver: int) -> list[dict[str, Any]]:
         if not operation.elsewhere:
             continue
         sources = [kernel.source for kernel in operation.kernels]
-        reasons = [missing(source, capability, driver=driver) for source in sources]
+        reasons = [missing(source, capability, build or _C, driver) for source in sources]
         reason = next((reason for reason in reasons if reason), None)
         if sources and reason is None and operation.switch and os.environ.get(operation.switch) != "1":
             reason = unasked(operation.switch)

@@ -75,7 +75,7 @@ OPERATIONS = (
         name="attention",
         functions=("codeshell.ops:attention", "codeshell.ops:packed_attention"),
         cpu="C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
-        elsewhere="torch SDPA",
+        elsewhere="torch's FlashAttention from sm_80 on, else SDPA",
         switch=_HOPPER_SWITCH,
         reference="codeshell.ops.sdpa:attend",
         cpu_sources=("attention/attention_cpu.cpp",),
@@ -86,7 +86,9 @@ OPERATIONS = (
                 "bf16, fp16; head dimension 64 and 128; any group of query heads; causal, window or full; dense or "
                 "packed sequences; log-sum-exp",
                 torch="dropout, fp32, fp64, other head dimensions, a scale not above 0, other GPUs; of the flash_attn "
-                "functions: windows that are not causal, keys in sequences of other lengths than the queries",
+                "functions: windows that are not causal, keys in sequences of other lengths than the queries (on these "
+                "torch's FlashAttention serves bf16 and fp16 from compute capability 8.0 on, packed sequences in one "
+                "call; what it does not take is torch's SDPA, one call for each length)",
                 tests=("gpu/test_attention_cuda.py",),
             ),
             Kernel(

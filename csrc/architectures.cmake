@@ -7,8 +7,13 @@
 #
 # A kernel for which nothing of that is left is no error: _C says so, and PyTorch serves.
 
-# Ends the configuration with one line. The space at its start keeps CMake from wrapping it.
-function(codeshell_stop text)
+# Ends the configuration with one line, the arguments joined. The space at its start keeps CMake from wrapping it.
+function(codeshell_stop)
+  set(text "")
+  math(EXPR last "${ARGC} - 1")
+  foreach(index RANGE ${last})  # not ${ARGV}, which is split at each semicolon
+    string(APPEND text "${ARGV${index}}")
+  endforeach()
   message(FATAL_ERROR " codeshell: ${text}")
 endfunction()
 
@@ -27,7 +32,8 @@ function(codeshell_native known out)
     OUTPUT_VARIABLE answer ERROR_VARIABLE answer RESULT_VARIABLE status)
   string(REGEX MATCHALL "[0-9]+\\.[0-9]" capabilities "${answer}")
   if(NOT status EQUAL 0 OR NOT capabilities)
-    codeshell_stop("CODESHELL_ARCHITECTURES=native: nvidia-smi finds no GPU on this machine; name the architectures, such as 80;86, or leave it out for all of them")
+    codeshell_stop("CODESHELL_ARCHITECTURES=native: nvidia-smi finds no GPU on this machine; "
+      "name the architectures, such as 80,86, or leave it out for all of them")
   endif()
   set(names "")
   foreach(capability IN LISTS capabilities)
@@ -49,13 +55,14 @@ function(codeshell_native known out)
     list(APPEND names ${best})
   endforeach()
   if(NOT names)
-    codeshell_stop("CODESHELL_ARCHITECTURES=native: the GPUs of this machine are older than 8.0, and no kernel runs on them; CODESHELL_CUDA=0 builds without CUDA")
+    codeshell_stop("CODESHELL_ARCHITECTURES=native: the GPUs of this machine are older than 8.0, and no kernel runs on "
+      "them; CODESHELL_CUDA=0 builds without CUDA")
   endif()
   set(${out} "${names}" PARENT_SCOPE)
 endfunction()
 
-# Sets in the caller, for each kernel of CODESHELL_KERNELS, ${kernel}_ARCHITECTURES: names of kernels.cmake, perhaps none.
-# with_cuda: whether there is an nvcc, of whose knowledge the answer then depends.
+# Sets in the caller, for each kernel of CODESHELL_KERNELS, ${kernel}_ARCHITECTURES: names of kernels.cmake, perhaps
+# none. with_cuda: whether there is an nvcc; without one all are empty, and only the spelling is checked.
 function(codeshell_choose_architectures with_cuda)
   set(known "")
   foreach(name IN LISTS CODESHELL_ALL_ARCHITECTURES CODESHELL_HOPPER_ARCHITECTURES)
@@ -80,7 +87,8 @@ function(codeshell_choose_architectures with_cuda)
     foreach(piece IN LISTS asked)
       codeshell_spell("${piece}" name)
       if(NOT name IN_LIST known)
-        codeshell_stop("CODESHELL_ARCHITECTURES: \"${piece}\" is none of ${choices} (90 covers 90a, 80-virtual is PTX), native, all; code of 8.6 also runs on 8.7, of 10.0 on 10.3, of 12.0 on 12.1")
+        codeshell_stop("CODESHELL_ARCHITECTURES: \"${piece}\" is none of ${choices} (90 covers 90a, 80-virtual is "
+          "PTX), native, all; code of 8.6 also runs on 8.7, of 10.0 on 10.3, of 12.0 on 12.1")
       endif()
       list(APPEND wanted "${name}")
     endforeach()
@@ -88,6 +96,10 @@ function(codeshell_choose_architectures with_cuda)
 
   # What nvcc knows of it.
   if(with_cuda)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
+      codeshell_stop("${CMAKE_CUDA_COMPILER} is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}, and the kernels need 12.0 or "
+        "newer; put a newer nvcc first on PATH, set CUDACXX to it, or build without CUDA by CODESHELL_CUDA=0")
+    endif()
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE supported RESULT_VARIABLE status)
     string(REGEX MATCHALL "[0-9]+" supported "${supported}")
     set(missing "")
@@ -101,9 +113,11 @@ function(codeshell_choose_architectures with_cuda)
       list(REMOVE_ITEM wanted ${missing})
       string(REPLACE ";" ", " missing "${missing}")
       if(NOT (asked STREQUAL "" OR asked STREQUAL "all"))
-        codeshell_stop("CODESHELL_ARCHITECTURES: nvcc ${CMAKE_CUDA_COMPILER_VERSION} cannot compile for ${missing}; put a newer nvcc first on PATH, or use CODESHELL_ARCHITECTURES=all, which leaves out what nvcc does not know")
+        codeshell_stop("CODESHELL_ARCHITECTURES: nvcc ${CMAKE_CUDA_COMPILER_VERSION} cannot compile for ${missing}; put "
+          "a newer nvcc first on PATH, or use CODESHELL_ARCHITECTURES=all, which leaves out what nvcc does not know")
       endif()
-      message(STATUS "codeshell: left out ${missing}: nvcc ${CMAKE_CUDA_COMPILER_VERSION} cannot compile for them; PTX of 80 serves those GPUs")
+      message(STATUS "codeshell: left out ${missing}, for which nvcc ${CMAKE_CUDA_COMPILER_VERSION} cannot compile; "
+        "PTX of 80 serves those GPUs")
     endif()
   endif()
 

@@ -108,7 +108,7 @@ def test_verdicts(tmp_path: Path) -> None:
 
 def test_info_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["info", "--kernels", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["kernels"]
     assert {row["source"] for row in rows} == set(KERNELS)
     assert main(["info", "--kernels"]) == 0
     text = capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_info_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     monkeypatch.setattr(kernels, "present_hashes", lambda: None)
     monkeypatch.setattr("codeshell.environment.benchmarks_folder", lambda: None)
     assert main(["info", "--kernels", "--json"]) == 0
-    installed = json.loads(capsys.readouterr().out)
+    installed = json.loads(capsys.readouterr().out)["kernels"]
     assert {row["source"]: row["hash"] for row in installed} == kernels.built_hashes()
     assert {row["verdict"] for row in installed} == {"no result files installed"}
 

@@ -55,6 +55,11 @@ ENTRIES = {
         ("tests/versions/test_data.py",),
         python=(3, 11),
     ),
+    # Headers alone (1 to 4 MB each); skipped where there is no nvcc. 12.5 renamed a function that the kernels need.
+    "cuda-12.1": Entry(("nvidia-cuda-runtime-cu12==12.1.105",), ("tests/versions/test_cuda.py",)),
+    "cuda-12.4": Entry(("nvidia-cuda-runtime-cu12==12.4.127",), ("tests/versions/test_cuda.py",)),
+    "cuda-12.6": Entry(("nvidia-cuda-runtime-cu12==12.6.77",), ("tests/versions/test_cuda.py",)),
+    "cuda-12.9": Entry(("nvidia-cuda-runtime-cu12==12.9.79",), ("tests/versions/test_cuda.py",)),
 }
 
 

@@ -108,7 +108,7 @@ def kernels(as_json: bool, capability: tuple[int, int] | None) -> int:
     for gpu in gpus:
         print(f"{gpu['name']}, compute capability {'.'.join(map(str, gpu['capability']))}:")
         for path in gpu["operations"]:
-            print(f"  {path['operation']:<11} {path['serves']}{'; ' + path['reason'] if path['reason'] else ''}")
+            print(f"  {path['operation']:<11} {path['serves']}{': ' + path['reason'] if path['reason'] else ''}")
     if not gpus:
         print("no GPU found; what one would run: codeshell info --kernels --capability 8.9")
     return 0
@@ -132,6 +132,7 @@ def served(capability: tuple[int, int] | None) -> list[dict[str, Any]]:
 def collect() -> dict[str, Any]:
     """The facts as JSON-ready values; needs no torch."""
     from codeshell import _C, __version__
+    from codeshell.architectures import version
     from codeshell.environment import processor
     from codeshell.gpus import machine
     from codeshell.kernels import obstacle
@@ -143,7 +144,9 @@ def collect() -> dict[str, Any]:
         "version": __version__,
         "compiler": _C.compiler,
         "cuda_built": _C.cuda_built,
-        "cuda": f"with CUDA for {_C.cuda_architectures}" if _C.cuda_built else "WITHOUT CUDA",
+        "cuda": f"with CUDA {version(_C.cuda_runtime)} for sm_{_C.cuda_architectures}"
+        if _C.cuda_built
+        else "WITHOUT CUDA",
         "cuda_runtime": _C.cuda_runtime,
         "cuda_driver": here.driver,
         "simd": _C.simd_level(),

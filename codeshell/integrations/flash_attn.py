@@ -4,8 +4,8 @@
 
 Names, order and defaults of the arguments, layouts and results are those of flash-attn 2
 (github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py). They run on `codeshell.ops`, so they also
-work on a CPU, and in fp32; what no kernel of codeshell serves runs on torch's SDPA, which the log says once. What
-neither can do is refused: a `NotImplementedError` names the argument, a `ValueError` says what does not fit.
+work on a CPU, and in fp32; what no kernel of codeshell serves runs on PyTorch's own attention, which the log says
+once. What neither can do is refused: a `NotImplementedError` names the argument, a `ValueError` says what does not fit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from codeshell import ops
+from codeshell.ops import devices, hopper
 from codeshell.ops.attention import attend
 from codeshell.ops.attention_call import AttentionCall, check, check_heads, check_offsets, one_sided, scale_of
 from codeshell.ops.library import check_one_device
@@ -47,7 +48,8 @@ def flash_attn_func(
         softmax_scale: factor on the scores; None is `dim ** -0.5`.
         causal: query i stands at key i + seqlen_k - seqlen_q and sees the keys up to there.
         window_size: (left, right), how many keys before and after its own place a query sees; -1 is all. With `causal`
-            the right bound is 0. A right bound above 0, or a left bound alone, goes to torch's SDPA with a mask.
+            the right bound is 0. A right bound above 0, or a left bound alone, goes to PyTorch: its FlashAttention,
+            or SDPA with a mask.
         softcap, alibi_slopes: refused, unless 0 and None.
         deterministic: gradients have the same bits every time.
         return_attn_probs: return a triple. Not with dropout, because nothing here keeps the probabilities.
@@ -91,8 +93,9 @@ def flash_attn_varlen_func(
     """`flash_attn_func` for sequences that lie one after another and do not see one another.
 
     The kernels serve sequences that attend to themselves: `cu_seqlens_k` is the very tensor `cu_seqlens_q`, or equal to
-    it (a call waits for the GPU to find that out; handing over the same tensor saves the wait). Others go to torch's
-    SDPA, with one call for each pair of lengths.
+    it (where the Hopper kernels are in use, a call waits for the GPU to find that out; handing over the same tensor
+    saves the wait). Others go to torch's FlashAttention; and what that does not take (fp32, a GPU before compute
+    capability 8.0) to torch's SDPA, with one call for each pair of lengths.
 
     Args:
         q: (total_q, heads, dim), floating point.
@@ -100,7 +103,7 @@ def flash_attn_varlen_func(
         cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), where each sequence begins and ends, from 0 to the total.
         max_seqlen_q, max_seqlen_k: lengths of the longest.
         block_table: int32 (batch, pages per sequence), the pages of each sequence's keys in order, of any page size.
-            The pages in use are copied.
+            The pages in use are copied, and a call waits for the GPU to find them.
 
     The other arguments are those of `flash_attn_func`.
 
@@ -132,6 +135,7 @@ def flash_attn_varlen_func(
         dropout_p=dropout_p,
         deterministic=deterministic,
         return_lse=return_attn_probs,
+        max_seqlen_k=max_seqlen_k,
     )
     return _attend(call, "flash_attn_varlen_func")
 
@@ -303,12 +307,14 @@ def _bounds(window_size: _Window, causal: bool, queries: int, keys: int) -> tupl
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of offsets are equal. Only the last of these questions waits for a GPU."""
+    """Whether two tensors of offsets are equal. Only the Hopper kernels need to know, so no other GPU is waited for."""
     if a is b:
         return True
     if torch.compiler.is_compiling():
         return False
-    return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)
+    if a.data_ptr() == b.data_ptr() and a.stride() == b.stride():
+        return True
+    return (not devices.on_gpu(a.device) or hopper.available(a.device)) and torch.equal(a, b)
 
 
 def _unpaged(

@@ -10,6 +10,7 @@ as transformers' own masks do.
 
 from __future__ import annotations
 
+import weakref
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from codeshell.integrations import ARCHITECTURES
 from codeshell.integrations.supported import is_tracing, masking_utils
-from codeshell.ops import devices, hopper
+from codeshell.ops import devices, flash, hopper
 
 
 class Pattern(NamedTuple):
@@ -57,8 +58,16 @@ class Pattern(NamedTuple):
         return self
 
     def within(self, number: torch.Tensor, batch: int) -> Pattern:
-        """The pattern of a prefill within documents, from the number of each token's document, (batch or 1, seq)."""
-        return _packed(number.expand(batch, -1), self.window, self.rows)
+        """The pattern of a prefill within documents, from the number of each token's document, (batch or 1, seq).
+
+        To count the documents waits for a GPU, so all layers of a forward pass get the first one's answer.
+        """
+        global _within
+        known = _within
+        if known is None or known[0]() is not number or known[1] != batch or not same(known[2], self):
+            found = _packed(number.expand(batch, -1), self.window, self.rows)
+            _within = known = (weakref.ref(number), batch, self, found)
+        return known[3]
 
     def dense(self, batch: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         """The pattern as a mask (batch or 1, 1, queries, keys), True where a query sees a key."""
@@ -79,16 +88,34 @@ class Pattern(NamedTuple):
         return seen & (sequence.unsqueeze(3) == sequence.unsqueeze(2))
 
 
+_within: tuple[Any, int, Pattern, Pattern] | None = None
+"""The last answer of `Pattern.within`: a weak reference to the numbers, the batch, the pattern, the answer."""
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two patterns, or whatever is known of two masks, are the same: tensors by identity, all else by value."""
+    if one is other:
+        return True
+    if isinstance(one, tuple) and type(one) is type(other) and len(one) == len(other):
+        return all(same(a, b) for a, b in zip(one, other, strict=True))
+    return not isinstance(one, torch.Tensor | tuple) and type(one) is type(other) and bool(one == other)
+
+
 class Made(NamedTuple):
     """What `mask` knows about a dense mask that it gave out; a mask of the caller's own has none of this.
 
     Attributes:
         real: bool (batch, keys), True for real tokens; None where the caller gave no padding mask.
         first: the place of the first query among the keys, a number or a tensor of one.
+        causal: (window,) if the mask is that of causal attention over the keys up to each query, without documents and
+            with no padding but on the left; None if it may be anything else.
+        begin: int32 (batch,), the first key of each row that is no padding; None where none is.
     """
 
     real: torch.Tensor | None
     first: Any
+    causal: tuple[int | None] | None = None
+    begin: torch.Tensor | None = None
 
 
 def made(mask: Any) -> Made | None:
@@ -125,8 +152,29 @@ def mask(attention_mask: Any = None, **arguments: Any) -> Any:
         if attention_mask is not None:  # which may be shorter than a static cache
             real = attention_mask[:, key_offset : key_offset + dense.shape[-1]]
             real = F.pad(real, (0, dense.shape[-1] - real.shape[1]))
-        setattr(dense, _MADE, Made(real, query_offset - key_offset))
+        setattr(dense, _MADE, Made(real, query_offset - key_offset, *_causal(arguments, attention_mask)))
     return dense
+
+
+def _causal(
+    arguments: dict[str, Any], padding: torch.Tensor | None
+) -> tuple[tuple[int | None] | None, torch.Tensor | None]:
+    """`causal` and `begin` of a dense mask, see `Made`. Waits for a GPU, as transformers' own masks do."""
+    recognised = _recognise(arguments.get("mask_function", _CAUSAL))
+    if recognised is None or recognised[1] is not None:
+        return None, None
+    causal = (recognised[0],)
+    if padding is None:
+        return causal, None
+    # A static cache has more keys than the padding mask, and no query sees them yet.
+    first = arguments.get("kv_offset", 0)
+    real = padding[:, first : first + arguments["kv_length"]].bool()
+    if bool(real.all()):
+        return causal, None
+    # Padding on the left alone: no token has padding after it.
+    if not bool((real[:, 1:] | ~real[:, :-1]).all()):
+        return None, None
+    return causal, (real.shape[1] - real.sum(1)).to(torch.int32)
 
 
 def _tracing(attention_mask: Any, arguments: dict[str, Any]) -> bool:
@@ -145,14 +193,15 @@ def _queries(arguments: dict[str, Any], tracing: bool) -> tuple[int, Any, torch.
 
 def _has_kernels(config: Any, device: torch.device, dtype: torch.dtype | None) -> bool:
     """Whether a pattern is better than a mask for the layers that ask. It is not where torch's SDPA attends: each layer
-    would make its own mask again, or unpack the packed sequences."""
+    would make its own mask again, or unpack the packed sequences. torch's FlashAttention needs neither."""
     if getattr(config, "model_type", None) not in ARCHITECTURES:
         return False
-    if device.type == "cpu" and not devices.on_gpu(device):
-        return True
+    if not devices.on_gpu(device):
+        return device.type == "cpu"
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    served = dim in hopper.DIMS and dtype in hopper.DTYPES
-    return served and hopper.missing(device) is None
+    if dim in hopper.DIMS and dtype in hopper.DTYPES and hopper.missing(device) is None:
+        return True
+    return flash.missing_for(device, dtype, dim, torch.is_grad_enabled()) is None
 
 
 def _pattern(

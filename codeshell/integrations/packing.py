@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from codeshell.integrations.masks import Made, Pattern
+from codeshell.integrations.masks import Made, Pattern, same
 
 
 class Documents(NamedTuple):
@@ -51,7 +51,7 @@ def find(positions: Any, batch: int, queries: int, keys: int, mask: Pattern | Ma
     if positions.is_inference():  # these do not count their changes, so yesterday's answer may be wrong
         return _find(positions, batch, queries, keys, mask)
     latest, key = _latest, (positions._version, queries, keys, mask)
-    if latest is None or latest[0]() is not positions or not _same(latest[1], key):
+    if latest is None or latest[0]() is not positions or latest[1][:3] != key[:3] or not same(latest[1][3], mask):
         _latest = latest = (weakref.ref(positions), key, _find(positions, batch, queries, keys, mask))
     return latest[2]
 
@@ -60,17 +60,61 @@ _latest: tuple[Any, Any, Documents | None] | None = None
 """The last answer: a weak reference to the positions, what else it depends on, the documents."""
 
 
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two questions are the same; tensors are compared by identity."""
-    if one[:3] != other[:3] or type(one[3]) is not type(other[3]):
-        return False
-    return one[3] is None or all(
-        a is b or (not isinstance(a, torch.Tensor) and a == b) for a, b in zip(one[3], other[3], strict=True)
-    )
+def of_caller(offsets: torch.Tensor, key_offsets: torch.Tensor | None, longest: int | None) -> tuple[torch.Tensor, int]:
+    """Offsets and longest length of the documents that a caller gave to the model, as `ops.attention` takes them.
+
+    Usually the two are one tensor, and the longest length is known. To compare them waits for a GPU, and so does
+    looking for the longest; all layers of a forward pass get the first one's answer.
+
+    Args:
+        offsets, key_offsets: int (documents + 1,): the arguments `cu_seq_lens_q` and `cu_seq_lens_k` of the model.
+        longest: its argument `max_length_q`.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    global _given
+    key_offsets = None if key_offsets is offsets else key_offsets
+    if offsets.is_inference() or (key_offsets is not None and key_offsets.is_inference()):  # see `find`
+        return _of_caller(offsets, key_offsets, longest)
+    # Two offsets that are one tensor are asked about as one.
+    pair = (offsets, offsets if key_offsets is None else key_offsets)
+    key = (*(x._version for x in pair), longest)
+    known = _given
+    if known is None or any(ref() is not x for ref, x in zip(known[0], pair, strict=True)) or known[1] != key:
+        _given = known = tuple(weakref.ref(x) for x in pair), key, _of_caller(offsets, key_offsets, longest)
+    return known[2]
+
+
+_given: tuple[Any, Any, tuple[torch.Tensor, int]] | None = None
+"""The last answer of `of_caller`: weak references to both, what else it depends on, the answer."""
+
+
+def _of_caller(
+    offsets: torch.Tensor, key_offsets: torch.Tensor | None, longest: int | None
+) -> tuple[torch.Tensor, int]:
+    if key_offsets is not None and not torch.equal(key_offsets, offsets):
+        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; each packed document attends to itself alone")
+    return offsets.to(torch.int32), int(offsets.diff().max()) if longest is None else int(longest)
 
 
 def from_offsets(offsets: torch.Tensor, batch: int, queries: int) -> Documents:
-    """The documents whose offsets among the flattened tokens, int (documents + 1,), the caller gave to the model."""
+    """The documents whose offsets among the flattened tokens, int (documents + 1,), the caller gave to the model; all
+    layers of a forward pass get the same answer."""
+    global _counted
+    if offsets.is_inference():  # see `find`
+        return _from_offsets(offsets, batch, queries)
+    key = offsets._version, batch, queries
+    if _counted is None or _counted[0]() is not offsets or _counted[1] != key:
+        _counted = weakref.ref(offsets), key, _from_offsets(offsets, batch, queries)
+    return _counted[2]
+
+
+_counted: tuple[Any, tuple[int, int, int], Documents] | None = None
+"""The last answer of `from_offsets`, as `_latest`."""
+
+
+def _from_offsets(offsets: torch.Tensor, batch: int, queries: int) -> Documents:
     token = torch.arange(batch * queries, device=offsets.device)
     number = torch.searchsorted(offsets[1:], token, right=True)
     row = token // queries * queries

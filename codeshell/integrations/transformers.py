@@ -5,8 +5,9 @@ interface can then be loaded with `attn_implementation="codeshell"`, or switched
 `model.set_attn_implementation("codeshell")`. `codeshell.patch` does that and replaces the rotary embedding too.
 
 Calls that `codeshell.ops.attention` can express exactly (causal or full attention, sliding windows, padding in a
-prefill, packed documents, a growing cache) go there. A dense mask goes to transformers' own SDPA function. Soft-capped
-scores, attention sinks and requests for the attention weights are written out in PyTorch.
+prefill, packed documents, a growing cache) go there. On a GPU, a static cache and a cache with padding on the left are
+read row by row, without their mask. Another dense mask goes to transformers' own SDPA function. Soft-capped scores,
+attention sinks and requests for the attention weights are written out in PyTorch.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 
 from codeshell import ops
 from codeshell.integrations import ARCHITECTURES, packing
-from codeshell.integrations.masks import Pattern, made, mask
+from codeshell.integrations.masks import Made, Pattern, made, mask
 from codeshell.integrations.supported import AttentionInterface, AttentionMaskInterface, sdpa_attention_forward
-from codeshell.ops import decode_cuda
+from codeshell.ops import decode_cuda, decode_flash, devices
 from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import differentiable
 
@@ -94,6 +95,15 @@ def attention(
         if attention_mask is None and not causal:
             q, k, v = (x.transpose(1, 2) for x in (query, key, value))
             return ops.attention(q, k, v, causal=False, scale=scaling, dropout_p=dropout), None
+        if attention_mask is None and queries < keys and not torch.compiler.is_compiling():
+            # SDPA's meaning, the prompt of a static cache: the first keys are the queries' own.
+            key, value = key[:, :, :queries], value[:, :, :queries]
+            return _by_pattern(query, key, value, Pattern(), scaling, dropout), None
+        known = made(attention_mask)
+        if known is not None and known.causal is not None and dropout == 0.0:
+            over_cache = _masked_cache(query, key, value, attention_mask, known, scaling)
+            if over_cache is not None:
+                return over_cache, None
     # The rest is transformers' own SDPA, which takes a mask: the caller's, or the pattern as one.
     if pattern is not None:
         attention_mask = pattern.dense(query.shape[0], queries, keys, query.device)
@@ -169,15 +179,8 @@ def _with_documents(
     """The pattern within documents, if the caller gave their offsets to the model."""
     if cu_seq_lens_q is None:
         return pattern
-    # Usually one tensor under both names. To compare two waits for a GPU, and so does looking for the longest.
-    if (
-        cu_seq_lens_k is not None
-        and cu_seq_lens_k is not cu_seq_lens_q
-        and not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
-    ):
-        raise ValueError("cu_seq_lens_q and cu_seq_lens_k differ; each packed document attends to itself alone")
-    longest = int(cu_seq_lens_q.diff().max()) if max_length_q is None else int(max_length_q)
-    return Pattern(pattern.window, cu_seq_lens_q.to(torch.int32), longest)
+    offsets, longest = packing.of_caller(cu_seq_lens_q, cu_seq_lens_k, max_length_q)
+    return Pattern(pattern.window, offsets, longest)
 
 
 def _by_pattern(
@@ -232,6 +235,38 @@ def _decoded(
     if not decode_cuda.serves(DecodeCall(q, k, v, lengths, scale=scale, window=window or 0)):
         return None
     return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
+
+
+def _masked_cache(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, known: Made, scale: float | None
+) -> torch.Tensor | None:
+    """Attention over a static cache, or over a cache with padding on the left, without the mask that says so: each row
+    is its keys from `begin` to its last query. None where only a mask serves: on a CPU, and with gradients."""
+    if known.causal is None or torch.compiler.is_compiling() or differentiable(query, key, value):
+        return None
+    if not devices.on_gpu(query.device) or not query.numel():
+        return None
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    # The keys up to the last query. The layers share a mask, and the first of them notes their number at it.
+    lengths = getattr(mask, _LENGTHS, None)
+    if lengths is None:
+        end = known.first + q.shape[1]
+        if isinstance(end, torch.Tensor):
+            lengths = end.to(q.device, torch.int32).expand(q.shape[0]).contiguous()
+        else:  # filled on the device: a copy from the host would wait
+            lengths = torch.full((q.shape[0],), end, dtype=torch.int32, device=q.device)
+        setattr(mask, _LENGTHS, lengths)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    (window,) = known.causal
+    call = DecodeCall(q, k, v, lengths, scale=scale, window=window or 0)
+    if known.begin is None and decode_cuda.serves(call):
+        return ops.decode_attention(q, k, v, cache_seqlens=lengths, scale=scale, window=window)
+    if decode_flash.refuses(call) is not None:
+        return None
+    return decode_flash.attend(q, call, begin=known.begin, lse=False)[0]
+
+
+_LENGTHS = "codeshell_lengths"  # on a dense mask: int32 (batch,), the keys up to the last query
 
 
 def _one_query(

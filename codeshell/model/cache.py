@@ -6,6 +6,9 @@ import torch
 
 from codeshell.model.config import CodeShellConfig
 
+STEP = 256
+"""Tokens. A view of the cache grows by so many at a time."""
+
 
 class KVCache:
     """Keys and values of the positions read so far.
@@ -55,9 +58,24 @@ class KVCache:
         self.keys[layer][rows, positions] = k.to(self.keys[layer].dtype)
         self.values[layer][rows, positions] = v.to(self.values[layer].dtype)
 
+    def view(self, layer: int, new: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of one layer, without the places that no row can reach with `new` more tokens.
+
+        A kernel shares out its work by the length of what it is given, because it does not wait for the lengths of the
+        rows. It would count on a cache that is full, while most of it is empty.
+        """
+        # A step keeps most calls at one shape: what is planned for a shape is remembered.
+        end = min(-(-(self.longest + new) // STEP) * STEP, self.capacity)
+        return self.keys[layer][:, :end], self.values[layer][:, :end]
+
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (int64 indices), so that finished sequences cost nothing more."""
-        # Gathered into new tensors: the remaining rows must lie together for the next pass.
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        """Drop all rows but these (int64 indices, rising), so that finished sequences cost nothing more."""
+        # They move up within the cache: a copy of it could be more than the memory that is left. One layer after the
+        # other, and what is filled alone.
+        filled = slice(None), slice(0, self.longest)
+        for tensors in (self.keys, self.values):
+            for layer, whole in enumerate(tensors):
+                moved = whole[rows, : self.longest]
+                tensors[layer] = whole[: len(rows)]
+                tensors[layer][filled] = moved
         self.lengths = self.lengths[rows]

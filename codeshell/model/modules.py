@@ -170,10 +170,10 @@ class CodeShellAttention(nn.Module):
             heads = qkv.view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
             q, k, v = torch.split(heads, [self.heads, self.kv_heads, self.kv_heads], dim=1)
         # The cache may be in another dtype than the projections (bf16 under autocast, say); attend in the cache's.
-        dtype, keys = q.dtype, cache.keys[self.layer]
+        dtype, (keys, values) = q.dtype, cache.view(self.layer, sequences.shape[1])
         q, k, v = (part.to(keys.dtype).view(*sequences.shape, *part.shape[1:]) for part in (q, k, v))
         return ops.decode_attention(
-            q, keys, cache.values[self.layer], cache_seqlens=cache.lengths, k_new=k, v_new=v, cos=cos, sin=sin
+            q, keys, values, cache_seqlens=cache.lengths, k_new=k, v_new=v, cos=cos, sin=sin
         ).to(dtype)
 
 

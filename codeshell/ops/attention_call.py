@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from codeshell.ops import devices
 from codeshell.ops.library import check_one_device
 
 Bound = int | None
@@ -29,10 +30,11 @@ class AttentionCall(NamedTuple):
         max_seqlen: length of the longest packed sequence; 0 for a dense batch.
         left, right: how many keys before and after its own place a query sees; None is all.
         scale: factor on the scores.
-        cu_seqlens_k: offsets of the keys where they differ from those of the queries. Only SDPA serves that.
-        dropout_p: dropout on the probabilities. Only SDPA serves that.
+        cu_seqlens_k: offsets of the keys where they differ from those of the queries. Only PyTorch serves that.
+        dropout_p: dropout on the probabilities. Only PyTorch serves that.
         deterministic: whether gradients must have the same bits every time.
-        return_lse: whether the log-sum-exp is wanted too. SDPA computes it only then; the kernels always do.
+        return_lse: whether the log-sum-exp is wanted too. PyTorch computes it only then; the kernels always do.
+        max_seqlen_k: length of the longest sequence of keys, with `cu_seqlens_k`; 0 if nobody knows.
     """
 
     q: torch.Tensor
@@ -47,6 +49,7 @@ class AttentionCall(NamedTuple):
     dropout_p: float = 0.0
     deterministic: bool = False
     return_lse: bool = False
+    max_seqlen_k: int = 0
 
     @property
     def causal(self) -> bool:
@@ -134,7 +137,7 @@ def check_window(window: int | None, causal: bool) -> None:
 def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: str, given: str, limit: str) -> None:
     """Raises ValueError where `offsets` are not those of packed sequences in `x` of at most `longest` tokens.
 
-    Their values are checked only on a CPU: on a GPU that would wait for it, and in a traced graph there are none.
+    Their values are checked only on a CPU: on a GPU that would wait for it, and a traced graph cannot look at them.
     `name`, `given` and `limit` are what the caller calls the three.
     """
     if not isinstance(offsets, torch.Tensor):
@@ -144,7 +147,7 @@ def check_offsets(x: torch.Tensor, offsets: torch.Tensor, longest: int, name: st
     if offsets.device != x.device:
         check_one_device(name, **{name: x, given: offsets})
     # From here on the values: they rise from 0 to all tokens, by no more than the longest sequence.
-    if offsets.device.type != "cpu":
+    if offsets.device.type != "cpu" or devices.on_gpu(offsets.device):
         return
     lengths = offsets.diff()
     if int(offsets[0]) != 0 or int(offsets[-1]) != x.shape[0] or bool((lengths < 0).any()):

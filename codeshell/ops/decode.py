@@ -4,8 +4,9 @@
 are given, rotated on the way. What serves a call:
 
     Hopper GPUs   the kernel `csrc/attention/decode_sm90.cu`, if asked for (`decode_cuda.serves`)
+    GPUs          torch's FlashAttention 2, which reads the cache where it lies (`decode_flash`); what that does not
+                  take, PyTorch over the whole capacity with a mask, because nothing may wait for the lengths
     a CPU         torch's SDPA over a view of each row of the cache
-    other GPUs    PyTorch over the whole capacity with a mask, because nothing may wait for the lengths
 
 Shape suffixes in this file:
 
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
-from codeshell.ops import decode_cuda, devices, hopper
+from codeshell.ops import decode_cuda, decode_flash, devices, hopper
 from codeshell.ops.attention_call import check_window, scale_of
 from codeshell.ops.decode_cuda import DecodeCall
 from codeshell.ops.library import (
@@ -133,7 +134,7 @@ def decode_attention(
     # Two operations for a traced graph, one that writes the caches and one that does not.
     with torch.no_grad():
         if direct(q, *(x for x in tensors[1:] if x is not None)):
-            out, lse = _decode(call)
+            out, lse = _decode(call, lse=return_lse)
         else:
             out, lse = (_operation if k_new is None else _append_operation)(*call)
     if differentiable(q, k_new, v_new) and not torch.compiler.is_compiling():
@@ -154,11 +155,12 @@ class _NoGradient(torch.autograd.Function):
         raise RuntimeError("decode_attention has no gradients; train with attention, and decode under torch.no_grad()")
 
 
-def _decode(call: DecodeCall) -> _Pair:
-    """Output (B, Q, H, D) and LSE (B, H, Q) of a call that is checked but for the values of its tensors."""
-    q = call.q
+def _decode(call: DecodeCall, *, lse: bool = True) -> _Pair:
+    """Output (B, Q, H, D) and LSE (B, H, Q) of a call that is checked but for the values of its tensors; `lse` off says
+    that nobody reads the LSE."""
+    q, gpu = call.q, devices.on_gpu(call.q.device)
     # Where values cannot be asked for (a mode, a subclass), torch's operations check what they can.
-    if q.is_cpu and not devices.on_gpu(q.device) and direct(*call[:9]):
+    if q.is_cpu and not gpu and direct(*call[:9]):
         for x in call[:9]:
             if x is not None:
                 address(x)
@@ -166,10 +168,10 @@ def _decode(call: DecodeCall) -> _Pair:
             _check_values(call)
     # The kernel appends, rotates and attends in one launch.
     if decode_cuda.serves(call):
-        out, lse = _empty(q)
-        decode_cuda.run(call, out, lse)
-        return out, lse
-    if devices.on_gpu(q.device) or not q.is_cpu:
+        out, lse_BHQ = _empty(q)
+        decode_cuda.run(call, out, lse_BHQ)
+        return out, lse_BHQ
+    if gpu or not q.is_cpu:
         why = hopper.missing(q.device) or "a dtype, dimension, stride, page or count of tokens"
         say("codeshell.ops.decode_attention", why)
     # In PyTorch these are steps.
@@ -177,7 +179,14 @@ def _decode(call: DecodeCall) -> _Pair:
         q = _append(call)
     if q.numel() == 0:
         return _empty(q)
-    return (_attend_rows if q.is_cpu and not devices.on_gpu(q.device) else _attend_masked)(q, call)
+    if q.is_cpu and not gpu:
+        return _attend_rows(q, call)
+    refusal = decode_flash.refuses(call)
+    if refusal is None:
+        return decode_flash.attend(q, call, lse=lse)
+    if gpu:
+        say("codeshell.ops.decode_attention", f"{refusal}; every row is computed over its whole capacity")
+    return _attend_masked(q, call)
 
 
 def _empty(q: torch.Tensor, *_: Any) -> _Pair:

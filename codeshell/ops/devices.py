@@ -36,10 +36,11 @@ extension: Any = _C
 simulated: Facts | None = None
 """The GPU on which tensors of the CPU count as lying; None outside of tests."""
 
-# By index of the device, and for `missing` by the kernels too. A GPU and a driver stay what they are while the process
-# runs.
+# What was asked before: facts by index of the device; answers of `missing` by the kernels too; and of `queue`. A GPU and
+# a driver stay what they are while the process runs.
 _facts: dict[int | None, Facts] = {}
 _answers: dict[tuple[int | None, tuple[str, ...]], str | None] = {}
+_served: dict[tuple[torch.device, str], bool] = {}
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -49,14 +50,15 @@ def on_gpu(device: torch.device) -> bool:
 
 def facts(device: torch.device) -> Facts:
     """The facts of a GPU; remembered, because torch takes microseconds to answer."""
-    if simulated is not None:
-        return simulated
-    index = torch.cuda.current_device() if device.index is None else device.index
+    return simulated or _facts_of(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def _facts_of(index: int | None) -> Facts:
     found = _facts.get(index)
     if found is None:
         properties = torch.cuda.get_device_properties(index)
-        capability = (properties.major, properties.minor)
-        found = _facts[index] = Facts(properties.name, capability, properties.multi_processor_count)
+        found = Facts(properties.name, (properties.major, properties.minor), properties.multi_processor_count)
+        _facts[index] = found
     return found
 
 
@@ -77,26 +79,23 @@ def missing(device: torch.device, *sources: str) -> str | None:
     """
     if not on_gpu(device):
         return f"tensors on {device.type}"
-    index: int | None = device.index
-    if torch.compiler.is_compiling():
-        answer: str | None = _constant(index, sources)
-        return answer
-    # A device without an index means whichever is current, which may change.
+    answer: str | None = _answer(device.index, sources)
+    return answer
+
+
+# A traced graph, which cannot look into torch's properties of a device, folds the answer into a constant.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _answer(index: int | None, sources: tuple[str, ...]) -> str | None:
+    """`missing` of the GPU with this index."""
+    # None means whichever is current, which may change.
     if index is None and simulated is None:
         index = torch.cuda.current_device()
     key = index, sources
     if key not in _answers:
-        capability = facts(device).capability
+        capability = (simulated or _facts_of(index)).capability
         reasons = (gpus.missing(source, capability, extension) for source in sources)
         _answers[key] = next((reason for reason in reasons if reason), None)
     return _answers[key]
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant(index: int | None, sources: tuple[str, ...]) -> str | None:
-    """`missing` in a traced graph, which cannot look into torch's properties of a device."""
-    kind = "cuda" if simulated is None else "cpu"
-    return missing(torch.device(kind) if index is None else torch.device(kind, index), *sources)
 
 
 def runs(device: torch.device, *sources: str) -> bool:
@@ -109,4 +108,9 @@ def queue(x: torch.Tensor, source: str) -> int | None:
     on a GPU that does not run it, where the binding checks its arguments and does nothing."""
     if x.is_cpu and simulated is None:
         return 0
-    return stream_of(x) if runs(x.device, source) else None
+    # One look-up, because rotary asks at every call.
+    device = x.device
+    served = _served.get((device, source))
+    if served is None:
+        served = _served[device, source] = runs(device, source)
+    return stream_of(x) if served else None

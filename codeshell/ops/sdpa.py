@@ -1,6 +1,7 @@
 """Attention that no kernel of codeshell serves: torch's scaled_dot_product_attention (SDPA), and the line that says so.
 
-A query that sees no key gets zeros and a log-sum-exp of minus infinity. Shape suffixes in this file:
+On a GPU, torch's FlashAttention (`flash`) takes what SDPA would need a mask, all scores in memory, or a call for each
+length for. A query that sees no key gets zeros and a log-sum-exp of minus infinity. Shape suffixes in this file:
 
     B batch   Q queries of a sequence   S keys of a sequence   H query heads   K key/value heads   D head dimension
     T tokens of all packed sequences    N sequences
@@ -15,7 +16,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from codeshell.ops import devices, hopper
+from codeshell.ops import devices, flash, hopper
 from codeshell.ops.attention_call import AttentionCall, Bound, one_sided
 from codeshell.ops.library import address, direct, plain, say, transformed
 
@@ -34,30 +35,35 @@ def attend(call: AttentionCall) -> _Result:
 def dense(call: AttentionCall) -> _Result:
     """Attention of q (B, Q, H, D) to k, v (B, S, K, D); the LSE is (B, H, Q)."""
     q, k, v = call[:3]
-    queries, keys, left, right = q.shape[1], k.shape[1], call.left, call.right
+    queries, keys = q.shape[1], k.shape[1]
+    call = _within(call, queries, keys)
+    left, right = call.left, call.right
+    # SDPA's own causal flag is aligned top left, so it is right only for as many keys as queries.
+    causal = left is None and right == 0 and bool(queries == keys)  # sizes are tensors in torch.jit.trace
+    # SDPA has neither the LSE nor a window without a mask; and of its fast backends none is deterministic unless the
+    # whole process is.
+    flagged = causal or (left is None and right is None)
+    if (call.return_lse or call.deterministic or not flagged) and flash.missing(call) is None:
+        return flash.attend(call)
     # The first queries may see nothing. They are left out here, because SDPA gives NaN or zeros for them, depending on
     # its backend.
     blind = queries if keys == 0 else 0 if right is None else min(queries, max(0, queries - keys - right))
     if blind:
-        out, lse = dense(AttentionCall(q[:, blind:], *call[1:]))
+        out, lse = dense(call._replace(q=q[:, blind:]))
         out = F.pad(out, (0, 0, 0, 0, blind, 0))
         return out, None if lse is None else F.pad(lse, (blind, 0), value=-torch.inf)
-    # A bound that ends no query's sight is none.
-    left = None if left is None or left >= keys - 1 else left
-    right = None if right is None or right >= queries - 1 else right
     if call.return_lse:
         return _written_out(call, _mask(queries, keys, left, right, q.device))
-    # SDPA's own causal flag is aligned top left, so it is right only for as many keys as queries.
-    causal = left is None and right == 0 and bool(queries == keys)  # sizes are tensors in torch.jit.trace
     mask_QS = None if causal else _mask(queries, keys, left, right, q.device)
     q_BHQD, k_BKSD, v_BKSD = (x.transpose(1, 2) for x in (q, k, v))
     if mask_QS is not None:
         # With a mask, the backends that do not write the scores out need keys and values for every query head.
         k_BKSD, v_BKSD = (x.repeat_interleave(q.shape[2] // k.shape[2], 1) for x in (k_BKSD, v_BKSD))
     # On a GPU, all backends but this one sum gradients in any order. And it alone has all derivatives: forward ones,
-    # and gradients of gradients.
-    # It consists of operations that every subclass of tensors has, too.
-    in_steps = (call.deterministic and devices.on_gpu(q.device)) or transformed() or not plain(q, k, v)
+    # and gradients of gradients. It consists of operations that every subclass of tensors has, too. Of the others, some
+    # multiply a hidden key's minus infinity by the scale, which must be above 0 then.
+    summed_in_order = call.deterministic and devices.on_gpu(q.device)
+    in_steps = summed_in_order or transformed() or not plain(q, k, v) or call.scale <= 0.0
     with sdpa_kernel(SDPBackend.MATH) if in_steps else nullcontext():
         out_BHQD = F.scaled_dot_product_attention(
             *(q_BHQD, k_BKSD, v_BKSD),
@@ -73,8 +79,8 @@ def dense(call: AttentionCall) -> _Result:
 def packed(call: AttentionCall) -> _Result:
     """Sequences one after another: q (Tq, H, D), k and v (Tk, K, D); the LSE is (H, Tq).
 
-    There is one call of SDPA for all sequences that have the same two lengths. This waits for the device, because the
-    lengths decide what is called.
+    On a GPU it is one call of torch's FlashAttention. What that does not serve is one call of SDPA for all sequences
+    that have the same two lengths, which waits for the device, because the lengths decide what is called.
     """
     if torch._C._get_tracing_state() is not None:
         raise RuntimeError(
@@ -84,6 +90,14 @@ def packed(call: AttentionCall) -> _Result:
     q, k, v, offsets, *_ = call
     key_offsets = offsets if call.cu_seqlens_k is None else call.cu_seqlens_k
     assert offsets is not None and key_offsets is not None
+    if devices.on_gpu(q.device):
+        # Without a token, or without a key, there is nothing to wait for either.
+        if not q.numel() or not k.shape[0]:
+            return _without_keys(call)
+        longest_keys = call.max_seqlen if call.cu_seqlens_k is None else call.max_seqlen_k or k.shape[0]
+        call = _within(call, call.max_seqlen, longest_keys)
+        if flash.missing(call) is None:
+            return flash.attend(call)
     starts_N, key_starts_N = offsets[:-1].long(), key_offsets[:-1].long()
     lengths_N2 = torch.stack((offsets.diff(), key_offsets.diff()), 1)
     outs, lses, rows = [], [], []
@@ -93,7 +107,9 @@ def packed(call: AttentionCall) -> _Result:
         alike = (lengths_N2 == lengths_N2.new_tensor(pair)).all(1)
         index_BQ = starts_N[alike].unsqueeze(1) + torch.arange(queries, device=q.device)
         index_BS = key_starts_N[alike].unsqueeze(1) + torch.arange(keys, device=q.device)
-        part = AttentionCall(q[index_BQ], k[index_BS], v[index_BS], None, 0, *call[5:8], None, *call[9:])
+        part = call._replace(
+            q=q[index_BQ], k=k[index_BS], v=v[index_BS], cu_seqlens=None, max_seqlen=0, cu_seqlens_k=None
+        )
         out_BQHD, lse_BHQ = dense(part)
         outs.append(out_BQHD.flatten(0, 1))
         rows.append(index_BQ.flatten())
@@ -106,10 +122,29 @@ def packed(call: AttentionCall) -> _Result:
     return torch.cat(outs)[order_T], torch.cat(lses, dim=1)[:, order_T] if lses else None
 
 
+def _within(call: AttentionCall, queries: int, keys: int) -> AttentionCall:
+    """The call without bounds that end no query's sight, for sequences of at most so many queries and keys."""
+    left, right = call.left, call.right
+    left = None if left is None or left >= keys - 1 else left
+    right = None if right is None or right >= queries - 1 else right
+    return call if (left, right) == (call.left, call.right) else call._replace(left=left, right=right)
+
+
+def _without_keys(call: AttentionCall) -> _Result:
+    """Zeros for packed queries that have no keys at all, and a graph to all inputs, whose gradients are zeros too."""
+    q, k, v = call[:3]
+    out = q.masked_fill(q.new_ones((), dtype=torch.bool), 0.0) + (k[:0].sum() + v[:0].sum())
+    return out, q.new_full((q.shape[1], q.shape[0]), -torch.inf, dtype=torch.float32) if call.return_lse else None
+
+
 def say_why(operation: str, call: AttentionCall) -> None:
     """`say` why no kernel serves a call; nothing for a call without work, or in a graph that is being traced."""
-    if not torch.compiler.is_compiling() and not transformed() and call.q.numel() and call.k.numel():
-        say(operation, _reason(call))
+    if torch.compiler.is_compiling() or transformed() or not call.q.numel() or not call.k.numel():
+        return
+    say(operation, _reason(call))
+    slow = flash.missing(call) if call.cu_seqlens is not None and devices.on_gpu(call.q.device) else None
+    if slow is not None:
+        say(operation, f"packed sequences, by a call for each length, which waits for the GPU (FlashAttention: {slow})")
 
 
 def _reason(call: AttentionCall) -> str:

@@ -20,6 +20,9 @@ from torch.autograd.graph import increment_version
 from codeshell.ops import devices
 from codeshell.optim.masters import marks_of
 
+SERVED = (torch.float32, torch.bfloat16, torch.float16)
+"""Dtypes of parameters that have kernels."""
+
 
 @dataclass(frozen=True)
 class Scheme:

@@ -13,8 +13,8 @@
 // lanes 2k and 2k + 1 swap halves of the 16-bit packs by shuffles. The last, partial tile of a tensor, and tensors
 // whose addresses are not multiples of 16, go element by element, neighbouring lanes on neighbouring elements.
 //
-// At most 80 registers per thread, so that three blocks share a multiprocessor. Shared memory: the coefficients and
-// keys of one tensor.
+// At most 80 registers per thread, so that three blocks share a multiprocessor; on 12.x two (see kBlocks). Shared
+// memory: the coefficients and keys of one tensor, and where its results go.
 //
 // A block's first thread computes the coefficients in fp64 while the first loads are under way. The last block to
 // finish counts up the steps.
@@ -34,6 +34,14 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kTile = 256;         // elements of a warp
 constexpr int kEach = kTile / 32;  // of a thread
+// Blocks that a multiprocessor must hold at once, each with 32 KiB of loads in flight (fp32). A multiprocessor of an
+// H200 moves 36 KB in a microsecond, about the latency of a load, one of a B200 54 KB; one of a 5090 only 11 KB, so that
+// two blocks are more than enough. With the registers of three, the compiler of 12.x spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kBlocks = 2;
+#else
+constexpr int kBlocks = 3;
+#endif
 
 // Within 1 ulp (root) and 2 ulp (quotient); the update they enter is a small part of the parameter.
 __device__ __forceinline__ float root(float x) {
@@ -165,10 +173,20 @@ struct Kernel {
     }
   }
 
+  // Where a tensor's results go.
+  struct Targets {
+    P* param;
+    G* gradient;
+    M *exp_avg, *exp_avg_sq;
+    float* master_weight;
+  };
+
   // A block's chunk: elements [begin, end) of one tensor.
   __device__ __forceinline__ static void run(const Tensor& tensor, int64_t begin, const Settings& settings) {
     __shared__ Coefficients coefficients;
     __shared__ Keys keys;
+    // The stores read their addresses from here, so that no registers hold them during the update.
+    __shared__ Targets to;
     P* const param = static_cast<P*>(tensor.param);
     G* const gradient = static_cast<G*>(tensor.gradient);
     M *const exp_avg = static_cast<M*>(tensor.exp_avg), *const exp_avg_sq = static_cast<M*>(tensor.exp_avg_sq);
@@ -184,14 +202,14 @@ struct Kernel {
                              reinterpret_cast<uintptr_t>(exp_avg) | reinterpret_cast<uintptr_t>(exp_avg_sq) |
                              reinterpret_cast<uintptr_t>(source)) &
                             15u;
-    const int64_t end = tensor.size - begin < kChunk ? tensor.size : begin + kChunk;
+    const int size = static_cast<int>(tensor.size - begin < kChunk ? tensor.size - begin : kChunk);
     const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 
     // A round is 2,048 elements, a tile for each warp. All warps have the same number of rounds, because the barrier is
     // in the first; one whose tile lies beyond the end has nothing to load.
-    for (int64_t row = begin; row < end; row += kThreads * kEach) {
-      const int64_t tile = row + warp * kTile;
-      const int left = static_cast<int>(end - tile);  // may be below zero
+    for (int row = 0; row < size; row += kThreads * kEach) {
+      const int64_t tile = begin + row + warp * kTile;
+      const int left = size - row - warp * kTile;  // may be below zero
       const bool vector = misaligned == 0 && left >= kTile;
       // Loads of all arrays, before anything is computed. w is the parameter or its master, m and v the moments.
       Eight<Source> w = {};
@@ -214,11 +232,12 @@ struct Kernel {
           v.elements[i] = (exp_avg_sq + tile)[at];
         }
       }
-      // Once per block, under the loads: the tensor's coefficients, by one thread for all.
-      if (row == begin) {
+      // Once per block, under the loads: the tensor's coefficients and targets, by one thread for all.
+      if (row == 0) {
         if (threadIdx.x == 0) {
           const double step = static_cast<double>(*tensor.step) + 1.0;
           coefficients = coefficients_of(settings, step);
+          to = {param, gradient, exp_avg, exp_avg_sq, tensor.master};
           if constexpr (stochastic)
             keys =
                 keys_of(settings.seed, static_cast<uint64_t>(step), tensor.stream, static_cast<uint64_t>(begin) >> 32);
@@ -254,24 +273,24 @@ struct Kernel {
           if constexpr (sizeof(P) == 2) swap_halves(p, lane);
           if constexpr (sizeof(M) == 2) swap_halves(m, lane), swap_halves(v, lane);
         }
-        put(param + tile, p, lane);
-        put(exp_avg + tile, m, lane);
-        put(exp_avg_sq + tile, v, lane);
-        if constexpr (master) put(tensor.master + tile, w, lane);
+        put(to.param + tile, p, lane);
+        put(to.exp_avg + tile, m, lane);
+        put(to.exp_avg_sq + tile, v, lane);
+        if constexpr (master) put(to.master_weight + tile, w, lane);
         if (settings.grad_scale) {
           if constexpr (kWide && sizeof(G) == 2) swap_halves(g, lane);
-          put(gradient + tile, g, lane);
+          put(to.gradient + tile, g, lane);
         }
       } else {
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
           const int at = i * 32 + lane;
           if (at >= left) continue;
-          (param + tile)[at] = p.elements[i];
-          (exp_avg + tile)[at] = m.elements[i];
-          (exp_avg_sq + tile)[at] = v.elements[i];
-          if constexpr (master) (tensor.master + tile)[at] = w.elements[i];
-          if (settings.grad_scale) (gradient + tile)[at] = g.elements[i];
+          (to.param + tile)[at] = p.elements[i];
+          (to.exp_avg + tile)[at] = m.elements[i];
+          (to.exp_avg_sq + tile)[at] = v.elements[i];
+          if constexpr (master) (to.master_weight + tile)[at] = w.elements[i];
+          if (settings.grad_scale) (to.gradient + tile)[at] = g.elements[i];
         }
       }
     }
@@ -295,7 +314,7 @@ __device__ __forceinline__ bool is_last_block(unsigned int* finished) {
 
 // Grid: a block for each chunk (one block, if there are none). Nothing at all happens where found_inf says so.
 template <class P, class G, class M, bool master, bool stochastic>
-__global__ void __launch_bounds__(kThreads, 3) adamw(const StepArguments a) {
+__global__ void __launch_bounds__(kThreads, kBlocks) adamw(const StepArguments a) {
   if (a.settings.found_inf && *a.settings.found_inf != 0.0f) return;
   if (blockIdx.x < a.chunk_count) {
     // The block's chunk and its tensor.

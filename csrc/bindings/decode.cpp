@@ -75,6 +75,18 @@ std::vector<int> shares(const std::vector<int>& tiles_of_rows, int slots) {
   return splits;
 }
 
+// A call in words, for the message of a launch that failed.
+std::string call_text(const Shape& shape, bool paged, bool bf16, bool causal, int window) {
+  const auto [batch, queries, heads, kv_heads, dim, new_tokens, pages, page_size, pages_a_row, rotary_rows, rotary_half,
+              slots] = shape;
+  std::string text = "q " + shape_text({batch, queries, heads, dim}) + ", caches " +
+                     shape_text({pages, page_size, kv_heads, dim}) + (bf16 ? ", bfloat16" : ", float16");
+  if (paged) text += ", block_table " + shape_text({batch, pages_a_row});
+  if (new_tokens) text += ", " + std::to_string(new_tokens) + " new tokens";
+  if (causal) text += ", causal";
+  return window > 0 ? text + ", a window of " + std::to_string(window) : text;
+}
+
 // Absent tensors and tables have the address 0. `out` and `lse` are contiguous, so their address is enough.
 void launch(const TensorArgument& q, const TensorArgument& k_cache, const TensorArgument& v_cache,
             const TensorArgument& k_new, const TensorArgument& v_new, std::uintptr_t out, std::uintptr_t lse,
@@ -91,38 +103,40 @@ void launch(const TensorArgument& q, const TensorArgument& k_cache, const Tensor
   // In the order of AttentionDecode's members: tensors, outputs, where the keys are, rotary tables, the memory of the
   // plan; then dtype, sizes, and how the scores are masked.
   if constexpr (kHasHopperKernels) {
-    check("decode", launch_attention_decode({tensor(q),
-                                             tensor(k_cache),
-                                             tensor(v_cache),
-                                             tensor(k_new),
-                                             tensor(v_new),
-                                             pointer<void>(out),
-                                             pointer<float>(lse),
-                                             pointer<const int>(cache_seqlens),
-                                             pointer<const int>(block_table),
-                                             block_table_stride,
-                                             pointer<const float>(cos),
-                                             pointer<const float>(sin),
-                                             pointer<float>(workspace),
-                                             pointer<unsigned int>(counters),
-                                             bf16,
-                                             batch,
-                                             queries,
-                                             heads,
-                                             kv_heads,
-                                             dim,
-                                             new_tokens,
-                                             pages,
-                                             page_size,
-                                             pages_a_row,
-                                             rotary_rows,
-                                             rotary_half,
-                                             interleaved,
-                                             scale,
-                                             causal,
-                                             window,
-                                             slots},
-                                            pointer<void>(stream)));
+    check("decode",
+          launch_attention_decode({tensor(q),
+                                   tensor(k_cache),
+                                   tensor(v_cache),
+                                   tensor(k_new),
+                                   tensor(v_new),
+                                   pointer<void>(out),
+                                   pointer<float>(lse),
+                                   pointer<const int>(cache_seqlens),
+                                   pointer<const int>(block_table),
+                                   block_table_stride,
+                                   pointer<const float>(cos),
+                                   pointer<const float>(sin),
+                                   pointer<float>(workspace),
+                                   pointer<unsigned int>(counters),
+                                   bf16,
+                                   batch,
+                                   queries,
+                                   heads,
+                                   kv_heads,
+                                   dim,
+                                   new_tokens,
+                                   pages,
+                                   page_size,
+                                   pages_a_row,
+                                   rotary_rows,
+                                   rotary_half,
+                                   interleaved,
+                                   scale,
+                                   causal,
+                                   window,
+                                   slots},
+                                  pointer<void>(stream)),
+          [&] { return call_text(shape, block_table != 0, bf16, causal, window); });
   } else {
     raise_no_kernels("decode");
   }

@@ -54,6 +54,11 @@ PYBIND11_MODULE(_C, module) {
   module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
   module.attr("kernel_architectures") = kernel_architectures();
   module.attr("cuda_runtime") = codeshell::gpu::cuda_runtime();
+#if defined(CODESHELL_DEBUG_KERNELS)
+  module.attr("debug_kernels") = true;
+#else
+  module.attr("debug_kernels") = false;
+#endif
   module.attr("kernel_sources") = codeshell::gpu::kernel_sources();
   module.attr("compiler") = CODESHELL_COMPILER;
   module.def(

@@ -251,9 +251,10 @@ __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ Argum
 }
 
 // With the bias's gradient. Block x walks the tokens of chunk x; its threads and those of the blocks beside it (y) are
-// the lanes of all heads, so a thread has the same columns of every token.
+// the lanes of all heads, so a thread has the same columns of every token. Two blocks per multiprocessor: without that
+// bound, the compiler of 10.0 spills registers to make room for a third.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) rotate_and_sum(const __grid_constant__ Arguments a, int lanes) {
+__global__ void __launch_bounds__(kThreads, 2) rotate_and_sum(const __grid_constant__ Arguments a, int lanes) {
   const int column = static_cast<int>(blockIdx.y) * kThreads + threadIdx.x, head = column / lanes;
   if (head >= a.heads) return;
   const Lane lane = lane_of<N>(a, column - head * lanes);

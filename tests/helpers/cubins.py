@@ -1,7 +1,8 @@
 """What nvcc made of a kernel source: registers, spills, stack, shared memory and the instructions of each kernel.
 
-`compile_kernels(source)` compiles for sm_90a and disassembles; results are kept in build/cubins by a hash of the
-source, what it includes, the flags and the compiler, so that a session with unchanged kernels compiles nothing.
+`compile_kernels(source)` compiles for a Hopper GPU (90a, or 90 where that is what ships) and disassembles; results are
+kept in build/cubins by a hash of the source, what it includes, the flags and the compiler, so that a session with
+unchanged kernels compiles nothing. `read_code(file)` tells what a built extension holds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,7 +33,6 @@ FLAGS = [
     "-O3",
     "-DNDEBUG",  # as CMake's Release build
     "-DCODESHELL_WITH_KERNELS",
-    "-gencode=arch=compute_90a,code=sm_90a",
     "-Xptxas=-v,--warn-on-spills",
     f"-I{CSRC}",
 ]
@@ -104,10 +105,14 @@ def _find(name: str, *places: Path) -> str | None:
     return next((str(p / name) for p in places if (p / name).exists()), None) or shutil.which(name)
 
 
+def _find_nvcc() -> str | None:
+    return os.environ.get("CUDACXX") or _find("nvcc", Path("/usr/local/cuda/bin"))
+
+
 @cache
 def nvcc() -> str:
     """nvcc's path; skips the test where there is none."""
-    found = os.environ.get("CUDACXX") or _find("nvcc", Path("/usr/local/cuda/bin"))
+    found = _find_nvcc()
     if not found:
         pytest.skip("no nvcc: what it makes of the kernels is NOT checked")
     return found
@@ -118,7 +123,7 @@ def cuobjdump() -> str:
     """cuobjdump's path, from nvcc's toolkit, PATH, NVIDIA's wheels or Triton's, with nvdisasm, which it calls, beside
     it or on PATH; skips the test where there is none."""
     packages = [Path(p) for p in [*site.getsitepackages(), *sys.path]]
-    places = [Path(nvcc()).resolve().parent]
+    places = [Path(compiler).resolve().parent] if (compiler := _find_nvcc()) else []
     places += [p / "nvidia" / "cu13" / "bin" for p in packages]
     places += [p / "triton" / "backends" / "nvidia" / "bin" for p in packages]
     found = _find("cuobjdump", *places)
@@ -175,6 +180,13 @@ def _parse_resources(log: str) -> tuple[dict[str, Kernel], list[str]]:
     return kernels, warnings
 
 
+def _dump(*arguments: str) -> str:
+    """What cuobjdump prints; it looks for nvdisasm on PATH."""
+    path = f"{Path(cuobjdump()).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [cuobjdump(), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}).stdout
+
+
 def _list_instructions(sass: str, kernels: dict[str, Kernel]) -> None:
     kernel = None
     for line in sass.splitlines():
@@ -184,12 +196,34 @@ def _list_instructions(sass: str, kernels: dict[str, Kernel]) -> None:
             kernel.listing.append(match[1])
 
 
+def cmake_list(name: str) -> list[str]:
+    """A list of csrc/kernels.cmake."""
+    (listed,) = re.findall(rf"^set\({name}\s+(.*?)\)", (CSRC / "kernels.cmake").read_text(), re.S | re.M)
+    words: list[str] = listed.split()
+    return words
+
+
+def listed_architectures(source: str) -> list[str]:
+    """What csrc/kernels.cmake compiles a kernel for; the source is a path from the root."""
+    hopper = source in cmake_list("CODESHELL_HOPPER_KERNELS")
+    return cmake_list("CODESHELL_HOPPER_ARCHITECTURES" if hopper else "CODESHELL_ALL_ARCHITECTURES")
+
+
 @cache
-def compile_kernels(source: str) -> Cubin:
-    """Compiles a source, a path from the root, to a cubin; skips where the tools are missing, fails where nvcc does."""
-    compiler, disassembler = nvcc(), cuobjdump()
+def compile_kernels(source: str, architecture: str = "", defines: tuple[str, ...] = ()) -> Cubin:
+    """Compiles a source, a path from the root, to a cubin; skips where the tools are missing, fails where nvcc does.
+
+    Args:
+        architecture: such as "120"; empty is Hopper: "90" for a kernel that ships as such, "90a" for all else.
+        defines: macros to define, such as "CODESHELL_DEBUG_KERNELS".
+    """
+    compiler, _ = nvcc(), cuobjdump()
+    if not architecture:
+        portable = source in cmake_list("CODESHELL_KERNELS") and "90" in listed_architectures(source)
+        architecture = "90" if portable else "90a"
+    flags = [f"-gencode=arch=compute_{architecture},code=sm_{architecture}", *(f"-D{name}" for name in defines), *FLAGS]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256("\n".join([version, *FLAGS[:-1], source]).encode())
+    digest = hashlib.sha256("\n".join([version, *flags[:-1], source]).encode())
     digest.update(Path(__file__).read_bytes())
     for path, text in sorted(_sources(ROOT / source, {}).items()):
         digest.update(str(path.relative_to(ROOT)).encode() + text)
@@ -201,17 +235,80 @@ def compile_kernels(source: str) -> Cubin:
         if not kept.exists():
             with tempfile.TemporaryDirectory() as temporary:
                 cubin = Path(temporary) / "kernels.cubin"
-                command = [compiler, *FLAGS, "-cubin", "-o", str(cubin), str(ROOT / source)]
+                command = [compiler, *flags, "-cubin", "-o", str(cubin), str(ROOT / source)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
                 kernels, warnings = _parse_resources(done.stdout + done.stderr)
-                path = f"{Path(disassembler).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it looks for nvdisasm
-                command = [disassembler, "-sass", str(cubin)]
-                sass = subprocess.run(
-                    command, capture_output=True, text=True, check=True, env=os.environ | {"PATH": path}
-                )
-                _list_instructions(sass.stdout, kernels)
+                _list_instructions(_dump("-sass", str(cubin)), kernels)
             kept.write_text(json.dumps(asdict(Cubin(list(kernels.values()), warnings))))
     data = json.loads(kept.read_text())
     return Cubin([Kernel(**kernel) for kernel in data["kernels"]], data["warnings"])
+
+
+@dataclass
+class Code:
+    """One kernel for one architecture in a built file. Sizes in bytes.
+
+    Attributes:
+        source: the file's name without .cu, such as "adamw".
+        architecture: as in `_C.kernel_architectures`: "80", "90a", or "80-virtual" for PTX, whose sizes are unknown.
+        instructions: how many of each opcode with its modifiers.
+    """
+
+    source: str
+    name: str
+    architecture: str
+    registers: int = 0
+    stack: int = 0
+    local: int = 0
+    instructions: dict[str, int] = field(default_factory=dict)
+
+    def count(self, pattern: str) -> int:
+        """How many instructions have an opcode, modifiers included, that the pattern matches whole."""
+        return sum(n for opcode, n in self.instructions.items() if re.fullmatch(pattern, opcode))
+
+
+def _source_of(symbols: Iterable[str]) -> str:
+    """The source of a cubin's kernels: nvcc writes it into the name of the anonymous namespace, in which one or more of
+    them are; empty where none is."""
+    found = (re.search(r"_GLOBAL__N__[0-9a-f]{8}_\d+_(\w+?)_cu_[0-9a-f]{8}", symbol) for symbol in symbols)
+    return next((match[1] for match in found if match), "")
+
+
+def read_code(file: Path) -> list[Code]:
+    """All kernels in an extension or an object file; skips where the tools are missing. Nothing is compiled."""
+    digest = hashlib.sha256(file.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    folder = ROOT / "build" / "cubins"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{file.stem.split('.')[0]}-{digest[:20]}.json"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_text(json.dumps([asdict(code) for code in _read_code(file)]))
+    return [Code(**code) for code in json.loads(kept.read_text())]
+
+
+def _read_code(file: Path) -> list[Code]:
+    found: dict[tuple[str, str], Code] = {}
+    # Registers and stack: a section for each cubin, which is that of one source.
+    for section in re.split(r"^Fatbin \w+ code:", _dump("-res-usage", str(file)), flags=re.M)[1:]:
+        architecture = re.findall(r"^arch = sm_(\w+)", section, re.M)[0]
+        rows = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", section)
+        source = _source_of(row[0] for row in rows)
+        for symbol, *numbers in rows:
+            found[architecture, symbol] = Code(source, _demangle(symbol), architecture, *map(int, numbers))
+    # The instructions, an architecture at a time: the disassembly of all of them takes much memory.
+    for architecture in sorted({architecture for architecture, _ in found}):
+        kernels: dict[str, Kernel] = {name: Kernel("") for of, name in found if of == architecture}
+        _list_instructions(_dump("-sass", "-arch", f"sm_{architecture}", str(file)), kernels)
+        for symbol, kernel in kernels.items():
+            found[architecture, symbol].instructions = dict(kernel.instructions)
+    # PTX: its target and its kernels.
+    for section in re.split(r"^Fatbin \w+ code:", _dump("-ptx", str(file)), flags=re.M)[1:]:
+        symbols = re.findall(r"\.entry (\w+)", section)
+        for target in re.findall(r"^\.target sm_(\w+)", section, re.M):
+            for symbol in symbols:
+                architecture = f"{target}-virtual"
+                found[architecture, symbol] = Code(_source_of(symbols), _demangle(symbol), architecture)
+    return list(found.values())

@@ -8,6 +8,7 @@ of tests/gpu), or none where a test only asks which way a call goes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 
 from codeshell import _C
 from codeshell.operations import KERNELS
-from codeshell.ops import devices, hopper, library
+from codeshell.ops import devices, flash, hopper, library
 
+MEMORY_BOUND_KERNELS = [source for source in KERNELS if not source.startswith("attention/")]
 MEMORY_BOUND = ("80", "86", "89", "90", "100", "120", "80-virtual")
-RELEASE = {source: ["90a"] if source.startswith("attention/") else list(MEMORY_BOUND) for source in KERNELS}
+RELEASE = {source: list(MEMORY_BOUND) if source in MEMORY_BOUND_KERNELS else ["90a"] for source in KERNELS}
 """What a build for all GPUs has of each kernel."""
 RUNTIME = 13000
 
@@ -32,6 +34,43 @@ NAMES = {
     (10, 3): "NVIDIA B300",
     (12, 0): "NVIDIA GeForce RTX 5090",
     (12, 1): "NVIDIA GB10",
+}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A GPU, a driver and a build; and whether the kernels for all GPUs run there, and those of Hopper."""
+
+    capability: tuple[int, int]
+    all_gpus: bool
+    hopper: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch, kernels: ModuleType | None = None) -> Extension:
+        """`simulate` it."""
+        return simulate(monkeypatch, kernels, self.capability, **self.facts)
+
+
+SITUATIONS = {
+    "7.5": Situation((7, 5), False),
+    "8.0": Situation((8, 0), True),
+    "8.6": Situation((8, 6), True),
+    "8.9": Situation((8, 9), True),
+    "9.0": Situation((9, 0), True, True),
+    "10.0": Situation((10, 0), True),
+    "10.3": Situation((10, 3), True),
+    "12.0": Situation((12, 0), True),
+    "12.1": Situation((12, 1), True),
+    "of the future, by PTX": Situation((15, 0), True),
+    "PTX, and a driver that is older by a minor version": Situation((15, 0), False, facts={"runtime": 13010}),
+    "a driver of another CUDA, newer": Situation((9, 0), True, True, {"driver": 14000}),
+    "an older driver": Situation((8, 9), False, facts={"driver": 12080}),
+    "an older driver, Hopper": Situation((9, 0), False, facts={"driver": 12080}),
+    "no driver": Situation((9, 0), False, facts={"driver": 0}),
+    "without CUDA": Situation((9, 0), False, facts={"built": False}),
+    "built for an RTX 3090": Situation(
+        (9, 0), False, facts={"architectures": {source: ["86"] for source in MEMORY_BOUND_KERNELS}}
+    ),
 }
 
 
@@ -110,6 +149,9 @@ def simulate(
     monkeypatch.setattr(devices, "extension", extension)
     monkeypatch.setattr(devices, "simulated", devices.Facts(name, capability, 4))
     monkeypatch.setattr(devices, "_answers", {})
+    monkeypatch.setattr(devices, "_served", {})
     monkeypatch.setattr(hopper, "enabled", hopper_kernels)
     monkeypatch.setattr(library, "_said", set())
+    # The FlashAttention of a torch that is built for GPUs takes no tensors of the CPU; helpers.flash_attention does.
+    monkeypatch.setattr(flash, "built", False)
     return extension

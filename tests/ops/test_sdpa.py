@@ -88,7 +88,7 @@ def hopper(monkeypatch):
         monkeypatch.setattr(kernels, "enabled", asked)
 
     changed()
-    monkeypatch.setattr(devices, "facts", lambda device: gpu)
+    monkeypatch.setattr(devices, "_facts", {0: gpu})
     monkeypatch.setattr(sdpa, "dense", lambda call: (torch.empty_like(call.q), None))
     return changed
 
@@ -179,3 +179,12 @@ def test_queries_that_see_nothing_have_zeros_and_no_gradient(arguments):
     assert not q_grad[:, :3].any() and q_grad.isfinite().all() and k_grad.isfinite().all() and v_grad.any()
     if "return_lse" in arguments:
         assert (result[1][..., :3] == -torch.inf).all() and result[1][..., 3:].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.5])
+@pytest.mark.parametrize("window", [None, 2])
+def test_scales_that_are_not_above_zero(scale, window):
+    """Some backends of SDPA multiply the minus infinity of a hidden key by the scale, which gives NaN."""
+    q, k, v = (torch.randn(1, 5, heads, 24, dtype=torch.float64) for heads in (2, 1, 1))
+    exact, _ = ops.attention(q, k, v, scale=scale, window=window, return_lse=True)
+    torch.testing.assert_close(ops.attention(q, k, v, scale=scale, window=window), exact)

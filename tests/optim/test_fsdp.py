@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.simulated_gpu import simulate
 from torch import nn
 
 from codeshell.optim import AdamW
@@ -36,7 +37,14 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> lis
     return norms
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, without_kernels: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if without_kernels:
+            simulate(patch, None, (7, 5))
+        work_here(rank, folder)
+
+
+def work_here(rank: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -89,6 +97,7 @@ def work(rank: int, folder: str) -> None:
     not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo: FSDP2 is NOT tested"
 )
 @pytest.mark.timeout(300)
-def test_two_processes_with_sharded_parameters(tmp_path):
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("without_kernels", [False, True])
+def test_two_processes_with_sharded_parameters(tmp_path, without_kernels):
+    torch.multiprocessing.spawn(work, (str(tmp_path), without_kernels), nprocs=2)
     assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]
