@@ -36,8 +36,8 @@ extension: Any = _C
 simulated: Facts | None = None
 """The GPU on which tensors of the CPU count as lying; None outside of tests."""
 
-# What was asked before: facts by index of the device; answers of `missing` by the kernels too; and of `queue`. A GPU and
-# a driver stay what they are while the process runs.
+# What was asked before: facts by index of the device, answers of `missing` by the kernels too, those of `queue`. A GPU
+# and a driver stay what they are while the process runs.
 _facts: dict[int | None, Facts] = {}
 _answers: dict[tuple[int | None, tuple[str, ...]], str | None] = {}
 _served: dict[tuple[torch.device, str], bool] = {}

@@ -18,6 +18,13 @@ namespace codeshell::gpu {
 
 namespace {
 
+// Whether kernels count on the registers that they start with: those for debugging do not (gpu/check.h).
+#if defined(__CUDACC_DEBUG__)
+constexpr bool kMovesRegisters = false;
+#else
+constexpr bool kMovesRegisters = !kDebugKernels;
+#endif
+
 // Beyond it a kernel must ask for its dynamic shared memory.
 constexpr size_t kDefaultShared = 48 * 1024;
 
@@ -119,7 +126,7 @@ Error prepare(const void* kernel, int device, size_t dynamic_shared, int registe
   if (const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel); status != cudaSuccess)
     return error_text("%s: %s", name_of(kernel), runtime_error(status));
   // More registers asked for than the block has is no error for the hardware: the warps wait for them for ever.
-  if (!kDebugKernels && registers && attributes.numRegs != registers)
+  if (kMovesRegisters && registers && attributes.numRegs != registers)
     return error_text(
         "%s: was compiled to %d registers per thread and counts on %d, with which it would never end; build codeshell "
         "with another nvcc (13.0 is known to be right), and please report this one",

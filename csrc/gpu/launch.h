@@ -80,10 +80,12 @@ Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynami
 
 namespace codeshell::gpu {
 
-// Runs the grid before it returns; throws std::runtime_error for what would be a fault or undefined on a GPU.
+// Runs the grid before it returns, unless the test has it refused; throws std::runtime_error for what would be a fault or
+// undefined on a GPU.
 template <class... Parameters>
 Error launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared, Stream,
              std::type_identity_t<Parameters>... arguments) {
+  if (host::refuses_launch()) return "refused by the test";
   host::run_grid(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, [&] { kernel(arguments...); });
   return nullptr;
 }

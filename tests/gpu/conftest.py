@@ -64,6 +64,7 @@ def host_kernels(built_host_kernels: ModuleType) -> Iterator[ModuleType]:
     built_host_kernels.set_seed(0)
     built_host_kernels.set_multiprocessors(4)
     built_host_kernels.set_checks(True)
+    built_host_kernels.fail_launch(0)
     yield built_host_kernels
 
 

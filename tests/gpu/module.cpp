@@ -88,6 +88,9 @@ PYBIND11_MODULE(host_kernels, module) {
       "leave_out", [](const std::string& place) { gpu::host::options().left_out = place; }, py::arg("place"),
       "Of `places` the one whose calls do nothing from here on; '' is none.");
   module.def(
+      "fail_launch", [](int number) { gpu::host::options().fail_launch = number; }, py::arg("number"),
+      "Which launch from here on the runtime refuses: 1 is the next one, 0 none.");
+  module.def(
       "layer",
       [](const char* name, std::uintptr_t source, std::uintptr_t target, int64_t size, int threads) {
         bindings::check(name, layer::launch_layer({name, bindings::pointer<const float>(source),

@@ -1,4 +1,4 @@
-"""Which way every operation, AdamW, a patched model and the trainer go on simulated GPUs; kernels run on the host.
+"""Which way every operation, AdamW, a patched model and the trainer take on simulated GPUs; kernels run on the host.
 
 tests/ops/test_devices.py has the gate itself, and the GPUs on which nothing runs.
 """
@@ -57,7 +57,7 @@ def test_every_operation(name, host_kernels, monkeypatch, caplog):
 
 
 def test_a_position_that_the_tables_do_not_have_gives_nan(host_kernels, monkeypatch):
-    """As the kernels do on a GPU, where nobody looks at the values; torch's own index would end the process there."""
+    """The kernels do the same on a GPU, where nobody looks at the values; torch's own index would end the process."""
     q, k, angles = torch.randn(5, 2, 16), torch.randn(5, 1, 16), torch.rand(5, 4)
     positions = torch.tensor([0, -1, 4, 5, 2])
     results = []
@@ -71,7 +71,7 @@ def test_a_position_that_the_tables_do_not_have_gives_nan(host_kernels, monkeypa
 
 @pytest.mark.parametrize("name", GPUS)
 @pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"stochastic_rounding": True}], ids=str)
-def test_adamw_goes_on_from_any_device_to_any_other(name, options, host_kernels, monkeypatch, caplog):
+def test_adamw_continues_from_any_device_on_any_other(name, options, host_kernels, monkeypatch, caplog):
     """Two steps there, two on the CPU and two there, with a saved state between them, are six on the CPU."""
     situation = SITUATIONS[name]
 

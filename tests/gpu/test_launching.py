@@ -103,8 +103,8 @@ def test_the_context_is_bound_while_a_graph_is_captured(fake: ModuleType) -> Non
 def test_a_context_that_cannot_be_bound_says_why(fake: ModuleType) -> None:
     fake.answer("cudaSetDevice", [NO_DEVICE])
     assert encode(fake) == (
-        "tensor map: no context: CUDA error 100 (cudaErrorName): CUDA's own words; no GPU is free for this process: look "
-        "at CUDA_VISIBLE_DEVICES and at nvidia-smi's compute mode"
+        "tensor map: no context: CUDA error 100 (cudaErrorName): CUDA's own words; no GPU is free for this process: "
+        "look at CUDA_VISIBLE_DEVICES and at nvidia-smi's compute mode"
     )
     assert "cuTensorMapEncodeTiled" not in fake.calls()
     assert encode(fake) is None
@@ -125,6 +125,16 @@ def test_a_missing_encoder_is_looked_up_again(fake: ModuleType) -> None:
     # Found once is enough.
     assert encode(fake) is None
     assert fake.calls() == ["cuTensorMapEncodeTiled"]
+
+
+def test_the_other_functions_of_the_driver_may_be_missing(fake: ModuleType) -> None:
+    fake.answer("lookup cuCtxGetCurrent", [NEWER_DRIVER])
+    fake.answer("lookup cuGetErrorName", [NEVER_FOUND])
+    fake.answer("cuTensorMapEncodeTiled", [0, 1])
+    assert encode(fake) is None
+    assert fake.calls()[-3:] == ["cudaGetDevice", "cudaSetDevice 0", "cuTensorMapEncodeTiled"]
+    assert fake.last_error() == 0
+    assert "says an error without a name (1)" in str(encode(fake))
 
 
 def test_the_encoder_is_asked_for_as_of_cuda_12_where_that_can_be_said(fake: ModuleType) -> None:
@@ -219,7 +229,9 @@ def test_a_preparation_that_failed_is_not_remembered(fake: ModuleType, call: str
     assert "cudaLaunchKernel" not in names(fake.calls())
     assert fake.capture_mode() == 0
     assert fake.last_error() == 0
+    fake.calls()
     assert fake.launch(0, SHARED, 168) is None
+    assert f"cudaFuncSetAttribute {SHARED}" in fake.calls()
 
 
 def test_after_a_launch_that_failed_the_kernel_is_prepared_again(fake: ModuleType) -> None:
@@ -245,8 +257,8 @@ def test_too_much_shared_memory_says_how_much_there_is(fake: ModuleType) -> None
     kernel = "attention::forward<64, gpu::bf16>" if fake.version >= 12030 else "a kernel"
     fake.set_shared_limit(101_376)
     assert fake.launch(0, SHARED, 168) == (
-        f"{kernel}: a block needs 201024 bytes of shared memory and device 0 gives 101376; it may be another GPU than the "
-        "kernel is for, or a debugger, a profiler or another process under MPS may hold a part of it"
+        f"{kernel}: a block needs 201024 bytes of shared memory and device 0 gives 101376; it may be another GPU than "
+        "the kernel is for, or a debugger, a profiler or another process under MPS may hold a part of it"
     )
     # To the byte, with the kernel's static memory.
     fake.set_shared_limit(SHARED + 1024)

@@ -297,6 +297,8 @@ Options& options() {
   return instance;
 }
 
+bool refuses_launch() { return options().fail_launch > 0 && --options().fail_launch == 0; }
+
 bool left_out(const char* what, Site site, int64_t object) {
   Options& o = options();
   if (!o.trace && o.left_out.empty()) return false;

@@ -36,6 +36,7 @@ struct Options {
   std::vector<std::string> places;  // of waits, arrivals and commits, in the order in which they were first reached
   std::vector<Launch> launches;
   std::string left_out;  // the place whose calls do nothing: a defect, to see whether it shows
+  int fail_launch = 0;   // the launch that the runtime will refuse: 1 is the next one, 0 none
 };
 
 Options& options();
@@ -43,6 +44,9 @@ Options& options();
 // Calls thread() for every thread of the grid; throws std::runtime_error for what a GPU would answer with a fault or a
 // hang. Launches from several Python threads wait for each other.
 void run_grid(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& thread);
+
+// Whether this launch is the one that is refused.
+bool refuses_launch();
 
 // Called by each wait, arrival and commit first: whether it is to do nothing. `object` tells what one line of code
 // waits for apart: a barrier's index or place in shared memory.
