@@ -59,6 +59,8 @@ TESTS: dict[str, tuple[float, str]] = {
         45,
         "116 small cases of 100 ms; pages filled one token at a time: 75,000 tokens of 30 us, twice",
     ),
+    "ops/test_decode_flash_cuda.py": (25, "86 small cases of 100 ms, pages filled one token at a time"),
+    "ops/test_flash_cuda.py": (25, "51 small cases of 100 ms, some against fp64 on the CPU"),
     "integrations/test_models_cuda.py": (45, "the import of transformers, 15 tests of tiny models of 1 s"),
 }
 """Budgets of files below tests/, and where they come from."""
