@@ -1,334 +1,239 @@
-"""Everything that needs a GPU, in one command that takes less than 10 minutes: the build, every GPU test, every GPU
-benchmark, and small cases of some kernels under compute-sanitizer where that is installed. The table of operations
-(codeshell/operations.py) says which benchmarks and cases.
+"""Everything that needs a GPU, for one that is there for 15 minutes: the smallest launch of each kernel, all GPU tests,
+compute-sanitizer on one tile, and every benchmark, in the order in which the answers are worth most.
 
-    python benchmarks/gpu_check.py --json benchmarks/results/gpu-check-h200.json
+    python benchmarks/gpu_check.py --list                                   the plan, its budgets and their sum
+    python benchmarks/gpu_check.py --prepare DIR --python python3.12        before, on any machine with nvcc
+    python benchmarks/gpu_check.py --prepared DIR --json gpu-check-h200.json --seconds 560
 
-It needs one GPU, nvcc, torch, numpy, pytest, hypothesis, pybind11, cmake and ninja; codeshell need not be installed.
-The extension is built in build/gpu-check, from which the tests and benchmarks import it; a checkout's own build stays
-as it is. Where there is no nvcc, `--module FILE` takes a `_C` that was built elsewhere from these sources.
+The last one is called again until no row waits: each call continues where the one before it ended, whatever ended it.
+Without --prepared, the extension is built in build/gpu-check first, which takes minutes. A checkout's own build stays
+as it is. It needs torch, numpy, pytest and hypothesis; to build also nvcc, pybind11, cmake and ninja.
 
-Each step is a process with a time limit of its own, and none stops the run. The result is written after each step:
+A row is done for the sources of its kernels and its files on one device, and is not run again for them (unless --again
+names it). What hangs costs 20 seconds and ends what depends on that kernel. benchmarks/gpu/results.py says what is in
+the result; `codeshell info --kernels` reads it from benchmarks/results/. Exit codes: 0 all is done and well, 1 a row is
+not well, 2 the run was stopped (no GPU, nothing built, a GPU that does not answer, a signal), 3 rows wait.
 
-    environment, device (name, driver, clocks), kernels {source: hash of what ran}, module, dry_run, finished,
-    steps [{name, status: ok | failed | timed out | left out (no time) | absent (no such tool), seconds, detail}],
-    tests {file below tests/: {passed, failed, skipped, messages}}, benchmarks {name: the benchmark's own document}
-
-`codeshell info --kernels` reads it. --dry-run takes the same steps on a machine without a GPU: tests skip, benchmarks
-run with tiny sizes on the CPU, and the result is not counted as a GPU's.
+--dry-run takes the same steps on a machine without a GPU: tests skip, benchmarks run with tiny sizes on the CPU, and
+the result is not counted as a GPU's.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import fcntl
+import fnmatch
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+BEGAN = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
-if "--facts" not in sys.argv:
-    # Before anything is built or installed. The child process of --facts takes what was built instead.
-    sys.path.insert(1, str(ROOT))
+sys.path.insert(1, str(ROOT))
 
-from codeshell.engine.files import write_json  # noqa: E402
-from codeshell.kernels import present_hashes  # noqa: E402
-from codeshell.operations import OPERATIONS  # noqa: E402
+from gpu import prepare  # noqa: E402
+from gpu.plan import IMPORTS, TOTAL, dry, plan  # noqa: E402
+from gpu.processes import Cold, Interrupted, Starter, Warm, watch  # noqa: E402
+from gpu.results import Results  # noqa: E402
+from gpu.rows import Row  # noqa: E402
+from gpu.runner import STOPPED, Runner, Site  # noqa: E402
 
-TOTAL = 560.0
-"""Seconds in all; what does not fit is left out and listed."""
-BUILD, TESTS, BENCHMARK, SANITIZER = 200.0, 90.0, 80.0, 60.0
-"""Seconds for the build, for one file of tests, for one benchmark, and for one checker of the sanitizer."""
-LONGER = {"attention": 150.0}
-"""Seconds for a benchmark with more rows."""
-WITH_KERNELS = [operation for operation in OPERATIONS if operation.kernels]
-BENCHMARKS = (*(operation.benchmark for operation in WITH_KERNELS if operation.benchmark), "overhead")
-"""In the table's order, what is known least first: where time runs out, the last are left out."""
-SANITIZERS = ("memcheck", "synccheck", "racecheck")
-"""Racecheck knows the accesses of tensor TMA, but may report those of cp.async.bulk without a cause."""
-SANITIZED = {operation.kernels[0].tests[0]: operation.sanitized for operation in WITH_KERNELS if operation.sanitized}
-"""For a file of GPU tests, below tests/, the names of its cases that are small enough for the sanitizer."""
-ELSEWHERE = ("ops", "optim", "integrations", "patch")
-"""Folders of tests, or files test_NAME.py, whose tests with `cuda` in their name run too."""
+WORK = ROOT / "build" / "gpu-check"
+BUILD = 150.0
+"""Seconds to build the extension on the machine with the GPU, if nothing was prepared."""
+SECONDS = 560.0
+FACTS = 45.0
+"""Seconds that reading the device may take."""
 
 
-class Check:
-    """The run: its clock, its working folder, and the result that is on disk after each step."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.end = time.monotonic() + args.seconds
-        self.work = ROOT / "build" / "gpu-check"
-        self.site = self.work / "site"
-        self.result: dict[str, Any] = {
-            "dry_run": args.dry_run,
-            "environment": {},
-            "device": {},
-            "kernels": {},
-            "module": {},
-            "steps": [],
-            "tests": {},
-            "benchmarks": {},
-            "finished": False,
-        }
-
-    def step(self, name: str, limit: float, work: Callable[[float], tuple[str, str]]) -> None:
-        """Run `work(seconds)`, which returns a status and a detail, within what is left of the time."""
-        limit = min(limit, self.end - time.monotonic())
-        started = time.monotonic()
-        status, detail = "left out", "no time was left"
-        if limit > 5:
-            try:
-                status, detail = work(limit)
-            except Exception as error:  # a step that breaks must not end the others
-                status, detail = "failed", f"{type(error).__name__}: {error}"
-        seconds = round(time.monotonic() - started, 1)
-        detail = detail.replace(str(ROOT), ".").replace(str(Path.home()), "~")
-        self.result["steps"].append({"name": name, "status": status, "seconds": seconds, "detail": detail})
-        self.save()
-        print(f"{name:40} {status:10} {seconds:6.1f} s  {detail if status == 'ok' else ''}", flush=True)
-        if status != "ok" and detail:
-            print("    " + "\n    ".join(detail.splitlines()[-15:]), flush=True)
-
-    def save(self) -> None:
-        write_json(self.args.json, self.result)
-
-    def python(self, arguments: list[str], limit: float, under: Sequence[str] = (), **extra: str) -> tuple[str, str]:
-        """Run the interpreter with the built package, `under` another program; (status, end of its output)."""
-        paths = os.pathsep.join(filter(None, (str(self.site), os.environ.get("PYTHONPATH"))))
-        return finish([*under, sys.executable, *arguments], limit, os.environ | {"PYTHONPATH": paths} | extra)
-
-    # The steps
-
-    def build(self, limit: float) -> tuple[str, str]:
-        package = self.site / "codeshell"
-        shutil.rmtree(self.site, ignore_errors=True)
-        package.mkdir(parents=True)
-        for path in (ROOT / "codeshell").iterdir():
-            if path.suffix != ".so" and path.name != "__pycache__":
-                (package / path.name).symlink_to(path)
-        if self.args.module:
-            shutil.copy(self.args.module, package)
-            return "ok", f"took {self.args.module.name}"
-        import pybind11
-
-        build = self.work / "build"
-        configure = [
-            *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-            f"-DCODESHELL_CUDA={'auto' if self.args.dry_run else '1'}",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={package}",
-        ]
-        started = time.monotonic()
-        status, detail = finish(configure, limit)
-        if status != "ok":
-            return status, detail
-        return finish([tool("cmake"), "--build", str(build)], limit - (time.monotonic() - started))
-
-    def facts(self, limit: float) -> tuple[str, str]:
-        out = self.work / "facts.json"
-        out.unlink(missing_ok=True)
-        status, detail = self.python([__file__, "--facts", str(out)], limit)
-        if out.exists():
-            self.result |= json.loads(out.read_text())
-        if self.args.commit:
-            self.result["environment"]["commit"] = self.args.commit
-        if status != "ok":
-            return status, detail
-        present, ran = present_hashes() or {}, self.result["kernels"]
-        if ran != present:
-            return "failed", f"the module is not built from these sources: {ran} in it, {present} here; build it anew"
-        if self.result["device"]["type"] != "cuda" and not self.args.dry_run:
-            return "failed", "torch finds no CUDA device here; --dry-run goes through without one"
-        if not self.result["module"]["cuda_built"] and not self.args.dry_run:
-            return "failed", "the module was built without CUDA"
-        return "ok", self.result["device"].get("name", "no GPU: dry run")
-
-    def tests(self, path: Path, limit: float) -> tuple[str, str]:
-        out = self.work / "junit.xml"
-        out.unlink(missing_ok=True)
-        # -P: the current folder has a codeshell without the extension that was built here.
-        # -vv: a test that hangs has then printed its name before the limit ends it.
-        command = ["-P", "-m", "pytest", str(path), "-vv", "-p", "no:cacheprovider", f"--junitxml={out}"]
-        if path.parent.name != "gpu":
-            command += ["-k", "cuda"]
-        status, detail = self.python(command, limit)
-        counts = outcomes(out)
-        name = path.relative_to(ROOT / "tests").as_posix()
-        if status == "timed out":
-            counts["failed"] += 1
-            counts["messages"].append(f"timed out after {limit:.0f} s")
-        self.result["tests"][name] = counts
-        summary = f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
-        if status == "ok" or (counts["collected"] == 0 and "deselected" in detail):
-            return "ok", summary
-        return status, f"{summary}\n{detail}"
-
-    def benchmark(self, name: str, limit: float) -> tuple[str, str]:
-        # Beside the result, so that it is there if this whole run is cut off: a benchmark writes after each case.
-        out = self.args.json.with_name(f"{self.args.json.stem}-{name}.json")
-        out.unlink(missing_ok=True)
-        command = [str(ROOT / "benchmarks" / f"{name}.py"), "--json", str(out), "--seconds", f"{0.7 * limit:.0f}"]
-        command += ["--smoke", "--device", "cpu"] if self.args.dry_run else ["--device", "cuda"]
-        status, detail = self.python(command, limit)
-        if not out.exists():
-            return "failed" if status == "ok" else status, detail
-        document = self.result["benchmarks"][name] = json.loads(out.read_text())
-        out.unlink()
-        summary = f"{len(document['rows'])} rows"
-        return (status, summary) if status == "ok" else (status, f"{summary}\n{detail}")
-
-    def sanitize(self, checker: str, limit: float) -> tuple[str, str]:
-        program = sanitizer()
-        if program is None:
-            return "absent", "compute-sanitizer is not on PATH and not beside nvcc; it comes with the CUDA toolkit"
-        under = [program, "--tool", checker, "--target-processes", "all", "--error-exitcode", "99"]
-        started, details = time.monotonic(), []
-        for name, cases in SANITIZED.items():
-            path = ROOT / "tests" / name
-            command = ["-P", "-m", "pytest", str(path), "-q", "-x", "-p", "no:cacheprovider", "-k", cases]
-            # Every tensor gets an allocation of its own, or reaching into its neighbour would be no error.
-            left = limit - (time.monotonic() - started)
-            status, detail = self.python(command, left, under, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-            if status != "ok":
-                return status, f"{path.name}:\n{detail}"
-            details.append(f"{path.stem}: {' '.join(detail.split())[-100:]}")
-        return "ok", "; ".join(details)
-
-    def run(self) -> int:
-        self.work.mkdir(parents=True, exist_ok=True)
-        self.step("build", BUILD, self.build)
-        self.step("facts", 60, self.facts)
-        for path in test_files():
-            name = path.relative_to(ROOT).as_posix()
-            self.step(name, TESTS, lambda limit, path=path: self.tests(path, limit))
-        for name in self.args.benchmarks:
-            limit = LONGER.get(name, BENCHMARK)
-            self.step(f"benchmark {name}", limit, lambda limit, name=name: self.benchmark(name, limit))
-        for checker in SANITIZERS:
-            name = f"compute-sanitizer {checker}"
-            self.step(name, SANITIZER, lambda limit, checker=checker: self.sanitize(checker, limit))
-        self.result["finished"] = True
-        self.save()
-        return int(any(step["status"] not in ("ok", "absent") for step in self.result["steps"]))
-
-
-def test_files() -> list[Path]:
-    """The GPU tests, and the other files that have tests for CUDA devices."""
-    tests = ROOT / "tests"
-    found = sorted((tests / "gpu").glob("test_*_cuda.py"))
-    for name in ELSEWHERE:
-        for path in sorted({*(tests / name).glob("test_*.py"), *tests.glob(f"test_{name}.py")}):
-            if "cuda" in path.stem or re.search(r"^def test_\w*cuda", path.read_text(), re.M):
-                found.append(path)
-    return found
-
-
-def outcomes(path: Path) -> dict[str, Any]:
-    """The counts of a JUnit file, and the first lines of each failure."""
-    counts: dict[str, Any] = {"collected": 0, "passed": 0, "failed": 0, "skipped": 0, "messages": []}
-    if not path.exists():
-        return counts | {"failed": 1, "messages": ["pytest wrote no result"]}
-    for case in ElementTree.parse(path).iter("testcase"):
-        counts["collected"] += 1
-        bad = [child for child in case if child.tag in ("failure", "error")]
-        if bad:
-            counts["failed"] += 1
-            text = (bad[0].get("message") or bad[0].text or "")[:1000].replace(str(ROOT), ".")
-            counts["messages"].append(f"{case.get('classname')}::{case.get('name')}: {text}")
-        elif case.find("skipped") is not None:
-            counts["skipped"] += 1
-        else:
-            counts["passed"] += 1
-    return counts
-
-
-def finish(command: list[str], limit: float, environment: dict[str, str] | None = None) -> tuple[str, str]:
-    """Run a command to its end or to the limit, where it is ended with its children; (status, end of its output)."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    rows = plan()
+    unknown = [x for x in (args.rows or []) + args.again if not any(fnmatch.fnmatch(row.name, x) for row in rows)]
+    if unknown:
+        raise SystemExit(f"{unknown[0]}: no row has this name; --list shows them")
+    if not 0 <= args.seconds < float("inf"):
+        raise SystemExit(f"--seconds {args.seconds:g}: give the seconds of this call, 0 or more")
+    if args.list:
+        return show(rows)
+    if args.dry_run:
+        rows = [dry(row) for row in rows]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return "timed out", output[-3000:]
-    return "ok" if process.returncode == 0 else "failed", output[-3000:]
+        if args.prepare:
+            fits = {"python": args.python, "architectures": args.architectures, "megabytes": args.megabytes}
+            return prepare.prepare(args.prepare.resolve(), **fits, tell=say)
+        return check(args, rows)
+    except prepare.Unfit as error:
+        say(str(error))
+    except Interrupted as error:
+        say(f"ended by {error} before the first row")
+    return STOPPED
 
 
-def tool(name: str) -> str:
-    """cmake or ninja: beside the interpreter (pip), else on PATH."""
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
-        raise FileNotFoundError(f"{name} is needed to build: pip install {name}")
-    return found
-
-
-def sanitizer() -> str | None:
-    """compute-sanitizer: on PATH, else beside nvcc."""
-    nvcc = shutil.which("nvcc")
-    beside = Path(nvcc).resolve().with_name("compute-sanitizer") if nvcc else None
-    return shutil.which("compute-sanitizer") or (str(beside) if beside and beside.exists() else None)
-
-
-def write_facts(out: Path) -> None:
-    """Write what runs here, and on which device; in a process of its own, which has the built package."""
-    import harness
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found: dict[str, Any] = {"device": harness.device_facts(device)}
-    write_json(out, found)  # the device, even where the module does not load
-    from codeshell import _C
-    from codeshell.kernels import built_hashes
-
-    found["environment"] = harness.facts(torch.get_num_threads()) | {"command": "gpu_check.py"}
-    found["kernels"] = built_hashes()
-    found["module"] = {"cuda_built": _C.cuda_built, "architectures": _C.cuda_architectures, "compiler": _C.compiler}
-    write_json(out, found)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", default=ROOT / "build" / "gpu-check.json")
-    parser.add_argument("--module", type=Path, metavar="FILE", help="use this built _C and build nothing")
-    parser.add_argument("--commit", help="commit of the sources, where this folder is no checkout")
-    parser.add_argument("--seconds", type=float, default=TOTAL, help=f"time limit for everything; default {TOTAL:.0f}")
-    parser.add_argument(
-        "--benchmarks", nargs="*", default=BENCHMARKS, choices=BENCHMARKS, help="benchmarks to run; default: all"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="take every step that is possible without a GPU")
-    parser.add_argument("--facts", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.facts:
-        write_facts(args.facts)
-        return 0
-    if args.module and not args.module.is_file():
-        parser.error(f"--module {args.module}: no such file")
+def check(args: argparse.Namespace, rows: list[Row]) -> int:
+    """Get the package, read the device, run the rows."""
     args.json = args.json.resolve()
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    return Check(args).run()
+    args.work.mkdir(parents=True, exist_ok=True)
+    lock = os.open(args.work / "lock", os.O_CREAT | os.O_RDWR)  # held until this process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise prepare.Unfit(f"{args.work}: another gpu_check.py runs there; give this one its own --work") from None
+    site = get_site(args)
+    sanitizer_on_path()
+    started = time.monotonic()
+    start: Starter = Cold() if args.cold else Warm()
+    say(f"{'imports':34} {'ok':14} {time.monotonic() - started:6.1f} s")
+    facts, start = read_facts(site, start, args)
+    results = Results(args.json)
+    told = results.open(facts, dry_run=args.dry_run)
+    if told:
+        say(told)
+    chosen = args.rows
+    runner = Runner(
+        rows,
+        results,
+        start,
+        site,
+        args.seconds - (time.monotonic() - BEGAN),
+        work=args.work,
+        chosen=lambda row: matches(row, chosen) if chosen else not row.extra,
+        again=lambda row: matches(row, args.again),
+    )
+    return runner.run()
+
+
+def get_site(args: argparse.Namespace) -> Site:
+    """The package with an extension that was prepared, or that is built now."""
+    debug: Path | None = None
+    peers: Path | None = None
+    if args.prepared:
+        release, debug, commit = prepare.modules(args.prepared)
+        args.commit = args.commit or commit
+        peers = prepare.unpack(args.prepared, args.work / "peers")
+    elif args.module:
+        release = args.module
+    else:
+        started = time.monotonic()
+        try:
+            given = {"cuda": "auto"} if args.dry_run else {"architectures": args.architectures or "native"}
+            release = prepare.build(args.work / "module", **given)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            output = (getattr(error, "stdout", "") or "").strip().splitlines()
+            raise prepare.Unfit(f"the extension does not build: {' '.join(output[-3:]) or error}") from None
+        say(f"{'build':34} {'ok':14} {time.monotonic() - started:6.1f} s")
+    laid = prepare.lay(args.work / "site", release)
+    return Site(laid, prepare.lay(args.work / "site-debug", debug) if debug else None, peers)
+
+
+def read_facts(site: Site, start: Starter, args: argparse.Namespace) -> tuple[dict[str, Any], Starter]:
+    """What runs here and on which device; and the way to start processes that could find it out."""
+    out = args.work / "facts.json"
+    script = [str(ROOT / "benchmarks" / "gpu" / "facts.py"), str(out)]
+    paths = [str(site.release), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+    # A fork has all that a new process has. Should torch think otherwise, new processes are what is left.
+    for starter in [start] if args.cold else [start, Cold()]:
+        out.unlink(missing_ok=True)
+        ended = watch(starter, script, environment, limit=FACTS, quiet=FACTS)
+        if ended.how == "exited" and ended.code == 0 and out.exists():
+            break
+        lines = ended.output.strip().splitlines()
+        failure = lines[-1] if ended.how == "exited" and lines else f"no answer within {FACTS:.0f} s"
+        say(f"{'device':34} {'failed':14} {ended.seconds:6.1f} s  {failure}".replace(str(ROOT), "."))
+        if ended.how != "exited":
+            raise prepare.Unfit("the GPU does not answer; nothing was run")
+    else:
+        raise prepare.Unfit("the device or the built extension cannot be used; nothing was run")
+    facts: dict[str, Any] = json.loads(out.read_text())
+    facts["environment"]["commit"] = facts["environment"]["commit"] or args.commit
+    ran, present = facts["kernels"], prepare.present_hashes() or {}
+    if ran != present:
+        other = sorted(source for source in {*ran, *present} if ran.get(source) != present.get(source))
+        raise prepare.Unfit(f"the extension is not built from these sources, but from other {', '.join(other)}")
+    if facts["device"]["type"] != "cuda" and not args.dry_run:
+        raise prepare.Unfit("torch finds no CUDA device here; --dry-run takes all steps without one")
+    if not facts["module"]["cuda_built"] and not args.dry_run:
+        raise prepare.Unfit("the extension was built without CUDA")
+    device = facts["device"]
+    name = device.get("name", "no GPU: dry run")
+    say(f"{'device':34} {'ok':14} {ended.seconds:6.1f} s  {name} {device.get('driver_version', '')}".rstrip())
+    return facts, starter
+
+
+def show(rows: list[Row]) -> int:
+    """Print the plan."""
+    for row in rows:
+        budget = f"{row.budget:5.0f} s" if not row.extra else " " * 7
+        mark = " (only if named)" if row.extra else " (information)" if row.information else ""
+        print(f"{row.name:34} {budget}  {row.why}{mark}")
+    total = sum(row.budget for row in rows if not row.extra) + IMPORTS
+    print(f"{'imports and device':34} {IMPORTS:5.0f} s")
+    print(f"{'sum':34} {total:5.0f} s of {TOTAL:.0f}; {BUILD:.0f} s more where the extension is built there")
+    return int(total > TOTAL)
+
+
+def matches(row: Row, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatch(row.name, pattern) for pattern in patterns)
+
+
+def sanitizer_on_path() -> None:
+    """Put compute-sanitizer on PATH, which in some installations lies beside nvcc alone."""
+    nvcc = shutil.which("nvcc")
+    if nvcc and shutil.which("compute-sanitizer") is None:
+        os.environ["PATH"] += os.pathsep + str(Path(nvcc).resolve().parent)
+
+
+def end(number: int, frame: object) -> None:
+    """Once; a second signal does not disturb the writing of the result."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(signal.Signals(number).name)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--json", type=Path, metavar="FILE", default=ROOT / "build" / "gpu-check.json")
+    result.add_argument("--seconds", type=float, default=SECONDS, help=f"limit of this call; default {SECONDS:.0f}")
+    result.add_argument(
+        "--work", type=Path, metavar="DIR", default=WORK, help="for files of the run; default: in build/"
+    )
+    result.add_argument("--prepared", type=existing, metavar="DIR", help="take what --prepare DIR made; build nothing")
+    result.add_argument("--module", type=existing, metavar="FILE", help="take this built _C; build nothing")
+    result.add_argument("--rows", nargs="+", metavar="ROW", help="only rows of these names, which may have a *")
+    result.add_argument("--again", nargs="+", default=[], metavar="ROW", help="run these rows though they are done")
+    result.add_argument("--commit", help="commit of the sources, where this folder is no checkout")
+    result.add_argument("--list", action="store_true", help="print the plan, and run nothing")
+    result.add_argument("--dry-run", action="store_true", help="take every step that is possible without a GPU")
+    result.add_argument("--cold", action="store_true", help="a new interpreter for each row, in place of a fork")
+    result.add_argument("--prepare", type=Path, metavar="DIR", help="make what the machine with the GPU needs")
+    result.add_argument("--python", default=sys.executable, help="for --prepare: a Python of that machine's version")
+    result.add_argument(
+        "--architectures", default="", help="GPUs to build for, such as 90; default: all with --prepare, else this one"
+    )
+    result.add_argument("--megabytes", type=float, default=60, help="for --prepare: MiB in all; default 60")
+    return result
+
+
+def existing(name: str) -> Path:
+    path = Path(name).resolve()
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"{name}: no such file or folder")
+    return path
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import importlib
 import math
@@ -115,6 +116,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     result.add_argument("--rounds", type=int, default=0, help="default: 9 on a CPU, 30 on a GPU")
     result.add_argument("--seconds", type=float, default=math.inf, help="start no further case after this time")
     result.add_argument("--only", action="append", default=[], metavar="TEXT", help="only cases whose name has TEXT")
+    result.add_argument(
+        "--without", action="append", default=[], metavar="TEXT", help="no contender whose name has TEXT"
+    )
+    result.add_argument("--progress", action="store_true", help="print each contender's name before it is measured")
     result.add_argument("--smoke", action="store_true", help="tiny sizes, which test the benchmark and measure nothing")
     result.add_argument("--json", type=Path, metavar="FILE", help="write every row here, after each case")
     result.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the rows here")
@@ -207,7 +212,8 @@ class Session:
                 print(f"{case.name}: left out, the time of --seconds {self.args.seconds:g} is over")
                 self.result["absent"][case.name] = f"left out: the time of --seconds {self.args.seconds:g} was over"
                 continue
-            rows = self._measure(case)
+            contenders = [c for c in case.contenders if not any(text in c.name for text in self.args.without)]
+            rows = self._measure(dataclasses.replace(case, contenders=contenders))
             self.rows.extend(rows)
             print(chart.table(case.name, rows), flush=True)
             self._save()
@@ -247,6 +253,8 @@ class Session:
         reference: tuple[str, list[np.ndarray]] | None = None
         # Ours come last: their results are compared with a peer's, and not the other way round.
         for contender in sorted(case.contenders, key=lambda contender: contender.ours):
+            if self.args.progress:
+                print(f"{case.name}: {contender.name}", flush=True)
             try:
                 case.prepare()
                 step = contender.make()
@@ -363,8 +371,12 @@ def copies(session: Session) -> tuple[dict[str, Step], int]:
     if session.device.type == "cuda":
         steps["torch neg to another array"] = lambda _: torch.neg(source, out=target)
         from codeshell import _C
+        from codeshell.ops import devices
 
-        if _C.cuda_built:
+        lacking = devices.missing(session.device, "copy/copy.cu")
+        if lacking is not None:
+            print(f"without codeshell's copy kernel: {lacking}")
+        else:
             stream = torch.cuda.current_stream().cuda_stream
             arguments = source.data_ptr(), target.data_ptr(), 4 * source.numel(), stream
             steps["codeshell's copy kernel"] = lambda _: _C.copy_cuda(*arguments)

@@ -96,7 +96,7 @@ OPERATIONS = (
                 serves="the gradients of all that attention/forward_sm90.cu serves, on the same terms; deterministic "
                 "if asked for",
                 torch="what the forward pass leaves to torch; gradients of gradients are an error",
-                tests=("gpu/test_attention_cuda.py",),
+                tests=("gpu/test_attention_backward_cuda.py",),
             ),
         ),
         host_tests=(

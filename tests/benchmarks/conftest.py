@@ -21,3 +21,5 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
     for name in ("harness", "timing", "chart", "gpu_check", "rotary", "adamw", "attention", "decode"):
         sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gpu"]:
+        del sys.modules[name]

@@ -32,8 +32,8 @@ def taken(monkeypatch):
     return shapes
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("dim", [64, 128], ids=["d64", "d128"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_element_against_fp64(taken, case, dim, dtype):
     check_case(dataclasses.replace(case, dim=dim, rotary=min(case.rotary, dim)), "cuda", dtype)
