@@ -188,7 +188,7 @@ def paths(capability: tuple[int, int], driver: int, build: Any = None) -> list[d
             {
                 "operation": operation.name,
                 "kernels": sources if runs else [],
-                "serves": ", ".join(sources) if runs else operation.elsewhere,
+                "serves": ", ".join(sources) if runs else operation.without_kernels(capability),
                 "reason": reason,
             }
         )

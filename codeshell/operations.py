@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from codeshell.architectures import OLDEST
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -36,6 +38,7 @@ class Operation:
         functions: its public functions, `package.module:NAME`; none where only the package itself calls it.
         cpu: what serves it on a CPU, and in brackets what serves the other cases.
         elsewhere: what serves it on a GPU that does not run its kernels, and the cases that they do not take.
+        newer: what of torch comes before that on GPUs of compute capability 8.0 and newer; empty where nothing does.
         reference: the same computation in PyTorch, `package.module:NAME`; empty where PyTorch has none.
         cpu_sources: its CPU kernels, below csrc.
         kernels: its CUDA kernels.
@@ -50,6 +53,7 @@ class Operation:
     functions: tuple[str, ...]
     cpu: str
     elsewhere: str
+    newer: str = ""
     reference: str = ""
     cpu_sources: tuple[str, ...] = ()
     kernels: tuple[Kernel, ...] = ()
@@ -65,7 +69,14 @@ class Operation:
         if not self.kernels:
             return self.elsewhere
         asked = " if asked for" if self.switch else ""
-        return f"{self.kernels[0].source}{asked}, else {self.elsewhere}; see --kernels"
+        newer = f"{self.newer} from sm_80 on, else " if self.newer else ""
+        return f"{self.kernels[0].source}{asked}, else {newer}{self.elsewhere}; see --kernels"
+
+    def without_kernels(self, capability: tuple[int, int]) -> str:
+        """What serves it on a GPU that does not run its kernels."""
+        if self.newer and capability >= OLDEST:
+            return f"{self.newer}; what that does not take, {self.elsewhere}"
+        return self.elsewhere
 
 
 _HOPPER_SWITCH = "CODESHELL_HOPPER_ATTENTION"
@@ -75,7 +86,8 @@ OPERATIONS = (
         name="attention",
         functions=("codeshell.ops:attention", "codeshell.ops:packed_attention"),
         cpu="C++ (fp16, fp64, dropout, heads of not 16, 32, … 256: torch SDPA)",
-        elsewhere="torch's FlashAttention from sm_80 on, else SDPA",
+        elsewhere="torch's SDPA",
+        newer="torch's FlashAttention",
         switch=_HOPPER_SWITCH,
         reference="codeshell.ops.sdpa:attend",
         cpu_sources=("attention/attention_cpu.cpp",),
@@ -104,6 +116,7 @@ OPERATIONS = (
             "gpu/test_attention_backward_host.py",
             "gpu/test_attention_defects_host.py",
             "gpu/test_budgets_host.py",
+            "gpu/test_launch_failures_host.py",
             "gpu/test_models_host.py",
         ),
         benchmark="attention",
@@ -114,7 +127,8 @@ OPERATIONS = (
         name="decode",
         functions=("codeshell.ops:decode_attention",),
         cpu="torch SDPA",
-        elsewhere="PyTorch",
+        elsewhere="PyTorch over the whole capacity",
+        newer="torch's FlashAttention over the cache in place",
         switch=_HOPPER_SWITCH,
         reference="codeshell.ops.decode:_attend_masked",
         kernels=(
@@ -126,7 +140,8 @@ OPERATIONS = (
                 "log-sum-exp",
                 torch="more new tokens, fp32, fp64, other head dimensions, other page sizes, a scale not above 0, "
                 "caches that are not aligned to 16 bytes, rotary tables that are not of a multiple of 8 columns, "
-                "other GPUs",
+                "other GPUs (on these, torch's FlashAttention serves bf16 and fp16 from compute capability 8.0 on: "
+                "contiguous caches and pages of nearly any size, in place)",
                 tests=("gpu/test_decode_cuda.py",),
             ),
         ),

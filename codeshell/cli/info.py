@@ -108,7 +108,7 @@ def kernels(as_json: bool, capability: tuple[int, int] | None) -> int:
     for gpu in gpus:
         print(f"{gpu['name']}, compute capability {'.'.join(map(str, gpu['capability']))}:")
         for path in gpu["operations"]:
-            print(f"  {path['operation']:<11} {path['serves']}{': ' + path['reason'] if path['reason'] else ''}")
+            print(f"  {path['operation']:<11} {path['serves']}{' (' + path['reason'] + ')' if path['reason'] else ''}")
     if not gpus:
         print("no GPU found; what one would run: codeshell info --kernels --capability 8.9")
     return 0

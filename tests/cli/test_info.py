@@ -98,14 +98,14 @@ def test_a_gpu_here_and_one_that_is_not_are_listed_alike(name, build, capsys, mo
 def test_the_attention_kernels_wait_for_their_switch(build, capsys) -> None:
     build((9, 0))
     text = printed(capsys, "--kernels")
-    assert "else SDPA: no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it" in text
+    assert "torch's SDPA (no GPU has verified the kernel, and CODESHELL_HOPPER_ATTENTION=1 does not ask for it)" in text
 
 
 def test_a_build_without_cuda(build, capsys) -> None:
     build((8, 9), built=False)
     text = printed(capsys, "--kernels")
     assert text.count("not in this build (WITHOUT CUDA)") == len(KERNELS)
-    assert "rotary      PyTorch: this build of codeshell is without CUDA" in text
+    assert "rotary      PyTorch (this build of codeshell is without CUDA" in text
 
 
 @pytest.mark.parametrize("value", ["8", "89", "8.x", "sm_89", "8.10", "", "-8.9", "8.9 "])

@@ -29,6 +29,7 @@ from codeshell.optim import AdamW
 
 # The operations: a function of tensors, and its tensors. Each function is pure, so that every kind can call it.
 
+torch.manual_seed(0)  # the tensors below are the same in every run
 _COS, _SIN = torch.rand(16, 16), torch.rand(16, 16)
 _OFFSETS = torch.tensor([0, 3, 6], dtype=torch.int32)
 _TARGETS = torch.tensor([1, 2, -100, 0, 4, 3])
@@ -322,8 +323,12 @@ def outcome(run: Callable[[], Any], wanted: Any, limit: float = 1e-4) -> str:
                 torch._sync(mine)  # type: ignore[attr-defined]
                 mine = torch._from_functional_tensor(mine)  # type: ignore[attr-defined]
             mine = torch.stack(mine.unbind()) if mine.is_nested else mine
-            error = (mine.detach().double() - theirs.detach().double()).abs()
-            if not bool((error <= (2e-2 if mine.dtype == torch.bfloat16 else limit)).all()):
+            right = theirs.detach().double()
+            error = (mine.detach().double() - right).abs()
+            # torch adds up sparse products in bf16, and dense ones in fp32 on processors with AMX.
+            if error.numel() and torch.bfloat16 in (mine.dtype, theirs.dtype):
+                limit = max(limit, 2e-2 + 2**-6 * float(right.abs().max()))
+            if not bool((error <= limit).all()):
                 return f"WRONG: off by {float(error.max()) if error.numel() else 0.0}"
     except Exception as error:  # any Python exception is an answer, and only its absence is not
         return f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:150]

@@ -96,16 +96,18 @@ def test_pytorch_serves_every_operation_and_says_so_once(name, monkeypatch, capl
     said |= dict.fromkeys(("rotary", "rotary_qkv"), devices.missing(CPU, devices.ROTARY))
     for operation, reason in said.items():
         assert reason and sum(line.startswith(starts.format(operation) + reason) for line in lines) == 1, operation
-    # Packed sequences have a line of their own, where torch's FlashAttention does not take them either.
+    # Packed sequences and caches have a line of their own, where torch's FlashAttention does not take them either.
     packed = starts.format("attention") + "packed sequences, by a call for each length"
-    assert sum(line.startswith(packed) for line in lines) == 1 and len(lines) == len(said) + 1
+    assert sum(line.startswith(packed) for line in lines) == 1
+    assert sum("every row is computed over its whole capacity" in line for line in lines) == 1
+    assert len(lines) == len(said) + 2
 
 
 def test_bad_arguments_are_the_same_line_on_every_device(monkeypatch):
     q, k, cos = torch.zeros(1, 5, 2, 8), torch.zeros(1, 5, 1, 8), torch.zeros(3, 4)
 
     def complaint(*arguments, **options):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011: the two messages are compared
+        with pytest.raises(ValueError) as caught:
             ops.rotary(*arguments, **options)
         return str(caught.value)
 

@@ -11,6 +11,7 @@ import math
 
 import pytest
 import torch
+from helpers.flash_attention import FlashAttention
 from helpers.operation_cases import KERNELS, OPERATIONS
 from helpers.simulated_gpu import NAMES, SITUATIONS, simulate
 from helpers.tiny_run import byte_tokenizer, texts, tiny_recipe, write_run
@@ -34,11 +35,12 @@ def lines_of(caplog):
 
 @pytest.mark.parametrize("name", RUN)
 def test_every_operation(name, host_kernels, monkeypatch, caplog):
-    """The kernels that are compiled for the GPU run, PyTorch does the rest, and the numbers are those of the CPU."""
+    """The kernels that are compiled for the GPU run, PyTorch does the rest, and the numbers are those of the CPU. Off
+    Hopper the FlashAttention of torch attends, packed sequences and caches included."""
     situation = SITUATIONS[name]
     expected = {operation: call() for operation, call in OPERATIONS.items()}
     extension = situation.enter(monkeypatch, host_kernels)
-    with caplog.at_level(logging.WARNING, "codeshell"):
+    with caplog.at_level(logging.WARNING, "codeshell"), FlashAttention() as attention:
         for operation, call in OPERATIONS.items():
             extension.launched.clear()
             for got, want in zip(call(), expected[operation], strict=True):
@@ -50,6 +52,7 @@ def test_every_operation(name, host_kernels, monkeypatch, caplog):
                 launches = ["rotary"]  # a step of its own in PyTorch
             assert extension.launched == launches, operation
             call()
+    assert bool(attention.forwards) != situation.hopper
     said = [] if situation.hopper else ["codeshell.ops.attention", "codeshell.ops.decode_attention"]
     lines = lines_of(caplog)
     assert sorted(line.partition(": ")[0] for line in lines) == said
