@@ -28,14 +28,15 @@ def run(result: Path, *arguments: str) -> tuple[int, str]:
 @pytest.mark.timeout(400)  # each row is a process of its own
 def test_dry_run_goes_all_the_way_and_continues(tmp_path: Path) -> None:
     result = tmp_path / "check.json"
-    kinds = ("first/*", "tests/*", "memcheck/*")
-    arguments = ["--dry-run", "--module", _C.__file__, "--rows", *kinds, "speed/attention-forward", "speed/overhead"]
+    # Some of each kind: the whole way takes a minute and a half.
+    rows = ("first/rotary", "first/forward*", "tests/gpu/copy", "tests/ops/flash", "memcheck/attention")
+    arguments = ["--dry-run", "--module", _C.__file__, "--rows", *rows, "speed/attention-forward", "speed/overhead"]
     code, output = run(result, *arguments, "--seconds", "100000")
     document: dict[str, Any] = json.loads(result.read_text())
     assert code == 0, output
     assert document["finished"] and document["dry_run"] and document["stopped"] is None
     assert {row["status"] for row in document["rows"].values()} == {"ok"}, output
-    assert len(document["rows"]) > 20 and len(output.splitlines()) == len(document["rows"]) + 3
+    assert len(document["rows"]) > 10 and len(output.splitlines()) == len(document["rows"]) + 3
     assert document["kernels"] == built_hashes()
     assert document["module"]["cuda_built"] == _C.cuda_built
     assert {"commit", "python", "versions", "processor", "started"} <= set(document["environment"])
