@@ -29,8 +29,10 @@ def run(result: Path, *arguments: str) -> tuple[int, str]:
 def test_dry_run_goes_all_the_way_and_continues(tmp_path: Path) -> None:
     result = tmp_path / "check.json"
     # Some of each kind: the whole way takes a minute and a half.
-    rows = ("first/rotary", "first/forward*", "tests/gpu/copy", "tests/ops/flash", "memcheck/attention")
-    arguments = ["--dry-run", "--module", _C.__file__, "--rows", *rows, "speed/attention-forward", "speed/overhead"]
+    kernels = ("rotary", "adamw", "copy", "decode")
+    rows = [f"{stage}/{name}" for stage in ("first", "tests/gpu") for name in kernels]
+    rows += ["tests/ops/flash", "memcheck/decode", "speed/decode", "speed/rotary"]
+    arguments = ["--dry-run", "--module", _C.__file__, "--rows", *rows]
     code, output = run(result, *arguments, "--seconds", "100000")
     document: dict[str, Any] = json.loads(result.read_text())
     assert code == 0, output
@@ -42,7 +44,7 @@ def test_dry_run_goes_all_the_way_and_continues(tmp_path: Path) -> None:
     assert {"commit", "python", "versions", "processor", "started"} <= set(document["environment"])
     counts = document["tests"]["gpu/test_copy_cuda.py"]
     assert counts["failed"] == 0 and counts["passed"] + counts["skipped"] == 8
-    speed = document["benchmarks"]["attention-forward"]
+    speed = document["benchmarks"]["rotary"]
     assert speed["finished"] and len(speed["rows"]) > 5
     assert all(row["error"] is None for row in speed["rows"])
     assert str(ROOT) not in json.dumps(document)
