@@ -16,6 +16,9 @@ from codeshell.architectures import serves
 LIBRARY = "libcuda.so.1"
 """The driver's library, which comes with the driver and with nothing else."""
 
+_HOPPER_ALONE = "_sm90.cu"
+"""The end of the names of kernels with instructions that only Hopper GPUs have."""
+
 # Numbers of cuDeviceGetAttribute, from cuda.h.
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 
@@ -50,10 +53,14 @@ def missing(source: str, capability: tuple[int, int], build: Any = _C, driver: i
         build: the extension whose facts count.
         driver: the newest CUDA that the driver knows; None asks the extension.
     """
+    built = build.kernel_architectures.get(source, ())
+    if not built and source.endswith(_HOPPER_ALONE) and capability != (9, 0):
+        # No other build would help.
+        return f"this GPU is sm_{capability[0]}{capability[1]}, and the kernel is for sm_90 alone"
     if not build.cuda_built:
         return "this build of codeshell is without CUDA; install it again where nvcc is on PATH, with CODESHELL_CUDA=1"
     known = build.cuda_driver() if driver is None else driver
-    return serves(build.kernel_architectures.get(source, ()), capability, known, build.cuda_runtime)
+    return serves(built, capability, known, build.cuda_runtime)
 
 
 def unasked(switch: str) -> str:

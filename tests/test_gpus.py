@@ -11,6 +11,7 @@ import pytest
 
 from codeshell import gpus
 from codeshell.gpus import Gpu, Machine
+from codeshell.operations import KERNELS
 
 DRIVER = r"""
 #include <stddef.h>
@@ -76,3 +77,19 @@ def test_what_the_extension_sees_counts(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(gpus, "LIBRARY", "libabsent.so.1")
     monkeypatch.setattr(gpus, "_C", SimpleNamespace(gpu_devices=lambda: [row], cuda_driver=lambda: 13000))
     assert gpus.machine() == Machine(13000, (Gpu("NVIDIA H200", (9, 0), 132, 141 << 30),))
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_no_build_is_advised_that_would_not_help(cuda: bool) -> None:
+    """A build for other GPUs, or without CUDA, holds no kernel of Hopper; another build gives it to a Hopper alone."""
+    build = SimpleNamespace(
+        cuda_built=cuda,
+        cuda_runtime=13000 * cuda,
+        cuda_driver=lambda: 13000,
+        kernel_architectures=dict.fromkeys(KERNELS, ()),
+    )
+    for source in KERNELS:
+        hopper = source.endswith("_sm90.cu")
+        for capability in ((8, 9), (9, 0)):
+            reason = gpus.missing(source, capability, build)
+            assert reason and ("install" in reason) == (capability == (9, 0) or not hopper), (source, capability)
