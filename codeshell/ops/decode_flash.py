@@ -97,8 +97,12 @@ def attend(
             few, length = True, size
         else:
             say("codeshell.ops.decode_attention", _why_copied(size, queries, group))
-            order_BP = known_PB.t().long()
-            k_cache, v_cache = (cache[order_BP].flatten(1, 2) for cache in (k_cache, v_cache))
+            # `index_select` gives contiguous copies; what is indexed by [] may have its dimensions in another order.
+            order = known_PB.t().flatten()
+            k_cache, v_cache = (
+                cache.index_select(0, order).view(batch, call.capacity, *cache.shape[2:])
+                for cache in (k_cache, v_cache)
+            )
             paged, length = False, call.capacity
     step = _step(k_cache)
     assert step is not None
@@ -148,10 +152,8 @@ def _each_query(
     """Each query over each piece is a sequence: output (B, Q, H, D), LSE (B, H, Q) with +inf where no key is seen."""
     batch, queries, heads, dim = q.shape
     pieces = first_PB.shape[0]
-    # The keys that each query sees, from `low` to `high`. The last query is the row's last token.
-    high_BQ = keys_B.unsqueeze(1)
-    if call.causal and queries > 1:
-        high_BQ = high_BQ + _places(1 - queries, 1, 1, q.device)
+    # The keys that each query sees, from `low` to `high`.
+    high_BQ = _seen_up_to(keys_B, call, queries)
     low_BQ = high_BQ - call.window if call.window else None
     # Those of them that lie in each piece: their number, and where they begin.
     start_PBQ, count_PBQ = first_PB.unsqueeze(2), high_BQ.unsqueeze(0)
@@ -239,11 +241,18 @@ def _corrected(
 ) -> torch.Tensor:
     """The LSE as we have it: -inf where a query sees no key, NaN for NaN scores and for rows that cannot be."""
     # The kernel has +inf for all of these. How many keys a query sees is known from the lengths.
-    high_BQ = keys_B.unsqueeze(1)
-    if call.causal and queries > 1:
-        high_BQ = high_BQ + _places(1 - queries, 1, 1, keys_B.device)
+    high_BQ = _seen_up_to(keys_B, call, queries)
     lse_BHQ = lse_BHQ.masked_fill((lse_BHQ == torch.inf) | wrong_B.view(-1, 1, 1), torch.nan)
     return lse_BHQ.masked_fill((high_BQ <= 0).unsqueeze(1) & ~wrong_B.view(-1, 1, 1), -torch.inf)
+
+
+def _seen_up_to(keys_B: torch.Tensor, call: DecodeCall, queries: int) -> torch.Tensor:
+    """The end of the keys that each query sees, (B, Q), or (B, 1) where it is the same for all of a row. It is 0 or
+    below where a query comes before all keys. The last query is the row's last token."""
+    high_B1 = keys_B.unsqueeze(1)
+    if not call.causal or queries == 1:
+        return high_B1
+    return high_B1 + _places(1 - queries, 1, 1, keys_B.device)
 
 
 def _piece(call: DecodeCall) -> int:

@@ -67,6 +67,12 @@ def in_pieces(case: Case) -> bool:
     return case.page > 0 or case.heads == case.kv_heads
 
 
+@pytest.mark.parametrize(("page", "lengths"), [(7, (0, 0)), (7, (5, 3)), (1, (5, 3))])
+def test_pages_that_are_copied_become_rows_that_follow_one_another(page, lengths):
+    case = Case("copied", lengths, heads=4, kv_heads=1, dim=16, page=page, causal=False)
+    check_case(case, "cpu", torch.bfloat16, in_pieces=True)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_random_cases(data):
