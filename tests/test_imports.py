@@ -29,9 +29,12 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("documents",),
     # Work. Rooms of one level stand side by side and do not know one another.
+    ("boosting", "ngram"),
     ("dedup", "ops", "scorers", "tokenizer"),
     ("data", "integrations", "model", "optim"),
     ("train",),
+    # What trains and applies a learned score. It runs scorers, and may use the trainer.
+    ("quality",),
     ("evaluate",),
     # What the package has, for `codeshell info`: a table that names the operations in the rooms above, and its reader.
     ("operations",),

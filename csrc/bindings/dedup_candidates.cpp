@@ -3,7 +3,7 @@
 // Every function here does three things in this order: it checks shapes and ranges while it holds the GIL (the C++
 // below trusts them), runs without the GIL, and turns the result into NumPy arrays. Array<T> with `noconvert` takes
 // only an array of exactly that dtype: a silent conversion would copy gigabytes. Shapes and dtypes of each argument are
-// in codeshell/_C.pyi; what the functions compute is in the headers of csrc/dedup.
+// in codeshell/_C/__init__.pyi; what the functions compute is in the headers of csrc/dedup.
 #include <pybind11/stl.h>
 
 #include <cerrno>

@@ -11,6 +11,7 @@
 
 #include "bindings/buffers.h"
 #include "bindings/gpu.h"
+#include "bindings/quality.h"
 #include "gpu/device.h"
 #include "simd/cpu.h"
 
@@ -49,7 +50,7 @@ py::dict kernel_architectures() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "C++ and CUDA of codeshell; see codeshell/_C.pyi for the signatures.";
+  module.doc() = "C++ and CUDA of codeshell; see codeshell/_C/__init__.pyi for the signatures.";
   module.attr("cuda_built") = codeshell::gpu::cuda_built();
   module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
   module.attr("kernel_architectures") = kernel_architectures();
@@ -74,6 +75,18 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_candidates(module);
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
+  // What judges a document, each subject in a submodule of its name.
+  py::module_ ngram = module.def_submodule("ngram");
+  codeshell::bindings::bind_ngram_model(ngram);
+  codeshell::bindings::bind_ngram_train(ngram);
+  py::module_ syntax = module.def_submodule("syntax");
+  codeshell::bindings::bind_syntax(syntax);
+  py::module_ lexical = module.def_submodule("lexical");
+  codeshell::bindings::bind_lexical(lexical);
+  py::module_ boosting = module.def_submodule("boosting");
+  codeshell::bindings::bind_boosting(boosting);
+  py::module_ secrets = module.def_submodule("secrets");
+  codeshell::bindings::bind_secrets(secrets);
   codeshell::bindings::bind_cpu(module);
   codeshell::bindings::bind_gate(module);
   codeshell::bindings::bind_kernels(module);

@@ -1,0 +1,1 @@
+"""Boosted trees over columns: csrc/boosting."""

@@ -1,0 +1,1 @@
+"""Measures of code that need its tokens: csrc/text."""

@@ -1,0 +1,1 @@
+"""Secrets, personal data and overlap with evaluation sets: csrc/text."""

@@ -1,0 +1,1 @@
+"""Metrics of syntax trees: csrc/syntax."""
