@@ -48,7 +48,7 @@ class Adjuster {
   }
 
   std::vector<std::unique_ptr<Spool<Counted<Key>>>> spools;  // by order; none for 0 and 1
-  std::array<OrderSummary, max_order + 1> summaries{};
+  std::array<OrderSummary, max_trained_order + 1> summaries{};
 
  private:
   static size_t at(int n) { return static_cast<size_t>(n); }
@@ -90,7 +90,7 @@ class Adjuster {
   std::vector<uint64_t>& unigrams_;
   int open_ = 0;  // orders 1 … open_ have an open n-gram: the last words of `last_`
   Key last_ = 0;
-  std::array<uint64_t, max_order + 1> adjusted_{}, occurs_{};
+  std::array<uint64_t, max_trained_order + 1> adjusted_{}, occurs_{};
 };
 
 }  // namespace codeshell::ngram

@@ -17,7 +17,7 @@ namespace {
 
 }  // namespace
 
-TemporaryFile::TemporaryFile(const std::string& folder) : descriptor_(-1), folder_(folder) {
+SpillFile::SpillFile(const std::string& folder) : descriptor_(-1), folder_(folder) {
 #if defined(O_TMPFILE)
   descriptor_ = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 #endif
@@ -31,9 +31,9 @@ TemporaryFile::TemporaryFile(const std::string& folder) : descriptor_(-1), folde
   }
 }
 
-TemporaryFile::~TemporaryFile() { close(descriptor_); }
+SpillFile::~SpillFile() { close(descriptor_); }
 
-void TemporaryFile::write(const void* data, size_t size, uint64_t offset) {
+void SpillFile::write(const void* data, size_t size, uint64_t offset) {
   const char* at = static_cast<const char*>(data);
   while (size) {
     const ssize_t written = pwrite(descriptor_, at, size, static_cast<off_t>(offset));
@@ -45,7 +45,7 @@ void TemporaryFile::write(const void* data, size_t size, uint64_t offset) {
   }
 }
 
-void TemporaryFile::read(void* data, size_t size, uint64_t offset) const {
+void SpillFile::read(void* data, size_t size, uint64_t offset) const {
   char* at = static_cast<char*>(data);
   while (size) {
     const ssize_t got = pread(descriptor_, at, size, static_cast<off_t>(offset));

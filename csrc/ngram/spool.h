@@ -35,12 +35,12 @@ class Storage {
 };
 
 // A file without a name. Each call throws std::system_error, with the folder's name, if the system refuses.
-class TemporaryFile {
+class SpillFile {
  public:
-  explicit TemporaryFile(const std::string& folder);
-  ~TemporaryFile();
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  explicit SpillFile(const std::string& folder);
+  ~SpillFile();
+  SpillFile(const SpillFile&) = delete;
+  SpillFile& operator=(const SpillFile&) = delete;
 
   void write(const void* data, size_t size, uint64_t offset);
   void read(void* data, size_t size, uint64_t offset) const;
@@ -109,7 +109,7 @@ class Spool {
       blocks_.push_back({std::move(tail_), 0});
       return;
     }
-    if (!file_) file_ = std::make_unique<TemporaryFile>(storage_->folder());
+    if (!file_) file_ = std::make_unique<SpillFile>(storage_->folder());
     file_->write(tail_.get(), block_bytes, file_blocks_ * block_bytes);
     storage_->spilled += block_bytes;
     blocks_.push_back({nullptr, file_blocks_++ * block_bytes});
@@ -118,7 +118,7 @@ class Spool {
   Storage* storage_;
   std::vector<Block> blocks_;
   std::unique_ptr<Record[]> tail_;  // the last block, which is not full
-  std::unique_ptr<TemporaryFile> file_;
+  std::unique_ptr<SpillFile> file_;
   uint64_t file_blocks_ = 0;
   size_t size_ = 0, held_ = 0;
 };

@@ -92,8 +92,8 @@ class TrainerOf final : public Trainer {
     return {summaries_.begin() + 1, summaries_.begin() + 1 + packing_.order};
   }
 
-  bool emit(Sink& sink, bool unseen, const dedup::Stop& stop) override {
-    emit_unigrams(sink, unseen);
+  bool emit(Sink& sink, const dedup::Stop& stop) override {
+    emit_unigrams(sink);
     std::unique_ptr<Spool<Probability<Key>>> shorter;
     for (int n = 2; n <= packing_.order; ++n) {
       auto these = std::make_unique<Spool<Probability<Key>>>(storage_);
@@ -245,13 +245,12 @@ class TrainerOf final : public Trainer {
     return std::log10((*chain).rest);
   }
 
-  void emit_unigrams(Sink& sink, bool unseen) {
+  void emit_unigrams(Sink& sink) {
     Chain<Backoff<Key>> backoffs(segments_of(backoffs_[1]));
     for (uint32_t id = 0; id < unigram_counts_.size(); ++id) {
-      const bool special = id == unknown_id || id == begin_id || id == end_id;
-      if (!unseen && !special && !unigram_counts_[id]) continue;
+      const bool seen = id <= end_id || unigram_counts_[id];
       const float probability = std::log10(static_cast<float>(unigram_values_[id]));
-      sink.add(1, &id, std::min(probability, 0.0f), backoff(backoffs, id));
+      sink.add(1, &id, seen, std::min(probability, 0.0f), backoff(backoffs, id));
     }
   }
 
@@ -266,7 +265,7 @@ class TrainerOf final : public Trainer {
     std::unique_ptr<Reader<Probability<Key>>> parents;
     if (shorter) parents = std::make_unique<Reader<Probability<Key>>>(whole(*shorter));
     const unsigned bits = packing_.bits;
-    std::array<uint32_t, max_order> words{};
+    std::array<uint32_t, max_trained_order> words{};
     uint32_t turns = 0;
     for (Merge<Weighted<Key>> merge(segments); !merge.done(); merge.next()) {
       if (stop && !(++turns & 0xFFFFF) && stop()) return false;
@@ -283,7 +282,8 @@ class TrainerOf final : public Trainer {
       const double value = static_cast<double>(now.own) + static_cast<double>(now.rest) * parent;
       if (n < packing_.order) these.append({now.key, value});
       unpack(now.key, n, bits, words.data());
-      sink.add(n, words.data(), std::min(std::log10(static_cast<float>(value)), 0.0f), backoff(backoffs, now.key));
+      sink.add(n, words.data(), true, std::min(std::log10(static_cast<float>(value)), 0.0f),
+               backoff(backoffs, now.key));
     }
     weights_[at(n)].clear();
     backoffs_[at(n)].clear();
@@ -300,19 +300,19 @@ class TrainerOf final : public Trainer {
   unsigned threads_;
   size_t fan_;  // segments that are read at once
   std::vector<std::unique_ptr<CountBuffer<Key>>> counters_;
-  std::array<OrderSummary, max_order + 1> summaries_{};
+  std::array<OrderSummary, max_trained_order + 1> summaries_{};
   std::vector<uint64_t> unigram_counts_;
   std::vector<double> unigram_values_;
   // By order.
-  std::array<Spools<Counted<Key>>, max_order + 1> counts_;
-  std::array<std::vector<std::unique_ptr<RunSorter<Weighted<Key>>>>, max_order + 1> weights_;
-  std::array<Spools<Backoff<Key>>, max_order + 1> backoffs_;
+  std::array<Spools<Counted<Key>>, max_trained_order + 1> counts_;
+  std::array<std::vector<std::unique_ptr<RunSorter<Weighted<Key>>>>, max_trained_order + 1> weights_;
+  std::array<Spools<Backoff<Key>>, max_trained_order + 1> backoffs_;
 };
 
 }  // namespace
 
 std::unique_ptr<Trainer> Trainer::make(std::shared_ptr<const Units> units, const TrainOptions& options) {
-  if (options.order < 1 || options.order > max_order) throw std::invalid_argument("order: give 1 to 6");
+  if (options.order < 1 || options.order > max_trained_order) throw std::invalid_argument("order: give 1 to 6");
   if (options.threads < 1) throw std::invalid_argument("threads: give 1 or more");
   if (units->size() < 2) throw std::invalid_argument("units: none");
   TrainOptions whole = options;

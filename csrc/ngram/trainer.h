@@ -27,7 +27,7 @@
 
 namespace codeshell::ngram {
 
-inline constexpr int max_order = 6;
+inline constexpr int max_trained_order = 6;
 
 struct TrainOptions {
   int order = 3;
@@ -50,8 +50,8 @@ struct OrderSummary {
 class Sink {
  public:
   virtual ~Sink() = default;
-  // `words`: `order` ids, oldest first.
-  virtual void add(int order, const uint32_t* words, float log10_probability, float log10_backoff) = 0;
+  // `words`: `order` ids, oldest first. `seen`: the n-gram occurred, or is a special word.
+  virtual void add(int order, const uint32_t* words, bool seen, float log10_probability, float log10_backoff) = 0;
 };
 
 class Trainer {
@@ -69,9 +69,8 @@ class Trainer {
   // Steps 2 to 4, once, after the last add(). An empty vector: stopped.
   virtual std::vector<OrderSummary> estimate(const dedup::Stop& stop) = 0;
 
-  // Step 5, once, after estimate(). Order 1 has every id, those that never occurred with the probability of <unk>;
-  // `unseen` false leaves them out.
-  virtual bool emit(Sink& sink, bool unseen, const dedup::Stop& stop) = 0;
+  // Step 5, once, after estimate(). Order 1 has every id: those that never occurred have the probability of <unk>.
+  virtual bool emit(Sink& sink, const dedup::Stop& stop) = 0;
 
   uint64_t documents() const { return documents_; }
   uint64_t tokens() const { return tokens_; }  // without <s>, with </s>
