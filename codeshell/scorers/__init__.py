@@ -76,7 +76,13 @@ class Learner(Protocol):
         ...
 
 
-SCORERS: Registry[Any] = Registry("scorer", {"text": "codeshell.scorers.text:TextMeasures"})
+SCORERS: Registry[Any] = Registry(
+    "scorer",
+    {
+        "text": "codeshell.scorers.text:TextMeasures",
+        "perplexity": "codeshell.scorers.perplexity:Perplexity",
+    },
+)
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
 
 
