@@ -91,13 +91,14 @@ struct Scratch {
   std::vector<int64_t> word_bytes;
   std::vector<uint32_t> starts, places;
   std::vector<uint32_t> positions;
+  std::vector<size_t> places_of_imports;
 };
 
-// Fills every column of a text. `import_words`, where given, gets the places of the words that import something.
-void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                     std::vector<size_t>* import_words = nullptr);
+// Fills every column of a text.
+void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
-// The lexer's part of it, and the part that knows no language.
+// The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
+// that import something.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
                     std::vector<size_t>* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);
