@@ -86,7 +86,7 @@ CHECKS = (
     Check("std_comments", 1.0, ("comment_line_share", "code_lines"), _comments),
     Check("std_dead_code", 1.0, ("commented_code",), _falling("commented_code", 0.25)),
     Check("std_magic_numbers", 0.5, ("magic_numbers",), _falling("magic_numbers", 0.5)),
-    Check("std_errors", 1.0, ("empty_catches",), _halving("empty_catches")),
+    Check("std_errors", 1.0, ("bare_catches",), _halving("bare_catches")),
     Check("std_calls", 1.0, ("risky_calls",), _halving("risky_calls")),
     Check("std_prints", 1.0, ("prints",), _falling("prints", 0.1)),
     Check("std_spacing", 1.0, ("spaced_commas", "spaced_assignments"), _spacing),

@@ -29,7 +29,7 @@ namespace codeshell::text {
                   X(identifier_distinct) X(name_single) X(name_lower) X(name_snake) X(name_camel) X(name_pascal)       \
                       X(name_constant) X(name_other) X(name_numbered) X(unused_imports) X(numbers) X(magic_numbers)    \
                           X(strings) X(string_share) X(longest_string) X(prints) X(console_reads) X(asserts)           \
-                              X(risky_calls) X(empty_catches) X(type_annotations) X(parentheses) X(brackets)           \
+                              X(risky_calls) X(bare_catches) X(type_annotations) X(parentheses) X(brackets)           \
                                   X(operators) X(spaced_commas) X(spaced_assignments) X(semicolons) X(tokens_per_line) \
                                       X(decisions) X(kw_functions) X(kw_classes) X(kw_returns) X(kw_branches)          \
                                           X(kw_loops) X(kw_errors) X(kw_imports) X(kw_gotos) X(duplicate_lines)        \
