@@ -149,7 +149,7 @@ class Distributions:
 
     @cached_property
     def sketches(self) -> dict[tuple[str, str], Sketch]:
-        """By (column, language); a column that no document of a language has is not there."""
+        """Every sketch by (column, language); a column that no document of a language has is not there."""
         return dict(_sketches(read_table(self.path))) if self.path.exists() else {}
 
     def of(self, column: str, language: str, limit: int = COARSE) -> Sketch:
