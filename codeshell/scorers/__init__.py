@@ -76,7 +76,15 @@ class Learner(Protocol):
         ...
 
 
-SCORERS: Registry[Any] = Registry("scorer", {"text": "codeshell.scorers.text:TextMeasures"})
+SCORERS: Registry[Any] = Registry(
+    "scorer",
+    {
+        "text": "codeshell.scorers.text:TextMeasures",
+        "lexical": "codeshell.scorers.lexical:Lexical",
+        "libraries": "codeshell.scorers.libraries:Libraries",
+        "standards": "codeshell.scorers.standards:Standards",
+    },
+)
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
 
 
