@@ -46,6 +46,7 @@ inline constexpr std::string_view kind_words[] = {
     "docstring",    // a statement that is a string, first in its function
     "data",         // a list of values, where numbers are data
     "nothing",      // a statement that does nothing: pass, ;
+    "try",          // whose `else` is a branch
 };
 
 inline constexpr int kind_count = static_cast<int>(sizeof(kind_words) / sizeof(*kind_words));
@@ -67,7 +68,7 @@ inline constexpr Kinds FUNCTION = kind("function"), LAMBDA = kind("lambda"), TYP
                        IDENTIFIER = kind("identifier"), VARIABLE = kind("variable"), PARAMETERS = kind("parameters"),
                        PARAMETER = kind("parameter"), CALL = kind("call"), BLOCK = kind("block"),
                        ATTRIBUTE = kind("attribute"), WRAPPER = kind("wrapper"), DOCSTRING = kind("docstring"),
-                       DATA = kind("data"), NOTHING = kind("nothing");
+                       DATA = kind("data"), NOTHING = kind("nothing"), TRY = kind("try");
 
 // Bits that every grammar has without being told.
 inline constexpr Kinds NAMED = Kinds{1} << 60;         // a node with a name of its own, unlike "(" or "while"

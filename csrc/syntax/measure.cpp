@@ -263,10 +263,16 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
       if (kinds & VARIABLE) frame.role = VARIABLE_NAME;
       if (kinds & PARAMETER) frame.role = PARAMETER_NAME;
       if (kinds & DECIDES) {
-        // `default:` is where all go that no case takes.
-        const bool is_default = (kinds & CASE) && !leaf && (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD);
+        // `default:` is where all go that no case takes, and `_` in Python.
+        bool is_default = false;
+        if ((kinds & CASE) && !leaf) {
+          const uint32_t second = nodes[i + 1].next;
+          is_default = (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD) || (second < node.next && slice(nodes[second]) == "_");
+        }
         if (!is_default) add_decision(parent);
       }
+      // The `else` of a loop or of `try` is a branch that no `if` has counted.
+      if ((kinds & ELSE) && (parent.kinds & (LOOP | TRY))) add_decision(parent);
       if (kinds & (IF | LOOP | SWITCH | CATCH | TERNARY)) {
         // `else if` is counted at its `else`, and is no deeper than the first `if`.
         if ((kinds & IF) && after_else) {

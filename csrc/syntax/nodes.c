@@ -115,7 +115,8 @@ static bool reserve(cs_walk *walk, size_t frames, size_t nodes) {
 
 const cs_node *cs_walk_nodes(cs_walk *walk, const TSTree *tree, size_t *count) {
   const TSLanguage *language = walk->language;
-  const uint16_t error_symbol = (uint16_t)language->symbol_count;
+  // The names that a grammar gives to a node in some places only (aliases) are numbered after its symbols.
+  const uint16_t error_symbol = (uint16_t)ts_language_symbol_count(language);
   // A frame of its own for the root, so that it is handled as any other child.
   size_t depth = 1, nodes = 0;
   uint32_t position = 0;

@@ -22,7 +22,7 @@ enum { CS_FIELD_NAME = 1, CS_FIELD_DECLARATOR = 2, CS_FIELD_LEFT = 4, CS_FIELD_B
 enum { CS_NODE_ERROR = 1, CS_NODE_MISSING = 2, CS_NODE_EXTRA = 4 };
 
 typedef struct {
-  uint16_t symbol;  // of the grammar; for an error node the grammar's number of symbols
+  uint16_t symbol;  // of the grammar; of an error: the grammar's number of symbols
   uint8_t fields;   // CS_FIELD_*
   uint8_t flags;    // CS_NODE_*
   uint32_t start;   // byte
