@@ -9,9 +9,7 @@ class ContaminationIndex:
     Part i is `data[offsets[i]:offsets[i + 1]]`. ValueError unless 1 <= shortest <= n <= 64.
     """
 
-    def __init__(
-        self, data: bytes | memoryview, offsets: NDArray[np.int64], n: int, shortest: int
-    ) -> None: ...
+    def __init__(self, data: bytes | memoryview, offsets: NDArray[np.int64], n: int, shortest: int) -> None: ...
     @property
     def grams(self) -> int: ...
     @property

@@ -9,10 +9,11 @@ A model that has read a benchmark's problems in its training data is not tested 
 
 and a rule on `contaminated` (or a limit on `contamination`) drops what holds a problem; the column names it.
 
-A set is a file of JSON Lines or Parquet (packed or not), or a folder of them. HumanEval and its variants, MBPP, MultiPL-E
-and whatever has such fields are read as they are published. The parts of a problem are its fields (`FIELDS`): a document
-may hold the solution alone. csrc/text/contamination.h says what a token is and how parts are found: a long part by the
-share of its 10-grams, a part of 8 or 9 tokens as a whole, a shorter one not at all: every corpus holds those.
+A set is a file of JSON Lines or Parquet (packed or not), or a folder of them. HumanEval and its variants, MBPP,
+MultiPL-E and whatever has such fields are read as they are published. The parts of a problem are its fields (`FIELDS`):
+a document may hold the solution alone. csrc/text/contamination.h says what a token is and how parts are found: a long
+part by the share of its 10-grams, a part of 8 or 9 tokens as a whole, a shorter one not at all: every corpus holds
+those.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from codeshell.errors import UserError
 NGRAM = 10
 """Tokens of an n-gram: DeepSeek-Coder and OpenCoder take 10, GPT-3 took 13 words of prose."""
 
-SHARE = 0.5
+SHARE = 0.4
 """The share of a part's n-grams from which a document counts as contaminated. What each value finds and drops is in
 docs/quality.md."""
 

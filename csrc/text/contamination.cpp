@@ -15,12 +15,16 @@ namespace {
 // The first byte of a character that is a token by itself, of three bytes: kana, Han, Hangul.
 constexpr bool is_alone(int byte) { return byte >= 0xE3 && byte <= 0xED; }
 
+// The first byte of three of signs that separate: U+2000 to 2FFF (dashes, quotes, arrows) and U+F000 to FFFF (full-width
+// forms, the byte order mark).
+constexpr bool is_sign(int byte) { return byte == 0xE2 || byte == 0xEF; }
+
 // The byte in lower case if a longer token may hold it, else 0.
 constexpr std::array<uint8_t, 256> make_inside() {
   std::array<uint8_t, 256> inside{};
   for (int c = 0; c < 256; ++c) {
     const bool digit = c >= '0' && c <= '9', small = c >= 'a' && c <= 'z', capital = c >= 'A' && c <= 'Z';
-    const bool taken = digit || small || c == '_' || (c >= 0x80 && !is_alone(c));
+    const bool taken = digit || small || c == '_' || (c >= 0x80 && !is_alone(c) && !is_sign(c));
     inside[static_cast<size_t>(c)] = static_cast<uint8_t>(capital ? c + 32 : taken ? c : 0);
   }
   return inside;
@@ -73,8 +77,9 @@ void for_each_token(std::string_view text, Take&& take) {
     uint64_t hash = start;
     for (uint8_t c; at < size && (c = inside[data[at]]); ++at) hash = (hash ^ c) * prime;
     if (at == begin) {
-      if (!is_alone(data[at])) {
-        ++at;
+      // U+3000 to 303F are signs too.
+      if (!is_alone(data[at]) || (data[at] == 0xE3 && at + 1 < size && data[at + 1] == 0x80)) {
+        at += data[at] < 0x80 ? 1 : std::min<size_t>(size - at, 3);
         continue;
       }
       for (const size_t end = std::min(size, at + 3); at < end; ++at) hash = (hash ^ data[at]) * prime;

@@ -1,7 +1,8 @@
 // Which problems of evaluation sets a text holds, by token n-grams: hashed, then compared as they are.
 //
 // A token is a longest run of ASCII letters, digits, _ and bytes from 0x80 on; but a character whose first byte is 0xE3
-// to 0xED (kana, Han, Hangul) is a token by itself. Letters of ASCII count without case, everything else separates.
+// to 0xED (kana, Han, Hangul) is a token by itself. Signs of Unicode (U+2000 to 2FFF, 3000 to 303F, F000 to FFFF) and all
+// else of ASCII separate. Letters of ASCII count without case.
 // So spacing, brackets, operators and quotes change nothing, and a name that was changed changes the n-grams over it.
 //
 // A problem has parts (its prompt, its solution, its tests). A part of n tokens or more is found by the share of its
