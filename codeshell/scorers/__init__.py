@@ -85,6 +85,7 @@ SCORERS: Registry[Any] = Registry(
         "standards": "codeshell.scorers.standards:Standards",
         "syntax": "codeshell.scorers.syntax:Syntax",
         "perplexity": "codeshell.scorers.perplexity:Perplexity",
+        "contamination": "codeshell.scorers.contamination:Contamination",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
