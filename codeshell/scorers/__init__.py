@@ -35,6 +35,9 @@ class Scorer(Protocol):
     It may have a member `needs: Sequence[str]`, which names the columns that it reads beyond those of documents and of
     `scorers.text.SCORES`. The scorers that write them must come before it in the recipe, and it scores again if one of
     them does. Without the member, `score` is given no column of another scorer.
+
+    It may have a member `lines(batch)`, which gives for each document a list of (number from 1, bytes, cost) of its
+    lines: `codeshell explain --lines` shows them as a heat map.
     """
 
     version: int | str

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from codeshell.engine.files import make_directory, read_json, remove_quietly, user_path, write_json
 from codeshell.errors import UserError
-from codeshell.ngram.model import LanguageModel, Scores, score_all
+from codeshell.ngram.model import LanguageModel, Line, Scores, score_all
 from codeshell.randomness import draw
 
 if TYPE_CHECKING:
@@ -157,6 +157,16 @@ class Perplexity:
         found = {name: pa.array(values, pa.float64(), from_pandas=True) for name, values in columns.items()}
         found["contrast"] = pa.array(contrast, pa.float64(), from_pandas=True)
         found["tokens"] = pa.array(tokens, pa.int64(), mask=tokens < 0)
+        return found
+
+    def lines(self, batch: pa.Table) -> list[list[Line]]:
+        """What each line of each document costs under the model that its `bits_per_byte` are of; for `codeshell
+        explain --lines`. A document without such a model has no lines."""
+        found: list[list[Line]] = [[] for _ in range(batch.num_rows)]
+        for good, bad, rows in self._groups(batch):
+            model = good or bad
+            for row in rows.tolist() if model is not None else ():
+                found[row] = model.lines(batch["text"][row].as_py()) if model is not None else []
         return found
 
     def _bits(self, scores: Scores) -> NDArray[np.float64]:
