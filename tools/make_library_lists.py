@@ -3,7 +3,8 @@
     pip download --no-deps pipreqs==0.5.0 stdlibs==2026.9.3
     npm pack npm-high-impact@1.13.0 builtin-modules@5.5.0
     git clone https://github.com/rust-lang/rust-playground; git clone https://github.com/avelino/awesome-go
-    python tools/make_library_lists.py --pipreqs pipreqs-0.5.0-py3-none-any.whl --stdlibs stdlibs-2026.9.3-py3-none-any.whl
+    python tools/make_library_lists.py
+        --pipreqs pipreqs-0.5.0-py3-none-any.whl --stdlibs stdlibs-2026.9.3-py3-none-any.whl
         --npm npm-high-impact-1.13.0.tgz --node builtin-modules-5.5.0.tgz
         --crates rust-playground/compiler/base/Cargo.toml --go awesome-go/README.md --date 2026-11-29
         > codeshell/scorers/library_lists.toml
@@ -78,7 +79,9 @@ def go(readme: Path) -> set[str]:
 
 def section(language: str, source: str, date: str, standard: Iterable[str], known: Iterable[str]) -> str:
     def lines(names: Iterable[str]) -> str:
-        return "\n".join(textwrap.wrap(" ".join(sorted(set(names))), 120, break_long_words=False, break_on_hyphens=False))
+        return "\n".join(
+            textwrap.wrap(" ".join(sorted(set(names))), 120, break_long_words=False, break_on_hyphens=False)
+        )
 
     return (
         f'[{language}]\nsource = "{source}"\ndate = {date}\n'
@@ -92,7 +95,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--date", required=True, help="the day on which the lists were fetched, as 2026-11-29")
     args = parser.parse_args()
-    print("# Names of packages and standard modules from public lists. Made by tools/make_library_lists.py; do not edit.\n")
+    print(
+        "# Names of packages and standard modules from public lists. "
+        "Made by tools/make_library_lists.py; do not edit.\n"
+    )
     python = f"standard: {args.stdlibs.stem}; known: the table of {args.pipreqs.stem}"
     print(section("python", python, args.date, stdlibs(args.stdlibs), pipreqs(args.pipreqs)))
     node = json.loads(packed(args.node, "builtin-modules.json"))

@@ -47,11 +47,11 @@ void Lexer::catch_token(char kind) {
   if (lexis_.catches == Catches::indented) {
     if (catching_ == 1) {
       catching_ = kind == ':' ? 0 : 2;
-      empty_catches_ += kind == ':';
+      bare_catches_ += kind == ':';
     } else if (catching_ == 2 && kind == ':' && depth_ == catch_depth_) {
       catching_ = 3;
     } else if (catching_ == 3) {
-      empty_catches_ += kind == 'k' && passes_;
+      bare_catches_ += kind == 'k' && passes_;
       catching_ = 0;
     }
     return;
@@ -63,13 +63,13 @@ void Lexer::catch_token(char kind) {
   } else if (catching_ == 2) {
     catch_dots_ = kind == '.' ? catch_dots_ + 1 : 0;
     if (catch_dots_ == 3) {
-      empty_catches_ += 1;
+      bare_catches_ += 1;
       catching_ = 0;
     } else if (kind == ')' && depth_ == catch_depth_) {
       catching_ = 3;
     }
   } else if (catching_ == 4 || kind != '{') {
-    empty_catches_ += catching_ == 4 && kind == '}';
+    bare_catches_ += catching_ == 4 && kind == '}';
     catching_ = 0;
   } else {
     catching_ = 4;
@@ -375,7 +375,7 @@ void Lexer::finish(Row& row) const {
   per_line(Column::console_reads, reads_);
   per_line(Column::asserts, asserts_);
   set(Column::risky_calls, static_cast<double>(risky_));
-  set(Column::empty_catches, static_cast<double>(empty_catches_));
+  set(Column::bare_catches, static_cast<double>(bare_catches_));
   per_line(Column::type_annotations, annotations_);
   if (lexis_.annotations == Annotations::none) set(Column::type_annotations, nothing);
   per_line(Column::parentheses, parentheses_);

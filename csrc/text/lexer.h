@@ -218,7 +218,7 @@ class Lexer {
   int64_t identifiers_ = 0, identifier_characters_ = 0, distinct_ = 0, numbered_ = 0;
   int64_t single_ = 0, lower_ = 0, snake_ = 0, camel_ = 0, pascal_ = 0, constants_ = 0, other_ = 0;
   int64_t numbers_ = 0, magic_numbers_ = 0, strings_ = 0, string_characters_ = 0, longest_string_ = 0;
-  int64_t prints_ = 0, reads_ = 0, asserts_ = 0, risky_ = 0, empty_catches_ = 0, annotations_ = 0;
+  int64_t prints_ = 0, reads_ = 0, asserts_ = 0, risky_ = 0, bare_catches_ = 0, annotations_ = 0;
   int64_t parentheses_ = 0, brackets_ = 0, operators_ = 0, commas_ = 0, spaced_commas_ = 0;
   int64_t assignments_ = 0, spaced_assignments_ = 0, tokens_ = 0, decisions_ = 0;
   int64_t functions_ = 0, classes_ = 0, returns_ = 0, branches_ = 0, loops_ = 0, errors_ = 0, imports_ = 0, gotos_ = 0;

@@ -29,7 +29,7 @@ namespace codeshell::text {
                   X(identifier_distinct) X(name_single) X(name_lower) X(name_snake) X(name_camel) X(name_pascal)       \
                       X(name_constant) X(name_other) X(name_numbered) X(unused_imports) X(numbers) X(magic_numbers)    \
                           X(strings) X(string_share) X(longest_string) X(prints) X(console_reads) X(asserts)           \
-                              X(risky_calls) X(empty_catches) X(type_annotations) X(parentheses) X(brackets)           \
+                              X(risky_calls) X(bare_catches) X(type_annotations) X(parentheses) X(brackets)           \
                                   X(operators) X(spaced_commas) X(spaced_assignments) X(semicolons) X(tokens_per_line) \
                                       X(decisions) X(kw_functions) X(kw_classes) X(kw_returns) X(kw_branches)          \
                                           X(kw_loops) X(kw_errors) X(kw_imports) X(kw_gotos) X(duplicate_lines)        \
@@ -91,13 +91,14 @@ struct Scratch {
   std::vector<int64_t> word_bytes;
   std::vector<uint32_t> starts, places;
   std::vector<uint32_t> positions;
+  std::vector<size_t> places_of_imports;
 };
 
-// Fills every column of a text. `import_words`, where given, gets the places of the words that import something.
-void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                     std::vector<size_t>* import_words = nullptr);
+// Fills every column of a text.
+void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
-// The lexer's part of it, and the part that knows no language.
+// The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
+// that import something.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
                     std::vector<size_t>* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);

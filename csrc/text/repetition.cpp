@@ -325,10 +325,9 @@ void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& ro
   at(row, Column::lz_ratio) = compressed_share(text, first, scratch);
 }
 
-void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                     std::vector<size_t>* import_words) {
+void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row) {
   row.fill(0.0);
-  measure_tokens(lexis, text, size, scratch, row, import_words);
+  measure_tokens(lexis, text, size, scratch, row, nullptr);
   measure_repetition(text, size, scratch, row);
 }
 
