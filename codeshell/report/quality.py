@@ -29,6 +29,8 @@ COLUMNS = 12
 """Scores that are shown at most: those that decide come first."""
 CURVES = 4
 """Languages in a chart at most, those with the most documents."""
+FEWEST = 30
+"""Documents of a language from which it has a curve: fewer make peaks that hide the others."""
 BINS = 40
 """Points of a curve."""
 OUTSIDE = 0.005
@@ -97,7 +99,8 @@ def _chart(
     column: str, distributions: Distributions, languages: Sequence[str], limits: Sequence[Mapping[str, Any]]
 ) -> Chart | None:
     """The histograms of a score as curves, one for each language, on one range."""
-    sketches = {name: sketch for name in languages if (sketch := distributions.of(column, name)).documents}
+    found = {name: sketch for name in languages if (sketch := distributions.of(column, name)).documents}
+    sketches = {name: sketch for name, sketch in found.items() if sketch.documents >= FEWEST} or found
     if not sketches:
         return None
     # The range that all but a few documents of each language lie in.
@@ -113,7 +116,7 @@ def _chart(
         shares = np.bincount(at, sketch.count, BINS) / sketch.documents * 100
         points = [(float((a + b) / 2), float(y)) for a, b, y in zip(edges, edges[1:], shares, strict=False)]
         series.append(Series(cut(name, 40), points, color))
-    marks = sorted({found[0] for name in sketches if (found := _limit(column, name, limits))})
+    marks = sorted({limit[0] for name in sketches if (limit := _limit(column, name, limits))})
     middles = ", ".join(f"{cut(name, 40)} {plain(sketch.quantile(0.5))}" for name, sketch in sketches.items())
     return Chart(
         f"score-{column}",
@@ -154,7 +157,7 @@ def _threshold(
         limit = _limit(column, language, limits)
         drops = limit[1] if limit else ("above" if weights.get(column, 1.0) < 0 else "below")
         above = drops in ("above", "at_least")
-        points = _points(sketch, above)
+        points = _points(sketch, above, limit[0] if limit else None)
         values = [point[0] for point in points]
         # The slider stands at the threshold that is nearest to the limit; without one where nothing goes.
         wanted = limit[0] if limit else values[-1 if above else 0]
@@ -193,21 +196,21 @@ def _threshold(
     }
 
 
-def _points(sketch: Sketch, above: bool) -> list[tuple[float, int, int]]:
-    """Thresholds at quantiles, ascending, each with the documents and bytes that it would drop."""
+def _points(sketch: Sketch, above: bool, limit: float | None) -> list[tuple[float, int, int]]:
+    """Thresholds at quantiles and the limit, ascending, each with the documents and bytes that it would drop."""
     below = np.concatenate([[0], np.cumsum(sketch.count)])
     sizes = np.concatenate([[0], np.cumsum(sketch.size)])
     reach = np.ceil(np.linspace(0, 1, STEPS + 1) * sketch.documents).astype(np.int64).clip(1, sketch.documents)
     bins = np.unique(np.searchsorted(below[1:], reach, "left"))
+    values = (sketch.high if above else sketch.low)[bins]
+    values = np.unique(np.concatenate([values, [limit] if limit is not None else []]))
     points = []
-    for at in bins.tolist():
-        if above:
-            # What lies in later bins is above this bin's largest number.
-            value, documents, amount = sketch.high[at], below[-1] - below[at + 1], sizes[-1] - sizes[at + 1]
-        else:
-            value, documents, amount = sketch.low[at], below[at], sizes[at]
-        if math.isfinite(value):
-            points.append((float(f"{value:.6g}"), int(documents), int(amount)))
+    for value in values[np.isfinite(values)].tolist():
+        # What lies above a threshold is in bins whose numbers are all above it, and likewise below. A threshold inside
+        # a bin leaves that bin where it is: such a count is short by a part of it.
+        at = int(np.searchsorted(sketch.low, value, "right" if above else "left"))
+        documents, amount = (below[-1] - below[at], sizes[-1] - sizes[at]) if above else (below[at], sizes[at])
+        points.append((float(f"{value:.6g}"), int(documents), int(amount)))
     return points
 
 

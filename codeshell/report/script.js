@@ -111,14 +111,13 @@
     const entries = JSON.parse(part.dataset.points);
     const choice = part.querySelector("select"), slider = part.querySelector("input"), answer = part.querySelector(".answer");
     const whole = new Intl.NumberFormat("en");
-    const share = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
     function show() {
       const entry = entries[choice.value];
       const [value, documents, bytes] = entry.points[slider.value];
       const side = entry.above ? "above" : "below";
       slider.setAttribute("aria-valuetext", `${format.format(value)}`);
       answer.textContent = `${side} ${format.format(value)}: ${whole.format(documents)} of ` +
-        `${whole.format(entry.documents)} documents (${share.format(documents / entry.documents)}) and ` +
+        `${whole.format(entry.documents)} documents (${(100 * documents / entry.documents).toFixed(1)} %) and ` +
         `${format.format(bytes / 1e6)} of ${format.format(entry.bytes / 1e6)} MB would go` +
         (entry.limit ? `; the limit of this run is ${entry.limit}` : "");
     }
