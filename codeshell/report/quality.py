@@ -208,9 +208,9 @@ def _points(sketch: Sketch, above: bool, limit: float | None) -> list[tuple[floa
     for value in values[np.isfinite(values)].tolist():
         # What lies above a threshold is in bins whose numbers are all above it, and likewise below. A threshold inside
         # a bin leaves that bin where it is: such a count is short by a part of it.
-        at = int(np.searchsorted(sketch.low, value, "right" if above else "left"))
+        at = int(np.searchsorted(sketch.low, value, "right") if above else np.searchsorted(sketch.high, value, "left"))
         documents, amount = (below[-1] - below[at], sizes[-1] - sizes[at]) if above else (below[at], sizes[at])
-        points.append((float(f"{value:.6g}"), int(documents), int(amount)))
+        points.append((value, int(documents), int(amount)))
     return points
 
 
