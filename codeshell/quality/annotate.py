@@ -98,7 +98,7 @@ class Outcome(NamedTuple):
     open: int
     """Readings that have no answer yet, with tries left."""
     agreement: dict[str, Agreement]
-    """By the names of `prompts.SCORES`; empty where nothing was annotated twice."""
+    """Each name of `prompts.SCORES`; empty where nothing was annotated twice."""
     left_out: dict[str, int]
     """Documents of the inputs that have no text, by reason."""
     unknown: int = 0

@@ -74,7 +74,7 @@ class Answer(NamedTuple):
     """A checked answer."""
 
     scores: dict[str, int]
-    """By the names of `SCORES`."""
+    """Name in `SCORES` to integer."""
     why: str
 
 

@@ -45,7 +45,14 @@ class Scorer(Protocol):
         ...
 
 
-SCORERS: Registry[Any] = Registry("scorer", {"text": "codeshell.scorers.text:TextMeasures"})
+SCORERS: Registry[Any] = Registry(
+    "scorer",
+    {
+        "text": "codeshell.scorers.text:TextMeasures",
+        "encoder": "codeshell.scorers.encoder:EncoderScorer",
+        "secrets": "codeshell.scorers.secrets:Secrets",
+    },
+)
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
 
 

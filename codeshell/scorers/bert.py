@@ -102,25 +102,26 @@ class Encoder:
     def embed(self, texts: Sequence[str], languages: Sequence[str]) -> NDArray[np.float32]:
         """The vectors of texts, (n, dimension): each the mean of the last layer's states over all tokens read."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
-        with one_thread():
-            for place, (text, language) in enumerate(zip(texts, languages, strict=True)):
-                vectors[place] = self._vector(self.cut(text, language))
-        return vectors
-
-    def _vector(self, windows: list[list[int]]) -> NDArray[np.float32]:
         import torch
 
+        with one_thread(), torch.no_grad():
+            for place, (text, language) in enumerate(zip(texts, languages, strict=True)):
+                vectors[place] = self.pooled(self.cut(text, language)).cpu().numpy()
+        return vectors
+
+    def pooled(self, windows: list[list[int]]) -> Any:
+        """The vector of one document's windows as a float32 tensor, (dimension,), with its gradient if it has one."""
+        import torch
+
+        device = next(self.model.parameters()).device
         # The full windows are one batch, and the last one, which is shorter, another: nothing is padded.
         full = [window for window in windows if len(window) == len(windows[0])]
-        total = torch.zeros(self.dimension, dtype=torch.float64)
-        device = next(self.model.parameters()).device
-        with torch.inference_mode():
-            for batch in (full, windows[len(full) :]):
-                if batch:
-                    states = self.model(input_ids=torch.tensor(batch, device=device)).last_hidden_state
-                    total += states.double().sum((0, 1)).cpu()
-        mean: NDArray[np.float32] = (total / sum(map(len, windows))).float().numpy()
-        return mean
+        total: Any = 0.0
+        for batch in (full, windows[len(full) :]):
+            if batch:
+                states = self.model(input_ids=torch.tensor(batch, device=device)).last_hidden_state
+                total = total + states.double().sum((0, 1))
+        return (total / sum(map(len, windows))).float()
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
