@@ -89,6 +89,8 @@ SCORERS: Registry[Any] = Registry(
         "syntax": "codeshell.scorers.syntax:Syntax",
         "perplexity": "codeshell.scorers.perplexity:Perplexity",
         "contamination": "codeshell.scorers.contamination:Contamination",
+        "encoder": "codeshell.scorers.encoder:EncoderScorer",
+        "secrets": "codeshell.scorers.secrets:Secrets",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
