@@ -10,13 +10,13 @@ from pathlib import Path
 
 import kenlm
 import pytest
+from helpers.arpa_files import ENDS, Grams, arpa, backoff_scores, float32, kenlm_binary, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.errors import UserError
 from codeshell.ngram.convert import kind_of, to_arpa, to_model
 from codeshell.ngram.model import LanguageModel
-from helpers.arpa_files import ENDS, Grams, arpa, backoff_scores, float32, kenlm_binary, random_model
 
 TEXTS = ["w1 w2 w3 w4 w5", "", "w3", "nothing w1 known", "w1 w1 w1 w1 w1 w1 w2 w2 w2"]
 HEAD = "\\data\\\nngram 1=4\nngram 2=1\n\n"

@@ -11,6 +11,7 @@ import kenlm
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.arpa_files import Grams, arpa, backoff_scores, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from codeshell.errors import UserError
 from codeshell.ngram import LanguageModel, Settings, score_all, train
 from codeshell.ngram.convert import to_model
 from codeshell.ngram.training import Units
-from helpers.arpa_files import Grams, arpa, backoff_scores, random_model
 
 WORDS = [*(f"w{i}" for i in range(12)), "other"]
 CODE = [
