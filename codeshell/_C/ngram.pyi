@@ -29,9 +29,6 @@ class Units:
     def encode_spans(self, text: bytes) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids (units,) of a text, and the bytes from and to which each lies, (units, 2)."""
 
-def units_of(model: Model) -> Units:
-    """The units of a model."""
-
 class CommonWords(TypedDict):
     words: list[bytes]
     types: int

@@ -7,7 +7,6 @@
 #include "bindings/quality.h"
 #include "bindings/signals.h"
 #include "ngram/arpa.h"
-#include "ngram/score_texts.h"
 #include "ngram/trainer.h"
 #include "ngram/units.h"
 #include "ngram/vocabulary.h"
@@ -85,11 +84,6 @@ auto interruptible(const Work& work) {
   }();
   signals.rethrow();
   return result;
-}
-
-// The units of a model file, to train another model with.
-std::shared_ptr<Units> units_of(const ngram::TextModel& model) {
-  return std::make_shared<Units>(Units::deserialize(model.units().serialize()));
 }
 
 void check_memory(int64_t memory) {
@@ -255,8 +249,6 @@ void bind_ngram_train(py::module_& module) {
           py::arg("id"))
       .def("encode", &encode, py::arg("data"), py::arg("offsets"))
       .def("encode_spans", &encode_spans, py::arg("text"));
-
-  module.def("units_of", &units_of, py::arg("model"));
 
   py::class_<WordCounter>(module, "WordCounter", "Counts words; see csrc/ngram/vocabulary.h.")
       .def(py::init(&make_counter), py::arg("threads"), py::arg("memory"), py::arg("folder"))
