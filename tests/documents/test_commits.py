@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.made_history import History
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from codeshell.cli import main
 from codeshell.documents import batches, commits, corpora, history, templates
 from codeshell.documents.inputs import InputOptions, Listing, check_unchanged, cut, plan
 from codeshell.errors import UserError
-from tests.helpers.made_history import History
 
 BODY = "".join(f"line_{i} = {i}\n" for i in range(200))
 LONGER = BODY.replace("line_100 = 100\n", "line_100 = 0\nother = 1\nthird = 2\nfourth = 4\n")
