@@ -277,8 +277,10 @@ ContaminationIndex::Match ContaminationIndex::match(std::string_view text, Scrat
   });
   for (const uint32_t part : scratch.touched) {
     const double share = static_cast<double>(scratch.found[part]) / total_[part];
-    if (share > best.share || (share == best.share && part < best.part)) {
-      best = {share, part, static_cast<int64_t>(scratch.found[part])};
+    const auto grams = static_cast<int64_t>(scratch.found[part]);
+    const bool same_share = share == best.share, same_grams = grams == best.grams;
+    if (share > best.share || (same_share && (grams > best.grams || (same_grams && part < best.part)))) {
+      best = {share, part, grams};
     }
     scratch.found[part] = 0;
   }

@@ -28,7 +28,7 @@ class ContaminationIndex {
 
   struct Match {
     double share = 0;   // of the part's n-grams; 1 for a short part
-    int64_t part = -1;  // the one with the largest share, the first of several; -1 if none has any
+    int64_t part = -1;  // the one with the largest share, of these with the most n-grams, of these the first; or -1
     int64_t grams = 0;  // n-grams of it that the text holds
   };
 
