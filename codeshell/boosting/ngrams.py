@@ -1,0 +1,212 @@
+"""A linear score on hashed n-grams of a text: ridge regression on dampened counts, weights in 16-bit integers.
+
+What the n-grams are, and how a text is scored, is in csrc/boosting/ngrams.h. Rare buckets count more (inverse document
+frequency); a text's vector has length 1. Training solves the ridge regression by conjugate gradients in the space of
+documents: through the matrix of their products where that fits into memory, through the sparse vectors where not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codeshell._C import boosting as _boosting
+from codeshell.documents.texts import Texts, text_buffers
+
+RARITY_UNIT = 512
+"""A rarity of 1.0 as it is stored; the largest is 4095."""
+
+MOST_RARITY = 4095
+
+GRAM_DOCUMENTS = 8192
+"""Documents up to which their products are held: 0.5 GB."""
+
+TOLERANCE = 1e-8
+STEPS = 400
+"""Of the conjugate gradients: they end at this residual, relative to the labels, or after so many steps."""
+
+
+@dataclass(frozen=True)
+class NgramHead:
+    """A trained head."""
+
+    bits: int
+    """2^bits buckets."""
+    most_bytes: int
+    """Bytes of a text that are read."""
+    rarity: NDArray[np.uint16]
+    """(2^bits,)"""
+    weights: NDArray[np.int16]
+    """(2^bits, targets)"""
+    scale: NDArray[np.float64]
+    """(targets,) what a sum of weights over a length is multiplied with."""
+    start: NDArray[np.float64]
+    """(targets,) the score of a text without n-grams."""
+
+    def predict(self, texts: Texts) -> NDArray[np.float64]:
+        """Scores of texts: (texts, targets). The same bits everywhere."""
+        found = [
+            _boosting.score_ngrams(piece.data, piece.offsets, self.bits, self.most_bytes, self.rarity, self.weights)
+            for piece in text_buffers(texts)
+        ]
+        sums = np.concatenate([np.empty((0, self.weights.shape[1])), *found])
+        result: NDArray[np.float64] = sums * self.scale + self.start
+        return result
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All but `bits` and `most_bytes`, by name."""
+        return {"rarity": self.rarity, "weights": self.weights, "scale": self.scale, "start": self.start}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Sparse rows of dampened counts: entries bounds[i] .. bounds[i + 1] are those of text i."""
+
+    bits: int
+    most_bytes: int
+    buckets: NDArray[np.uint32]
+    values: NDArray[np.float64]
+    bounds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def take(self, rows: NDArray[np.int64]) -> Vectors:
+        """Some rows, in the order asked for."""
+        lengths = np.diff(self.bounds)[rows]
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.repeat(self.bounds[rows] - bounds[:-1], lengths) + np.arange(bounds[-1])
+        return Vectors(self.bits, self.most_bytes, self.buckets[entries], self.values[entries], bounds)
+
+
+def vectors(texts: Texts, bits: int, most_bytes: int) -> Vectors:
+    """The dampened counts of texts."""
+    parts = [_boosting.count_ngrams(piece.data, piece.offsets, bits, most_bytes) for piece in text_buffers(texts)]
+    buckets = np.concatenate([np.empty(0, np.uint32), *(part[0] for part in parts)])
+    counts = np.concatenate([np.empty(0, np.uint32), *(part[1] for part in parts)])
+    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(part[2]) for part in parts)])
+    return Vectors(bits, most_bytes, buckets, _damped(counts), np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def _damped(counts: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """`damped` of csrc/boosting/ngrams.h for many counts."""
+    whole = counts.astype(np.int64)
+    # frexp is exact: c = m * 2^e with 0.5 <= m < 1, so the power of two in c is e - 1.
+    power = np.frexp(whole.astype(np.float64))[1].astype(np.int64) - 1
+    rest = whole - (np.int64(1) << power)
+    return (23 + 16 * power + (rest * 16 >> power)).astype(np.float64)
+
+
+def rarity_of(found: Vectors) -> NDArray[np.uint16]:
+    """(2^bits,) smoothed inverse document frequency of each bucket, in units of 1/512."""
+    frequency = np.bincount(found.buckets, minlength=1 << found.bits)
+    values = np.log((1 + len(found)) / (1 + frequency)) + 1
+    return np.minimum(np.rint(values * RARITY_UNIT), MOST_RARITY).astype(np.uint16)
+
+
+def _unit(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """(entries,) values times rarity, each row at length 1."""
+    raw = found.values * rarity[found.buckets]
+    squares = _row_sums(raw * raw, found.bounds)
+    lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
+    result: NDArray[np.float64] = raw / np.repeat(lengths, np.diff(found.bounds))
+    return result
+
+
+def _row_sums(values: NDArray[np.float64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums of the entries of each row; rows may be empty."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    result: NDArray[np.float64] = total[bounds[1:]] - total[bounds[:-1]]
+    return result
+
+
+def _blocks(found: Vectors, unit: NDArray[np.float64], width: int) -> Iterator[NDArray[np.float64]]:
+    """The matrix of the rows as dense blocks (rows, width) of neighbouring buckets."""
+    rows = np.repeat(np.arange(len(found)), np.diff(found.bounds))
+    order = np.argsort(found.buckets, kind="stable")
+    buckets = found.buckets[order].astype(np.int64)
+    for first in range(0, 1 << found.bits, width):
+        begin, end = np.searchsorted(buckets, [first, first + width])
+        if begin == end:
+            continue
+        entries = order[begin:end]
+        # Only the buckets that occur.
+        used, place = np.unique(buckets[begin:end], return_inverse=True)
+        dense = np.zeros((len(found), len(used)))
+        dense[rows[entries], place] = unit[entries]
+        yield dense
+
+
+def products(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """(texts, texts) products of the unit vectors of texts."""
+    unit = _unit(found, rarity)
+    result = np.zeros((len(found), len(found)))
+    width = max(256, (1 << 24) // max(1, len(found)))
+    for dense in _blocks(found, unit, width):
+        result += dense @ dense.T
+    return result
+
+
+def solve(
+    product: Callable[[NDArray[np.float64]], NDArray[np.float64]], labels: NDArray[np.float64], ridge: float
+) -> NDArray[np.float64]:
+    """(documents, targets) a with (K + ridge) a = labels, by conjugate gradients; K is symmetric, not negative."""
+    result = np.zeros_like(labels)
+    residual = labels.copy()
+    direction = residual.copy()
+    squares = (residual * residual).sum(0)
+    enough = TOLERANCE**2 * np.maximum(squares, 1e-300)
+    for _ in range(STEPS):
+        if (squares <= enough).all():
+            break
+        image = product(direction) + ridge * direction
+        # A target that is solved takes no further step.
+        moving = squares > enough
+        step = np.where(moving, squares / np.where(moving, (direction * image).sum(0), 1.0), 0.0)
+        result += step * direction
+        residual -= step * image
+        after = (residual * residual).sum(0)
+        direction = residual + np.where(moving, after / np.where(moving, squares, 1.0), 0.0) * direction
+        squares = after
+    return result
+
+
+def train(found: Vectors, targets: NDArray[np.float64], ridge: float) -> NgramHead:
+    """Fit a head.
+
+    Args:
+        found: the vectors of the texts.
+        targets: (texts, targets) float64.
+        ridge: weight of the penalty; the vectors have length 1.
+    """
+    rarity = rarity_of(found)
+    unit = _unit(found, rarity)
+    start = targets.mean(0)
+    centred = targets - start
+    lengths = np.diff(found.bounds)
+
+    def transposed(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(found.buckets, weights=unit * np.repeat(column, lengths), minlength=1 << found.bits)
+
+    def through_vectors(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        images = [
+            _row_sums(unit * transposed(columns[:, t])[found.buckets], found.bounds) for t in range(columns.shape[1])
+        ]
+        return np.stack(images, axis=1)
+
+    if len(found) <= GRAM_DOCUMENTS:
+        gram = products(found, rarity)
+        dual = solve(lambda columns: gram @ columns, centred, ridge)
+    else:
+        dual = solve(through_vectors, centred, ridge)
+    primal = np.stack([transposed(dual[:, t]) for t in range(targets.shape[1])], axis=1)
+    # A text's sum is of damped counts times these, over the length of damped counts times rarity.
+    real = primal * rarity[:, None]
+    largest = np.abs(real).max(0)
+    scale = np.where(largest > 0, largest, 1.0) / 32767
+    weights = np.rint(real / scale).astype(np.int16)
+    return NgramHead(found.bits, found.most_bytes, rarity, weights, scale, start)
