@@ -45,7 +45,13 @@ class Scorer(Protocol):
         ...
 
 
-SCORERS: Registry[Any] = Registry("scorer", {"text": "codeshell.scorers.text:TextMeasures"})
+SCORERS: Registry[Any] = Registry(
+    "scorer",
+    {
+        "text": "codeshell.scorers.text:TextMeasures",
+        "lexical": "codeshell.scorers.lexical:Lexical",
+    },
+)
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
 
 
