@@ -6,6 +6,7 @@
 #include "bindings/buffers.h"
 #include "bindings/quality.h"
 #include "ngram/arpa.h"
+#include "ngram/kenlm.h"
 #include "ngram/score_texts.h"
 
 namespace codeshell::bindings {
@@ -20,6 +21,16 @@ std::unique_ptr<TextModel> open_model(const std::string& path, bool copied) {
   try {
     py::gil_scoped_release release;
     return std::make_unique<TextModel>(path, copied ? ngram::Model::Memory::copied : ngram::Model::Memory::mapped);
+  } catch (const ngram::ModelError& error) {
+    throw std::invalid_argument(error.message);
+  }
+}
+
+void convert_kenlm(const std::string& path, const std::string& output, const std::string& metadata,
+                   const ngram::WriterOptions& options) {
+  try {
+    py::gil_scoped_release release;
+    ngram::convert_kenlm(path, output, metadata, options);
   } catch (const ngram::ModelError& error) {
     throw std::invalid_argument(error.message);
   }
@@ -82,16 +93,7 @@ py::dict score_ids(const TextModel& model, const py::array_t<uint32_t, py::array
 }
 
 // Arrays (words,): `id` and `length` uint32, `log10` float64, `begin` and `end` int64 in bytes.
-py::dict score_each(const TextModel& model, const py::buffer& data, bool begin, bool end) {
-  check_encodes(model);
-  const py::buffer_info bytes = data.request();
-  if (bytes.ndim != 1 || bytes.itemsize != 1) throw py::value_error("data: must be a one-dimensional buffer of bytes");
-  std::vector<ngram::WordScore> scores;
-  {
-    py::gil_scoped_release release;
-    scores =
-        ngram::score_each(model, {static_cast<const char*>(bytes.ptr), static_cast<size_t>(bytes.size)}, {begin, end});
-  }
+py::dict each_as_arrays(const std::vector<ngram::WordScore>& scores) {
   const auto count = static_cast<py::ssize_t>(scores.size());
   py::array_t<uint32_t> id(count), length(count);
   py::array_t<double> log10(count);
@@ -111,6 +113,31 @@ py::dict score_each(const TextModel& model, const py::buffer& data, bool begin, 
   result["begin"] = from;
   result["end"] = to;
   return result;
+}
+
+py::dict score_each(const TextModel& model, const py::buffer& data, bool begin, bool end) {
+  check_encodes(model);
+  const py::buffer_info bytes = data.request();
+  if (bytes.ndim != 1 || bytes.itemsize != 1) throw py::value_error("data: must be a one-dimensional buffer of bytes");
+  std::vector<ngram::WordScore> scores;
+  {
+    py::gil_scoped_release release;
+    scores = ngram::score_each(model, {static_cast<const char*>(bytes.ptr), static_cast<size_t>(bytes.size)},
+                               Ends{begin, end});
+  }
+  return each_as_arrays(scores);
+}
+
+py::dict score_each_id(const TextModel& model, const py::array_t<uint32_t, py::array::c_style>& ids, bool begin,
+                       bool end) {
+  if (ids.ndim() != 1) throw py::value_error("ids: must be one-dimensional");
+  const std::vector<uint32_t> words(ids.data(), ids.data() + ids.size());
+  std::vector<ngram::WordScore> scores;
+  {
+    py::gil_scoped_release release;
+    scores = ngram::score_each(model, words, Ends{begin, end});
+  }
+  return each_as_arrays(scores);
 }
 
 py::dict describe(const TextModel& text_model) {
@@ -158,7 +185,7 @@ void bind_ngram_model(py::module_& module) {
       .def(py::init(&open_model), py::arg("path"), py::arg("copied"))
       .def("describe", &describe)
       .def_property_readonly("metadata", [](const TextModel& model) { return py::bytes(model.model().metadata()); })
-      .def_property_readonly("unit_extra", [](const TextModel& model) { return py::bytes(model.units().extra()); })
+      .def_property_readonly("units", &TextModel::units, py::return_value_policy::reference_internal)
       .def("words",
            [](const TextModel& model) {
              py::list words;
@@ -172,9 +199,13 @@ void bind_ngram_model(py::module_& module) {
            })
       .def("score_ids", &score_ids, py::arg("ids"), py::arg("offsets"), py::arg("begin"), py::arg("end"))
       .def("score_each", &score_each, py::arg("data"), py::arg("begin"), py::arg("end"))
+      .def("score_each_id", &score_each_id, py::arg("ids"), py::arg("begin"), py::arg("end"))
       .def("write_arpa", &ngram::write_arpa, py::arg("path"), py::call_guard<py::gil_scoped_release>());
   module.def("score_texts", &score_texts, py::arg("models"), py::arg("data"), py::arg("offsets"), py::arg("begin"),
              py::arg("end"), py::arg("threads"));
+
+  module.def("convert_kenlm", &convert_kenlm, py::arg("path"), py::arg("output"), py::arg("metadata"),
+             py::arg("options"));
 
   py::class_<ngram::WriterOptions>(module, "WriterOptions", "How a model is written; see csrc/ngram/writer.h.")
       .def(py::init<>())

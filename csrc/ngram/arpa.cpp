@@ -284,7 +284,7 @@ namespace {
 
 template <bool Coded, bool Highest>
 void write_length(const TextModel& text_model, uint32_t length, ArpaWriter& writer) {
-  using L = Layout<Coded, Highest>;
+  using L = EntryLayout<Coded, Highest>;
   const Model& model = text_model.model();
   const Table& table = model.header().tables[length - 1];
   const std::string_view packed = model.kept_words(length);
@@ -319,7 +319,7 @@ void write_arpa(const TextModel& text_model, const std::string& path) {
   }
   std::vector<uint64_t> counts;
   for (uint32_t k = 0; k < model.order(); ++k) counts.push_back(model.header().tables[k].entries);
-  ArpaWriter writer(path, counts, [&](uint32_t id) { return text_model.units().word(id); });
+  ArpaWriter writer(path, counts, [&](uint32_t id) { return text_model.units().word(text_model.swap().to_unit(id)); });
   for (uint32_t id = 0; id < model.header().vocabulary; ++id) {
     const Entry entry = model.unigram(id);
     writer.add(1, &id, entry.probability, entry.backoff);

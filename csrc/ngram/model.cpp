@@ -1,83 +1,23 @@
 #include "ngram/model.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <system_error>
-
-#include "ngram/sort.h"
+#include <string>
 
 namespace codeshell::ngram {
 
-namespace {
-
-struct Descriptor {
-  int number;
-  ~Descriptor() {
-    if (number >= 0) ::close(number);
-  }
-};
-
-// All of a file in anonymous memory. Huge pages spare most misses of the page table in large tables.
-void* read_whole(int file, uint64_t bytes, const std::string& path) {
-  void* const base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) throw_system(path);
-#ifdef MADV_HUGEPAGE
-  ::madvise(base, bytes, MADV_HUGEPAGE);
-#endif
-  for (uint64_t done = 0; done < bytes;) {
-    const ssize_t got = ::pread(file, static_cast<char*>(base) + done, bytes - done, static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) {
-      const int error = got < 0 ? errno : EIO;  // it became shorter while it was read
-      ::munmap(base, bytes);
-      throw std::system_error(error, std::generic_category(), path);
-    }
-    done += static_cast<uint64_t>(got);
-  }
-  return base;
-}
-
-}  // namespace
-
-Model::Model(const std::string& path, Memory memory) : path_(path) {
-  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  struct stat status;
-  if (file.number < 0 || ::fstat(file.number, &status)) throw_system(path);
-  if (!S_ISREG(status.st_mode)) throw ModelError{"not a file; give a model file"};
-  bytes_ = static_cast<uint64_t>(status.st_size);
-  if (bytes_ < sizeof(Header)) throw ModelError{"not a model of codeshell: it is too short for one"};
-  void* base;
-  if (memory == Memory::copied) {
-    base = read_whole(file.number, bytes_, path);
-  } else {
-    base = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file.number, 0);
-    if (base == MAP_FAILED) throw_system(path);
-    ::madvise(base, bytes_, MADV_RANDOM);
-  }
-  base_ = static_cast<const uint8_t*>(base);
-  header_ = reinterpret_cast<const Header*>(base_);
-  try {
-    check();
-    if (coded()) {
-      const auto* const values = reinterpret_cast<const float*>(base_ + header_->codebooks.offset);
-      books_.assign(values, values + 2 * codes * order());
-    }
-  } catch (...) {
-    ::munmap(base, bytes_);
-    throw;
+Model::Model(const std::string& path, Memory memory)
+    : file_(path, memory), base_(file_.data()), header_(reinterpret_cast<const Header*>(base_)) {
+  if (file_.bytes() < sizeof(Header)) throw ModelError{"not a model of codeshell: it is too short for one"};
+  check();
+  if (coded()) {
+    const auto* const values = reinterpret_cast<const float*>(base_ + header_->codebooks.offset);
+    books_.assign(values, values + 2 * codes * order());
   }
 }
-
-Model::~Model() { ::munmap(const_cast<uint8_t*>(base_), bytes_); }
 
 // Every offset that is used later lies within the file after this; what the tables hold cannot lead out of them.
 void Model::check() const {
   const Header& header = *header_;
+  const uint64_t bytes = file_.bytes();
   if (std::memcmp(header.magic, magic, sizeof(header.magic)) != 0) {
     throw ModelError{"not a model of codeshell"};
   }
@@ -88,18 +28,20 @@ void Model::check() const {
   if (header.checksum != header_checksum(header)) {
     throw ModelError{"its header is damaged (wrong checksum); copy the file again or train it again"};
   }
-  if (header.file_bytes != bytes_) {
-    throw ModelError{"it should have " + std::to_string(header.file_bytes) + " bytes and has " +
-                     std::to_string(bytes_) + "; copy the file again or train it again"};
+  if (header.file_bytes != bytes) {
+    throw ModelError{"it should have " + std::to_string(header.file_bytes) + " bytes and has " + std::to_string(bytes) +
+                     "; copy the file again or train it again"};
   }
   const auto bad = [](const std::string& what) { throw ModelError{"its header is not possible (" + what + ")"}; };
   const auto inside = [&](const Part& part, const char* name) {
-    if (part.offset > bytes_ || part.bytes > bytes_ - part.offset) bad(name);
+    if (part.offset > bytes || part.bytes > bytes - part.offset) bad(name);
     if (part.offset % alignment) bad(name);
   };
   if (header.order < 1 || header.order > max_order) bad("order");
   if (header.flags & ~known_flags) bad("flags");
-  if (header.vocabulary < 1 || header.begin >= header.vocabulary || header.end >= header.vocabulary) bad("vocabulary");
+  if (header.vocabulary < 1 || header.begin >= header.vocabulary || header.end >= header.vocabulary || !header.begin ||
+      !header.end || header.begin == header.end)
+    bad("vocabulary");
   inside(header.units, "units");
   inside(header.metadata, "metadata");
   const bool is_coded = header.flags & quantised, keeps = header.flags & keeps_words;
@@ -107,7 +49,7 @@ void Model::check() const {
     const Table& table = header.tables[length - 1];
     inside(table.part, "a table");
     // Counts are bounded by the bytes first, so that the products below cannot run over.
-    if (table.all_slots > bytes_ || table.slots > table.all_slots || table.entries > table.all_slots || !table.slots ||
+    if (table.all_slots > bytes || table.slots > table.all_slots || table.entries > table.all_slots || !table.slots ||
         table.longest > table.all_slots) {
       bad("slots of a table");
     }

@@ -11,12 +11,27 @@
 
 #include "ngram/format.h"
 #include "ngram/key.h"
+#include "ngram/mapping.h"
 
 namespace codeshell::ngram {
 
 // What is wrong with a file, as the rest of a line that begins with its name.
 struct ModelError {
   std::string message;
+};
+
+// Where a foreign model has <s> and </s> at other ids than 1 and 2, its words lie at their own ids except that these two
+// have changed places with whatever was there. A model's tables are searched by its own ids.
+class IdSwap {
+ public:
+  IdSwap(uint32_t begin, uint32_t end) : begin_(begin), end_(end == 1 ? begin : end) {}
+  bool any() const { return begin_ != 1 || end_ != 2; }
+  uint32_t to_unit(uint32_t id) const { return swapped(swapped(id, 1, begin_), 2, end_); }
+  uint32_t to_model(uint32_t id) const { return swapped(swapped(id, 2, end_), 1, begin_); }
+
+ private:
+  static uint32_t swapped(uint32_t id, uint32_t a, uint32_t b) { return id == a ? b : id == b ? a : id; }
+  uint32_t begin_, end_;
 };
 
 // What a table says of an n-gram.
@@ -27,7 +42,7 @@ struct Entry {
 
 // How entries lie in memory; see format.h. Each has found() and entry() at the same address.
 template <bool Coded, bool Highest>
-struct Layout {
+struct EntryLayout {
   static constexpr size_t bytes = entry_bytes(Coded, Highest);
 
   static uint32_t check(const uint8_t* at) {
@@ -54,16 +69,10 @@ struct Layout {
 
 class Model {
  public:
-  enum class Memory {
-    mapped,  // pages of the file, shared by all processes
-    copied,  // read into memory of this process, on huge pages if the system gives them
-  };
+  using Memory = Mapping::Memory;
 
   // Throws ModelError for a file that is none of ours, another version, cut short or damaged, and std::system_error.
   Model(const std::string& path, Memory memory);
-  ~Model();
-  Model(const Model&) = delete;
-  Model& operator=(const Model&) = delete;
 
   const Header& header() const { return *header_; }
   uint32_t order() const { return header_->order; }
@@ -91,17 +100,16 @@ class Model {
   }
   void check() const;
 
-  std::string path_;
-  const uint8_t* base_ = nullptr;
-  uint64_t bytes_ = 0;
-  const Header* header_ = nullptr;
+  Mapping file_;
+  const uint8_t* base_;
+  const Header* header_;
   std::vector<float> books_;
 };
 
 // A search in one table. Copied out of the model, so that loops keep it in registers.
 template <bool Coded, bool Highest>
 struct Search {
-  using L = Layout<Coded, Highest>;
+  using L = EntryLayout<Coded, Highest>;
   const uint8_t* base;
   uint64_t slots, all_slots, longest;
   const float* books;

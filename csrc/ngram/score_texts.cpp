@@ -44,7 +44,15 @@ TextScore score_sentence(const Model& model, std::vector<uint32_t>& words, Ends 
 
 }  // namespace
 
-TextModel::TextModel(const std::string& path, Model::Memory memory) : model_(path, memory), units_(units_of(model_)) {}
+TextModel::TextModel(const std::string& path, Model::Memory memory)
+    : model_(path, memory), units_(units_of(model_)), swap_(model_.header().begin, model_.header().end) {}
+
+void TextModel::encode(std::string_view text, std::vector<uint32_t>& words, std::vector<Span>* spans) const {
+  const size_t first = words.size();
+  units_.encode(text, words, spans);
+  if (!swap_.any()) return;
+  for (size_t i = first; i < words.size(); ++i) words[i] = swap_.to_model(words[i]);
+}
 
 void score_texts(const std::vector<const TextModel*>& models, const char* data, const int64_t* offsets, size_t count,
                  Ends ends, int threads, TextScore* scores) {
@@ -54,7 +62,8 @@ void score_texts(const std::vector<const TextModel*>& models, const char* data, 
     first[m] = 0;
     const Model& model = models[m]->model();
     while (first[m] < m && (models[first[m]]->model().units() != model.units() ||
-                            models[first[m]]->model().header().begin != model.header().begin)) {
+                            models[first[m]]->model().header().begin != model.header().begin ||
+                            models[first[m]]->model().header().end != model.header().end)) {
       ++first[m];
     }
   }
@@ -70,7 +79,7 @@ void score_texts(const std::vector<const TextModel*>& models, const char* data, 
       for (size_t lead = 0; lead < models.size(); ++lead) {
         if (first[lead] != lead) continue;
         begin_sentence(models[lead]->model(), ends, words);
-        models[lead]->units().encode(text, words);
+        models[lead]->encode(text, words);
         for (size_t m = lead; m < models.size(); ++m) {
           if (first[m] == lead) scores[m * count + i] = score_sentence(models[m]->model(), words, ends, scratch);
         }
@@ -93,23 +102,43 @@ void score_ids(const TextModel& model, const uint32_t* ids, const int64_t* offse
   }
 }
 
-std::vector<WordScore> score_each(const TextModel& model, std::string_view text, Ends ends) {
-  std::vector<uint32_t> words;
-  std::vector<Span> spans;
-  begin_sentence(model.model(), ends, words);
-  model.units().encode(text, words, &spans);
+namespace {
+
+std::vector<WordScore> score_spans(const TextModel& model, std::vector<uint32_t>& words, std::vector<Span>& spans,
+                                   Ends ends, uint64_t text_end) {
   if (ends.end) {
     words.push_back(model.model().header().end);
-    spans.push_back({text.size(), text.size()});
+    spans.push_back({text_end, text_end});
   }
   std::vector<WordScore> scores;
   scores.reserve(spans.size());
   Scratch scratch;
   score_words(model.model(), words.data(), words.size(), ends.begin, scratch,
               [&](size_t i, double log10, uint32_t length) {
-                scores.push_back({words[i], length, log10, spans[i - ends.begin]});
+                scores.push_back({model.swap().to_unit(words[i]), length, log10, spans[i - ends.begin]});
               });
   return scores;
+}
+
+}  // namespace
+
+std::vector<WordScore> score_each(const TextModel& model, std::string_view text, Ends ends) {
+  std::vector<uint32_t> words;
+  std::vector<Span> spans;
+  begin_sentence(model.model(), ends, words);
+  model.encode(text, words, &spans);
+  return score_spans(model, words, spans, ends, text.size());
+}
+
+std::vector<WordScore> score_each(const TextModel& model, const std::vector<uint32_t>& ids, Ends ends) {
+  std::vector<uint32_t> words;
+  std::vector<Span> spans(ids.size());
+  begin_sentence(model.model(), ends, words);
+  for (const uint32_t id : ids) {
+    if (id >= model.model().header().vocabulary) throw std::invalid_argument("ids: beyond the model's vocabulary");
+    words.push_back(id);
+  }
+  return score_spans(model, words, spans, ends, 0);
 }
 
 }  // namespace codeshell::ngram

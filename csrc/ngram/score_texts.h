@@ -17,10 +17,14 @@ class TextModel {
 
   const Model& model() const { return model_; }
   const Units& units() const { return units_; }
+  // Appends the ids of a text as the model's tables have them.
+  void encode(std::string_view text, std::vector<uint32_t>& words, std::vector<Span>* spans = nullptr) const;
+  const IdSwap& swap() const { return swap_; }
 
  private:
   Model model_;
   Units units_;
+  IdSwap swap_;
 };
 
 // Whether <s> comes first (as a context) and </s> last (as a word that counts).
@@ -36,7 +40,7 @@ struct TextScore {
 
 // One word of a text with its score.
 struct WordScore {
-  uint32_t id;
+  uint32_t id;      // of the units
   uint32_t length;  // of the n-gram that was found
   double log10;
   Span span;  // </s> lies at the end of the text and is empty
@@ -53,5 +57,8 @@ void score_ids(const TextModel& model, const uint32_t* ids, const int64_t* offse
                TextScore* scores);
 
 std::vector<WordScore> score_each(const TextModel& model, std::string_view text, Ends ends);
+
+// The same for ids that were made elsewhere; their spans are empty.
+std::vector<WordScore> score_each(const TextModel& model, const std::vector<uint32_t>& ids, Ends ends);
 
 }  // namespace codeshell::ngram

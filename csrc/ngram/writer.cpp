@@ -80,6 +80,9 @@ ModelWriter::~ModelWriter() {
 }
 
 void ModelWriter::set_ends(uint32_t begin, uint32_t end) {
+  if (!begin || !end || begin == end || begin >= header_.vocabulary || end >= header_.vocabulary) {
+    throw std::invalid_argument("the ids of <s> and </s>: two words of the vocabulary, and not <unk>");
+  }
   header_.begin = begin;
   header_.end = end;
 }
