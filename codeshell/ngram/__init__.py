@@ -9,10 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codeshell.ngram.model import LanguageModel as LanguageModel
+    from codeshell.ngram.model import score_all as score_all
     from codeshell.ngram.training import Settings as Settings
     from codeshell.ngram.training import train as train
 
-_NAMES = {"Settings": "codeshell.ngram.training", "train": "codeshell.ngram.training"}
+_NAMES = {
+    "LanguageModel": "codeshell.ngram.model",
+    "Settings": "codeshell.ngram.training",
+    "score_all": "codeshell.ngram.model",
+    "train": "codeshell.ngram.training",
+}
 """Name to the module that has it."""
 
 
