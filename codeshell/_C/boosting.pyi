@@ -74,3 +74,17 @@ def score_ngrams(
     weights: NDArray[np.int16],
 ) -> NDArray[np.float64]:
     """Sums of the weights (2^bits, targets) of each text's n-grams over the length of its vector: (texts, targets)."""
+
+def sparse_product(
+    columns: NDArray[np.uint32], values: NDArray[np.float64], bounds: NDArray[np.int64], dense: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sparse rows (entries bounds[i] .. bounds[i + 1] are row i's) times a dense matrix (width, targets)."""
+
+def sparse_transposed(
+    columns: NDArray[np.uint32],
+    values: NDArray[np.float64],
+    bounds: NDArray[np.int64],
+    dense: NDArray[np.float64],
+    width: int,
+) -> NDArray[np.float64]:
+    """The transposed sparse rows times a dense matrix (rows, targets): (width, targets)."""

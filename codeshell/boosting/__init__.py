@@ -4,6 +4,7 @@
     ngrams     hashed n-grams of a text with quantised weights
     isotonic   a rising line of pieces from a raw score to a calibrated one
     container  named arrays in one checked file
+    model      all of these as one quality model
 """
 
 from __future__ import annotations

@@ -24,8 +24,14 @@ class Calibration(NamedTuple):
     """(knots,) ascending, within the range of labels."""
 
     def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = np.interp(raw, self.raw, self.value)
-        return result
+        # Written out, so that each operation is rounded once and the bits are the same everywhere.
+        if len(self.raw) == 1:
+            return np.full(len(raw), self.value[0])
+        slopes = np.diff(self.value) / np.diff(self.raw)
+        inside = np.clip(raw, self.raw[0], self.raw[-1])
+        piece = np.clip(np.searchsorted(self.raw, inside, side="right") - 1, 0, len(slopes) - 1)
+        result = self.value[piece] + (inside - self.raw[piece]) * slopes[piece]
+        return np.clip(result, self.value[0], self.value[-1])
 
 
 def steps(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

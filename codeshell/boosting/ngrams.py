@@ -1,13 +1,13 @@
 """A linear score on hashed n-grams of a text: ridge regression on dampened counts, weights in 16-bit integers.
 
 What the n-grams are, and how a text is scored, is in csrc/boosting/ngrams.h. Rare buckets count more (inverse document
-frequency); a text's vector has length 1. Training solves the ridge regression by conjugate gradients in the space of
-documents: through the matrix of their products where that fits into memory, through the sparse vectors where not.
+frequency); a text's vector has length 1. Training solves the ridge regression by conjugate gradients on the sparse
+vectors, whose products are taken in C++ in a fixed order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,9 @@ RARITY_UNIT = 512
 
 MOST_RARITY = 4095
 
-GRAM_DOCUMENTS = 8192
-"""Documents up to which their products are held: 0.5 GB."""
-
-TOLERANCE = 1e-8
-STEPS = 400
-"""Of the conjugate gradients: they end at this residual, relative to the labels, or after so many steps."""
+TOLERANCE = 1e-5
+STEPS = 100
+"""Of the conjugate gradients: they end at this relative residual, or after so many steps."""
 
 
 @dataclass(frozen=True)
@@ -108,105 +105,69 @@ def rarity_of(found: Vectors) -> NDArray[np.uint16]:
     return np.minimum(np.rint(values * RARITY_UNIT), MOST_RARITY).astype(np.uint16)
 
 
-def _unit(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
+def unit_rows(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
     """(entries,) values times rarity, each row at length 1."""
     raw = found.values * rarity[found.buckets]
-    squares = _row_sums(raw * raw, found.bounds)
+    total = np.concatenate([[0.0], np.cumsum(raw * raw)])
+    squares = total[found.bounds[1:]] - total[found.bounds[:-1]]
     lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
     result: NDArray[np.float64] = raw / np.repeat(lengths, np.diff(found.bounds))
     return result
 
 
-def _row_sums(values: NDArray[np.float64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums of the entries of each row; rows may be empty."""
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    result: NDArray[np.float64] = total[bounds[1:]] - total[bounds[:-1]]
-    return result
-
-
-def _blocks(found: Vectors, unit: NDArray[np.float64], width: int) -> Iterator[NDArray[np.float64]]:
-    """The matrix of the rows as dense blocks (rows, width) of neighbouring buckets."""
-    rows = np.repeat(np.arange(len(found)), np.diff(found.bounds))
-    order = np.argsort(found.buckets, kind="stable")
-    buckets = found.buckets[order].astype(np.int64)
-    for first in range(0, 1 << found.bits, width):
-        begin, end = np.searchsorted(buckets, [first, first + width])
-        if begin == end:
-            continue
-        entries = order[begin:end]
-        # Only the buckets that occur.
-        used, place = np.unique(buckets[begin:end], return_inverse=True)
-        dense = np.zeros((len(found), len(used)))
-        dense[rows[entries], place] = unit[entries]
-        yield dense
-
-
-def products(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
-    """(texts, texts) products of the unit vectors of texts."""
-    unit = _unit(found, rarity)
-    result = np.zeros((len(found), len(found)))
-    width = max(256, (1 << 24) // max(1, len(found)))
-    for dense in _blocks(found, unit, width):
-        result += dense @ dense.T
-    return result
-
-
 def solve(
-    product: Callable[[NDArray[np.float64]], NDArray[np.float64]], labels: NDArray[np.float64], ridge: float
+    product: Callable[[NDArray[np.float64]], NDArray[np.float64]], right: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(documents, targets) a with (K + ridge) a = labels, by conjugate gradients; K is symmetric, not negative."""
-    result = np.zeros_like(labels)
-    residual = labels.copy()
+    """(n, targets) x with `product(x)` = right, by conjugate gradients; the matrix is symmetric and positive."""
+    result = np.zeros_like(right)
+    residual = right.copy()
     direction = residual.copy()
     squares = (residual * residual).sum(0)
     enough = TOLERANCE**2 * np.maximum(squares, 1e-300)
     for _ in range(STEPS):
-        if (squares <= enough).all():
-            break
-        image = product(direction) + ridge * direction
         # A target that is solved takes no further step.
         moving = squares > enough
+        if not moving.any():
+            break
+        image = product(direction)
         step = np.where(moving, squares / np.where(moving, (direction * image).sum(0), 1.0), 0.0)
         result += step * direction
         residual -= step * image
         after = (residual * residual).sum(0)
         direction = residual + np.where(moving, after / np.where(moving, squares, 1.0), 0.0) * direction
-        squares = after
+        squares = np.where(moving, after, squares)
     return result
 
 
-def train(found: Vectors, targets: NDArray[np.float64], ridge: float) -> NgramHead:
-    """Fit a head.
+def train(
+    found: Vectors,
+    rarity: NDArray[np.uint16],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    ridge: float,
+) -> NgramHead:
+    """Fit a head by weighted ridge regression.
 
     Args:
         found: the vectors of the texts.
+        rarity: (2^bits,) of `rarity_of`, perhaps from more texts.
         targets: (texts, targets) float64.
-        ridge: weight of the penalty; the vectors have length 1.
+        weights: (texts,) of each in the sum of squared errors.
+        ridge: weight of the penalty on squared weights; the vectors have length 1.
     """
-    rarity = rarity_of(found)
-    unit = _unit(found, rarity)
-    start = targets.mean(0)
-    centred = targets - start
-    lengths = np.diff(found.bounds)
+    buckets, bounds = found.buckets, found.bounds
+    unit = unit_rows(found, rarity)
+    width = 1 << found.bits
+    start = (targets * weights[:, None]).sum(0) / weights.sum()
 
-    def transposed(column: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(found.buckets, weights=unit * np.repeat(column, lengths), minlength=1 << found.bits)
+    def normal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        image = _boosting.sparse_product(buckets, unit, bounds, columns) * weights[:, None]
+        return _boosting.sparse_transposed(buckets, unit, bounds, image, width) + ridge * columns
 
-    def through_vectors(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        images = [
-            _row_sums(unit * transposed(columns[:, t])[found.buckets], found.bounds) for t in range(columns.shape[1])
-        ]
-        return np.stack(images, axis=1)
-
-    if len(found) <= GRAM_DOCUMENTS:
-        gram = products(found, rarity)
-        dual = solve(lambda columns: gram @ columns, centred, ridge)
-    else:
-        dual = solve(through_vectors, centred, ridge)
-    primal = np.stack([transposed(dual[:, t]) for t in range(targets.shape[1])], axis=1)
+    right = (targets - start) * weights[:, None]
+    primal = solve(normal, _boosting.sparse_transposed(buckets, unit, bounds, right, width))
     # A text's sum is of damped counts times these, over the length of damped counts times rarity.
     real = primal * rarity[:, None]
     largest = np.abs(real).max(0)
     scale = np.where(largest > 0, largest, 1.0) / 32767
-    weights = np.rint(real / scale).astype(np.int16)
-    return NgramHead(found.bits, found.most_bytes, rarity, weights, scale, start)
+    return NgramHead(found.bits, found.most_bytes, rarity, np.rint(real / scale).astype(np.int16), scale, start)

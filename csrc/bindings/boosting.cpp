@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "bindings/quality.h"
 #include "boosting/grow.h"
 #include "boosting/ngrams.h"
+#include "boosting/sparse.h"
 #include "boosting/trees.h"
 
 namespace codeshell::bindings {
@@ -164,6 +166,63 @@ Array<double> score_ngrams(const py::buffer& data, const Offsets& offsets, int64
   return results;
 }
 
+// A matrix of sparse rows: entries bounds[i] .. bounds[i + 1] of `columns` and `values` are row i's.
+struct Sparse {
+  const uint32_t* columns;
+  const double* values;
+  const int64_t* bounds;
+  size_t rows;
+
+  Sparse(const Array<uint32_t>& columns_of, const Array<double>& values_of, const Array<int64_t>& bounds_of,
+         py::ssize_t width) {
+    check_size(values_of, columns_of.size(), "values");
+    if (bounds_of.ndim() != 1 || bounds_of.size() < 1) throw py::value_error("bounds: must be (rows + 1,)");
+    columns = columns_of.data();
+    values = values_of.data();
+    bounds = bounds_of.data();
+    rows = static_cast<size_t>(bounds_of.size() - 1);
+    if (bounds[0] != 0 || bounds[rows] != columns_of.size()) throw py::value_error("bounds: must span the entries");
+    for (size_t i = 0; i < rows; ++i) {
+      if (bounds[i] > bounds[i + 1]) throw py::value_error("bounds: must not fall");
+    }
+    for (py::ssize_t e = 0; e < columns_of.size(); ++e) {
+      if (columns[e] >= static_cast<size_t>(width)) throw py::value_error("columns: beyond the matrix");
+    }
+  }
+};
+
+// Returns the product (rows, targets) of sparse rows and a dense matrix (width, targets).
+Array<double> sparse_product(const Array<uint32_t>& columns, const Array<double>& values, const Array<int64_t>& bounds,
+                             const Array<double>& dense) {
+  if (dense.ndim() != 2) throw py::value_error("dense: must be (width, targets)");
+  const Sparse matrix(columns, values, bounds, dense.shape(0));
+  Array<double> result({static_cast<py::ssize_t>(matrix.rows), dense.shape(1)});
+  const auto targets = static_cast<size_t>(dense.shape(1));
+  const double* const in = dense.data();
+  double* const out = result.mutable_data();
+  py::gil_scoped_release release;
+  boosting::product(matrix.columns, matrix.values, matrix.bounds, matrix.rows, in, targets, out);
+  return result;
+}
+
+// Returns the product (width, targets) of the transposed sparse rows and a dense matrix (rows, targets).
+Array<double> sparse_transposed(const Array<uint32_t>& columns, const Array<double>& values,
+                                const Array<int64_t>& bounds, const Array<double>& dense, int64_t width) {
+  if (width < 1) throw py::value_error("width: must be 1 or more");
+  const Sparse matrix(columns, values, bounds, width);
+  if (dense.ndim() != 2 || dense.shape(0) != static_cast<py::ssize_t>(matrix.rows)) {
+    throw py::value_error("dense: must be (rows, targets)");
+  }
+  Array<double> result({static_cast<py::ssize_t>(width), dense.shape(1)});
+  const auto targets = static_cast<size_t>(dense.shape(1));
+  const double* const in = dense.data();
+  double* const out = result.mutable_data();
+  std::fill_n(out, static_cast<size_t>(width) * targets, 0.0);
+  py::gil_scoped_release release;
+  boosting::transposed(matrix.columns, matrix.values, matrix.bounds, matrix.rows, in, targets, out);
+  return result;
+}
+
 }  // namespace
 
 void bind_boosting(py::module_& module) {
@@ -182,6 +241,11 @@ void bind_boosting(py::module_& module) {
   module.def("score_ngrams", &score_ngrams, py::arg("data"), py::arg("offsets"), py::arg("bits"), py::arg("most_bytes"),
              py::arg("rarity").noconvert(), py::arg("weights").noconvert(),
              "The linear head on hashed n-grams; see csrc/boosting/ngrams.h.");
+  module.def("sparse_product", &sparse_product, py::arg("columns").noconvert(), py::arg("values").noconvert(),
+             py::arg("bounds").noconvert(), py::arg("dense").noconvert(), "Sparse rows times a dense matrix.");
+  module.def("sparse_transposed", &sparse_transposed, py::arg("columns").noconvert(), py::arg("values").noconvert(),
+             py::arg("bounds").noconvert(), py::arg("dense").noconvert(), py::arg("width"),
+             "The transposed sparse rows times a dense matrix.");
 }
 
 }  // namespace codeshell::bindings
