@@ -49,7 +49,8 @@ class QualityModel:
     """`quality`, then those of `DIMENSIONS` that the labels had."""
     trees: Ensemble
     head: NgramHead | None
-    """None: trees alone."""
+    """None: trees alone. If its weights have a target more than the model, the last one tells good from bad reference
+    code, and the trees read that score as their last column."""
     head_share: float
     """Weight of the head's score, where that of the trees is 1."""
     centre: NDArray[np.float64]
@@ -67,7 +68,11 @@ class QualityModel:
 
     def raw(self, rows: NDArray[np.float64], texts: Texts) -> NDArray[np.float64]:
         """Mixed scores before calibration: (documents, targets)."""
-        head = self.head.predict(texts) if self.head is not None else None
+        head = None
+        if self.head is not None:
+            both = self.head.predict(texts)
+            head, reference = both[:, : len(self.targets)], both[:, len(self.targets) :]
+            rows = np.concatenate([rows, reference], axis=1)
         return mixed(self._evaluator.predict(rows), head, self.head_share, self.centre, self.spread)
 
     def predict(self, rows: NDArray[np.float64], texts: Texts) -> NDArray[np.float64]:
@@ -88,7 +93,7 @@ class QualityModel:
         meta = {
             "columns": list(self.columns),
             "targets": list(self.targets),
-            "features": self.trees.features,
+            "features": self.trees.features,  # the columns, and perhaps the head's last score
             "head": None if self.head is None else {"bits": self.head.bits, "most_bytes": self.head.most_bytes},
             "head_share": self.head_share,
             "about": dict(self.about),
@@ -160,7 +165,8 @@ def _check(model: QualityModel) -> None:
         raise ValueError("its targets are not quality and its dimensions")
     if len(set(model.targets)) != count or len(set(model.columns)) != len(model.columns):
         raise ValueError("a name occurs twice")
-    if len(model.columns) != model.trees.features:
+    extra = model.trees.features - len(model.columns)
+    if extra not in ((0, 1) if model.head is not None else (0,)):
         raise ValueError("its trees read another number of columns")
     if model.trees.values.ndim != 2 or model.trees.values.shape[1] != count:
         raise ValueError("its trees have another number of targets")
@@ -171,7 +177,7 @@ def _check(model: QualityModel) -> None:
     if not (model.spread > 0).all() or not np.isfinite(model.head_share):
         raise ValueError("its standard scores divide by 0")
     if model.head is not None:
-        _check_head(model.head, count)
+        _check_head(model.head, count + extra)
     for line in model.calibrations:
         if line.raw.ndim != 1 or line.raw.shape != line.value.shape or not len(line.raw):
             raise ValueError("a calibration has no knots")

@@ -81,6 +81,8 @@ SCORERS: Registry[Any] = Registry(
     {
         "text": "codeshell.scorers.text:TextMeasures",
         "lexical": "codeshell.scorers.lexical:Lexical",
+        "libraries": "codeshell.scorers.libraries:Libraries",
+        "standards": "codeshell.scorers.standards:Standards",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""

@@ -20,7 +20,7 @@ COUNTS = (
     "identifiers",
     "longest_string",
     "risky_calls",
-    "empty_catches",
+    "bare_catches",
     "longest_run",
     "longest_word",
 )

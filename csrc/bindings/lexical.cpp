@@ -99,6 +99,7 @@ std::unique_ptr<Lexis> make_lexis(const std::vector<MarkerArguments>& markers,
     const std::string plain = called ? word.substr(0, word.size() - 1) : word;
     if (plain.empty()) throw py::value_error("words: an empty one");
     const uint32_t bits = named(word_classes, name, "words");
+    if (bits & text::kw_import) lexis->import_words.push_back(plain.substr(plain.rfind('.') + 1));
     lexis->words.add(plain, called ? (bits & ~text::keyword) | text::called : bits);
   }
   lexis->prefixes = prefixes;
@@ -163,19 +164,11 @@ py::tuple imports(const py::buffer& data, const Offsets& offsets, const std::vec
   {
     py::gil_scoped_release release;
     text::Scratch scratch;
-    text::Row row;
-    std::vector<size_t> places;
     for (size_t i = 0; i < count; ++i) {
       const int64_t begin = batch.texts.offsets[i];
-      const char* const start = batch.texts.data + begin;
-      const auto size = static_cast<size_t>(batch.texts.offsets[i + 1] - begin);
       const size_t before = list.ends.size();
-      if (chosen[i]->imports != text::Imports::none) {
-        places.clear();
-        row.fill(0.0);
-        text::measure_tokens(*chosen[i], start, size, scratch, row, &places);
-        text::read_imports(*chosen[i], start, size, places, list);
-      }
+      text::find_imports(*chosen[i], batch.texts.data + begin, static_cast<size_t>(batch.texts.offsets[i + 1] - begin),
+                         scratch, list);
       out[i] = static_cast<int64_t>(list.ends.size() - before);
     }
   }

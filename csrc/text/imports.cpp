@@ -267,13 +267,62 @@ class Reader {
   const char* p_ = nullptr;
 };
 
+// Whether the word [begin, end) of the text may import something, by what stands next to it. True more often than it
+// does; the lexer and the reader decide.
+bool may_import(const Lexis& lexis, const char* text, const char* text_end, const char* begin, const char* end) {
+  if (end < text_end && lexis.name_bits[static_cast<uint8_t>(*end)]) return false;
+  if (begin > text && lexis.name_bits[static_cast<uint8_t>(begin[-1])]) return false;
+  switch (lexis.imports) {
+    case Imports::javascript:
+    case Imports::lua:
+    case Imports::r:
+    case Imports::ruby: {
+      // A quote or a bracket follows.
+      const char* p = end;
+      while (p < text_end && blank(*p)) ++p;
+      return p < text_end && std::strchr("'\"`([", *p);
+    }
+    default: {
+      // Words alone stand before it on its line.
+      constexpr std::ptrdiff_t looked_at = 64;
+      const char* const stop = begin - std::min(begin - text, looked_at);
+      for (const char* p = begin; p > stop && !line_end(p[-1]); --p) {
+        if (!name_byte(p[-1]) && !blank(p[-1]) && !std::strchr("#;:(){}", p[-1])) return false;
+      }
+      return true;
+    }
+  }
+}
+
+// The end of the last word that may import something, 0 if there is none.
+size_t last_import(const Lexis& lexis, const char* text, size_t size) {
+  const char *const end = text + size, *last = text;
+  for (const std::string& word : lexis.import_words) {
+    for (const char* p = last; p < end;) {
+      const auto* found = static_cast<const char*>(memmem(p, static_cast<size_t>(end - p), word.data(), word.size()));
+      if (!found) break;
+      p = found + word.size();
+      if (may_import(lexis, text, end, found, p)) last = p;
+    }
+  }
+  return static_cast<size_t>(last - text);
+}
+
 }  // namespace
 
-void read_imports(const Lexis& lexis, const char* text, size_t size, const std::vector<size_t>& places,
-                  ImportList& list) {
+void find_imports(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, ImportList& list) {
+  if (lexis.imports == Imports::none) return;
+  const size_t last = last_import(lexis, text, size);
+  if (last == 0) return;
+  // A little more than the last word, so that the lexer sees what follows it.
+  constexpr size_t beyond = 256;
+  Row row;
+  row.fill(0.0);
+  scratch.places_of_imports.clear();
+  measure_tokens(lexis, text, std::min(size, last + beyond), scratch, row, &scratch.places_of_imports);
   Reader reader(text, text + size, list);
   const char* done = text;
-  for (const size_t place : places) {
+  for (const size_t place : scratch.places_of_imports) {
     // `from x import y` has two such words; the first has read both.
     if (text + place >= done) done = reader.read(lexis.imports, text + place);
   }

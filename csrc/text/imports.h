@@ -1,5 +1,5 @@
 // The modules that a text imports, read from the places of the words that import (`import`, `#include`, `use`). The
-// lexer found these places, so that nothing within comments and strings is taken for an import.
+// lexer finds these places, so that nothing within comments and strings is taken for an import.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "text/lexis.h"
+#include "text/lexical.h"
 
 namespace codeshell::text {
 
@@ -24,8 +24,8 @@ struct ImportList {
   std::vector<uint8_t> kinds;
 };
 
-// Adds the imports of a text in their order. `places` are those of `measure_lexical`, rising.
-void read_imports(const Lexis& lexis, const char* text, size_t size, const std::vector<size_t>& places,
-                  ImportList& list);
+// Adds the imports of a text in their order. Only the text up to its last word that may import something is lexed, and
+// that is its first lines in most files.
+void find_imports(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, ImportList& list);
 
 }  // namespace codeshell::text

@@ -20,21 +20,23 @@ namespace codeshell::text {
 // a text without commas.
 #define CODESHELL_LEXICAL_COLUMNS(X)                                                                                   \
   X(code_lines)                                                                                                        \
-  X(comment_lines) X(blank_lines) X(blank_share) X(comment_line_share) X(comment_share) X(docstring_share)             \
-      X(licence_share) X(comment_length) X(commented_code) X(todos) X(line_spread) X(line_median) X(line_p90)          \
-          X(long_lines) X(crowded_lines) X(blank_runs) X(trailing_blanks) X(final_newline) X(indent_unit)              \
-              X(indent_tabs) X(indent_mixed) X(indent_steady) X(indent_mean) X(indent_deepest) X(identifiers)          \
-                  X(identifier_length) X(identifier_distinct) X(name_single) X(name_lower) X(name_snake) X(name_camel) \
-                      X(name_pascal) X(name_constant) X(name_other) X(name_numbered) X(unused_imports) X(numbers)      \
-                          X(magic_numbers) X(strings) X(string_share) X(longest_string) X(prints) X(console_reads)     \
-                              X(asserts) X(risky_calls) X(empty_catches) X(type_annotations) X(parentheses)            \
-                                  X(brackets) X(operators) X(spaced_commas) X(spaced_assignments) X(semicolons)        \
-                                      X(tokens_per_line) X(decisions) X(kw_functions) X(kw_classes) X(kw_returns)      \
-                                          X(kw_branches) X(kw_loops) X(kw_errors) X(kw_imports) X(kw_gotos)            \
-                                              X(duplicate_lines) X(duplicate_text) X(top_2gram) X(top_3gram)           \
-                                                  X(top_4gram) X(duplicate_5grams) X(duplicate_10grams) X(lz_ratio)    \
-                                                      X(longest_run) X(longest_word) X(encoded_share) X(hex_share)     \
-                                                          X(digit_share) X(white_share) X(non_ascii)
+  X(comment_lines)                                                                                                     \
+  X(blank_lines)                                                                                                       \
+  X(blank_share) X(comment_line_share) X(comment_share) X(docstring_share) X(licence_share) X(comment_length)          \
+      X(commented_code) X(todos) X(line_spread) X(line_median) X(line_p90) X(long_lines) X(crowded_lines)              \
+          X(blank_runs) X(trailing_blanks) X(final_newline) X(indent_unit) X(indent_tabs) X(indent_mixed)              \
+              X(indent_steady) X(indent_mean) X(indent_deepest) X(identifiers) X(identifier_length)                    \
+                  X(identifier_distinct) X(name_single) X(name_lower) X(name_snake) X(name_camel) X(name_pascal)       \
+                      X(name_constant) X(name_other) X(name_numbered) X(unused_imports) X(numbers) X(magic_numbers)    \
+                          X(strings) X(string_share) X(longest_string) X(prints) X(console_reads) X(asserts)           \
+                              X(risky_calls) X(bare_catches) X(type_annotations) X(parentheses) X(brackets)           \
+                                  X(operators) X(spaced_commas) X(spaced_assignments) X(semicolons) X(tokens_per_line) \
+                                      X(decisions) X(kw_functions) X(kw_classes) X(kw_returns) X(kw_branches)          \
+                                          X(kw_loops) X(kw_errors) X(kw_imports) X(kw_gotos) X(duplicate_lines)        \
+                                              X(duplicate_text) X(top_2gram) X(top_3gram) X(top_4gram)                 \
+                                                  X(duplicate_5grams) X(duplicate_10grams) X(lz_ratio) X(longest_run)  \
+                                                      X(longest_word) X(encoded_share) X(hex_share) X(digit_share)     \
+                                                          X(white_share) X(non_ascii)
 
 enum class Column : uint8_t {
 #define CODESHELL_NAME(name) name,
@@ -60,9 +62,12 @@ inline constexpr int64_t repetition_items = int64_t{1} << 17;
 // A hash table from 64-bit keys to counts that is emptied in no time: an entry of an older `stamp` counts as empty.
 class Counts {
  public:
-  void clear();
-  // The count of a key, 0 when it is new. The reference is good until the next call.
-  uint32_t& operator[](uint64_t key);
+  // Empties the table, with room for about `expected` keys before it grows.
+  void clear(size_t expected);
+  // The place of a key, which is added with a count of 0 when it is new. Good until the table grows.
+  size_t place(uint64_t key);
+  uint32_t& at(size_t place) { return slots_[place].count; }
+  uint32_t& operator[](uint64_t key) { return slots_[place(key)].count; }
   // The count of a key, 0 if it was never there.
   uint32_t find(uint64_t key) const;
 
@@ -80,20 +85,20 @@ class Counts {
 
 // Memory that one thread reuses from text to text.
 struct Scratch {
-  Counts names, lines;
-  std::array<Counts, 5> grams;
+  Counts names, lines, grams;
   std::vector<uint64_t> imported;
-  std::vector<uint64_t> words;
-  std::vector<uint32_t> word_sizes;
-  std::vector<uint8_t> repeated;
+  std::vector<uint64_t> hashes;
+  std::vector<int64_t> word_bytes;
+  std::vector<uint32_t> starts, places;
   std::vector<uint32_t> positions;
+  std::vector<size_t> places_of_imports;
 };
 
-// Fills every column of a text. `import_words`, where given, gets the places of the words that import something.
-void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                     std::vector<size_t>* import_words = nullptr);
+// Fills every column of a text.
+void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
-// The lexer's part of it, and the part that knows no language.
+// The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
+// that import something.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
                     std::vector<size_t>* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);

@@ -139,6 +139,7 @@ struct Lexis {
   Catches catches = Catches::none;
   Imports imports = Imports::none;
   int64_t line_limit = 100;  // characters
+  std::vector<std::string> import_words;
 
   // markers_at[byte] is the list of markers that begin with the byte, the longest first, as a range of `order`.
   struct Range {

@@ -20,9 +20,9 @@ inline double ratio(int64_t part, int64_t whole, double otherwise = 0.0) {
 
 class LineCounter {
  public:
-  LineCounter(int64_t limit, bool ascii, Counts& seen, const char* text)
+  LineCounter(int64_t limit, bool ascii, Counts& seen, const char* text, size_t size)
       : limit_(limit), ascii_(ascii), seen_(seen), text_(text) {
-    seen_.clear();
+    seen_.clear(std::min(size, repetition_bytes) / 32);
   }
 
   // What the lexer notes on the present line; `end` forgets it.
