@@ -197,7 +197,9 @@ class LanguageModel:
         # bincount adds in the order of the units.
         bits = np.bincount(line, -found["log10"] * BITS, len(starts))
         sizes = np.diff(starts, append=len(data))
-        return [Line(i + 1, size, cost) for i, (size, cost) in enumerate(zip(sizes.tolist(), bits.tolist(), strict=True))]
+        return [
+            Line(i + 1, size, cost) for i, (size, cost) in enumerate(zip(sizes.tolist(), bits.tolist(), strict=True))
+        ]
 
     def _each(self, data: bytes, bos: bool, eos: bool) -> dict[str, NDArray[Any]]:
         if self._encoder is None:
@@ -227,9 +229,7 @@ def score_all(
         handles = [models[number].handle for number in direct]
         found = _C.ngram.score_texts(handles, piece.data, piece.offsets, bos, eos, threads) if direct else {}
         for row, number in enumerate(direct):
-            parts[number].append(
-                Scores(found["units"][row], found["unknown"][row], found["log10"][row], sizes, eos)
-            )
+            parts[number].append(Scores(found["units"][row], found["unknown"][row], found["log10"][row], sizes, eos))
         for number, model in enumerate(models):
             if model._encoder is not None:
                 each = model.handle.score_ids(*model._ids(piece), bos, eos)

@@ -230,9 +230,8 @@ void ArpaReader::start_tables() {
 }
 
 ArpaWriter::ArpaWriter(std::string path, std::vector<uint64_t> counts, std::function<std::string(uint32_t)> word)
-    : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")), counts_(std::move(counts)) {
+    : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")), counts_(std::move(counts)), word_(std::move(word)) {
   if (!file_) throw_system(path_);
-  for (uint64_t id = 0; id < counts_[0]; ++id) words_.push_back(word(static_cast<uint32_t>(id)));
   buffer_ = "\\data\\\n";
   for (size_t k = 0; k < counts_.size(); ++k) {
     buffer_ += "ngram " + std::to_string(k + 1) + "=" + std::to_string(counts_[k]) + "\n";
@@ -253,6 +252,11 @@ void ArpaWriter::section(uint32_t length) {
 void ArpaWriter::add(uint32_t length, const uint32_t* words, float probability, float backoff) {
   if (length < length_ || length > counts_.size()) throw std::invalid_argument("n-grams must come by rising length");
   section(length);
+  // Ids may be missing: a vocabulary can have words that no text had.
+  if (length == 1) {
+    if (words_.size() <= *words) words_.resize(*words + size_t{1});
+    words_[*words] = word_(*words);
+  }
   char digits[32];
   buffer_.append(digits, std::to_chars(digits, digits + sizeof(digits), probability).ptr);
   for (uint32_t i = 0; i < length; ++i) {

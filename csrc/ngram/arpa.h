@@ -82,7 +82,8 @@ class ArpaWriter {
   std::FILE* file_;
   std::string buffer_;
   std::vector<uint64_t> counts_;
-  std::vector<std::string> words_;
+  std::function<std::string(uint32_t)> word_;
+  std::vector<std::string> words_;  // by id, of the unigrams so far
   uint32_t length_ = 0;
 };
 
