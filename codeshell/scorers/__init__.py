@@ -83,6 +83,7 @@ SCORERS: Registry[Any] = Registry(
         "lexical": "codeshell.scorers.lexical:Lexical",
         "libraries": "codeshell.scorers.libraries:Libraries",
         "standards": "codeshell.scorers.standards:Standards",
+        "perplexity": "codeshell.scorers.perplexity:Perplexity",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
