@@ -1,4 +1,3 @@
-"""The learned quality score: labels by annotation, training of the scorers, and how good they are."""
 """The learned quality score: labels, training, its honest evaluation, and scoring of any files with it.
 
     labels     reads texts with scores from 0 to 5

@@ -91,7 +91,6 @@ SCORERS: Registry[Any] = Registry(
         "contamination": "codeshell.scorers.contamination:Contamination",
         "encoder": "codeshell.scorers.encoder:EncoderScorer",
         "secrets": "codeshell.scorers.secrets:Secrets",
-        "perplexity": "codeshell.scorers.perplexity:Perplexity",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""

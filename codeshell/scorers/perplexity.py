@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from codeshell.engine.files import user_path
 from codeshell.environment import thread_count
 from codeshell.errors import UserError
-from codeshell.ngram.model import LanguageModel, Line, Scores, score_all
-from codeshell.randomness import draw
 from codeshell.ngram import crossfit
 from codeshell.ngram.model import LanguageModel, Line, Scores, score_all
 from codeshell.ngram.training import Settings
@@ -43,7 +41,7 @@ MODELS = 32
 """Models that a worker holds at a time; those that were used last stay."""
 
 HASHED_BYTES = 32 << 20
-"""Of both ends of a model file; see `_digest`."""
+"""What is hashed of both ends of a model file; see `_digest`."""
 
 _Model: TypeAlias = "LanguageModel | None"
 
