@@ -31,7 +31,7 @@ class WithBenchmarks(build_py):
 class CMakeBuild(build_ext):
     """Configures and builds with CMake, and says what it made. Variables of the environment choose, and each build
     takes them anew: CODESHELL_CUDA (auto, 1, 0), CODESHELL_ARCHITECTURES (all, native, or a list such as 80,86),
-    CODESHELL_DEBUG_KERNELS (0, 1)."""
+    CODESHELL_DEBUG_KERNELS (0, 1), CODESHELL_TREE_SITTER (auto, 1, 0, or the folder of its sources)."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
@@ -55,6 +55,7 @@ class CMakeBuild(build_ext):
             f"-DCODESHELL_CUDA={os.environ.get('CODESHELL_CUDA') or 'auto'}",
             f"-DCODESHELL_ARCHITECTURES={os.environ.get('CODESHELL_ARCHITECTURES') or 'all'}",
             f"-DCODESHELL_DEBUG_KERNELS={os.environ.get('CODESHELL_DEBUG_KERNELS') or '0'}",
+            f"-DCODESHELL_TREE_SITTER={os.environ.get('CODESHELL_TREE_SITTER') or 'auto'}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
         ]
         configured = subprocess.run(
@@ -69,6 +70,8 @@ class CMakeBuild(build_ext):
             raise SystemExit("codeshell: error: the extension does not compile here; the compiler's words are above")
         made = re.findall(r"^-- codeshell: building (.*)", configured.stdout, re.M)
         print(f"codeshell: built {target.name} {made[-1]}", flush=True)
+        for without in re.findall(r"^-- codeshell: (WITHOUT metrics of syntax trees.*)", configured.stdout, re.M):
+            print(f"codeshell: {without}", flush=True)
 
 
 setup(

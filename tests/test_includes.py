@@ -19,6 +19,7 @@ LEVELS = {
     "activation": 2,
     "adamw": 2,
     "attention": 2,
+    "boosting": 2,
     "copy": 2,
     "dedup": 2,
     "loss": 2,

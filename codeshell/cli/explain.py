@@ -40,12 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--diff", action="store_true", help="print how a near duplicate differs from the document that was kept"
     )
+    parser.add_argument(
+        "--lines", action="store_true", help="print what each line costs under the run's language model, as a heat map"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per document")
 
 
 def main(args: argparse.Namespace) -> int:
     import json
 
+    from codeshell.cli import explain_scores
     from codeshell.errors import UserError
 
     # Bytes of an argument that are not UTF-8 become backslash escapes, as in ids and paths.
@@ -53,14 +57,19 @@ def main(args: argparse.Namespace) -> int:
     if not key.strip():
         raise UserError("ID-OR-PATH: it is empty; give an id or its beginning, or the end of a path")
     words: Callable[[dict[str, Any]], str]
+    if args.dedup is not None and args.lines:
+        raise UserError("--lines: a dedup has no language model; give a run with --run")
     if args.dedup is not None:
         rows, words = _answers_of(Path(args.dedup), args.document, key, args.diff), describe_duplicate
     else:
         rows, words = _rows(Path(args.run), args.document, key, args.diff), describe
+        _add_scores(Path(args.run), rows, args.lines)
     for row in rows:
         print(json.dumps(row, ensure_ascii=False) if args.json else words(row))
         if args.diff and not args.json:
             print(_shown(row["diff"]) if row["diff"] is not None else "  no diff: no two texts to compare here")
+        if args.lines and not args.json:
+            print("\n".join(explain_scores.heat_map(row["lines"] or [], explain_scores.coloured())))
     return 0
 
 
@@ -86,6 +95,20 @@ def _rows(run: Path, given: str, key: str, diff: bool) -> list[dict[str, Any]]:
             if kept_row and dropped_row:
                 row["diff"] = unified(kept_row["text"], dropped_row["text"], row["kept_path"], row["path"])
     return rows
+
+
+def _add_scores(run: Path, rows: list[dict[str, Any]], lines: bool) -> None:
+    """Put into each row its `scores`, empty for a file that became no document, and with `lines` the cost of each."""
+    from codeshell.cli import explain_scores
+    from codeshell.report import read
+
+    ids = {row["id"] for row in rows if row["id"]}
+    found = explain_scores.scores_of(run, ids)
+    heat = explain_scores.heat(run, rows, read.documents(run, ids)) if lines else {}
+    for row in rows:
+        row["scores"] = found.get(row["id"], {}).get("scores", {})
+        if lines:
+            row["lines"] = heat.get(row["id"])
 
 
 def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
@@ -123,15 +146,17 @@ def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
         return rows
     if places:
         raise UserError(
-            f"{_line(key)}: below an input of {run}, but not there when the run listed it; `codeshell run … --refresh` "
-            "reads it"
+            f"{safe_line(key)}: below an input of {run}, but not there when the run listed it; `codeshell run … "
+            "--refresh` reads it"
         )
     if as_path and plans:
         raise UserError(
-            f"{_line(key)}: not below an input of {run} (recipe.toml there names them, as collect.inputs); give the "
-            "end of a path, or an id"
+            f"{safe_line(key)}: not below an input of {run} (recipe.toml there names them, as collect.inputs); give "
+            "the end of a path, or an id"
         )
-    raise UserError(f"{_line(key)}: no such document in {run}; give an id of 8 digits or more, or the end of a path")
+    raise UserError(
+        f"{safe_line(key)}: no such document in {run}; give an id of 8 digits or more, or the end of a path"
+    )
 
 
 def _within(row: dict[str, Any], path: str) -> dict[str, Any]:
@@ -142,23 +167,36 @@ def _within(row: dict[str, Any], path: str) -> dict[str, Any]:
 def describe(row: dict[str, Any]) -> str:
     """A few lines about one document that `provenance.find` returned."""
     size = f"{row['bytes']:,} bytes" if row["bytes"] is not None else "unknown size"
-    lines = [f"{_line(row['path'])}  ({', '.join(map(_line, filter(None, (row['repo'], row['language'], size))))})"]
+    lines = [
+        f"{safe_line(row['path'])}  ({', '.join(map(safe_line, filter(None, (row['repo'], row['language'], size))))})"
+    ]
     if row["id"]:
         lines.append(f"  id       {row['id']}")
     if "split" in row:
         lines.append(f"  kept     in the {row['split']} split" if row["split"] else "  kept     by every stage so far")
-        return "\n".join(lines)
+        return "\n".join([*lines, *_scores(row)])
     reason = f"  dropped  in {row['stage']} by {row['rule']}"
     if row["value"] is not None:
         reason += f": {row['value']:g}"
         if row["limit"] is not None:
             reason += f" against a limit of {row['limit']:g}"
     if "folder" in row:
-        reason += f": {_line(row['folder'])} was not entered"
+        reason += f": {safe_line(row['folder'])} was not entered"
     lines.append(reason)
+    if row.get("detail"):
+        lines.append(f"  because of  {safe_line(row['detail'])}")
     if row["kept_id"]:
-        lines.append(f"  in favour of  {_line(row['kept_path'])}  ({_line(row['kept_repo'])}, id {row['kept_id']})")
-    return "\n".join(lines)
+        lines.append(
+            f"  in favour of  {safe_line(row['kept_path'])}  ({safe_line(row['kept_repo'])}, id {row['kept_id']})"
+        )
+    return "\n".join([*lines, *_scores(row)])
+
+
+def _scores(row: dict[str, Any]) -> Iterator[str]:
+    """The lines about its scores, where there are some."""
+    from codeshell.cli import explain_scores
+
+    yield from explain_scores.describe(row.get("scores") or {}, row["language"] or "")
 
 
 def _answers(directory: Path, key: str, diff: bool) -> list[dict[str, Any]]:
@@ -280,11 +318,11 @@ def resolve(key: str, directory: Path, table: pa.Table) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{_line(key)}: {len(found):,} documents fit: {_some(found)}; give more of the id")
+            raise UserError(f"{safe_line(key)}: {len(found):,} documents fit: {_some(found)}; give more of the id")
     near = _near(key, fitting)
     also = f"; near it: {_some(near)}" if near else ""
     raise UserError(
-        f"{_line(key)}: neither dropped nor kept for a dropped document in {directory}; "
+        f"{safe_line(key)}: neither dropped nor kept for a dropped document in {directory}; "
         f"if it was in the inputs, it stayed and resembles no other{also}"
     )
 
@@ -320,16 +358,16 @@ def _diff_of(source: DedupPairs, row: int) -> str | None:
 
 def describe_duplicate(answer: dict[str, Any]) -> str:
     """A few lines about one answer of `_answers`."""
-    lines = [_line(answer["id"])]
+    lines = [safe_line(answer["id"])]
     if answer["status"] == "not compared":
         why = answer["reason"] if answer["reason"] != "new" else "it was not there, or empty, when the job listed it"
-        at = "" if answer["id"].endswith(answer["at"]) else f": {_line(answer['at'])} was not entered"
+        at = "" if answer["id"].endswith(answer["at"]) else f": {safe_line(answer['at'])} was not entered"
         return f"{lines[0]}\n  not compared  {why}{at}"
     threshold = f"a threshold of {answer['threshold']:g}" if answer["threshold"] is not None else "the threshold"
-    order = f"keep order: {_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
+    order = f"keep order: {safe_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
     if answer["status"] == "dropped":
         lines.append(f"  dropped  {_jaccard(answer['jaccard'])} against {threshold}")
-        lines.append(f"  in favour of  {_line(answer['kept_id'])}")
+        lines.append(f"  in favour of  {safe_line(answer['kept_id'])}")
         lines.append(f"  cluster  of {answer['cluster_size']:,} documents, of which one stays ({order})")
         return "\n".join(lines)
     count = answer.get("dropped_for_it", 0)
@@ -337,7 +375,7 @@ def describe_duplicate(answer: dict[str, Any]) -> str:
         lines.append(f"  kept     resembles no other document by {threshold}")
         return "\n".join(lines)
     lines.append(f"  kept     {count:,} document{'s' if count > 1 else ''} dropped for it by {threshold} ({order})")
-    lines += [f"    {_jaccard(one['jaccard'])}  {_line(one['id'])}" for one in answer["most_alike"]]
+    lines += [f"    {_jaccard(one['jaccard'])}  {safe_line(one['id'])}" for one in answer["most_alike"]]
     if count > len(answer["most_alike"]):
         lines.append(f"    and {count - len(answer['most_alike']):,} more")
     return "\n".join(lines)
@@ -359,7 +397,7 @@ def _unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> Iter
         yield "The texts are equal."
         return
     before, after = kept.split("\n"), dropped.split("\n")
-    names = f"{_line(kept_name)} (kept)", f"{_line(dropped_name)} (dropped)"
+    names = f"{safe_line(kept_name)} (kept)", f"{safe_line(dropped_name)} (dropped)"
     yield from difflib.unified_diff(before[:DIFF_LINES], after[:DIFF_LINES], *names, lineterm="")
     if max(len(before), len(after)) > DIFF_LINES:
         yield f"(only the first {DIFF_LINES:,} lines of each text were compared)"
@@ -373,8 +411,8 @@ def _shown(text: str) -> str:
     return show_controls(text)
 
 
-def _line(text: Any) -> str:
-    """The same for one line, whatever characters a path has."""
+def safe_line(text: Any) -> str:
+    """Foreign text of one line, made safe for a terminal, whatever characters it has."""
     return _shown(str(text)).replace("\n", "[U+000A]").replace("\t", "[U+0009]")
 
 
@@ -383,4 +421,4 @@ def _some(identities: list[str]) -> str:
     from codeshell.report.format import cut
 
     more = f" and {len(identities) - CANDIDATES:,} more" if len(identities) > CANDIDATES else ""
-    return ", ".join(_line(cut(one)) for one in identities[:CANDIDATES]) + more
+    return ", ".join(safe_line(cut(one)) for one in identities[:CANDIDATES]) + more

@@ -59,7 +59,7 @@ class Choice:
     beyond: NDArray[np.int64]
     """Documents that the budget drops."""
     limit: NDArray[np.float64]
-    """By language: the rank of the worst document within the budget; NaN where there is none."""
+    """For each language the rank of the worst document within the budget; NaN where there is none."""
 
 
 def choose(

@@ -77,7 +77,11 @@ def sketch_shard(scored: Scored, limits: Mapping[str, int], seed: int, stage: Pa
     keys = hashes(kept["id"], seed, "sample")
     rows = np.sort(np.argsort(keys, kind="stable")[:SAMPLE])
     sample = {"hash": pa.array(keys[rows])} | {name: kept[name].take(pa.array(rows)) for name in ("id", "language")}
-    sample |= {name: pa.array(column[rows]) for name, column in values.items() if not is_text(table[name].type)}
+    sample |= {
+        name: pa.array(column[rows], from_pandas=True)  # NaN is null
+        for name, column in values.items()
+        if not is_text(table[name].type)
+    }
     write_table(shard_path(stage, "sample", shard), pa.table(sample))
     return {"documents": kept.num_rows}
 
@@ -145,7 +149,7 @@ class Distributions:
 
     @cached_property
     def sketches(self) -> dict[tuple[str, str], Sketch]:
-        """By (column, language); a column that no document of a language has is not there."""
+        """Every sketch by (column, language); a column that no document of a language has is not there."""
         return dict(_sketches(read_table(self.path))) if self.path.exists() else {}
 
     def of(self, column: str, language: str, limit: int = COARSE) -> Sketch:

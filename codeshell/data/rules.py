@@ -119,6 +119,10 @@ EXCEPTIONS: dict[str, Thresholds] = {
     "tex": _ANY_LINE,
     "asciidoc": _ANY_LINE,
     "org": _ANY_LINE,
+    # Made of prose, whole or in part; a notebook's output and a commit's data may be long lines, too.
+    "github-issues": _ANY_LINE,
+    "jupyter-scripts": _ANY_LINE,
+    "jupyter-structured": _ANY_LINE,
     # Where a share of letters is what tells code from data.
     "augeas": _SOME_LETTERS,
     "maple": _SOME_LETTERS,

@@ -47,10 +47,10 @@ class Part:
     place: str
     """The name with a whole path, for a worker that has another working directory."""
     settings: bytes
-    """As JSON."""
+    """Keyword arguments as JSON."""
     home: Path
     schema: pa.Schema
-    """Of its files: the id, then its columns."""
+    """The columns of its files: the id, then its own."""
     needs: Mapping[str, Path | None]
     """Columns that it reads of other scorers, each with the directory that holds it."""
     learns: bool

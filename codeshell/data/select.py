@@ -99,8 +99,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     together = bool(recipe.select.budget or recipe.select.library_cap)
     work = partial(decide_shard, scored, plan, stage, together, bool(recipe.select.library_cap))
     map_shards(engine, stage, "decide", work, list(shards))
-    # A run that was killed at its very end has no working files any more, and needs none.
-    if together and not all(marker_path(stage, "select", shard).exists() for shard in shards):
+    # A run that was killed after this has all the files of it, or needs them no more.
+    done = [
+        marker_path(stage, "select", shard).exists() or shard_path(stage, "cut", shard).exists() for shard in shards
+    ]
+    if together and not all(done):
         _choose(scored, plan, recipe.select, recipe.seed, stage)
     parts = map_shards(engine, stage, "select", partial(write_shard, scored, plan, stage), list(shards))
     merge_edges(stage, shards)

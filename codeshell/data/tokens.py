@@ -23,6 +23,7 @@ from codeshell.engine.shard_map import map_shards
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer
+from codeshell.tokenizer.templates import encode_documents
 from codeshell.tokenizer.tokenizer import tokenizer_threads
 
 SPLITS = ("train", "valid", "test")
@@ -102,7 +103,8 @@ def tokenize_shard(task: Task) -> dict[str, Any]:
                 else:
                     documents.append(document)
             # One call for the group: the tokenizer's threads share its documents.
-            encoded = tokenizer.encode_batch([document.text for document in documents])
+            texts, languages = [one.text for one in documents], [one.language for one in documents]
+            encoded = encode_documents(tokenizer, texts, languages)
             for document, ids in zip(documents, encoded, strict=True):
                 writer.add(document.id, ids, document.bytes)
                 n_bytes += document.bytes
@@ -120,6 +122,7 @@ class _Document(NamedTuple):
     id: str
     text: str
     bytes: int
+    language: str
 
 
 def _groups(path: Path) -> Iterator[list[_Document]]:
@@ -128,7 +131,7 @@ def _groups(path: Path) -> Iterator[list[_Document]]:
     size = 0
     try:
         # Small batches, because one document may be a megabyte.
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=["id", "text", "bytes"]):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=list(_Document._fields)):
             for document in map(_Document, *(batch.column(key).to_pylist() for key in _Document._fields)):
                 group.append(document)
                 size += document.bytes

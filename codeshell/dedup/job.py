@@ -326,6 +326,7 @@ class WriteTask:
     destination: Path
     others: list[Found] = field(default_factory=list)
     """What was not read of a folder."""
+    options: InputOptions = field(default_factory=InputOptions)
 
 
 def _write_kept(job: Job, outcome: Outcome, engine: Engine) -> dict[str, Any]:
@@ -360,7 +361,7 @@ def _write_rows(job: Job, outcome: Outcome, engine: Engine) -> dict[str, int]:
         save_array(path, np.concatenate(rows))
         shards = [shards_of.get(source.number, []) for source in sources]
         others = outcome.plan.others.get(sources[0].number, [])
-        tasks.append(WriteTask(sources, shards, path, bounds, job.output / "kept", others))
+        tasks.append(WriteTask(sources, shards, path, bounds, job.output / "kept", others, job.options))
     # The largest first, so that no worker is left alone with it at the end.
     tasks.sort(key=lambda one: -sum(source.stamp[0] for source in one.sources))
     make_directory(job.output / "kept")
@@ -381,7 +382,8 @@ def write_sources(task: WriteTask) -> dict[str, Any]:
         if source.kind == "files":
             counts.update(copy_folder(source, shards, drop[begin:end], task.others, task.destination))
         else:
-            counts.update(outputs.write_kept(source, drop[begin:end], task.destination, flush=not together))
+            kept = partial(outputs.write_kept, shards=shards, options=task.options, flush=not together)
+            counts.update(kept(source, drop[begin:end], task.destination))
     if together:
         flush_file_system(task.destination)
     return dict(counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import json
 import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from codeshell.documents import arrow_files, formats, readers
-from codeshell.documents.columns import LONGEST_LINE
+from codeshell.documents import arrow_files, corpora, formats, readers
+from codeshell.documents.batches import rows as read_rows
+from codeshell.documents.columns import LONGEST_LINE, InputOptions
 from codeshell.documents.csv_files import CsvReader
-from codeshell.documents.inputs import Source, check_unchanged
+from codeshell.documents.inputs import Shard, Source, check_unchanged
 from codeshell.documents.tar_files import BLOCK, TarReader
 from codeshell.engine.files import atomic_path, make_directory, write_text
 
@@ -55,7 +57,13 @@ longer values the writer's dictionary is full after some hundreds, and hashing a
 
 
 def write_kept(
-    source: Source, drop_rows: NDArray[np.int64], destination: Path, *, flush: bool = True
+    source: Source,
+    drop_rows: NDArray[np.int64],
+    destination: Path,
+    *,
+    flush: bool = True,
+    shards: Sequence[Shard] = (),
+    options: InputOptions | None = None,
 ) -> dict[str, int]:
     """Write one source without some of its rows to `destination / source.output`.
 
@@ -64,6 +72,8 @@ def write_kept(
         drop_rows: (k,) ascending, each once.
         destination: the directory of all kept files; made if it is not there.
         flush: whether a table is on the disk when this returns; else the caller flushes many at once.
+        shards, options: all parts of a history or an issue dump, and how they are read. Their documents lie in no file,
+            so that those that stay are written as JSON Lines.
 
     Returns:
         `rows` written and `dropped`.
@@ -79,6 +89,8 @@ def write_kept(
         rows = _write_csv(source, drop_rows, output, flush)
     elif source.kind == "tar":
         rows = _write_tar(source, drop_rows, output, flush)
+    elif source.kind in corpora.KINDS:
+        rows = _write_documents(shards, options or InputOptions(), drop_rows, output, flush)
     else:
         rows = _write_jsonl(source, drop_rows, output, flush)
     return {"rows": rows, "dropped": len(drop_rows)}
@@ -217,6 +229,22 @@ def _write_tar(source: Source, drop_rows: NDArray[np.int64], output: Path, flush
                     size += len(piece)
                 file.write(bytes(-size % BLOCK))
             file.write(bytes(2 * BLOCK))
+    return written
+
+
+def _write_documents(
+    shards: Sequence[Shard], options: InputOptions, drop_rows: NDArray[np.int64], output: Path, flush: bool
+) -> int:
+    dropped = set(drop_rows.tolist())
+    written = 0
+    with atomic_path(output, flush) as temporary, open(temporary, "wb") as file:
+        for row in (row for shard in shards for row in read_rows(shard, options)):
+            if row.reason or row.row in dropped or not readers.is_utf8_bytes(row.text):
+                continue
+            names = {"repo": row.repo, "path": row.path, "language": row.language}
+            record = {key: readers.storable(value or "") for key, value in names.items()} | {"text": row.text.decode()}
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            written += 1
     return written
 
 

@@ -17,6 +17,7 @@ A document takes part if it has a text: not null, not empty, valid UTF-8. The re
     unknown_language  a file of a folder with an unknown suffix whose first 4 kB show no language
     link, unsafe_path, vendored and the like   for members of a tar archive, as `walk` has them
     unreadable, special_file   for files: see `readers.read_file`
+    bad_notebook, commit_sampled, issue_short and the like   see `notebooks`, `commits`, `issue_texts`
 
 `read` takes Parquet without a Python object for any row: a batch is Arrow's own memory.
 """
@@ -34,7 +35,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents import arrow_files, languages, readers, walk
+from codeshell.documents import (
+    arrow_files,
+    commits,
+    corpora,
+    git,
+    issues,
+    languages,
+    notebooks,
+    readers,
+    templates,
+    walk,
+)
 from codeshell.documents.columns import Columns, InputOptions, columns_of, is_string
 from codeshell.documents.csv_files import CsvReader
 from codeshell.documents.inputs import Shard, check_unchanged
@@ -116,6 +128,8 @@ def rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         "jsonl": _jsonl_rows,
         "csv": _csv_rows,
         "tar": _tar_rows,
+        "commits": _commit_rows,
+        "issues": _issue_rows,
         "files": _file_rows,
     }
     return readers_of[shard.source.kind](shard, options)
@@ -248,6 +262,8 @@ def _row_batch(held: list[Row], left_out: Counter[str], shard: Shard, columns: C
         name = shard.source.name
         if name and shard.source.kind in ("files", "tar"):
             name += "/"
+        elif shard.source.kind in corpora.KINDS:
+            name += "@"
         names = [readers.storable(name + row.place if row.id is None else row.id) for row in held]
         ids = pa.array(names, pa.string())
     # JSON gives values of any type under one key: those of another type than the column's count as none.
@@ -424,7 +440,7 @@ def _tar_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
                 while piece := reader.read(TAR_PIECE):
                     pieces.append(piece)
                 data = b"".join(pieces)
-                reason = readers.why_not_text(data, limit)
+                data, reason = _file_text(name, "", data, "", limit)
             size = len(data) or member.size
             yield Row(row, name, b"" if reason else data, reason, size, None, walk.repository(base, name), name)
             row += 1
@@ -446,7 +462,12 @@ def _row(
     # What the file's folder says of all rows counts where the row says nothing.
     repo, language = repo or columns.repo_of_all or None, language or columns.language_of_all or None
     # A text that is left out is not carried along: it may be large.
-    reason = "no_text" if text is None else readers.why_not_text(text, options.max_row_bytes)
+    limit, reason = options.max_row_bytes, "no_text"
+    if text is not None and path and notebooks.is_notebook(path) and text.lstrip()[:1] == b"{":
+        form = languages.by_label(language) if language else ""
+        text, reason = _file_text(path, form or "", text, "", limit)
+    elif text is not None:
+        reason = readers.why_not_text(text, limit)
     if text is not None and options.encoding == "auto":
         text, reason = readers.in_utf8(text, reason)
     data = b"" if reason or text is None else text
@@ -460,17 +481,67 @@ def _file_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
         # What the listing left out is not opened; what it let through may have changed since.
         data, reason = b"", file.reason
         place = f"{folder}/{file.path}"
+        # A notebook may be larger than what is taken of it.
+        most = max(limit, notebooks.MOST_BYTES) if notebooks.is_notebook(file.path) else limit
         if file.blob and not reason:
-            data, reason = walk.read_blob(folder, file, limit)
+            data, reason = walk.read_blob(folder, file, most)
         if file.look and not reason:
             head = data[: languages.LOOK_BYTES] if file.blob else readers.read_head(place, languages.LOOK_BYTES)
             reason = _why_not_code(file.path, head)
         if not reason and not file.blob:
-            data, reason = readers.read_file(place, limit)
+            data, reason = readers.read_file(place, most)
+        data, reason = _file_text(file.path, file.language, data, reason, limit)
         if options.encoding == "auto":
             data, reason = readers.in_utf8(data, reason)
         size, text = len(data) or file.size, b"" if reason else data
         yield Row(row, file.path, text, reason, size, None, file.repo, file.path, file.language or None)
+
+
+def _file_text(path: str, form: str, data: bytes, reason: str, limit: int | None) -> tuple[bytes, str]:
+    """The text of a file, which for a notebook is one of its forms, and the reason why it is left out.
+
+    Args:
+        form: a language of notebooks; any other stands for a script.
+        reason: why it was left out before, if it was.
+        limit: bytes of the text at most.
+    """
+    if not reason and notebooks.is_notebook(path):
+        data, reason = notebooks.convert(data, form)
+    reason = reason or readers.why_not_text(data, limit)
+    return (b"" if reason and not reason.startswith("encoding_") else data), reason
+
+
+def _commit_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    """The changed files of a part of a history. A commit has room for `commits.MOST_FILES` rows."""
+    source = shard.source
+    repo = git.name(source.path, source.path.rsplit("/", 1)[-1].removesuffix(".git"))
+    count = (shard.end or 0) - shard.begin
+    limit, vendored = options.max_file_bytes, options.vendored
+    for place, commit, found in commits.read(source.path, source.detail, shard.begin, count, limit, vendored=vendored):
+        for one in found:
+            path = f"{commit[:12]}/{one.path}".rstrip("/")
+            yield Row(
+                place * commits.MOST_FILES + one.place,
+                f"{commit}/{one.path}".rstrip("/"),
+                one.text,
+                one.reason,
+                one.size,
+                None,
+                repo,
+                path,
+                templates.COMMITS,
+            )
+
+
+def _issue_rows(shard: Shard, options: InputOptions) -> Iterator[Row]:
+    """The issues of a dump, in the order of a hash."""
+    root, _ = corpora.issue_list(shard.source.path)
+    limit = options.max_row_bytes
+    for row, one in enumerate(issues.read(root, [file.path for file in shard.files], options.longest_line)):
+        text = one.text.encode("utf-8", "surrogatepass")
+        reason = one.reason or readers.why_not_text(text, limit)
+        path = f"issues/{one.number}" if one.repo else one.place
+        yield Row(row, one.place, b"" if reason else text, reason, one.size, None, one.repo, path, templates.ISSUES)
 
 
 def _why_not_code(path: str, head: bytes) -> str:

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import glob, has_magic
 from pathlib import Path
-from typing import NamedTuple
 
-from codeshell.documents import columns, formats, languages, readers, walk
+from codeshell.documents import columns, corpora, formats, languages, readers, templates, walk
 from codeshell.documents.columns import InputOptions
+from codeshell.documents.corpora import Item
 from codeshell.engine.files import user_path
 from codeshell.errors import UserError, say
 
@@ -54,15 +54,6 @@ POINTER_BYTES = 1024
 """A Git LFS pointer is smaller."""
 
 
-class Item(NamedTuple):
-    """A file or a folder of code; the fields are those of `inputs.Source`."""
-
-    kind: str
-    path: str
-    name: str
-    output: str
-
-
 def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Item]:
     """The files and folders of code that one input stands for, in order.
 
@@ -74,6 +65,10 @@ def expand(text: str, own: Sequence[str], options: InputOptions) -> Iterator[Ite
     """
     if not text:  # as a shell makes of a variable that is not set; as a path it would be the working directory
         raise UserError("inputs: one of them is empty; name a folder, a file, a glob or a URL")
+    prefixed = corpora.parse(text)
+    if prefixed is not None:
+        yield from corpora.expand(text, prefixed)
+        return
     paths = sysconfig.get_paths()
     path = text.replace("{stdlib}", paths["stdlib"]).replace("{site-packages}", paths["purelib"])
     # A URL of a local file is a path: it may be a folder of code, and needs no driver.
@@ -274,7 +269,8 @@ def _look_through(root: str, own: Sequence[str]) -> _Folder | None:
             groups = {"": found.others, "json": found.documents, "csv": found.archives, "tar": found.archives}
             groups.get(kind, found.rows).append(path)
             language = languages.by_name(name)[0] if kind in ("", "json") else None
-            if language is not None:
+            # Notebooks stand beside data and beside code alike.
+            if language is not None and language != templates.SCRIPTS:
                 found.size += _size(f"{folder}/{name}")
                 found.scripts += language not in PROSE
                 if found.scripts > FEW_SCRIPTS:

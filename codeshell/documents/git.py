@@ -131,7 +131,7 @@ def files(directory: str) -> list[Entry] | None:
             [*_command(directory), "ls-tree", "-r", "-z", "-l", "--full-tree", "HEAD"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=_environment(),
+            env=environment(),
             check=False,
         )
     except FileNotFoundError:
@@ -163,7 +163,7 @@ class _Reader:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=_environment(),
+                env=environment(),
             )
         except FileNotFoundError:
             raise _no_git(directory) from None
@@ -230,7 +230,7 @@ def _command(directory: str) -> list[str]:
     return ["git", f"--git-dir={where}", "-c", "core.fsmonitor=false", "-c", "safe.directory=*"]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment without any variable of git, and with all that it could fetch, ask or rewrite turned off."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     return kept | {

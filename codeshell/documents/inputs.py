@@ -3,7 +3,8 @@
 An input is a folder, a file of rows (Parquet, Arrow, JSON Lines, CSV), a tar archive, a file of source code, a glob
 of these, or an fsspec URL of rows; `{stdlib}` and `{site-packages}` in it are the running interpreter's own folders.
 `expand` tells a folder that is a data set, whose files are taken bytewise by path, from source code, of which every
-file that `walk` lets through is a document. A file that is given twice is taken once.
+file that `walk` lets through is a document. A file that is given twice is taken once. Histories, issue dumps and
+notebooks are named by prefixes (`corpora`).
 
     Listing   expands the inputs, checks their columns, and walks the folders: sources, in order
     cut       cuts the sources into lists of shards of about `shard_bytes` of text, as a stream
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codeshell.documents import columns, expand, formats, parts, readers, walk
+from codeshell.documents import columns, commits, corpora, expand, formats, history, notebooks, parts, readers, walk
 from codeshell.documents.columns import InputOptions as InputOptions
 from codeshell.documents.walk import Found
 from codeshell.engine.files import read_json, write_text
@@ -44,8 +45,8 @@ class Source:
 
     number: int
     kind: str
-    """`parquet`, `arrow`, `jsonl`, `csv`, `tar` or `files`; while the inputs are listed also `file` and `folder`, which
-    become `files`."""
+    """`parquet`, `arrow`, `jsonl`, `csv`, `tar`, `commits`, `issues` or `files`; while the inputs are listed also
+    `file` and `folder`, which become `files`."""
     path: str
     """Absolute path or URL; for `files`, the folder that they are below."""
     name: str
@@ -58,6 +59,8 @@ class Source:
     """Index of the input that it belongs to (of the first one, for a run of single files)."""
     columns: tuple[Any, ...] = ()
     """The fields of `columns.Columns`, for what has columns."""
+    detail: str = ""
+    """The newest commit of a history when it was listed; the form that notebooks are read in, where one was named."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
 
 def check_unchanged(source: Source) -> None:
     """Raise a `UserError` if a local Parquet or JSONL file is not the one that was listed: its rows may have moved."""
-    if source.kind != "files" and source.stamp != _stamp(source.path):
+    # A history is read from the commit that was listed, whatever has come since.
+    if source.kind not in ("files", "commits") and source.stamp != _stamp(source.path, source.kind):
         raise UserError(
             f"{source.name}: it changed since it was listed, and its rows may have moved; begin again with "
             "codeshell run --refresh, or in a new output directory"
@@ -198,7 +202,7 @@ class Listing:
         self.repeated: Counter[int] = Counter()
         """Files that were given again and left out, by input."""
         found = [
-            Source(0, *one, input=number)
+            Source(0, *one[:4], input=number, detail=one.detail)
             for number, text in enumerate(inputs)
             for one in expand.expand(text, self._own, options)
         ]
@@ -223,7 +227,15 @@ class Listing:
     def pieces(self, shard_bytes: int) -> Iterator[tuple[Source, Pieces]]:
         """The sources in order, each with its pieces. The pieces must be taken before the next source is."""
         # (inputs,): two names of one file, through links, count as one.
-        real = [one.path if readers.is_url(one.path) else os.path.realpath(one.path) for one in self._found]
+        # A repository and its history, or two forms of a notebook, are two things.
+        real = [
+            f"{one.kind}:{one.detail}:{one.path}"
+            if one.detail or one.kind in corpora.KINDS
+            else one.path
+            if readers.is_url(one.path)
+            else os.path.realpath(one.path)
+            for one in self._found
+        ]
         # A folder that is inside or around another input is `shared`: its files are remembered one by one.
         folders = {path for path, one in zip(real, self._found, strict=True) if one.kind == "folder"}
         around = {str(parent) for path in real for parent in Path(path).parents} if folders else set()
@@ -242,6 +254,7 @@ class Listing:
                 continue
             if one.kind in ("file", "excluded") or one.path in self._damaged:
                 found = self._single(one, *_stamp(one.path))
+                found = found._replace(language=one.detail)
                 if found.reason and not self.by_input:
                     self.left_out[found.reason] += 1
                     continue
@@ -253,7 +266,12 @@ class Listing:
                 continue
             yield from self._take(singles)
             if one.kind == "folder":
-                yield self._source(replace(one, kind="files")), _amounts(self._walk(one, path, shared))
+                root = os.path.realpath(one.path)
+                yield self._source(replace(one, kind="files")), _amounts(self._walk(one, root, shared))
+                continue
+            if one.kind in corpora.KINDS:
+                source = self._source(replace(one, stamp=_stamp(one.path, one.kind)))
+                yield source, self._corpus(source, shard_bytes)
                 continue
             # A table is stamped before it is cut, so that no change after that goes unnoticed.
             source = self._source(replace(one, stamp=_stamp(one.path), columns=self._columns.get(one.path, ())))
@@ -276,11 +294,26 @@ class Listing:
         for part in parts.cut(source.kind, path, size, text, shard_bytes, numbered=numbered):
             yield part.size, Shard(0, source, *part, order_type=self._order_type)
 
+    def _corpus(self, source: Source, shard_bytes: int) -> Pieces:
+        """The parts of a history; an issue dump is one part, because an issue may have events in all of its files."""
+        if source.kind == "issues":
+            _, files = corpora.issue_list(source.path)
+            size = sum(file.size for file in files)
+            yield size, Shard(0, source, 0, len(files), 0, None, size, files=files)
+            return
+        total = history.count(source.path, source.detail) if source.detail else 0
+        step = max(1, shard_bytes // corpora.COMMIT_BYTES)
+        for begin in range(0, total, step):
+            end = min(total, begin + step)
+            size = (end - begin) * corpora.COMMIT_BYTES
+            yield size, Shard(0, source, begin, end, begin * commits.MOST_FILES, None, size)
+
     def _single(self, one: Source, size: int, time: int) -> Found:
         """A file that is named by itself. Without `by_input` its name decides nothing: it is read whatever it is."""
         path, limit = Path(one.path), self._options.single_limit
         if one.path in self._damaged:
             return Found(path.name, size, path.parent.name, columns.DAMAGED, time=time)
+        limit = max(limit, notebooks.MOST_BYTES) if notebooks.is_notebook(path.name) else limit
         reason = "over_large" if size > limit else ""
         if one.kind == "excluded":
             reason = "excluded"
@@ -303,6 +336,11 @@ class Listing:
             gitignore=self._options.gitignore,
             choice=self._choice,
         ):
+            # Where a form of notebooks was named, they alone are the input.
+            if folder.detail:
+                if not notebooks.is_notebook(found.path):
+                    continue
+                found = found._replace(language=folder.detail)
             if not found.reason:
                 code += found.size
             elif found.reason in ("binary", "unknown_language") and formats.named(found.path) in columns.TABLES:
@@ -401,10 +439,12 @@ def _file_shard(source: Source, files: list[Found], begin: int, number: int) -> 
     return Shard(number, source, begin, begin + len(files), begin, len(files), size, files=tuple(files))
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Size and modification time of a local file."""
+def _stamp(path: str, kind: str = "") -> tuple[int, int]:
+    """Size and modification time of a local file; of a history or a dump, what changes with it."""
     if readers.is_url(path):
         return 0, 0
+    if kind in corpora.KINDS:
+        return corpora.stamp(kind, path)
     with readers.damage(path):
         status = os.stat(path)  # noqa: PTH116 (thousands of files: a path object costs more than the call)
     return status.st_size, status.st_mtime_ns

@@ -28,7 +28,7 @@ NOT_CODE = frozenset(
     """.txt .text .log .out .err .csv .tsv .psv .lock .svg .xml .plist .resx .xsd .dtd .rss .atom .kml .gpx .pdf .ps
     .eps .rtf .srt .vtt .po .pot .pem .crt .cer .key .csr .sha1 .sha256 .sha512 .md5 .diff .patch .rej .orig
     .bak .old .swp .tmp .map .snap .jsonl .ndjson .parquet .arrow .feather .avro .orc .fasta .fa .fastq .sam .vcf .bed
-    .gff .gtf .pdb .stl .ply .off .pcd .xyz .pgm .ppm .pbm .xpm .xbm .hex .ipynb .warc .eml .mbox .ics .arff .libsvm
+    .gff .gtf .pdb .stl .ply .off .pcd .xyz .pgm .ppm .pbm .xpm .xbm .hex .warc .eml .mbox .ics .arff .libsvm
     .conllu .vocab .merges .dic .aff .tfrecord .ckpt .index .cube .bdf .pfb .afm .man""".split()  # noqa: SIM905
 )
 """Suffixes of data and prose. Such a file is no code whatever it holds, and it is not opened to see."""
@@ -53,6 +53,12 @@ ALIASES = {
     "protobuf": "protocol-buffer",
     "webassembly-text": "webassembly",
     "latex": "tex",
+    "jupyter-notebook": "jupyter-scripts",
+    "jupyter-scripts-dedup-filtered": "jupyter-scripts",
+    "jupyter-structured-clean-dedup": "jupyter-structured",
+    "jupyter-structured-text": "jupyter-structured",
+    "git-commits-cleaned": "git-commits",
+    "github-issues-filtered-structured": "github-issues",
 }
 """Names that data sets use in a language column, lower-cased and with `-` for a space."""
 

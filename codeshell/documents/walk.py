@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from codeshell.documents import git, languages, patterns
+from codeshell.documents import git, languages, notebooks, patterns
 from codeshell.documents.patterns import Attributes, Rules
 from codeshell.documents.readers import why_not_text
 from codeshell.errors import UserError, say
@@ -326,6 +326,8 @@ def _judge(
         return reason, "", look
     # The repository says what it is, whatever its name looks like.
     known = "" if languages.by_label(language) else "unknown_language"
+    if notebooks.is_notebook(name):
+        max_file_bytes = max(max_file_bytes, notebooks.MOST_BYTES)
     return "empty" if size == 0 else "over_large" if size > max_file_bytes else known, language, False
 
 
@@ -415,6 +417,9 @@ def _by_name(name: str, size: int, max_file_bytes: int) -> tuple[str, bool]:
         return "minified", False
     if ending == ".lock":
         return "lock_file", False
+    # Most of a notebook is pictures: what is read of it is limited later.
+    if notebooks.is_notebook(name):
+        max_file_bytes = max(max_file_bytes, notebooks.MOST_BYTES)
     # A suffix of which nothing is known.
     return ("over_large", False) if size > max_file_bytes else ("", language is None and ending != "")
 

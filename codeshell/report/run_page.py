@@ -9,7 +9,7 @@ from codeshell.engine import Engine
 from codeshell.engine.files import make_directory, write_text
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
-from codeshell.report import evaluation, format, read, sections, training
+from codeshell.report import evaluation, format, quality, read, sections, training
 from codeshell.report.charts import bar, hover_data, line_chart
 from codeshell.report.page import fill, make_card, show_value
 
@@ -48,9 +48,10 @@ def render(directory: Path) -> str:
     trained = training.training(directory, stats["train"])
     evaluated = evaluation.evaluation(directory, stats["evaluate"])
     duplicates = sections.duplicates(directory, stats)
+    judged = quality.quality(directory, stats)
     tokens = sections.tokenizer(stats)
     # All charts once more as numbers, for the values that the script shows under the pointer.
-    charts = [*(trained["charts"] if trained else []), *(evaluated["charts"] if evaluated else [])]
+    charts = [chart for section in (judged, trained, evaluated) for chart in (section["charts"] if section else [])]
     recipe_path = directory / "recipe.toml"
     recipe = recipe_path.read_text(encoding="utf-8", errors="replace") if recipe_path.exists() else ""
     context = {
@@ -64,6 +65,7 @@ def render(directory: Path) -> str:
         "collected": sections.pair(stats["collect"])["bytes"],
         "languages": sections.languages(stats),
         "duplicates": duplicates,
+        "quality": judged and judged | {"charts": [line_chart(chart) for chart in judged["charts"]]},
         "splits": sections.splits(stats),
         "tokenizer": tokens,
         "training": trained and _training_rows(trained),
@@ -93,7 +95,7 @@ def _lead(stats: sections.Statistics) -> str:
     """What the run has done so far, in a sentence or two."""
     collect, train = stats["collect"], stats["train"]
     # The corpus is what the last data stage that has run left.
-    final = next((stats[stage] for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    final = next((stats[stage] for stage in ("split", "select", "neardup", "filter") if stats[stage] is not None), None)
     if collect is None:
         return "Nothing has been collected yet."
     there = sections.pair(collect)
@@ -127,7 +129,7 @@ def _cards(stats: sections.Statistics, times: dict[str, Any] | None) -> list[dic
             f"{format.counted(left_out, 'file', 'files')} left out (binary, too large, not code …)",
         ]
         cards.append(make_card("Read", format.size(there["bytes"]), lines))
-    final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    final = next((stage for stage in ("split", "select", "neardup", "filter") if stats[stage] is not None), None)
     if collect is not None and final is not None:
         # What is left of it, as tokens too, and whether the splits leak.
         kept = sections.pair((stats[final] or {}).get("kept"))

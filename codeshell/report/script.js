@@ -106,7 +106,34 @@
     });
   }
 
+  // A threshold that the reader moves: what it would drop was counted beforehand, at the slider's steps.
+  function threshold(part) {
+    const entries = JSON.parse(part.dataset.points);
+    const choice = part.querySelector("select"), slider = part.querySelector("input"), answer = part.querySelector(".answer");
+    const whole = new Intl.NumberFormat("en");
+    function show() {
+      const entry = entries[choice.value];
+      const [value, documents, bytes] = entry.points[slider.value];
+      const side = entry.above ? "above" : "below";
+      slider.setAttribute("aria-valuetext", `${format.format(value)}`);
+      answer.textContent = `${side} ${format.format(value)}: ${whole.format(documents)} of ` +
+        `${whole.format(entry.documents)} documents (${(100 * documents / entry.documents).toFixed(1)} %) and ` +
+        `${format.format(bytes / 1e6)} of ${format.format(entry.bytes / 1e6)} MB would go` +
+        (entry.limit ? `; the limit of this run is ${entry.limit}` : "");
+    }
+    // Another language has thresholds of its own: the slider starts at its limit.
+    choice.addEventListener("change", () => {
+      slider.max = entries[choice.value].points.length - 1;
+      slider.value = entries[choice.value].start;
+      show();
+    });
+    slider.addEventListener("input", show);
+    part.querySelectorAll(".sliders, .answer").forEach((one) => { one.hidden = false; });
+    show();
+  }
+
   document.querySelectorAll("svg.plot").forEach(interactive);
+  document.querySelectorAll(".threshold").forEach(threshold);
   document.querySelectorAll("table.sortable").forEach(sortable);
   document.querySelectorAll(".tools").forEach((tools) => { tools.hidden = false; });
   for (const [name, open] of [["open", true], ["close", false]]) {

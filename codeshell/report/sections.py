@@ -35,6 +35,7 @@ FUNNEL = (
     ("collect", "Collect", "Files read from the inputs. What is not text or not source code is left out here."),
     ("filter", "Filter", "Small languages, StarCoder's initial rules, then exact duplicates (by the MD5 of the text)."),
     ("neardup", "Near duplicates", "MinHash proposes pairs; the exact Jaccard index of their shingles decides."),
+    ("select", "Select", "Limits, quantiles and the budget of the recipe, by the scores of each distinct document."),
     ("split", "Split", "Whole repositories are held out; a held-out file that resembles a training file is dropped."),
 )
 
@@ -46,6 +47,9 @@ def funnel(run: Path, stats: Statistics) -> list[dict[str, Any]]:
     entries = []
     for stage, title, about in FUNNEL:
         node = stats[stage]
+        # A recipe without scores has no such stage; the page then looks as if there were none.
+        if stage == "select" and node is None:
+            continue
         entry: dict[str, Any] = {"stage": stage, "title": title, "about": about, "ran": node is not None}
         if node is not None:
             entry |= (
@@ -121,7 +125,7 @@ def languages(stats: Statistics) -> dict[str, Any] | None:
     if stats["collect"] is None:
         return None
     before = mapping(stats["collect"].get("by_language"))
-    final = next((stage for stage in ("split", "neardup", "filter") if stats[stage] is not None), None)
+    final = next((stage for stage in ("split", "select", "neardup", "filter") if stats[stage] is not None), None)
     after = mapping((stats[final] or {}).get("by_language")) if final else {}
     # Bytes per token of each language; of all languages together where one was not measured.
     measured = mapping((stats["tokenizer"] or {}).get("by_language"))

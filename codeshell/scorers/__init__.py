@@ -35,6 +35,9 @@ class Scorer(Protocol):
     It may have a member `needs: Sequence[str]`, which names the columns that it reads beyond those of documents and of
     `scorers.text.SCORES`. The scorers that write them must come before it in the recipe, and it scores again if one of
     them does. Without the member, `score` is given no column of another scorer.
+
+    It may have a member `lines(batch)`, which gives for each document a list of (number from 1, bytes, cost) of its
+    lines: `codeshell explain --lines` shows them as a heat map.
     """
 
     version: int | str
@@ -80,10 +83,14 @@ SCORERS: Registry[Any] = Registry(
     "scorer",
     {
         "text": "codeshell.scorers.text:TextMeasures",
-        "perplexity": "codeshell.scorers.perplexity:Perplexity",
         "lexical": "codeshell.scorers.lexical:Lexical",
         "libraries": "codeshell.scorers.libraries:Libraries",
         "standards": "codeshell.scorers.standards:Standards",
+        "syntax": "codeshell.scorers.syntax:Syntax",
+        "perplexity": "codeshell.scorers.perplexity:Perplexity",
+        "contamination": "codeshell.scorers.contamination:Contamination",
+        "encoder": "codeshell.scorers.encoder:EncoderScorer",
+        "secrets": "codeshell.scorers.secrets:Secrets",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""

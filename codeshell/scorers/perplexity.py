@@ -11,9 +11,9 @@ of one half of the documents, and each document is scored by the model of the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from functools import lru_cache, partial
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote
@@ -23,15 +23,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from codeshell.engine.files import make_directory, read_json, remove_quietly, user_path, write_json
+from codeshell.engine.files import user_path
+from codeshell.environment import thread_count
 from codeshell.errors import UserError
-from codeshell.ngram.model import LanguageModel, Scores, score_all
-from codeshell.randomness import draw
+from codeshell.ngram import crossfit
+from codeshell.ngram.model import LanguageModel, Line, Scores, score_all
+from codeshell.ngram.training import Settings
 
 if TYPE_CHECKING:
     from codeshell.documents.corpus import Corpus
     from codeshell.engine import Engine
-    from codeshell.ngram.training import Settings
 
 SHIPPED = Path(__file__).resolve().parents[1] / "ngram" / "models"
 """Models that come with the package: LANGUAGE.good.lm and LANGUAGE.bad.lm."""
@@ -39,14 +40,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "ngram" / "models"
 MODELS = 32
 """Models that a worker holds at a time; those that were used last stay."""
 
-LEAST_BYTES = 1 << 20
-"""Text of a language in the corpus from which a model of it is trained. With less, a model knows hardly more than the
-documents that it is not to have seen."""
-
-MOST_BYTES = 128 << 20
-"""Text that one of the two models of a language is trained on at most, a sample by document id."""
-
-HALVES = 2
+HASHED_BYTES = 32 << 20
+"""What is hashed of both ends of a model file; see `_digest`."""
 
 _Model: TypeAlias = "LanguageModel | None"
 
@@ -64,7 +59,8 @@ class Perplexity:
         memory: bytes for training.
     """
 
-    version = 1
+    version: int | str = 1
+    """With a hash of the models, once it is made: another model scores again."""
     columns = pa.schema(
         [
             ("tokens", pa.int64()),
@@ -98,42 +94,22 @@ class Perplexity:
             raise UserError(f"minimum_tokens {minimum_tokens!r}: give a whole number from 1")
         self._minimum = minimum_tokens
         self._good, self._bad = _Place(good, "good"), _Place(bad, "bad")
-        self._home: Path | None = None
+        self._fitted: crossfit.Fitted | None = None
+        self._settings: Settings | None = None
         if good == "corpus":
-            from codeshell.ngram.training import Settings
-
-            self._settings = Settings(order=order, vocabulary=vocabulary, memory=memory)
+            self._settings = Settings(order=order, vocabulary=vocabulary, memory=memory, threads=thread_count(0))
             self._settings.check()
+        self.version = f"{type(self).version}-{_digest([*self._good.files(), *self._bad.files()])}"
 
     def fit(self, corpus: Corpus, home: Path, engine: Engine) -> None:
-        """Train two models of each language with enough text, if `good` is "corpus": see the module.
-
-        Each language's texts are written below `home`, by halves, and read twice by the trainer; what is finished is
-        kept after a kill.
-        """
-        if self._good.name != "corpus":
-            return
-        sizes = {name: size for name, size in corpus.languages.items() if size >= LEAST_BYTES}
-        names = [(language, half) for language in sizes for half in range(HALVES)]
-        todo = [item for item in names if not _half_path(home, *item).exists()]
-        if todo:
-            texts = make_directory(home / "texts")
-            spooled = _spool(corpus, sizes, set(todo), texts)
-            # Each of the two has a vocabulary of its own: it knows no more words of the other half than n-grams.
-            work = [(str(spooled[item]), str(_half_path(home, *item)), item[1]) for item in todo if item in spooled]
-            for _ in engine.map(partial(_train, self._settings), work):
-                pass
-            for leftover in texts.iterdir():
-                remove_quietly(leftover)
-            texts.rmdir()
-        done = [[language, half] for language, half in names if _half_path(home, language, half).exists()]
-        write_json(home / "models.json", {"models": done})
+        """Train two models of each language of the corpus, if `good` is "corpus"; see `codeshell.ngram.crossfit`."""
+        if self._settings is not None:
+            crossfit.fit(corpus, home, self._settings)
 
     def load(self, home: Path) -> None:
         """Take the models that `fit` wrote."""
-        if self._good.name == "corpus":
-            self._home = home
-            self._trained = {tuple(item) for item in read_json(home / "models.json")["models"]}
+        if self._settings is not None:
+            self._fitted = crossfit.read(home)
 
     def score(self, batch: pa.Table) -> Mapping[str, Any]:
         """See `codeshell.scorers.Scorer`. Documents are scored by language, so that few tables are in use at a time."""
@@ -159,6 +135,16 @@ class Perplexity:
         found["tokens"] = pa.array(tokens, pa.int64(), mask=tokens < 0)
         return found
 
+    def lines(self, batch: pa.Table) -> list[list[Line]]:
+        """What each line of each document costs under the model that its `bits_per_byte` are of; for `codeshell
+        explain --lines`. A document without such a model has no lines."""
+        found: list[list[Line]] = [[] for _ in range(batch.num_rows)]
+        for good, bad, rows in self._groups(batch):
+            model = good or bad
+            for row in rows.tolist() if model is not None else ():
+                found[row] = model.lines(batch["text"][row].as_py()) if model is not None else []
+        return found
+
     def _bits(self, scores: Scores) -> NDArray[np.float64]:
         """Bits per byte; NaN, which becomes null, for documents that are too short."""
         return np.where(scores.tokens >= self._minimum, scores.bits_per_byte, np.nan)
@@ -175,23 +161,16 @@ class Perplexity:
             if self._good.name != "corpus":
                 yield self._good.model(language), bad, rows
                 continue
-            ids = batch["id"].take(pa.array(rows)).to_pylist()
-            halves = np.array([half_of(identity) for identity in ids], np.int64)
-            for half in range(HALVES):
-                # The model of the other half.
-                yield self._trained_model(language, 1 - half), bad, rows[halves == half]
+            halves = crossfit.halves(batch["id"].take(pa.array(rows)))
+            for half in range(2):
+                yield self._fitted_model(language, half), bad, rows[halves == half]
 
-    def _trained_model(self, language: str, half: int) -> LanguageModel | None:
-        if self._home is None:
+    def _fitted_model(self, language: str, half: int) -> LanguageModel | None:
+        """The model for documents of this half, which has not seen them."""
+        if self._fitted is None:
             raise UserError("good 'corpus': the models are trained by a run; give a path to score without one")
-        if (language, half) not in self._trained:
-            return None
-        return _open(str(_half_path(self._home, language, half)))
-
-
-def half_of(identity: str) -> int:
-    """Which half of the corpus a document is in, by its id alone."""
-    return draw(identity, "perplexity half") & 1
+        path = self._fitted.path(language, half)
+        return None if path is None else _open(str(path))
 
 
 class _Place:
@@ -211,6 +190,12 @@ class _Place:
         elif not any(self._path.glob("*.lm")):
             raise UserError(f"{kind} {name}: no LANGUAGE.lm in this folder; train one with codeshell lm train")
 
+    def files(self) -> list[Path]:
+        """All models of the place, in the order of their names."""
+        if self.name in ("", "corpus"):
+            return []
+        return [self._path] if self._single else sorted(self._path.glob("*.lm"))
+
     def model(self, language: str) -> LanguageModel | None:
         if self.name in ("", "corpus"):
             return None
@@ -229,61 +214,15 @@ def _open(path: str) -> LanguageModel:
     return LanguageModel.load(path)
 
 
-def _half_path(home: Path, language: str, half: int) -> Path:
-    return home / f"{quote(language, safe='+# ')}.{half}.lm"
-
-
-class _Spooled:
-    """The texts of a file that `_spool` wrote, anew for each call: what the trainer takes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self) -> Iterator[pa.Array]:
-        with pa.memory_map(str(self._path)) as source:
-            reader = pa.ipc.open_file(source)
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number).column(0)
-
-
-def _spool(
-    corpus: Corpus, sizes: Mapping[str, int], wanted: set[tuple[str, int]], folder: Path
-) -> dict[tuple[str, int], Path]:
-    """Write the texts of each language and half to a file of its own, in the order of the corpus, in one reading.
-
-    Of a language with more than `MOST_BYTES` per half, a sample: each document by a hash of its id.
-    """
-    paths: dict[tuple[str, int], Path] = {}
-    schema = pa.schema([("text", pa.large_string())])
-    with ExitStack() as files:
-        writers: dict[tuple[str, int], Any] = {}
-        for shard in corpus.shards:
-            for table in corpus.read(shard):
-                chosen: dict[tuple[str, int], list[int]] = {}
-                rows = zip(table["id"].to_pylist(), table["language"].to_pylist(), strict=True)
-                for row, (identity, language) in enumerate(rows):
-                    item = (language, half_of(identity))
-                    if item in wanted and _sampled(identity, sizes[language]):
-                        chosen.setdefault(item, []).append(row)
-                for item, some in chosen.items():
-                    if item not in writers:
-                        paths[item] = folder / f"{quote(item[0], safe='+# ')}.{item[1]}.arrow"
-                        writers[item] = files.enter_context(pa.ipc.new_file(str(paths[item]), schema))
-                    texts = table["text"].take(pa.array(some)).cast(pa.large_string()).combine_chunks()
-                    writers[item].write_batch(pa.record_batch([texts], schema=schema))
-    return paths
-
-
-def _train(settings: Settings, work: tuple[str, str, int]) -> None:
-    """Train one model, in a worker, and delete its texts."""
-    from codeshell.ngram.training import train
-
-    texts, model, half = work
-    train(_Spooled(Path(texts)), model, settings, metadata={"half": half})
-    remove_quietly(Path(texts))
-
-
-def _sampled(identity: str, size: int) -> bool:
-    """Whether a document of a language of this size is trained on."""
-    limit = HALVES * MOST_BYTES
-    return size <= limit or draw(identity, "perplexity sample") * size < limit << 64
+def _digest(paths: Iterable[Path]) -> str:
+    """A hash of models: of the whole file, or of both ends of one that is too long to be read at each start."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size} ".encode("utf-8", "surrogatepass"))
+            digest.update(file.read(HASHED_BYTES))
+            if size > 2 * HASHED_BYTES:
+                file.seek(size - HASHED_BYTES)
+            digest.update(file.read(HASHED_BYTES))
+    return digest.hexdigest()

@@ -67,6 +67,9 @@ class Lanes:
         isolated: bool,
     ) -> None:
         self.corpus, self.tokenizer, self.isolated = corpus, tokenizer, isolated
+        # (vocab_size,): which ids are special tokens.
+        self._special = np.zeros(tokenizer.vocab_size, np.bool_)
+        self._special[list(tokenizer.specials.values())] = True
         self.seed, self.fim_rate, self.spm_rate = seed, fim_rate, spm_rate
         self.part_tokens = PART_CONTEXTS * max(contexts)
 
@@ -173,6 +176,9 @@ class Lanes:
         none = np.empty(0, dtype=np.int64)
         how = fim.order(seed=self.seed, epoch=epoch, doc_id=name, fim_rate=self.fim_rate, spm_rate=self.spm_rate)
         if how == "plain" or room < SMALLEST_REARRANGED:
+            return 0, none
+        # A commit, an issue or a notebook holds special tokens, which are no text that could be cut.
+        if self._special[stored[:room]].any():
             return 0, none
         # Room for three sentinels and `<|endoftext|>`. The text is cut and encoded again, which can make more tokens
         # than were stored; so take fewer until the result fits. Each turn lowers `used`.

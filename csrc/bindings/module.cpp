@@ -87,6 +87,7 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_boosting(boosting);
   py::module_ secrets = module.def_submodule("secrets");
   codeshell::bindings::bind_secrets(secrets);
+  codeshell::bindings::bind_contamination(secrets);
   codeshell::bindings::bind_cpu(module);
   codeshell::bindings::bind_gate(module);
   codeshell::bindings::bind_kernels(module);

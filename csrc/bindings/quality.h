@@ -6,6 +6,7 @@
 namespace codeshell::bindings {
 
 void bind_boosting(pybind11::module_& module);
+void bind_contamination(pybind11::module_& module);
 void bind_lexical(pybind11::module_& module);
 void bind_ngram_model(pybind11::module_& module);
 void bind_ngram_train(pybind11::module_& module);

@@ -65,7 +65,7 @@ void Lexer::catch_token(char kind) {
     if (catch_dots_ == 3) {
       bare_catches_ += 1;
       catching_ = 0;
-    } else if (kind == ')' && depth_ == catch_depth_) {
+    } else if (kind == ')' && depth_ == catch_depth_ + 1) {
       catching_ = 3;
     }
   } else if (catching_ == 4 || kind != '{') {
@@ -142,6 +142,7 @@ void Lexer::name() {
       catch_depth_ = depth_;
     }
     declares_ |= (word & declares) != 0;
+    if (lexis_.docstrings && std::string_view(begin, size) == "lambda") lambda_ = depth_;
     words_ = true;
     after_name_ = false;
     import_keyword(word, begin, size);
@@ -334,11 +335,16 @@ void Lexer::annotation(const char* begin, bool after_name) {
   const char top =
       depth_ > 0 && depth_ <= static_cast<int64_t>(stack_.size()) ? stack_[static_cast<size_t>(depth_ - 1)] : '\0';
   if (lexis_.annotations == Annotations::python) {
+    // The colon of a lambda ends its names.
+    if (lambda_ == depth_) {
+      lambda_ = -1;
+      return;
+    }
     annotations_ += after_name && (top == '(' || (depth_ == 0 && !words_));
     return;
   }
   const bool after_close = begin > text_ && (begin[-1] == ')' || begin[-1] == '?');
-  annotations_ += (after_name && (top == '(' || declares_)) || after_close;
+  annotations_ += (after_name && (top == '(' || (declares_ && !equals_))) || after_close;
 }
 
 void Lexer::finish(Row& row) const {

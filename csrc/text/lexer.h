@@ -54,12 +54,14 @@ class Lexer {
   void end_of_line() {
     const bool was_blank = !lines_.code && !lines_.comment;
     lines_.end(line_, at_);
+    // A backslash at its end continues the statement.
+    const bool more = at_ > line_ && at_[-1] == '\\';
     at_ += *at_ == '\r' && at_ + 1 < end_ && at_[1] == '\n' ? 2 : 1;
     line_ = at_;
-    constant_ = equals_ = declares_ = words_ = false;
+    if (!more) constant_ = constant_seen_ = equals_ = declares_ = words_ = false;
     semicolon_ = false;
     if (was_blank && !in_comment_) close_header();
-    if (importing_ && !inside_) importing_ = 0;
+    if (importing_ && !inside_ && !more) importing_ = 0;
   }
 
   void newline() {
@@ -203,7 +205,7 @@ class Lexer {
   uint64_t chain_ = 0;
   int importing_ = 0;  // 1: after `from`; 2: among the names; 3: of a module that does not count
   int catching_ = 0, catch_dots_ = 0, heredoc_failures_ = 0;
-  int64_t catch_depth_ = 0;
+  int64_t catch_depth_ = 0, lambda_ = -1;
   std::string heredoc_;
   // Open brackets; the kinds of the outer 256.
   int64_t depth_ = 0, inside_ = 0;

@@ -329,7 +329,7 @@ bool Lexer::prefixed_string(const char* begin, const char* p) {
     }
   }
   if (*p == '#') return false;
-  // The quote's own marker does the rest; the prefix is part of the string.
+  // The quote's own marker does the rest; the prefix counts as nothing.
   const Lexis::Range range = lexis_.markers_at[static_cast<uint8_t>(*p)];
   at_ = p;
   return range.begin != range.end && marker(range);

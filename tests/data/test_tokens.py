@@ -133,3 +133,21 @@ def test_a_missing_stage_before_is_reported(tokenizer: Tokenizer, tmp_path: Path
     with pytest.raises(UserError, match="valid-00000"):
         tokens.run(RECIPE, directory, LocalEngine(1))
     assert not (directory / "tokens" / "valid-00000.tokens").exists()
+
+
+def test_special_tokens_of_a_commit_are_tokens(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    directory = make_run(tmp_path, tokenizer)
+    text = "<commit_before>x = 1\n<commit_msg>Say why<commit_after>x = 2\n"
+    rows: list[dict[str, object]] = [
+        {"id": document_id(f"{language}".encode()), "repo": "r", "path": "p.py", "language": language, "text": text}
+        | {"bytes": len(text)}
+        for language in ("git-commits", "python")
+    ]
+    write_rows(shard_path(directory / "curated", "train", 0), DOCUMENTS, rows)
+    tokens.run(RECIPE, directory, LocalEngine(1))
+    corpus = TokenCorpus([directory / "tokens/train-00000.tokens"], tokenizer.hash)
+    commit, program = (corpus.document(i).tolist() for i in (0, 1))
+    assert tokenizer.decode(commit) == tokenizer.decode(program) == text
+    marks = [tokenizer.specials[name] for name in ("<commit_before>", "<commit_msg>", "<commit_after>")]
+    assert [token for token in commit if token in set(tokenizer.specials.values())] == marks
+    assert program == tokenizer.encode(text)

@@ -64,6 +64,17 @@ def expected(lanes: Lanes, lane: int, epochs: int) -> bytes:
     return data
 
 
+def test_a_document_with_special_tokens_is_never_rearranged(memory_corpus, tokenizer):
+    # A commit: its tokens are no text, and would be lost where it is cut and encoded again.
+    marks = [tokenizer.specials[name] for name in ("<commit_before>", "<commit_msg>", "<commit_after>")]
+    words = [tokenizer.encode(text) for text in ("x = 1\n" * 5, "Say why", "x = 2\n" * 5)]
+    ids = [token for mark, part in zip(marks, words, strict=True) for token in (mark, *part)]
+    lanes = make(memory_corpus(TEXTS), tokenizer, rate=1.0)
+    plain = np.asarray([token for token in ids if token not in marks], np.uint32)
+    assert lanes._rearranged(0, "name", plain, 200)[0] == len(plain)
+    assert lanes._rearranged(0, "name", np.asarray(ids, np.uint32), 200)[0] == 0
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     contexts=st.lists(st.sampled_from([32, 64]), min_size=1, max_size=12),
