@@ -7,7 +7,7 @@ import importlib
 
 HELP = "train n-gram language models, and score texts by them"
 
-SUBCOMMANDS = ("train",)
+SUBCOMMANDS = ("train", "score", "query", "convert")
 """In the order of `--help`; the module of `train` is `codeshell.cli.lm_train`, and so on."""
 
 

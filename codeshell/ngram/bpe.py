@@ -86,6 +86,15 @@ class Encoder:
         np.cumsum([len(one) for one in ids], out=offsets[1:])
         return np.concatenate(ids or [np.zeros(0, np.uint32)]), offsets
 
+    def encode_spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of a text, and the byte at which each one's token begins: both (units,)."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        # The library counts characters: bytes[i] is where character i begins.
+        sizes = [len(character.encode()) for character in text]
+        starts = np.cumsum([0, *sizes])
+        begins = np.array([begin for begin, _ in found.offsets], np.int64)
+        return np.array(found.ids, np.uint32) + np.uint32(SPECIAL), starts[begins]
+
 
 def _word(token: str) -> bytes:
     """A token as a word of an ARPA file: what separates there, and what would be a special word, as \\xHH."""

@@ -185,7 +185,7 @@ void bind_ngram_model(py::module_& module) {
       .def(py::init(&open_model), py::arg("path"), py::arg("copied"))
       .def("describe", &describe)
       .def_property_readonly("metadata", [](const TextModel& model) { return py::bytes(model.model().metadata()); })
-      .def_property_readonly("units", &TextModel::units, py::return_value_policy::reference_internal)
+      .def_property_readonly("units", [](const TextModel& model) { return model.shared_units(); })
       .def("words",
            [](const TextModel& model) {
              py::list words;

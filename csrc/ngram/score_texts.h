@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -16,14 +17,16 @@ class TextModel {
   TextModel(const std::string& path, Model::Memory memory);
 
   const Model& model() const { return model_; }
-  const Units& units() const { return units_; }
+  const Units& units() const { return *units_; }
+  // For a binding, which outlives the model.
+  const std::shared_ptr<Units>& shared_units() const { return units_; }
   // Appends the ids of a text as the model's tables have them.
   void encode(std::string_view text, std::vector<uint32_t>& words, std::vector<Span>* spans = nullptr) const;
   const IdSwap& swap() const { return swap_; }
 
  private:
   Model model_;
-  Units units_;
+  std::shared_ptr<Units> units_;
   IdSwap swap_;
 };
 
