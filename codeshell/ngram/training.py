@@ -8,6 +8,7 @@ same bytes for any number of threads, any memory and any batches.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -114,10 +115,11 @@ class Vocabulary:
             for part in cut(piece):
                 self._counter.add(part.data, part.offsets)
 
-    def units(self, ids: int) -> tuple[Units, dict[str, Any]]:
+    def units(self, ids: int) -> tuple[Units, dict[str, int]]:
         """Lexical units with up to `ids` ids, and the counts: `types`, `occurrences`, `covered`. Ends the counting."""
         found = self._counter.commonest(ids - Units.fixed("lexical"), LEAST_OCCURRENCES)
-        return Units("lexical", found.pop("words")), found
+        counts = {name: found[name] for name in ("types", "occurrences", "covered")}
+        return Units("lexical", found["words"]), counts
 
 
 class Trainer:
@@ -175,7 +177,7 @@ class Trainer:
         settings = self._settings
         with contextlib.ExitStack() as files, _told(self._folder):
             orders = self._trainer.estimate()
-            paths = [str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa)]
+            written, text = (str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa))
             options = _ngram.WriterOptions()
             options.quantise, options.keep_words = settings.quantize, settings.keep_words
             # The sorts of the trainer are over, so that half of the memory is free.
@@ -184,13 +186,15 @@ class Trainer:
                 **(metadata or {}),
                 "order": settings.order,
                 "units": self.units.kind,
+                # Bits of two models can be compared if this is the same.
+                "units_hash": hashlib.blake2b(self.units.serialize(), digest_size=8).hexdigest(),
                 "prune": list(settings.prune),
                 "documents": self.documents,
                 "tokens": int(self._trainer.tokens),
                 "bytes": self.bytes,
                 "orders": orders,
             }
-            self._trainer.write(*paths, json.dumps(about, sort_keys=True), options)
+            self._trainer.write(written, text, json.dumps(about, sort_keys=True), options)
         return tuple(orders)
 
     @property

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_model_is_the_same_for_any_memory_threads_and_batches(tmp_path: Path, or
     units, _ = vocabulary.units(4096)
     data = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, data)])
-    made = []
+    made: list[tuple[list[dict[str, Any]], bytes]] = []
     for memory, threads, step in ((1 << 28, 1, len(texts)), (1 << 20, 1, 1), (1 << 20, 3, 5)):
         trainer = ngram.Trainer(units, order, [0, 0, 1], memory, threads, str(tmp_path))
         for first in range(0, len(texts), step):
