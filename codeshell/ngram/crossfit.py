@@ -36,7 +36,7 @@ MODELS = "models.json"
 """What `fit` writes last: with it, the models are there."""
 
 PURPOSE = "language model"
-"""Of the draw that decides a document's half and whether it is in the sample."""
+"""Purpose of the draw that decides a document's half and whether it is in the sample."""
 
 SAMPLE_BYTES = 64 << 20
 """Text of a language that is trained on, about, over both halves."""
@@ -65,11 +65,11 @@ class Fitted:
 
     home: Path
     files: dict[str, tuple[str, str]]
-    """By language: the model of half 0 and that of half 1, below `home`."""
+    """For each language, the model of half 0 and that of half 1, below `home`."""
     left_out: dict[str, int]
     """Languages without a model, and their bytes."""
     statistics: dict[str, Any]
-    """By language: bytes, share of the sample, and of both halves documents, bytes, tokens and n-grams by order."""
+    """For each language: bytes, share of the sample, and of both halves documents, bytes, tokens and n-grams by order."""
 
     def path(self, language: str, half: int) -> Path | None:
         """The model that scores documents of half `half`: the one that the other half trained."""

@@ -50,7 +50,7 @@ class Settings:
     vocabulary: int = 4096
     """Ids of lexical units, classes and marks (128) included. 4,096 fit in 12 bits: five of them in a 64-bit number."""
     prune: tuple[int, ...] = ()
-    """By order: n-grams that occur this often or less are left out. The last one counts for all higher orders."""
+    """For each order: n-grams that occur this often or less are left out. The last one counts for all higher orders."""
     memory: int = 1 << 30
     """Bytes that the process may take."""
     threads: int = 1
@@ -93,7 +93,7 @@ class Summary:
     units: int
     """Ids."""
     orders: tuple[dict[str, Any], ...]
-    """By order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts` (of
+    """For each order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts` (of
     the counts 1, 2, and 3 and more), and `fallback` (they could not be computed from the counts)."""
     spilled: int
     """Bytes written to temporary files."""

@@ -16,17 +16,17 @@ Gram = tuple[str, ...]
 
 class Model(NamedTuple):
     probabilities: dict[Gram, Fraction]
-    """Of the n-grams that are kept; <s> has 1."""
+    """For each n-gram that is kept; <s> has 1."""
     backoffs: dict[Gram, Fraction]
-    """Of contexts; 1 for all other n-grams."""
+    """For each context; 1 for all other n-grams."""
     ngrams: list[int]
-    """By order, before pruning; with <unk> and <s>."""
+    """Different n-grams of each order, before pruning; with <unk> and <s>."""
     counts: list[list[int]]
-    """By order: n-grams with the adjusted counts 1 to 4."""
+    """For each order, the n-grams with the adjusted counts 1 to 4."""
     discounts: list[list[Fraction]]
-    """By order: of the counts 1, 2, and 3 and more."""
+    """For each order, those of the counts 1, 2, and 3 and more."""
     fallback: list[bool]
-    """By order: the discounts could not be computed."""
+    """For each order, whether the discounts could not be computed."""
 
 
 def kneser_ney(documents: Sequence[Sequence[str]], order: int, prune: Sequence[int] = ()) -> Model:
