@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from codeshell import _C
+from codeshell._C import ngram as _ngram
 from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.engine.files import atomic_path, disk_error
 from codeshell.errors import UserError
 
-Units: TypeAlias = _C.ngram.Units
+Units: TypeAlias = _ngram.Units
 """What a text is cut into; see csrc/ngram/units.h."""
 
 KINDS = ("lexical", "bpe", "bytes")
@@ -47,7 +47,7 @@ class Settings:
     units: str = "lexical"
     """One of `KINDS`."""
     vocabulary: int = 4096
-    """Ids of lexical units, classes and marks (134) included. 4,096 fit in 12 bits: five of them in a 64-bit number."""
+    """Ids of lexical units, classes and marks (128) included. 4,096 fit in 12 bits: five of them in a 64-bit number."""
     prune: tuple[int, ...] = ()
     """By order: n-grams that occur this often or less are left out. The last one counts for all higher orders."""
     memory: int = 1 << 30
@@ -106,7 +106,7 @@ class Vocabulary:
     """Counts words, to choose those with ids of their own. Not for bytes and BPE."""
 
     def __init__(self, memory: int, threads: int, folder: str | Path) -> None:
-        self._counter = _C.ngram.WordCounter(threads, memory, str(folder))
+        self._counter = _ngram.WordCounter(threads, memory, str(folder))
 
     def add(self, texts: Texts) -> None:
         """Count the words of some documents."""
@@ -133,7 +133,7 @@ class Trainer:
         self.units, self._settings, self._memory, self._folder = units, settings, memory, Path(folder)
         self.bytes = 0
         try:
-            self._trainer = _C.ngram.Trainer(
+            self._trainer = _ngram.Trainer(
                 units, settings.order, list(settings.prune), memory, settings.threads, str(folder)
             )
         except ValueError as error:
@@ -176,7 +176,7 @@ class Trainer:
         with contextlib.ExitStack() as files, _told(self._folder):
             orders = self._trainer.estimate()
             paths = [str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa)]
-            options = _C.ngram.WriterOptions()
+            options = _ngram.WriterOptions()
             options.quantise, options.keep_words = settings.quantize, settings.keep_words
             # The sorts of the trainer are over, so that half of the memory is free.
             options.memory_bytes = self._memory // 2

@@ -230,7 +230,10 @@ void ArpaReader::start_tables() {
 }
 
 ArpaWriter::ArpaWriter(std::string path, std::vector<uint64_t> counts, std::function<std::string(uint32_t)> word)
-    : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")), counts_(std::move(counts)), word_(std::move(word)) {
+    : path_(std::move(path)),
+      file_(std::fopen(path_.c_str(), "wb")),
+      counts_(std::move(counts)),
+      word_(std::move(word)) {
   if (!file_) throw_system(path_);
   buffer_ = "\\data\\\n";
   for (size_t k = 0; k < counts_.size(); ++k) {
