@@ -41,7 +41,7 @@ MODELS = 32
 """Models that a worker holds at a time; those that were used last stay."""
 
 HASHED_BYTES = 32 << 20
-"""Of both ends of a model file; see `_digest`."""
+"""What is hashed of both ends of a model file; see `_digest`."""
 
 _Model: TypeAlias = "LanguageModel | None"
 

@@ -149,7 +149,7 @@ void ArpaReader::section_line(std::string_view line) {
     state_ = State::after;
     return;
   }
-  const std::string expected = "\\" + std::to_string(length_ + 1) + "-grams:";
+  const std::string expected = std::string("\\").append(std::to_string(length_ + 1)).append("-grams:");
   if (length_ == counts_.size() || line != expected) {
     fail(shown(line) + " and not " + (length_ == counts_.size() ? "\\end\\" : expected));
   }
