@@ -38,7 +38,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "ngram" / "models"
 """Models that come with the package: LANGUAGE.good.lm and LANGUAGE.bad.lm."""
 
 MODELS = 512
-"""Models that a worker holds at a time, more than any corpus has. They are mapped, so that workers share their pages."""
+"""Models that a worker holds at a time, more than a corpus has. They are mapped, so that workers share their pages."""
 
 HASHED_BYTES = 32 << 20
 """What is hashed of both ends of a model file; see `_digest`."""
