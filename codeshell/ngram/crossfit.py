@@ -69,7 +69,7 @@ class Fitted:
     left_out: dict[str, int]
     """Languages without a model, and their bytes."""
     statistics: dict[str, Any]
-    """For each language: bytes, share of the sample, and of both halves documents, bytes, tokens and n-grams by order."""
+    """For each language: bytes and the share trained on; of both halves documents, bytes, tokens, n-grams by order."""
 
     def path(self, language: str, half: int) -> Path | None:
         """The model that scores documents of half `half`: the one that the other half trained."""

@@ -93,8 +93,8 @@ class Summary:
     units: int
     """Ids."""
     orders: tuple[dict[str, Any], ...]
-    """For each order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts` (of
-    the counts 1, 2, and 3 and more), and `fallback` (they could not be computed from the counts)."""
+    """For each order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts`
+    (of the counts 1, 2, and 3 and more), and `fallback` (they could not be computed from the counts)."""
     spilled: int
     """Bytes written to temporary files."""
 
