@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 
 from codeshell.documents.texts import text_buffers
-from codeshell.environment import environment
 from codeshell.engine.files import write_json
+from codeshell.environment import environment
 from codeshell.randomness import draw
 from codeshell.scorers.contamination import SHARE, Contamination, read
 
