@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.quality.encoder_settings import Settings, schedule
 from codeshell.randomness import draw
 from codeshell.scorers.bert import Encoder, one_thread
 from codeshell.scorers.encoder_model import OUTPUTS, Head
-
-if TYPE_CHECKING:
-    from codeshell.quality.encoder_train import Settings
 
 WEIGHT_DECAY = 0.01
 """The field's value for fine-tuning BERT."""
@@ -68,7 +66,12 @@ def finetune(
     shutil.rmtree(kept, ignore_errors=True)
     encoder.model.save_pretrained(kept)
     shutil.copyfile(encoder.directory / "tokenizer.json", kept / "tokenizer.json")
-    return Encoder(kept, window=settings.window, windows=settings.windows), head, oof
+    return _encoder(kept, settings), head, oof
+
+
+def _encoder(directory: Path, settings: Settings) -> Encoder:
+    """With the language's name before each window: an encoder that learns can make use of it."""
+    return Encoder(directory, window=settings.window, windows=settings.windows, pooling="mean", prefix=True)
 
 
 def _train(
@@ -84,10 +87,9 @@ def _train(
     import torch
 
     from codeshell.optim import AdamW, parameter_groups
-    from codeshell.quality.encoder_train import schedule
     from codeshell.train.schedule import learning_rate
 
-    encoder = Encoder(directory, window=settings.window, windows=settings.windows)
+    encoder = _encoder(directory, settings)
     head = torch.nn.Linear(encoder.dimension, len(OUTPUTS))
     with torch.no_grad():
         head.weight.zero_()

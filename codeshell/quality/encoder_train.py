@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +25,10 @@ from codeshell.engine.files import atomic_path, make_directory
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
 from codeshell.quality.agreement import ranks, spearman
+from codeshell.quality.encoder_finetune import finetune
+from codeshell.quality.encoder_settings import Settings, schedule
 from codeshell.randomness import draw, uniform
-from codeshell.recipe import Phase, Train
-from codeshell.scorers.bert import WINDOW, WINDOWS, Encoder, one_thread
+from codeshell.scorers.bert import Encoder, one_thread
 from codeshell.scorers.encoder_model import MEAN, OUTPUTS, EncoderModel, Head, Mix, quantiles
 
 STRENGTHS = tuple(10.0**power for power in np.arange(1.0, 4.51, 0.25).tolist())
@@ -42,28 +42,6 @@ STEPS = 300
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.5
 """Of the small network: width, full-batch steps, peak of the schedule, decay. A thousand labels want much decay."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How an encoder is trained.
-
-    Attributes:
-        window, windows: see `scorers.bert.Encoder`.
-        head: `ridge`, or `mlp` for one hidden layer.
-        finetune: train the encoder as well; the head is then linear.
-        epochs, lr, batch: of fine-tuning; documents per step.
-        seed: decides the order of the documents and the first weights.
-    """
-
-    window: int = WINDOW
-    windows: int = WINDOWS
-    head: Literal["ridge", "mlp"] = "ridge"
-    finetune: bool = False
-    epochs: int = 3
-    lr: float = 3e-5
-    batch: int = 16
-    seed: int = 0
 
 
 class EncoderFit(NamedTuple):
@@ -101,10 +79,9 @@ def fit(
     # (n, 5)
     targets = np.stack([labels[name].to_numpy().astype(np.float64) for name in OUTPUTS], 1)
     if settings.finetune:
-        from codeshell.quality.encoder_finetune import finetune
-
         encoder, head, oof = finetune(labels, targets, folds, directory, settings, work)
     else:
+        # Without the language's name: frozen, it makes the vectors of a language alike (0.45 instead of 0.49).
         encoder = Encoder(directory, window=settings.window, windows=settings.windows)
         vectors = embed(encoder, labels["text"].to_pylist(), labels["language"].to_pylist(), work)
         oof = np.empty_like(targets)
@@ -164,7 +141,7 @@ def embed(encoder: Encoder, texts: Sequence[str], languages: Sequence[str], work
     """
     make_directory(work)
     path = work / "vectors.safetensors"
-    salt = f"{encoder.identity} {encoder.window} {encoder.windows} "
+    salt = f"{encoder.identity} {encoder.window} {encoder.windows} {encoder.pooling} {encoder.prefix} "
     keys = [
         hashlib.sha256(f"{salt}{language}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
         for text, language in zip(texts, languages, strict=True)
@@ -262,18 +239,6 @@ def _network(vectors: NDArray[np.float64], targets: NDArray[np.float64], seed: i
             optimizer.step()
     arrays = [p.detach().double().numpy() for p in (second.weight, second.bias, first.weight, first.bias)]
     return Head(mean, scale, *arrays)
-
-
-def schedule(steps: int, lr: float) -> Train:
-    """The trainer's schedule for a short training: a tenth of the steps warms up, then a cosine to nothing."""
-    return Train(
-        steps=steps,
-        lr=lr,
-        min_lr_ratio=0.0,
-        warmup_steps=max(1, steps // 10),
-        phases=(Phase(share=1.0, context=512),),
-        beta2=0.98,
-    )
 
 
 def _moments(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -99,6 +99,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     dimension: int
     window: int
     windows: int
+    pooling: Literal["mean", "rich"]
+    prefix: bool
     mix: tuple[float, float, float]
     band: tuple[float, ...]
     """Quantiles of the trees' out-of-fold scores of the labels, ascending; empty without trees."""
@@ -150,6 +152,8 @@ def write(folder: Path, model: EncoderModel, encoder: str) -> None:
         dimension=model.encoder.dimension,
         window=model.encoder.window,
         windows=model.encoder.windows,
+        pooling="rich" if model.encoder.pooling == "rich" else "mean",
+        prefix=model.encoder.prefix,
         mix=(model.mix.intercept, model.mix.trees, model.mix.encoder),
         band=tuple(model.band.tolist()),
         metrics=model.metrics,
@@ -178,7 +182,7 @@ def load(folder: Path, encoder: str = "") -> EncoderModel:
         raise UserError(f"{path}: version {card.version}, and this codeshell reads {VERSION}; train it again")
     head = _checked(tensors, card, folder)
     place = encoder or (str(folder / "encoder") if card.encoder == "encoder" else card.encoder)
-    loaded = Encoder(place, window=card.window, windows=card.windows)
+    loaded = Encoder(place, window=card.window, windows=card.windows, pooling=card.pooling, prefix=card.prefix)
     # Another encoder's vectors would go through the head without an error, and mean nothing.
     if loaded.identity != card.sha256:
         raise UserError(f"{place}: not the encoder that {folder} was trained with; give its directory as `encoder`")
@@ -205,6 +209,6 @@ def _checked(tensors: dict[str, Any], card: Card, folder: Path) -> Head:
         shapes |= {"hidden_weight": (width, card.dimension), "hidden_bias": (width,)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
-    if found != shapes or not finite or not len(card.mix) == 3:
+    if found != shapes or not finite:
         raise UserError(f"{folder}: head.safetensors does not fit encoder.json; train it again")
     return Head(**{name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()})
