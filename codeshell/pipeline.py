@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
+from codeshell.engine.files import lock, make_directory, read_json, remove_quietly, write_json, write_text
 from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
 from codeshell.errors import UserError, reasons, say
@@ -28,7 +28,11 @@ KEY_VERSION = 1
 """Raised when a stage's output changes for the same settings, so that old directories are not mistaken for new."""
 
 
-CODE = {"score.scorers": "codeshell.scorers:SCORERS", "rules.own": "codeshell.data.rules:OWN"}
+CODE = {
+    "score.scorers": "codeshell.scorers:SCORERS",
+    "rules.own": "codeshell.data.rules:OWN",
+    "select.own": "codeshell.data.rules:OWN",
+}
 """Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
 some: they need Arrow."""
 
@@ -168,7 +172,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a run of this recipe has, in order."""
     # An empty list of scorers, say, is no stage at all.
     flat = flatten(to_tree(recipe))
-    return [stage for stage in STAGES if not stage.only_with or flat[stage.only_with]]
+    return [stage for stage in STAGES if not stage.only_with or any(flat[key] for key in stage.only_with)]
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
@@ -263,7 +267,7 @@ def _prepare(recipe: Recipe, directory: Path, stale: str | None = None) -> None:
         if stage not in taking_part:
             # It leaves no trace in the keys of the others, so a run without it has the keys that it always had.
             if home.exists():
-                other = f"{stage.only_with} is empty"
+                other = f"{_in_words(stage)} is empty"
                 _clear(directory, stage, f"other settings ({other})", "removed")
             continue
         # Nothing before it is redone, and it was made by these settings: it stays.
@@ -273,17 +277,29 @@ def _prepare(recipe: Recipe, directory: Path, stale: str | None = None) -> None:
             upstream = recorded["key"]
             continue
         # From here on all stages are stale, and the reason of the first is the reason of all.
+        follows = recorded is not None and recorded["key"] == stage_key(recorded["settings"], upstream)
         upstream = stage_key(settings, upstream)
-        if home.exists():
+        if stale is None and stage.parts and recorded is not None and follows:
+            # What it reads is the same: its parts know themselves which of them are to be done again.
+            was = recorded["settings"]
+            stale = f"other settings ({describe(changed(was, settings), was, settings)})"
+            say(f"{stage.name}: {stale}; doing again what they touch")
+            remove_quietly(home / "stats.json")
+        elif home.exists():
             if stale is None:
                 was = recorded["settings"] if recorded is not None else {}
                 stale = describe(changed(was, settings), was, settings) if was else ""
                 stale = f"other settings ({stale or other})"
             _clear(directory, stage, stale)
         elif stage.only_with:
-            other = f"{stage.only_with} is new"
+            other = f"{_in_words(stage)} is new"
         make_directory(home)
         write_json(home / "key.json", {"key": upstream, "settings": settings})
+
+
+def _in_words(stage: Stage) -> str:
+    """The setting that makes a stage take part, for messages."""
+    return stage.only_with[0] if len(stage.only_with) == 1 else f"what {stage.name} needs"
 
 
 def _recorded(home: Path) -> dict[str, Any] | None:
@@ -393,7 +409,7 @@ def summary(name: str, stats: dict[str, Any]) -> str:
         return f" — {sum(map(len, stats['columns'].values()))} columns for {stats['documents']:,} documents"
     if name == "collect":
         return f" — {stats['documents']:,} documents, {stats['bytes'] / 1e6:.1f} MB"
-    if name in ("filter", "neardup", "split"):
+    if name in ("filter", "neardup", "select", "split"):
         kept, there = stats["kept"], stats["in"]
         return f" — {kept['documents']:,} of {there['documents']:,} documents stay, {kept['bytes'] / 1e6:.1f} MB"
     if name == "tokenizer":

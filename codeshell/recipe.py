@@ -11,11 +11,8 @@ derived from these marks, so the two cannot disagree.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import json
-import re
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -26,6 +23,7 @@ import msgspec
 import tomli_w
 
 from codeshell.errors import UserError, say
+from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import LARGEST, from_plain, to_plain
 
 # The upper limits are far beyond any use. They keep sums and products of settings within 64 bits and within float32.
@@ -107,7 +105,7 @@ class Collect(Settings, frozen=True, kw_only=True):
 
 
 class Score(Settings, frozen=True, kw_only=True):
-    """Scorers beyond the measures that every document gets (`codeshell.scorers.text`); rules may read their columns."""
+    """Scorers of distinct documents, beyond the measures that every document gets (`codeshell.scorers.text`)."""
 
     scorers: Redo[tuple[str, ...]] = ()
     """Names of the package's scorers, or places of your own: `FILE.py:NAME`, relative to the working directory."""
@@ -125,7 +123,8 @@ class Rules(Settings, frozen=True, kw_only=True):
     overrides: Redo[dict[str, dict[str, float]]] = {}
     """`{language: {threshold: value}}`, on top of the table; `"*"` is every language."""
     own: Redo[tuple[str, ...]] = ()
-    """Places of rules of your own, `FILE.py:NAME`; they are asked after the package's, in this order."""
+    """Places of rules of your own, `FILE.py:NAME`; they are asked after the package's, in this order. They read what
+    is known before scoring; a rule that reads a scorer's column goes into `select.own`."""
 
 
 class NearDedup(Settings, frozen=True, kw_only=True):
@@ -139,6 +138,45 @@ class NearDedup(Settings, frozen=True, kw_only=True):
     """Rows per band; 21 x 6 finds 93 % of the pairs at a Jaccard of 0.7 and 99.8 % at 0.8."""
     threshold: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 0.7
     """A document is dropped if its Jaccard with a kept one is at least this."""
+
+
+Numbers = dict[str, dict[str, float]]
+"""`{language: {column: number}}`; `"*"` is every language and yields to a language's own."""
+
+
+class Select(Settings, frozen=True, kw_only=True):
+    """Which of the distinct documents stay, by their scores: each document must pass all of it."""
+
+    minimum: Redo[Numbers] = {}
+    maximum: Redo[Numbers] = {}
+    """`{language: {column: limit}}`, `"*"` for every language: what is below (above) goes. A document without the score
+    stays; a text counts as 1 and an empty one as 0."""
+    lowest: Redo[dict[str, dict[str, Part]]] = {}
+    highest: Redo[dict[str, dict[str, Part]]] = {}
+    """`{language: {column: share}}`, `"*"` for every language: the lowest (highest) share of the documents of each
+    language that have the score goes. Equal values stay together, so it may be less."""
+    package_rules: Redo[bool] = False
+    """Ask the package's rules (codeshell/data/limits.toml) whose columns the scorers write."""
+    overrides: Redo[dict[str, dict[str, float | Literal["off"]]]] = {}
+    """`{language: {rule: limit}}` for the package's rules and your own, on top of their limits."""
+    own: Redo[tuple[str, ...]] = ()
+    """Places of rules of your own, `FILE.py:NAME`, that may read the columns of scorers; they are asked last."""
+    weights: Redo[dict[str, Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]]] = {}
+    """`{column: weight}`: a document's rank for the budget is the weighted mean of its percentiles within its language;
+    a negative weight turns a column round. Without weights the order is that of a hash."""
+    bonus: Redo[dict[str, Annotated[float, msgspec.Meta(ge=-1.0, le=10.0)]]] = {}
+    """`{column: b}`: multiplies the rank by 1 + b x value, for columns of 0 to 1 such as `library_bonus`."""
+    budget: Redo[Count] = 0
+    """How much text stays, the best first; 0 is no limit."""
+    budget_unit: Redo[Literal["bytes", "tokens"]] = "bytes"
+    bytes_per_token: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1024.0)]] = 3.0
+    """What a budget in tokens is reckoned with, for there is no tokenizer yet."""
+    language_weights: Redo[dict[str, Rate]] = {}
+    """`{language: weight}`, 1 where nothing is said: a language's part of the budget goes by its bytes times this. What
+    a language cannot fill goes to the others."""
+    library_cap: Redo[Share] = 0.0
+    """At most this share of the bytes that stay may use any one known library (column `library_names`), the best
+    first; 0 is no limit."""
 
 
 class Split(Settings, frozen=True, kw_only=True):
@@ -254,6 +292,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     score: Score = Score()
     rules: Rules = Rules()
     near_dedup: NearDedup = NearDedup()
+    select: Select = Select()
     split: Split = Split()
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
@@ -298,7 +337,7 @@ def load(path: str | Path, overrides: list[str] | None = None, values: Mapping[s
     path = Path(path)
     try:
         # Some editors begin a file with a byte order mark.
-        tree = _parse(path.read_text(encoding="utf-8-sig"))
+        tree = parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; recipes/demo.toml is one to start from") from None
     except OSError as error:
@@ -312,18 +351,10 @@ def load(path: str | Path, overrides: list[str] | None = None, values: Mapping[s
     # Before the overrides, so that one finds its key under whichever name the file has it.
     tree = _with_new_names(tree, str(path))
     for override in overrides or []:
-        _apply_override(tree, override)
+        apply_override(tree, override, [(one.old, one.new) for one in RENAMED])
     for key, value in (values or {}).items():
-        _put(tree, key.split("."), value, key)
+        put(tree, key.split("."), value, key)
     return from_tree(tree, str(path))
-
-
-def _parse(text: str) -> dict[str, Any]:
-    """TOML; whatever is wrong with it is a `ValueError`, as a number of more digits than Python reads is."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
@@ -340,7 +371,7 @@ def from_tree(tree: dict[str, Any], origin: str) -> Recipe:
     try:
         recipe = msgspec.convert(tree, Recipe, strict=True)
     except msgspec.ValidationError as error:
-        raise UserError(f"{origin}: {_explain(str(error))}") from None
+        raise UserError(f"{origin}: {explain(str(error), Recipe)}") from None
     except UnicodeEncodeError as error:
         raise UserError(f"{origin}: the name {error.object!r} is not UTF-8; write a key of the recipe") from None
     # What one key alone cannot tell: dimensions of the model together, the shares, contexts against model and batch.
@@ -488,81 +519,3 @@ def describe(keys: list[str], was: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(
         f"{key} was {was.get(key, defaults.get(key))}, is {now.get(key, defaults.get(key))}" for key in keys
     )
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    # An override in old words replaces the recipe's value in new ones.
-    for renamed in RENAMED:
-        if key == renamed.old != renamed.new:
-            say(f"--set {override}: {key} is called {renamed.new} now; read as that")
-            key = renamed.new
-    names = key.split(".")
-    if not equals or not all(names):
-        raise UserError(f"--set {override}: write section.key=value, for example train.steps=100")
-    # A name with dots of its own is quoted, as in TOML: score.settings."my_scorer.py:Lines".limit=3.
-    if '"' in key or "'" in key:
-        names = _quoted_names(key, override)
-    # TOML, or else the text as it is: a shell user need not quote the quotes of train.precision=fp32.
-    try:
-        parsed = _parse(f"value = {text}")
-    except ValueError:
-        parsed = {"value": text}
-    # A second line would be a key of its own.
-    _put(tree, names, parsed["value"] if parsed.keys() == {"value"} else text, f"--set {override}")
-
-
-def _quoted_names(key: str, override: str) -> list[str]:
-    try:
-        node: Any = _parse(f"{key} = 0")
-    except ValueError:
-        raise UserError(f'--set {override}: quote a name as TOML does, section."a.name".key=value') from None
-    names = []
-    while isinstance(node, dict):
-        name, node = next(iter(node.items()))
-        names.append(name)
-    return names
-
-
-def _put(tree: dict[str, Any], names: list[str], value: Any, what: str) -> None:
-    """Set one value; tables on the way that the file lacks are made. `what` names it in errors."""
-    node = tree
-    for name in names[:-1]:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise UserError(f"{what}: {name} is a value, not a section; change it as a whole")
-    node[names[-1]] = value
-
-
-def _explain(message: str) -> str:
-    """Turn msgspec's sentence into ours: the key first, and the nearest known key for an unknown one."""
-    # "Expected `int` >= 1 - at `$.train.steps`": the place comes last.
-    found = re.search(r" - at `\$\.?(.*)`$", message)
-    where = found.group(1) if found else ""
-    text = message[: found.start()] if found else message
-    unknown = re.match(r"Object contains unknown field `(.*)`", text)
-    if unknown:
-        name = unknown.group(1)
-        known = _keys_at(where)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {where + '.' if where else ''}{name}; {hint}"
-    text = text.replace("Expected", "expected").replace("`", "")
-    return f"{where}: {text}" if where else text
-
-
-def _keys_at(where: str) -> list[str]:
-    """The names that are known at a place such as "train.phases[0]"."""
-    node: Any = Recipe
-    # An index says nothing of the type, so it is cut off.
-    for name in filter(None, re.sub(r"\[[^]]*\]", "", where).split(".")):
-        hints = {field.name: field.type for field in msgspec.structs.fields(node)}
-        node = hints.get(name)
-        # A marked type is Annotated[...]; the type itself is its origin.
-        if hasattr(node, "__metadata__"):
-            node = node.__origin__
-        # tuple[Phase, ...] has the keys of a Phase.
-        arguments = getattr(node, "__args__", ())
-        node = next((item for item in arguments if isinstance(item, type) and issubclass(item, Settings)), node)
-    return [field.name for field in msgspec.structs.fields(node)]

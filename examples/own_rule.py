@@ -3,8 +3,8 @@
 codeshell run recipes/demo.toml -o runs/mine --until filter \
     --set "rules.own=['examples/own_rule.py:NoTests', 'examples/own_rule.py:SHORT_LINES']"
 
-A rule reads columns, never a text: the measures of codeshell/scorers/text.py, path and repository, and what your own
-scorers write. Run alone, this file filters three small files.
+A rule reads columns, never a text: the measures of codeshell/scorers/text.py, path and repository. One that reads the
+columns of a scorer goes into select.own instead (own_scorer.py). Run alone, this file filters three small files.
 """
 
 from pathlib import Path

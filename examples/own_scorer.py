@@ -1,10 +1,10 @@
 """A scorer of your own: the share of lines with a TODO, for every document, and a rule that drops by it.
 
-codeshell run recipes/demo.toml -o runs/mine --until filter \
-    --set "score.scorers=['examples/own_scorer.py:TodoShare']" --set "rules.own=['examples/own_scorer.py:NO_TODO']"
+codeshell run recipes/demo.toml -o runs/mine --until select \
+    --set "score.scorers=['examples/own_scorer.py:TodoShare']" --set "select.own=['examples/own_scorer.py:NO_TODO']"
 
-A scorer measures; a rule decides. Another limit (--set rules.overrides.python.todo_share=0.5) scores nothing again.
-Run alone, this file scores and filters its own folder.
+A scorer measures; a rule decides. Another limit (select.overrides.python.todo_share=0.5) scores nothing again. Run
+alone, this file scores and filters its own folder.
 """
 
 import re
@@ -30,11 +30,8 @@ class TodoShare:
         self.pattern = re.compile(words)
 
     def score(self, batch: pa.Table) -> dict[str, list[float]]:
-        shares = []
-        for text in batch["text"].to_pylist():
-            lines = text.splitlines()
-            shares.append(sum(bool(self.pattern.search(line)) for line in lines) / max(len(lines), 1))
-        return {"todo_share": shares}
+        texts = [text.splitlines() or [""] for text in batch["text"].to_pylist()]
+        return {"todo_share": [sum(map(bool, map(self.pattern.search, lines))) / len(lines) for lines in texts]}
 
 
 NO_TODO = Threshold("todo_share", column="todo_share", drops="above", limit=0.02)
@@ -45,10 +42,11 @@ def main() -> None:
     tree = {
         "collect": {"inputs": [str(here.parent)]},
         "score": {"scorers": [f"{here}:TodoShare"]},
-        "rules": {"language_floor": 0, "own": [f"{here}:NO_TODO"]},
+        "select": {"own": [f"{here}:NO_TODO"]},
+        "rules": {"language_floor": 0},
     }
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "own_scorer_run")
-    pipeline.run(from_tree(tree, here.name), run, workers=1, until="filter")
+    pipeline.run(from_tree(tree, here.name), run, workers=1, until="select")
     kept, dropped = find(run, here.name)  # as `codeshell explain own_scorer.py --run RUN` does
     for row in dropped:
         print(f"{row['path']} dropped by {row['rule']}: {row['value']:.3f} against a limit of {row['limit']:g}")

@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # it holds the version and loads the rest by name.
     ("architectures", "versions"),
     ("codeshell", "_C", "errors", "randomness"),
-    ("extension", "gpus", "values"),
+    ("extension", "gpus", "recipe_text", "values"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),

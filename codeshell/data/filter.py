@@ -64,11 +64,14 @@ def reasons_of(rules: Rules) -> tuple[str, ...]:
 
 
 def check(recipe: Recipe) -> None:
-    """Raise a `UserError` for an unknown language or threshold, or a rule of one's own that is none."""
+    """Raise a `UserError` for an unknown language or threshold, or a rule of one's own that is none or reads a column
+    that there is not before scoring."""
     for name in recipe.rules.languages:
         if name not in languages.names():
             raise UserError(f"rules.languages: no language '{name}'; {languages.closest(name)}")
-    thresholds(recipe.rules, own_rules(recipe.rules.own))
+    own = own_rules(recipe.rules.own)
+    thresholds(recipe.rules, own)
+    check_columns(own, SCORES.names)
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -82,11 +85,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     collect, stage = directory / "collect", make_directory(directory / "filter")
     rules = recipe.rules
-    # What is wrong with the settings is said before any work. Which columns there are is known only now.
+    # What is wrong with the settings is said before any work.
     check(recipe)
-    scored = directory / "score" / "stats.json"
-    extra = [name for names in read_json(scored)["columns"].values() for name in names] if scored.exists() else []
-    check_columns(own_rules(rules.own), [*SCORES.names, *extra])
     # A worker may have another working directory, so it gets whole paths of the rules.
     rules = msgspec.structs.replace(rules, own=tuple(map(absolute, rules.own)))
     for leftover in stage.glob(f"*{TEMPORARY}"):
@@ -283,19 +283,13 @@ def _decide(
 
 
 def _columns(directory: Path, shard: int, wanted: set[str]) -> pa.Table:
-    """The text measures of a shard's documents and the `wanted` columns, from wherever they lie; rows as collected."""
+    """The text measures of a shard's documents and the `wanted` columns of the documents; rows as collected."""
     table = read_table(shard_path(directory / "collect", "scores", shard))
-    for path in (
-        shard_path(directory / "score", "scores", shard),
-        shard_path(directory / "collect", "documents", shard),
-    ):
-        missing = sorted(wanted - set(table.column_names))
-        # The scorers' file is there only in a run that names some.
-        if missing and path.exists():
-            names = [name for name in missing if name in pq.read_schema(path).names]
-            found = read_table(path, names) if names else table.select([])
-            for name in names:
-                table = table.append_column(name, found[name])
+    missing = sorted(wanted - set(table.column_names))
+    if missing:
+        found = read_table(shard_path(directory / "collect", "documents", shard), missing)
+        for name in missing:
+            table = table.append_column(name, found[name])
     return table
 
 

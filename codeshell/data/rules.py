@@ -164,17 +164,18 @@ def own_rules(places: Sequence[str]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def check_columns(rules: Sequence[Rule], there: Sequence[str]) -> None:
-    """Raise a `UserError` if a rule reads a column that is neither a score nor a document's own."""
+BEFORE_SCORES = "a rule that reads a scorer's column belongs in select.own, and one of rules.own reads"
+AFTER_SCORES = "name the scorer that writes it in score.scorers, or read one of"
+
+
+def check_columns(rules: Sequence[Rule], there: Sequence[str], remedy: str = BEFORE_SCORES) -> None:
+    """Raise a `UserError` if a rule reads a column that is neither in `there` nor a document's own."""
     # The text is left out: a rule that read it would need the documents again, which decisions do without.
     known = {*there, *DOCUMENTS.names} - {"text"}
     for rule in rules:
         for column in rule.columns:
             if column not in known:
-                raise UserError(
-                    f"rule {rule.name}: no column {column!r}; name the scorer that writes it in score.scorers, or read "
-                    f"one of {', '.join(sorted(known))}"
-                )
+                raise UserError(f"rule {rule.name}: no column {column!r}; {remedy} {', '.join(sorted(known))}")
 
 
 def thresholds(rules: Rules, own: Sequence[Rule] = ()) -> dict[str, Thresholds]:
@@ -274,7 +275,12 @@ _COMPARE: dict[str, Any] = {
 def numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """A column as float64; a text counts as 1 and an empty one as 0, null is NaN."""
     # A phrase such as `generated` is a finding: what matters is whether there is one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if is_text(column.type):
         column = pc.greater(pc.binary_length(column), 0)
     values: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy()
     return values
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds texts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

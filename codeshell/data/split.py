@@ -1,4 +1,4 @@
-"""Train, valid and test by repository, as a stage: `neardup/kept-*` to `curated/`.
+"""Train, valid and test by repository, as a stage: `select/kept-*` (or `neardup/kept-*`) to `curated/`.
 
 A repository belongs to one split as a whole: files of one project share names, idioms and copied lines. Repositories
 are taken in the order of a hash of (seed, name). First test is filled up to its share of the bytes, then valid;
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from codeshell import _C
+from codeshell.data.select import source
 from codeshell.documents.provenance import dropped_rows
 from codeshell.documents.shards import (
     DOCUMENTS,
@@ -67,10 +68,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """
     # The rows of the whole corpus, without texts; each knows its place in the kept files.
     output = make_directory(directory / "curated")
-    sources = list_shards(directory / "neardup", "kept")
+    stage = source(directory)
+    sources = list_shards(stage, "kept")
     corpus = _read_corpus(sources)
     if corpus.num_rows == 0:
-        raise UserError(f"{directory / 'neardup'}: no document is left to train on; loosen the rules or add inputs")
+        raise UserError(f"{stage}: no document is left to train on; loosen the rules or add inputs")
     # Assign every document by its repository. The training rows stay without text; the held-out ones are read whole.
     splits = _split_column(corpus, recipe.split, recipe.seed)
     is_train = pc.equal(splits, "train")

@@ -30,18 +30,34 @@ class Stage:
     """Its module has `check(recipe)`, which raises a `UserError` for settings that it cannot work with."""
     precious: bool = False
     """Costs hours: with other settings its directories are moved aside, not deleted."""
-    only_with: str = ""
-    """A key of the recipe. Where its value is empty, the stage is no part of the run."""
+    only_with: tuple[str, ...] = ()
+    """Keys of the recipe. Where the values of all of them are empty, the stage is no part of the run."""
+    parts: bool = False
+    """Its directory has parts with keys of their own: with other settings it is not cleared, and the stage itself does
+    again what they touch."""
 
+
+SELECTING = (
+    *("select.minimum", "select.maximum", "select.lowest", "select.highest", "select.package_rules", "select.own"),
+    *("select.budget", "select.library_cap"),
+)
+"""Keys that drop documents by their scores. The others of the section say how."""
 
 STAGES = (
     # Files become documents, with the measures that the rules read.
     Stage("collect", "data.collect", ("collect",), ("collect",), kept=("documents",), drops=True),
-    # Columns of the scorers that the recipe names; they drop nothing.
-    Stage("score", "data.score", ("score",), ("score",), checks=True, only_with="score.scorers"),
     # Languages, rules and exact duplicates.
     Stage("filter", "data.filter", ("filter",), ("rules",), kept=("kept",), drops=True, checks=True),
     Stage("neardup", "data.neardup", ("neardup",), ("near_dedup", "seed"), kept=("kept",), drops=True, checks=True),
+    # Distinct documents alone are scored, because that is the work. Scores drop nothing; `select` decides by them.
+    Stage("score", "data.score", ("score",), ("score",), checks=True, only_with=("score.scorers",), parts=True),
+    Stage(
+        *("select", "data.select", ("select",), ("select", "seed")),
+        kept=("kept",),
+        drops=True,
+        checks=True,
+        only_with=("score.scorers", *SELECTING),
+    ),
     # The corpus: whole repositories are held out, and what leaks is dropped.
     Stage("split", "data.split", ("curated",), ("split", "seed"), kept=("train", "valid", "test"), drops=True),
     # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.

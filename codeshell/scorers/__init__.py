@@ -1,8 +1,9 @@
 """Scorers: measures of documents, as columns beside them. A rule reads these columns; a scorer decides nothing.
 
 A scorer is a class with the members of `Scorer`; `codeshell.scorers.text` is the first, examples/own_scorer.py one of a
-user. The recipe's `score.scorers` names those that run after the collect stage (codeshell/data/score.py). Importing
-this module imports no Arrow.
+user. The recipe's `score.scorers` names those that run over the distinct documents (codeshell/data/score.py). A scorer
+that learns from the corpus, or reads columns of other scorers, has the members of `Learner` or `needs` as well.
+Importing this module imports no Arrow.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from codeshell.errors import UserError
 from codeshell.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
+
+    from codeshell.documents.corpus import Corpus
+    from codeshell.engine import Engine
 
 
 class Scorer(Protocol):
     """What a scorer has. It is made once per worker process, with its settings as keyword arguments.
 
     A scorer that needs a model loads it when it is made; one that needs torch imports it there, not at the top of its
-    file. Its columns must depend on the document alone, not on the batch it is in, because shards may be cut otherwise.
+    file. Its columns must depend on the document alone (and on what `fit` learned of the whole corpus), not on the
+    batch it is in, because shards may be cut otherwise.
+
+    It may have a member `needs: Sequence[str]`, which names the columns that it reads beyond those of documents and of
+    `scorers.text.SCORES`. The scorers that write them must come before it in the recipe, and it scores again if one of
+    them does. Without the member, `score` is given no column of another scorer.
     """
 
     version: int | str
@@ -36,7 +47,7 @@ class Scorer(Protocol):
 
         Args:
             batch: some documents in order: the columns of `documents.shards.DOCUMENTS` (id, repo, path, language, text,
-                bytes), of `scorers.text.SCORES`, and of the scorers that the recipe names before this one.
+                bytes), of `scorers.text.SCORES`, and those that `needs` names.
 
         Returns:
             For each name in `columns` as many values as the batch has rows: a list, a NumPy or an Arrow array. None
@@ -45,10 +56,34 @@ class Scorer(Protocol):
         ...
 
 
+class Learner(Protocol):
+    """What a scorer has besides if it learns from the corpus first, as a language model of the corpus does."""
+
+    def fit(self, corpus: Corpus, home: Path, engine: Engine) -> None:
+        """Learn from the corpus. Called once for a run, in the main process, before any document is scored.
+
+        Args:
+            corpus: the distinct documents of the run: those that are scored afterwards.
+            home: a directory of its own (`score/NAME/state` of the run). What is written there is written whole, by
+                rename (`codeshell.engine.files`). After a kill, `fit` is called again and finds what it left, so it
+                resumes or starts again. It must write the same whatever the shards, the workers and the engine.
+            engine: to map work over shards with (`codeshell.engine.map_shards`).
+        """
+        ...
+
+    def load(self, home: Path) -> None:
+        """Read what `fit` wrote. Called in each worker before the first `score`."""
+        ...
+
+
 SCORERS: Registry[Any] = Registry(
     "scorer",
     {
         "text": "codeshell.scorers.text:TextMeasures",
+        "lexical": "codeshell.scorers.lexical:Lexical",
+        "libraries": "codeshell.scorers.libraries:Libraries",
+        "standards": "codeshell.scorers.standards:Standards",
+        "perplexity": "codeshell.scorers.perplexity:Perplexity",
         "encoder": "codeshell.scorers.encoder:EncoderScorer",
         "secrets": "codeshell.scorers.secrets:Secrets",
     },

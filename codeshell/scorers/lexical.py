@@ -1,0 +1,73 @@
+"""The scorer `lexical`: what the lines and tokens of a text show, without a syntax tree, for every language.
+
+csrc/text/lexical.h computes it; `lexis.toml` says how each language is read. docs/quality.md explains the columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from codeshell._C import lexical
+from codeshell.scorers import lexis
+
+COUNTS = (
+    "code_lines",
+    "comment_lines",
+    "blank_lines",
+    "indent_unit",
+    "indent_deepest",
+    "identifiers",
+    "longest_string",
+    "risky_calls",
+    "bare_catches",
+    "longest_run",
+    "longest_word",
+)
+"""Columns that are whole numbers: lines, columns of indentation, names, characters, calls, bytes."""
+
+COLUMNS = pa.schema(
+    [
+        (name, pa.int64() if name in COUNTS else pa.bool_() if name == "final_newline" else pa.float64())
+        for name in lexical.columns
+    ]
+)
+
+
+class Lexical:
+    """The columns of `COLUMNS`; see `codeshell.scorers.Scorer`.
+
+    Shares are 0 to 1. `comment_share` and `docstring_share` are of the text's characters, a licence at its top apart;
+    numbers, strings, prints and keywords are per line of code. Null stands where a column has no meaning: type
+    annotations of a language without them, unused imports of one other than Python, JavaScript and TypeScript.
+    """
+
+    version = 1
+    columns = COLUMNS
+
+    def score(self, batch: pa.Table) -> dict[str, pa.Array]:
+        """The columns of a batch, from `text`, `language` and `path`."""
+        pieces, lexes, which = lexis.batch_pieces(batch)
+        parts, done = [], 0
+        for piece in pieces:
+            parts.append(lexical.measure(piece.data, piece.offsets, lexes, which[done : done + len(piece)]))
+            done += len(piece)
+        # (columns, rows)
+        values = np.concatenate(parts, axis=1) if parts else np.empty((len(lexical.columns), 0))
+        result = {}
+        for name, row in zip(lexical.columns, values, strict=True):
+            # NaN is the C++ side's null. Whole numbers up to 2^53 are exact.
+            column = pa.array(row, pa.float64(), from_pandas=True)
+            result[name] = column.cast(COLUMNS.field(name).type) if COLUMNS.field(name).type != pa.float64() else column
+        result["unused_imports"] = _without_packages(result["unused_imports"], batch)
+        return result
+
+
+def _without_packages(unused: pa.Array, batch: pa.Table) -> pa.Array:
+    """Null for files that import in order to export: `__init__.py` and `index.js`."""
+    import pyarrow.compute as pc
+
+    exports = pc.match_substring_regex(
+        batch["path"].combine_chunks(), r"(?:^|/)(?:__init__\.pyi?|index\.[mc]?[jt]sx?)$"
+    )
+    return pc.if_else(exports.fill_null(False), pa.scalar(None, pa.float64()), unused)

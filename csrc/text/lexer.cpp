@@ -1,0 +1,409 @@
+// The walk of the lexer: names, numbers, symbols, and the columns at the end.
+#include "text/lexer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace codeshell::text {
+
+namespace {
+
+constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
+constexpr size_t most_imported = 4096;       // names
+const uint64_t no_name = hash_bytes("", 0);  // before the dot of a member of anything
+
+}  // namespace
+
+void Lexer::run(Row& row) {
+  if (starts_with(at_, end_, "\xEF\xBB\xBF")) at_ += 3;
+  while (at_ < end_) {
+    const char c = *at_;
+    if (is_blank(c)) {
+      ++at_;
+      continue;
+    }
+    if (is_line_end(c)) {
+      newline();
+      continue;
+    }
+    const auto byte = static_cast<uint8_t>(c);
+    const Lexis::Range range = lexis_.markers_at[byte];
+    if (range.begin != range.end && marker(range)) continue;
+    if (lexis_.name_bits[byte] == digit) {
+      number();
+    } else if (lexis_.starts_name[byte]) {
+      name();
+    } else {
+      symbol(c);
+    }
+  }
+  if (line_ < end_) lines_.end(line_, end_);
+  close_header();
+  finish(row);
+}
+
+void Lexer::catch_token(char kind) {
+  if (lexis_.catches == Catches::indented) {
+    if (catching_ == 1) {
+      catching_ = kind == ':' ? 0 : 2;
+      bare_catches_ += kind == ':';
+    } else if (catching_ == 2 && kind == ':' && depth_ == catch_depth_) {
+      catching_ = 3;
+    } else if (catching_ == 3) {
+      bare_catches_ += kind == 'k' && passes_;
+      catching_ = 0;
+    }
+    return;
+  }
+  // 1: after the word; 2: in its brackets; 3: after them; 4: in the block.
+  if (catching_ == 1 && kind == '(') {
+    catching_ = 2;
+    catch_dots_ = 0;
+  } else if (catching_ == 2) {
+    catch_dots_ = kind == '.' ? catch_dots_ + 1 : 0;
+    if (catch_dots_ == 3) {
+      bare_catches_ += 1;
+      catching_ = 0;
+    } else if (kind == ')' && depth_ == catch_depth_) {
+      catching_ = 3;
+    }
+  } else if (catching_ == 4 || kind != '{') {
+    bare_catches_ += catching_ == 4 && kind == '}';
+    catching_ = 0;
+  } else {
+    catching_ = 4;
+  }
+}
+
+void Lexer::number() {
+  const char* const begin = at_;
+  const char* p = at_;
+  const bool hex = *p == '0' && p + 1 < end_ && (p[1] | 32) == 'x';
+  for (++p; p < end_; ++p) {
+    const uint8_t bits = lexis_.name_bits[static_cast<uint8_t>(*p)];
+    if (bits & (lower | upper | digit | underscore)) continue;
+    const bool more = p + 1 < end_ && is_decimal(p[1]);
+    if (*p == '.' && (more || p + 1 == end_ || (p[1] != '.' && !is_letter(p[1]) && p[1] != '_'))) continue;
+    if ((*p == '+' || *p == '-') && more && !hex && (p[-1] | 32) == 'e') continue;
+    if (*p == '\'' && more && lexis_.prefixes) continue;  // C++'s 1'000
+    break;
+  }
+  token('0');
+  numbers_ += 1;
+  magic_numbers_ += !constant_ && is_magic(begin, p);
+  after_name_ = false;
+  at_ = p;
+}
+
+bool Lexer::is_magic(const char* p, const char* end) {
+  int64_t value = 0;
+  for (; p < end && (is_decimal(*p) || *p == '_'); ++p) {
+    if (*p != '_') value = std::min<int64_t>(value * 10 + (*p - '0'), 1'000'000);
+  }
+  if (p < end && *p == '.') {
+    for (++p; p < end && is_decimal(*p); ++p) {
+      if (*p != '0') return true;
+    }
+  }
+  // A suffix such as `UL`; anything longer, or hexadecimal, is a number of its own.
+  if (end - p > 3 || (p < end && (*p | 32) == 'x')) return true;
+  return !(value <= 2 || value == 10 || value == 100 || value == 1000);
+}
+
+void Lexer::name() {
+  const char* const begin = at_;
+  uint8_t bits = 0;
+  const char* p = at_;
+  for (uint8_t b; p < end_ && (b = lexis_.name_bits[static_cast<uint8_t>(*p)]); ++p) bits |= b;
+  const auto size = static_cast<size_t>(p - begin);
+  if (lexis_.prefixes && size <= 3 && p < end_ && (*p == '"' || *p == '\'' || *p == '#') &&
+      bits < digit + lower + upper + 1 && prefixed_string(begin, p)) {
+    return;
+  }
+  at_ = p;
+  const uint64_t hash = hash_bytes(begin, size);
+  const bool joined = joined_;
+  chain_ = joined ? join_hashes(chain_, hash) : hash;
+  uint32_t word = lexis_.words.find(chain_);
+  if (joined) word |= lexis_.words.find(join_hashes(no_name, hash));
+  if (starts_with(begin, p, "assert")) word |= asserts;
+  if (word & called) {
+    const char* q = p;
+    while (q < end_ && is_blank(*q)) ++q;
+    if (q == end_ || (*q != '(' && *q != '!')) word = 0;
+  }
+  if (word) count_word(word, begin);
+  passes_ = word & kw_pass;
+  if (word & keyword) {
+    token('k');
+    if (word & kw_catch) {
+      catching_ = 1;
+      catch_depth_ = depth_;
+    }
+    declares_ |= (word & declares) != 0;
+    words_ = true;
+    after_name_ = false;
+    import_keyword(word, begin, size);
+    return;
+  }
+  token('a');
+  after_name_ = true;
+  identifier(begin, p, hash, bits, joined);
+}
+
+void Lexer::count_word(uint32_t word, const char* begin) {
+  functions_ += (word & kw_function) != 0;
+  classes_ += (word & kw_class) != 0;
+  returns_ += (word & kw_return) != 0;
+  branches_ += (word & kw_branch) != 0;
+  loops_ += (word & kw_loop) != 0;
+  errors_ += (word & kw_error) != 0;
+  gotos_ += (word & kw_goto) != 0;
+  decisions_ += (word & (kw_branch | kw_loop | kw_and_or)) != 0;
+  prints_ += (word & print) != 0;
+  reads_ += (word & reads) != 0;
+  asserts_ += (word & asserts) != 0;
+  risky_ += (word & risky) != 0;
+  if (word & kw_import) {
+    imports_ += (word & keyword) != 0;
+    if (import_words_) import_words_->push_back(static_cast<size_t>(begin - text_));
+  }
+}
+
+void Lexer::import_keyword(uint32_t word, const char* begin, size_t size) {
+  const std::string_view text(begin, size);
+  const bool python = lexis_.imports == Imports::python;
+  if (!python && lexis_.imports != Imports::javascript) return;
+  if (text == "from" && python) {
+    importing_ = 1;
+  } else if (word & kw_import && text == "import") {
+    importing_ = importing_ == 3 ? 0 : 2;
+  } else if (importing_ == 2 && text == "as" && !imported_.empty()) {
+    imported_.pop_back();
+  } else if (importing_ && text != "as" && text != "type") {
+    importing_ = 0;
+  }
+}
+
+void Lexer::identifier(const char* begin, const char* end, uint64_t hash, uint8_t bits, bool joined) {
+  identifiers_ += 1;
+  identifier_characters_ += bits & foreign ? count_characters(begin, static_cast<size_t>(end - begin)) : end - begin;
+  if (importing_) {
+    if (importing_ == 1 && std::string_view(begin, static_cast<size_t>(end - begin)) == "__future__") importing_ = 3;
+    // In JavaScript `from` is no keyword; it ends the names.
+    const bool from = lexis_.imports == Imports::javascript && starts_with(begin, end, "from") && end - begin == 4;
+    if (from) importing_ = 0;
+    if (importing_ == 2 && !joined && imported_.size() < most_imported) imported_.push_back(hash);
+  }
+  if (!equals_ && !(bits & lower) && (bits & upper) && end - begin > 1) constant_seen_ = true;
+  if (identifiers_ > repetition_items) return;
+  uint32_t& times = names_[hash];
+  if (times++ == 0) shape(begin, end);
+}
+
+void Lexer::shape(const char* p, const char* end) {
+  distinct_ += 1;
+  numbered_ += end - p > 1 && is_decimal(end[-1]);
+  while (p < end && (*p == '_' || *p == '$' || *p == '@')) ++p;
+  while (p < end && end[-1] == '_') --end;
+  uint8_t bits = 0;
+  for (const char* q = p; q < end; ++q) bits |= lexis_.name_bits[static_cast<uint8_t>(*q)];
+  const bool under = bits & underscore;
+  if (p == end || bits & foreign) {
+    other_ += 1;
+  } else if (end - p == 1) {
+    single_ += 1;
+  } else if (!(bits & upper)) {
+    (under ? snake_ : lower_) += 1;
+  } else if (!(bits & lower)) {
+    constants_ += 1;
+  } else if (under) {
+    other_ += 1;
+  } else {
+    (lexis_.name_bits[static_cast<uint8_t>(*p)] == upper ? pascal_ : camel_) += 1;
+  }
+}
+
+void Lexer::symbol(char c) {
+  const char next = at_ + 1 < end_ ? at_[1] : '\n';
+  if (c == '.' && is_decimal(next) && !(previous_ == 'a' || previous_ == ')' || previous_ == ']')) {
+    number();
+    return;
+  }
+  const bool after_name = after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])];
+  token(c);
+  after_name_ = false;
+  const char* const begin = at_++;
+  switch (c) {
+    case '(':
+    case '[':
+    case '{':
+      brackets_ += 1;
+      parentheses_ += c == '(';
+      if (depth_ < static_cast<int64_t>(stack_.size())) stack_[static_cast<size_t>(depth_)] = c;
+      ++depth_;
+      inside_ += c != '{';
+      break;
+    case ')':
+    case ']':
+    case '}':
+      brackets_ += 1;
+      if (depth_ > 0) --depth_;
+      if (c != '}' && inside_ > 0) --inside_;
+      // A brace closes whatever round bracket was left open in it.
+      if (depth_ == 0) inside_ = 0;
+      break;
+    case '&':
+    case '|':
+      operators_ += 1;
+      if (next == c) {
+        operators_ += 1;
+        decisions_ += 1;
+        ++at_;
+      }
+      break;
+    case '?':
+      operators_ += 1;
+      if (next == '.') {
+        joined_ = after_name;
+        ++at_;
+      } else if (next == '?') {
+        ++at_;
+      } else {
+        decisions_ += !std::strchr(":;),?>]=", next) && is_blank(next);
+      }
+      break;
+    case '=':
+      operators_ += 1;
+      assignment(begin, next);
+      break;
+    case ',':
+      commas_ += 1;
+      spaced_commas_ += is_blank(next) || is_line_end(next) || next == ')' || next == ']' || next == '}';
+      break;
+    case ';':
+      if (!inside_) semicolon_ = true;
+      lines_.semicolon = true;
+      importing_ = 0;
+      break;
+    case '.': joined_ = after_name; break;
+    case ':':
+      if (next == ':') {
+        joined_ = after_name;
+        ++at_;
+      } else if (lexis_.annotations != Annotations::none) {
+        annotation(begin, after_name);
+      }
+      break;
+    case '-':
+      operators_ += 1;
+      if (next == '>') {
+        joined_ = after_name;
+        annotations_ += lexis_.annotations == Annotations::python;
+        ++at_;
+      }
+      break;
+    case '+':
+    case '*':
+    case '/':
+    case '%':
+    case '<':
+    case '>':
+    case '!':
+    case '^':
+    case '~': operators_ += 1; break;
+    default: break;
+  }
+}
+
+void Lexer::assignment(const char* begin, char next) {
+  const bool alone =
+      next != '=' && next != '>' && next != '~' && !(begin > text_ && std::strchr("=!<>+-*/%&|^:~?.@", begin[-1]));
+  if (next == '=' || next == '>') ++at_;
+  if (!alone) return;
+  equals_ = true;
+  constant_ = constant_ || constant_seen_;
+  constant_seen_ = false;
+  if (inside_) return;
+  assignments_ += 1;
+  spaced_assignments_ += begin > text_ && is_blank(begin[-1]) && (is_blank(next) || is_line_end(next));
+}
+
+void Lexer::annotation(const char* begin, bool after_name) {
+  const char top =
+      depth_ > 0 && depth_ <= static_cast<int64_t>(stack_.size()) ? stack_[static_cast<size_t>(depth_ - 1)] : '\0';
+  if (lexis_.annotations == Annotations::python) {
+    annotations_ += after_name && (top == '(' || (depth_ == 0 && !words_));
+    return;
+  }
+  const bool after_close = begin > text_ && (begin[-1] == ')' || begin[-1] == '?');
+  annotations_ += (after_name && (top == '(' || declares_)) || after_close;
+}
+
+void Lexer::finish(Row& row) const {
+  lines_.finish(row);
+  const int64_t code = lines_.code_lines(), characters = lines_.characters(text_, end_);
+  const auto set = [&row](Column column, double value) { at(row, column) = value; };
+  const auto per_line = [&](Column column, int64_t count) { set(column, ratio(count, code)); };
+  const auto per_name = [&](Column column, int64_t count) { set(column, ratio(count, distinct_)); };
+  set(Column::comment_share, ratio(comment_characters_, characters));
+  set(Column::docstring_share, ratio(doc_characters_, characters));
+  set(Column::licence_share, ratio(licence_characters_, characters));
+  set(Column::comment_length, ratio(comment_characters_ + licence_characters_, comment_pieces_));
+  set(Column::commented_code, ratio(code_comments_, judged_comments_));
+  set(Column::todos, ratio(todos_, lines_.filled_lines()));
+  set(Column::final_newline, end_ > text_ && is_line_end(end_[-1]));
+  set(Column::identifiers, static_cast<double>(identifiers_));
+  set(Column::identifier_length, ratio(identifier_characters_, identifiers_));
+  set(Column::identifier_distinct, ratio(distinct_, std::min(identifiers_, repetition_items)));
+  per_name(Column::name_single, single_);
+  per_name(Column::name_lower, lower_);
+  per_name(Column::name_snake, snake_);
+  per_name(Column::name_camel, camel_);
+  per_name(Column::name_pascal, pascal_);
+  per_name(Column::name_constant, constants_);
+  per_name(Column::name_other, other_);
+  per_name(Column::name_numbered, numbered_);
+  set(Column::unused_imports, unused_imports());
+  per_line(Column::numbers, numbers_);
+  per_line(Column::magic_numbers, magic_numbers_);
+  per_line(Column::strings, strings_);
+  set(Column::string_share, ratio(string_characters_, characters));
+  set(Column::longest_string, static_cast<double>(longest_string_));
+  per_line(Column::prints, prints_);
+  per_line(Column::console_reads, reads_);
+  per_line(Column::asserts, asserts_);
+  set(Column::risky_calls, static_cast<double>(risky_));
+  set(Column::bare_catches, static_cast<double>(bare_catches_));
+  per_line(Column::type_annotations, annotations_);
+  if (lexis_.annotations == Annotations::none) set(Column::type_annotations, nothing);
+  per_line(Column::parentheses, parentheses_);
+  set(Column::brackets, ratio(brackets_, characters));
+  set(Column::operators, ratio(operators_, characters));
+  set(Column::spaced_commas, ratio(spaced_commas_, commas_, nothing));
+  set(Column::spaced_assignments, ratio(spaced_assignments_, assignments_, nothing));
+  per_line(Column::tokens_per_line, tokens_);
+  per_line(Column::decisions, decisions_);
+  per_line(Column::kw_functions, functions_);
+  per_line(Column::kw_classes, classes_);
+  per_line(Column::kw_returns, returns_);
+  per_line(Column::kw_branches, branches_);
+  per_line(Column::kw_loops, loops_);
+  per_line(Column::kw_errors, errors_);
+  per_line(Column::kw_imports, imports_);
+  per_line(Column::kw_gotos, gotos_);
+}
+
+double Lexer::unused_imports() const {
+  int64_t unused = 0;
+  for (const uint64_t hash : imported_) unused += names_.find(hash) == 1;
+  return ratio(unused, static_cast<int64_t>(imported_.size()), nothing);
+}
+
+void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
+                    std::vector<size_t>* import_words) {
+  Lexer(lexis, text, size, scratch, import_words).run(row);
+}
+
+}  // namespace codeshell::text

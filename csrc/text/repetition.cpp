@@ -1,0 +1,334 @@
+// What a text shows without its language being known: classes of bytes, runs, encoded data, repeated words, and how far
+// it can be compressed.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "text/lexical.h"
+
+namespace codeshell::text {
+
+void Counts::clear(size_t expected) {
+  // As small as the text allows, so that a short text stays within the first-level cache, whatever was measured before.
+  size_t wanted = 64;
+  while (wanted < 2 * expected) wanted *= 2;
+  if (slots_.size() < wanted) slots_.resize(wanted);
+  mask_ = wanted - 1;
+  size_ = 0;
+  // After 2^32 texts the stamps begin again: old entries are then wiped for once.
+  if (++stamp_ == 0) {
+    std::fill(slots_.begin(), slots_.end(), Slot{});
+    stamp_ = 1;
+  }
+}
+
+void Counts::grow() {
+  std::vector<Slot> live;
+  live.reserve(size_);
+  for (size_t i = 0; i <= mask_; ++i) {
+    if (slots_[i].stamp == stamp_) {
+      live.push_back(slots_[i]);
+      slots_[i].stamp = 0;
+    }
+  }
+  mask_ = 4 * (mask_ + 1) - 1;
+  if (slots_.size() <= mask_) slots_.resize(mask_ + 1);
+  for (const Slot& slot : live) {
+    size_t at = slot.key & mask_;
+    while (slots_[at].stamp == stamp_) at = (at + 1) & mask_;
+    slots_[at] = slot;
+  }
+}
+
+size_t Counts::place(uint64_t key) {
+  if (2 * size_ > mask_) grow();
+  size_t at = key & mask_;
+  for (; slots_[at].stamp == stamp_; at = (at + 1) & mask_) {
+    if (slots_[at].key == key) return at;
+  }
+  slots_[at] = {key, stamp_, 0};
+  ++size_;
+  return at;
+}
+
+uint32_t Counts::find(uint64_t key) const {
+  for (size_t at = key & mask_; slots_[at].stamp == stamp_; at = (at + 1) & mask_) {
+    if (slots_[at].key == key) return slots_[at].count;
+  }
+  return 0;
+}
+
+int64_t count_characters(const char* text, size_t size) {
+  // Sums of bytes within blocks, which the compiler turns into vectors.
+  int64_t count = 0;
+  for (size_t i = 0; i < size;) {
+    uint8_t part = 0;
+    for (const size_t stop = std::min(size, i + 128); i < stop; ++i)
+      part += (static_cast<uint8_t>(text[i]) & 0xC0) != 0x80;
+    count += part;
+  }
+  return count;
+}
+
+namespace {
+
+// Bits of a byte's class.
+enum ByteBit : uint8_t { base64 = 1, white = 2, decimal = 4, hexadecimal = 8, word = 16 };
+
+constexpr std::array<uint8_t, 256> byte_bits = [] {
+  std::array<uint8_t, 256> bits{};
+  bits.fill(word);
+  for (int c = 0; c < 128; ++c) {
+    const bool number = c >= '0' && c <= '9';
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const bool hex = number || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+    const bool blank = c == ' ' || (c >= '\t' && c <= '\r');
+    uint8_t value = 0;
+    if (number || letter || c == '+' || c == '/' || c == '=' || c == '\n') value |= base64;
+    if (blank) value |= white;
+    if (number) value |= decimal;
+    if (hex) value |= hexadecimal;
+    if (number || letter || c == '_') value |= word;
+    bits[static_cast<size_t>(c)] = value;
+  }
+  return bits;
+}();
+
+bool has(const char* p, ByteBit bit) { return byte_bits[static_cast<uint8_t>(*p)] & bit; }
+
+// Characters of `0x1F`, `\x1F` and `\u001F` from `p` on, which is a zero or a backslash; 0 for anything else.
+size_t hex_literal(const char* p, const char* end) {
+  if (end - p < 4) return 0;
+  const bool number = p[0] == '0' && (p[1] == 'x' || p[1] == 'X');
+  const size_t digits = number || p[0] != '\\' ? 1 : p[1] == 'x' ? 2 : p[1] == 'u' ? 4 : 0;
+  if (!digits || (p[0] == '0' && !number)) return 0;
+  size_t found = 0;
+  const auto room = static_cast<size_t>(end - p) - 2;
+  while (found < room && has(p + 2 + found, hexadecimal)) ++found;
+  if (!number) found = std::min(found, digits);
+  return found >= digits ? found + 2 : 0;
+}
+
+// The longest run of one byte, blanks and line ends apart. A run longer than the longest so far holds one of the places
+// that lie that far apart, so most bytes are never looked at.
+size_t find_longest_run(const char* text, size_t size) {
+  size_t longest = 0;
+  for (size_t i = 0; i < size;) {
+    size_t begin = i, end = i + 1;
+    if (!has(text + i, white)) {
+      while (begin > 0 && text[begin - 1] == text[i]) --begin;
+      while (end < size && text[end] == text[i]) ++end;
+      longest = std::max(longest, end - begin);
+    }
+    i = end + longest;
+  }
+  return longest;
+}
+
+// Characters in hexadecimal numbers and escapes.
+int64_t count_hex(const char* text, size_t size) {
+  int64_t hex = 0;
+  const char *p = text, *const end = text + size;
+  while ((p = static_cast<const char*>(std::memchr(p, '\\', static_cast<size_t>(end - p))))) {
+    const size_t length = hex_literal(p, end);
+    hex += static_cast<int64_t>(length);
+    // Two backslashes are one character; the second begins no escape.
+    p += length ? length : std::min<size_t>(2, static_cast<size_t>(end - p));
+    if (p == end) break;
+  }
+  for (const char x : {'x', 'X'}) {
+    p = text;
+    while (p < end && (p = static_cast<const char*>(std::memchr(p, x, static_cast<size_t>(end - p))))) {
+      if (p > text && p[-1] == '0' && (p - 1 == text || !has(p - 2, word)))
+        hex += static_cast<int64_t>(hex_literal(p - 1, end));
+      ++p;
+    }
+  }
+  return hex;
+}
+
+// Classes of bytes, equal runs, encoded data.
+void scan_bytes(const char* text, size_t size, Row& row) {
+  constexpr size_t encoded_run = 64;  // StarCoder2's [a-zA-Z0-9+/\n=]{64,}
+  int64_t whites = 0, decimals = 0, continuing = 0, high = 0, encoded = 0;
+  for (size_t i = 0; i < size;) {
+    uint8_t white_part = 0, decimal_part = 0, continuing_part = 0, high_part = 0;
+    for (const size_t stop = std::min(size, i + 128); i < stop; ++i) {
+      const auto c = static_cast<uint8_t>(text[i]);
+      white_part += (c == ' ') | (static_cast<uint8_t>(c - '\t') < 5);
+      decimal_part += static_cast<uint8_t>(c - '0') < 10;
+      continuing_part += (c & 0xC0) == 0x80;
+      high_part += c >= 0xC0;
+    }
+    whites += white_part;
+    decimals += decimal_part;
+    continuing += continuing_part;
+    high += high_part;
+  }
+  const char* const end = text + size;
+  // Runs of base64's alphabet: looked at every 64 bytes, backwards, so that most bytes are not read.
+  for (const char* p = text; static_cast<size_t>(end - p) >= encoded_run;) {
+    const char* q = p + encoded_run;
+    while (q > p && has(q - 1, base64)) --q;
+    if (q > p) {  // q[-1] is no such byte: no run of 64 begins before q
+      p = q;
+      continue;
+    }
+    q = p + encoded_run;
+    while (q < end && has(q, base64)) ++q;
+    encoded += q - p;
+    p = q;
+  }
+  const auto characters = static_cast<double>(static_cast<int64_t>(size) - continuing);
+  const auto share = [characters](int64_t part) {
+    return characters > 0 ? static_cast<double>(part) / characters : 0.0;
+  };
+  at(row, Column::white_share) = share(whites);
+  at(row, Column::digit_share) = share(decimals);
+  at(row, Column::non_ascii) = share(high);
+  at(row, Column::encoded_share) = share(encoded);
+  at(row, Column::hex_share) = share(count_hex(text, size));
+  at(row, Column::longest_run) = static_cast<double>(find_longest_run(text, size));
+}
+
+// The words between blanks of the first bytes of a text, and sums over them: `hashes` and `bytes` have one entry more
+// than there are words, and entry i is about all words before word i.
+void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
+  constexpr uint64_t base = 0xA24BAED4963EE407u;
+  auto& hashes = scratch.hashes;
+  auto& bytes = scratch.word_bytes;
+  hashes.assign(1, 0);
+  bytes.assign(1, 0);
+  size_t longest = 0;
+  for (const char *p = text, *const end = text + size; p < end;) {
+    if (has(p, white)) {
+      ++p;
+      continue;
+    }
+    const char* const begin = p;
+    while (p < end && !has(p, white)) ++p;
+    const auto length = static_cast<size_t>(p - begin);
+    longest = std::max(longest, length);
+    if (hashes.size() > static_cast<size_t>(repetition_items)) continue;
+    hashes.push_back(hashes.back() * base + hash_bytes(begin, length));
+    bytes.push_back(bytes.back() + static_cast<int64_t>(length));
+  }
+  at(row, Column::longest_word) = static_cast<double>(longest);
+}
+
+// Repeated sequences of words, as shares of the characters in words (Gopher's definitions). For 2, 3 and 4 words: the
+// commonest sequence, its bytes times its count. For 5 and 10: the words within sequences that came before.
+//
+// A sequence of n words can only come again where its first words do, so each length looks only at the places that the
+// length before it has left.
+void scan_words(const char* text, size_t size, Scratch& scratch, Row& row) {
+  split_words(text, size, scratch, row);
+  constexpr uint64_t base = 0xA24BAED4963EE407u;
+  constexpr std::array<size_t, 5> lengths = {2, 3, 4, 5, 10};
+  constexpr std::array<Column, 5> columns = {Column::top_2gram, Column::top_3gram, Column::top_4gram,
+                                             Column::duplicate_5grams, Column::duplicate_10grams};
+  const auto& hashes = scratch.hashes;
+  const auto& bytes = scratch.word_bytes;
+  const size_t count = hashes.size() - 1;
+  auto& starts = scratch.starts;
+  auto& places = scratch.places;
+  starts.resize(count);
+  for (size_t i = 0; i < count; ++i) starts[i] = static_cast<uint32_t>(i);
+  for (size_t g = 0; g < lengths.size(); ++g) {
+    const size_t n = lengths[g];
+    uint64_t power = 1;
+    for (size_t i = 0; i < n; ++i) power *= base;
+    while (!starts.empty() && starts.back() + n > count) starts.pop_back();
+    if (starts.empty()) break;  // the columns of this and all greater lengths stay 0
+    Counts& seen = scratch.grams;
+    seen.clear(starts.size());
+    places.resize(starts.size());
+    const bool top = n < 5;
+    int64_t best = 0, covered = 0;
+    uint32_t most = 1;
+    size_t marked = 0;  // words before this one are counted already
+    for (size_t s = 0; s < starts.size(); ++s) {
+      const size_t i = starts[s];
+      // The polynomial of words i to i + n, from those of all words before i and before i + n.
+      const uint64_t hash = hashes[i + n] - hashes[i] * power;
+      const size_t place = seen.place(hash ^ hash >> 31);
+      places[s] = static_cast<uint32_t>(place);
+      const uint32_t times = ++seen.at(place);
+      if (times < 2) continue;
+      const int64_t product = times * (bytes[i + n] - bytes[i]);
+      if (!top) {
+        covered += bytes[i + n] - bytes[std::max(marked, i)];
+        marked = i + n;
+      } else if (times > most || (times == most && product > best)) {
+        // Of equally common sequences the one with most characters.
+        most = times;
+        best = product;
+      }
+    }
+    at(row, columns[g]) =
+        static_cast<double>(top ? std::min(best, bytes[count]) : covered) / static_cast<double>(bytes[count]);
+    // What remains: the places of sequences that came at least twice.
+    size_t left = 0;
+    for (size_t s = 0; s < starts.size(); ++s) {
+      if (seen.at(places[s]) > 1) starts[left++] = starts[s];
+    }
+    starts.resize(left);
+  }
+}
+
+// What a fast compressor of the LZ77 kind would leave: a literal costs one byte, a match of four bytes and more costs
+// three, plus one for each 255 beyond. Matches are found by a table of the last place of each four bytes.
+double compressed_share(const char* text, size_t size, Scratch& scratch) {
+  if (size == 0) return 1.0;
+  constexpr int bits = 12;
+  auto& last = scratch.positions;
+  last.assign(size_t{1} << bits, 0);  // place + 1; 0 is none
+  size_t cost = 0, misses = 0;
+  for (size_t i = 0; i < size;) {
+    if (size - i < 4) {
+      cost += size - i;
+      break;
+    }
+    uint32_t word;
+    std::memcpy(&word, text + i, 4);
+    uint32_t& slot = last[(word * 2654435761u) >> (32 - bits)];
+    const size_t candidate = slot;
+    slot = static_cast<uint32_t>(i + 1);
+    if (candidate && i + 1 - candidate < 65536 && std::memcmp(text + candidate - 1, &word, 4) == 0) {
+      const char* const before = text + candidate - 1;
+      size_t length = 4;
+      for (uint64_t a, b; size - i - length >= 8; length += 8) {
+        std::memcpy(&a, before + length, 8);
+        std::memcpy(&b, text + i + length, 8);
+        if (a != b) break;
+      }
+      while (i + length < size && before[length] == text[i + length]) ++length;
+      cost += 3 + (length - 4) / 255;
+      i += length;
+      misses = 0;
+    } else {
+      // In what does not compress, steps become longer.
+      const size_t step = std::min(1 + (misses++ >> 6), size - i);
+      cost += step;
+      i += step;
+    }
+  }
+  return static_cast<double>(cost) / static_cast<double>(size);
+}
+
+}  // namespace
+
+void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row) {
+  scan_bytes(text, size, row);
+  const size_t first = std::min(size, repetition_bytes);
+  scan_words(text, first, scratch, row);
+  at(row, Column::lz_ratio) = compressed_share(text, first, scratch);
+}
+
+void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row) {
+  row.fill(0.0);
+  measure_tokens(lexis, text, size, scratch, row, nullptr);
+  measure_repetition(text, size, scratch, row);
+}
+
+}  // namespace codeshell::text
