@@ -53,9 +53,7 @@ def steps(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[
     return np.repeat(np.array(means), lengths)
 
 
-def fit(
-    raw: NDArray[np.float64], labels: NDArray[np.float64], low: float, high: float, least: int = 20
-) -> Calibration:
+def fit(raw: NDArray[np.float64], labels: NDArray[np.float64], low: float, high: float, least: int = 20) -> Calibration:
     """Fit a calibration.
 
     Args:

@@ -115,6 +115,11 @@ def unit_rows(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]
     return result
 
 
+def product(found: Vectors, unit: NDArray[np.float64], dense: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(texts, targets): sparse rows with the values `unit` times a dense matrix (2^bits, targets)."""
+    return _boosting.sparse_product(found.buckets, unit, found.bounds, np.ascontiguousarray(dense))
+
+
 def solve(
     product: Callable[[NDArray[np.float64]], NDArray[np.float64]], right: NDArray[np.float64]
 ) -> NDArray[np.float64]:

@@ -84,6 +84,7 @@ SCORERS: Registry[Any] = Registry(
         "libraries": "codeshell.scorers.libraries:Libraries",
         "standards": "codeshell.scorers.standards:Standards",
         "perplexity": "codeshell.scorers.perplexity:Perplexity",
+        "quality": "codeshell.scorers.quality:Quality",
     },
 )
 """The package's scorers by name. Each entry is a class (or a function) that makes a `Scorer` of its settings."""
