@@ -4,7 +4,7 @@ trees      regression trees for several targets at once, grown and evaluated in 
 ngrams     hashed n-grams of a text with quantised weights
 isotonic   a rising line of pieces from a raw score to a calibrated one
 container  named arrays in one checked file
-model      all of these as one quality model
+quality_model  all of these as one quality model
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         from codeshell.engine.arrow import leave_out_pandas
 
         leave_out_pandas()
-        from codeshell.boosting.model import SHIPPED
+        from codeshell.boosting.quality_model import SHIPPED
         from codeshell.documents.inputs import InputOptions
         from codeshell.engine.files import is_utf8, user_path
         from codeshell.errors import reasons

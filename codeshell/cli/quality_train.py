@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--good", action="append", default=[], metavar="INPUT", help="good code of other repositories; may be repeated")
     add("--bad", action="append", default=[], metavar="INPUT", help="bad code of other repositories; may be repeated")
     add("--reference-files", type=int, default=500, metavar="N", help="of these, per language and side (default: 500)")
-    add("--trees", type=int, metavar="N", help="trees of an ensemble (default: 300)")
+    add("--trees", type=int, metavar="N", help="trees of an ensemble (default: 250)")
     add("--leaves", type=int, metavar="N", help="leaves of a tree (default: 15)")
-    add("--bags", type=int, metavar="N", help="ensembles that are averaged (default: 3)")
-    add("--head-share", type=float, metavar="X", help="weight of the n-grams, the trees having 1 (default: 1)")
+    add("--bags", type=int, metavar="N", help="ensembles that are averaged (default: 2)")
+    add("--head-share", type=float, metavar="X", help="weight of the n-grams, the trees having 1 (default: 0.5)")
     add("--seed", type=int, default=0, metavar="N", help="another seed is another chance (default: 0)")
     add("--threads", type=int, default=0, metavar="N", help="threads to use (default: every core)")
     add("--name", metavar="TEXT", help="title of the card")
@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     from codeshell.quality import fit
     from codeshell.quality.card import card
     from codeshell.quality.evaluate import evaluate
+    from codeshell.quality.folds import folds_by_group
     from codeshell.quality.labels import read_labels
 
     settings = _settings(args)
@@ -65,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     if labels.left_out:
         say(f"warning: labels that cannot be used: {reasons(labels.left_out)}")
     # Too few repositories for the folds is said before the work.
-    fit.folds_by_group(labels.groups, args.folds)
+    folds_by_group(labels.groups, args.folds)
     reference = _reference(args, labels)
     names, scorers, data = _prepared(args, labels, reference, settings)
     honest, figures = evaluate(labels, data, settings, args.folds, args.repeats, say)
@@ -84,10 +85,8 @@ def main(args: argparse.Namespace) -> int:
     write_text(output.with_name(f"{output.name}.md"), card(model.about, figures))
     found = figures["models"]["model"]
     for name, title in (("spearman", "Spearman"), ("auc_4", "AUC at 4"), ("mae", "mean error")):
-        entry, length = found[name], figures["models"]["length only"][name]
-        print(
-            f"{title}: {entry['mean']:.3f} ({entry['low']:.2f} to {entry['high']:.2f}); length alone {length['mean']:.3f}"
-        )
+        entry, length = found[name], figures["models"]["length only"][name]["mean"]
+        print(f"{title}: {entry['mean']:.3f} ({entry['low']:.2f} to {entry['high']:.2f}); length alone {length:.3f}")
     print(f"{len(names)} columns; written to {output}, {output.name}.md and {output.name}.json")
     return 0
 

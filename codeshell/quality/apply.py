@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codeshell.boosting.model import SHIPPED, QualityModel, matrix
+from codeshell.boosting.quality_model import SHIPPED, QualityModel, matrix
 from codeshell.documents import languages
 from codeshell.documents.batches import Row, rows
 from codeshell.documents.inputs import InputOptions, Shard, plan

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codeshell.boosting import isotonic
-from codeshell.boosting.model import HIGH, LOW
+from codeshell.boosting.quality_model import HIGH, LOW
 
 Vector = NDArray[np.float64]
 

@@ -101,12 +101,12 @@ LIMITS = (
 
 
 def _number(value: float) -> str:
-    return "–" if value != value else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return "n/a" if value != value else f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def _interval(entry: Mapping[str, float]) -> str:
     if entry["mean"] != entry["mean"]:
-        return "–"
+        return "n/a"
     return f"{_number(entry['mean'])} ({entry['low']:.2f} to {entry['high']:.2f})"
 
 

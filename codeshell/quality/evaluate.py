@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from codeshell.boosting.model import DIMENSIONS
+from codeshell.boosting.quality_model import DIMENSIONS
 from codeshell.quality import baselines, metrics
 from codeshell.quality.fit import OutOfFold, Prepared, Settings, folds_of, out_of_fold
 from codeshell.quality.labels import Labels
@@ -19,6 +19,9 @@ LANGUAGE_MODEL = ("tokens", "bits_per_byte", "bad_bits_per_byte", "contrast")
 """Columns of the language models: what they add is a row of its own."""
 
 Say = Callable[[str], None]
+
+Forms = tuple[metrics.Vector, metrics.Vector]
+"""What ranks, and what is in points."""
 
 
 def evaluate(
@@ -43,11 +46,16 @@ def evaluate(
         say(f"folds {seed + 1} of {repeats}: trees and head")
         runs.append(out_of_fold(data, settings, fold, seed))
     lengths = np.array(labels.documents["bytes"].to_pylist(), np.float64)
-    predictions: dict[str, list[metrics.Vector]] = {
+    # Each predictor has two forms: one that ranks, and one in points. Those of a model differ by the calibration, whose
+    # line is another one in each fold, so that it would disturb a ranking over all folds.
+    simple = {
         "language mean": [baselines.language_mean(languages, score, fold) for fold in dealt],
         "length only": [baselines.length_only(lengths, score, fold) for fold in dealt],
         "ridge on the columns": [baselines.ridge(data.rows, score, fold) for fold in dealt],
     }
+    predictions = {name: [(one, one) for one in found] for name, found in simple.items()}
+    # The length itself ranks as well as any rising line on it.
+    predictions["length only"] = [(lengths, one) for one in simple["length only"]]
     plain = [place for place, name in enumerate(data.columns) if name not in LANGUAGE_MODEL]
     if len(plain) < len(data.columns):
         say("without the columns of the language models")
@@ -57,18 +65,18 @@ def evaluate(
             *(getattr(data, name) for name in ("targets", "groups", "vectors", "rarity", "reference", "separator")),
         )
         others = [out_of_fold(reduced, settings, fold, seed) for seed, fold in enumerate(dealt)]
-        predictions["without language models"] = [one.calibrated[:, 0] for one in others]
-    predictions["trees alone"] = [one.trees[:, 0] for one in runs]
+        predictions["without language models"] = [_forms(one) for one in others]
+    predictions["trees alone"] = [(one.trees[:, 0], one.trees[:, 0]) for one in runs]
     if runs[0].head is not None:
-        predictions["n-grams alone"] = [one.head[:, 0] for one in runs if one.head is not None]
-    predictions["model"] = [one.calibrated[:, 0] for one in runs]
+        predictions["n-grams alone"] = [(one.head[:, 0], one.head[:, 0]) for one in runs if one.head is not None]
+    predictions["model"] = [_forms(one) for one in runs]
     models = {name: _figures(found, score, labels.groups, languages) for name, found in predictions.items()}
     say("learning curve")
     curve = {}
     for share in CURVE:
         one = out_of_fold(data, settings, dealt[0], bags=1, share=share)
-        curve[f"{share:g}"] = metrics.measure(one.calibrated[:, 0], score)
-    curve["1"] = metrics.measure(runs[0].calibrated[:, 0], score)
+        curve[f"{share:g}"] = _measure(_forms(one), score)
+    curve["1"] = _measure(_forms(runs[0]), score)
     names = [*data.columns, *(["good_from_bad"] if data.separator is not None else [])]
     gain = np.sum([one.gain for one in runs], axis=0)
     order = np.argsort(-gain, kind="stable")
@@ -87,24 +95,36 @@ def evaluate(
             for t, name in enumerate(labels.names)
             if name in DIMENSIONS
         },
-        "languages": _by_language(runs[0].calibrated[:, 0], score, languages),
+        "languages": _by_language(runs[0].raw[:, 0], score, languages),
     }
     return runs[0], figures
 
 
+RANKING = ("spearman", "auc_3", "auc_4")
+
+
+def _forms(one: OutOfFold) -> Forms:
+    return one.raw[:, 0], one.calibrated[:, 0]
+
+
+def _measure(forms: Forms, score: metrics.Vector) -> dict[str, float]:
+    ranking, points = (metrics.measure(form, score) for form in forms)
+    return {name: (ranking if name in RANKING else points)[name] for name in metrics.MEASURES}
+
+
 def _figures(
-    found: list[metrics.Vector], score: metrics.Vector, groups: tuple[str, ...], languages: list[str]
+    found: list[Forms], score: metrics.Vector, groups: tuple[str, ...], languages: list[str]
 ) -> dict[str, dict[str, float]]:
     """Means over the deals, and the interval of the first one moved to that mean."""
-    each = [metrics.measure(predicted, score) for predicted in found]
-    bounds = metrics.intervals(found[0], score, groups)
+    each = [_measure(forms, score) for forms in found]
+    bounds = [metrics.intervals(form, score, groups) for form in found[0]]
     result = {}
     for name in metrics.MEASURES:
         mean = float(np.mean([one[name] for one in each]))
-        low, high = (mean + bound - each[0][name] for bound in bounds[name])
+        low, high = (mean + bound - each[0][name] for bound in bounds[name not in RANKING][name])
         spread = float(np.std([one[name] for one in each]))
         result[name] = {"mean": mean, "low": low, "high": high, "over_deals": spread}
-    inside = [metrics.within(predicted, score, languages) for predicted in found]
+    inside = [metrics.within(ranking, score, languages) for ranking, _ in found]
     result["within_language"] = {"mean": float(np.mean(inside)), "over_deals": float(np.std(inside))}
     return result
 

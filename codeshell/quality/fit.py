@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codeshell.boosting import isotonic, ngrams, trees
-from codeshell.boosting.model import HIGH, LOW, QualityModel, matrix, mixed
+from codeshell.boosting.quality_model import HIGH, LOW, QualityModel, matrix, mixed
 from codeshell.boosting.ngrams import NgramHead, Vectors
 from codeshell.boosting.trees import Growth
 from codeshell.quality.folds import folds_by_group
@@ -38,19 +38,19 @@ class Settings:
 
     growth: Growth = field(
         default_factory=lambda: Growth(
-            trees=300, leaves=15, rate=0.04, least_weight=10, ridge=1, column_share=0.1, row_share=0.8, bins=64
+            trees=250, leaves=15, rate=0.04, least_weight=10, ridge=1, column_share=0.1, row_share=0.8, bins=64
         )
     )
-    bags: int = 3
+    bags: int = 2
     """Ensembles of different chance that are averaged."""
     dimension_weight: float = 0.25
     """Of each dimension in choosing the splits, where the score has 1."""
     bits: int = 14
     """2^bits buckets of n-grams. 15 and 16 were no better, and the tables then leave the first caches."""
-    most_bytes: int = 16384
+    most_bytes: int = 8192
     """Bytes of a text that the head reads."""
     ridge: float = 0.3
-    head_share: float = 1.0
+    head_share: float = 0.5
     """Weight of the head where that of the trees is 1; 0: no head."""
     reference_weight: float = 0.25
     """Weight of all reference files together in the head, where that of all labels is 1."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from codeshell.boosting.model import DIMENSIONS, SCORE, SHIPPED, QualityModel, matrix
+from codeshell.boosting.quality_model import DIMENSIONS, SCORE, SHIPPED, QualityModel, matrix
 from codeshell.errors import UserError
 from codeshell.scorers.text import SCORES
 
