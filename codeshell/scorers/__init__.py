@@ -84,6 +84,7 @@ SCORERS: Registry[Any] = Registry(
         "libraries": "codeshell.scorers.libraries:Libraries",
         "standards": "codeshell.scorers.standards:Standards",
         "perplexity": "codeshell.scorers.perplexity:Perplexity",
+        "quality": "codeshell.scorers.quality:Quality",
         "encoder": "codeshell.scorers.encoder:EncoderScorer",
         "secrets": "codeshell.scorers.secrets:Secrets",
     },
