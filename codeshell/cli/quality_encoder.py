@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--encoder", metavar="DIR", help="BERT, RoBERTa or ModernBERT: config.json, model.safetensors, tokenizer.json")
     add("--encoder-head", choices=("ridge", "mlp"), default="ridge", help="on a frozen encoder (default: ridge)")
     add("--finetune", action="store_true", help="train the encoder as well: once per fold, and once on all labels")
-    add("--window", type=int, default=256, metavar="TOKENS", help="tokens that the encoder reads at once (default: 256)")
+    add(
+        "--window", type=int, default=256, metavar="TOKENS", help="tokens that the encoder reads at once (default: 256)"
+    )
     add("--windows", type=int, default=8, metavar="N", help="windows of a text at most (default: 8)")
     add("--epochs", type=int, default=3, metavar="N", help="of fine-tuning (default: 3)")
     add("--encoder-rate", type=float, default=3e-5, metavar="X", help="peak rate of fine-tuning (default: 3e-5)")
