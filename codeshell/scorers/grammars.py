@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WORDS = frozenset(
     """function lambda type if elif else loop switch case catch ternary decision logical and or jump parentheses
     statement declaration import comment string embedded number identifier variable parameters parameter call block
-    attribute wrapper docstring data nothing try""".split()  # noqa: SIM905
+    attribute wrapper docstring data nothing try operator""".split()  # noqa: SIM905
 )
 """The words of an entry under which types of nodes stand (csrc/syntax/kinds.h)."""
 
