@@ -277,11 +277,12 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
       if (kinds & VARIABLE) frame.role = VARIABLE_NAME;
       if (kinds & PARAMETER) frame.role = PARAMETER_NAME;
       if (kinds & DECIDES) {
-        // `default:` is where all go that no case takes, and `_` in Python.
+        // `default:` is where all go that no case takes; so is `_`.
         bool is_default = false;
         if ((kinds & CASE) && !leaf) {
           const uint32_t second = nodes[i + 1].next;
-          is_default = (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD) || (second < node.next && slice(nodes[second]) == "_");
+          is_default = (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD) || slice(nodes[i + 1]) == "_" ||
+                       (second < node.next && slice(nodes[second]) == "_");
         }
         if (!is_default) add_decision(parent);
       }

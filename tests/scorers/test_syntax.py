@@ -19,7 +19,6 @@ pytestmark = pytest.mark.skipif(
     not _C.syntax.built, reason="built without tree-sitter: metrics of syntax trees are NOT checked"
 )
 TEXTS = tomllib.loads((Path(__file__).parent / "syntax_texts.toml").read_text(encoding="utf-8"))
-PLAIN = ("bash", "c", "c-sharp", "cpp", "css", "go", "html", "java", "javascript", "json", "php", "python", "ruby")
 
 
 def table(*rows: tuple[str, str] | tuple[str, str, str]) -> pa.Table:
@@ -183,10 +182,10 @@ HOSTILE = {
     "nested": "(" * DEEP + ")" * DEEP,
     "brackets": "[" * DEEP + "]" * DEEP,
     "negations": "!" * DEEP + "a",
-    "else if": "if (a) {} else " * 20_000,
+    "else if": "if (a) {} else " * 3000,
     "nul": "a\0b" * 1000,
     "line": "a = 1; " * 30_000,
-    "operators": "a && b || " * 10_000 + "c",
+    "operators": "a && b || " * 3000 + "c",
     "quotes": "\"'`" * 5000,
 }
 
@@ -233,9 +232,11 @@ LIZARD = {
     "objective-c": "m",
 }
 DIFFERENCES = {
-    # lizard against ours, by language and function: why.
-    ("kotlin", "size"): "lizard counts no branches of `when`",
+    "kotlin": "lizard counts no branch of `when`",
+    "c-sharp": "lizard does not count `foreach`",
+    "javascript": "lizard does not look into the code of a template",
 }
+"""Where lizard differs from us on the texts above, and why."""
 
 
 @pytest.mark.parametrize("language", LIZARD)
@@ -245,10 +246,7 @@ def test_cyclomatic_complexity_of_lizard(language: str) -> None:
     found = lizard.analyze_file.analyze_source_code(f"a.{LIZARD[language]}", TEXTS[language]["text"])
     theirs = sorted(function.cyclomatic_complexity for function in found.function_list)
     ours = sorted(cyclomatic(language, TEXTS[language]["text"]).values())
-    if any(known == language for known, _ in DIFFERENCES):
-        assert theirs != ours
-    else:
-        assert theirs == ours
+    assert (theirs != ours) == (language in DIFFERENCES)
 
 
 def test_cyclomatic_complexity_of_radon() -> None:
