@@ -281,20 +281,26 @@ def _prepare(recipe: Recipe, directory: Path, stale: str | None = None) -> None:
         upstream = stage_key(settings, upstream)
         if stale is None and stage.parts and recorded is not None and follows:
             # What it reads is the same: its parts know themselves which of them are to be done again.
-            was = recorded["settings"]
-            stale = f"other settings ({describe(changed(was, settings), was, settings)})"
+            stale = f"other settings ({_differences(recorded['settings'], settings)})"
             say(f"{stage.name}: {stale}; doing again what they touch")
             remove_quietly(home / "stats.json")
         elif home.exists():
             if stale is None:
                 was = recorded["settings"] if recorded is not None else {}
-                stale = describe(changed(was, settings), was, settings) if was else ""
+                stale = _differences(was, settings) if was else ""
                 stale = f"other settings ({stale or other})"
             _clear(directory, stage, stale)
         elif stage.only_with:
             other = f"{_in_words(stage)} is new"
         make_directory(home)
         write_json(home / "key.json", {"key": upstream, "settings": settings})
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """What has changed, in words. Code that is named newly, or no more, is told by the list that names it."""
+    keys = changed(was, now)
+    told = [key for key in keys if not key.startswith("code of ") or (key in was and key in now)]
+    return describe(told or keys, was, now)
 
 
 def _in_words(stage: Stage) -> str:

@@ -184,6 +184,9 @@ class Split(Settings, frozen=True, kw_only=True):
 
     valid: Redo[Share] = 0.02
     test: Redo[Share] = 0.02
+    redact: Redo[tuple[Literal["secrets", "emails", "addresses"], ...]] = ()
+    """Kinds of secrets and personal data that are replaced in the texts; `codeshell.scorers.secrets` says what each
+    finds and misses. To drop whole documents instead, name the scorer and set a `select.maximum` of its columns."""
 
 
 class Tokenizer(Settings, frozen=True, kw_only=True):

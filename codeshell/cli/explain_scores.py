@@ -134,16 +134,16 @@ def heat(
 
 
 def heat_map(lines: Sequence[dict[str, Any]], colour: bool) -> Iterator[str]:
-    """The lines of a text with what they cost: the darker the bar (or the redder the ground), the more bits a byte."""
+    """The lines of a text with what they cost: the longer the bar (the redder the ground), the more bits per byte."""
     from codeshell.cli.explain import safe_line
 
     if not lines:
         yield "  no model of its language: its lines have no cost"
         return
-    # Against the costliest line of some length: a bracket on a line of its own costs much a byte and says little.
+    # Against the costliest line of some length: a bracket on a line of its own costs much for its byte and says little.
     rates = [line["bits"] / max(line["bytes"], 1) for line in lines]
     top = max((rate for rate, line in zip(rates, lines, strict=True) if line["bytes"] >= 8), default=max(rates))
-    yield f"  bits of each line, and bits a byte as {'colour' if colour else 'bar'} (0 to {top:.2f})"
+    yield f"  bits of each line, and bits per byte as {'colour' if colour else 'bar'} (0 to {top:.2f})"
     for line, rate in list(zip(lines, rates, strict=True))[:LINES]:
         level = min(max(rate / top if top > 0 else 0.0, 0.0), 1.0)
         text = safe_line(line["text"].expandtabs(4))

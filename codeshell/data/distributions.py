@@ -7,7 +7,7 @@ whatever the shards. Quantiles, ranks, `codeshell explain` and the report read t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -142,15 +142,25 @@ def _sketches(table: pa.Table) -> Iterator[tuple[tuple[str, str], Sketch]]:
 
 
 class Distributions:
-    """What `merge` wrote, read when it is asked for."""
+    """What `merge` wrote, read when it is asked for.
 
-    def __init__(self, stage: Path) -> None:
-        self.path = stage / "sketches.parquet"
+    Args:
+        stage: the directory `select/` of a run.
+        columns: those that will be asked for; None for all.
+    """
+
+    def __init__(self, stage: Path, columns: Collection[str] | None = None) -> None:
+        self.path, self._columns = stage / "sketches.parquet", columns
 
     @cached_property
     def sketches(self) -> dict[tuple[str, str], Sketch]:
         """Every sketch by (column, language); a column that no document of a language has is not there."""
-        return dict(_sketches(read_table(self.path))) if self.path.exists() else {}
+        if not self.path.exists():
+            return {}
+        table = read_table(self.path)
+        if self._columns is not None:
+            table = table.filter(pc.is_in(table["column"], value_set=pa.array(sorted(self._columns), pa.string())))
+        return dict(_sketches(table))
 
     def of(self, column: str, language: str, limit: int = COARSE) -> Sketch:
         """The distribution of a column in a language, empty if there is none."""

@@ -32,7 +32,6 @@ from codeshell.documents.shards import DOCUMENTS, TableWriter, read_table, shard
 from codeshell.engine import Engine, map_shards
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, remove_quietly, write_json
 from codeshell.engine.memory import give_back_large_blocks
-from codeshell.engine.shard_map import marker_path
 from codeshell.errors import UserError, say
 from codeshell.recipe import Recipe, Score
 from codeshell.registry import absolute
@@ -103,19 +102,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             scorer.fit(corpus, make_directory(part.state), engine)
             write_json(part.home / "fitted.json", {"key": part.key})
     if todo:
-        # The markers are those of this choice of scorers: a run that was killed may resume with another one. A marker
-        # whose files have gone since, because a scorer had another key for a while, says nothing.
-        label = f"score-{_digest([part.key for part in todo])[:12]}"
-        for shard in corpus.shards:
-            if not all(shard_path(part.home, "scores", shard).exists() for part in todo):
-                remove_quietly(marker_path(stage, label, shard))
-        work = partial(score_shard, directory, tuple(todo))
-        counts = map_shards(engine, stage, label, work, list(corpus.shards))
+        # What is done is told by the files of the shards, which are whole or absent and of these keys: the choice of
+        # scorers may change while a run is stopped. So the markers are those of this call alone.
+        markers = make_directory(stage / "markers")
+        counts = map_shards(engine, markers, "score", partial(score_shard, directory, tuple(todo)), list(corpus.shards))
         documents = sum(count["documents"] for count in counts)
         for part in todo:
             write_json(part.home / "stats.json", {"documents": documents, "columns": part.columns})
-    for marker in stage.glob("score-*.json"):
-        remove_quietly(marker)
+        shutil.rmtree(markers)
     counts = [read_json(part.home / "stats.json") for part in parts]
     return {
         "documents": max((count["documents"] for count in counts), default=0),

@@ -185,7 +185,7 @@ def decide_shard(
             detail[rows] = table[limit.column].take(pa.array(rows)).to_pylist()
     rank = np.full(table.num_rows, np.nan)
     if with_ranks:
-        rank = decisions.ranks(plan, table, Distributions(stage))
+        rank = decisions.ranks(plan, table, Distributions(stage, plan.weights))
     arrays = [decided.reason.astype(np.int16), decided.value, decided.limit, pa.array(detail, pa.string()), rank]
     write_table(shard_path(stage, "decided", shard), pa.table(arrays, schema=DECIDED))
     return {"documents": table.num_rows}

@@ -12,6 +12,7 @@ threshold is dropped. The held-out texts are in memory for this; the training te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,6 +58,8 @@ class WriteTask:
     collect: Path
     output: Path
     sources: list[tuple[Path, NDArray[np.int64]]]
+    redact: tuple[str, ...] = ()
+    """Kinds of `scorers.secrets.KINDS` to replace in the texts."""
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -94,20 +97,28 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     # Write the shards: the training ones by the workers, the held-out ones, which are in memory, here.
     tasks = [
-        WriteTask(directory / "collect", shard_path(output, "train", index), _by_source(sources, rows))
+        WriteTask(
+            directory / "collect", shard_path(output, "train", index), _by_source(sources, rows), recipe.split.redact
+        )
         for index, rows in enumerate(_cut(train, recipe.collect.shard_bytes))
     ]
-    map_shards(engine, output, "write", write_shard, tasks)
+    written = map_shards(engine, output, "write", write_shard, tasks)
+    replaced: Counter[str] = Counter(dict.fromkeys(recipe.split.redact, 0))
+    for part in written:
+        replaced.update(part.get("replaced", {}))
     for name in HELD_OUT:
         rows = kept.filter(pc.equal(kept["split"], name)).select(DOCUMENTS.names)
         for index, part in enumerate(_cut(rows, recipe.collect.shard_bytes)):
+            part, counts = redacted(part, recipe.split.redact)
+            replaced.update(counts)
             write_table(shard_path(output, name, index), part)
     # One shard of drops: held-out documents are few.
     dropped = held.filter(pa.array(leaks))
     names = train.take(pa.array(match[leaks]))
     rows = dropped_rows(dropped, "split", "near_duplicate_of_train", jaccard[leaks], threshold, names)
     write_table(shard_path(output, "dropped", 0), rows)
-    return _statistics(corpus, train, kept, dropped, leak)
+    statistics = _statistics(corpus, train, kept, dropped, leak)
+    return statistics | ({"replaced": dict(replaced)} if recipe.split.redact else {})
 
 
 def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
@@ -158,9 +169,27 @@ def write_shard(task: WriteTask) -> dict[str, Any]:
     parts = [DOCUMENTS.empty_table()]
     for kept, rows in task.sources:
         parts += _tables(task.collect, kept, rows)
-    table = pa.concat_tables(parts)
+    table, counts = redacted(pa.concat_tables(parts), task.redact)
     write_table(task.output, table)
-    return totals(table)
+    return totals(table) | ({"replaced": counts} if task.redact else {})
+
+
+def redacted(table: pa.Table, kinds: tuple[str, ...]) -> tuple[pa.Table, dict[str, int]]:
+    """Documents with some kinds of secrets and personal data replaced, and how many pieces of each kind were.
+
+    The ids stay those of the texts as they were collected, so that `codeshell explain` finds them; `bytes` is that of
+    the new text.
+    """
+    if not kinds or not table.num_rows:
+        return table, {}
+    # Only a recipe that asks for it pays for the import.
+    from codeshell.scorers.secrets import redact
+
+    texts, counts = redact(table["text"].combine_chunks(), kinds)
+    table = table.set_column(DOCUMENTS.names.index("text"), DOCUMENTS.field("text"), texts)
+    sizes = pc.binary_length(texts).cast(pa.int64())
+    table = table.set_column(DOCUMENTS.names.index("bytes"), DOCUMENTS.field("bytes"), sizes)
+    return table, {kind: int(counts[kind].sum()) for kind in kinds}
 
 
 def _read_corpus(sources: list[Path]) -> pa.Table:

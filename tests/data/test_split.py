@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from codeshell.data import split
 from codeshell.dedup import jaccard
 from codeshell.documents.provenance import find
-from codeshell.documents.shards import DOCUMENTS, list_shards
+from codeshell.documents.shards import DOCUMENTS, list_shards, read_table
 from codeshell.engine import LocalEngine
 from codeshell.errors import UserError
 from codeshell.recipe import Collect, NearDedup, Recipe, Split
@@ -202,3 +203,31 @@ def test_bad_input(tmp_path: Path) -> None:
     run = build(tmp_path / "copies", same, stage="neardup")
     with pytest.raises(UserError, match=r"split.test: every held-out document resembles a training one"):
         split.run(Recipe(near_dedup=NearDedup(enabled=False)), run, LocalEngine(1))
+
+
+def test_secrets_are_replaced_in_every_split_and_counted(tmp_path: Path) -> None:
+    """The ids stay those of what was collected; the sizes are those of the new texts."""
+    documents = [
+        (f"r{at}", f"{at}.py", f"NAME_{at} = {at}\nmail = 'person.{at}@mail-host.org'\nvalue_{at} = {at * 7919}\n")
+        for at in range(12)
+    ]
+    run = build(tmp_path / "run", documents, shards=2, stage="neardup")
+    plain = split.run(Recipe(split=Split(valid=0.2, test=0.2)), run, LocalEngine(1))
+    before = {row["id"]: row for path in (run / "curated").glob("*-0*.parquet") for row in read_table(path).to_pylist()}
+    shutil.rmtree(run / "curated")
+    wanted = Split(valid=0.2, test=0.2, redact=("emails",))
+    stats = split.run(Recipe(split=wanted), run, LocalEngine(1))
+    assert stats == plain | {"replaced": {"emails": 12}}
+    names = [name for name in ("train", "valid", "test") for path in list_shards(run / "curated", name)]
+    assert set(names) == {"train", "valid", "test"}
+    found = [
+        row
+        for name in set(names)
+        for path in list_shards(run / "curated", name)
+        for row in read_table(path).to_pylist()
+    ]
+    assert len(found) == 12
+    for row in found:
+        assert "@" not in row["text"] and "<EMAIL>" in row["text"]
+        assert row["bytes"] == len(row["text"].encode()) != before[row["id"]]["bytes"]
+        assert "@" in before[row["id"]]["text"]
