@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parents[1] / "ngram" / "models"
 """Models that come with the package: LANGUAGE.good.lm and LANGUAGE.bad.lm."""
 
-MODELS = 32
-"""Models that a worker holds at a time; those that were used last stay."""
+MODELS = 512
+"""Models that a worker holds at a time, more than a corpus has. They are mapped, so that workers share their pages."""
 
 HASHED_BYTES = 32 << 20
 """What is hashed of both ends of a model file; see `_digest`."""
@@ -221,7 +221,7 @@ class _Place:
 
 @lru_cache(MODELS)
 def _open(path: str) -> LanguageModel:
-    return LanguageModel.load(path)
+    return LanguageModel.load(path, "mapped")
 
 
 def _digest(paths: Iterable[Path]) -> str:
