@@ -89,7 +89,7 @@ def prepare(
     rarity = ngrams.rarity_of(found)
     rows = matrix(features, columns)
     separator = None
-    if reference is not None:
+    if reference is not None and settings.head_share:
         only = found.take(np.arange(len(labels), len(found)))
         separator = ngrams.train(only, rarity, reference.sides[:, None], reference.weights, settings.ridge)
         rows = np.concatenate([rows, separator.predict(labels.documents["text"])], axis=1)
