@@ -113,9 +113,7 @@ def test_any_number_of_workers_writes_the_same_bytes(trained: Path, tmp_path: Pa
         (["--language-models", "x", "--scorers", "lexical"], "perplexity is not among the scorers"),
     ],
 )
-def test_bad_arguments_of_train(
-    trained: Path, tmp_path: Path, arguments: list[str], message: str, capsys: Any
-) -> None:
+def test_bad_arguments_of_train(trained: Path, tmp_path: Path, arguments: list[str], message: str, capsys: Any) -> None:
     command = ["quality", "train", str(trained / "labels.parquet"), "-o", str(tmp_path / "m"), *arguments]
     assert main(command) == 2
     told = capsys.readouterr().err.strip().splitlines()

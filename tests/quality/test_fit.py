@@ -94,9 +94,7 @@ def test_the_model_is_what_was_judged(tmp_path: Path) -> None:
     assert loaded.about["fingerprint"] == model.about["fingerprint"]
     # The head of the file scores texts as the folds did from their vectors.
     head = fit._train_head(data, np.arange(240), SETTINGS)
-    np.testing.assert_allclose(
-        fit._apply_head(head, data.vectors.take(np.arange(240))), head.predict(texts), atol=1e-9
-    )
+    np.testing.assert_allclose(fit._apply_head(head, data.vectors.take(np.arange(240))), head.predict(texts), atol=1e-9)
 
 
 def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
