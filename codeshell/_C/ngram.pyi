@@ -1,10 +1,11 @@
 """The n-gram language model: csrc/ngram."""
 
-from collections.abc import Buffer, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Buffer
 
 class Units:
     """What a text is cut into; see csrc/ngram/units.h. Words are as they are in texts; of `bpe`, as in ARPA files."""
@@ -29,18 +30,13 @@ class Units:
     def encode_spans(self, text: bytes) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids (units,) of a text, and the bytes from and to which each lies, (units, 2)."""
 
-class CommonWords(TypedDict):
-    words: list[bytes]
-    types: int
-    occurrences: int
-    covered: int
-
 class WordCounter:
     """Counts words; see csrc/ngram/vocabulary.h."""
 
     def __init__(self, threads: int, memory: int, folder: str) -> None: ...
     def add(self, data: Buffer, offsets: NDArray[np.int64]) -> None: ...
-    def commonest(self, most: int, least: int) -> CommonWords: ...
+    def commonest(self, most: int, least: int) -> dict[str, Any]:
+        """`words` (the commonest first), `types`, `occurrences`, and `covered` (occurrences of `words`)."""
 
 class Trainer:
     """Counts n-grams and estimates a model; see csrc/ngram/trainer.h."""

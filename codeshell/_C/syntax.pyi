@@ -23,18 +23,18 @@ class Language:
         """(name, named) of each symbol by its number; an empty name for what no tree shows."""
 
     def measure(
-        self, data: bytes | memoryview, offsets: NDArray[np.int64], bytes: int, steps_per_byte: int, steps: int
+        self, data: bytes | memoryview, offsets: NDArray[np.int64], bytes: int, effort: float = 1.0
     ) -> dict[str, NDArray[Any]]:
         """Counts of every text data[offsets[i]:offsets[i + 1]] as int64 arrays by name; `measured` bool is false for a
-        text of more than `bytes`, or of more effort than `steps` and `steps_per_byte` for each byte (in hundreds of
-        operations of the parser); its counts are 0."""
+        text of more than `bytes`, or of more than `effort` times the usual budget of steps and memory, which are counted
+        and not timed; its counts are 0."""
 
-    def functions(self, text: bytes, steps: int) -> list[dict[str, Any]]:
+    def functions(self, text: bytes) -> list[dict[str, Any]]:
         """The functions with a body: name (bytes), start, end, line, lines, cyclomatic, cognitive, parameters,
         documented."""
 
-    def parse_only(self, data: bytes | memoryview, offsets: NDArray[np.int64], steps: int) -> int:
-        """How many texts were parsed within the steps; nothing is measured. For benchmarks."""
+    def parse_only(self, data: bytes | memoryview, offsets: NDArray[np.int64], effort: float = 1.0) -> int:
+        """How many texts were parsed within the budget; nothing is measured. For benchmarks."""
 
     def nodes(self, text: bytes) -> dict[str, NDArray[np.int64]]:
         """The visible nodes in preorder: symbol, start, end, next (the first node not below), flags (1 error, 2

@@ -6,6 +6,7 @@ two different raw scores inside the range never become equal and the ranking is 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -53,9 +54,7 @@ def steps(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[
     return np.repeat(np.array(means), lengths)
 
 
-def fit(
-    raw: NDArray[np.float64], labels: NDArray[np.float64], low: float, high: float, least: int = 20
-) -> Calibration:
+def fit(raw: NDArray[np.float64], labels: NDArray[np.float64], low: float, high: float, least: int = 20) -> Calibration:
     """Fit a calibration.
 
     Args:
@@ -69,8 +68,8 @@ def fit(
     count = max(1, len(x) // least)
     bounds = np.unique(np.searchsorted(x, x[np.arange(1, count) * len(x) // count], side="left"))
     bounds = np.unique(np.concatenate([[0], bounds, [len(x)]]))
-    middles = np.array([x[a:b].mean() for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
-    means = np.array([y[a:b].mean() for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    middles = np.array([x[a:b].mean() for a, b in pairwise(bounds.tolist())])
+    means = np.array([y[a:b].mean() for a, b in pairwise(bounds.tolist())])
     weights = np.diff(bounds).astype(np.float64)
     fitted = steps(means, weights)
     # One knot in the middle of each level step, and one at each end of the range with the trend of the ends.

@@ -23,7 +23,7 @@ RARITY_UNIT = 512
 MOST_RARITY = 4095
 
 TOLERANCE = 1e-5
-STEPS = 100
+STEPS = 40
 """Of the conjugate gradients: they end at this relative residual, or after so many steps."""
 
 
@@ -102,7 +102,8 @@ def rarity_of(found: Vectors) -> NDArray[np.uint16]:
     """(2^bits,) smoothed inverse document frequency of each bucket, in units of 1/512."""
     frequency = np.bincount(found.buckets, minlength=1 << found.bits)
     values = np.log((1 + len(found)) / (1 + frequency)) + 1
-    return np.minimum(np.rint(values * RARITY_UNIT), MOST_RARITY).astype(np.uint16)
+    result: NDArray[np.uint16] = np.minimum(np.rint(values * RARITY_UNIT), MOST_RARITY).astype(np.uint16)
+    return result
 
 
 def unit_rows(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -113,6 +114,11 @@ def unit_rows(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]
     lengths = np.sqrt(np.where(squares > 0, squares, 1.0))
     result: NDArray[np.float64] = raw / np.repeat(lengths, np.diff(found.bounds))
     return result
+
+
+def product(found: Vectors, unit: NDArray[np.float64], dense: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(texts, targets): sparse rows with the values `unit` times a dense matrix (2^bits, targets)."""
+    return _boosting.sparse_product(found.buckets, unit, found.bounds, np.ascontiguousarray(dense))
 
 
 def solve(

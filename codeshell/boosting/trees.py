@@ -131,7 +131,8 @@ def cuts(column: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", over="ignore"):
         middle = low + (high - low) / 2
     good = np.isfinite(middle) & (middle < high) & (middle >= low)
-    return np.where(good, middle, low)
+    result: NDArray[np.float64] = np.where(good, middle, low)
+    return result
 
 
 def grow(

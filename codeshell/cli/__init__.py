@@ -20,7 +20,9 @@ from codeshell.errors import UserError, say
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-COMMANDS = ("run", "train", "complete", "eval", "tokenizer", "dedup", "lm", "explain", "report", "bench", "info")
+COMMANDS = (
+    "run", "train", "complete", "eval", "tokenizer", "dedup", "lm", "quality", "explain", "report", "bench", "info"
+)  # fmt: skip
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
 
 

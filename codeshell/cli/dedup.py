@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="folders, files of rows (.parquet, .arrow, .jsonl, .csv, packed or not), .tar, single files, globs, URLs",
+        help="folders, files of rows (.parquet, .arrow, .jsonl, .csv, packed or not), .tar, single files, globs, URLs; "
+        "commits:CHECKOUT, issues:DUMP, notebook-texts:FOLDER",
     )
     add("-o", "--output", metavar="DIR", help="a new or empty directory (optional with --dry-run)")
     # What is not given stays None here: `Parameters` has the defaults, and its import is too slow for --help.

@@ -50,11 +50,23 @@ def main(args: argparse.Namespace) -> int:
             print(f"              runs no kernel: {gpu['obstacle']}")
     if not gpus:
         print("  GPU         none found (no driver, or no device)")
+    print(f"  syntax      {_syntax(facts['syntax'])}")
     for name, library in facts["libraries"].items():
         print(f"  {name:<12} {_library(library)}")
     for kernel in facts["kernels"]:
         print(f"  {kernel['name']:<11} CPU: {kernel['cpu']}; CUDA: {kernel['cuda']}")
     return 0
+
+
+def _syntax(facts: dict[str, Any]) -> str:
+    """Whether syntax trees can be measured, and in which languages."""
+    if not facts["built"]:
+        return "NO metrics of syntax trees: built without tree-sitter (CODESHELL_TREE_SITTER=1 says why)"
+    grammars = facts["grammars"]
+    there = [language for language, found in grammars.items() if found]
+    missing = len(grammars) - len(there)
+    more = f"; {missing} more by pip install 'codeshell[syntax]'" if missing else ""
+    return f"metrics of syntax trees in {len(there)} languages: {', '.join(there)}{more}"
 
 
 def _capability(text: str) -> tuple[int, int]:
@@ -137,6 +149,7 @@ def collect() -> dict[str, Any]:
     from codeshell.gpus import machine
     from codeshell.kernels import obstacle
     from codeshell.operations import OPERATIONS
+    from codeshell.scorers import grammars
     from codeshell.versions import installed
 
     here = machine()
@@ -155,6 +168,7 @@ def collect() -> dict[str, Any]:
             gpu._asdict() | {"capability": list(gpu.capability), "obstacle": obstacle(gpu.capability, here.driver)}
             for gpu in here.gpus
         ],
+        "syntax": {"built": _C.syntax.built, "grammars": grammars.installed()},
         "libraries": installed(),
         "kernels": [{"name": x.name, "cpu": x.cpu, "cuda": x.cuda or "none"} for x in OPERATIONS],
     }

@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="a directory, git checkout, Parquet or JSONL file to read, in place of the recipe's; may be repeated",
+        help="a directory, git checkout, Parquet or JSONL file to read, in place of the recipe's, or commits:CHECKOUT, "
+        "issues:DUMP, notebook-texts:FOLDER; may be repeated",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. train.steps=100"

@@ -103,6 +103,9 @@ LOST = {
     "no_text": "no text in the column of the text; set collect.text_column to the column that holds it",
     "bad_utf8": "not UTF-8, and no other encoding is plain; convert the files",
     "damaged": "truncated or broken; fetch the files again, then run with --refresh",
+    "bad_notebook": "no notebook of Jupyter's formats 3 and 4; open and save it there, or leave it out",
+    "commit_shallow": "the clone ends there; git fetch --unshallow gets the rest of its history",
+    "issue_no_text": "comments without their issue; add the dump of the issues, or earlier events",
     "unreadable": "not readable, or gone; check the permissions, then run with --refresh",
 }
 """Reasons that are loss as soon as there is one, each with its meaning and remedy."""

@@ -2,7 +2,8 @@
 
 Three forms are read, as JSON Lines (packed or not) or as JSON arrays one after another, and may be mixed:
 
-    GitHub Archive   `IssuesEvent` and `IssueCommentEvent`; other events are passed over and counted in one row a file
+    GitHub Archive   `IssuesEvent` and `IssueCommentEvent`; other events are passed over, and each file has one row that
+                     counts them
     the GitHub API   what `gh api repos/OWNER/NAME/issues` and `…/issues/comments` give
     BigCode          {"repo", "org", "issue_number", "events": [{"type", "action", "author", …}]}
 
@@ -51,7 +52,7 @@ class Event(msgspec.Struct, array_like=True):
     repo: str
     number: int
     time: str
-    """As GitHub writes it: ISO 8601 in UTC, which sorts as text."""
+    """ISO 8601 in UTC, which GitHub writes and which sorts as text."""
     comment: int
     """Number of a comment; 0 for the issue itself."""
     action: str

@@ -171,6 +171,10 @@ def _without_magics(code: str) -> str:
         if not words or words[0] not in KEPT_MAGICS:
             return ""
         lines = lines[1:]
+    # A cell may be indented as a whole, which IPython allows: by the indentation of its first line.
+    start = next((line for line in lines if line.strip()), "")
+    indent = start[: len(start) - len(start.lstrip())]
+    lines = [line.removeprefix(indent) for line in lines]
     kept: list[str] = []
     dropping = False
     for line in lines:

@@ -17,7 +17,7 @@ from codeshell.errors import UserError
 Kind: TypeAlias = Literal["codeshell", "arpa", "arpa.gz", "kenlm"]
 
 PIECE_BYTES = 4 << 20
-"""Of an ARPA file that is read at a time."""
+"""What is read of an ARPA file at a time."""
 
 _MAGIC = b"codeshell n-gram"
 _KENLM = b"mmap lm http://kheafield.com/code"

@@ -15,7 +15,7 @@ does not say either, and the job must not wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ MODELS = "models.json"
 """What `fit` writes last: with it, the models are there."""
 
 PURPOSE = "language model"
-"""Of the draw that decides a document's half and whether it is in the sample."""
+"""Purpose of the draw that decides a document's half and whether it is in the sample."""
 
 SAMPLE_BYTES = 64 << 20
 """Text of a language that is trained on, about, over both halves."""
@@ -65,11 +65,11 @@ class Fitted:
 
     home: Path
     files: dict[str, tuple[str, str]]
-    """By language: the model of half 0 and that of half 1, below `home`."""
+    """For each language, the model of half 0 and that of half 1, below `home`."""
     left_out: dict[str, int]
     """Languages without a model, and their bytes."""
     statistics: dict[str, Any]
-    """By language: bytes, share of the sample, and of both halves documents, bytes, tokens and n-grams by order."""
+    """For each language: bytes and the share trained on; of both halves documents, bytes, tokens, n-grams by order."""
 
     def path(self, language: str, half: int) -> Path | None:
         """The model that scores documents of half `half`: the one that the other half trained."""
@@ -95,6 +95,7 @@ def fit(
     home: Path,
     settings: Settings | None = None,
     *,
+    units: Mapping[str, Units] | None = None,
     seed: int = 0,
     sample_bytes: int = SAMPLE_BYTES,
     least_bytes: int = LEAST_BYTES,
@@ -105,6 +106,8 @@ def fit(
 
     Args:
         settings: `memory` is shared by all languages.
+        units: by language, of the models that the bits are compared with (of bad code, say). Bits of models with
+            different units cannot be compared. Other languages get a vocabulary of their own.
         sample_bytes: text of each language to train on, about; the rest is chosen out by hash.
         least_bytes: languages with less text get no model and are reported.
     """
@@ -126,7 +129,9 @@ def fit(
     memory = max(settings.memory, LEAST_MEMORY) - PROCESS_MEMORY
     each = max(LEAST_TRAINER, memory // max(1, 2 * len(chosen)))
 
-    units = _units(corpus, chosen, limits, settings, memory, home, seed)
+    given = {language: one for language, one in (units or {}).items() if language in limits}
+    counted = {language: limit for language, limit in limits.items() if language not in given}
+    units = {**given, **_units(corpus, counted, settings, memory, home, seed)}
     trainers = {
         language: tuple(Trainer(units[language], settings, each, home) for _ in range(2)) for language in chosen
     }
@@ -160,19 +165,15 @@ def fit(
 
 
 def _units(
-    corpus: Corpus,
-    chosen: Sequence[str],
-    limits: dict[str, float],
-    settings: Settings,
-    memory: int,
-    home: Path,
-    seed: int,
+    corpus: Corpus, limits: dict[str, float], settings: Settings, memory: int, home: Path, seed: int
 ) -> dict[str, Units]:
     """The units of each language: one vocabulary for both halves."""
     if settings.units != "lexical":
-        return dict.fromkeys(chosen, Units(settings.units))
-    each = max(LEAST_TRAINER, memory // max(1, len(chosen)))
-    vocabularies = {language: Vocabulary(each, settings.threads, home) for language in chosen}
+        return {language: Units(settings.units) for language in limits}
+    if not limits:
+        return {}
+    each = max(LEAST_TRAINER, memory // len(limits))
+    vocabularies = {language: Vocabulary(each, settings.threads, home) for language in limits}
     for language, _, texts in _samples(corpus, limits, seed):
         vocabularies[language].add(texts)
     return {language: vocabulary.units(settings.vocabulary)[0] for language, vocabulary in vocabularies.items()}

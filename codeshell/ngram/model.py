@@ -68,7 +68,7 @@ class Line(NamedTuple):
     bytes: int
     """With its line break."""
     bits: float
-    """Of the units that begin in the line; the last line has the end of the text."""
+    """The units that begin in the line; the last line has the end of the text, too."""
 
 
 class Word(NamedTuple):
@@ -77,7 +77,7 @@ class Word(NamedTuple):
     word: str
     log10: float
     length: int
-    """Of the longest n-gram of the model that ends here."""
+    """Words of the longest n-gram of the model that ends here."""
     unknown: bool
 
 
@@ -140,7 +140,7 @@ class LanguageModel:
 
     @property
     def kind(self) -> str:
-        """Of its units: `lexical`, `bpe`, `bytes` or `words` (between blanks; models of KenLM)."""
+        """Its kind of units: `lexical`, `bpe`, `bytes` or `words` (between blanks; models of KenLM)."""
         return str(self.handle.units.kind)
 
     @property

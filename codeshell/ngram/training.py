@@ -8,6 +8,7 @@ same bytes for any number of threads, any memory and any batches.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from codeshell import _C
+from codeshell._C import ngram as _ngram
 from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.engine.files import atomic_path, disk_error
 from codeshell.errors import UserError
 
-Units: TypeAlias = _C.ngram.Units
+Units: TypeAlias = _ngram.Units
 """What a text is cut into; see csrc/ngram/units.h."""
 
 KINDS = ("lexical", "bpe", "bytes")
@@ -47,9 +48,9 @@ class Settings:
     units: str = "lexical"
     """One of `KINDS`."""
     vocabulary: int = 4096
-    """Ids of lexical units, classes and marks (134) included. 4,096 fit in 12 bits: five of them in a 64-bit number."""
+    """Ids of lexical units, classes and marks (128) included. 4,096 fit in 12 bits: five of them in a 64-bit number."""
     prune: tuple[int, ...] = ()
-    """By order: n-grams that occur this often or less are left out. The last one counts for all higher orders."""
+    """For each order: n-grams that occur this often or less are left out. The last one counts for all higher orders."""
     memory: int = 1 << 30
     """Bytes that the process may take."""
     threads: int = 1
@@ -92,8 +93,8 @@ class Summary:
     units: int
     """Ids."""
     orders: tuple[dict[str, Any], ...]
-    """By order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts` (of
-    the counts 1, 2, and 3 and more), and `fallback` (they could not be computed from the counts)."""
+    """For each order: `ngrams`, `kept` (after pruning), `counts` (n-grams with the adjusted counts 1 to 4), `discounts`
+    (of the counts 1, 2, and 3 and more), and `fallback` (they could not be computed from the counts)."""
     spilled: int
     """Bytes written to temporary files."""
 
@@ -106,7 +107,7 @@ class Vocabulary:
     """Counts words, to choose those with ids of their own. Not for bytes and BPE."""
 
     def __init__(self, memory: int, threads: int, folder: str | Path) -> None:
-        self._counter = _C.ngram.WordCounter(threads, memory, str(folder))
+        self._counter = _ngram.WordCounter(threads, memory, str(folder))
 
     def add(self, texts: Texts) -> None:
         """Count the words of some documents."""
@@ -114,10 +115,11 @@ class Vocabulary:
             for part in cut(piece):
                 self._counter.add(part.data, part.offsets)
 
-    def units(self, ids: int) -> tuple[Units, dict[str, Any]]:
+    def units(self, ids: int) -> tuple[Units, dict[str, int]]:
         """Lexical units with up to `ids` ids, and the counts: `types`, `occurrences`, `covered`. Ends the counting."""
         found = self._counter.commonest(ids - Units.fixed("lexical"), LEAST_OCCURRENCES)
-        return Units("lexical", found.pop("words")), found
+        counts = {name: found[name] for name in ("types", "occurrences", "covered")}
+        return Units("lexical", found["words"]), counts
 
 
 class Trainer:
@@ -133,7 +135,7 @@ class Trainer:
         self.units, self._settings, self._memory, self._folder = units, settings, memory, Path(folder)
         self.bytes = 0
         try:
-            self._trainer = _C.ngram.Trainer(
+            self._trainer = _ngram.Trainer(
                 units, settings.order, list(settings.prune), memory, settings.threads, str(folder)
             )
         except ValueError as error:
@@ -175,8 +177,8 @@ class Trainer:
         settings = self._settings
         with contextlib.ExitStack() as files, _told(self._folder):
             orders = self._trainer.estimate()
-            paths = [str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa)]
-            options = _C.ngram.WriterOptions()
+            written, text = (str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa))
+            options = _ngram.WriterOptions()
             options.quantise, options.keep_words = settings.quantize, settings.keep_words
             # The sorts of the trainer are over, so that half of the memory is free.
             options.memory_bytes = self._memory // 2
@@ -184,13 +186,15 @@ class Trainer:
                 **(metadata or {}),
                 "order": settings.order,
                 "units": self.units.kind,
+                # Bits of two models can be compared if this is the same.
+                "units_hash": hashlib.blake2b(self.units.serialize(), digest_size=8).hexdigest(),
                 "prune": list(settings.prune),
                 "documents": self.documents,
                 "tokens": int(self._trainer.tokens),
                 "bytes": self.bytes,
                 "orders": orders,
             }
-            self._trainer.write(*paths, json.dumps(about, sort_keys=True), options)
+            self._trainer.write(written, text, json.dumps(about, sort_keys=True), options)
         return tuple(orders)
 
     @property

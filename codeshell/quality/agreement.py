@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from codeshell.quality.metrics import spearman
 
 
 class Agreement(NamedTuple):
@@ -21,29 +23,14 @@ class Agreement(NamedTuple):
     """Mean absolute difference."""
 
 
-def ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,): ranks from 1, the mean rank for equal values."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    mean: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return mean
-
-
-def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
-    """Spearman's rank correlation of two (n,) arrays; None where it is not defined."""
-    if len(first) < 3:
-        return None
-    a, b = ranks(first), ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / scale if scale > 0 else None
-
-
 def compare(first: Sequence[float], second: Sequence[float]) -> Agreement:
     """The agreement of two readings, file by file; at least one file."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     difference = np.abs(a - b)
-    return Agreement(len(a), spearman(a, b), float((difference == 0).mean()), float(difference.mean()))
+    rank = spearman(a, b) if len(a) > 2 else math.nan
+    return Agreement(
+        len(a), None if math.isnan(rank) else rank, float((difference == 0).mean()), float(difference.mean())
+    )
 
 
 def table(agreements: Mapping[str, Agreement]) -> list[str]:

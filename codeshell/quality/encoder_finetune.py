@@ -1,4 +1,4 @@
-"""Fine-tunes an encoder with its head, on this package's optimizer and schedule: squared error of the five scores.
+"""Fine-tunes an encoder with its head, on this package's optimizer and schedule: squared error of the scores.
 
 A step is a batch of documents, of which each runs forward and backward alone, in its own windows: nothing is padded,
 and the memory is that of one document. Dropout is off, because its random bits come from a generator with a state. For
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from codeshell.engine.files import make_directory
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
+from codeshell.quality.encoder_settings import Settings, schedule
 from codeshell.randomness import draw
 from codeshell.scorers.bert import Encoder, one_thread
-from codeshell.scorers.encoder_model import OUTPUTS, Head
-
-if TYPE_CHECKING:
-    from codeshell.quality.encoder_train import Settings
+from codeshell.scorers.encoder_model import Head
 
 WEIGHT_DECAY = 0.01
 """The field's value for fine-tuning BERT."""
@@ -36,23 +34,23 @@ CLIP = 1.0
 
 
 def finetune(
-    labels: pa.Table,
+    documents: pa.Table,
     targets: NDArray[np.float64],
     folds: NDArray[np.integer[Any]],
     directory: Path,
     settings: Settings,
     work: Path,
-) -> tuple[Encoder, Head, NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], Encoder, Head]:
     """Train on each fold's complement and on all.
 
     Args:
-        targets: (n, 5) scores.
+        targets: (n, names) scores.
         work: the encoder that was trained on all is written to `work/encoder`.
 
     Returns:
-        That encoder, its head, and (n, 5) out-of-fold scores.
+        (n, names) out-of-fold scores, that encoder, and its head.
     """
-    texts, languages = labels["text"].to_pylist(), labels["language"].to_pylist()
+    texts, languages = documents["text"].to_pylist(), documents["language"].to_pylist()
     if settings.epochs < 1 or settings.batch < 1 or not settings.lr > 0:
         raise UserError("--epochs, --batch and --lr: must be above 0; give larger numbers")
     oof = np.empty_like(targets)
@@ -68,7 +66,12 @@ def finetune(
     shutil.rmtree(kept, ignore_errors=True)
     encoder.model.save_pretrained(kept)
     shutil.copyfile(encoder.directory / "tokenizer.json", kept / "tokenizer.json")
-    return Encoder(kept, window=settings.window, windows=settings.windows), head, oof
+    return oof, _encoder(kept, settings), head
+
+
+def _encoder(directory: Path, settings: Settings) -> Encoder:
+    """With the language's name before each window: an encoder that learns can make use of it."""
+    return Encoder(directory, window=settings.window, windows=settings.windows, pooling="mean", prefix=True)
 
 
 def _train(
@@ -84,11 +87,10 @@ def _train(
     import torch
 
     from codeshell.optim import AdamW, parameter_groups
-    from codeshell.quality.encoder_train import schedule
     from codeshell.train.schedule import learning_rate
 
-    encoder = Encoder(directory, window=settings.window, windows=settings.windows)
-    head = torch.nn.Linear(encoder.dimension, len(OUTPUTS))
+    encoder = _encoder(directory, settings)
+    head = torch.nn.Linear(encoder.dimension, targets.shape[1])
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.from_numpy(targets[rows].mean(0)))

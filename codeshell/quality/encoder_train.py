@@ -1,20 +1,18 @@
-"""Trains a head on an encoder: the report's BERT, with scores for four dimensions and the whole.
+"""Trains a head on an encoder: the report's BERT, with one score and four dimensions.
 
 Frozen (the default): every labelled text is embedded once, the vectors are kept in a file, and a ridge regression or a
-small network learns the five scores from them; minutes for a thousand labels. Fine-tuned
-(`quality.encoder_finetune`): the encoder learns as well.
+small network learns the scores from them. Fine-tuned (`quality.encoder_finetune`): the encoder learns as well.
 
 All figures are out of fold: a file is scored by a model that saw nothing of its repository. The strength of the ridge
-is chosen inside the training folds, so the held-out fold has no part in it.
+is chosen inside the training folds, so the held-out fold has no part in it; the mix with the trees likewise.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +23,13 @@ from safetensors.numpy import load_file, save_file
 from codeshell.engine.files import atomic_path, make_directory
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
-from codeshell.quality.agreement import ranks, spearman
+from codeshell.quality.encoder_finetune import finetune
+from codeshell.quality.encoder_settings import Settings, schedule
+from codeshell.quality.metrics import measure
 from codeshell.randomness import draw, uniform
-from codeshell.recipe import Phase, Train
-from codeshell.scorers.bert import WINDOW, WINDOWS, Encoder, one_thread
-from codeshell.scorers.encoder_model import MEAN, OUTPUTS, EncoderModel, Head, Mix, quantiles
+from codeshell.scorers import encoder_model
+from codeshell.scorers.bert import Encoder, one_thread
+from codeshell.scorers.encoder_model import HIGHEST, LOWEST, MEAN, EncoderModel, Head, Mix, quantiles
 
 STRENGTHS = tuple(10.0**power for power in np.arange(1.0, 4.51, 0.25).tolist())
 """Ridge strengths that are tried, for standardised vectors: from nearly none to nearly the mean alone."""
@@ -41,87 +41,97 @@ HIDDEN = 64
 STEPS = 300
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.5
-"""Of the small network: width, full-batch steps, peak of the schedule, decay. A thousand labels want much decay."""
+"""Of the small network: width, full-batch steps, peak of the schedule, decay. A thousand labels need much decay."""
+
+Folds = NDArray[np.integer[Any]]
+Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How an encoder is trained.
+class Labelled(NamedTuple):
+    """What is learned from. `quality.labels.Labels` has all of it."""
 
-    Attributes:
-        window, windows: see `scorers.bert.Encoder`.
-        head: `ridge`, or `mlp` for one hidden layer.
-        finetune: train the encoder as well; the head is then linear.
-        epochs, lr, batch: of fine-tuning; documents per step.
-        seed: decides the order of the documents and the first weights.
-    """
-
-    window: int = WINDOW
-    windows: int = WINDOWS
-    head: Literal["ridge", "mlp"] = "ridge"
-    finetune: bool = False
-    epochs: int = 3
-    lr: float = 3e-5
-    batch: int = 16
-    seed: int = 0
+    documents: pa.Table
+    """(n rows): columns text and language."""
+    targets: Array
+    """(n, names): scores from 0 to 5."""
+    names: tuple[str, ...]
+    """`quality`, then dimensions."""
 
 
 class EncoderFit(NamedTuple):
     """A trained encoder, and what it says of files whose repositories it has not seen."""
 
-    oof: NDArray[np.float64]
-    """(n, 5): out-of-fold scores in the order of `OUTPUTS`."""
+    oof: Array
+    """(n, names): out-of-fold scores."""
     encoder: Encoder
     head: Head
     """Trained on all labels."""
-    metrics: dict[str, Any]
-
-    def model(self, mixed: Mix = MEAN, trees: NDArray[np.float64] | None = None) -> EncoderModel:
-        """The model to write. `trees`: (n,) out-of-fold scores of the trees, for the band of the cascade."""
-        band = quantiles(np.zeros(0) if trees is None else trees)
-        return EncoderModel(self.encoder, self.head, mixed, band, self.metrics)
 
 
-def fit(
-    labels: pa.Table, folds: NDArray[np.integer[Any]], directory: Path, settings: Settings, work: Path
-) -> EncoderFit:
-    """Train on labels, and measure in folds.
+def train(
+    labelled: Labelled,
+    folds: Folds,
+    directory: Path,
+    settings: Settings,
+    folder: Path,
+    trees: Array | None = None,
+) -> dict[str, dict[str, float]]:
+    """Train on labels, and write the model `folder` that the scorer `encoder` reads.
 
     Args:
-        labels: columns text, language and the five of `OUTPUTS`, 0 to 5.
         folds: (n,) the fold of each label; files of one repository are in one fold.
         directory: the encoder's directory.
-        work: a directory for the vectors, or for the fine-tuned encoder (`work/encoder`).
+        trees: (n,) out-of-fold scores of the trees, from the same folds; None for an encoder alone.
+
+    Returns:
+        Figures out of fold (`quality.metrics.measure`) of the score: `encoder`, and with trees `trees`, `mean` and
+        `joined`; and of each dimension, by its name.
 
     Raises:
         UserError: the encoder cannot be loaded, or there are fewer than three folds.
     """
-    if len(np.unique(folds)) < 3:
+    found = fit(labelled, folds, directory, settings, folder)
+    judged = labelled.targets[:, 0]
+    figures = {"encoder": measure(found.oof[:, 0], judged)}
+    mixed, band = MEAN, quantiles(np.zeros(0))
+    if trees is not None:
+        mixed, joined = mix(trees, found.oof[:, 0], judged, folds)
+        band = quantiles(trees)
+        figures["trees"] = measure(trees, judged)
+        figures["mean"] = measure(MEAN.join(trees, found.oof[:, 0]), judged)
+        figures["joined"] = measure(joined, judged)
+    for place, name in enumerate(labelled.names[1:], 1):
+        figures[name] = measure(found.oof[:, place], labelled.targets[:, place])
+    # NaN, where a figure is not defined, has no JSON.
+    told = {
+        name: {key: value if np.isfinite(value) else None for key, value in one.items()}
+        for name, one in figures.items()
+    }
+    metrics = {"labels": len(judged), "folds": len(np.unique(folds)), "out_of_fold": told}
+    model = EncoderModel(found.encoder, found.head, labelled.names, mixed, band, metrics)
+    encoder_model.write(folder, model, "encoder" if settings.finetune else str(found.encoder.directory.resolve()))
+    return figures
+
+
+def fit(labelled: Labelled, folds: Folds, directory: Path, settings: Settings, work: Path) -> EncoderFit:
+    """Train on each fold's complement and on all; `work` takes the vectors, or the fine-tuned encoder."""
+    names = np.unique(folds).tolist()
+    if len(names) < 3:
         raise UserError("labels: the repositories make fewer than three folds; label files of more repositories")
-    # (n, 5)
-    targets = np.stack([labels[name].to_numpy().astype(np.float64) for name in OUTPUTS], 1)
+    documents, targets = labelled.documents, labelled.targets
     if settings.finetune:
-        from codeshell.quality.encoder_finetune import finetune
-
-        encoder, head, oof = finetune(labels, targets, folds, directory, settings, work)
-    else:
-        encoder = Encoder(directory, window=settings.window, windows=settings.windows)
-        vectors = embed(encoder, labels["text"].to_pylist(), labels["language"].to_pylist(), work)
-        oof = np.empty_like(targets)
-        for fold in np.unique(folds).tolist():
-            inside = folds != fold
-            oof[~inside] = _head(vectors[inside], targets[inside], folds[inside], settings)(vectors[~inside])
-        head = _head(vectors, targets, folds, settings)
-    metrics = {name: figures(oof[:, place], targets[:, place]) for place, name in enumerate(OUTPUTS)}
-    return EncoderFit(oof, encoder, head, {"labels": len(targets), "out_of_fold": metrics})
+        return EncoderFit(*finetune(documents, targets, folds, directory, settings, work))
+    # Without the language's name: frozen, it makes the vectors of a language alike (0.45 instead of 0.49).
+    encoder = Encoder(directory, window=settings.window, windows=settings.windows)
+    vectors = embed(encoder, documents["text"].to_pylist(), documents["language"].to_pylist(), work).astype(np.float64)
+    oof = np.empty_like(targets)
+    for fold in names:
+        inside = folds != fold
+        oof[~inside] = _head(vectors[inside], targets[inside], folds[inside], settings)(vectors[~inside])
+    return EncoderFit(oof, encoder, _head(vectors, targets, folds, settings))
 
 
-def mix(
-    trees: NDArray[np.float64],
-    encoder: NDArray[np.float64],
-    score: NDArray[np.float64],
-    folds: NDArray[np.integer[Any]],
-) -> tuple[Mix, NDArray[np.float64]]:
+def mix(trees: Array, encoder: Array, score: Array, folds: Folds) -> tuple[Mix, Array]:
     """The mix of the trees and an encoder: least squares on their out-of-fold scores, no weight below zero.
 
     Args:
@@ -137,25 +147,6 @@ def mix(
     return _mix(trees, encoder, score), joined
 
 
-def figures(scores: NDArray[np.float64], targets: NDArray[np.float64]) -> dict[str, float | None]:
-    """Spearman, mean absolute error, and the areas under the curve for labels of at least 3 and of at least 4."""
-    return {
-        "spearman": spearman(scores, targets),
-        "mae": float(np.abs(scores - targets).mean()),
-        "auc_3": area(scores, targets >= 3),
-        "auc_4": area(scores, targets >= 4),
-    }
-
-
-def area(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
-    """Area under the ROC curve: how often a positive scores above a negative; None without one of the two."""
-    count = int(positive.sum())
-    if not 0 < count < len(scores):
-        return None
-    rank_sum = float(ranks(scores)[positive].sum())
-    return (rank_sum - count * (count + 1) / 2) / (count * (len(scores) - count))
-
-
 def embed(encoder: Encoder, texts: Sequence[str], languages: Sequence[str], work: Path) -> NDArray[np.float32]:
     """The vectors of texts, (n, dimension), from `work`/vectors.safetensors where it has them.
 
@@ -164,7 +155,7 @@ def embed(encoder: Encoder, texts: Sequence[str], languages: Sequence[str], work
     """
     make_directory(work)
     path = work / "vectors.safetensors"
-    salt = f"{encoder.identity} {encoder.window} {encoder.windows} "
+    salt = f"{encoder.identity} {encoder.window} {encoder.windows} {encoder.pooling} {encoder.prefix} "
     keys = [
         hashlib.sha256(f"{salt}{language}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
         for text, language in zip(texts, languages, strict=True)
@@ -198,39 +189,51 @@ def _write_vectors(path: Path, known: dict[str, NDArray[np.float32]]) -> None:
         save_file({"keys": keys, "vectors": np.stack(list(known.values()))}, temporary)
 
 
-def _head(
-    vectors: NDArray[np.float32], targets: NDArray[np.float64], folds: NDArray[np.integer[Any]], settings: Settings
-) -> Head:
-    if settings.head == "mlp":
-        return _network(vectors.astype(np.float64), targets, settings.seed)
-    return ridge(vectors.astype(np.float64), targets, folds)
+def _head(vectors: Array, targets: Array, folds: Folds, settings: Settings) -> Head:
+    return _network(vectors, targets, settings.seed) if settings.head == "mlp" else ridge(vectors, targets, folds)
 
 
-def ridge(vectors: NDArray[np.float64], targets: NDArray[np.float64], folds: NDArray[np.integer[Any]]) -> Head:
-    """A linear head by ridge regression; the strength has the least squared error over the folds."""
+def ridge(vectors: Array, targets: Array, folds: Folds) -> Head:
+    """A linear head by ridge regression; the strength has the least squared error over the folds.
+
+    Args:
+        vectors: (n, dimension).
+        targets: (n, outputs).
+        folds: (n,).
+    """
     errors = np.zeros(len(STRENGTHS))
     for fold in np.unique(folds).tolist():
         inside = folds != fold
-        for place, head in enumerate(_ridges(vectors[inside], targets[inside], STRENGTHS)):
-            errors[place] += ((head(vectors[~inside]) - targets[~inside]) ** 2).sum()
-    return _ridges(vectors, targets, [STRENGTHS[int(errors.argmin())]])[0]
+        solver = _Ridge(vectors[inside], targets[inside])
+        outside = (vectors[~inside] - solver.mean) / solver.scale
+        for place, strength in enumerate(STRENGTHS):
+            predicted = np.clip(outside @ solver.weights(strength) + solver.bias, LOWEST, HIGHEST)
+            errors[place] += ((predicted - targets[~inside]) ** 2).sum()
+    solver = _Ridge(vectors, targets)
+    # In the order of memory in which it is written and read: the order of a sum follows it.
+    weights = np.ascontiguousarray(solver.weights(STRENGTHS[int(errors.argmin())]).T)
+    return Head(solver.mean, solver.scale, weights, solver.bias)
 
 
-def _ridges(vectors: NDArray[np.float64], targets: NDArray[np.float64], strengths: Sequence[float]) -> list[Head]:
-    """The heads of some strengths, by one singular value decomposition of the standardised vectors."""
-    mean, scale = _moments(vectors)
-    bias = targets.mean(0)
-    left, values, right = np.linalg.svd((vectors - mean) / scale, full_matrices=False)
-    # (rank, 5): the targets in the coordinates of the left singular vectors.
-    parts = left.T @ (targets - bias)
-    heads = []
-    for strength in strengths:
-        shrunk = (values / (values**2 + strength))[:, None] * parts
-        heads.append(Head(mean, scale, (right.T @ shrunk).T, bias))
-    return heads
+class _Ridge:
+    """The ridge regressions of one set of vectors, for any strength after one decomposition."""
+
+    def __init__(self, vectors: Array, targets: Array) -> None:
+        self.mean, self.scale = _moments(vectors)
+        self.bias = targets.mean(0)
+        self._inputs = (vectors - self.mean) / self.scale
+        # The dual form: labels are fewer than components, so the matrix of their products is the small one.
+        self._values, self._basis = np.linalg.eigh(self._inputs @ self._inputs.T)
+        self._parts = self._basis.T @ (targets - self.bias)
+
+    def weights(self, strength: float) -> Array:
+        """(dimension, outputs)."""
+        shrunk = self._parts / (np.maximum(self._values, 0.0) + strength)[:, None]
+        result: Array = self._inputs.T @ (self._basis @ shrunk)
+        return result
 
 
-def _network(vectors: NDArray[np.float64], targets: NDArray[np.float64], seed: int) -> Head:
+def _network(vectors: Array, targets: Array, seed: int) -> Head:
     """A head with one hidden layer, trained on all vectors at once with this package's optimizer and schedule."""
     import torch
 
@@ -238,8 +241,7 @@ def _network(vectors: NDArray[np.float64], targets: NDArray[np.float64], seed: i
     from codeshell.train.schedule import learning_rate
 
     mean, scale = _moments(vectors)
-    width = vectors.shape[1]
-    first, second = torch.nn.Linear(width, HIDDEN), torch.nn.Linear(HIDDEN, len(OUTPUTS))
+    first, second = torch.nn.Linear(vectors.shape[1], HIDDEN), torch.nn.Linear(HIDDEN, targets.shape[1])
     network = torch.nn.Sequential(first, torch.nn.GELU(approximate="tanh"), second)
     with torch.no_grad():
         for place, parameter in enumerate(network.parameters()):
@@ -264,25 +266,13 @@ def _network(vectors: NDArray[np.float64], targets: NDArray[np.float64], seed: i
     return Head(mean, scale, *arrays)
 
 
-def schedule(steps: int, lr: float) -> Train:
-    """The trainer's schedule for a short training: a tenth of the steps warms up, then a cosine to nothing."""
-    return Train(
-        steps=steps,
-        lr=lr,
-        min_lr_ratio=0.0,
-        warmup_steps=max(1, steps // 10),
-        phases=(Phase(share=1.0, context=512),),
-        beta2=0.98,
-    )
-
-
-def _moments(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(vectors: Array) -> tuple[Array, Array]:
     """Mean and deviation of each component; one that never changes has the deviation 1."""
     deviation = vectors.std(0)
     return vectors.mean(0), np.where(deviation > 1e-12, deviation, 1.0)
 
 
-def _mix(trees: NDArray[np.float64], encoder: NDArray[np.float64], score: NDArray[np.float64]) -> Mix:
+def _mix(trees: Array, encoder: Array, score: Array) -> Mix:
     """Least squares of the score on both; where a weight would be negative, on the other one alone."""
     choices = []
     for columns in ((0, 1), (0,), (1,)):

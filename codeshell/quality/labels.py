@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell.boosting.model import DIMENSIONS, HIGH, LOW, SCORE
+from codeshell.boosting.quality_model import DIMENSIONS, HIGH, LOW, SCORE
 from codeshell.documents import languages, readers
 from codeshell.documents.columns import LONGEST_LINE
 from codeshell.documents.json_lines import decode_record

@@ -30,6 +30,9 @@ SAMPLE = 500
 BYTES = (150, 40_000)
 """Smaller files say nothing, larger ones are mostly tables and generated."""
 
+LEAST_FILES = 100
+"""Files of a side of a language from which it weighs as much as any other; with fewer it weighs less."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -73,7 +76,8 @@ def read_reference(
             files = by_language[language]
             found += files
             signs += [sign] * len(files)
-            weights += [1 / len(files)] * len(files)
+            # A handful of files must not weigh as much as hundreds.
+            weights += [1 / max(len(files), LEAST_FILES)] * len(files)
     weight = np.array(weights)
     return Reference(tuple(found), np.array(signs), weight / weight.mean(), counts)
 

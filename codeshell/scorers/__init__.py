@@ -88,8 +88,9 @@ SCORERS: Registry[Any] = Registry(
         "standards": "codeshell.scorers.standards:Standards",
         "syntax": "codeshell.scorers.syntax:Syntax",
         "perplexity": "codeshell.scorers.perplexity:Perplexity",
-        "contamination": "codeshell.scorers.contamination:Contamination",
+        "quality": "codeshell.scorers.quality:Quality",
         "encoder": "codeshell.scorers.encoder:EncoderScorer",
+        "contamination": "codeshell.scorers.contamination:Contamination",
         "secrets": "codeshell.scorers.secrets:Secrets",
     },
 )

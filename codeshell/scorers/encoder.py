@@ -36,7 +36,7 @@ class EncoderScorer:
         UserError: no such model or encoder, transformers is not installed, or a setting out of its range.
     """
 
-    version = 1
+    version: int | str = 1
     columns = pa.schema([("encoder_quality", pa.float64()), ("joined_quality", pa.float64())])
     """`encoder_quality`: 0 to 5; null outside the band. `joined_quality`: the mix of both inside the band, the trees'
     `quality` outside; null only where that is null."""
@@ -61,6 +61,7 @@ class EncoderScorer:
         from codeshell.scorers import encoder_model
 
         self.model = encoder_model.load(user_path(model), encoder)
+        self.version = f"1-{self.model.version}"
         self.threshold = float(threshold)
         self.half_width = (
             float(band) if band is not None else self.model.half_width(threshold, SHARE if share is None else share)
@@ -76,7 +77,7 @@ class EncoderScorer:
         if len(rows):
             some = batch.select(["text", "language"]).take(pa.array(rows))
             vectors = self.model.encoder.embed(some["text"].to_pylist(), some["language"].to_pylist())
-            own[rows] = self.model.head(vectors)[:, -1]
+            own[rows] = self.model.head(vectors)[:, 0]
             joined[rows] = self.model.mix.join(quality[rows], own[rows])
         return {
             "encoder_quality": pa.array(own, from_pandas=True),

@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,8 +27,8 @@ from codeshell.scorers.bert import Encoder
 
 VERSION = 1
 
-OUTPUTS = ("correctness", "readability", "security", "value", "score")
-"""What the head gives, in this order, each from 0 to 5."""
+SCORE = "quality"
+"""The first output of every head. The others are those of the report's four dimensions that the labels had."""
 
 LOWEST, HIGHEST = 0.0, 5.0
 
@@ -60,7 +61,7 @@ class Head:
 
     Attributes:
         mean, scale: (dimension,): a vector is standardised as (vector - mean) / scale.
-        weight, bias: (5, width) and (5,), where width is the dimension or that of the hidden layer.
+        weight, bias: (outputs, width) and (outputs,), where width is the dimension or that of the hidden layer.
         hidden_weight, hidden_bias: (width, dimension) and (width,); None for a linear head.
     """
 
@@ -72,7 +73,7 @@ class Head:
     hidden_bias: NDArray[np.float64] | None = None
 
     def __call__(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
-        """(n, 5) scores of (n, dimension) vectors; each row depends on its vector alone, to the bit."""
+        """(n, outputs) scores of (n, dimension) vectors; each row depends on its vector alone, to the bit."""
         scores = np.empty((len(vectors), len(self.bias)))
         # A product for each vector: in one product of matrices the order of a sum may depend on their number.
         for row, vector in zip(scores, vectors, strict=True):
@@ -97,8 +98,12 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """`Encoder.identity` of it."""
     dimension: int
+    outputs: tuple[str, ...]
+    """`SCORE`, then dimensions; each from 0 to 5."""
     window: int
     windows: int
+    pooling: Literal["mean", "rich"]
+    prefix: bool
     mix: tuple[float, float, float]
     band: tuple[float, ...]
     """Quantiles of the trees' out-of-fold scores of the labels, ascending; empty without trees."""
@@ -112,9 +117,21 @@ class EncoderModel:
 
     encoder: Encoder
     head: Head
+    outputs: tuple[str, ...]
     mix: Mix
     band: NDArray[np.float64]
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """A short hash of all that decides a score: another model or encoder scores again."""
+        digest = hashlib.sha256(
+            f"{VERSION} {self.encoder.identity} {self.encoder.window} {self.encoder.windows}".encode()
+        )
+        for name, tensor in sorted(self.head.tensors().items()):
+            digest.update(name.encode() + tensor.tobytes())
+        digest.update(np.array([*self.mix, *self.band.tolist()]).tobytes())
+        return digest.hexdigest()[:16]
 
     def half_width(self, threshold: float, share: float) -> float:
         """The half width of the band around a threshold that holds `share` of the documents, by the labels' scores.
@@ -148,8 +165,11 @@ def write(folder: Path, model: EncoderModel, encoder: str) -> None:
         encoder=encoder,
         sha256=model.encoder.identity,
         dimension=model.encoder.dimension,
+        outputs=model.outputs,
         window=model.encoder.window,
         windows=model.encoder.windows,
+        pooling="rich" if model.encoder.pooling == "rich" else "mean",
+        prefix=model.encoder.prefix,
         mix=(model.mix.intercept, model.mix.trees, model.mix.encoder),
         band=tuple(model.band.tolist()),
         metrics=model.metrics,
@@ -178,11 +198,11 @@ def load(folder: Path, encoder: str = "") -> EncoderModel:
         raise UserError(f"{path}: version {card.version}, and this codeshell reads {VERSION}; train it again")
     head = _checked(tensors, card, folder)
     place = encoder or (str(folder / "encoder") if card.encoder == "encoder" else card.encoder)
-    loaded = Encoder(place, window=card.window, windows=card.windows)
+    loaded = Encoder(place, window=card.window, windows=card.windows, pooling=card.pooling, prefix=card.prefix)
     # Another encoder's vectors would go through the head without an error, and mean nothing.
     if loaded.identity != card.sha256:
         raise UserError(f"{place}: not the encoder that {folder} was trained with; give its directory as `encoder`")
-    return EncoderModel(loaded, head, Mix(*card.mix), np.asarray(card.band, np.float64), card.metrics)
+    return EncoderModel(loaded, head, card.outputs, Mix(*card.mix), np.asarray(card.band, np.float64), card.metrics)
 
 
 def gelu(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,13 +218,13 @@ def _checked(tensors: dict[str, Any], card: Card, folder: Path) -> Head:
     shapes: dict[str, tuple[int, ...]] = {
         "mean": (card.dimension,),
         "scale": (card.dimension,),
-        "weight": (len(OUTPUTS), width),
-        "bias": (len(OUTPUTS),),
+        "weight": (len(card.outputs), width),
+        "bias": (len(card.outputs),),
     }
     if width != card.dimension or "hidden_bias" in tensors:
         shapes |= {"hidden_weight": (width, card.dimension), "hidden_bias": (width,)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
-    if found != shapes or not finite or not len(card.mix) == 3:
+    if found != shapes or not finite or card.outputs[:1] != (SCORE,):
         raise UserError(f"{folder}: head.safetensors does not fit encoder.json; train it again")
     return Head(**{name: np.asarray(tensor, np.float64) for name, tensor in tensors.items()})

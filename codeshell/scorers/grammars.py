@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WORDS = frozenset(
     """function lambda type if elif else loop switch case catch ternary decision logical and or jump parentheses
     statement declaration import comment string embedded number identifier variable parameters parameter call block
-    attribute wrapper docstring data nothing try""".split()  # noqa: SIM905
+    attribute wrapper docstring data nothing try operator""".split()  # noqa: SIM905
 )
 """The words of an entry under which types of nodes stand (csrc/syntax/kinds.h)."""
 
@@ -212,12 +212,6 @@ def functions(language: str, text: bytes, path: str = "") -> list[dict[str, Any]
         measurer = make(language, path)
     except ModuleNotFoundError:
         return None
-    found = measurer.functions(text, STEPS_PER_BYTE * len(text) + STEPS)
+    found = measurer.functions(text)
     return [{**entry, "name": entry["name"].decode("utf-8", "replace")} for entry in found]
 
-
-STEPS = 1_000
-STEPS_PER_BYTE = 1
-"""The budget of a text in hundreds of operations of the parser. Ordinary code takes below 0.02 for each byte
-(docs/quality.md); the parser's search for a way out of errors can take any number. A count and not a time, so that a
-text has the same columns on every machine."""

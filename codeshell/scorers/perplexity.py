@@ -28,7 +28,7 @@ from codeshell.environment import thread_count
 from codeshell.errors import UserError
 from codeshell.ngram import crossfit
 from codeshell.ngram.model import LanguageModel, Line, Scores, score_all
-from codeshell.ngram.training import Settings
+from codeshell.ngram.training import Settings, Units
 
 if TYPE_CHECKING:
     from codeshell.documents.corpus import Corpus
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parents[1] / "ngram" / "models"
 """Models that come with the package: LANGUAGE.good.lm and LANGUAGE.bad.lm."""
 
-MODELS = 32
-"""Models that a worker holds at a time; those that were used last stay."""
+MODELS = 512
+"""Models that a worker holds at a time, more than a corpus has. They are mapped, so that workers share their pages."""
 
 HASHED_BYTES = 32 << 20
 """What is hashed of both ends of a model file; see `_digest`."""
@@ -102,9 +102,19 @@ class Perplexity:
         self.version = f"{type(self).version}-{_digest([*self._good.files(), *self._bad.files()])}"
 
     def fit(self, corpus: Corpus, home: Path, engine: Engine) -> None:
-        """Train two models of each language of the corpus, if `good` is "corpus"; see `codeshell.ngram.crossfit`."""
-        if self._settings is not None:
-            crossfit.fit(corpus, home, self._settings)
+        """Train two models of each language of the corpus, if `good` is "corpus"; see `codeshell.ngram.crossfit`.
+
+        They have the units of the language's model of bad code, without which `contrast` would compare the units.
+        """
+        if self._settings is None:
+            return
+        bad = {language: self._bad.model(language) for language in corpus.languages}
+        units = {
+            language: Units.deserialize(model.handle.units.serialize())
+            for language, model in bad.items()
+            if model is not None and model.handle.units.kind == "lexical"
+        }
+        crossfit.fit(corpus, home, self._settings, units=units)
 
     def load(self, home: Path) -> None:
         """Take the models that `fit` wrote."""
@@ -211,7 +221,7 @@ class _Place:
 
 @lru_cache(MODELS)
 def _open(path: str) -> LanguageModel:
-    return LanguageModel.load(path)
+    return LanguageModel.load(path, "mapped")
 
 
 def _digest(paths: Iterable[Path]) -> str:

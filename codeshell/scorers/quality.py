@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from codeshell.boosting.model import DIMENSIONS, SCORE, SHIPPED, QualityModel, matrix
+from codeshell.boosting.quality_model import DIMENSIONS, SCORE, SHIPPED, QualityModel, matrix
 from codeshell.errors import UserError
 from codeshell.scorers.text import SCORES
 
@@ -43,7 +43,9 @@ class Quality:
         texts = batch["text"]
         missing = [column for column in self.model.columns if column not in batch.column_names]
         if missing:
-            raise UserError(f"scorer quality: no column {missing[0]!r} in the batch; name the scorer that gives it first")
+            raise UserError(
+                f"scorer quality: no column {missing[0]!r} in the batch; name the scorer that gives it first"
+            )
         predicted = self.model.predict(matrix(batch, self.model.columns), texts)
         return {target: pa.array(predicted[:, t]) for t, target in enumerate(self.model.targets)}
 

@@ -120,7 +120,7 @@ class Syntax:
         view = np.frombuffer(offsets, np.int64)[taken.offset : taken.offset + len(taken) + 1]
         lengths = np.diff(view)
         bytes_of_texts = b"" if data is None else memoryview(data)
-        counts = measurer.measure(bytes_of_texts, view, self.max_bytes, grammars.STEPS_PER_BYTE, grammars.STEPS)
+        counts = measurer.measure(bytes_of_texts, view, self.max_bytes)
         measured = counts["measured"]
         self.counts["measured"] += int(measured.sum())
         self.counts["too long"] += int((lengths > self.max_bytes).sum())

@@ -140,6 +140,11 @@ py::dict score_each_id(const TextModel& model, const py::array_t<uint32_t, py::a
   return each_as_arrays(scores);
 }
 
+// A word of a foreign file may be any bytes.
+py::object shown_word(const TextModel& model, uint32_t id) {
+  return py::bytes(model.units().word(id)).attr("decode")("utf-8", "backslashreplace");
+}
+
 py::dict describe(const TextModel& text_model) {
   const ngram::Header& header = text_model.model().header();
   py::list entries, bytes;
@@ -189,13 +194,13 @@ void bind_ngram_model(py::module_& module) {
       .def("words",
            [](const TextModel& model) {
              py::list words;
-             for (uint32_t id = 0; id < model.units().size(); ++id) words.append(py::str(model.units().word(id)));
+             for (uint32_t id = 0; id < model.units().size(); ++id) words.append(shown_word(model, id));
              return words;
            })
       .def("word",
            [](const TextModel& model, uint32_t id) {
              if (id >= model.units().size()) throw py::index_error("id: beyond the vocabulary");
-             return model.units().word(id);
+             return shown_word(model, id);
            })
       .def("score_ids", &score_ids, py::arg("ids"), py::arg("offsets"), py::arg("begin"), py::arg("end"))
       .def("score_each", &score_each, py::arg("data"), py::arg("begin"), py::arg("end"))

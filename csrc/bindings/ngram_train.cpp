@@ -235,6 +235,9 @@ void bind_ngram_train(py::module_& module) {
           [](const py::bytes& blob) { return std::make_shared<Units>(Units::deserialize(std::string_view(blob))); },
           py::arg("blob"))
       .def("serialize", [](const Units& units) { return py::bytes(units.serialize()); })
+      .def(py::pickle(
+          [](const Units& units) { return py::bytes(units.serialize()); },
+          [](const py::bytes& blob) { return std::make_shared<Units>(Units::deserialize(std::string_view(blob))); }))
       .def("__len__", &Units::size)
       .def_property_readonly("kind", &kind_name)
       .def_property_readonly("extra", [](const Units& units) { return py::bytes(units.extra()); })

@@ -28,9 +28,9 @@ class Adjuster {
   // The next key of the highest order.
   void add(const Counted<Key>& full) {
     const int valid = valid_orders(full.key), same = open_ ? equal_words(full.key, last_) : 0;
-    // Close what does not go on. What both keys begin with is valid in both.
+    // Close what ends here. What both keys begin with is valid in both.
     for (; open_ > same; --open_) close(open_);
-    // What goes on has occurred more often; the longest of it has one more word before it.
+    // What continues has occurred more often; the longest of it has one more word before it.
     for (int n = 1; n <= same; ++n) occurs_[at(n)] += full.count;
     if (same) ++adjusted_[at(same)];
     // Open the rest: seen after one word, or at the beginning of documents, where each time counts.

@@ -149,7 +149,7 @@ void ArpaReader::section_line(std::string_view line) {
     state_ = State::after;
     return;
   }
-  const std::string expected = "\\" + std::to_string(length_ + 1) + "-grams:";
+  const std::string expected = std::string("\\").append(std::to_string(length_ + 1)).append("-grams:");
   if (length_ == counts_.size() || line != expected) {
     fail(shown(line) + " and not " + (length_ == counts_.size() ? "\\end\\" : expected));
   }
@@ -230,7 +230,10 @@ void ArpaReader::start_tables() {
 }
 
 ArpaWriter::ArpaWriter(std::string path, std::vector<uint64_t> counts, std::function<std::string(uint32_t)> word)
-    : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")), counts_(std::move(counts)), word_(std::move(word)) {
+    : path_(std::move(path)),
+      file_(std::fopen(path_.c_str(), "wb")),
+      counts_(std::move(counts)),
+      word_(std::move(word)) {
   if (!file_) throw_system(path_);
   buffer_ = "\\data\\\n";
   for (size_t k = 0; k < counts_.size(); ++k) {

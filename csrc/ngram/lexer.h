@@ -2,12 +2,11 @@
 //
 //   word    a longest run of [A-Za-z0-9_] and bytes of 0x80 and above; one that begins with a digit is a number, and
 //           takes a point that a digit follows ("1.5e3")
-//   layout  a line break with the blank lines and the indent that follow; it says whether the next line is indented
-//           more than the last one, less, or the same
 //   mark    a punctuation character; one of the pairs below ("->"); or three and more of one character ("======")
 //   control any other byte below 0x20, and 0x7F
 //
-// Blanks within a line are no units. Quotes are marks like others and what is in a string or a comment is cut like the
+// Blanks and line breaks are no units: with units for line breaks and indents, models agree no better with judged quality
+// (docs/decisions.md), and there are an eighth more units. Quotes are marks like others and what is in a string or a comment is cut like the
 // rest, because where strings and comments end depends on the language, and one wrong quote would hide half a file.
 #pragma once
 
@@ -32,8 +31,7 @@ enum ByteClass : uint8_t {
   high_byte = 16,  // 0x80 and above: letters of other scripts, or no UTF-8 at all
   word_byte = 31,
   mark_byte = 32,
-  blank_byte = 64,  // space, tab, vertical tab, form feed, carriage return
-  line_byte = 128,
+  blank_byte = 64,  // space, tab, line feed, vertical tab, form feed, carriage return
 };
 
 inline constexpr std::array<uint8_t, 256> byte_classes = [] {
@@ -52,9 +50,7 @@ inline constexpr std::array<uint8_t, 256> byte_classes = [] {
       of = high_byte;
     else if (c > ' ' && c < 0x7F)
       of = mark_byte;
-    else if (c == '\n')
-      of = line_byte;
-    else if (c == ' ' || c == '\t' || c == '\v' || c == '\f' || c == '\r')
+    else if (c == ' ' || c == '\t' || c == '\n' || c == '\v' || c == '\f' || c == '\r')
       of = blank_byte;
   }
   return classes;
@@ -89,9 +85,6 @@ inline constexpr std::array<std::array<uint8_t, mark_count>, mark_count> pair_nu
   return numbers;
 }();
 
-// Line breaks: the indent of the next line against the last one's, and whether blank lines are between.
-enum Layout : uint32_t { same_indent, more_indent, less_indent, blank_same, blank_more, blank_less, layout_count };
-
 // Where the run of word bytes that begins at `at` ends.
 inline const char* word_end(const char* at, const char* end) {
 #if defined(__x86_64__)
@@ -116,7 +109,6 @@ inline const char* word_end(const char* at, const char* end) {
 
 // Calls, for each unit in order:
 //   sink.word(begin, end, number)   number: it begins with a digit
-//   sink.layout(kind, begin, end)
 //   sink.mark(c, begin, end)        one character
 //   sink.pair(i, begin, end)        mark_pairs[i]
 //   sink.run(c, begin, end)         three or more of the character c
@@ -124,9 +116,6 @@ inline const char* word_end(const char* at, const char* end) {
 template <class Sink>
 void scan(std::string_view text, Sink& sink) {
   const char *at = text.data(), *const end = at + text.size();
-  size_t indent = 0;  // of the last line that is not blank
-  // The indent of the first line counts, so that what follows is compared with it.
-  for (const char* p = at; p < end && (*p == ' ' || *p == '\t'); ++p) indent += *p == '\t' ? 4 : 1;
   while (at < end) {
     const uint8_t kind = class_of(*at);
     if (kind & word_byte) {
@@ -156,26 +145,6 @@ void scan(std::string_view text, Sink& sink) {
       } else {
         sink.mark(c, begin, at);
       }
-    } else if (kind == line_byte) {
-      const char* const begin = at++;
-      size_t lines = 1, width = 0;
-      // Blank lines count, and what is before the first character of the next line.
-      for (; at < end; ++at) {
-        if (*at == ' ') {
-          ++width;
-        } else if (*at == '\t') {
-          width += 4;
-        } else if (*at == '\n') {
-          ++lines;
-          width = 0;
-        } else if (class_of(*at) != blank_byte) {
-          break;
-        }
-      }
-      if (at == end) width = indent;  // no line follows
-      const uint32_t change = width == indent ? same_indent : width > indent ? more_indent : less_indent;
-      indent = width;
-      sink.layout((lines > 1 ? blank_same : same_indent) + change, begin, at);
     } else {
       const char* const begin = at++;
       sink.control(begin, at);

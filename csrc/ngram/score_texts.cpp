@@ -45,7 +45,9 @@ TextScore score_sentence(const Model& model, std::vector<uint32_t>& words, Ends 
 }  // namespace
 
 TextModel::TextModel(const std::string& path, Model::Memory memory)
-    : model_(path, memory), units_(std::make_shared<Units>(units_of(model_))), swap_(model_.header().begin, model_.header().end) {}
+    : model_(path, memory),
+      units_(std::make_shared<Units>(units_of(model_))),
+      swap_(model_.header().begin, model_.header().end) {}
 
 void TextModel::encode(std::string_view text, std::vector<uint32_t>& words, std::vector<Span>* spans) const {
   const size_t first = words.size();

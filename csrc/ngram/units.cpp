@@ -1,4 +1,4 @@
-// The ids of lexical units, in order: three special ones, layout, classes of names and numbers, marks, pairs and runs of
+// The ids of lexical units, in order: three special ones, classes of names and numbers, marks, pairs and runs of
 // marks; then the words of the vocabulary. A model's blob holds only the words, so this order is part of the format:
 // `format_version` counts its changes.
 #include "ngram/units.h"
@@ -43,15 +43,12 @@ enum Shape : uint32_t {
   shape_count,
 };
 
-constexpr std::array<std::string_view, layout_count> layout_words = {"<line>",  "<line+>",  "<line->",
-                                                                     "<blank>", "<blank+>", "<blank->"};
 constexpr std::array<std::string_view, shape_count> shape_words = {
     "<lower>", "<lower1>", "<UPPER>",  "<UPPER1>",  "<snake>",  "<snake1>",  "<UPPER_SNAKE>", "<UPPER_SNAKE1>",
     "<camel>", "<camel1>", "<Pascal>", "<Pascal1>", "<Mixed_>", "<Mixed_1>", "<other>",       "<other1>",
     "<long>",  "<12>",     "<1234>",   "<12345>",   "<1.5>",    "<0x1F>",    "<1a>",          "<control>"};
 
-constexpr uint32_t layout_base = first_id, shape_base = layout_base + layout_count,
-                   mark_base = shape_base + shape_count, pair_base = mark_base + mark_count,
+constexpr uint32_t shape_base = first_id, mark_base = shape_base + shape_count, pair_base = mark_base + mark_count,
                    run_base = pair_base + pair_count, word_base = run_base + mark_count;
 
 // The class of a word that has no id of its own.
@@ -210,7 +207,6 @@ struct IdSink {
     const uint32_t known = static_cast<size_t>(end - begin) > longest_word ? 0 : table.find(hash_word(begin, end));
     put(known ? known : shape_base + shape(begin, end, number), begin, end);
   }
-  void layout(uint32_t kind, const char* begin, const char* end) { put(layout_base + kind, begin, end); }
   void mark(char c, const char* begin, const char* end) { put(mark_base + place(c), begin, end); }
   void pair(size_t i, const char* begin, const char* end) { put(pair_base + static_cast<uint32_t>(i), begin, end); }
   void run(char c, const char* begin, const char* end) { put(run_base + place(c), begin, end); }
@@ -302,7 +298,6 @@ std::string Units::word(uint32_t id) const {
     // A backslash would be the beginning of an escape.
     return byte == '\\' ? "\\x5C" : escaped({&byte, 1});
   }
-  if (id < shape_base) return std::string(layout_words[id - layout_base]);
   if (id < mark_base) return std::string(shape_words[id - shape_base]);
   if (id < pair_base) return std::string(1, marks[id - mark_base]);
   if (id < run_base) return std::string(mark_pairs[id - pair_base]);

@@ -1,7 +1,7 @@
 // Turns a text into the ids of an n-gram model's units, and tells the words that the ids stand for.
 //
 // Kinds of units:
-//   lexical  words, numbers, marks and line breaks of source code (lexer.h). The commonest words have ids of their own;
+//   lexical  words, numbers and marks of source code (lexer.h). The commonest words have ids of their own;
 //            every other word is one of a few classes by its shape: `fooBar` is <camel>, `0x1F` is <hex>. No text has
 //            <unk>, and no tokenizer is needed.
 //   bpe      the ids of a tokenizer.json, three added; made in Python, because C++ has no BPE. The blob keeps the file.

@@ -68,7 +68,6 @@ class WordTally {
     bytes_.append(begin, size);
     if (2 * ++types_ > places_.size()) grow();
   }
-  void layout(uint32_t, const char*, const char*) {}
   void mark(char, const char*, const char*) {}
   void pair(size_t, const char*, const char*) {}
   void run(char, const char*, const char*) {}

@@ -4,50 +4,17 @@
 #include <tree_sitter/api.h>
 
 #include <map>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string_view>
 
 namespace codeshell::syntax {
 
-namespace {
-
-struct DeleteTree {
-  void operator()(TSTree* tree) const { ts_tree_delete(tree); }
-};
-
-// The whole text in one piece.
-struct Input {
-  const char* text;
-  uint32_t size;
-};
-
-const char* read_input(void* payload, uint32_t byte, TSPoint, uint32_t* read) {
-  const auto* input = static_cast<const Input*>(payload);
-  if (byte >= input->size) {
-    *read = 0;
-    return "";
-  }
-  *read = input->size - byte;
-  return input->text + byte;
-}
-
-// Called by the parser each hundred operations; true stops it.
-bool stop_parsing(TSParseState* state) {
-  auto* left = static_cast<uint64_t*>(state->payload);
-  if (*left == 0) return true;
-  --*left;
-  return false;
-}
-
-}  // namespace
-
 std::pair<int, int> grammar_versions() {
   return {TREE_SITTER_MIN_COMPATIBLE_LANGUAGE_VERSION, TREE_SITTER_LANGUAGE_VERSION};
 }
 
-Grammar::Grammar(const void* language) : language_(language) {
+Grammar::Grammar(const void* language) {
   const auto* grammar = static_cast<const TSLanguage*>(language);
   if (!grammar) throw std::invalid_argument("grammar: null");
   const auto version = static_cast<int>(ts_language_abi_version(grammar));
@@ -80,41 +47,22 @@ Grammar::Grammar(const void* language) : language_(language) {
     if (name == "default") kinds_[symbol] |= DEFAULT_WORD;
     if (name == ")" || name == "]" || name == "}" || name == "," || name == ";" || name == "\n") kinds_[symbol] |= CLOSER;
   }
-  parser_ = ts_parser_new();
-  walk_ = cs_walk_new(grammar);
-  if (!parser_ || !walk_) {
-    cs_walk_delete(walk_);
-    ts_parser_delete(parser_);
-    throw std::bad_alloc();
-  }
-  ts_parser_set_language(parser_, grammar);
+  parser_ = cs_parser_new(grammar);
+  if (!parser_) throw std::bad_alloc();
 }
 
-Grammar::~Grammar() {
-  cs_walk_delete(walk_);
-  ts_parser_delete(parser_);
+Grammar::~Grammar() { cs_parser_delete(parser_); }
+
+bool Grammar::parse_only(std::string_view text, const Budget& budget) {
+  const auto size = static_cast<uint32_t>(text.size());
+  return cs_parse(parser_, text.data(), size, budget.steps, budget.memory, nullptr, nullptr) == CS_PARSED;
 }
 
-TSTree* Grammar::parse_tree(const char* text, uint32_t size, uint64_t steps) {
-  Input input{text, size};
-  uint64_t left = steps;
-  TSTree* tree = ts_parser_parse_with_options(parser_, nullptr, {&input, read_input, TSInputEncodingUTF8, nullptr},
-                                              {&left, stop_parsing});
-  // A parser that was stopped would continue with the next text.
-  if (!tree) ts_parser_reset(parser_);
-  return tree;
-}
-
-bool Grammar::parse_only(const char* text, uint32_t size, uint64_t steps) {
-  return std::unique_ptr<TSTree, DeleteTree>(parse_tree(text, size, steps)) != nullptr;
-}
-
-Grammar::Nodes Grammar::parse(const char* text, uint32_t size, uint64_t steps) {
-  const std::unique_ptr<TSTree, DeleteTree> tree(parse_tree(text, size, steps));
-  if (!tree) return {};
+Grammar::Nodes Grammar::parse(std::string_view text, const Budget& budget) {
   Nodes nodes;
-  nodes.nodes = cs_walk_nodes(walk_, tree.get(), &nodes.count);
-  if (!nodes.nodes) throw std::bad_alloc();
+  const auto size = static_cast<uint32_t>(text.size());
+  const auto status = cs_parse(parser_, text.data(), size, budget.steps, budget.memory, &nodes.nodes, &nodes.count);
+  if (status == CS_NO_MEMORY) throw std::bad_alloc();
   return nodes;
 }
 

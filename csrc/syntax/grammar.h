@@ -2,21 +2,24 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "syntax/kinds.h"
 #include "syntax/nodes.h"
 
-struct TSParser;
-struct TSTree;
-
 namespace codeshell::syntax {
 
 // The first and last version of grammars that this core reads.
 std::pair<int, int> grammar_versions();
+
+// What a text may cost. Both are counted and not timed, so that the same text has the same answer on every machine.
+struct Budget {
+  uint64_t steps;  // hundreds of operations of the parser
+  size_t memory;   // bytes
+};
 
 // Names and kinds of a grammar's symbols. Not thread-safe: one at a time may parse.
 class Grammar {
@@ -44,21 +47,16 @@ class Grammar {
     const cs_node* nodes = nullptr;  // null: over the budget
     size_t count = 0;
   };
-  // Parses at most `steps` hundreds of operations of the parser: a count, so that the same text has the same answer
-  // on every machine. `text` has fewer than 2^32 bytes. std::bad_alloc without memory.
-  Nodes parse(const char* text, uint32_t size, uint64_t steps);
-  // Parses alone, for benchmarks: whether it stayed within the steps.
-  bool parse_only(const char* text, uint32_t size, uint64_t steps);
+  // `text` has fewer than 2^32 bytes. std::bad_alloc without memory.
+  Nodes parse(std::string_view text, const Budget& budget);
+  // Parses alone, for benchmarks: whether it stayed within the budget.
+  bool parse_only(std::string_view text, const Budget& budget);
 
  private:
-  TSTree* parse_tree(const char* text, uint32_t size, uint64_t steps);
-
-  const void* language_;
   std::vector<Symbol> symbols_;
   std::vector<Kinds> kinds_;
   std::vector<uint16_t> same_;
-  TSParser* parser_ = nullptr;
-  cs_walk* walk_ = nullptr;
+  cs_parser* parser_ = nullptr;
 };
 
 }  // namespace codeshell::syntax

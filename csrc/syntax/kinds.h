@@ -47,6 +47,7 @@ inline constexpr std::string_view kind_words[] = {
     "data",         // a list of values, where numbers are data
     "nothing",      // a statement that does nothing: pass, ;
     "try",          // whose `else` is a branch
+    "operator",     // a node whose text tells whether it joins two operands by `and` or `or`
 };
 
 inline constexpr int kind_count = static_cast<int>(sizeof(kind_words) / sizeof(*kind_words));
@@ -68,7 +69,8 @@ inline constexpr Kinds FUNCTION = kind("function"), LAMBDA = kind("lambda"), TYP
                        IDENTIFIER = kind("identifier"), VARIABLE = kind("variable"), PARAMETERS = kind("parameters"),
                        PARAMETER = kind("parameter"), CALL = kind("call"), BLOCK = kind("block"),
                        ATTRIBUTE = kind("attribute"), WRAPPER = kind("wrapper"), DOCSTRING = kind("docstring"),
-                       DATA = kind("data"), NOTHING = kind("nothing"), TRY = kind("try");
+                       DATA = kind("data"), NOTHING = kind("nothing"), TRY = kind("try"),
+                       OPERATOR = kind("operator");
 
 // Bits that every grammar has without being told.
 inline constexpr Kinds NAMED = Kinds{1} << 60;         // a node with a name of its own, unlike "(" or "while"

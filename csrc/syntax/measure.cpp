@@ -55,13 +55,17 @@ struct Measurer::Open {
   uint32_t frame_end;  // the first node that is not below
   Function found;
   bool body = false;
-  bool parameters_seen = false;
+  bool parameters_seen = false, parameters_field = false;
   bool recursion_seen = false;
   uint32_t outermost;  // itself if no function is around
 };
 
 Measurer::Measurer(const Grammar& grammar) : grammar_(grammar) {}
 Measurer::~Measurer() = default;
+
+void Measurer::prepare() {
+  bodies_ = std::any_of(grammar_.kinds().begin(), grammar_.kinds().end(), [](Kinds kinds) { return kinds & BLOCK; });
+}
 
 void Measurer::Distinct::clear() {
   // A large file's table is given back, so that small files need not clear it.
@@ -118,6 +122,14 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
   };
   const auto slice = [&](const cs_node& node) { return text.substr(node.start, node.end - node.start); };
 
+  // The kinds of a node. Some grammars have one node for all operators; then its text tells.
+  const auto kinds_at = [&](uint32_t i) {
+    const Kinds kinds = kinds_of[nodes[i].symbol];
+    if (!(kinds & OPERATOR)) return kinds;
+    const std::string_view word = slice(nodes[i]);
+    return kinds | (word == "&&" || word == "and" ? AND : 0) | (word == "||" || word == "or" ? OR : 0);
+  };
+
   // Where documentation ends that began with a comment on lines of its own; NONE without one.
   uint32_t comment_end = NONE;
   // Whether only blanks and at most one line end are between the comment and this byte.
@@ -171,7 +183,7 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
     }
     Frame& parent = frames_.back();
     const cs_node& node = nodes[i];
-    const Kinds kinds = kinds_of[node.symbol];
+    const Kinds kinds = kinds_at(i);
     const bool leaf = node.next == i + 1;
     const bool after_else = parent.after_else;
 
@@ -235,6 +247,8 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
       bool is_function = (kinds & FUNCTION) != 0;
       // What may be either is a function if a name is given to it.
       if (is_function && (kinds & LAMBDA)) is_function = (parent.kinds & VARIABLE) != 0;
+      // Where no body tells a function, what stands among data is the type of one.
+      if (!bodies_ && parent.data) is_function = false;
       if (kinds & (ATTRIBUTE | WRAPPER | FUNCTION)) {
         const bool follows = follows_comment(node.start);
         frame.documented = follows || ((parent.kinds & WRAPPER) && parent.documented);
@@ -263,11 +277,12 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
       if (kinds & VARIABLE) frame.role = VARIABLE_NAME;
       if (kinds & PARAMETER) frame.role = PARAMETER_NAME;
       if (kinds & DECIDES) {
-        // `default:` is where all go that no case takes, and `_` in Python.
+        // `default:` is where all go that no case takes; so is `_`.
         bool is_default = false;
         if ((kinds & CASE) && !leaf) {
           const uint32_t second = nodes[i + 1].next;
-          is_default = (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD) || (second < node.next && slice(nodes[second]) == "_");
+          is_default = (kinds_of[nodes[i + 1].symbol] & DEFAULT_WORD) || slice(nodes[i + 1]) == "_" ||
+                       (second < node.next && slice(nodes[second]) == "_");
         }
         if (!is_default) add_decision(parent);
       }
@@ -321,18 +336,18 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
     if (parent.function != NONE) {
       Open& open = functions_[parent.function];
       if (parent.kinds & FUNCTION) open.body |= (node.fields & CS_FIELD_BODY) || (kinds & BLOCK);
-      const bool list = (kinds & PARAMETERS) && ((node.fields & CS_FIELD_PARAMETERS) || (parent.kinds & FUNCTION));
-      if (list && !open.parameters_seen && (parent.role == FUNCTION_NAME || (parent.kinds & FUNCTION))) {
+      // Before the body; the list that is the field `parameters` counts rather than another, such as Go's receiver.
+      const bool field = (node.fields & CS_FIELD_PARAMETERS) != 0;
+      if ((kinds & PARAMETERS) && !open.body && (!open.parameters_seen || (field && !open.parameters_field))) {
         open.parameters_seen = true;
+        open.parameters_field = field;
         int64_t parameters = 0;
         for (uint32_t child = i + 1; child < node.next; child = nodes[child].next) {
           const Kinds part = kinds_of[nodes[child].symbol];
           // Not `*` and `/` of Python, and not C's (void).
-          const bool sign = nodes[child].end - nodes[child].start == 1 && !(part & IDENTIFIER) && nodes[child].next == child + 1;
-          parameters += (part & (NAMED | COMMENT | ATTRIBUTE)) == NAMED && !sign;
-        }
-        if (parameters == 1 && slice(nodes[i + 1 < count ? i + 1 : i]) == "(" && i + 2 < node.next && slice(nodes[i + 2]) == "void") {
-          parameters = 0;
+          const bool sign = slice(nodes[child]).size() == 1 && !(part & IDENTIFIER) && nodes[child].next == child + 1;
+          const bool none = slice(nodes[child]) == "void";
+          parameters += (part & (NAMED | COMMENT | ATTRIBUTE)) == NAMED && !sign && !none;
         }
         open.found.parameters = parameters;
       } else if ((kinds & PARAMETER) && (parent.kinds & FUNCTION)) {
@@ -384,7 +399,7 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
     // 9. Logical expressions that follow one another within parentheses are read as one.
     if (kinds & LOGICAL) {
       const uint32_t second = nodes[i + 1].next;
-      if (second < node.next && (kinds_of[nodes[second].symbol] & (AND | OR))) {
+      if (second < node.next && (kinds_at(second) & (AND | OR))) {
         frame.logical = parent.logical == NONE ? static_cast<uint32_t>(frames_.size()) : parent.logical;
       }
     } else if (kinds & PARENTHESES) {
@@ -396,7 +411,7 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
 
   // Functions whose body is there; the others only declare.
   for (Open& open : functions_) {
-    if (!open.body) continue;
+    if (bodies_ && !open.body) continue;
     Function& found = open.found;
     found.line = line_of(found.start);
     found.lines = line_of(found.end > found.start ? found.end - 1 : found.end) - found.line + 1;

@@ -61,6 +61,8 @@ struct Conventions {
 class Measurer {
  public:
   explicit Measurer(const Grammar& grammar);
+  // To be called when the grammar has its kinds.
+  void prepare();
   ~Measurer();
   Conventions conventions;
 
@@ -82,6 +84,7 @@ class Measurer {
   };
 
   const Grammar& grammar_;
+  bool bodies_ = false;  // whether the table tells where a function's body is
   std::vector<Frame> frames_;
   std::vector<Open> functions_;
   std::vector<uint32_t> lines_;       // offsets of line ends

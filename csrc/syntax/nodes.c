@@ -1,15 +1,116 @@
-// The walk of nodes.h. It reads tree-sitter's tree as it lies in memory: subtree.h, tree.h and language.h of the pinned
-// core (csrc/syntax/tree_sitter.cmake checks that they are those).
+// Parser, arena and walk of nodes.h. The core of tree-sitter is compiled within this file, because the walk reads its
+// trees as they lie in memory, and a parse that is left by a jump must give back what the grammar's own scanner holds.
+// csrc/syntax/tree_sitter.cmake checks that the core is the version this was written for.
 #include "syntax/nodes.h"
 
+#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
-// The core's own headers; the build adds their folder.
-#include <subtree.h>
-#include <tree.h>
+// The build adds its folder.
+#include <lib.c>
 
-#include <language.h>
+// --- Arena ----------------------------------------------------------------------------------------------------------
+
+enum {
+  FIRST_CHUNK = 1 << 20,  // enough for nearly every file of 10 kB, and kept from text to text
+  CLASSES = 128,          // blocks up to 1 kB are used again, by their size in words
+};
+
+typedef struct Chunk {
+  struct Chunk *before;
+  size_t size;
+} Chunk;
+
+typedef struct Block {
+  size_t words;  // of 8 bytes, without this one
+  // then the content, or for a free block:
+  struct Block *next;
+} Block;
+
+typedef struct {
+  Chunk *chunk;        // the last
+  char *free, *end;    // what is left of it
+  size_t taken, most;  // bytes; the limit
+  Block *classes[CLASSES + 1];
+  jmp_buf leave;
+  cs_status reason;  // why it was left
+} Arena;
+
+// The arena of the parse that runs in this thread.
+static _Thread_local Arena *arena;
+
+static void leave(cs_status reason) {
+  arena->reason = reason;
+  longjmp(arena->leave, 1);
+}
+
+static void *arena_take(size_t size) {
+  const size_t words = size ? (size + 7) / 8 : 1;
+  if (words <= CLASSES && arena->classes[words]) {
+    Block *block = arena->classes[words];
+    arena->classes[words] = block->next;
+    return &block->next;
+  }
+  const size_t bytes = 8 * (words + 1);
+  arena->taken += bytes;
+  if (arena->taken > arena->most) leave(CS_TOO_MUCH_MEMORY);
+  if ((size_t)(arena->end - arena->free) < bytes) {
+    const size_t content = bytes > FIRST_CHUNK ? bytes : FIRST_CHUNK;
+    Chunk *chunk = malloc(sizeof *chunk + content);
+    if (!chunk) leave(CS_NO_MEMORY);
+    *chunk = (Chunk){arena->chunk, content};
+    arena->chunk = chunk;
+    arena->free = (char *)(chunk + 1);
+    arena->end = arena->free + content;
+  }
+  Block *block = (Block *)arena->free;
+  arena->free += bytes;
+  block->words = words;
+  return &block->next;
+}
+
+static Block *block_of(void *content) { return (Block *)((char *)content - offsetof(Block, next)); }
+
+static void *arena_take_zeros(size_t count, size_t size) {
+  void *content = arena_take(count * size);
+  return memset(content, 0, count * size);
+}
+
+static void arena_give_back(void *content) {
+  if (!content) return;
+  Block *block = block_of(content);
+  if (block->words <= CLASSES) {
+    block->next = arena->classes[block->words];
+    arena->classes[block->words] = block;
+  }
+}
+
+static void *arena_change(void *content, size_t size) {
+  if (!content) return arena_take(size);
+  Block *block = block_of(content);
+  const size_t held = 8 * block->words;
+  if (size <= held) return content;
+  void *larger = arena_take(size);
+  memcpy(larger, content, held);
+  arena_give_back(content);
+  return larger;
+}
+
+// Everything is free again; the first chunk stays.
+static void arena_empty(Arena *self) {
+  while (self->chunk->before) {
+    Chunk *before = self->chunk->before;
+    free(self->chunk);
+    self->chunk = before;
+  }
+  self->free = (char *)(self->chunk + 1);
+  self->end = self->free + self->chunk->size;
+  self->taken = 0;
+  memset(self->classes, 0, sizeof self->classes);
+}
+
+// --- Walk -----------------------------------------------------------------------------------------------------------
 
 // The children of a node that are still to come.
 typedef struct {
@@ -23,8 +124,9 @@ typedef struct {
 
 static const uint32_t NO_NODE = UINT32_MAX;
 
-struct cs_walk {
+struct cs_parser {
   const TSLanguage *language;
+  Arena arena;
   uint8_t *fields;         // (productions, children): CS_FIELD_* of a child
   uint32_t productions;
   uint32_t children;
@@ -48,8 +150,8 @@ static uint8_t field_bits(const char *name) {
   return 0;
 }
 
-cs_walk *cs_walk_new(const TSLanguage *language) {
-  cs_walk *walk = calloc(1, sizeof *walk);
+cs_parser *cs_parser_new(const TSLanguage *language) {
+  cs_parser *walk = calloc(1, sizeof *walk);
   if (!walk) return NULL;
   walk->language = language;
   walk->productions = language->production_id_count;
@@ -65,15 +167,19 @@ cs_walk *cs_walk_new(const TSLanguage *language) {
       }
     }
   }
+  Chunk *chunk = malloc(sizeof *chunk + FIRST_CHUNK);
+  walk->arena.chunk = chunk;
   walk->fields = calloc((size_t)walk->productions * walk->children + 1, 1);
   walk->frame_capacity = 256;
   walk->frames = malloc(walk->frame_capacity * sizeof *walk->frames);
   walk->node_capacity = 1 << 14;
   walk->nodes = malloc(walk->node_capacity * sizeof *walk->nodes);
-  if (!walk->fields || !walk->frames || !walk->nodes) {
-    cs_walk_delete(walk);
+  if (!chunk || !walk->fields || !walk->frames || !walk->nodes) {
+    cs_parser_delete(walk);
     return NULL;
   }
+  *chunk = (Chunk){NULL, FIRST_CHUNK};
+  arena_empty(&walk->arena);
   if (language->field_count > 0) {
     for (uint32_t id = 0; id < walk->productions; ++id) {
       ts_language_field_map(language, id, &entry, &end);
@@ -88,8 +194,9 @@ cs_walk *cs_walk_new(const TSLanguage *language) {
   return walk;
 }
 
-void cs_walk_delete(cs_walk *walk) {
+void cs_parser_delete(cs_parser *walk) {
   if (!walk) return;
+  free(walk->arena.chunk);
   free(walk->fields);
   free(walk->frames);
   free(walk->nodes);
@@ -97,7 +204,7 @@ void cs_walk_delete(cs_walk *walk) {
 }
 
 // Room for one more frame and node; false without memory.
-static bool reserve(cs_walk *walk, size_t frames, size_t nodes) {
+static bool reserve(cs_parser *walk, size_t frames, size_t nodes) {
   if (frames == walk->frame_capacity) {
     Frame *more = realloc(walk->frames, 2 * walk->frame_capacity * sizeof *more);
     if (!more) return false;
@@ -113,7 +220,8 @@ static bool reserve(cs_walk *walk, size_t frames, size_t nodes) {
   return true;
 }
 
-const cs_node *cs_walk_nodes(cs_walk *walk, const TSTree *tree, size_t *count) {
+// The nodes of the tree; false without memory.
+static bool walk_tree(cs_parser *walk, const TSTree *tree, size_t *count) {
   const TSLanguage *language = walk->language;
   // The names that a grammar gives to a node in some places only (aliases) are numbered after its symbols.
   const uint16_t error_symbol = (uint16_t)ts_language_symbol_count(language);
@@ -149,7 +257,7 @@ const cs_node *cs_walk_nodes(cs_walk *walk, const TSTree *tree, size_t *count) {
     }
     const uint32_t start = position + ts_subtree_padding(child).bytes;
     const uint32_t end = start + ts_subtree_size(child).bytes;
-    if (!reserve(walk, depth, nodes)) return NULL;
+    if (!reserve(walk, depth, nodes)) return false;
     uint32_t index = NO_NODE;
     if (visible) {
       index = (uint32_t)nodes++;
@@ -174,5 +282,69 @@ const cs_node *cs_walk_nodes(cs_walk *walk, const TSTree *tree, size_t *count) {
                                     index == NO_NODE ? fields : 0};
   }
   *count = nodes;
-  return walk->nodes;
+  return true;
+}
+
+// --- Parsing --------------------------------------------------------------------------------------------------------
+
+typedef struct {
+  const char *text;
+  uint32_t size;
+} Input;
+
+// The whole text in one piece.
+static const char *read_input(void *payload, uint32_t byte, TSPoint point, uint32_t *read) {
+  (void)point;
+  const Input *input = payload;
+  if (byte >= input->size) {
+    *read = 0;
+    return "";
+  }
+  *read = input->size - byte;
+  return input->text + byte;
+}
+
+// Called by the parser each hundred operations; true stops it.
+static bool stop_parsing(TSParseState *state) {
+  uint64_t *left = state->payload;
+  if (*left == 0) return true;
+  --*left;
+  return false;
+}
+
+cs_status cs_parse(cs_parser *walk, const char *text, uint32_t size, uint64_t steps, size_t memory,
+                   const cs_node **nodes, size_t *count) {
+  ts_set_allocator(arena_take, arena_take_zeros, arena_change, arena_give_back);
+  arena = &walk->arena;
+  arena->most = memory;
+  Input input = {text, size};
+  uint64_t left = steps;
+  cs_status status = CS_PARSED;
+  // Kept in memory over the jump.
+  TSParser *volatile parser = NULL;
+  if (setjmp(arena->leave) == 0) {
+    parser = ts_parser_new();
+    ts_parser_set_language(parser, walk->language);
+    const TSParseOptions options = {&left, stop_parsing};
+    const TSTree *tree =
+        ts_parser_parse_with_options(parser, NULL, (TSInput){&input, read_input, TSInputEncodingUTF8, NULL}, options);
+    if (!tree) {
+      status = CS_TOO_MANY_STEPS;
+    } else if (nodes) {
+      if (walk_tree(walk, tree, count)) {
+        *nodes = walk->nodes;
+      } else {
+        status = CS_NO_MEMORY;
+      }
+    }
+  } else {
+    status = arena->reason;
+  }
+  // The scanner of a grammar has memory of its own; all else lies in the arena.
+  if (parser && parser->external_scanner_payload && walk->language->external_scanner.destroy) {
+    walk->language->external_scanner.destroy(parser->external_scanner_payload);
+  }
+  arena_empty(arena);
+  arena = NULL;
+  return status;
 }

@@ -3,6 +3,10 @@
 //
 // Why not the public cursor: it finds each child anew, compares names and keeps rows and columns. This walk takes the
 // children where they lie and needs a tenth of the time of parsing (docs/quality.md).
+//
+// Memory: the parser takes all it needs from an arena that is emptied after each text. That is faster than giving back
+// each node; and a text on which the search for a way out of errors would take gigabytes (12 kB of "x=>" took 5 GB as C)
+// is left by a long jump, which the parser itself has no way to do.
 #pragma once
 
 #include <stdbool.h>
@@ -14,7 +18,6 @@ extern "C" {
 #endif
 
 struct TSLanguage;
-struct TSTree;
 
 // Fields of a grammar that metrics ask for, as bits: what a child is to its parent.
 enum { CS_FIELD_NAME = 1, CS_FIELD_DECLARATOR = 2, CS_FIELD_LEFT = 4, CS_FIELD_BODY = 8, CS_FIELD_PARAMETERS = 16 };
@@ -30,14 +33,21 @@ typedef struct {
   uint32_t next;    // index of the first node that is not below this one: i + 1 for a leaf
 } cs_node;
 
-typedef struct cs_walk cs_walk;  // memory that the walks of one grammar use again
+// A parser for one grammar, with memory that it uses again for each text.
+typedef struct cs_parser cs_parser;
 
-// NULL without memory. The language must outlive the walk.
-cs_walk *cs_walk_new(const struct TSLanguage *language);
-void cs_walk_delete(cs_walk *walk);
+// NULL without memory. The language must outlive the parser.
+cs_parser *cs_parser_new(const struct TSLanguage *language);
+void cs_parser_delete(cs_parser *parser);
 
-// The nodes of the tree, valid until the next call; NULL without memory. No recursion, whatever the depth.
-const cs_node *cs_walk_nodes(cs_walk *walk, const struct TSTree *tree, size_t *count);
+typedef enum { CS_PARSED, CS_TOO_MANY_STEPS, CS_TOO_MUCH_MEMORY, CS_NO_MEMORY } cs_status;
+
+// Parses a text within a budget: `steps` hundreds of operations of the parser, and `memory` bytes of its structures.
+// Both are counted and not timed, so that the same text has the same answer on every machine. `nodes` receives the
+// nodes of the tree, valid until the next call; with NULL nothing but the parsing is done. No recursion here, whatever
+// the depth. One thread at a time.
+cs_status cs_parse(cs_parser *parser, const char *text, uint32_t size, uint64_t steps, size_t memory,
+                   const cs_node **nodes, size_t *count);
 
 #ifdef __cplusplus
 }

@@ -31,7 +31,7 @@ function(codeshell_add_tree_sitter target)
     codeshell_stop("CODESHELL_TREE_SITTER=${CODESHELL_TREE_SITTER}, but ${reason}")
   endif()
   # Plain C; its symbols stay inside, so that another copy in the same process cannot meet them.
-  add_library(tree_sitter OBJECT ${sources}/src/lib.c csrc/syntax/nodes.c)
+  add_library(tree_sitter OBJECT csrc/syntax/nodes.c)
   set_target_properties(tree_sitter PROPERTIES C_STANDARD 11 C_VISIBILITY_PRESET hidden)
   target_compile_definitions(tree_sitter PRIVATE TREE_SITTER_HIDE_SYMBOLS _POSIX_C_SOURCE=200112L _DEFAULT_SOURCE NDEBUG)
   target_include_directories(tree_sitter PRIVATE csrc)

@@ -2,9 +2,15 @@
 // it can be compressed.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <numeric>
 
 #include "text/lexical.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace codeshell::text {
 
@@ -71,6 +77,8 @@ int64_t count_characters(const char* text, size_t size) {
 }
 
 namespace {
+
+constexpr uint64_t gram_base = 0xA24BAED4963EE407u;  // odd
 
 // Bits of a byte's class.
 enum ByteBit : uint8_t { base64 = 1, white = 2, decimal = 4, hexadecimal = 8, word = 16 };
@@ -191,28 +199,66 @@ void scan_bytes(const char* text, size_t size, Row& row) {
   at(row, Column::longest_run) = static_cast<double>(find_longest_run(text, size));
 }
 
+// Bit i is set where byte p[i] is a blank or a line end.
+uint64_t white_mask(const char* p) {
+#if defined(__SSE2__)
+  // Four vectors of 16 bytes. A byte from \t to \r lies, moved down by \t, at or below 4 as unsigned.
+  uint64_t mask = 0;
+  for (int part = 0; part < 4; ++part) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * part));
+    const __m128i moved = _mm_sub_epi8(bytes, _mm_set1_epi8('\t'));
+    const __m128i ends = _mm_cmpeq_epi8(_mm_min_epu8(moved, _mm_set1_epi8(4)), moved);
+    const __m128i blanks = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(' '));
+    mask |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(_mm_or_si128(ends, blanks)))) << (16 * part);
+  }
+  return mask;
+#else
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(has(p + i, white)) << i;
+  return mask;
+#endif
+}
+
 // The words between blanks of the first bytes of a text, and sums over them: `hashes` and `bytes` have one entry more
 // than there are words, and entry i is about all words before word i.
 void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
-  constexpr uint64_t base = 0xA24BAED4963EE407u;
   auto& hashes = scratch.hashes;
   auto& bytes = scratch.word_bytes;
   hashes.assign(1, 0);
   bytes.assign(1, 0);
-  size_t longest = 0;
-  for (const char *p = text, *const end = text + size; p < end;) {
-    if (has(p, white)) {
-      ++p;
-      continue;
-    }
-    const char* const begin = p;
-    while (p < end && !has(p, white)) ++p;
-    const auto length = static_cast<size_t>(p - begin);
+  size_t longest = 0, begin = 0;
+  const auto word_ends = [&](size_t end) {
+    const size_t length = end - begin;
     longest = std::max(longest, length);
-    if (hashes.size() > static_cast<size_t>(repetition_items)) continue;
-    hashes.push_back(hashes.back() * base + hash_bytes(begin, length));
+    if (hashes.size() > static_cast<size_t>(repetition_items)) return;
+    hashes.push_back(hashes.back() * gram_base + hash_bytes(text + begin, length));
     bytes.push_back(bytes.back() + static_cast<int64_t>(length));
+  };
+  // Blocks of 64 bytes: a bit of `edges` is where a word begins or ends, in turns.
+  uint64_t before = 1;  // the byte before the text counts as a blank
+  bool inside = false;
+  std::array<char, 64> rest;
+  for (size_t at = 0; at < size; at += 64) {
+    const char* block = text + at;
+    if (size - at < 64) {
+      // The last bytes, filled up with blanks; the word at the end of the text ends there.
+      rest.fill(' ');
+      std::memcpy(rest.data(), block, size - at);
+      block = rest.data();
+    }
+    const uint64_t mask = white_mask(block);
+    for (uint64_t edges = mask ^ (mask << 1 | before); edges; edges &= edges - 1) {
+      const size_t place = at + static_cast<size_t>(std::countr_zero(edges));
+      if (inside) {
+        word_ends(place);
+      } else {
+        begin = place;
+      }
+      inside = !inside;
+    }
+    before = mask >> 63;
   }
+  if (inside) word_ends(size);
   at(row, Column::longest_word) = static_cast<double>(longest);
 }
 
@@ -220,48 +266,57 @@ void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
 // commonest sequence, its bytes times its count. For 5 and 10: the words within sequences that came before.
 //
 // A sequence of n words can only come again where its first words do, so each length looks only at the places that the
-// length before it has left.
+// length before it has left. A table from hashes to the place of the first such sequence is all that is searched.
 void scan_words(const char* text, size_t size, Scratch& scratch, Row& row) {
   split_words(text, size, scratch, row);
-  constexpr uint64_t base = 0xA24BAED4963EE407u;
   constexpr std::array<size_t, 5> lengths = {2, 3, 4, 5, 10};
   constexpr std::array<Column, 5> columns = {Column::top_2gram, Column::top_3gram, Column::top_4gram,
                                              Column::duplicate_5grams, Column::duplicate_10grams};
   const auto& hashes = scratch.hashes;
   const auto& bytes = scratch.word_bytes;
   const size_t count = hashes.size() - 1;
-  auto& starts = scratch.starts;
-  auto& places = scratch.places;
+  auto& starts = scratch.starts;  // of the sequences, in words
+  auto& grams = scratch.grams;    // their hashes
+  auto& first = scratch.first;    // the number of the first equal sequence
+  auto& times = scratch.times;    // how often it came; right at the first alone
+  auto& table = scratch.table;
   starts.resize(count);
-  for (size_t i = 0; i < count; ++i) starts[i] = static_cast<uint32_t>(i);
+  std::iota(starts.begin(), starts.end(), uint32_t{0});
   for (size_t g = 0; g < lengths.size(); ++g) {
     const size_t n = lengths[g];
     uint64_t power = 1;
-    for (size_t i = 0; i < n; ++i) power *= base;
+    for (size_t i = 0; i < n; ++i) power *= gram_base;
     while (!starts.empty() && starts.back() + n > count) starts.pop_back();
-    if (starts.empty()) break;  // the columns of this and all greater lengths stay 0
-    Counts& seen = scratch.grams;
-    seen.clear(starts.size());
-    places.resize(starts.size());
+    const size_t sequences = starts.size();
+    if (sequences == 0) break;  // the columns of this and all greater lengths stay 0
+    // The polynomial of words i to i + n, from those of all words before i and before i + n.
+    grams.resize(sequences);
+    for (size_t s = 0; s < sequences; ++s) grams[s] = hashes[starts[s] + n] - hashes[starts[s]] * power;
+    const size_t slots = std::bit_ceil(2 * sequences);
+    const int shift = 64 - std::countr_zero(slots);
+    table.assign(slots, 0);
+    first.resize(sequences);
+    times.assign(sequences, 0);
     const bool top = n < 5;
     int64_t best = 0, covered = 0;
     uint32_t most = 1;
     size_t marked = 0;  // words before this one are counted already
-    for (size_t s = 0; s < starts.size(); ++s) {
+    for (size_t s = 0; s < sequences; ++s) {
+      size_t slot = (grams[s] * gram_base) >> shift;
+      while (table[slot] && grams[table[slot] - 1] != grams[s]) slot = (slot + 1) & (slots - 1);
+      if (!table[slot]) table[slot] = static_cast<uint32_t>(s + 1);
+      const uint32_t original = table[slot] - 1;
+      first[s] = original;
+      const uint32_t seen = ++times[original];
+      if (seen < 2) continue;
       const size_t i = starts[s];
-      // The polynomial of words i to i + n, from those of all words before i and before i + n.
-      const uint64_t hash = hashes[i + n] - hashes[i] * power;
-      const size_t place = seen.place(hash ^ hash >> 31);
-      places[s] = static_cast<uint32_t>(place);
-      const uint32_t times = ++seen.at(place);
-      if (times < 2) continue;
-      const int64_t product = times * (bytes[i + n] - bytes[i]);
+      const int64_t product = seen * (bytes[i + n] - bytes[i]);
       if (!top) {
         covered += bytes[i + n] - bytes[std::max(marked, i)];
         marked = i + n;
-      } else if (times > most || (times == most && product > best)) {
+      } else if (seen > most || (seen == most && product > best)) {
         // Of equally common sequences the one with most characters.
-        most = times;
+        most = seen;
         best = product;
       }
     }
@@ -269,8 +324,8 @@ void scan_words(const char* text, size_t size, Scratch& scratch, Row& row) {
         static_cast<double>(top ? std::min(best, bytes[count]) : covered) / static_cast<double>(bytes[count]);
     // What remains: the places of sequences that came at least twice.
     size_t left = 0;
-    for (size_t s = 0; s < starts.size(); ++s) {
-      if (seen.at(places[s]) > 1) starts[left++] = starts[s];
+    for (size_t s = 0; s < sequences; ++s) {
+      if (times[first[s]] > 1) starts[left++] = starts[s];
     }
     starts.resize(left);
   }

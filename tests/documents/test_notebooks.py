@@ -139,6 +139,11 @@ def test_magics() -> None:
     compile(text, "script", "exec")
 
 
+def test_a_cell_may_be_indented_as_a_whole() -> None:
+    text, _ = notebooks.convert(notebook(cell("code", " if x:\n   y\nz = 1"), cell("code", "\n  a = 1")), "")
+    assert text.decode() == "if x:\n  y\nz = 1\n\na = 1\n"
+
+
 def test_pictures_in_prose_are_cut() -> None:
     data = notebook(cell("markdown", f"![a](data:image/png;base64,{'A' * 500}) b"), cell("code", "x"))
     assert notebooks.convert(data, "")[0] == b"# ![a]() b\n\nx\n"

@@ -204,6 +204,24 @@ def test_a_binary_of_kenlm_cut_or_changed_anywhere(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path))
 
 
+def test_words_may_be_any_bytes(tmp_path: Path) -> None:
+    words = [b"\\x", b"a\\b", b"\xff\xfe", "é\u00a0x".encode(), b"<s>x", b"\\x41", b"x" * 100, b"\x01\x7f"]
+    head = f"\\data\\\nngram 1={len(words) + 3}\nngram 2=1\n\n\\1-grams:\n-1\t<unk>\n-9\t<s>\n-1\t</s>\n".encode()
+    unigrams = b"".join(b"-2\t" + word + b"\t-0.5\n" for word in words)
+    data = head + unigrams + b"\n\\2-grams:\n-1\t" + words[0] + b" " + words[2] + b"\n\n\\end\\\n"
+    to_model(write(tmp_path / "a.arpa", data), tmp_path / "a.lm", keep_words=True)
+    model = LanguageModel.load(tmp_path / "a.lm")
+    assert model.words()[5:7] == ["\\xff\\xfe", "é\u00a0x"]
+    to_arpa(model.handle, "a.lm", tmp_path / "b.arpa")
+    to_model(tmp_path / "b.arpa", tmp_path / "b.lm", keep_words=True)
+    assert (tmp_path / "a.lm").read_bytes() == (tmp_path / "b.lm").read_bytes()
+    reference = kenlm.Model(str(tmp_path / "a.arpa"))
+    for word in words:
+        if (text := word.decode("utf-8", "replace")) and "\ufffd" not in text:
+            assert model.score_text(text) == pytest.approx(reference.score(text), rel=1e-6)
+            assert model.trace(text)[0].unknown is False
+
+
 def test_no_model(tmp_path: Path) -> None:
     for name, message in ((tmp_path, "a directory"), (tmp_path / "no.lm", "No such file")):
         with pytest.raises(UserError, match=message):

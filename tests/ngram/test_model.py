@@ -248,7 +248,7 @@ def test_another_version_is_named(whole_file: bytes, tmp_path: Path) -> None:
         LanguageModel.load(tmp_path / "a.lm")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_a_hostile_header_never_crashes(whole_file: bytes, data: st.DataObject) -> None:
     # Whole fields of the header, with values at the edges; then the checksum fits.
@@ -260,7 +260,7 @@ def test_a_hostile_header_never_crashes(whole_file: bytes, data: st.DataObject) 
     damaged(sealed(changed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_changed_tables_never_crash(whole_file: bytes, data: st.DataObject) -> None:
     changed = bytearray(whole_file)

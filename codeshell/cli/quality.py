@@ -1,0 +1,34 @@
+"""`codeshell quality`: label files, train a learned quality score, and score files with it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+HELP = "judge files: label a sample, train a learned quality score, and score files with it"
+
+SUBCOMMANDS = ("annotate", "train", "score")
+"""The module of `train` is `codeshell.cli.quality_train`, and so on."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  codeshell quality score ~/my/projects -o scores.parquet\n"
+        "  codeshell quality score 'data/*.parquet' --text-column content --id-column id -o scores.parquet\n"
+        "  codeshell quality annotate ~/projects --endpoint http://127.0.0.1:8000/v1 --model NAME -o labels.parquet\n"
+        "  codeshell quality train labels.parquet -o my.model"
+    )
+    commands = parser.add_subparsers(dest="quality_command", metavar="|".join(SUBCOMMANDS), required=True)
+    for name in SUBCOMMANDS:
+        module = importlib.import_module(f"codeshell.cli.quality_{name}")
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(command)
+        command.set_defaults(quality_main=module.main)
+
+
+def main(args: argparse.Namespace) -> int:
+    result: int = args.quality_main(args)
+    return result
