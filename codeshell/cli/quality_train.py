@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--language-models", metavar="DIR", help="folder with LANGUAGE.good.lm and LANGUAGE.bad.lm")
     add("--good", action="append", default=[], metavar="INPUT", help="good code of other repositories; may be repeated")
     add("--bad", action="append", default=[], metavar="INPUT", help="bad code of other repositories; may be repeated")
-    add("--reference-files", type=int, default=500, metavar="N", help="of these, per language and side (default: 500)")
+    add("--reference-files", type=int, default=300, metavar="N", help="of these, per language and side (default: 300)")
     add("--trees", type=int, metavar="N", help="trees of an ensemble (default: 250)")
     add("--leaves", type=int, metavar="N", help="leaves of a tree (default: 15)")
     add("--bags", type=int, metavar="N", help="ensembles that are averaged (default: 2)")

@@ -89,7 +89,7 @@ def prepare(
     rarity = ngrams.rarity_of(found)
     rows = matrix(features, columns)
     separator = None
-    if reference is not None:
+    if reference is not None and settings.head_share:
         only = found.take(np.arange(len(labels), len(found)))
         separator = ngrams.train(only, rarity, reference.sides[:, None], reference.weights, settings.ridge)
         rows = np.concatenate([rows, separator.predict(labels.documents["text"])], axis=1)
@@ -151,6 +151,7 @@ def out_of_fold(
     *,
     bags: int | None = None,
     share: float = 1.0,
+    head: Matrix | None = None,
 ) -> OutOfFold:
     """Predict each fold by a model of the others.
 
@@ -159,6 +160,7 @@ def out_of_fold(
         seed: of the trees' chance.
         bags: instead of `settings.bags`.
         share: of the training repositories that are used, for a learning curve.
+        head: predictions of the head in the same folds, if they are there already: it does not read the columns.
     """
     by_trees = np.zeros_like(data.targets)
     by_head = np.zeros_like(data.targets) if settings.head_share else None
@@ -171,9 +173,11 @@ def out_of_fold(
         ensemble = _train_trees(data, train, settings, bags or settings.bags, seed)
         gain += ensemble.gain
         by_trees[test] = ensemble.evaluator().predict(data.rows[test])
-        if by_head is not None:
-            head = _train_head(data, train, settings)
-            by_head[test] = _apply_head(head, data.vectors.take(test))
+        if by_head is not None and head is None:
+            trained = _train_head(data, train, settings)
+            by_head[test] = _apply_head(trained, data.vectors.take(test))
+    if head is not None:
+        by_head = head
     centre, spread = standard(by_trees, by_head)
     raw = mixed(by_trees, by_head, settings.head_share, centre, spread)
     calibrated = np.zeros_like(raw)

@@ -95,13 +95,13 @@ def measure(predicted: Vector, judged: Vector) -> dict[str, float]:
 
 
 def intervals(
-    predicted: Vector, judged: Vector, groups: Sequence[str], draws: int = DRAWS
+    predicted: Vector, judged: Vector, groups: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """95 % intervals of all of `MEASURES`, from samples of whole groups."""
     names = sorted(set(groups))
     of_group = [np.flatnonzero(np.array(groups) == name) for name in names]
     samples: dict[str, list[float]] = {name: [] for name in MEASURES}
-    for number in range(draws):
+    for number in range(DRAWS):
         # Draw as many groups as there are, by hash.
         keys = np.arange(len(names), dtype=np.uint64) + np.uint64(number * 1_000_003)
         chosen = (mix(keys, 0x51ED) >> np.uint64(32)) * np.uint64(len(names)) >> np.uint64(32)

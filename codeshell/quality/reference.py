@@ -24,7 +24,7 @@ from codeshell.documents.shards import document_id
 from codeshell.errors import UserError
 from codeshell.randomness import draw
 
-SAMPLE = 500
+SAMPLE = 300
 """Files of one language and side, at most."""
 
 BYTES = (150, 40_000)

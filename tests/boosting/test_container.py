@@ -38,7 +38,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_every_shorter_file_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a")
     data = (tmp_path / "a").read_bytes()
-    for size in [*range(0, 40), *range(40, len(data), 37), len(data) - 1]:
+    for size in [*range(40), *range(40, len(data), 37), len(data) - 1]:
         refused(tmp_path, data[:size])
 
 

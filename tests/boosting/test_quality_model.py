@@ -90,7 +90,7 @@ def test_a_model_that_contradicts_itself(tmp_path: Path, field: str, value: Any,
     if field == "targets" and len(value) == 1:
         bad = dataclasses.replace(bad, calibrations=built.calibrations[:1])
     bad.save(tmp_path / "m")
-    with pytest.raises(UserError, match="contradicts itself|not a readable") as error:
+    with pytest.raises(UserError, match=r"contradicts itself|not a readable") as error:
         QualityModel.load(tmp_path / "m")
     assert "\n" not in str(error.value)
 
