@@ -146,17 +146,15 @@ def _find(run: Path, given: str, key: str) -> list[dict[str, Any]]:
         return rows
     if places:
         raise UserError(
-            f"{safe_line(key)}: below an input of {run}, but not there when the run listed it; `codeshell run … "
+            f"{_line(key)}: below an input of {run}, but not there when the run listed it; `codeshell run … "
             "--refresh` reads it"
         )
     if as_path and plans:
         raise UserError(
-            f"{safe_line(key)}: not below an input of {run} (recipe.toml there names them, as collect.inputs); give "
+            f"{_line(key)}: not below an input of {run} (recipe.toml there names them, as collect.inputs); give "
             "the end of a path, or an id"
         )
-    raise UserError(
-        f"{safe_line(key)}: no such document in {run}; give an id of 8 digits or more, or the end of a path"
-    )
+    raise UserError(f"{_line(key)}: no such document in {run}; give an id of 8 digits or more, or the end of a path")
 
 
 def _within(row: dict[str, Any], path: str) -> dict[str, Any]:
@@ -167,9 +165,7 @@ def _within(row: dict[str, Any], path: str) -> dict[str, Any]:
 def describe(row: dict[str, Any]) -> str:
     """A few lines about one document that `provenance.find` returned."""
     size = f"{row['bytes']:,} bytes" if row["bytes"] is not None else "unknown size"
-    lines = [
-        f"{safe_line(row['path'])}  ({', '.join(map(safe_line, filter(None, (row['repo'], row['language'], size))))})"
-    ]
+    lines = [f"{_line(row['path'])}  ({', '.join(map(_line, filter(None, (row['repo'], row['language'], size))))})"]
     if row["id"]:
         lines.append(f"  id       {row['id']}")
     if "split" in row:
@@ -181,14 +177,12 @@ def describe(row: dict[str, Any]) -> str:
         if row["limit"] is not None:
             reason += f" against a limit of {row['limit']:g}"
     if "folder" in row:
-        reason += f": {safe_line(row['folder'])} was not entered"
+        reason += f": {_line(row['folder'])} was not entered"
     lines.append(reason)
     if row.get("detail"):
-        lines.append(f"  because of  {safe_line(row['detail'])}")
+        lines.append(f"  because of  {_line(row['detail'])}")
     if row["kept_id"]:
-        lines.append(
-            f"  in favour of  {safe_line(row['kept_path'])}  ({safe_line(row['kept_repo'])}, id {row['kept_id']})"
-        )
+        lines.append(f"  in favour of  {_line(row['kept_path'])}  ({_line(row['kept_repo'])}, id {row['kept_id']})")
     return "\n".join([*lines, *_scores(row)])
 
 
@@ -318,11 +312,11 @@ def resolve(key: str, directory: Path, table: pa.Table) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{safe_line(key)}: {len(found):,} documents fit: {_some(found)}; give more of the id")
+            raise UserError(f"{_line(key)}: {len(found):,} documents fit: {_some(found)}; give more of the id")
     near = _near(key, fitting)
     also = f"; near it: {_some(near)}" if near else ""
     raise UserError(
-        f"{safe_line(key)}: neither dropped nor kept for a dropped document in {directory}; "
+        f"{_line(key)}: neither dropped nor kept for a dropped document in {directory}; "
         f"if it was in the inputs, it stayed and resembles no other{also}"
     )
 
@@ -358,16 +352,16 @@ def _diff_of(source: DedupPairs, row: int) -> str | None:
 
 def describe_duplicate(answer: dict[str, Any]) -> str:
     """A few lines about one answer of `_answers`."""
-    lines = [safe_line(answer["id"])]
+    lines = [_line(answer["id"])]
     if answer["status"] == "not compared":
         why = answer["reason"] if answer["reason"] != "new" else "it was not there, or empty, when the job listed it"
-        at = "" if answer["id"].endswith(answer["at"]) else f": {safe_line(answer['at'])} was not entered"
+        at = "" if answer["id"].endswith(answer["at"]) else f": {_line(answer['at'])} was not entered"
         return f"{lines[0]}\n  not compared  {why}{at}"
     threshold = f"a threshold of {answer['threshold']:g}" if answer["threshold"] is not None else "the threshold"
-    order = f"keep order: {safe_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
+    order = f"keep order: {_line(answer['keep_order'])}" if answer["keep_order"] else "keep order not recorded"
     if answer["status"] == "dropped":
         lines.append(f"  dropped  {_jaccard(answer['jaccard'])} against {threshold}")
-        lines.append(f"  in favour of  {safe_line(answer['kept_id'])}")
+        lines.append(f"  in favour of  {_line(answer['kept_id'])}")
         lines.append(f"  cluster  of {answer['cluster_size']:,} documents, of which one stays ({order})")
         return "\n".join(lines)
     count = answer.get("dropped_for_it", 0)
@@ -375,7 +369,7 @@ def describe_duplicate(answer: dict[str, Any]) -> str:
         lines.append(f"  kept     resembles no other document by {threshold}")
         return "\n".join(lines)
     lines.append(f"  kept     {count:,} document{'s' if count > 1 else ''} dropped for it by {threshold} ({order})")
-    lines += [f"    {_jaccard(one['jaccard'])}  {safe_line(one['id'])}" for one in answer["most_alike"]]
+    lines += [f"    {_jaccard(one['jaccard'])}  {_line(one['id'])}" for one in answer["most_alike"]]
     if count > len(answer["most_alike"]):
         lines.append(f"    and {count - len(answer['most_alike']):,} more")
     return "\n".join(lines)
@@ -397,7 +391,7 @@ def _unified(kept: str, dropped: str, kept_name: str, dropped_name: str) -> Iter
         yield "The texts are equal."
         return
     before, after = kept.split("\n"), dropped.split("\n")
-    names = f"{safe_line(kept_name)} (kept)", f"{safe_line(dropped_name)} (dropped)"
+    names = f"{_line(kept_name)} (kept)", f"{_line(dropped_name)} (dropped)"
     yield from difflib.unified_diff(before[:DIFF_LINES], after[:DIFF_LINES], *names, lineterm="")
     if max(len(before), len(after)) > DIFF_LINES:
         yield f"(only the first {DIFF_LINES:,} lines of each text were compared)"
@@ -411,9 +405,11 @@ def _shown(text: str) -> str:
     return show_controls(text)
 
 
-def safe_line(text: Any) -> str:
-    """Foreign text of one line, made safe for a terminal, whatever characters it has."""
-    return _shown(str(text)).replace("\n", "[U+000A]").replace("\t", "[U+0009]")
+def _line(text: Any) -> str:
+    """Foreign text as one line that is safe for a terminal."""
+    from codeshell.report.format import one_line
+
+    return one_line(text)
 
 
 def _some(identities: list[str]) -> str:
@@ -421,4 +417,4 @@ def _some(identities: list[str]) -> str:
     from codeshell.report.format import cut
 
     more = f" and {len(identities) - CANDIDATES:,} more" if len(identities) > CANDIDATES else ""
-    return ", ".join(safe_line(cut(one)) for one in identities[:CANDIDATES]) + more
+    return ", ".join(_line(cut(one)) for one in identities[:CANDIDATES]) + more

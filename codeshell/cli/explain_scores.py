@@ -73,7 +73,7 @@ def scores_of(run: Path, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def describe(scores: dict[str, dict[str, Any]], language: str) -> Iterator[str]:
     """The lines of a terminal about the scores of one document: those with a limit first, then the others by scorer."""
-    from codeshell.cli.explain import safe_line
+    from codeshell.report.format import one_line
 
     width = max(map(len, scores), default=0)
     decided = {name: entry for name, entry in scores.items() if entry["limits"]}
@@ -83,7 +83,7 @@ def describe(scores: dict[str, dict[str, Any]], language: str) -> Iterator[str]:
         groups.append((f"scores by {scorer}", rest))
     for title, entries in groups:
         if entries:
-            yield f"  {title} (percentile among documents in {safe_line(language)})"
+            yield f"  {title} (percentile among documents in {one_line(language)})"
         for name, entry in entries.items():
             place = "" if entry["percentile"] is None else f"p{entry['percentile']:.0f}"
             text = f"    {name:<{width}}  {_number(entry['value']):>10}  {place:>4}"
@@ -135,7 +135,7 @@ def heat(
 
 def heat_map(lines: Sequence[dict[str, Any]], colour: bool) -> Iterator[str]:
     """The lines of a text with what they cost: the longer the bar (the redder the ground), the more bits per byte."""
-    from codeshell.cli.explain import safe_line
+    from codeshell.report.format import one_line
 
     if not lines:
         yield "  no model of its language: its lines have no cost"
@@ -146,7 +146,7 @@ def heat_map(lines: Sequence[dict[str, Any]], colour: bool) -> Iterator[str]:
     yield f"  bits of each line, and bits per byte as {'colour' if colour else 'bar'} (0 to {top:.2f})"
     for line, rate in list(zip(lines, rates, strict=True))[:LINES]:
         level = min(max(rate / top if top > 0 else 0.0, 0.0), 1.0)
-        text = safe_line(line["text"].expandtabs(4))
+        text = one_line(line["text"].expandtabs(4))
         text = text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
         if colour:
             shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
@@ -217,12 +217,12 @@ def _limits(limits: list[dict[str, Any]], column: str, language: str, value: Any
 
 
 def _number(value: Any) -> str:
-    from codeshell.cli.explain import safe_line
+    from codeshell.report.format import one_line
 
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return safe_line(value) or '""'
+        return one_line(value) or '""'
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,1 +1,1 @@
-"""The stages of the data pipeline: collect, filter, neardup, score, select, split, tokens. Nothing here imports torch."""
+"""The stages of the data pipeline: collect, filter, neardup, score, select, split, tokens. No file imports torch."""

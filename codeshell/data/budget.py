@@ -55,7 +55,8 @@ class Choice:
     library: NDArray[np.int64]
     """For each of them, the first of its libraries, by number, that is full."""
     share: NDArray[np.float64]
-    """And the share of the bytes that stay which that library would have with it and all its better documents."""
+    """And what that library has with it and all its better documents, as a share of the bytes at the beginning of the
+    last round: more than the cap."""
     beyond: NDArray[np.int64]
     """Documents that the budget drops."""
     limit: NDArray[np.float64]

@@ -24,6 +24,11 @@ def show_controls(text: str) -> str:
     return _UNSHOWABLE.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
+def one_line(text: Any) -> str:
+    """Foreign text as one line that is safe for a terminal, whatever characters it has."""
+    return show_controls(str(text)).replace("\n", "[U+000A]").replace("\t", "[U+0009]")
+
+
 def number(value: Any) -> float | None:
     """A JSON number as a finite float; None for anything else (a boolean is no number here)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

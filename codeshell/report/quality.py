@@ -26,7 +26,7 @@ from codeshell.report.sections import mapping, objects, pair
 HEADLINES = ("quality", "contrast", "bits_per_byte", "standards", "library_share", "syntax_errors", "comment_share")
 """Scores that are shown even where nothing decides by them, if they are there."""
 COLUMNS = 12
-"""Scores that are shown at most: those that decide come first."""
+"""Scores that are shown at most."""
 CURVES = 4
 """Languages in a chart at most, those with the most documents."""
 FEWEST = 30
@@ -48,7 +48,7 @@ def quality(run: Path, stats: Mapping[str, dict[str, Any] | None]) -> dict[str, 
     distributions = Distributions(run / "select")
     limits = objects(node.get("limits"))
     weights = _weights(run)
-    columns = _columns(distributions, limits, weights)
+    columns = _columns(distributions, limits, weights, mapping(node.get("dropped")))
     languages = sorted(distributions.languages, key=lambda name: (-distributions.languages[name], name))
     charts = [chart for column in columns if (chart := _chart(column, distributions, languages[:CURVES], limits))]
     return {
@@ -78,12 +78,22 @@ def _weights(run: Path) -> dict[str, float]:
 
 
 def _columns(
-    distributions: Distributions, limits: Sequence[Mapping[str, Any]], weights: Mapping[str, float]
+    distributions: Distributions,
+    limits: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, float],
+    dropped: Mapping[str, Any],
 ) -> list[str]:
-    """The scores that are shown: those with a limit, those with a weight, then the headlines."""
+    """The scores that are shown: those with a weight, those that the recipe names, the headlines, and then those of the
+    package's rules, the rule that dropped most first."""
     there = {column for column, _ in distributions.sketches}
-    named = [str(limit.get("column")) for limit in limits] + [*weights, *HEADLINES]
-    return [name for name in dict.fromkeys(named) if name in there][:COLUMNS]
+    named = [limit for limit in limits if str(limit.get("source")).startswith("select.")]
+    others = sorted(
+        (limit for limit in limits if limit not in named),
+        key=lambda limit: -pair(dropped.get(str(limit.get("rule"))))["documents"],
+    )
+    columns = [*weights, *(str(limit.get("column")) for limit in named), *HEADLINES]
+    columns += [str(limit.get("column")) for limit in others]
+    return [name for name in dict.fromkeys(columns) if name in there][:COLUMNS]
 
 
 def _limit(column: str, language: str, limits: Sequence[Mapping[str, Any]]) -> tuple[float, str, str] | None:
