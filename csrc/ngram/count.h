@@ -82,7 +82,7 @@ class CountBuffer {
       if (held_ == capacity_) flush();
       if (reserved_ < capacity_) {
         reserved_ = std::min(capacity_, std::max(2 * reserved_, std::min(wanted, capacity_)));
-        auto data = std::make_unique_for_overwrite<Key[]>(reserved_);
+        Buffer<Key> data(reserved_);
         std::copy(data_.get(), data_.get() + held_, data.get());
         scratch_.reset();
         data_ = std::move(data);
@@ -93,7 +93,7 @@ class CountBuffer {
 
   void flush() {
     if (!held_) return;
-    if (!scratch_) scratch_ = std::make_unique_for_overwrite<Key[]>(reserved_);
+    if (!scratch_) scratch_ = Buffer<Key>(reserved_);
     const Key* sorted = radix_sort(data_.get(), scratch_.get(), held_, 0, packing_.total());
     for (size_t i = 0; i < held_;) {
       const size_t first = i;
@@ -107,7 +107,7 @@ class CountBuffer {
 
   Spool<Counted<Key>> spool_;
   std::vector<size_t> ends_;
-  std::unique_ptr<Key[]> data_, scratch_;
+  Buffer<Key> data_, scratch_;
   size_t held_ = 0, reserved_ = 0, capacity_;
   Packing packing_;
 };

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "ngram/buffer.h"
 #include "ngram/spool.h"
 
 namespace codeshell::ngram {
@@ -88,7 +89,7 @@ class RunSorter {
     if (held_ == capacity_) flush();
     if (reserved_ == capacity_) return;
     const size_t larger = std::min(capacity_, std::max<size_t>(2 * reserved_, 4096));
-    auto data = std::make_unique_for_overwrite<Record[]>(larger);
+    Buffer<Record> data(larger);
     std::copy(data_.get(), data_.get() + held_, data.get());
     scratch_.reset();
     data_ = std::move(data);
@@ -97,7 +98,7 @@ class RunSorter {
 
   void flush() {
     if (!held_) return;
-    if (!scratch_) scratch_ = std::make_unique_for_overwrite<Record[]>(reserved_);
+    if (!scratch_) scratch_ = Buffer<Record>(reserved_);
     const Record* sorted = radix_sort(data_.get(), scratch_.get(), held_, low_, high_);
     for (size_t i = 0; i < held_; ++i) spool_->append(sorted[i]);
     ends_.push_back(spool_->size());
@@ -106,7 +107,7 @@ class RunSorter {
 
   std::unique_ptr<Spool<Record>> spool_;
   std::vector<size_t> ends_;
-  std::unique_ptr<Record[]> data_, scratch_;
+  Buffer<Record> data_, scratch_;
   size_t held_ = 0, reserved_ = 0, capacity_;
   unsigned low_, high_;
 };
