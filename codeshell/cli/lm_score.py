@@ -62,6 +62,11 @@ def main(args: argparse.Namespace) -> int:
     if len(models) == 2 and models[0].kind != models[1].kind:
         raise UserError(f"--against {args.against}: has {models[1].kind} units and the model {models[0].kind}; "
                         "bits of different units cannot be compared; train both on the same units")  # fmt: skip
+    if len({model.handle.units.serialize() for model in models}) > 1:
+        say(
+            f"{args.against}: has another vocabulary than {args.model}, which blurs the contrast; "
+            f"train it with --vocabulary {args.model}"
+        )
     options = inputs.InputOptions(
         text_column=args.text_column,
         id_column=args.id_column,

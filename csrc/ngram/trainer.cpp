@@ -290,8 +290,8 @@ class TrainerOf final : public Trainer {
     return true;
   }
 
-  // More parts than threads, so that the threads end at about the same time.
-  size_t parts() const { return threads_ == 1 ? 1 : 4 * threads_; }
+  // More parts than threads, so that the threads end at about the same time; and between parts, `stop` is asked.
+  size_t parts() const { return 16 * threads_; }
 
   std::shared_ptr<const Units> units_;
   TrainOptions options_;

@@ -80,3 +80,14 @@ def test_models_of_different_units(models: tuple[str, str], tmp_path: Path, caps
     train(TEXTS, tmp_path / "bytes.lm", Settings(units="bytes", memory=256 << 20))
     assert main(["lm", "score", str(tmp_path), "-m", models[0], "--against", str(tmp_path / "bytes.lm")]) == 2
     assert "cannot be compared" in capsys.readouterr().err
+
+
+def test_models_of_different_vocabularies_are_told(
+    models: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.py").write_text(TEXTS[0])
+    train(TEXTS[1:2] * 3, tmp_path / "other.lm", SMALL)
+    assert main(["lm", "score", str(tmp_path / "a.py"), "-m", models[0], "--against", str(tmp_path / "other.lm")]) == 0
+    assert "which blurs the contrast; train it with --vocabulary" in capsys.readouterr().err
+    assert main(["lm", "score", str(tmp_path / "a.py"), "-m", models[0], "--against", models[1]]) == 0
+    assert "blurs" not in capsys.readouterr().err

@@ -142,7 +142,7 @@ def opened(process: int) -> list[str]:
 def test_killed_command_leaves_nothing_that_stops_the_next(code: Path, tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.mkdir()
-    for number in range(300):
+    for number in range(120):
         lines = (f"name_{number}_{line} = value{line * number % 9973}\n" for line in range(3000))
         (big / f"{number}.py").write_text("".join(lines))
     model = tmp_path / "m.lm"

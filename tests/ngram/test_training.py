@@ -236,7 +236,7 @@ from codeshell.ngram import training
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 training.PROCESS_MEMORY = training.LEAST_MEMORY - (1 << 20)
-text = "".join(f"name{i} = other{i * 7919 % 1000} + {i}\\n" for i in range(200_000))
+text = "".join(f"name{i} = other{i * 7919 % 1000} + {i}\\n" for i in range(80_000))
 try:
     training.train([text], sys.argv[1] + "/m.lm", training.Settings(memory=training.LEAST_MEMORY))
 except (UserError, OSError) as error:
