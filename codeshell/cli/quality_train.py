@@ -93,7 +93,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"{title}: {entry['mean']:.3f} ({entry['low']:.2f} to {entry['high']:.2f}); length alone {length:.3f}")
     print(f"{len(names)} columns; written to {output}, {output.name}.md and {output.name}.json")
     if encoder is not None:
-        for line in quality_encoder.train(args.encoder, encoder, labels, honest.folds, honest.calibrated[:, 0], output):
+        # Out of fold, on the scale of the model's own line: the distribution that the scorers will see.
+        trees = model.calibrations[0](honest.raw[:, 0])
+        for line in quality_encoder.train(args.encoder, encoder, labels, honest.folds, trees, output):
             print(line)
     return 0
 

@@ -41,7 +41,7 @@ HIDDEN = 64
 STEPS = 300
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 0.5
-"""Of the small network: width, full-batch steps, peak of the schedule, decay. A thousand labels need much decay."""
+"""The small network: its width, full-batch steps, peak of the schedule, decay. A thousand labels need much decay."""
 
 Folds = NDArray[np.integer[Any]]
 Array = NDArray[np.float64]
@@ -132,7 +132,10 @@ def fit(labelled: Labelled, folds: Folds, directory: Path, settings: Settings, w
 
 
 def mix(trees: Array, encoder: Array, score: Array, folds: Folds) -> tuple[Mix, Array]:
-    """The mix of the trees and an encoder: least squares on their out-of-fold scores, no weight below zero.
+    """The mix of the trees and an encoder: the shares with the least squared error of their out-of-fold scores.
+
+    One number is learned, and no intercept: both are on the labels' scale, and an intercept follows the mean of the
+    other folds, which is high where the held-out repositories are bad (docs/decisions.md).
 
     Args:
         trees, encoder, score, folds: (n,) each.
@@ -273,15 +276,9 @@ def _moments(vectors: Array) -> tuple[Array, Array]:
 
 
 def _mix(trees: Array, encoder: Array, score: Array) -> Mix:
-    """Least squares of the score on both; where a weight would be negative, on the other one alone."""
-    choices = []
-    for columns in ((0, 1), (0,), (1,)):
-        inputs = np.stack([(trees, encoder)[column] for column in columns], 1)
-        weights, *_ = np.linalg.lstsq(np.column_stack([np.ones(len(score)), inputs]), score, rcond=None)
-        error = float(((weights[0] + inputs @ weights[1:] - score) ** 2).sum())
-        full = np.zeros(2)
-        full[list(columns)] = weights[1:]
-        if (full >= 0).all():
-            choices.append((error, Mix(float(weights[0]), float(full[0]), float(full[1]))))
-    # Where even one alone is turned around, the mean of the labels is the best that they give.
-    return min(choices)[1] if choices else Mix(float(score.mean()), 0.0, 0.0)
+    """The share of the trees, from 0 to 1, that has the least squared error; the encoder has the rest."""
+    difference = trees - encoder
+    scale = float((difference**2).sum())
+    share = float((difference * (score - encoder)).sum()) / scale if scale > 0 else 0.5
+    share = min(max(share, 0.0), 1.0)
+    return Mix(0.0, share, 1.0 - share)

@@ -18,10 +18,11 @@ inline constexpr std::array<std::string_view, 14> token_names = {
     "credential", "credentials", "encryptionkey", "signingkey", "clientkey", "accesskeyid", "masterkey"};
 
 // Words inside of values that nobody needs to hide, in lower case.
-inline constexpr std::array<std::string_view, 28> placeholder_words = {
-    "example", "changeme", "change_me", "change-me", "your",   "xxxx",     "****",    "....",  "placeholder", "dummy",
-    "sample",  "redacted", "<",         ">",         "{",      "}",        "$(",      "%(",    "%s",          "todo",
-    "insert",  "replace",  "password",  "passwd",    "secret", "process.", "environ", "getenv"};
+inline constexpr std::array<std::string_view, 29> placeholder_words = {
+    "required", "example",     "changeme", "change_me", "change-me", "your",   "xxxx",    "****",
+    "....",     "placeholder", "dummy",    "sample",    "redacted",  "<",      ">",       "{",
+    "}",        "$(",          "%(",       "%s",        "todo",      "insert", "replace", "password",
+    "passwd",   "secret",      "process.", "environ",   "getenv"};
 
 // Country codes (ISO 3166 and the reserved ones in use), two letters each.
 inline constexpr std::string_view country_codes =

@@ -293,8 +293,8 @@ class Finder {
     // A fifth part, or a name that continues: a version, an OID, a file.
     if (is_word(peek(i)) || peek(i) == '-' || (peek(i) == '.' && is_word(peek(i + 1)))) return 0;
     if (!everything_ && !is_public(parts)) return 0;
-    // Four single digits, and the attributes of X.500 (2.5.4.11), are numbers of versions, sections and objects.
-    const bool numbering = i - begin == 7 || (parts[0] == 2 && parts[1] == 5 && parts[2] == 4);
+    // Four single digits, and the attributes of X.500 (2.5.4.11, 2.5.29.19), are numbers of versions, sections and objects.
+    const bool numbering = i - begin == 7 || (parts[0] == 2 && parts[1] == 5 && (parts[2] == 4 || parts[2] == 29));
     if (numbering && is_public(parts)) return 0;
     return is_version(begin) ? 0 : take(begin, i, Secret::ipv4);
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import threading
 import time
 from typing import Any
 
@@ -59,11 +60,20 @@ def test_a_closed_port_is_one_line() -> None:
 
 
 def test_a_server_that_stops_answering_costs_the_timeout() -> None:
-    with serve(lambda body, number: good() if number else time.sleep(0.5) or Reply(fault="close")) as server:
-        assert endpoint(server.url, timeout=0.1).complete(BODY) == good()
-    slow = serve(lambda body, number: time.sleep(0.5) or good())
-    with slow as server, pytest.raises(UserError, match="no answer after 1 tries"):
-        endpoint(server.url, timeout=0.05, retries=0).complete(BODY)
+    end = threading.Event()
+
+    def silent(body: Any, number: int) -> Any:
+        end.wait(30)
+        return good()
+
+    try:
+        with serve(lambda body, number: good() if number else silent(body, number)) as server:
+            assert endpoint(server.url, timeout=1.0).complete(BODY) == good()
+            assert len(server.requests) >= 2
+        with serve(silent) as server, pytest.raises(UserError, match="no answer after 1 tries"):
+            endpoint(server.url, timeout=0.05, retries=0).complete(BODY)
+    finally:
+        end.set()
 
 
 @pytest.mark.parametrize("status", [401, 403])

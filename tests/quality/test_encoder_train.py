@@ -122,8 +122,10 @@ def test_mixes() -> None:
     trees, encoder = score + values.normal(0, 0.6, 400), score + values.normal(0, 0.9, 400)
     folds = np.arange(400) % 5
     found, joined = mix(trees, encoder, score, folds)
-    matrix = np.column_stack([np.ones(400), trees, encoder])
-    np.testing.assert_allclose(found, np.linalg.lstsq(matrix, score, rcond=None)[0], rtol=1e-9)
+    shares = np.linspace(0, 1, 10_001)
+    squares = [((share * trees + (1 - share) * encoder - score) ** 2).sum() for share in shares]
+    assert found.intercept == 0 and found.trees + found.encoder == pytest.approx(1.0)
+    assert found.trees == pytest.approx(shares[int(np.argmin(squares))], abs=1e-4) and 0.5 < found.trees < 0.9
     error = {
         name: np.abs(x - score).mean() for name, x in {"trees": trees, "encoder": encoder, "joined": joined}.items()
     }
@@ -131,11 +133,10 @@ def test_mixes() -> None:
     # Other scores in a fold change nothing for that fold's documents.
     other = np.where(folds == 1, 5 - score, score)
     assert (mix(trees, encoder, other, folds)[1][folds == 1] == joined[folds == 1]).all()
-    # What is turned around has no weight.
-    alone, _ = mix(trees, 5 - encoder, score, folds)
-    assert alone.encoder == 0 and alone.trees > 0.5
-    neither, flat = mix(5 - trees, 5 - encoder, score, folds)
-    assert neither == (pytest.approx(score.mean()), 0.0, 0.0) and (np.abs(flat - 2.5) < 0.3).all()
+    # What is turned around has no weight; where both say the same, the shares are equal.
+    assert mix(score, 5 - encoder, score, folds)[0] == (0.0, 1.0, 0.0)
+    assert mix(5 - trees, score, score, folds)[0] == (0.0, 0.0, 1.0)
+    assert mix(trees, trees, score, folds)[0] == encoder_model.MEAN
 
 
 def test_a_model_is_written_and_read(bert: Path, tmp_path: Path) -> None:
