@@ -39,10 +39,10 @@ from codeshell.scorers.standards import Standards
 ROUNDS = 5
 LARGEST_FILE = 1_000_000
 LANGUAGE_BYTES = 8_000_000
-"""Of each language at most, so that a round takes about a second."""
+"""The limit for each language, so that a round takes about a second."""
 
 SMALLEST = 200_000
-"""Bytes of a language that has a row of its own."""
+"""Bytes from which on a language has a row of its own."""
 
 
 def read(folders: list[Path]) -> pa.Table:

@@ -18,26 +18,21 @@ namespace codeshell::text {
 
 // The columns in their order. A column is NaN where it has no meaning, as the share of commas that a blank follows in
 // a text without commas.
-#define CODESHELL_LEXICAL_COLUMNS(X)                                                                                   \
-  X(code_lines)                                                                                                        \
-  X(comment_lines)                                                                                                     \
-  X(blank_lines)                                                                                                       \
-  X(blank_share)                                                                                                       \
-  X(comment_line_share) X(comment_share) X(docstring_share) X(licence_share) X(comment_length) X(commented_code)       \
-      X(todos) X(line_spread) X(line_median) X(line_p90) X(long_lines) X(crowded_lines) X(blank_runs)                  \
-          X(trailing_blanks) X(final_newline) X(indent_unit) X(indent_tabs) X(indent_mixed) X(indent_steady)           \
-              X(indent_mean) X(indent_deepest) X(identifiers) X(identifier_length) X(identifier_distinct)              \
-                  X(name_single) X(name_lower) X(name_snake) X(name_camel) X(name_pascal) X(name_constant)             \
-                      X(name_other) X(name_numbered) X(unused_imports) X(numbers) X(magic_numbers) X(strings)          \
-                          X(string_share) X(longest_string) X(prints) X(console_reads) X(asserts) X(risky_calls)       \
-                              X(bare_catches) X(type_annotations) X(parentheses) X(brackets) X(operators)              \
-                                  X(spaced_commas) X(spaced_assignments) X(semicolons) X(tokens_per_line) X(decisions) \
-                                      X(kw_functions) X(kw_classes) X(kw_returns) X(kw_branches) X(kw_loops)           \
-                                          X(kw_errors) X(kw_imports) X(kw_gotos) X(duplicate_lines) X(duplicate_text)  \
-                                              X(top_2gram) X(top_3gram) X(top_4gram) X(duplicate_5grams)               \
-                                                  X(duplicate_10grams) X(lz_ratio) X(longest_run) X(longest_word)      \
-                                                      X(encoded_share) X(hex_share) X(digit_share) X(white_share)      \
-                                                          X(non_ascii)
+// clang-format off
+#define CODESHELL_LEXICAL_COLUMNS(X) \
+  X(code_lines) X(comment_lines) X(blank_lines) X(blank_share) X(comment_line_share) X(comment_share) \
+  X(docstring_share) X(licence_share) X(comment_length) X(commented_code) X(todos) X(line_spread) X(line_median) \
+  X(line_p90) X(long_lines) X(crowded_lines) X(blank_runs) X(trailing_blanks) X(final_newline) X(indent_unit) \
+  X(indent_tabs) X(indent_mixed) X(indent_steady) X(indent_mean) X(indent_deepest) X(identifiers) \
+  X(identifier_length) X(identifier_distinct) X(name_single) X(name_lower) X(name_snake) X(name_camel) \
+  X(name_pascal) X(name_constant) X(name_other) X(name_numbered) X(unused_imports) X(numbers) X(magic_numbers) \
+  X(strings) X(string_share) X(longest_string) X(prints) X(console_reads) X(asserts) X(risky_calls) \
+  X(bare_catches) X(type_annotations) X(parentheses) X(brackets) X(operators) X(spaced_commas) \
+  X(spaced_assignments) X(semicolons) X(tokens_per_line) X(decisions) X(kw_functions) X(kw_classes) X(kw_returns) \
+  X(kw_branches) X(kw_loops) X(kw_errors) X(kw_imports) X(kw_gotos) X(duplicate_lines) X(duplicate_text) \
+  X(top_2gram) X(top_3gram) X(top_4gram) X(duplicate_5grams) X(duplicate_10grams) X(lz_ratio) X(longest_run) \
+  X(longest_word) X(encoded_share) X(hex_share) X(digit_share) X(white_share) X(non_ascii)
+// clang-format on
 
 enum class Column : uint8_t {
 #define CODESHELL_NAME(name) name,
@@ -91,6 +86,7 @@ struct Scratch {
   std::vector<uint64_t> hashes, grams;
   std::vector<int64_t> word_bytes;
   std::vector<uint32_t> starts, first, times, table;
+  std::vector<uint8_t> repeated;
   std::vector<uint32_t> positions;
   std::vector<size_t> places_of_imports;
 };

@@ -24,10 +24,15 @@ inline uint64_t hash_bytes(const char* text, size_t size) {
     std::memcpy(&word, text, 8);
     mix(word);
   }
-  if (size) {
-    uint64_t word = 0;
-    for (size_t i = 0; i < size; ++i) word |= static_cast<uint64_t>(static_cast<uint8_t>(text[i])) << (8 * i);
-    mix(word);
+  // The last bytes, from two or three loads that may overlap: where they do, the bits are the same.
+  if (size >= 4) {
+    uint32_t low, high;
+    std::memcpy(&low, text, 4);
+    std::memcpy(&high, text + size - 4, 4);
+    mix(low | static_cast<uint64_t>(high) << (8 * (size - 4)));
+  } else if (size) {
+    const auto byte = [text](size_t i) { return static_cast<uint64_t>(static_cast<uint8_t>(text[i])) << (8 * i); };
+    mix(byte(0) | byte(size / 2) | byte(size - 1));
   }
   return hash * multiplier ^ hash >> 29;
 }

@@ -262,6 +262,28 @@ void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
   at(row, Column::longest_word) = static_cast<double>(longest);
 }
 
+// Leaves the sequences that may come twice: those whose hash falls where that of another does. Most come once, and this
+// needs no branch that the processor cannot foresee.
+void drop_single(Scratch& scratch) {
+  auto& seen = scratch.repeated;
+  const size_t slots = std::bit_ceil(4 * scratch.grams.size());
+  const int shift = 64 - std::countr_zero(slots);
+  seen.assign(slots, 0);
+  for (const uint64_t gram : scratch.grams) {
+    uint8_t& count = seen[(gram * gram_base) >> shift];
+    count = static_cast<uint8_t>(count + (count < 2));
+  }
+  size_t left = 0;
+  for (size_t s = 0; s < scratch.grams.size(); ++s) {
+    const uint64_t gram = scratch.grams[s];
+    scratch.starts[left] = scratch.starts[s];
+    scratch.grams[left] = gram;
+    left += seen[(gram * gram_base) >> shift] > 1;
+  }
+  scratch.starts.resize(left);
+  scratch.grams.resize(left);
+}
+
 // Repeated sequences of words, as shares of the characters in words (Gopher's definitions). For 2, 3 and 4 words: the
 // commonest sequence, its bytes times its count. For 5 and 10: the words within sequences that came before.
 //
@@ -287,12 +309,13 @@ void scan_words(const char* text, size_t size, Scratch& scratch, Row& row) {
     uint64_t power = 1;
     for (size_t i = 0; i < n; ++i) power *= gram_base;
     while (!starts.empty() && starts.back() + n > count) starts.pop_back();
-    const size_t sequences = starts.size();
-    if (sequences == 0) break;  // the columns of this and all greater lengths stay 0
+    if (starts.empty()) break;  // the columns of this and all greater lengths stay 0
     // The polynomial of words i to i + n, from those of all words before i and before i + n.
-    grams.resize(sequences);
-    for (size_t s = 0; s < sequences; ++s) grams[s] = hashes[starts[s] + n] - hashes[starts[s]] * power;
-    const size_t slots = std::bit_ceil(2 * sequences);
+    grams.resize(starts.size());
+    for (size_t s = 0; s < starts.size(); ++s) grams[s] = hashes[starts[s] + n] - hashes[starts[s]] * power;
+    drop_single(scratch);
+    const size_t sequences = starts.size();
+    const size_t slots = std::bit_ceil(2 * sequences + 2);
     const int shift = 64 - std::countr_zero(slots);
     table.assign(slots, 0);
     first.resize(sequences);

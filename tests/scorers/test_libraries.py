@@ -264,7 +264,7 @@ def test_arbitrary_bytes_import_nothing_that_is_not_there() -> None:
 
 @dataclass(frozen=True)
 class Shards:
-    """As much of a corpus as `fit` reads."""
+    """The part of a corpus that `fit` reads."""
 
     tables: tuple[pa.Table, ...]
 
