@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import statistics
@@ -72,7 +73,10 @@ def timed(command: Sequence[str]) -> tuple[float, float, float, str]:
         printed = output.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: {printed[-500:]}")
-    return used.ru_utime + used.ru_stime, time.monotonic() - start, used.ru_maxrss / 1024, printed
+    # A child's own ru_maxrss begins with its parent's, so what the command prints of itself counts.
+    told = re.search(r"([\d,]+) MiB of memory at most", printed)
+    peak = float(told[1].replace(",", "")) if told else math.nan
+    return used.ru_utime + used.ru_stime, time.monotonic() - start, peak, printed
 
 
 def row(case: str, name: str, size: int, rounds: list[tuple[float, float, float, str]], **more: Any) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def row(case: str, name: str, size: int, rounds: list[tuple[float, float, float,
         "megabytes_per_cpu_second": round(size / 1e6 / cpu, 2),
         "cpu_seconds": round(cpu, 2),
         "seconds": round(statistics.median(one[1] for one in rounds), 2),
-        "peak_mebibytes": round(max(one[2] for one in rounds)),
+        "peak_mebibytes": None if math.isnan(rounds[0][2]) else max(one[2] for one in rounds),
         "rounds_cpu_seconds": [round(one[0], 2) for one in rounds],
         "megabytes": round(size / 1e6, 2),
         **more,
@@ -162,7 +166,8 @@ def main() -> None:
     for one in found:
         print(
             f"{one['case']:38} {one['name']:28} {one['megabytes_per_cpu_second']:6.1f} MB per CPU second, "
-            f"{one['peak_mebibytes']:5,} MiB"
+            f"{one['peak_mebibytes'] or 0:5,.0f} MiB",
+            flush=True,
         )
     found += quality_ngram_score.rows(training, held)
     for one in found:

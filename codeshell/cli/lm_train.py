@@ -86,7 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    import resource
     import time
     from collections import Counter
     from pathlib import Path
@@ -167,7 +166,7 @@ def main(args: argparse.Namespace) -> int:
         print(line)
     if left_out:
         print(f"not read: {reasons(left_out)}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = _peak() / 1024
     print(
         f"{summary.bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s with {settings.threads} threads, {peak:,.0f} MiB of "
         f"memory at most, {summary.spilled / 1e6:,.0f} MB through temporary files"
@@ -175,6 +174,18 @@ def main(args: argparse.Namespace) -> int:
     written = [f"{path} ({Path(path).stat().st_size / 1e6:,.1f} MB)" for path in (args.output, args.arpa) if path]
     print(f"written to {' and '.join(written)}")
     return 0
+
+
+def _peak() -> int:
+    """Kilobytes that this process has had in memory at most."""
+    import re
+    import resource
+    from pathlib import Path
+
+    # The system's own count begins with what the parent had when it started us; this one does not.
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _check_output(flag: str, name: str | None) -> None:
