@@ -4,8 +4,8 @@
 
 Reads code from the folders (site-packages, headers, checkouts), takes up to so many megabytes of each language, and
 gives MB of source for each second of CPU time of this process. `parse` is our build of the core, into its arena;
-`wheel` the parser of the package `tree-sitter` from Python, with each tree given back; `lizard` and `radon` are measured
-on the first tenth. Each number is the best of three turns (peers: of one); the target is total >= 0.85 parse.
+`wheel` the parser of the package `tree-sitter` from Python, with each tree given back; `lizard` and `radon` are
+measured on the first tenth. Each number is the best of three turns (peers: of one); the target is total >= 0.85 parse.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class Language:
         self, data: bytes | memoryview, offsets: NDArray[np.int64], bytes: int, effort: float = 1.0
     ) -> dict[str, NDArray[Any]]:
         """Counts of every text data[offsets[i]:offsets[i + 1]] as int64 arrays by name; `measured` bool is false for a
-        text of more than `bytes`, or of more than `effort` times the usual budget of steps and memory, which are counted
-        and not timed; its counts are 0."""
+        text of more than `bytes`, or of more than `effort` times the usual budget of steps and memory, which are
+        counted and not timed; its counts are 0."""
 
     def functions(self, text: bytes) -> list[dict[str, Any]]:
         """The functions with a body: name (bytes), start, end, line, lines, cyclomatic, cognitive, parameters,

@@ -214,4 +214,3 @@ def functions(language: str, text: bytes, path: str = "") -> list[dict[str, Any]
         return None
     found = measurer.functions(text)
     return [{**entry, "name": entry["name"].decode("utf-8", "replace")} for entry in found]
-

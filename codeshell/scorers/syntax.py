@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 20
 _INTEGER = (
     "functions types cyclomatic_max cyclomatic_sum cognitive_max cognitive_sum nesting_max statements declarations "
     "imports function_lines_max parameters_max empty_catches magic_constants"
-).split()
+).split()  # noqa: SIM905
 
 SYNTAX = pa.schema(
     [
@@ -165,4 +165,7 @@ def _share(part: NDArray[np.int64], whole: NDArray[np.int64], empty: float | Non
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
     """A column's values as one array, without a copy where it is one already."""
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())
+    chunks = column.chunks
+    if not chunks:
+        return pa.array([], pa.large_string())
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)

@@ -55,7 +55,9 @@ def download(target: Path) -> None:
         archives = list(Path(scratch).glob("tree_sitter-*.tar.gz"))
         if said.returncode or len(archives) != 1:
             lines = [line for line in said.stdout.splitlines() if line.strip()]
-            raise SystemExit(f"pip could not download tree-sitter {VERSION}: {lines[-1] if lines else 'no reason given'}")
+            raise SystemExit(
+                f"pip could not download tree-sitter {VERSION}: {lines[-1] if lines else 'no reason given'}"
+            )
         unpacked = Path(scratch) / "unpacked"
         with tarfile.open(archives[0]) as archive:
             archive.extractall(unpacked, filter="data")

@@ -20,8 +20,9 @@ Grammar::Grammar(const void* language) {
   const auto version = static_cast<int>(ts_language_abi_version(grammar));
   const auto [first, last] = grammar_versions();
   if (version < first || version > last) {
-    throw std::invalid_argument("grammar: version " + std::to_string(version) + " of tree-sitter's format; this build reads " +
-                                std::to_string(first) + " to " + std::to_string(last));
+    throw std::invalid_argument("grammar: version " + std::to_string(version) +
+                                " of tree-sitter's format; this build reads " + std::to_string(first) + " to " +
+                                std::to_string(last));
   }
   const uint32_t count = ts_language_symbol_count(grammar);
   symbols_.resize(count);
@@ -38,14 +39,16 @@ Grammar::Grammar(const void* language) {
   for (uint32_t symbol = 0; symbol < count; ++symbol) {
     const auto& [name, named] = symbols_[symbol];
     if (name.empty()) continue;
-    same_[symbol] = numbers.emplace(std::pair{std::string_view(name), named}, static_cast<uint16_t>(symbol)).first->second;
+    same_[symbol] =
+        numbers.emplace(std::pair{std::string_view(name), named}, static_cast<uint16_t>(symbol)).first->second;
     if (named) {
       kinds_[symbol] |= NAMED;
       continue;
     }
     if (name == "else") kinds_[symbol] |= ELSE_WORD;
     if (name == "default") kinds_[symbol] |= DEFAULT_WORD;
-    if (name == ")" || name == "]" || name == "}" || name == "," || name == ";" || name == "\n") kinds_[symbol] |= CLOSER;
+    if (name == ")" || name == "]" || name == "}" || name == "," || name == ";" || name == "\n")
+      kinds_[symbol] |= CLOSER;
   }
   parser_ = cs_parser_new(grammar);
   if (!parser_) throw std::bad_alloc();

@@ -69,8 +69,7 @@ inline constexpr Kinds FUNCTION = kind("function"), LAMBDA = kind("lambda"), TYP
                        IDENTIFIER = kind("identifier"), VARIABLE = kind("variable"), PARAMETERS = kind("parameters"),
                        PARAMETER = kind("parameter"), CALL = kind("call"), BLOCK = kind("block"),
                        ATTRIBUTE = kind("attribute"), WRAPPER = kind("wrapper"), DOCSTRING = kind("docstring"),
-                       DATA = kind("data"), NOTHING = kind("nothing"), TRY = kind("try"),
-                       OPERATOR = kind("operator");
+                       DATA = kind("data"), NOTHING = kind("nothing"), TRY = kind("try"), OPERATOR = kind("operator");
 
 // Bits that every grammar has without being told.
 inline constexpr Kinds NAMED = Kinds{1} << 60;         // a node with a name of its own, unlike "(" or "while"

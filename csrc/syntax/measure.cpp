@@ -15,8 +15,8 @@ constexpr uint32_t NONE = UINT32_MAX;
 // A node that stands where a decision is made.
 constexpr Kinds DECIDES = IF | ELIF | LOOP | CASE | CATCH | TERNARY | DECISION;
 // What the quick path of plain tokens does not have to look at.
-constexpr Kinds STRUCTURE = FUNCTION | LAMBDA | TYPE | DECIDES | SWITCH | ELSE | JUMP | STATEMENT | DECLARATION | IMPORT |
-                            CALL | ATTRIBUTE | WRAPPER | VARIABLE | PARAMETERS | PARAMETER;
+constexpr Kinds STRUCTURE = FUNCTION | LAMBDA | TYPE | DECIDES | SWITCH | ELSE | JUMP | STATEMENT | DECLARATION |
+                            IMPORT | CALL | ATTRIBUTE | WRAPPER | VARIABLE | PARAMETERS | PARAMETER;
 
 // FNV-1a over at most 64 bytes and the length: names and numbers are short, and a long string is told by its beginning.
 uint64_t hash_of(std::string_view text) {
@@ -32,23 +32,23 @@ bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\f' |
 
 // What is known of a node while those below it are passed.
 struct Measurer::Frame {
-  uint32_t next;        // the first node that is not below
-  uint32_t index;       // of the node
+  uint32_t next;   // the first node that is not below
+  uint32_t index;  // of the node
   Kinds kinds;
-  uint32_t function;    // in functions_, the one around; NONE outside
-  uint32_t outermost;   // the outermost of these
-  uint32_t nesting;     // cognitive complexity: levels around what is below
-  uint32_t depth;       // control structures around what is below, within the function
-  uint32_t logical;     // frame of the outermost of the joined logical expressions; NONE
-  uint16_t operation;   // in that frame: the last operator seen
-  Role role;            // of the name that is to come below
-  bool error;           // the node is an error
-  bool string;          // within a string
-  bool data;            // within a list of values
-  bool after_else;      // the last token was `else`
-  bool documented;      // a comment stands right before the node
-  bool block_seen;      // of a handler
-  int64_t active;       // of a handler: what was active before its block
+  uint32_t function;   // in functions_, the one around; NONE outside
+  uint32_t outermost;  // the outermost of these
+  uint32_t nesting;    // cognitive complexity: levels around what is below
+  uint32_t depth;      // control structures around what is below, within the function
+  uint32_t logical;    // frame of the outermost of the joined logical expressions; NONE
+  uint16_t operation;  // in that frame: the last operator seen
+  Role role;           // of the name that is to come below
+  bool error;          // the node is an error
+  bool string;         // within a string
+  bool data;           // within a list of values
+  bool after_else;     // the last token was `else`
+  bool documented;     // a comment stands right before the node
+  bool block_seen;     // of a handler
+  int64_t active;      // of a handler: what was active before its block
 };
 
 struct Measurer::Open {
@@ -236,8 +236,7 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
                 active};
     // 4. Names: a name's node is told by its field, and its owner by the way down to it.
     if (parent.role != NO_NAME) {
-      const uint8_t wanted = CS_FIELD_NAME | CS_FIELD_DECLARATOR |
-                             (parent.role >= VARIABLE_NAME ? CS_FIELD_LEFT : 0);
+      const uint8_t wanted = CS_FIELD_NAME | CS_FIELD_DECLARATOR | (parent.role >= VARIABLE_NAME ? CS_FIELD_LEFT : 0);
       if (node.fields & wanted) frame.role = parent.role;
     }
     if ((parent.kinds & PARAMETERS) && (kinds & IDENTIFIER)) frame.role = PARAMETER_NAME;
@@ -323,8 +322,8 @@ Metrics Measurer::measure(std::string_view text, Grammar::Nodes parsed, std::vec
         ++m.declarations;
       } else if (kinds & STATEMENT) {
         // A string alone does nothing; the first of a function documents it.
-        const bool string = (kinds & DOCSTRING) && !leaf && (kinds_of[nodes[i + 1].symbol] & STRING) &&
-                            nodes[i + 1].next == node.next;
+        const bool string =
+            (kinds & DOCSTRING) && !leaf && (kinds_of[nodes[i + 1].symbol] & STRING) && nodes[i + 1].next == node.next;
         m.statements += !string;
         if (string && (parent.kinds & BLOCK) && frames_.size() > 1 && parent.index + 1 == i &&
             (frames_[frames_.size() - 2].kinds & FUNCTION) && parent.function != NONE) {

@@ -42,7 +42,7 @@ struct Metrics {
 
 // A function, for tests and for other scorers.
 struct Function {
-  std::string_view name;  // empty if it has none
+  std::string_view name;        // empty if it has none
   uint32_t start = 0, end = 0;  // bytes
   int64_t line = 0;             // of its beginning; the first is 1
   int64_t lines = 0;
@@ -87,7 +87,7 @@ class Measurer {
   bool bodies_ = false;  // whether the table tells where a function's body is
   std::vector<Frame> frames_;
   std::vector<Open> functions_;
-  std::vector<uint32_t> lines_;       // offsets of line ends
+  std::vector<uint32_t> lines_;        // offsets of line ends
   std::vector<uint8_t> seen_symbols_;  // operators
   Distinct operands_;
 };

@@ -5,7 +5,9 @@ namespace codeshell::syntax {
 
 Name style_of(std::string_view name) {
   // `_private`, `$php`, `@ruby`, `__init__`, `predicate?`: what is around the words.
-  const auto around = [](char c) { return c == '_' || c == '$' || c == '@' || c == '?' || c == '!' || c == '\'' || c == '%'; };
+  const auto around = [](char c) {
+    return c == '_' || c == '$' || c == '@' || c == '?' || c == '!' || c == '\'' || c == '%';
+  };
   while (!name.empty() && around(name.front())) name.remove_prefix(1);
   while (!name.empty() && around(name.back())) name.remove_suffix(1);
   bool lower = false, upper = false, underscore = false;

@@ -37,8 +37,8 @@ typedef struct {
 typedef struct cs_parser cs_parser;
 
 // NULL without memory. The language must outlive the parser.
-cs_parser *cs_parser_new(const struct TSLanguage *language);
-void cs_parser_delete(cs_parser *parser);
+cs_parser* cs_parser_new(const struct TSLanguage* language);
+void cs_parser_delete(cs_parser* parser);
 
 typedef enum { CS_PARSED, CS_TOO_MANY_STEPS, CS_TOO_MUCH_MEMORY, CS_NO_MEMORY } cs_status;
 
@@ -46,8 +46,8 @@ typedef enum { CS_PARSED, CS_TOO_MANY_STEPS, CS_TOO_MUCH_MEMORY, CS_NO_MEMORY } 
 // Both are counted and not timed, so that the same text has the same answer on every machine. `nodes` receives the
 // nodes of the tree, valid until the next call; with NULL nothing but the parsing is done. No recursion here, whatever
 // the depth. One thread at a time.
-cs_status cs_parse(cs_parser *parser, const char *text, uint32_t size, uint64_t steps, size_t memory,
-                   const cs_node **nodes, size_t *count);
+cs_status cs_parse(cs_parser* parser, const char* text, uint32_t size, uint64_t steps, size_t memory,
+                   const cs_node** nodes, size_t* count);
 
 #ifdef __cplusplus
 }

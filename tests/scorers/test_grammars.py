@@ -95,7 +95,7 @@ def test_nodes_are_those_of_tree_sitter(language: str) -> None:
         b"<?php function f($a) { return $a['x'] ?? null; } ?>\n<p>text</p>\n",
         b"a:\n  - b: 'c'\n    d: &x [1, 2]\n  - *x\n",
         b"sub f { my ($a) = @_; return $a->{x} // 'y'; }\n",
-        b"} ) ] broken ( [ { \"unclosed",
+        b'} ) ] broken ( [ { "unclosed',
         b"",
         b"\n\n",
     ]
