@@ -58,7 +58,7 @@ class QualityModel:
     spread: NDArray[np.float64]
     """(2, targets): what they are divided by."""
     calibrations: tuple[Calibration, ...]
-    """By target."""
+    """One for each target."""
     about: Mapping[str, Any]
     """What the card says, and `scorers`: name to version of those that gave the columns."""
 

@@ -64,9 +64,7 @@ def evaluate(
             np.ascontiguousarray(data.rows[:, [*plain, *range(len(data.columns), data.rows.shape[1])]]),
             *(getattr(data, name) for name in ("targets", "groups", "vectors", "rarity", "reference", "separator")),
         )
-        others = [
-            out_of_fold(reduced, settings, fold, seed, head=runs[seed].head) for seed, fold in enumerate(dealt)
-        ]
+        others = [out_of_fold(reduced, settings, fold, seed, head=runs[seed].head) for seed, fold in enumerate(dealt)]
         predictions["without language models"] = [_forms(one) for one in others]
     predictions["trees alone"] = [(one.trees[:, 0], one.trees[:, 0]) for one in runs]
     if runs[0].head is not None:

@@ -44,7 +44,7 @@ class Settings:
     bags: int = 2
     """Ensembles of different chance that are averaged."""
     dimension_weight: float = 0.25
-    """Of each dimension in choosing the splits, where the score has 1."""
+    """Weight of each dimension in choosing the splits, where the score has 1."""
     bits: int = 14
     """2^bits buckets of n-grams. 15 and 16 were no better, and the tables then leave the first caches."""
     most_bytes: int = 8192
@@ -71,7 +71,7 @@ class Prepared:
     """(labels, targets)."""
     groups: tuple[str, ...]
     vectors: Vectors
-    """Of the labelled texts, then of the reference."""
+    """Those of the labelled texts, then of the reference."""
     rarity: NDArray[np.uint16]
     reference: Reference | None
     separator: NgramHead | None
