@@ -149,7 +149,7 @@ def mixed(
         for place, (score, share) in enumerate(zip(scores, shares, strict=True))
         if score is not None
     ]
-    result = parts[0]
+    result: NDArray[np.float64] = parts[0]
     for part in parts[1:]:
         result = result + part
     return result
