@@ -192,4 +192,6 @@ def test_pages_are_in_git() -> None:
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    assert set(NAMES) >= {name for name in listed.stdout.split() if (ROOT / name).exists()}
+    # The cards of models in codeshell/ are written by `codeshell quality train`.
+    pages = {name for name in listed.stdout.split() if (ROOT / name).exists() and not name.startswith("codeshell/")}
+    assert set(NAMES) >= pages

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_SLOPE = 1e-3
-"""Of every piece: a step of the regression may be level, but a level line would lose the order of documents."""
+"""The slope of every piece, at least: a step of the regression may be level, but a level line would lose the order of
+documents."""
 
 
 class Calibration(NamedTuple):

@@ -24,7 +24,7 @@ MOST_RARITY = 4095
 
 TOLERANCE = 1e-5
 STEPS = 40
-"""Of the conjugate gradients: they end at this relative residual, or after so many steps."""
+"""Steps of the conjugate gradients: they end at this relative residual, or after so many steps."""
 
 
 @dataclass(frozen=True)

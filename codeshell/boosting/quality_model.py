@@ -1,6 +1,6 @@
-"""The learned quality score: trees over columns and a head on the text, mixed, calibrated, and in one file.
+"""The learned quality score: trees and a linear score on columns, a head on the text; mixed, calibrated, in one file.
 
-    raw     = (tree score - centre) / spread + the same of the head, times its share
+    raw     = (tree score - centre) / spread + the same of the head and of a linear score, times their shares
     quality = the calibrated line of pieces at `raw`, between 0 and 5
 
 The same for each dimension. Everything a model needs to be applied is in its file: the names of its columns in order,
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from codeshell.boosting import container
 from codeshell.boosting.isotonic import Calibration
+from codeshell.boosting.linear import Linear
 from codeshell.boosting.ngrams import NgramHead
 from codeshell.boosting.trees import Ensemble, Evaluator
 from codeshell.documents.texts import Texts
@@ -51,14 +52,16 @@ class QualityModel:
     head: NgramHead | None
     """None: trees alone. If its weights have a target more than the model, the last one tells good from bad reference
     code, and the trees read that score as their last column."""
+    linear: Linear | None
     head_share: float
-    """Weight of the head's score, where that of the trees is 1."""
+    linear_share: float
+    """Weights of the two scores, where that of the trees is 1."""
     centre: NDArray[np.float64]
-    """(2, targets): what is subtracted from the scores of trees and head."""
+    """(3, targets): what is subtracted from the scores of trees, head and linear score."""
     spread: NDArray[np.float64]
-    """(2, targets): what they are divided by."""
+    """(3, targets): what they are divided by."""
     calibrations: tuple[Calibration, ...]
-    """By target."""
+    """One for each target."""
     about: Mapping[str, Any]
     """What the card says, and `scorers`: name to version of those that gave the columns."""
 
@@ -68,12 +71,15 @@ class QualityModel:
 
     def raw(self, rows: NDArray[np.float64], texts: Texts) -> NDArray[np.float64]:
         """Mixed scores before calibration: (documents, targets)."""
-        head = None
+        head = linear = None
+        if self.linear is not None:
+            linear = self.linear.predict(rows)
         if self.head is not None:
             both = self.head.predict(texts)
             head, reference = both[:, : len(self.targets)], both[:, len(self.targets) :]
             rows = np.concatenate([rows, reference], axis=1)
-        return mixed(self._evaluator.predict(rows), head, self.head_share, self.centre, self.spread)
+        shares = (1.0, self.head_share, self.linear_share)
+        return mixed((self._evaluator.predict(rows), head, linear), shares, self.centre, self.spread)
 
     def predict(self, rows: NDArray[np.float64], texts: Texts) -> NDArray[np.float64]:
         """Scores from 0 to 5.
@@ -95,12 +101,16 @@ class QualityModel:
             "targets": list(self.targets),
             "features": self.trees.features,  # the columns, and perhaps the head's last score
             "head": None if self.head is None else {"bits": self.head.bits, "most_bytes": self.head.most_bytes},
+            "linear": self.linear is not None,
             "head_share": self.head_share,
+            "linear_share": self.linear_share,
             "about": dict(self.about),
         }
         arrays: dict[str, NDArray[Any]] = {f"trees.{name}": array for name, array in self.trees.arrays().items()}
         if self.head is not None:
             arrays |= {f"head.{name}": array for name, array in self.head.arrays().items()}
+        if self.linear is not None:
+            arrays |= {f"linear.{name}": array for name, array in self.linear.arrays().items()}
         arrays |= {"centre": self.centre, "spread": self.spread}
         for name, line in zip(self.targets, self.calibrations, strict=True):
             arrays |= {f"raw.{name}": line.raw, f"value.{name}": line.value}
@@ -124,33 +134,46 @@ class QualityModel:
 
 
 def mixed(
-    trees: NDArray[np.float64],
-    head: NDArray[np.float64] | None,
-    head_share: float,
+    scores: Sequence[NDArray[np.float64] | None],
+    shares: Sequence[float],
     centre: NDArray[np.float64],
     spread: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Standard scores of the trees, plus those of the head times its share."""
-    result: NDArray[np.float64] = (trees - centre[0]) / spread[0]
-    if head is not None:
-        result = result + head_share * ((head - centre[1]) / spread[1])
+    """Sum of the standard scores times their shares.
+
+    Args:
+        scores: (documents, targets) each, of trees, head and linear score; None for a part that is not there.
+    """
+    parts = [
+        share * ((score - centre[place]) / spread[place])
+        for place, (score, share) in enumerate(zip(scores, shares, strict=True))
+        if score is not None
+    ]
+    result: NDArray[np.float64] = parts[0]
+    for part in parts[1:]:
+        result = result + part
     return result
 
 
 def _parsed(found: container.Contents) -> QualityModel:
     meta, arrays = found
-    tree = {name.removeprefix("trees."): array for name, array in arrays.items() if name.startswith("trees.")}
+
+    def parts_of(prefix: str) -> dict[str, NDArray[Any]]:
+        prefix += "."
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
     head = None
     if meta["head"] is not None:
-        parts = {name.removeprefix("head."): array for name, array in arrays.items() if name.startswith("head.")}
-        head = NgramHead(int(meta["head"]["bits"]), int(meta["head"]["most_bytes"]), **parts)
+        head = NgramHead(int(meta["head"]["bits"]), int(meta["head"]["most_bytes"]), **parts_of("head"))
     targets = tuple(map(str, meta["targets"]))
     return QualityModel(
         columns=tuple(map(str, meta["columns"])),
         targets=targets,
-        trees=Ensemble(**tree, features=int(meta["features"])),
+        trees=Ensemble(**parts_of("trees"), features=int(meta["features"])),
         head=head,
+        linear=Linear(**parts_of("linear")) if meta["linear"] else None,
         head_share=float(meta["head_share"]),
+        linear_share=float(meta["linear_share"]),
         centre=arrays["centre"],
         spread=arrays["spread"],
         calibrations=tuple(Calibration(arrays[f"raw.{name}"], arrays[f"value.{name}"]) for name in targets),
@@ -172,10 +195,12 @@ def _check(model: QualityModel) -> None:
         raise ValueError("its trees have another number of targets")
     model.trees.evaluator()
     for array in (model.centre, model.spread):
-        if array.shape != (2, count) or array.dtype != np.float64 or not np.isfinite(array).all():
-            raise ValueError("its standard scores are not (2, targets) numbers")
-    if not (model.spread > 0).all() or not np.isfinite(model.head_share):
+        if array.shape != (3, count) or array.dtype != np.float64 or not np.isfinite(array).all():
+            raise ValueError("its standard scores are not (3, targets) numbers")
+    if not (model.spread > 0).all() or not np.isfinite([model.head_share, model.linear_share]).all():
         raise ValueError("its standard scores divide by 0")
+    if model.linear is not None:
+        _check_linear(model.linear, len(model.columns), count)
     if model.head is not None:
         _check_head(model.head, count + extra)
     for line in model.calibrations:
@@ -186,6 +211,15 @@ def _check(model: QualityModel) -> None:
             raise ValueError("a calibration does not ascend")
         if line.value[0] < LOW or line.value[-1] > HIGH:
             raise ValueError("a calibration leaves 0 to 5")
+
+
+def _check_linear(linear: Linear, columns: int, count: int) -> None:
+    shapes = {"centre": (columns,), "spread": (columns,), "weights": (columns, count), "start": (count,)}
+    for name, array in linear.arrays().items():
+        if array.shape != shapes[name] or array.dtype != np.float64 or not np.isfinite(array).all():
+            raise ValueError("an array of its linear score has another shape, or numbers that are none")
+    if not (linear.spread > 0).all():
+        raise ValueError("its linear score divides by 0")
 
 
 def _check_head(head: NgramHead, count: int) -> None:

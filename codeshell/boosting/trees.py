@@ -29,7 +29,7 @@ class Growth:
 
     trees: int = 300
     leaves: int = 15
-    """Of a tree, at most."""
+    """Leaves of a tree, at most."""
     rate: float = 0.05
     """Share of each tree's correction that is applied."""
     least_weight: float = 10.0
@@ -37,9 +37,9 @@ class Growth:
     ridge: float = 1.0
     """Imagined documents without an error in each leaf, which pull its value to 0."""
     column_share: float = 0.3
-    """Of the columns, drawn anew for each tree."""
+    """Share of the columns, drawn anew for each tree."""
     row_share: float = 0.8
-    """Of the documents, drawn anew for each tree."""
+    """Share of the documents, drawn anew for each tree."""
     bins: int = 64
     """Bins of a column, at most 255."""
     seed: int = 0

@@ -61,7 +61,7 @@ class Job:
     options: InputOptions
     model: Path = SHIPPED
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Of the scorers, by name."""
+    """Settings of the scorers, by name."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     lines = [
         f"# {about['name']}",
         "",
-        "A learned quality score of source files, 0 to 5: boosted trees on measured columns, and a linear head on",
-        "hashed n-grams of the text. `codeshell quality train` made this model and this page.",
+        "A learned quality score of source files, 0 to 5: boosted trees and a linear score on measured columns, and a",
+        "linear head on hashed n-grams of the text. `codeshell quality train` made this model and this page.",
         "",
         "## Data",
         "",
         f"- {figures['labels']:,} labelled files of {figures['repositories']:,} repositories.",
-        *_wrapped(about["data"]),
+        *_wrapped(about["data"], "- "),
     ]
     if about.get("left_out"):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items())

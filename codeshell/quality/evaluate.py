@@ -51,7 +51,7 @@ def evaluate(
     simple = {
         "language mean": [baselines.language_mean(languages, score, fold) for fold in dealt],
         "length only": [baselines.length_only(lengths, score, fold) for fold in dealt],
-        "ridge on the columns": [baselines.ridge(data.rows, score, fold) for fold in dealt],
+        "ridge on the columns": [baselines.ridge(data.rows[:, : len(data.columns)], score, fold) for fold in dealt],
     }
     predictions = {name: [(one, one) for one in found] for name, found in simple.items()}
     # The length itself ranks as well as any rising line on it.
@@ -64,9 +64,7 @@ def evaluate(
             np.ascontiguousarray(data.rows[:, [*plain, *range(len(data.columns), data.rows.shape[1])]]),
             *(getattr(data, name) for name in ("targets", "groups", "vectors", "rarity", "reference", "separator")),
         )
-        others = [
-            out_of_fold(reduced, settings, fold, seed, head=runs[seed].head) for seed, fold in enumerate(dealt)
-        ]
+        others = [out_of_fold(reduced, settings, fold, seed, head=runs[seed].head) for seed, fold in enumerate(dealt)]
         predictions["without language models"] = [_forms(one) for one in others]
     predictions["trees alone"] = [(one.trees[:, 0], one.trees[:, 0]) for one in runs]
     if runs[0].head is not None:

@@ -1,8 +1,9 @@
 """Training of a quality model, and predictions of each label by models that have not seen its repository.
 
+    linear ridge regression on the scorers' columns
     head   ridge regression on hashed n-grams: the labels, and beside them reference code whose level is known roughly
     trees  boosted trees on the scorers' columns and, as one more column, the head's good-from-bad score
-    mix    standard scores of both, the head's times `head_share`
+    mix    standard scores of the three, times their shares
     lines  isotonic calibration of the mix, by target
 
 Nothing of a held-out repository's labels reaches its predictions: head and trees are trained anew for each fold, and
@@ -21,8 +22,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from codeshell.boosting import isotonic, ngrams, trees
-from codeshell.boosting.quality_model import HIGH, LOW, QualityModel, matrix, mixed
+from codeshell.boosting import linear as linear_score
+from codeshell.boosting.linear import Linear
 from codeshell.boosting.ngrams import NgramHead, Vectors
+from codeshell.boosting.quality_model import HIGH, LOW, QualityModel, matrix, mixed
 from codeshell.boosting.trees import Growth
 from codeshell.quality.folds import folds_by_group
 from codeshell.quality.labels import Labels
@@ -44,7 +47,7 @@ class Settings:
     bags: int = 2
     """Ensembles of different chance that are averaged."""
     dimension_weight: float = 0.25
-    """Of each dimension in choosing the splits, where the score has 1."""
+    """Weight of each dimension in choosing the splits, where the score has 1."""
     bits: int = 14
     """2^bits buckets of n-grams. 15 and 16 were no better, and the tables then leave the first caches."""
     most_bytes: int = 8192
@@ -52,6 +55,9 @@ class Settings:
     ridge: float = 0.3
     head_share: float = 0.5
     """Weight of the head where that of the trees is 1; 0: no head."""
+    linear_share: float = 1.0
+    """The same for the linear score on the columns; 0: none."""
+    linear_penalty: float = 50.0
     reference_weight: float = 0.25
     """Weight of all reference files together in the head, where that of all labels is 1."""
     reference_gap: float = 0.5
@@ -71,7 +77,7 @@ class Prepared:
     """(labels, targets)."""
     groups: tuple[str, ...]
     vectors: Vectors
-    """Of the labelled texts, then of the reference."""
+    """Those of the labelled texts, then of the reference."""
     rarity: NDArray[np.uint16]
     reference: Reference | None
     separator: NgramHead | None
@@ -135,6 +141,7 @@ class OutOfFold:
     trees: Matrix
     """(labels, targets)."""
     head: Matrix | None
+    linear: Matrix | None
     raw: Matrix
     """(labels, targets): the mix."""
     calibrated: Matrix
@@ -164,6 +171,7 @@ def out_of_fold(
     """
     by_trees = np.zeros_like(data.targets)
     by_head = np.zeros_like(data.targets) if settings.head_share else None
+    by_lines = np.zeros_like(data.targets) if settings.linear_share else None
     gain = np.zeros(data.rows.shape[1])
     for fold in np.unique(folds).tolist():
         test = np.flatnonzero(folds == fold)
@@ -173,20 +181,22 @@ def out_of_fold(
         ensemble = _train_trees(data, train, settings, bags or settings.bags, seed)
         gain += ensemble.gain
         by_trees[test] = ensemble.evaluator().predict(data.rows[test])
+        if by_lines is not None:
+            by_lines[test] = _train_linear(data, train, settings).predict(data.rows[test, : len(data.columns)])
         if by_head is not None and head is None:
             trained = _train_head(data, train, settings)
             by_head[test] = _apply_head(trained, data.vectors.take(test))
     if head is not None:
         by_head = head
-    centre, spread = standard(by_trees, by_head)
-    raw = mixed(by_trees, by_head, settings.head_share, centre, spread)
+    centre, spread = standard((by_trees, by_head, by_lines))
+    raw = mixed((by_trees, by_head, by_lines), _shares(settings), centre, spread)
     calibrated = np.zeros_like(raw)
     for fold in np.unique(folds).tolist():
         test, others = folds == fold, folds != fold
         for t in range(raw.shape[1]):
             line = isotonic.fit(raw[others, t], data.targets[others, t], LOW, HIGH)
             calibrated[test, t] = line(raw[test, t])
-    return OutOfFold(folds, by_trees, by_head, raw, calibrated, gain)
+    return OutOfFold(folds, by_trees, by_head, by_lines, raw, calibrated, gain)
 
 
 def _fewer(groups: Sequence[str], train: NDArray[np.int64], share: float, fold: int) -> NDArray[np.int64]:
@@ -202,6 +212,16 @@ def _fewer(groups: Sequence[str], train: NDArray[np.int64], share: float, fold: 
     return np.array([row for row in train.tolist() if groups[row] in kept], np.int64)
 
 
+def _train_linear(data: Prepared, train: NDArray[np.int64], settings: Settings) -> Linear:
+    """The linear score of some labels. It does not read the good-from-bad score, which the head knows already."""
+    return linear_score.train(data.rows[train, : len(data.columns)], data.targets[train], settings.linear_penalty)
+
+
+def _shares(settings: Settings) -> tuple[float, float, float]:
+    """Weights of trees, head and linear score."""
+    return 1.0, settings.head_share, settings.linear_share
+
+
 def _apply_head(head: NgramHead, found: Vectors) -> Matrix:
     """What `head.predict` gives for texts whose vectors are there already, but for rounding."""
     unit = ngrams.unit_rows(found, head.rarity)
@@ -209,9 +229,10 @@ def _apply_head(head: NgramHead, found: Vectors) -> Matrix:
     return ngrams.product(found, unit, weights) + head.start
 
 
-def standard(by_trees: Matrix, by_head: Matrix | None) -> tuple[Matrix, Matrix]:
-    """Centre and spread (2, targets) of the scores of trees and head; 0 and 1 for a head that is not there."""
-    parts = [by_trees, by_head if by_head is not None else np.zeros_like(by_trees)]
+def standard(scores: Sequence[Matrix | None]) -> tuple[Matrix, Matrix]:
+    """Centre and spread (parts, targets) of the scores of trees, head and linear score; 0 and 1 for an absent part."""
+    shape = next(score.shape for score in scores if score is not None)
+    parts = [score if score is not None else np.zeros(shape) for score in scores]
     centre = np.stack([part.mean(0) for part in parts])
     spread = np.stack([part.std(0) for part in parts])
     return centre, np.where(spread > 1e-9, spread, 1.0)
@@ -233,21 +254,24 @@ def train(
     head = _train_head(data, everything, settings) if settings.head_share else None
     if head is not None and data.separator is not None:
         head = _with_separator(head, data.separator)
-    centre, spread = standard(honest.trees, honest.head)
+    linear = _train_linear(data, everything, settings) if settings.linear_share else None
+    centre, spread = standard((honest.trees, honest.head, honest.linear))
     lines = tuple(isotonic.fit(honest.raw[:, t], data.targets[:, t], LOW, HIGH) for t in range(data.targets.shape[1]))
     # Leaves and weights tell models apart; the dates and figures in `about` need not.
     parts = [*ensemble.arrays().values(), centre, spread, *(array for line in lines for array in line)]
-    if head is not None:
-        parts += list(head.arrays().values())
+    for part in (head, linear):
+        parts += list(part.arrays().values()) if part is not None else []
     digest = hashlib.blake2b(repr(data.columns).encode(), digest_size=8)
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes())
+    for array in parts:
+        digest.update(np.ascontiguousarray(array).tobytes())
     return QualityModel(
         columns=data.columns,
         targets=tuple(names),
         trees=ensemble,
         head=head,
+        linear=linear,
         head_share=settings.head_share,
+        linear_share=settings.linear_share,
         centre=centre,
         spread=spread,
         calibrations=lines,

@@ -94,9 +94,7 @@ def measure(predicted: Vector, judged: Vector) -> dict[str, float]:
     return {name: function(predicted, judged) for name, function in MEASURES.items()}
 
 
-def intervals(
-    predicted: Vector, judged: Vector, groups: Sequence[str]
-) -> dict[str, tuple[float, float]]:
+def intervals(predicted: Vector, judged: Vector, groups: Sequence[str]) -> dict[str, tuple[float, float]]:
     """95 % intervals of all of `MEASURES`, from samples of whole groups."""
     names = sorted(set(groups))
     of_group = [np.flatnonzero(np.array(groups) == name) for name in names]

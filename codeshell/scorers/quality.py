@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from codeshell.boosting.quality_model import DIMENSIONS, SCORE, SHIPPED, QualityModel, matrix
+from codeshell.boosting.quality_model import SHIPPED, QualityModel, matrix
 from codeshell.errors import UserError
 from codeshell.scorers.text import SCORES
-
-PIECE = 1024
-"""Documents that are scored at once."""
 
 
 class Quality:
@@ -25,15 +22,14 @@ class Quality:
         model: a file that `codeshell quality train` wrote; empty: the model of the package.
     """
 
-    version = 1
-    name = "quality"
+    version: int | str = 1
 
     def __init__(self, model: str = "") -> None:
         if not isinstance(model, str):
             raise UserError(f"score.settings of quality: model is {model!r}, no path; name a file")
         self.model = QualityModel.load(Path(model) if model else SHIPPED)
         # A run scores again when the model changes.
-        self.version = f"{type(self).version}.{self.model.about.get('fingerprint', '')}"  # type: ignore[assignment]
+        self.version = f"{type(self).version}.{self.model.about.get('fingerprint', '')}"
         self.columns = pa.schema([(target, pa.float64()) for target in self.model.targets])
         have = {*SCORES.names, "bytes"}
         self.needs = [column for column in self.model.columns if column not in have]
@@ -48,6 +44,3 @@ class Quality:
             )
         predicted = self.model.predict(matrix(batch, self.model.columns), texts)
         return {target: pa.array(predicted[:, t]) for t, target in enumerate(self.model.targets)}
-
-
-__all__ = ["DIMENSIONS", "SCORE", "Quality"]

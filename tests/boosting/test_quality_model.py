@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from codeshell.boosting import container, isotonic
+from codeshell.boosting import container, isotonic, linear
 from codeshell.boosting.ngrams import rarity_of, train, vectors
 from codeshell.boosting.quality_model import KIND, QualityModel, matrix
 from codeshell.boosting.trees import Growth, grow
@@ -26,18 +26,20 @@ def model(head: bool = True) -> tuple[QualityModel, np.ndarray, list[str]]:
     found = vectors(texts, 10, 100)
     # The head has a target more than the model: it is the last column of the trees.
     extra = np.concatenate([targets, np.sign(targets[:, :1] - 2)], axis=1)
-    linear = train(found, rarity_of(found), extra, np.ones(200), 1.0) if head else None
-    seen = rows if linear is None else np.concatenate([rows, linear.predict(texts)[:, 2:]], axis=1)
+    ngram_head = train(found, rarity_of(found), extra, np.ones(200), 1.0) if head else None
+    seen = rows if ngram_head is None else np.concatenate([rows, ngram_head.predict(texts)[:, 2:]], axis=1)
     ensemble = grow(seen, targets, Growth(trees=20))
     lines = tuple(isotonic.fit(uniform(t, 0, 200), targets[:, t], 0, 5) for t in range(2))
     built = QualityModel(
         columns=("a", "b", "c"),
         targets=("quality", "value"),
         trees=ensemble,
-        head=linear,
+        head=ngram_head,
+        linear=linear.train(rows, targets, 1.0),
         head_share=0.5,
-        centre=np.zeros((2, 2)),
-        spread=np.full((2, 2), 5.0),
+        linear_share=0.25,
+        centre=np.zeros((3, 2)),
+        spread=np.full((3, 2), 5.0),
         calibrations=lines,
         about={"scorers": {"one": "1"}},
     )
@@ -66,9 +68,11 @@ CHANGES: list[tuple[str, Any]] = [
     ("targets", ("value", "quality")),
     ("targets", ("quality", "beauty")),
     ("targets", ("quality",)),
-    ("centre", np.zeros((2, 3))),
-    ("centre", np.full((2, 2), np.nan)),
-    ("spread", np.zeros((2, 2))),
+    ("centre", np.zeros((3, 3))),
+    ("centre", np.full((3, 2), np.nan)),
+    ("spread", np.zeros((3, 2))),
+    ("linear", linear.Linear(np.zeros(2), np.ones(2), np.zeros((2, 2)), np.zeros(2))),
+    ("linear", linear.Linear(np.zeros(3), np.zeros(3), np.zeros((3, 2)), np.zeros(2))),
     ("head_share", 1e400),
     ("head", None),
     ("calibrations", (isotonic.Calibration(np.zeros(2), np.zeros(2)),) * 2),

@@ -110,7 +110,7 @@ def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("with_reference", "head_share"), [(False, 0.5), (True, 0.0), (False, 0.0)])
 def test_parts_that_are_left_out(tmp_path: Path, with_reference: bool, head_share: float) -> None:
     found, table = read(tmp_path, labels(120))
-    settings = dataclasses.replace(SETTINGS, head_share=head_share)
+    settings = dataclasses.replace(SETTINGS, head_share=head_share, linear_share=2 * head_share)
     data = fit.prepare(found, table, COLUMNS, reference() if with_reference else None, settings)
     result = fit.out_of_fold(data, settings, fit.folds_of(data, 3, 0))
     model = fit.train(data, found.names, settings, result, {})

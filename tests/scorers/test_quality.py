@@ -84,7 +84,7 @@ def test_what_it_needs_is_named() -> None:
     assert "contrast" in scorer.needs
     assert "bytes" not in scorer.needs
     assert "characters" not in scorer.needs
-    with pytest.raises(UserError, match=r"no column '.*'; name the scorer that gives it first"):
+    with pytest.raises(UserError, match=r"no column '.*' in the batch; name the scorer that gives it first"):
         scorer.score(documents([CAREFUL]))
 
 
