@@ -17,6 +17,7 @@ class ContaminationIndex:
     def score(
         self, data: bytes | memoryview, offsets: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]: ...
+
 Buffer = bytes | bytearray | memoryview
 
 def count(data: Buffer, offsets: NDArray[np.int64], everything: bool = False) -> NDArray[np.int64]: ...
