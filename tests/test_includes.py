@@ -22,6 +22,7 @@ LEVELS = {
     "copy": 2,
     "dedup": 2,
     "loss": 2,
+    "syntax": 2,
     "rotary": 2,
     "cpu": 3,
     "bindings": 4,

@@ -161,7 +161,7 @@ def test_a_text_that_takes_too_much() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 2**31, 1.5, "many"])
 def test_a_limit_out_of_range(value: object) -> None:
-    with pytest.raises(UserError, match="max_bytes = .* must be from 1 to"):
+    with pytest.raises(UserError, match=r"max_bytes = .* must be from 1 to"):
         Syntax(max_bytes=value)
 
 
