@@ -58,13 +58,15 @@ Grammar::~Grammar() { cs_parser_delete(parser_); }
 
 bool Grammar::parse_only(std::string_view text, const Budget& budget) {
   const auto size = static_cast<uint32_t>(text.size());
-  return cs_parse(parser_, text.data(), size, budget.steps, budget.memory, nullptr, nullptr) == CS_PARSED;
+  return cs_parse(parser_, text.data(), size, budget.steps, budget.characters, budget.memory, nullptr, nullptr) ==
+         CS_PARSED;
 }
 
 Grammar::Nodes Grammar::parse(std::string_view text, const Budget& budget) {
   Nodes nodes;
   const auto size = static_cast<uint32_t>(text.size());
-  const auto status = cs_parse(parser_, text.data(), size, budget.steps, budget.memory, &nodes.nodes, &nodes.count);
+  const auto status =
+      cs_parse(parser_, text.data(), size, budget.steps, budget.characters, budget.memory, &nodes.nodes, &nodes.count);
   if (status == CS_NO_MEMORY) throw std::bad_alloc();
   return nodes;
 }

@@ -15,10 +15,11 @@ namespace codeshell::syntax {
 // The first and last version of grammars that this core reads.
 std::pair<int, int> grammar_versions();
 
-// What a text may cost. Both are counted and not timed, so that the same text has the same answer on every machine.
+// What a text may cost. All are counted and not timed, so that the same text has the same answer on every machine.
 struct Budget {
-  uint64_t steps;  // hundreds of operations of the parser
-  size_t memory;   // bytes
+  uint64_t steps;       // hundreds of operations of the parser
+  uint64_t characters;  // read by scanners, the same one many times
+  size_t memory;        // bytes
 };
 
 // Names and kinds of a grammar's symbols. Not thread-safe: one at a time may parse.

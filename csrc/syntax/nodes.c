@@ -35,6 +35,7 @@ typedef struct {
   Block *classes[CLASSES + 1];
   jmp_buf leave;
   cs_status reason;  // why it was left
+  uint64_t advanced, furthest;  // characters that were read, again and again; the limit
 } Arena;
 
 // The arena of the parse that runs in this thread.
@@ -304,19 +305,28 @@ static const char *read_input(void *payload, uint32_t byte, TSPoint point, uint3
   return input->text + byte;
 }
 
-// Called by the parser each hundred operations; true stops it.
+// What all scanners read by. Some look to the end of the text from each place of it: one operation then is as long as
+// the text, so what is read is counted, too.
+static void counted_advance(TSLexer *lexer, bool skip) {
+  ++arena->advanced;
+  ts_lexer__advance(lexer, skip);
+}
+
+// Called by the parser each hundred operations; true stops it. No jump here: a scanner may have memory of its own.
 static bool stop_parsing(TSParseState *state) {
   uint64_t *left = state->payload;
-  if (*left == 0) return true;
+  if (*left == 0 || arena->advanced > arena->furthest) return true;
   --*left;
   return false;
 }
 
-cs_status cs_parse(cs_parser *walk, const char *text, uint32_t size, uint64_t steps, size_t memory,
-                   const cs_node **nodes, size_t *count) {
+cs_status cs_parse(cs_parser *walk, const char *text, uint32_t size, uint64_t steps, uint64_t characters,
+                   size_t memory, const cs_node **nodes, size_t *count) {
   ts_set_allocator(arena_take, arena_take_zeros, arena_change, arena_give_back);
   arena = &walk->arena;
   arena->most = memory;
+  arena->advanced = 0;
+  arena->furthest = characters;
   Input input = {text, size};
   uint64_t left = steps;
   cs_status status = CS_PARSED;
@@ -324,6 +334,7 @@ cs_status cs_parse(cs_parser *walk, const char *text, uint32_t size, uint64_t st
   TSParser *volatile parser = NULL;
   if (setjmp(arena->leave) == 0) {
     parser = ts_parser_new();
+    parser->lexer.data.advance = counted_advance;
     ts_parser_set_language(parser, walk->language);
     const TSParseOptions options = {&left, stop_parsing};
     const TSTree *tree =

@@ -42,12 +42,12 @@ void cs_parser_delete(cs_parser* parser);
 
 typedef enum { CS_PARSED, CS_TOO_MANY_STEPS, CS_TOO_MUCH_MEMORY, CS_NO_MEMORY } cs_status;
 
-// Parses a text within a budget: `steps` hundreds of operations of the parser, and `memory` bytes of its structures.
-// Both are counted and not timed, so that the same text has the same answer on every machine. `nodes` receives the
+// Parses a text within a budget: `steps` hundreds of operations of the parser, `characters` that scanners read (the same
+// one many times), and `memory` bytes of the parser's structures. They are counted and not timed, so that the same text has the same answer on every machine. `nodes` receives the
 // nodes of the tree, valid until the next call; with NULL nothing but the parsing is done. No recursion here, whatever
 // the depth. One thread at a time.
-cs_status cs_parse(cs_parser* parser, const char* text, uint32_t size, uint64_t steps, size_t memory,
-                   const cs_node** nodes, size_t* count);
+cs_status cs_parse(cs_parser* parser, const char* text, uint32_t size, uint64_t steps, uint64_t characters,
+                   size_t memory, const cs_node** nodes, size_t* count);
 
 #ifdef __cplusplus
 }
