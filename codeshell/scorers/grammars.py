@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     """A language of `syntax.toml`."""
 
     package: str
-    """On PyPI."""
+    """Its name on PyPI."""
     grammar: str
     """The function of its module that gives the grammar."""
     suffixes: Mapping[str, str]

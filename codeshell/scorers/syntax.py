@@ -19,7 +19,7 @@ from codeshell.scorers import grammars
 MAX_BYTES = 1 << 20
 """Larger files are data or generated nearly always, and the parser's memory is about 100 times a text."""
 
-_INTEGER = [
+_INTEGER = (
     "functions",
     "types",
     "cyclomatic_max",
@@ -34,7 +34,8 @@ _INTEGER = [
     "parameters_max",
     "empty_catches",
     "magic_constants",
-]
+)
+"""Columns that are the counts of C++ as they are."""
 
 SYNTAX = pa.schema(
     [
@@ -145,7 +146,9 @@ class Syntax:
         if functions:
             columns |= {name: counts[name].astype(object) for name in _INTEGER}
             columns |= _ratios(counts)
-        return {name: np.where(measured, values, None).tolist() for name, values in columns.items()}
+        for values in columns.values():
+            values[~measured] = None
+        return {name: values.tolist() for name, values in columns.items()}
 
 
 def _ratios(counts: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -172,7 +175,9 @@ def _ratios(counts: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def _share(part: NDArray[np.int64], whole: NDArray[np.int64], empty: float | None = None) -> NDArray[Any]:
     """part / whole as objects; `empty` where the whole is 0."""
-    return np.where(whole > 0, (part / np.maximum(whole, 1)).astype(object), empty)
+    shares: NDArray[Any] = (part / np.maximum(whole, 1)).astype(object)
+    shares[whole == 0] = empty
+    return shares
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -115,7 +115,7 @@ static void arena_empty(Arena *self) {
 // The children of a node that are still to come.
 typedef struct {
   const Subtree *child;      // the next one
-  const Subtree *end;        // behind the last
+  const Subtree *end;        // after the last
   const TSSymbol *alias;     // the alias of the next structural child, or NULL: none has one
   const uint8_t *fields;     // the fields of the next structural child, or NULL: none has one
   uint32_t node;             // index of the node that they are below of, or NO_NODE: a hidden rule

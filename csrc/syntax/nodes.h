@@ -29,7 +29,7 @@ typedef struct {
   uint8_t fields;   // CS_FIELD_*
   uint8_t flags;    // CS_NODE_*
   uint32_t start;   // byte
-  uint32_t end;     // byte behind the last
+  uint32_t end;     // the byte after the last
   uint32_t next;    // index of the first node that is not below this one: i + 1 for a leaf
 } cs_node;
 
