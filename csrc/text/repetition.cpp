@@ -164,7 +164,7 @@ size_t find_longest_run(const char* text, size_t size) {
     for (uint64_t left = middles; left;) {
       const size_t end = follow(i + static_cast<size_t>(std::countr_zero(left)));
       if (end >= i + 64) {
-        // The run leaves the block: go on behind it, so that a long one is followed once.
+        // The run leaves the block: the next block begins after it, so that a long one is followed once.
         next = end;
         before = 0;
         break;
