@@ -140,7 +140,23 @@ def _npm(kin: Family, module: str) -> tuple[int, str]:
     return (KNOWN, kin.known[name]) if name in kin.known else (UNKNOWN, name)
 
 
-def _is_own(kin: Family, module: str, path: str, repo: str) -> bool:
+class _Place(NamedTuple):
+    """Where a document lies, made ready for `_is_own`."""
+
+    path: str
+    """With a slash before it."""
+    repo: str
+    folders: frozenset[str]
+    project: str
+    """The repository's name without its owner, as a module would write it."""
+
+
+def _place(path: str, repo: str) -> _Place:
+    project = repo.rpartition("/")[2].lower().replace("-", "_")
+    return _Place(f"/{path}", repo, frozenset(path.split("/")[:-1]), project)
+
+
+def _is_own(kin: Family, module: str, place: _Place) -> bool:
     """Whether an import names the document's own project, by its repository's name or by the folders of its path.
 
     A document is judged alone, so a module beside it that its path does not name is not seen.
@@ -148,15 +164,12 @@ def _is_own(kin: Family, module: str, path: str, repo: str) -> bool:
     if kin.form == "npm" or not module:
         return False
     if kin.name == "go":
-        return bool(repo) and f"/{repo}/" in f"{module}/"
+        return bool(place.repo) and f"/{place.repo}/" in f"{module}/"
     parts = [part for part in module.split(kin.separator) if part]
-    folders = path.split("/")
-    folders[-1] = folders[-1].partition(".")[0]
-    project = repo.rpartition("/")[2].lower().replace("-", "_")
     if kin.form == "prefix" and len(parts) > 1 and kin.name not in ("php", "c-sharp"):
         # Java's folders are its packages. The first part alone (`com`, `org`) says nothing.
-        return "/" + "/".join(parts[:2]) + "/" in f"/{path}"
-    return bool(parts) and (parts[0] in folders[:-1] or parts[0].lower().replace("-", "_") == project)
+        return "/" + "/".join(parts[:2]) + "/" in place.path
+    return bool(parts) and (parts[0] in place.folders or parts[0].lower().replace("-", "_") == place.project)
 
 
 class Libraries:
@@ -237,18 +250,22 @@ class Libraries:
         """(row, kind, package) of every import of the batch, in order."""
         languages = batch["language"].to_pylist()
         paths, repos = batch["path"].to_pylist(), batch["repo"].to_pylist()
+        last, kin, place = -1, None, _place("", "")
         for row, module, form in _modules(batch):
-            kin = family(languages[row])
+            # The imports of a document come one after another.
+            if row != last:
+                last, kin, place = row, family(languages[row]), _place(paths[row] or "", repos[row] or "")
             if kin is None:
                 continue
             if form == RELATIVE:
                 yield row, OWN, module
                 continue
             key = (kin.name, module)
-            if key not in self._packages:
-                self._packages[key] = self._classified(kin, module)
-            kind, package = self._packages[key]
-            if kind != STANDARD and _is_own(kin, module, paths[row] or "", repos[row] or ""):
+            found = self._packages.get(key)
+            if found is None:
+                found = self._packages[key] = self._classified(kin, module)
+            kind, package = found
+            if kind != STANDARD and _is_own(kin, module, place):
                 kind = OWN
             # "x.h" that no list has lies beside the file.
             if kind == UNKNOWN and form == QUOTED:

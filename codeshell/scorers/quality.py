@@ -37,7 +37,9 @@ class Quality:
     def score(self, batch: pa.Table) -> dict[str, pa.Array]:
         """The columns of a batch; null for a document without a text."""
         texts = batch["text"]
-        missing = [column for column in self.model.columns if column not in batch.column_names]
+        # Arrow makes the list of names anew each time that it is asked for.
+        names = frozenset(batch.column_names)
+        missing = [column for column in self.model.columns if column not in names]
         if missing:
             raise UserError(
                 f"scorer quality: no column {missing[0]!r} in the batch; name the scorer that gives it first"

@@ -19,25 +19,26 @@ void Lexer::run(Row& row) {
   if (starts_with(at_, end_, "\xEF\xBB\xBF")) at_ += 3;
   while (at_ < end_) {
     const char c = *at_;
-    if (is_blank(c)) {
-      ++at_;
-      continue;
-    }
-    if (is_line_end(c)) {
-      newline();
-      continue;
-    }
     const auto byte = static_cast<uint8_t>(c);
-    const Lexis::Range range = lexis_.markers_at[byte];
-    if (range.begin != range.end && marker(range)) continue;
-    if (lexis_.name_bits[byte] == digit) {
-      number();
-    } else if (lexis_.starts_name[byte]) {
-      name();
-    } else {
-      symbol(c);
+    switch (lexis_.kinds[byte]) {
+      case ByteKind::blank: at_ = skip_spaces(at_ + 1, end_); break;
+      case ByteKind::line_end: newline(); break;
+      case ByteKind::digit: number(); break;
+      case ByteKind::name: name(); break;
+      case ByteKind::symbol: symbol(c); break;
+      case ByteKind::marker:
+        if (marker(lexis_.markers_at[byte])) break;
+        if (lexis_.name_bits[byte] == digit) {
+          number();
+        } else if (lexis_.starts_name[byte]) {
+          name();
+        } else {
+          symbol(c);
+        }
+        break;
     }
   }
+  if (import_words_) return;
   if (line_ < end_) lines_.end(line_, end_);
   close_header();
   finish(row);
@@ -133,7 +134,14 @@ void Lexer::name() {
     while (q < end_ && is_blank(*q)) ++q;
     if (q == end_ || (*q != '(' && *q != '!')) word = 0;
   }
-  if (word) count_word(word, begin);
+  if (import_words_) {
+    // Nothing is counted; the walk needs to know what the last token was.
+    if (word & kw_import) import_words_->push_back(static_cast<size_t>(begin - text_));
+    token(word & keyword ? 'k' : 'a');
+    after_name_ = !(word & keyword);
+    return;
+  }
+  if (word) count_word(word);
   passes_ = word & kw_pass;
   if (word & keyword) {
     token('k');
@@ -153,7 +161,7 @@ void Lexer::name() {
   identifier(begin, p, hash, bits, joined);
 }
 
-void Lexer::count_word(uint32_t word, const char* begin) {
+void Lexer::count_word(uint32_t word) {
   functions_ += (word & kw_function) != 0;
   classes_ += (word & kw_class) != 0;
   returns_ += (word & kw_return) != 0;
@@ -166,10 +174,7 @@ void Lexer::count_word(uint32_t word, const char* begin) {
   reads_ += (word & reads) != 0;
   asserts_ += (word & asserts) != 0;
   risky_ += (word & risky) != 0;
-  if (word & kw_import) {
-    imports_ += (word & keyword) != 0;
-    if (import_words_) import_words_->push_back(static_cast<size_t>(begin - text_));
-  }
+  imports_ += (word & kw_import) && (word & keyword);
 }
 
 void Lexer::import_keyword(uint32_t word, const char* begin, size_t size) {

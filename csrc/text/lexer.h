@@ -1,6 +1,8 @@
 // The lexer of the lexical measures: one walk over the bytes of a text, which counts as it goes. It knows a language
 // only through its `Lexis`. lexer.cpp has the walk and the tokens, marks.cpp comments and strings.
 //
+// A walk that is only after the words that import something (`import_words`) takes the same way and counts nothing.
+//
 // It never goes back by more than a bounded number of bytes, so that every text takes linear time: a character literal
 // is at most 12 bytes, a regular expression at most 1,024, and a here-document whose end is missing is tried four times.
 #pragma once
@@ -14,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/find.h"
 #include "text/lexical.h"
 #include "text/line_counter.h"
 #include "text/utf8.h"
@@ -53,7 +56,11 @@ class Lexer {
   // The line ends at `at_`, which is at its line end.
   void end_of_line() {
     const bool was_blank = !lines_.code && !lines_.comment;
-    lines_.end(line_, at_);
+    if (import_words_) {
+      lines_.forget();
+    } else {
+      lines_.end(line_, at_);
+    }
     // A backslash at its end continues the statement.
     const bool more = at_ > line_ && at_[-1] == '\\';
     at_ += *at_ == '\r' && at_ + 1 < end_ && at_[1] == '\n' ? 2 : 1;
@@ -75,10 +82,10 @@ class Lexer {
   void take(const char* stop, bool is_comment, Piece piece) {
     while (true) {
       const char* const begin = at_;
-      while (at_ < stop && !is_line_end(*at_)) ++at_;
+      at_ = find_any(at_, stop, '\n', '\r');
       if (at_ > begin) {
         (is_comment ? lines_.comment : lines_.code) = true;
-        piece(begin, at_);
+        if (!import_words_) piece(begin, at_);
       }
       if (at_ >= stop) return;
       end_of_line();
@@ -164,7 +171,7 @@ class Lexer {
 
   void name();
 
-  void count_word(uint32_t word, const char* begin);
+  void count_word(uint32_t word);
 
   // `import a, b as c`, `from x import a`, `import a, {b as c} from 'x'`: notes which names the statement binds.
   void import_keyword(uint32_t word, const char* begin, size_t size);

@@ -61,7 +61,16 @@ class Counts {
   // Empties the table, with room for about `expected` keys before it grows.
   void clear(size_t expected);
   // The place of a key, which is added with a count of 0 when it is new. Good until the table grows.
-  size_t place(uint64_t key);
+  size_t place(uint64_t key) {
+    if (2 * size_ > mask_) grow();
+    size_t at = key & mask_;
+    for (; slots_[at].stamp == stamp_; at = (at + 1) & mask_) {
+      if (slots_[at].key == key) return at;
+    }
+    slots_[at] = {key, stamp_, 0};
+    ++size_;
+    return at;
+  }
   uint32_t& at(size_t place) { return slots_[place].count; }
   uint32_t& operator[](uint64_t key) { return slots_[place(key)].count; }
   // The count of a key, 0 if it was never there.
@@ -95,7 +104,7 @@ struct Scratch {
 void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
 // The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
-// that import something.
+// that import something; the row is then left as it is.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
                     std::vector<size_t>* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);

@@ -66,6 +66,15 @@ void Lexis::finish(std::string_view letters) {
     if (range.begin == range.end) range.begin = static_cast<uint16_t>(i);
     range.end = static_cast<uint16_t>(i + 1);
   }
+  for (size_t c = 0; c < 256; ++c) {
+    const bool blank = c == ' ' || c == '\t' || c == '\v' || c == '\f', line_end = c == '\n' || c == '\r';
+    kinds[c] = blank                                      ? ByteKind::blank
+               : line_end                                 ? ByteKind::line_end
+               : markers_at[c].begin != markers_at[c].end ? ByteKind::marker
+               : name_bits[c] == digit                    ? ByteKind::digit
+               : starts_name[c]                           ? ByteKind::name
+                                                          : ByteKind::symbol;
+  }
 }
 
 }  // namespace codeshell::text

@@ -11,30 +11,44 @@
 
 namespace codeshell::text {
 
-// A hash of bytes, the same on every machine: eight bytes at a time, little end first.
+// A hash of bytes, for tables of this process: two words of eight bytes at a time are multiplied, and both halves of the
+// product count.
 inline uint64_t hash_bytes(const char* text, size_t size) {
-  constexpr uint64_t multiplier = 0x9E3779B97F4A7C15u;
-  uint64_t hash = size * multiplier;
-  const auto mix = [&hash](uint64_t word) {
-    hash = (hash ^ word) * multiplier;
-    hash ^= hash >> 32;
+  constexpr uint64_t first = 0x9E3779B97F4A7C15u, second = 0xC2B2AE3D27D4EB4Fu;
+  const auto word = [](const char* p) {
+    uint64_t value;
+    std::memcpy(&value, p, 8);
+    return value;
   };
-  for (; size >= 8; text += 8, size -= 8) {
-    uint64_t word;
-    std::memcpy(&word, text, 8);
-    mix(word);
-  }
-  // The last bytes, from two or three loads that may overlap: where they do, the bits are the same.
-  if (size >= 4) {
-    uint32_t low, high;
-    std::memcpy(&low, text, 4);
-    std::memcpy(&high, text + size - 4, 4);
-    mix(low | static_cast<uint64_t>(high) << (8 * (size - 4)));
+  const auto half = [](const char* p) {
+    uint32_t value;
+    std::memcpy(&value, p, 4);
+    return uint64_t{value};
+  };
+  const auto multiply = [](uint64_t a, uint64_t b) {
+    const auto product = static_cast<unsigned __int128>(a) * b;
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+  };
+  uint64_t hash = size * second, a = 0, b = 0;
+  // The last bytes, from two loads that overlap where there are fewer bytes.
+  if (size >= 8) {
+    for (; size > 16; text += 16, size -= 16) hash = multiply(word(text) ^ hash ^ first, word(text + 8) ^ second);
+    if (size >= 8) {
+      a = word(text);
+      b = word(text + size - 8);
+    } else {
+      // What is left of a longer text: its last sixteen bytes.
+      a = word(text + size - 16);
+      b = word(text + size - 8);
+    }
+  } else if (size >= 4) {
+    a = half(text);
+    b = half(text + size - 4);
   } else if (size) {
     const auto byte = [text](size_t i) { return static_cast<uint64_t>(static_cast<uint8_t>(text[i])) << (8 * i); };
-    mix(byte(0) | byte(size / 2) | byte(size - 1));
+    a = byte(0) | byte(size / 2) | byte(size - 1);
   }
-  return hash * multiplier ^ hash >> 29;
+  return multiply(a ^ hash ^ first, b ^ second);
 }
 
 // The hash of a dotted name from the hash of what stands before the dot and that of the last part.
@@ -133,11 +147,15 @@ class Words {
   size_t size_ = 0;
 };
 
+// What the lexer does at a byte. `marker` comes before the others: a marker may begin with a letter.
+enum class ByteKind : uint8_t { symbol, blank, line_end, digit, name, marker };
+
 struct Lexis {
   std::vector<Marker> markers;
   Words words;
   std::array<uint8_t, 256> name_bits{};
   std::array<bool, 256> starts_name{};
+  std::array<ByteKind, 256> kinds{};
   bool prefixes = false;    // a short name before a quote belongs to the string: r"..."
   bool docstrings = false;  // a string that is the first statement of a block documents it
   Annotations annotations = Annotations::none;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "text/find.h"
 #include "text/lexical.h"
 
 namespace codeshell::text {
@@ -39,7 +40,7 @@ class LineCounter {
 
   // Ends the line [begin, stop), line end apart.
   void end(const char* begin, const char* stop) {
-    const char* first = begin;
+    const char* first = skip_spaces(begin, stop);
     while (first < stop && is_blank(*first)) ++first;
     lines_ += 1;
     if (first == stop) {
@@ -50,8 +51,11 @@ class LineCounter {
       after_blank_ = false;
       filled(begin, first, stop);
     }
-    code = comment = continued = crowded = semicolon = false;
+    forget();
   }
+
+  // What was noted on the present line counts no more.
+  void forget() { code = comment = continued = crowded = semicolon = false; }
 
   int64_t code_lines() const { return code_lines_; }
   int64_t comment_lines() const { return lines_ - blank_lines_ - code_lines_; }
@@ -120,9 +124,11 @@ class LineCounter {
 
   // Columns of the indentation (a tab reaches to the next multiple of four) and what it is made of.
   void indentation(const char* begin, const char* first) {
-    int64_t columns = 0;
-    bool tab = false, blank = false;
-    for (const char* p = begin; p < first; ++p) {
+    // Nearly always there are spaces alone.
+    const char* const spaces = skip_spaces(begin, first);
+    int64_t columns = spaces - begin;
+    bool tab = false, blank = columns > 0;
+    for (const char* p = spaces; p < first; ++p) {
       tab |= *p == '\t';
       blank |= *p != '\t';
       columns += *p == '\t' ? 4 - columns % 4 : 1;

@@ -77,8 +77,9 @@ void Lexer::comment(const char* stop, bool documents) {
 }
 
 void Lexer::comment_line(const char* from, const char* to, bool documents) {
-  for (const char* p = from; p + 3 <= to; ++p) {
-    if (*p != 'T' && *p != 'F' && *p != 'X' && *p != 'H') continue;
+  // The shortest has three letters.
+  const char* const stop = to - std::min<std::ptrdiff_t>(to - from, 2);
+  for (const char* p = from; (p = find_any(p, stop, 'T', 'F', 'X', 'H')) < stop; ++p) {
     if (p > from && is_letter(p[-1])) continue;
     for (const std::string_view word : {"TODO", "FIXME", "XXX", "HACK"}) {
       if (starts_with(p, to, word) && (p + word.size() == to || !is_letter(p[word.size()]))) {
@@ -135,7 +136,10 @@ const char* Lexer::string_end(const char* p, const Marker& marker) const {
   const std::string& close = marker.close;
   const bool escapes = marker.kind != Marker::Kind::raw_string;
   const bool one_line = marker.kind == Marker::Kind::string;
-  for (; p < end_; ++p) {
+  for (;; ++p) {
+    // Bytes that mean nothing here are passed over.
+    p = one_line ? find_any(p, end_, close[0], '\\', '\n', '\r') : find_any(p, end_, close[0], '\\');
+    if (p >= end_) break;
     if (*p == close[0] && starts_with(p, end_, close)) return p + close.size();
     if (*p == '\\' && escapes) {
       // An escaped line end is \r\n at times.
@@ -149,13 +153,16 @@ const char* Lexer::string_end(const char* p, const Marker& marker) const {
 }
 
 const char* Lexer::block_end(const char* p, const Marker& marker) const {
+  const bool nested = marker.kind == Marker::Kind::nested_comment;
   int64_t open = 1;
-  while (p < end_) {
+  while (true) {
+    p = nested ? find_any(p, end_, marker.close[0], marker.open[0]) : find_any(p, end_, marker.close[0]);
+    if (p >= end_) break;
     if (*p == marker.close[0] && starts_with(p, end_, marker.close) &&
         (!marker.first || p == text_ || is_line_end(p[-1]))) {
       p += marker.close.size();
       if (--open == 0) return p;
-    } else if (marker.kind == Marker::Kind::nested_comment && starts_with(p, end_, marker.open)) {
+    } else if (nested && starts_with(p, end_, marker.open)) {
       p += marker.open.size();
       ++open;
     } else {
@@ -170,10 +177,7 @@ const char* Lexer::find(const char* p, std::string_view what) const {
   return place == std::string_view::npos ? end_ : p + place + what.size();
 }
 
-const char* Lexer::rest_of_line(const char* p) const {
-  while (p < end_ && !is_line_end(*p)) ++p;
-  return p;
-}
+const char* Lexer::rest_of_line(const char* p) const { return find_any(p, end_, '\n', '\r'); }
 
 const char* Lexer::long_bracket(const char* p) const {
   const char* q = p + 1;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "text/find.h"
 #include "text/lexical.h"
 
 #if defined(__SSE2__)
@@ -44,17 +45,6 @@ void Counts::grow() {
     while (slots_[at].stamp == stamp_) at = (at + 1) & mask_;
     slots_[at] = slot;
   }
-}
-
-size_t Counts::place(uint64_t key) {
-  if (2 * size_ > mask_) grow();
-  size_t at = key & mask_;
-  for (; slots_[at].stamp == stamp_; at = (at + 1) & mask_) {
-    if (slots_[at].key == key) return at;
-  }
-  slots_[at] = {key, stamp_, 0};
-  ++size_;
-  return at;
 }
 
 uint32_t Counts::find(uint64_t key) const {
@@ -117,19 +107,74 @@ size_t hex_literal(const char* p, const char* end) {
   return found >= digits ? found + 2 : 0;
 }
 
-// The longest run of one byte, blanks and line ends apart. A run longer than the longest so far holds one of the places
-// that lie that far apart, so most bytes are never looked at.
-size_t find_longest_run(const char* text, size_t size) {
-  size_t longest = 0;
-  for (size_t i = 0; i < size;) {
-    size_t begin = i, end = i + 1;
-    if (!has(text + i, white)) {
-      while (begin > 0 && text[begin - 1] == text[i]) --begin;
-      while (end < size && text[end] == text[i]) ++end;
-      longest = std::max(longest, end - begin);
-    }
-    i = end + longest;
+// Bit i is set where byte p[i] is a blank or a line end.
+uint64_t white_mask(const char* p) {
+#if defined(__SSE2__)
+  // Four vectors of 16 bytes. A byte from \t to \r lies, moved down by \t, at or below 4 as unsigned.
+  uint64_t mask = 0;
+  for (int part = 0; part < 4; ++part) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * part));
+    const __m128i moved = _mm_sub_epi8(bytes, _mm_set1_epi8('\t'));
+    const __m128i ends = _mm_cmpeq_epi8(_mm_min_epu8(moved, _mm_set1_epi8(4)), moved);
+    const __m128i blanks = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(' '));
+    mask |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(_mm_or_si128(ends, blanks)))) << (16 * part);
   }
+  return mask;
+#else
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(has(p + i, white)) << i;
+  return mask;
+#endif
+}
+
+// Bit i is set where byte p[i] is the same as the byte after it.
+uint64_t equal_mask(const char* p) {
+  uint64_t mask = 0;
+#if defined(__SSE2__)
+  for (int part = 0; part < 4; ++part) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * part));
+    const __m128i next = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * part + 1));
+    mask |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, next)))) << (16 * part);
+  }
+#else
+  for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(p[i] == p[i + 1]) << i;
+#endif
+  return mask;
+}
+
+// The longest run of one byte, blanks and line ends apart. Blocks of 64 bytes are looked at for three equal bytes in a
+// row; only where they are is a run followed to both of its ends.
+size_t find_longest_run(const char* text, size_t size) {
+  size_t longest = 0, i = 0;
+  uint64_t before = 0;  // whether the byte before the block is the block's first, in bit 0
+  const auto follow = [&](size_t place) {
+    size_t begin = place, end = place + 1;
+    while (begin > 0 && text[begin - 1] == text[place]) --begin;
+    while (end < size && text[end] == text[place]) ++end;
+    longest = std::max(longest, end - begin);
+    return end;
+  };
+  while (size - i > 64) {
+    const uint64_t white_bytes = white_mask(text + i);
+    const uint64_t equal = equal_mask(text + i) & ~white_bytes;
+    longest = std::max(longest, equal ? size_t{2} : size_t{~white_bytes != 0});
+    const uint64_t middles = equal & (equal << 1 | before);
+    size_t next = i + 64;
+    before = equal >> 63;
+    for (uint64_t left = middles; left;) {
+      const size_t end = follow(i + static_cast<size_t>(std::countr_zero(left)));
+      if (end >= i + 64) {
+        // The run leaves the block: the next block begins after it, so that a long one is followed once.
+        next = end;
+        before = 0;
+        break;
+      }
+      left &= ~uint64_t{0} << (end - i);
+    }
+    i = next;
+  }
+  // The last bytes, and what belongs to a run that ends among them.
+  while (i < size) i = has(text + i, white) ? i + 1 : follow(i);
   return longest;
 }
 
@@ -197,26 +242,6 @@ void scan_bytes(const char* text, size_t size, Row& row) {
   at(row, Column::encoded_share) = share(encoded);
   at(row, Column::hex_share) = share(count_hex(text, size));
   at(row, Column::longest_run) = static_cast<double>(find_longest_run(text, size));
-}
-
-// Bit i is set where byte p[i] is a blank or a line end.
-uint64_t white_mask(const char* p) {
-#if defined(__SSE2__)
-  // Four vectors of 16 bytes. A byte from \t to \r lies, moved down by \t, at or below 4 as unsigned.
-  uint64_t mask = 0;
-  for (int part = 0; part < 4; ++part) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * part));
-    const __m128i moved = _mm_sub_epi8(bytes, _mm_set1_epi8('\t'));
-    const __m128i ends = _mm_cmpeq_epi8(_mm_min_epu8(moved, _mm_set1_epi8(4)), moved);
-    const __m128i blanks = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(' '));
-    mask |= static_cast<uint64_t>(static_cast<uint32_t>(_mm_movemask_epi8(_mm_or_si128(ends, blanks)))) << (16 * part);
-  }
-  return mask;
-#else
-  uint64_t mask = 0;
-  for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(has(p + i, white)) << i;
-  return mask;
-#endif
 }
 
 // The words between blanks of the first bytes of a text, and sums over them: `hashes` and `bytes` have one entry more
@@ -375,12 +400,21 @@ double compressed_share(const char* text, size_t size, Scratch& scratch) {
     if (candidate && i + 1 - candidate < 65536 && std::memcmp(text + candidate - 1, &word, 4) == 0) {
       const char* const before = text + candidate - 1;
       size_t length = 4;
-      for (uint64_t a, b; size - i - length >= 8; length += 8) {
+      // Eight bytes at a time; where they differ, the first bit that does says how many bytes are equal.
+      while (true) {
+        if (size - i - length < 8) {
+          while (i + length < size && before[length] == text[i + length]) ++length;
+          break;
+        }
+        uint64_t a, b;
         std::memcpy(&a, before + length, 8);
         std::memcpy(&b, text + i + length, 8);
-        if (a != b) break;
+        if (a != b) {
+          length += equal_bytes(a ^ b);
+          break;
+        }
+        length += 8;
       }
-      while (i + length < size && before[length] == text[i + length]) ++length;
       cost += 3 + (length - 4) / 255;
       i += length;
       misses = 0;
