@@ -12,6 +12,12 @@ SUBCOMMANDS = ("train", "score", "query", "convert")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  codeshell lm train ~/good/python -o good.lm --language python\n"
+        "  codeshell lm train ~/bad/python -o bad.lm --language python --vocabulary good.lm\n"
+        "  codeshell lm score ~/my/projects -m good.lm --against bad.lm -o scores.parquet"
+    )
     commands = parser.add_subparsers(dest="lm_command", metavar="|".join(SUBCOMMANDS), required=True)
     for name in SUBCOMMANDS:
         module = importlib.import_module(f"codeshell.cli.lm_{name}")
