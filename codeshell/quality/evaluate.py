@@ -9,7 +9,7 @@ import numpy as np
 
 from codeshell.boosting.quality_model import DIMENSIONS
 from codeshell.quality import baselines, metrics
-from codeshell.quality.fit import OutOfFold, Prepared, Settings, folds_of, out_of_fold
+from codeshell.quality.fit import OutOfFold, Prepared, Settings, folds_of, out_of_fold, with_levels
 from codeshell.quality.labels import Labels
 
 CURVE = (0.25, 0.5)
@@ -46,14 +46,17 @@ def evaluate(
         say(f"folds {seed + 1} of {repeats}: trees and head")
         runs.append(out_of_fold(data, settings, fold, seed))
     lengths = np.array(labels.documents["bytes"].to_pylist(), np.float64)
-    # Each predictor has two forms: one that ranks, and one in points. Those of a model differ by the calibration, whose
-    # line is another one in each fold, so that it would disturb a ranking over all folds.
+    # Each predictor has two forms: one that ranks, and one in points. What ranks is taken less the level of its fold
+    # (see `fit.OutOfFold.level`), and for a model it is not calibrated: the line is another one in each fold.
     simple = {
         "language mean": [baselines.language_mean(languages, score, fold) for fold in dealt],
         "length only": [baselines.length_only(lengths, score, fold) for fold in dealt],
         "ridge on the columns": [baselines.ridge(data.rows[:, : len(data.columns)], score, fold) for fold in dealt],
     }
-    predictions = {name: [(one, one) for one in found] for name, found in simple.items()}
+    levels = [one.level[:, 0] for one in runs]
+    predictions = {
+        name: [(one - level, one) for one, level in zip(found, levels, strict=True)] for name, found in simple.items()
+    }
     # The length itself ranks as well as any rising line on it.
     predictions["length only"] = [(lengths, one) for one in simple["length only"]]
     plain = [place for place, name in enumerate(data.columns) if name not in LANGUAGE_MODEL]
@@ -66,9 +69,14 @@ def evaluate(
         )
         others = [out_of_fold(reduced, settings, fold, seed, head=runs[seed].head) for seed, fold in enumerate(dealt)]
         predictions["without language models"] = [_forms(one) for one in others]
-    predictions["trees alone"] = [(one.trees[:, 0], one.trees[:, 0]) for one in runs]
+    predictions["trees alone"] = [(one.trees[:, 0] - one.level[:, 0], one.trees[:, 0]) for one in runs]
     if runs[0].head is not None:
-        predictions["n-grams alone"] = [(one.head[:, 0], one.head[:, 0]) for one in runs if one.head is not None]
+        predictions["n-grams alone"] = [
+            (one.head[:, 0] - one.level[:, 0], one.head[:, 0]) for one in runs if one.head is not None
+        ]
+    predictions["model, levels of the folds kept"] = [
+        (with_levels(one, settings)[:, 0], one.calibrated[:, 0]) for one in runs
+    ]
     predictions["model"] = [_forms(one) for one in runs]
     models = {name: _figures(found, score, labels.groups, languages) for name, found in predictions.items()}
     say("learning curve")

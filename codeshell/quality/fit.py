@@ -142,8 +142,12 @@ class OutOfFold:
     """(labels, targets)."""
     head: Matrix | None
     linear: Matrix | None
+    level: Matrix
+    """(labels, targets): the mean of the labels that the model of each label's fold was trained on. Every part of that
+    model predicts around it. Where the held-out repositories are bad, the mean of the others is high: a ranking over
+    all folds that kept the levels would be turned around by them, as the one model that is used never is."""
     raw: Matrix
-    """(labels, targets): the mix."""
+    """(labels, targets): the mix of the parts less their level."""
     calibrated: Matrix
     """(labels, targets) from 0 to 5."""
     gain: NDArray[np.float64]
@@ -172,6 +176,7 @@ def out_of_fold(
     by_trees = np.zeros_like(data.targets)
     by_head = np.zeros_like(data.targets) if settings.head_share else None
     by_lines = np.zeros_like(data.targets) if settings.linear_share else None
+    level = np.zeros_like(data.targets)
     gain = np.zeros(data.rows.shape[1])
     for fold in np.unique(folds).tolist():
         test = np.flatnonzero(folds == fold)
@@ -180,6 +185,7 @@ def out_of_fold(
             train = _fewer(data.groups, train, share, fold)
         ensemble = _train_trees(data, train, settings, bags or settings.bags, seed)
         gain += ensemble.gain
+        level[test] = data.targets[train].mean(0)
         by_trees[test] = ensemble.evaluator().predict(data.rows[test])
         if by_lines is not None:
             by_lines[test] = _train_linear(data, train, settings).predict(data.rows[test, : len(data.columns)])
@@ -188,15 +194,21 @@ def out_of_fold(
             by_head[test] = _apply_head(trained, data.vectors.take(test))
     if head is not None:
         by_head = head
-    centre, spread = standard((by_trees, by_head, by_lines))
-    raw = mixed((by_trees, by_head, by_lines), _shares(settings), centre, spread)
+    parts = levelled((by_trees, by_head, by_lines), level)
+    raw = mixed(parts, _shares(settings), *standard(parts))
     calibrated = np.zeros_like(raw)
     for fold in np.unique(folds).tolist():
         test, others = folds == fold, folds != fold
         for t in range(raw.shape[1]):
             line = isotonic.fit(raw[others, t], data.targets[others, t], LOW, HIGH)
             calibrated[test, t] = line(raw[test, t])
-    return OutOfFold(folds, by_trees, by_head, by_lines, raw, calibrated, gain)
+    return OutOfFold(folds, by_trees, by_head, by_lines, level, raw, calibrated, gain)
+
+
+def with_levels(one: OutOfFold, settings: Settings) -> Matrix:
+    """The mix with the levels of the folds in it: a lower bound of how well the model ranks; see `OutOfFold.level`."""
+    parts = (one.trees, one.head, one.linear)
+    return mixed(parts, _shares(settings), *standard(parts))
 
 
 def _fewer(groups: Sequence[str], train: NDArray[np.int64], share: float, fold: int) -> NDArray[np.int64]:
@@ -229,6 +241,11 @@ def _apply_head(head: NgramHead, found: Vectors) -> Matrix:
     return ngrams.product(found, unit, weights) + head.start
 
 
+def levelled(scores: Sequence[Matrix | None], level: Matrix) -> list[Matrix | None]:
+    """The scores of the parts less the mean of the labels that each was trained on; see `OutOfFold.level`."""
+    return [None if score is None else score - level for score in scores]
+
+
 def standard(scores: Sequence[Matrix | None]) -> tuple[Matrix, Matrix]:
     """Centre and spread (parts, targets) of the scores of trees, head and linear score; 0 and 1 for an absent part."""
     shape = next(score.shape for score in scores if score is not None)
@@ -255,7 +272,9 @@ def train(
     if head is not None and data.separator is not None:
         head = _with_separator(head, data.separator)
     linear = _train_linear(data, everything, settings) if settings.linear_share else None
-    centre, spread = standard((honest.trees, honest.head, honest.linear))
+    centre, spread = standard(levelled((honest.trees, honest.head, honest.linear), honest.level))
+    # The parts of this model predict around the mean of all labels.
+    centre = centre + data.targets.mean(0)
     lines = tuple(isotonic.fit(honest.raw[:, t], data.targets[:, t], LOW, HIGH) for t in range(data.targets.shape[1]))
     # Leaves and weights tell models apart; the dates and figures in `about` need not.
     parts = [*ensemble.arrays().values(), centre, spread, *(array for line in lines for array in line)]

@@ -26,10 +26,21 @@ COUNTS = (
 )
 """Columns that are whole numbers: lines, columns of indentation, names, characters, calls, bytes."""
 
+FILE_NAMES = {
+    "file_spaces": r" [^/]*$",
+    "file_capital": r"(?:^|/)\p{Lu}[^/]*$",
+    "file_mixed_case": r"\p{Lu}[^/]*\.[^/.]*$|(?:^|/)\.?[^/.]*\p{Lu}[^/.]*$",
+}
+"""Yes and no of the file's name, null without one: a blank in it, a capital at its start, a capital anywhere before its
+ending. Each is a pattern of RE2 that the path has."""
+
 COLUMNS = pa.schema(
     [
-        (name, pa.int64() if name in COUNTS else pa.bool_() if name == "final_newline" else pa.float64())
-        for name in lexical.columns
+        *(
+            (name, pa.int64() if name in COUNTS else pa.bool_() if name == "final_newline" else pa.float64())
+            for name in lexical.columns
+        ),
+        *((name, pa.bool_()) for name in FILE_NAMES),
     ]
 )
 
@@ -42,7 +53,7 @@ class Lexical:
     annotations of a language without them, unused imports of one other than Python, JavaScript and TypeScript.
     """
 
-    version = 1
+    version = 2
     columns = COLUMNS
 
     def score(self, batch: pa.Table) -> dict[str, pa.Array]:
@@ -60,7 +71,16 @@ class Lexical:
             column = pa.array(row, pa.float64(), from_pandas=True)
             result[name] = column.cast(COLUMNS.field(name).type) if COLUMNS.field(name).type != pa.float64() else column
         result["unused_imports"] = _without_packages(result["unused_imports"], batch)
-        return result
+        return result | _file_names(batch)
+
+
+def _file_names(batch: pa.Table) -> dict[str, pa.Array]:
+    """The columns `FILE_NAMES` of a batch."""
+    import pyarrow.compute as pc
+
+    paths = batch["path"].combine_chunks()
+    paths = pc.if_else(pc.equal(paths, ""), pa.scalar(None, paths.type), paths)
+    return {name: pc.match_substring_regex(paths, pattern) for name, pattern in FILE_NAMES.items()}
 
 
 def _without_packages(unused: pa.Array, batch: pa.Table) -> pa.Array:

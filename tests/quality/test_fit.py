@@ -82,6 +82,35 @@ def test_labels_of_a_held_out_repository_change_nothing_of_its_predictions() -> 
     assert (other.trees[~held] != same.trees[~held]).any()
 
 
+def test_a_model_that_knows_nothing_ranks_nothing() -> None:
+    """The mean of the other folds is high where a fold is low: kept, it would turn the ranks around."""
+    data = prepared()
+    target = np.array([float(ord(group[-1]) % 5) for group in data.groups])[:, None]
+    blind = dataclasses.replace(data, targets=target, rows=np.zeros_like(data.rows), reference=None, separator=None)
+    settings = dataclasses.replace(SETTINGS, head_share=0.0, linear_share=0.0)
+    found = fit.out_of_fold(blind, settings, fit.folds_of(data, 4, 0))
+    assert metrics.spearman(fit.with_levels(found, settings)[:, 0], target[:, 0]) < -0.2
+    expected = [target[found.folds != fold].mean() for fold in found.folds]
+    np.testing.assert_allclose(found.level[:, 0], expected)
+    # Less the level nothing is left but the chance of the rows that each tree draws.
+    assert np.abs(found.trees - found.level).max() < 0.05 * np.ptp(found.level)
+
+
+def test_the_level_of_all_labels_is_in_the_model() -> None:
+    """Moved by two points, the labels give the same ranks, and the model two points more."""
+    data = prepared()
+    halved = dataclasses.replace(data, targets=data.targets / 2)
+    moved = dataclasses.replace(data, targets=data.targets / 2 + 2)
+    predicted = []
+    for one in (halved, moved):
+        result = fit.out_of_fold(one, SETTINGS, fit.folds_of(one, 4, 0))
+        model = fit.train(one, ("quality", "readability"), SETTINGS, result, {})
+        texts = [record["text"] for record in labels()]
+        predicted.append(model.predict(data.rows[:, : len(COLUMNS)], texts))
+        assert abs(predicted[-1].mean() - one.targets.mean()) < 0.15
+    np.testing.assert_allclose(predicted[1], predicted[0] + 2, atol=0.1)
+
+
 def test_the_model_is_what_was_judged(tmp_path: Path) -> None:
     data = prepared()
     model = fit.train(data, ("quality", "readability"), SETTINGS, honest(), {"scorers": {"lexical": "1"}})

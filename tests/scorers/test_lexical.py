@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from codeshell import _C
 from codeshell.documents.languages import names as language_names
 from codeshell.scorers import lexis
-from codeshell.scorers.lexical import COLUMNS, Lexical
+from codeshell.scorers.lexical import COLUMNS, FILE_NAMES, Lexical
 
 SCORER = Lexical()
 LIBRARY = Path(ast.__file__).parent
@@ -438,6 +438,22 @@ def test_every_language_has_its_table_and_columns_have_their_types() -> None:
     for name, column in columns.items():
         assert column.type == COLUMNS.field(name).type and len(column) == 4, name
     assert columns["identifiers"].to_pylist()[:2] == [1, 0]
+
+
+PATHS = ["a/b c.py", "A/b.py", "Foo.java", "x/fooBar.ts", "x/foo.C", "Makefile", "a b/c.py", "Éa.py", "a/.Github"]
+PATHS += ["a.B/c", "x/a.B.c", "x/v1.0/Foo", "x/Foo.d/bar", "Zwei Wörter", "x/.py"]
+
+
+def test_columns_of_the_name_of_a_file() -> None:
+    columns = SCORER.score(table(["x\n"] * len(PATHS), "python", PATHS))
+    names = [path.rpartition("/")[2] for path in PATHS]
+    stems = [Path(name).stem for name in names]
+    assert columns["file_spaces"].to_pylist() == [" " in name for name in names]
+    assert columns["file_capital"].to_pylist() == [stem[:1].isupper() for stem in stems]
+    assert columns["file_mixed_case"].to_pylist() == [stem != stem.lower() for stem in stems]
+    nameless = table(["x\n"] * 2, "python").set_column(2, "path", pa.array([None, ""], pa.string()))
+    columns = SCORER.score(nameless)
+    assert all(columns[name].to_pylist() == [None, None] for name in FILE_NAMES)
 
 
 def test_chunks_and_missing_languages() -> None:
