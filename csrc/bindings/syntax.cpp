@@ -207,11 +207,12 @@ class Language {
   static syntax::Budget budget(size_t size, double effort) {
     const double bytes = static_cast<double>(size) + (1 << 12);
     return {static_cast<uint64_t>(std::min(effort * STEPS_PER_BYTE * bytes, 1e18)),
-            static_cast<uint64_t>(std::min(effort * CHARACTERS_PER_BYTE * bytes, 1e18)),
+            static_cast<uint64_t>(std::min(effort * (CHARACTERS_PER_BYTE * bytes + CHARACTERS), 1e18)),
             static_cast<size_t>(std::min(effort * MEMORY_PER_BYTE * bytes + MEMORY, 1e18))};
   }
   static constexpr double STEPS_PER_BYTE = 0.1;
-  static constexpr double CHARACTERS_PER_BYTE = 100;
+  static constexpr double CHARACTERS_PER_BYTE = 400;
+  static constexpr double CHARACTERS = 5e7;
   static constexpr double MEMORY_PER_BYTE = 250;
   static constexpr double MEMORY = 8 << 20;
 

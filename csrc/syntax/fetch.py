@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 VERSION = "0.26.1"
-"""The version of the package on PyPI. Another one has another hash, and csrc/syntax/nodes.c must be read against its subtree.h."""
+"""The version of the package on PyPI. Another one has another hash, and csrc/syntax/nodes.c must be read against its
+subtree.h."""
 
 SHA256 = "55726ff5b2f700f817c4d09973d9568cf04b1ca0272221710ad204f157f8854b"
 """The hash over the names and contents of the C files and headers, in the order of their names."""
