@@ -312,6 +312,12 @@ static void counted_advance(TSLexer *lexer, bool skip) {
   ts_lexer__advance(lexer, skip);
 }
 
+// The core counts a column from the beginning of the line each time.
+static uint32_t counted_column(TSLexer *lexer) {
+  arena->advanced += ((const Lexer *)lexer)->current_position.extent.column;
+  return ts_lexer__get_column(lexer);
+}
+
 // Called by the parser each hundred operations; true stops it. No jump here: a scanner may have memory of its own.
 static bool stop_parsing(TSParseState *state) {
   uint64_t *left = state->payload;
@@ -335,6 +341,7 @@ cs_status cs_parse(cs_parser *walk, const char *text, uint32_t size, uint64_t st
   if (setjmp(arena->leave) == 0) {
     parser = ts_parser_new();
     parser->lexer.data.advance = counted_advance;
+    parser->lexer.data.get_column = counted_column;
     ts_parser_set_language(parser, walk->language);
     const TSParseOptions options = {&left, stop_parsing};
     const TSTree *tree =
