@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from codeshell.data.scored import MEASURES, scorer_home
 from codeshell.documents.corpus import Corpus
@@ -53,6 +54,8 @@ class Part:
     needs: Mapping[str, Path | None]
     """Columns that it reads of other scorers, each with the directory that holds it."""
     learns: bool
+    absent: Mapping[str, str]
+    """Columns that are null where a document cannot be measured, each with the usual reasons."""
     key: str
     """The hash of all that decides its columns, but for the corpus."""
 
@@ -81,7 +84,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Score what `neardup` left below `directory`, into `directory`/score.
 
     Returns:
-        `documents`, and `columns {scorer: [name]}`.
+        `documents`, `columns {scorer: [name]}`, and `unmeasured {scorer: {column: documents}}` of those columns that a
+        scorer calls `absent` where it cannot measure a document.
 
     Raises:
         UserError: as `check`; a scorer that does not give what it declares.
@@ -108,13 +112,42 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         counts = map_shards(engine, markers, "score", partial(score_shard, directory, tuple(todo)), list(corpus.shards))
         documents = sum(count["documents"] for count in counts)
         for part in todo:
-            write_json(part.home / "stats.json", {"documents": documents, "columns": part.columns})
+            unmeasured = _unmeasured(part, corpus.shards)
+            statistics = {"documents": documents, "columns": part.columns, "unmeasured": unmeasured}
+            write_json(part.home / "stats.json", statistics)
         shutil.rmtree(markers)
     counts = [read_json(part.home / "stats.json") for part in parts]
     return {
         "documents": max((count["documents"] for count in counts), default=0),
         "columns": {part.name: part.columns for part in parts},
+        "unmeasured": {
+            part.name: count["unmeasured"] for part, count in zip(parts, counts, strict=True) if count["unmeasured"]
+        },
     }
+
+
+def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
+    """A line for the terminal: how many documents could not be measured, and why."""
+    absent = {part.name: part.absent for part in _parts(recipe.score, directory / "score")}
+    told = [
+        f"{column} of {scorer} for {documents:,} ({absent.get(scorer, {}).get(column, 'not measured')})"
+        for scorer, columns in statistics.get("unmeasured", {}).items()
+        for column, documents in columns.items()
+    ]
+    return [f"score: of {statistics['documents']:,} documents, no {'; no '.join(told)}"] if told else []
+
+
+def _unmeasured(part: Part, shards: Sequence[int]) -> dict[str, int]:
+    """How many documents have no value in the columns that the scorer calls `absent`; those of none are left out."""
+    # The files say how many nulls each column has: no column is read.
+    counts = dict.fromkeys(part.absent, 0)
+    for shard in shards if counts else ():
+        metadata = pq.read_metadata(shard_path(part.home, "scores", shard))
+        for group in range(metadata.num_row_groups):
+            for column in counts:
+                statistics = metadata.row_group(group).column(part.schema.get_field_index(column)).statistics
+                counts[column] += statistics.null_count
+    return {column: documents for column, documents in counts.items() if documents}
 
 
 def score_shard(directory: Path, parts: tuple[Part, ...], shard: int) -> dict[str, Any]:
@@ -247,6 +280,7 @@ def _parts(settings: Score, stage: Path) -> list[Part]:
             schema=schema,
             needs={column: one.home for column, one in needs.items()},
             learns=learns,
+            absent=dict(getattr(scorer, "absent", {})),
             key=_digest(decides),
         )
         parts.append(part)

@@ -36,6 +36,9 @@ class Scorer(Protocol):
     `scorers.text.SCORES`. The scorers that write them must come before it in the recipe, and it scores again if one of
     them does. Without the member, `score` is given no column of another scorer.
 
+    It may have a member `absent: Mapping[str, str]`: a column that is null where a document cannot be measured, and the
+    usual reasons in words. The score stage counts such documents and says so.
+
     It may have a member `lines(batch)`, which gives for each document a list of (number from 1, bytes, cost) of its
     lines: `codeshell explain --lines` shows them as a heat map.
     """

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -61,6 +61,7 @@ class Perplexity:
 
     version: int | str = 1
     """With a hash of the models, once it is made: another model scores again."""
+    absent: ClassVar = {"bits_per_byte": "fewer units than minimum_tokens, or no model of the language"}
     columns = pa.schema(
         [
             ("tokens", pa.int64()),

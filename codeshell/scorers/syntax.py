@@ -6,7 +6,7 @@ grammar, or beyond the limits on size and effort, has no such measures: its colu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +80,7 @@ class Syntax:
 
     version = 1
     columns = SYNTAX
+    absent: ClassVar = {"syntax_errors": "no grammar of the language here (see codeshell info), too long or too nested"}
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         """Args:
