@@ -45,8 +45,8 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         *_wrapped(
             f"Out of fold: {figures['folds']} folds by repository, dealt {figures['repeats']} times; means over the "
             "deals, and in brackets the 95 % interval over samples of whole repositories. Ranks (Spearman, AUC) over "
-            "all folds are of predictions less the mean of the labels that the fold's model was trained on; with those "
-            "levels kept, which one model for all files never has, they are a lower bound."
+            "all folds are of predictions less the mean of the labels that the fold's model was trained on. The "
+            "row with those levels kept is the one to compare with figures of pooled folds; the truth lies between."
         ),
         "",
         "| predictor | Spearman | within a language | mean error | macro-F1 | AUC at 3 | AUC at 4 |",

@@ -206,7 +206,7 @@ def out_of_fold(
 
 
 def with_levels(one: OutOfFold, settings: Settings) -> Matrix:
-    """The mix with the levels of the folds in it: a lower bound of how well the model ranks; see `OutOfFold.level`."""
+    """The mix with the levels of the folds in it, as figures of pooled folds usually are; see `OutOfFold.level`."""
     parts = (one.trees, one.head, one.linear)
     return mixed(parts, _shares(settings), *standard(parts))
 

@@ -146,6 +146,7 @@ def test_a_scorer_and_a_rule_are_one_file_each(own: Path, capsys: pytest.Capture
     assert score == {
         "documents": 3,
         "columns": {"my_scorer.py:Todo": ["todo", "first"], "my_scorer.py:PerLine": ["todo_per_line"]},
+        "unmeasured": {},
     }
     # The columns of distinct documents alone, by id and in their order, shard for shard.
     corpus = Corpus.of_stage(own / "run/collect", own / "run/neardup")
@@ -441,3 +442,28 @@ def test_a_wrong_setting_costs_nothing_that_is_done(
     error = capsys.readouterr().err
     assert "doing it again" not in error
     assert contents(own / "run") == before
+
+
+def test_documents_that_could_not_be_measured_are_counted_and_said(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "some_scorer.py").write_text(
+        "import pyarrow as pa\n"
+        "class Some:\n"
+        "    version = 1\n"
+        "    columns = pa.schema([('some', pa.int64()), ('all', pa.int64())])\n"
+        "    absent = {'some': 'too short', 'all': 'never'}\n"
+        "    def score(self, batch):\n"
+        "        sizes = batch['bytes'].to_pylist()\n"
+        "        return {'some': [None if size < 300 else size for size in sizes], 'all': sizes}\n"
+    )
+    assert run("score.scorers=['some_scorer.py:Some']", "select.own=[]") == 0
+    score = json.loads((own / "run/score/stats.json").read_text())
+    sizes = [
+        size for path in list_shards(own / "run/neardup", "kept") for size in read_table(path)["bytes"].to_pylist()
+    ]
+    short = sum(size < 300 for size in sizes)
+    assert 0 < short < len(sizes)
+    assert score["unmeasured"] == {"some_scorer.py:Some": {"some": short}}
+    said = f"score: of {len(sizes)} documents, no some of some_scorer.py:Some for {short} (too short)"
+    assert said in capsys.readouterr().err
