@@ -46,14 +46,10 @@ SAMPLES_PER_SECOND = 20
 WORKERS = 2
 
 
-def part_rows(name: str, labels: Path | None, folder: Path) -> dict[str, Any]:
+def part_rows(name: str, arguments: list[str], folder: Path) -> dict[str, Any]:
     """What the benchmark of one part wrote, or why it could not run."""
-    if name == "learned" and labels is None:
-        return {"not_run": "needs --labels"}
     output = folder / f"{name}.json"
-    command = [sys.executable, str(HERE / f"quality_{name}.py"), "--json", str(output)]
-    if name == "learned":
-        command += ["--labels", str(labels)]
+    command = [sys.executable, str(HERE / f"quality_{name}.py"), *arguments, "--json", str(output)]
     done = subprocess.run(command)
     if done.returncode or not output.exists():
         return {"not_run": f"quality_{name}.py ended with {done.returncode}"}
@@ -142,7 +138,10 @@ def whole_job(corpus: Path, run: Path, scorers: tuple[str, ...]) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, nargs="+", help="folders of code (default: this interpreter's own)")
-    parser.add_argument("--labels", type=Path, help="of `codeshell quality train`, for the learned score")
+    parser.add_argument("--labels", help="of `codeshell quality train`, for the learned score")
+    parser.add_argument("--good", help="good code of other repositories, for the learned score")
+    parser.add_argument("--bad", help="bad code of other repositories, for the learned score")
+    parser.add_argument("--lmplz", help="KenLM's estimator, to compare with")
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000], metavar="MB", help="of the whole job")
     parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="of the parts, only these")
     parser.add_argument("--no-job", action="store_true", help="leave the whole job out")
@@ -151,9 +150,21 @@ def main() -> None:
     result: dict[str, Any] = {"environment": environment(WORKERS), "parts": {}, "whole_job": []}
     base = Path(tempfile.mkdtemp(prefix="codeshell-quality-"))
     try:
-        for name in args.parts:
-            result["parts"][name] = part_rows(name, args.labels, base)
         sources = args.corpus or [Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib")]
+        learned = [("--labels", args.labels), ("--good", args.good), ("--bad", args.bad)]
+        arguments = {
+            "ngram": ["--lmplz", args.lmplz] if args.lmplz else [],
+            "lexical": [],
+            "syntax": [str(source) for source in sources],
+            "learned": [word for option, value in learned if value for word in (option, value)],
+        }
+        for name in args.parts:
+            if name == "learned" and not args.labels:
+                result["parts"][name] = {"not_run": "needs --labels"}
+                continue
+            started = time.perf_counter()
+            result["parts"][name] = part_rows(name, arguments[name], base)
+            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
         for megabytes in () if args.no_job else args.sizes:
             corpus = base / "corpus"
             copy_files(sources, corpus, megabytes * 1_000_000)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -251,14 +251,31 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+LONG_CALL = """
+import sys
+import numpy as np
+from codeshell._C import ngram
+
+data = b"".join(b"name%d = %d\\n" % (i, i) for i in range(3000)) * 400
+offsets = np.linspace(0, len(data), 2000).astype(np.int64)
+trainer = ngram.Trainer(ngram.Units("bytes"), 6, [], 1 << 26, 1, sys.argv[1])
+print("begun", flush=True)
+try:
+    for _ in range(100):
+        trainer.add(data, offsets)
+    print("ended")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
 def test_ctrl_c_ends_a_long_call(tmp_path: Path) -> None:
-    data = b"".join(b"name%d = %d\n" % (i, i) for i in range(3000)) * 400
-    offsets = np.linspace(0, len(data), 2000).astype(np.int64)
-    trainer = ngram.Trainer(ngram.Units("bytes"), 6, [], 1 << 26, 1, str(tmp_path))
-    timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        for _ in range(100):
-            trainer.add(data, offsets)
-    timer.join()
+    # A process of its own: a signal that comes after the call would end the tests.
+    command = [sys.executable, "-c", LONG_CALL, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=100)[0] == "interrupted\n"
+    assert child.returncode == 0
     assert not list(tmp_path.iterdir())
