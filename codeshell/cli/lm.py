@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+
+from codeshell.cli.subcommands import add_subcommands, main
+
+__all__ = ["HELP", "add_arguments", "main"]
 
 HELP = "train n-gram language models, and score texts by them"
 
@@ -18,15 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell lm train ~/bad/python -o bad.lm --language python --vocabulary good.lm\n"
         "  codeshell lm score ~/my/projects -m good.lm --against bad.lm -o scores.parquet"
     )
-    commands = parser.add_subparsers(dest="lm_command", metavar="|".join(SUBCOMMANDS), required=True)
-    for name in SUBCOMMANDS:
-        module = importlib.import_module(f"codeshell.cli.lm_{name}")
-        command = commands.add_parser(
-            name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(command)
-
-
-def main(args: argparse.Namespace) -> int:
-    result: int = importlib.import_module(f"codeshell.cli.lm_{args.lm_command}").main(args)
-    return result
+    add_subcommands(parser, "lm", SUBCOMMANDS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+
+from codeshell.cli.subcommands import add_subcommands, main
+
+__all__ = ["HELP", "add_arguments", "main"]
 
 HELP = "judge files: label a sample, train a learned quality score, and score files with it"
 
@@ -19,16 +22,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell quality annotate ~/projects --endpoint http://127.0.0.1:8000/v1 --model NAME -o labels.parquet\n"
         "  codeshell quality train labels.parquet -o my.model"
     )
-    commands = parser.add_subparsers(dest="quality_command", metavar="|".join(SUBCOMMANDS), required=True)
-    for name in SUBCOMMANDS:
-        module = importlib.import_module(f"codeshell.cli.quality_{name}")
-        command = commands.add_parser(
-            name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(command)
-        command.set_defaults(quality_main=module.main)
-
-
-def main(args: argparse.Namespace) -> int:
-    result: int = args.quality_main(args)
-    return result
+    add_subcommands(parser, "quality", SUBCOMMANDS)

@@ -21,7 +21,18 @@ STRUCTURED = "jupyter-structured"
 TEMPLATED = frozenset({COMMITS, ISSUES, STRUCTURED})
 """Languages whose documents have special tokens as such. In a text of any other language they are ordinary text."""
 
-MARKS = (
+END_OF_TEXT = "<|endoftext|>"
+
+SPECIAL_TOKENS = (
+    # The end of a document, and the sentinels of fill-in-the-middle.
+    END_OF_TEXT,
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<fim_pad>",
+    # StarCoder's marks for what a file is part of: repositories, issues, notebooks, commits.
+    "<filename>",
+    "<gh_stars>",
     "<issue_start>",
     "<issue_comment>",
     "<issue_closed>",
@@ -33,23 +44,15 @@ MARKS = (
     "<commit_before>",
     "<commit_msg>",
     "<commit_after>",
-)
-"""The special tokens that the templates use."""
-
-_OTHERS = (
-    "<|endoftext|>",
-    "<fim_prefix>",
-    "<fim_middle>",
-    "<fim_suffix>",
-    "<fim_pad>",
-    "<filename>",
-    "<gh_stars>",
     "<reponame>",
     "<|end|>",
 )
+"""The special tokens in the order of the released tokenizer, where they are ids 70000 to 70019."""
 
-SPECIAL = frozenset({*MARKS, *_OTHERS})
-"""All special tokens of the released tokenizer."""
+SPECIAL = frozenset(SPECIAL_TOKENS)
+
+MARKS = SPECIAL_TOKENS[SPECIAL_TOKENS.index("<issue_start>") : SPECIAL_TOKENS.index("<reponame>")]
+"""The special tokens that the templates use."""
 
 _ANY = re.compile("|".join(map(re.escape, sorted(SPECIAL))))
 _MARK = re.compile("(" + "|".join(map(re.escape, MARKS)) + ")")

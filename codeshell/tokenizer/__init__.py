@@ -1,5 +1,6 @@
 """Byte-level BPE: load, train, encode, and measure how many characters a token carries."""
 
-from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
+from codeshell.documents.templates import SPECIAL_TOKENS
+from codeshell.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["SPECIAL_TOKENS", "Tokenizer"]

@@ -23,37 +23,10 @@ from typing import Any, Literal
 
 import tokenizers
 
+from codeshell.documents.templates import END_OF_TEXT
 from codeshell.engine.downloads import fault, read_downloaded_text
 from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
-
-END_OF_TEXT = "<|endoftext|>"
-
-SPECIAL_TOKENS = (
-    # The end of a document, and the sentinels of fill-in-the-middle.
-    END_OF_TEXT,
-    "<fim_prefix>",
-    "<fim_middle>",
-    "<fim_suffix>",
-    "<fim_pad>",
-    # StarCoder's marks for what a file is part of: repositories, issues, notebooks, commits.
-    "<filename>",
-    "<gh_stars>",
-    "<issue_start>",
-    "<issue_comment>",
-    "<issue_closed>",
-    "<jupyter_start>",
-    "<jupyter_text>",
-    "<jupyter_code>",
-    "<jupyter_output>",
-    "<empty_output>",
-    "<commit_before>",
-    "<commit_msg>",
-    "<commit_after>",
-    "<reponame>",
-    "<|end|>",
-)
-"""The special tokens in the order of the released tokenizer, where they are ids 70000 to 70019."""
 
 CHUNK_CHARACTERS = 1 << 21
 """Characters given to `tokenizers` at a time, or one longer document: an encoding takes 30 times its text in memory."""

@@ -24,13 +24,14 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from codeshell.documents.choose import choose as choose_documents
 from codeshell.documents.shards import list_shards
+from codeshell.documents.templates import SPECIAL_TOKENS
 from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.tokenizer.statistics import Meter
-from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer, tokenizer_threads
+from codeshell.tokenizer.tokenizer import Tokenizer, tokenizer_threads
 
 MIN_FREQUENCY = 2
 """Occurrences that a pair needs to be merged. A token made from one occurrence would be a copy of that place."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codeshell.documents import languages, templates
-from codeshell.tokenizer.tokenizer import SPECIAL_TOKENS
+from codeshell.tokenizer import SPECIAL_TOKENS
 
 PARTS = st.lists(st.sampled_from([*sorted(templates.SPECIAL), "<", "commit_", "msg>", "x", "\n"]), max_size=8).map(
     "".join
