@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from codeshell._C import lexical
+from codeshell import _C
 from codeshell.documents import languages, walk
 from codeshell.engine.files import write_json
 from codeshell.environment import environment
@@ -101,8 +101,8 @@ def scorers(table: pa.Table) -> dict[str, Callable[[], Any]]:
     for name, column in measures.score(table).items():
         scored = scored.append_column(name, column)
     return {
-        "C++: lexer and repetition": lambda: lexical.measure(piece.data, piece.offsets, lexes, which),
-        "C++: imports": lambda: lexical.imports(piece.data, piece.offsets, lexes, which),
+        "C++: lexer and repetition": lambda: _C.lexical.measure(piece.data, piece.offsets, lexes, which),
+        "C++: imports": lambda: _C.lexical.imports(piece.data, piece.offsets, lexes, which),
         "scorer lexical": lambda: measures.score(table),
         "scorer libraries": lambda: libraries.score(table),
         "scorer standards": lambda: standards.score(scored),
@@ -166,7 +166,7 @@ def hostile() -> list[dict[str, Any]]:
     }.items():
         offsets = np.array([0, len(data)], np.int64)
         started = time.process_time()
-        lexical.measure(data, offsets, [lexis.of_language("python")], np.zeros(1, np.int32))
+        _C.lexical.measure(data, offsets, [lexis.of_language("python")], np.zeros(1, np.int32))
         seconds = time.process_time() - started
         rows.append({"case": name, "MB": len(data) / 1e6, "MB_per_second": round(len(data) / 1e6 / seconds, 1)})
     return rows

@@ -7,6 +7,7 @@ version or nothing at all, and none of them names the remedy.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sysconfig
 from pathlib import Path
@@ -26,6 +27,10 @@ def load() -> ModuleType:
         ExtensionError: it cannot be imported; the message is one line with the remedy.
     """
     try:
+        # The stubs lie in a folder of the extension's name. Without the extension Python would take that folder for it.
+        spec = importlib.util.find_spec("codeshell._C")
+        if spec is None or not spec.has_location:
+            raise ModuleNotFoundError("no extension module beside its stubs", name="codeshell._C")
         return importlib.import_module("codeshell._C")
     except ImportError as error:
         raise ExtensionError(explain(error, Path(__file__).resolve().parent)) from error

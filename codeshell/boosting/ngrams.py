@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codeshell._C import boosting as _boosting
+from codeshell import _C
 from codeshell.documents.texts import Texts, text_buffers
 
 RARITY_UNIT = 512
@@ -47,7 +47,7 @@ class NgramHead:
     def predict(self, texts: Texts) -> NDArray[np.float64]:
         """Scores of texts: (texts, targets). The same bits everywhere."""
         found = [
-            _boosting.score_ngrams(piece.data, piece.offsets, self.bits, self.most_bytes, self.rarity, self.weights)
+            _C.boosting.score_ngrams(piece.data, piece.offsets, self.bits, self.most_bytes, self.rarity, self.weights)
             for piece in text_buffers(texts)
         ]
         sums = np.concatenate([np.empty((0, self.weights.shape[1])), *found])
@@ -82,7 +82,7 @@ class Vectors:
 
 def vectors(texts: Texts, bits: int, most_bytes: int) -> Vectors:
     """The dampened counts of texts."""
-    parts = [_boosting.count_ngrams(piece.data, piece.offsets, bits, most_bytes) for piece in text_buffers(texts)]
+    parts = [_C.boosting.count_ngrams(piece.data, piece.offsets, bits, most_bytes) for piece in text_buffers(texts)]
     buckets = np.concatenate([np.empty(0, np.uint32), *(part[0] for part in parts)])
     counts = np.concatenate([np.empty(0, np.uint32), *(part[1] for part in parts)])
     lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(part[2]) for part in parts)])
@@ -118,7 +118,7 @@ def unit_rows(found: Vectors, rarity: NDArray[np.uint16]) -> NDArray[np.float64]
 
 def product(found: Vectors, unit: NDArray[np.float64], dense: NDArray[np.float64]) -> NDArray[np.float64]:
     """(texts, targets): sparse rows with the values `unit` times a dense matrix (2^bits, targets)."""
-    return _boosting.sparse_product(found.buckets, unit, found.bounds, np.ascontiguousarray(dense))
+    return _C.boosting.sparse_product(found.buckets, unit, found.bounds, np.ascontiguousarray(dense))
 
 
 def solve(
@@ -167,11 +167,11 @@ def train(
     start = (targets * weights[:, None]).sum(0) / weights.sum()
 
     def normal(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        image = _boosting.sparse_product(buckets, unit, bounds, columns) * weights[:, None]
-        return _boosting.sparse_transposed(buckets, unit, bounds, image, width) + ridge * columns
+        image = _C.boosting.sparse_product(buckets, unit, bounds, columns) * weights[:, None]
+        return _C.boosting.sparse_transposed(buckets, unit, bounds, image, width) + ridge * columns
 
     right = (targets - start) * weights[:, None]
-    primal = solve(normal, _boosting.sparse_transposed(buckets, unit, bounds, right, width))
+    primal = solve(normal, _C.boosting.sparse_transposed(buckets, unit, bounds, right, width))
     # A text's sum is of damped counts times these, over the length of damped counts times rarity.
     real = primal * rarity[:, None]
     largest = np.abs(real).max(0)

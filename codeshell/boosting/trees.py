@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codeshell._C import boosting as _boosting
+from codeshell import _C
 
-UNIT = 2.0**-_boosting.leaf_bits
+UNIT = 2.0**-_C.boosting.leaf_bits
 """What 1 in a leaf is worth."""
 
 MOST_ROWS_OF_CUTS = 200_000
@@ -88,7 +88,7 @@ class Evaluator:
         if e.start.shape != (e.values.shape[1],):
             raise ValueError("start: must have an element for each target")
         self._start = e.start
-        self._trees = _boosting.Trees(
+        self._trees = _C.boosting.Trees(
             e.feature, e.threshold, e.left, e.right, e.missing_left, e.roots, e.values, e.features
         )
 
@@ -178,7 +178,7 @@ def grow(
         signs[f] = sign
     # Sums of NumPy depend on its vector instructions in the last bit; a mean that is rounded to 2^-24 hardly does.
     start = np.rint((targets * weights[:, None]).sum(0) / weights.sum() / UNIT).astype(np.int64)
-    grown = _boosting.grow(
+    grown = _C.boosting.grow(
         bins,
         np.array([len(edges) + 2 for edges in thresholds], np.uint16),
         signs,

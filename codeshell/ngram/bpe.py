@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codeshell._C import ngram as _ngram
+from codeshell import _C
 from codeshell.documents.texts import TextBuffers
 from codeshell.errors import UserError
 
@@ -28,7 +28,7 @@ DOCUMENTS = 256
 """Documents that are encoded at a time."""
 
 
-def bpe_units(tokenizer: str | Path | None) -> _ngram.Units:
+def bpe_units(tokenizer: str | Path | None) -> _C.ngram.Units:
     """Units of a tokenizer.json or of the directory that holds one.
 
     Raises:
@@ -46,7 +46,7 @@ def bpe_units(tokenizer: str | Path | None) -> _ngram.Units:
     tokens = {number: token for token, number in known.items()}
     # A number without a token keeps its place.
     words = [_word(tokens.get(number, f"<no {number}>")) for number in range(max(tokens, default=-1) + 1)]
-    return _ngram.Units("bpe", words, blob)
+    return _C.ngram.Units("bpe", words, blob)
 
 
 def load(blob: bytes, name: str) -> Tokenizer:
@@ -70,7 +70,7 @@ def load(blob: bytes, name: str) -> Tokenizer:
 class Encoder:
     """Makes the ids of texts for units of BPE."""
 
-    def __init__(self, units: _ngram.Units) -> None:
+    def __init__(self, units: _C.ngram.Units) -> None:
         self._tokenizer = load(units.extra, "tokenizer of the model")
 
     def encode(self, piece: TextBuffers) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

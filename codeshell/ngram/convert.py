@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from codeshell._C import ngram as native
+from codeshell import _C
 from codeshell.engine.files import atomic_path, disk_error
 from codeshell.errors import UserError
 
@@ -65,22 +65,22 @@ def to_model(
         raise UserError(f"{source}: is a model of codeshell already; give an ARPA file or a binary of KenLM")
     if kind == "kenlm" and keep_words:
         raise UserError(f"{source}: KenLM's binaries have no words of their n-grams; give its ARPA file")
-    options = native.WriterOptions()
+    options = _C.ngram.WriterOptions()
     options.quantise, options.keep_words, options.memory_bytes = quantize, keep_words, memory
     about = json.dumps({"source": kind.split(".")[0], "units": "words"}, sort_keys=True)
     with atomic_path(output) as temporary:
         try:
             if kind == "kenlm":
-                native.convert_kenlm(str(source), str(temporary), about, options)
+                _C.ngram.convert_kenlm(str(source), str(temporary), about, options)
             else:
-                _read_arpa(source, kind, native.ArpaReader(str(temporary), about, options))
+                _read_arpa(source, kind, _C.ngram.ArpaReader(str(temporary), about, options))
         except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{source}: {_said(error)}") from None
         except OSError as error:
             raise disk_error(error, output) from error
 
 
-def _read_arpa(source: str | Path, kind: Kind, reader: native.ArpaReader) -> None:
+def _read_arpa(source: str | Path, kind: Kind, reader: _C.ngram.ArpaReader) -> None:
     with gzip.open(source) if kind == "arpa.gz" else open(source, "rb") as file:
         while piece := file.read(PIECE_BYTES):
             reader.feed(piece)
@@ -96,7 +96,7 @@ def _said(error: Exception) -> str:
     return str(error)
 
 
-def to_arpa(model: native.Model, name: str | Path, output: Path) -> None:
+def to_arpa(model: _C.ngram.Model, name: str | Path, output: Path) -> None:
     """Write a model of ours as ARPA; through gzip if the output's name ends in `.gz`.
 
     Raises:

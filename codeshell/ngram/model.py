@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from codeshell._C import ngram as native
+from codeshell import _C
 from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.errors import UserError
 from codeshell.ngram import convert
@@ -88,7 +88,7 @@ class LanguageModel:
     on any machine and for any batch and number of threads.
     """
 
-    def __init__(self, handle: native.Model, name: str) -> None:
+    def __init__(self, handle: _C.ngram.Model, name: str) -> None:
         self.handle, self.name = handle, name
         self.about: dict[str, Any] = handle.describe()
         """`order`, `entries` by order, `vocabulary`, `file_bytes`, `quantised`, `suffix_closed`, `keeps_words`, …"""
@@ -127,7 +127,7 @@ class LanguageModel:
     def _open(cls, path: Path, name: Path, memory: str) -> LanguageModel:
         try:
             copied = memory == "copied" or (memory == "auto" and path.stat().st_size <= COPIED_BYTES)
-            return cls(native.Model(str(path), copied), str(name))
+            return cls(_C.ngram.Model(str(path), copied), str(name))
         except ValueError as error:
             raise UserError(f"{name}: {error}") from None
         except OSError as error:
@@ -227,7 +227,7 @@ def score_all(
     for piece in itertools.chain.from_iterable(map(cut, text_buffers(texts))):
         sizes = np.diff(piece.offsets)
         handles = [models[number].handle for number in direct]
-        found = native.score_texts(handles, piece.data, piece.offsets, bos, eos, threads) if direct else {}
+        found = _C.ngram.score_texts(handles, piece.data, piece.offsets, bos, eos, threads) if direct else {}
         for row, number in enumerate(direct):
             parts[number].append(Scores(found["units"][row], found["unknown"][row], found["log10"][row], sizes, eos))
         for number, model in enumerate(models):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from codeshell._C import ngram as _ngram
+from codeshell import _C
 from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.engine.files import atomic_path, disk_error
 from codeshell.errors import UserError
 
-Units: TypeAlias = _ngram.Units
+Units: TypeAlias = _C.ngram.Units
 """What a text is cut into; see csrc/ngram/units.h."""
 
 KINDS = ("lexical", "bpe", "bytes")
@@ -107,7 +107,7 @@ class Vocabulary:
     """Counts words, to choose those with ids of their own. Not for bytes and BPE."""
 
     def __init__(self, memory: int, threads: int, folder: str | Path) -> None:
-        self._counter = _ngram.WordCounter(threads, memory, str(folder))
+        self._counter = _C.ngram.WordCounter(threads, memory, str(folder))
 
     def add(self, texts: Texts) -> None:
         """Count the words of some documents."""
@@ -135,7 +135,7 @@ class Trainer:
         self.units, self._settings, self._memory, self._folder = units, settings, memory, Path(folder)
         self.bytes = 0
         try:
-            self._trainer = _ngram.Trainer(
+            self._trainer = _C.ngram.Trainer(
                 units, settings.order, list(settings.prune), memory, settings.threads, str(folder)
             )
         except ValueError as error:
@@ -178,7 +178,7 @@ class Trainer:
         with contextlib.ExitStack() as files, _told(self._folder):
             orders = self._trainer.estimate()
             written, text = (str(files.enter_context(atomic_path(path))) if path else "" for path in (model, arpa))
-            options = _ngram.WriterOptions()
+            options = _C.ngram.WriterOptions()
             options.quantise, options.keep_words = settings.quantize, settings.keep_words
             # The sorts of the trainer are over, so that half of the memory is free.
             options.memory_bytes = self._memory // 2

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from codeshell._C import secrets
+from codeshell import _C
 from codeshell.documents import formats, readers
 from codeshell.documents.json_lines import decode_record
 from codeshell.documents.texts import text_buffers
@@ -117,7 +117,7 @@ class Contamination:
         parts = list({part.text: part for part in reversed(parts)}.values())[::-1]
         self._problems = [part.problem for part in parts]
         (buffers,) = text_buffers([part.text for part in parts])
-        self._index = secrets.ContaminationIndex(buffers.data, buffers.offsets, n, shortest)
+        self._index = _C.secrets.ContaminationIndex(buffers.data, buffers.offsets, n, shortest)
         # Another set or setting scores again.
         content = hashlib.blake2b(repr((n, share, shortest)).encode(), digest_size=8)
         for part in parts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from codeshell._C import lexical
+from codeshell import _C
 from codeshell.scorers import lexis
 
 COUNTS = (
@@ -38,7 +38,7 @@ COLUMNS = pa.schema(
     [
         *(
             (name, pa.int64() if name in COUNTS else pa.bool_() if name == "final_newline" else pa.float64())
-            for name in lexical.columns
+            for name in _C.lexical.columns
         ),
         *((name, pa.bool_()) for name in FILE_NAMES),
     ]
@@ -61,12 +61,12 @@ class Lexical:
         pieces, lexes, which = lexis.batch_pieces(batch)
         parts, done = [], 0
         for piece in pieces:
-            parts.append(lexical.measure(piece.data, piece.offsets, lexes, which[done : done + len(piece)]))
+            parts.append(_C.lexical.measure(piece.data, piece.offsets, lexes, which[done : done + len(piece)]))
             done += len(piece)
         # (columns, rows)
-        values = np.concatenate(parts, axis=1) if parts else np.empty((len(lexical.columns), 0))
+        values = np.concatenate(parts, axis=1) if parts else np.empty((len(_C.lexical.columns), 0))
         result = {}
-        for name, row in zip(lexical.columns, values, strict=True):
+        for name, row in zip(_C.lexical.columns, values, strict=True):
             # NaN is the C++ side's null. Whole numbers up to 2^53 are exact.
             column = pa.array(row, pa.float64(), from_pandas=True)
             result[name] = column.cast(COLUMNS.field(name).type) if COLUMNS.field(name).type != pa.float64() else column

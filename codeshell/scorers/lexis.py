@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell._C import lexical
+from codeshell import _C
 from codeshell.documents.texts import TextBuffers, text_buffers
 
 _MARKERS = {"line": "line", "block": "block", "nested": "nested", "strings": "string", "long": "long", "raw": "raw"}
@@ -79,7 +79,7 @@ def entry(language: str) -> dict[str, Any]:
     return result
 
 
-def make(table: Mapping[str, Any], line_limit: int = 100) -> lexical.Lexis:
+def make(table: Mapping[str, Any], line_limit: int = 100) -> _C.lexical.Lexis:
     """The C++ form of one language's table."""
     doc, first, after_blank = (set(table.get(key, ())) for key in ("doc", "first", "after_blank"))
     pairs: list[tuple[str, str, str]] = []
@@ -101,7 +101,7 @@ def make(table: Mapping[str, Any], line_limit: int = 100) -> lexical.Lexis:
         pairs.append((mark, kin[0][1], kin[0][2]))
     markers = [(begin, end, kind, begin in doc, begin in first, begin in after_blank) for begin, end, kind in pairs]
     words = [(word, name) for name, listed in table.get("words", {}).items() for word in listed]
-    return lexical.Lexis(
+    return _C.lexical.Lexis(
         markers,
         words,
         letters=table.get("letters", ""),
@@ -115,14 +115,14 @@ def make(table: Mapping[str, Any], line_limit: int = 100) -> lexical.Lexis:
 
 
 @functools.cache
-def of_language(language: str) -> lexical.Lexis:
+def of_language(language: str) -> _C.lexical.Lexis:
     """The C++ form of a language of the package."""
     return make(entry(language), conventions(language).line_length)
 
 
 def batch_pieces(
     batch: pa.Table,
-) -> tuple[Sequence[TextBuffers], list[lexical.Lexis], NDArray[np.int32]]:
+) -> tuple[Sequence[TextBuffers], list[_C.lexical.Lexis], NDArray[np.int32]]:
     """What C++ takes of a batch: its texts in pieces that follow one another, the languages, and (rows,) the language
     of each."""
     coded = batch["language"].combine_chunks().dictionary_encode()

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell._C import lexical
+from codeshell import _C
 from codeshell.documents.languages import names as language_names
 from codeshell.engine.files import read_json, write_json
 from codeshell.errors import UserError
@@ -303,7 +303,7 @@ def _modules(batch: pa.Table) -> Iterator[tuple[int, str, int]]:
     done = 0
     for piece in pieces:
         rows = which[done : done + len(piece)]
-        data, bounds, kinds, counts = lexical.imports(piece.data, piece.offsets, lexes, rows)
+        data, bounds, kinds, counts = _C.lexical.imports(piece.data, piece.offsets, lexes, rows)
         # Names of modules are cut from texts that are UTF-8, at bytes of ASCII.
         modules = _strings(data, bounds)
         numbers = np.repeat(np.arange(done, done + len(piece)), counts)

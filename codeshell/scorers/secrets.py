@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell._C import secrets
+from codeshell import _C
 from codeshell.documents.texts import Texts, cut, large_strings, text_buffers
 from codeshell.errors import UserError
 
@@ -43,7 +43,7 @@ class Secrets:
     def score(self, batch: pa.Table) -> dict[str, Any]:
         """See `codeshell.scorers.Scorer`."""
         parts = [
-            secrets.count(view.data, view.offsets, self.everything)
+            _C.secrets.count(view.data, view.offsets, self.everything)
             for piece in text_buffers(batch["text"])
             for view in cut(piece)
         ]
@@ -80,7 +80,7 @@ def redact(
         for piece in text_buffers(array):
             start = 0
             for view in cut(piece):
-                data, offsets, counts = secrets.redact(view.data, view.offsets, which, everything)
+                data, offsets, counts = _C.secrets.redact(view.data, view.offsets, which, everything)
                 some = array.slice(start, len(view))
                 if counts.any():
                     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]

@@ -15,7 +15,7 @@ from helpers.arpa_files import Grams, arpa, backoff_scores, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell._C import ngram as native
+from codeshell import _C
 from codeshell.errors import UserError
 from codeshell.ngram import LanguageModel, Settings, score_all, train
 from codeshell.ngram.convert import to_model
@@ -277,7 +277,7 @@ def test_arguments(lexical: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="beyond the model's vocabulary"):
         lexical.handle.score_ids(np.array([1 << 20], np.uint32), np.array([0, 1], np.int64), True, True)
     with pytest.raises(ValueError, match="offsets: must not fall"):
-        native.score_texts([lexical.handle], b"abc", np.array([0, 3, 1], np.int64), True, True, 1)
+        _C.ngram.score_texts([lexical.handle], b"abc", np.array([0, 3, 1], np.int64), True, True, 1)
     assert lexical.order == 3 and lexical.kind == "lexical"
     assert len(lexical.words()) == lexical.about["vocabulary"] == len(lexical.handle.units)
     assert lexical.metadata["order"] == 3

@@ -17,7 +17,7 @@ from helpers.kneser_ney import Gram, Model, kneser_ney
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codeshell._C import ngram
+from codeshell import _C
 from codeshell.errors import UserError
 from codeshell.ngram.training import Settings, Summary, Vocabulary, train
 
@@ -41,7 +41,7 @@ def read_arpa(path: Path) -> tuple[list[int], dict[Gram, tuple[float, float]]]:
 def trained(
     path: Path, documents: list[list[str]], order: int, prune: tuple[int, ...] = (), threads: int = 1
 ) -> tuple[Summary, list[int], dict[Gram, tuple[float, float]]]:
-    units = ngram.Units("words", sorted({word.encode() for document in documents for word in document} | set(WORDS)))
+    units = _C.ngram.Units("words", sorted({word.encode() for document in documents for word in document} | set(WORDS)))
     texts = [" ".join(document) for document in documents]
     chosen = Settings(order=order, prune=prune, threads=threads)
     summary = train(texts, path / "m.lm", chosen, units=units, arpa=path / "m.arpa")
@@ -132,12 +132,12 @@ def test_model_is_the_same_for_any_memory_threads_and_batches(tmp_path: Path, or
     offsets = np.cumsum([0, *map(len, data)])
     made: list[tuple[list[dict[str, Any]], bytes]] = []
     for memory, threads, step in ((1 << 28, 1, len(texts)), (1 << 20, 1, 1), (1 << 20, 3, 5)):
-        trainer = ngram.Trainer(units, order, [0, 0, 1], memory, threads, str(tmp_path))
+        trainer = _C.ngram.Trainer(units, order, [0, 0, 1], memory, threads, str(tmp_path))
         for first in range(0, len(texts), step):
             trainer.add(b"".join(data), offsets[first : first + step + 1])
         orders = trainer.estimate()
         path = tmp_path / f"{len(made)}.lm"
-        trainer.write(str(path), "", "{}", ngram.WriterOptions())
+        trainer.write(str(path), "", "{}", _C.ngram.WriterOptions())
         made.append((orders, path.read_bytes()))
         # A megabyte holds no part of this: runs went to the disk and were merged, some of them twice.
         assert bool(trainer.spilled) == (memory == 1 << 20)
@@ -149,7 +149,7 @@ def test_vocabulary_has_the_commonest_words(tmp_path: Path) -> None:
     from collections import Counter
 
     texts = corpus(0.3)
-    lexical = ngram.Units("lexical")
+    lexical = _C.ngram.Units("lexical")
     counted: Counter[bytes] = Counter()
     for text in texts:
         data = text.encode()
@@ -158,7 +158,7 @@ def test_vocabulary_has_the_commonest_words(tmp_path: Path) -> None:
                 counted[data[begin:end]] += 1
     ranked = sorted((-count, word) for word, count in counted.items() if count >= 3)
     for memory, threads in ((1 << 28, 1), (1 << 20, 3)):
-        counter = ngram.WordCounter(threads, memory, str(tmp_path))
+        counter = _C.ngram.WordCounter(threads, memory, str(tmp_path))
         for text in texts:
             counter.add(text.encode(), np.array([0, len(text.encode())]))
         found = counter.commonest(200, 3)
@@ -172,7 +172,7 @@ def test_units_of_another_model_and_bytes(tmp_path: Path) -> None:
     texts = corpus(0.1)
     one = train(texts, tmp_path / "one.lm")
     assert 0 < one.covered <= 1
-    units = ngram.Units.deserialize(ngram.Model(str(tmp_path / "one.lm"), True).units.serialize())
+    units = _C.ngram.Units.deserialize(_C.ngram.Model(str(tmp_path / "one.lm"), True).units.serialize())
     two = train(texts[:1], tmp_path / "two.lm", units=units)
     assert (two.units, two.types) == (one.units, 0)
     third = train(texts, tmp_path / "bytes.lm", Settings(units="bytes", order=2, quantize=True))
@@ -181,8 +181,8 @@ def test_units_of_another_model_and_bytes(tmp_path: Path) -> None:
 
 
 def test_unseen_units_have_the_probability_of_unknown(tmp_path: Path) -> None:
-    train(["a b"] * 5, tmp_path / "m.lm", units=ngram.Units("words", [b"a", b"b", b"never"]))
-    model = ngram.Model(str(tmp_path / "m.lm"), True)
+    train(["a b"] * 5, tmp_path / "m.lm", units=_C.ngram.Units("words", [b"a", b"b", b"never"]))
+    model = _C.ngram.Model(str(tmp_path / "m.lm"), True)
     ids = np.array([5, 0], np.uint32)
     scores = model.score_ids(ids, np.array([0, 1, 2]), False, False)["log10"].reshape(-1)
     assert scores[0] == scores[1]
@@ -215,7 +215,7 @@ def test_no_text_no_folder_and_special_ids(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
         train(["a"], tmp_path / "nowhere" / "m.lm")
     assert not list(tmp_path.iterdir())
-    trainer = ngram.Trainer(ngram.Units("bytes"), 3, [], 1 << 20, 1, str(tmp_path))
+    trainer = _C.ngram.Trainer(_C.ngram.Units("bytes"), 3, [], 1 << 20, 1, str(tmp_path))
     for bad in (1, 259):
         with pytest.raises(ValueError, match=f"{bad} is no unit"):
             trainer.add_ids(np.array([5, bad], np.uint32), np.array([0, 2]))
@@ -254,11 +254,11 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 LONG_CALL = """
 import sys
 import numpy as np
-from codeshell._C import ngram
+from codeshell import _C
 
 data = b"".join(b"name%d = %d\\n" % (i, i) for i in range(3000)) * 400
 offsets = np.linspace(0, len(data), 2000).astype(np.int64)
-trainer = ngram.Trainer(ngram.Units("bytes"), 6, [], 1 << 26, 1, sys.argv[1])
+trainer = _C.ngram.Trainer(_C.ngram.Units("bytes"), 6, [], 1 << 26, 1, sys.argv[1])
 print("begun", flush=True)
 try:
     for _ in range(100):

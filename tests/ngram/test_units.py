@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell._C import ngram
+from codeshell import _C
 from codeshell.documents.texts import text_buffers
 
 PAIRS = """
@@ -73,7 +73,7 @@ def reference(text: bytes, known: set[bytes]) -> list[tuple[str | bytes, int, in
 
 
 WORDS = (b"self", b"x", b"0", b"return", b"a_b", b"1.5", "größe".encode(), b"\xff\xfe")
-UNITS = ngram.Units("lexical", list(WORDS))
+UNITS = _C.ngram.Units("lexical", list(WORDS))
 CODE = st.lists(
     st.one_of(
         st.sampled_from(
@@ -87,7 +87,7 @@ CODE = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-def encode_one(units: ngram.Units, text: bytes) -> list[int]:
+def encode_one(units: _C.ngram.Units, text: bytes) -> list[int]:
     ids, offsets = units.encode(text, np.array([0, len(text)], np.int64))
     assert offsets.tolist() == [0, len(ids)]
     return [int(one) for one in ids]
@@ -125,7 +125,7 @@ def test_texts_of_a_batch_are_apart() -> None:
 @pytest.mark.parametrize("kind", ["lexical", "bytes", "words", "bpe"])
 def test_words_can_stand_in_an_arpa_file(kind: str) -> None:
     words = list(WORDS) if kind in ("lexical", "bpe", "words") else []
-    units = ngram.Units(kind, [word for word in words if b"\xff" not in word or kind == "lexical"])
+    units = _C.ngram.Units(kind, [word for word in words if b"\xff" not in word or kind == "lexical"])
     found = [units.word(one) for one in range(len(units))]
     assert len(set(found)) == len(found)
     assert found[:3] == ["<unk>", "<s>", "</s>"]
@@ -135,9 +135,9 @@ def test_words_can_stand_in_an_arpa_file(kind: str) -> None:
 
 
 def test_bytes_and_words() -> None:
-    ids = encode_one(ngram.Units("bytes"), bytes(range(256)))
+    ids = encode_one(_C.ngram.Units("bytes"), bytes(range(256)))
     assert ids == list(range(3, 259))
-    units = ngram.Units("words", [b"the", b"cat"])
+    units = _C.ngram.Units("words", [b"the", b"cat"])
     assert encode_one(units, b"  the\tcat\nsat the") == [3, 4, 0, 3]
     assert units.encode_spans(b" the cat")[1].tolist() == [[1, 4], [5, 8]]
 
@@ -145,21 +145,21 @@ def test_bytes_and_words() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=64), unique=True, max_size=20), st.binary(max_size=30))
 def test_blob_gives_the_same_units(words: list[bytes], extra: bytes) -> None:
-    units = ngram.Units("bpe", words, extra)
+    units = _C.ngram.Units("bpe", words, extra)
     blob = units.serialize()
-    again = ngram.Units.deserialize(blob)
+    again = _C.ngram.Units.deserialize(blob)
     assert again.serialize() == blob
     assert (again.kind, again.extra, len(again)) == ("bpe", extra, 3 + len(words))
     for size in range(0, len(blob), max(1, len(blob) // 20)):
         with pytest.raises(ValueError, match="damaged"):
-            ngram.Units.deserialize(blob[:size])
+            _C.ngram.Units.deserialize(blob[:size])
     with pytest.raises(ValueError, match="damaged"):
-        ngram.Units.deserialize(blob + b"x")
+        _C.ngram.Units.deserialize(blob + b"x")
     assert pickle.loads(pickle.dumps(units)).serialize() == blob
 
 
 def test_lexical_blob_keeps_ids() -> None:
-    again = ngram.Units.deserialize(UNITS.serialize())
+    again = _C.ngram.Units.deserialize(UNITS.serialize())
     text = "def f(self):\n  return größe_1 == 0x1F".encode()
     assert encode_one(again, text) == encode_one(UNITS, text)
 
@@ -176,9 +176,9 @@ def test_lexical_blob_keeps_ids() -> None:
 )
 def test_units_that_cannot_be(kind: str, words: list[bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ngram.Units(kind, words)
+        _C.ngram.Units(kind, words)
 
 
 def test_bpe_is_not_encoded_here() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
-        ngram.Units("bpe", [b"a"]).encode(b"a", np.array([0, 1], np.int64))
+        _C.ngram.Units("bpe", [b"a"]).encode(b"a", np.array([0, 1], np.int64))

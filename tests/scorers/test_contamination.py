@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell import scorers
-from codeshell._C import secrets
+from codeshell import _C, scorers
 from codeshell.documents.texts import text_buffers
 from codeshell.errors import UserError
 from codeshell.scorers.contamination import SHARE, Contamination, read
@@ -172,7 +171,7 @@ def test_against_sets_of_tuples(parts: list[str], texts: list[str], n: int, data
     shortest = data.draw(st.integers(1, n))
     texts = [*texts, " ".join(parts), parts[0]]
     (held,), (given_texts,) = text_buffers(parts), text_buffers(texts)
-    index = secrets.ContaminationIndex(held.data, held.offsets, n, shortest)
+    index = _C.secrets.ContaminationIndex(held.data, held.offsets, n, shortest)
     share, part, _ = index.score(given_texts.data, given_texts.offsets)
     assert list(zip(share.tolist(), part.tolist(), strict=True)) == reference(parts, texts, n, shortest)
 
@@ -187,7 +186,7 @@ def test_a_text_is_scored_alone(tmp_path: Path) -> None:
 
 def test_bytes_and_lengths_that_no_set_foresees(tmp_path: Path) -> None:
     (held,) = text_buffers([SOLUTION])
-    index = secrets.ContaminationIndex(held.data, held.offsets, 10, 8)
+    index = _C.secrets.ContaminationIndex(held.data, held.offsets, 10, 8)
     # A million tokens, a token of a megabyte, bytes that are no UTF-8, a first byte of three at the very end.
     texts = [b"a " * 500_000, b"a" * 1_000_000, bytes(range(256)) * 10, SOLUTION.encode() + b"\xe3", b"\xe3"]
     offsets = np.cumsum([0, *map(len, texts)])
@@ -200,7 +199,7 @@ def test_bytes_and_lengths_that_no_set_foresees(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "shortest"), [(65, 8), (10, 0), (10, 11), (0, 0)])
 def test_lengths_that_cannot_be(n: int, shortest: int) -> None:
     with pytest.raises(ValueError, match="shortest"):
-        secrets.ContaminationIndex(b"", np.zeros(1, np.int64), n, shortest)
+        _C.secrets.ContaminationIndex(b"", np.zeros(1, np.int64), n, shortest)
 
 
 def test_an_infilling_task_is_one_text(tmp_path: Path) -> None:

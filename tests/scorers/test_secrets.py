@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell._C import secrets as native
+from codeshell import _C
 from codeshell.errors import UserError
 from codeshell.randomness import below, draw
 from codeshell.scorers import make
@@ -140,7 +140,7 @@ HARMLESS = [
 
 def found(text: str, everything: bool = False) -> list[tuple[str, str]]:
     data = text.encode()
-    return [(data[begin:end].decode(), by) for begin, end, by in native.find(data, everything)]
+    return [(data[begin:end].decode(), by) for begin, end, by in _C.secrets.find(data, everything)]
 
 
 @pytest.mark.parametrize(("text", "piece", "by"), FOUND, ids=lambda value: None)
@@ -229,7 +229,7 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=12).map("".join), st.booleans())
 def test_spans_are_ordered_and_replacing_them_leaves_nothing(text: str, everything: bool) -> None:
     data = text.encode()
-    spans = native.find(data, everything)
+    spans = _C.secrets.find(data, everything)
     edges = [edge for begin, end, _ in spans for edge in (begin, end)]
     assert edges == sorted(edges) and all(begin < end for begin, end, _ in spans)
     assert not edges or edges[-1] <= len(data)
@@ -250,7 +250,7 @@ def test_a_redacted_text_has_nothing_left(text: str) -> None:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_taken(data: bytes) -> None:
-    for begin, end, _ in native.find(data):
+    for begin, end, _ in _C.secrets.find(data):
         assert 0 <= begin < end <= len(data)
 
 
@@ -263,12 +263,12 @@ HARD = [
 def test_texts_that_are_made_to_be_slow_are_not() -> None:
     # A megabyte of each takes a second in all; of a rule that is quadratic, the suite's own time limit would tell.
     for unit in HARD:
-        native.find((unit * (1 << 20))[: 1 << 20].encode(), True)
+        _C.secrets.find((unit * (1 << 20))[: 1 << 20].encode(), True)
 
 
 @pytest.mark.parametrize("offsets", [[0, 9], [-1, 2], [2, 1], [[0, 1]]])
 def test_bad_buffers_are_refused(offsets: Any) -> None:
-    for call in (native.count, lambda data, places: native.redact(data, places, 7)):
+    for call in (_C.secrets.count, lambda data, places: _C.secrets.redact(data, places, 7)):
         with pytest.raises(ValueError, match="offsets"):
             call(b"text", np.array(offsets, np.int64))
 
