@@ -176,9 +176,7 @@ def _is_class(name: str, free: set[str], tree: ast.AST) -> bool:
                 return True  # max_chain_length([Pair(5, 24)])
         # Stack().push(1); s = Stack(); with Pool() as p
         parts: list[ast.AST | None] = []
-        if isinstance(node, ast.Attribute):
-            parts = [node.value]
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr):
+        if isinstance(node, ast.Attribute) or isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr):
             parts = [node.value]
         elif isinstance(node, ast.With):
             parts = [item.context_expr for item in node.items]

@@ -37,12 +37,25 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from codeshell.evaluate.sandbox import python_candidate, python_confine, python_names, python_tests, values
+from codeshell import _C
+from codeshell.evaluate.sandbox import python_candidate, python_names, python_tests, values
 
 USUAL = (
     *("abc", "array", "ast", "bisect", "calendar", "cmath", "collections.abc", "contextlib", "copy", "ctypes"),
     *("dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io"),
-    *("itertools", "json", "linecache", "math", "numbers", "operator", "queue", "random", "re", "reprlib", "statistics"),
+    *(
+        "itertools",
+        "json",
+        "linecache",
+        "math",
+        "numbers",
+        "operator",
+        "queue",
+        "random",
+        "re",
+        "reprlib",
+        "statistics",
+    ),
     *("string", "struct", "sys", "textwrap", "threading", "time", "traceback", "typing", "unicodedata"),
 )
 """What candidates import most. Others cost their import."""
@@ -86,7 +99,7 @@ def _judge_here(request: dict[str, Any], files: list[int], needs: python_names.N
     signal.signal(signal.SIGPROF, too_long)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(before + seconds + GRACE), most))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(before + seconds + GRACE / 4), most))
     channel, output, reports = files
     os.close(output)
     with socket.socket(fileno=channel) as asks, socket.socket(fileno=reports) as tells:
@@ -113,7 +126,7 @@ def _watch(lifeline: int, pid: int, request: dict[str, Any]) -> dict[str, Any]:
             if lifeline in ready:
                 cause = "stopped"
                 break
-            cpu, memory = python_confine.usage(pid)
+            cpu, memory = _C.sandbox.program_usage()
             peak = max(peak, memory)
             if cpu >= request["cpu_seconds"]:
                 cause = "cpu_time"
@@ -128,7 +141,6 @@ def _watch(lifeline: int, pid: int, request: dict[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     _, status, spent = os.wait4(pid, 0)
-    python_confine.reap()
     own = spent.ru_utime + spent.ru_stime
     code = os.waitstatus_to_exitcode(status)
     if cause == "ended" and code < 0 and own >= request["cpu_seconds"]:
@@ -159,7 +171,15 @@ def serve(control: socket.socket) -> None:
         if isinstance(needs, python_names.Needs) and needs.leaves_nothing:
             reply = _judge_here(request, files, needs)
         else:
-            pid = python_confine.fork(request, files)
+            pid = _C.sandbox.fork_program(
+                cpu_seconds=request["cpu_seconds"] + GRACE,
+                address_space=request["memory"],
+                processes=request["processes"],
+                file_bytes=request["file_bytes"],
+                files=request["files"],
+                keep_fds=files,
+                namespaces=request["namespaces"],
+            )
             if pid == 0:
                 _child(request, files)
             for descriptor in files:

@@ -103,9 +103,21 @@ def test_what_tests_may_do(code: str, tests: str, judge: PythonJudge) -> None:
         ("def f(x):\n    return x", "assert 1 == 1", "not_run", "the tests call nothing of the candidate"),
         ("def f(x):\n    return x", "f(1)\nraise SystemExit(1)", "wrong", "the tests ended with 1"),
         ("def f(x):\n    return x", "f(1)\nwhile True: pass", "cpu_time", "the tests used more than 1 s"),
+        # Building a set of numbers with one hash is a single instruction of the tests, and quadratic.
+        (
+            "def f(x):\n    return [n * (2**61 - 1) for n in range(1, 100_000)]",
+            "assert len(set(f(1))) == 1",
+            "cpu_time",
+            "the tests used more than 1 s",
+        ),
         # Tests that catch everything do not hide that the candidate is gone.
         ("import os\ndef f(x):\n    os._exit(0)", "try:\n    f(1)\nexcept BaseException:\n    pass", "early_exit", ""),
-        ("def f(x):\n    exit(0)", "import sys\ntry:\n    f(1)\nexcept:\n    pass\nsys.exit(0)", "early_exit", "status 0"),
+        (
+            "def f(x):\n    exit(0)",
+            "import sys\ntry:\n    f(1)\nexcept:\n    pass\nsys.exit(0)",
+            "early_exit",
+            "status 0",
+        ),
     ],
 )
 def test_every_end_has_its_verdict(code: str, tests: str, verdict: str, why: str, judge: PythonJudge) -> None:
@@ -200,18 +212,19 @@ def test_a_dead_server_is_replaced(judge: PythonJudge) -> None:
 
 
 def test_judges_of_several_threads_agree(judge: PythonJudge) -> None:
-    found: list[Judged] = []
+    found: dict[int, list[Judged]] = {}
 
-    def work() -> None:
+    def work(worker: int) -> None:
         with PythonJudge(judge.level) as own:
-            found.extend(ask(own, f"def f(x):\n    return x % {n}", "assert f(3) == 1") for n in (2, 3, 2))
+            found[worker] = [ask(own, f"def f(x):\n    return x % {n}", "assert f(3) == 1") for n in (2, 3, 2)]
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.verdict for one in found] == [Verdict.PASS, Verdict.WRONG, Verdict.PASS] * 2
+    for worker in range(2):
+        assert [one.verdict for one in found[worker]] == [Verdict.PASS, Verdict.WRONG, Verdict.PASS]
 
 
 def test_a_program_that_is_too_large_is_not_run(judge: PythonJudge) -> None:

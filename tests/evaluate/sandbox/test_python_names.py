@@ -52,7 +52,11 @@ def test_tests_of_classes_are_seen(tests: str) -> None:
 
 @pytest.mark.parametrize(
     "tests",
-    ["assert Extract([[1, 2]]) == [1]", "assert set(Diff([1], [2])) == {1}", "def check(f):\n    pass\ncheck(Strongest)"],
+    [
+        "assert Extract([[1, 2]]) == [1]",
+        "assert set(Diff([1], [2])) == {1}",
+        "def check(f):\n    pass\ncheck(Strongest)",
+    ],
 )
 def test_a_function_with_a_capital_letter_is_no_class(tests: str) -> None:
     found = needs(tests)
@@ -89,7 +93,9 @@ def test_tests_that_may_leave_something_get_a_process(tests: str) -> None:
 def test_usual_tests_leave_nothing() -> None:
     tests = "import math, random\nMETADATA = {}\ndef check(candidate):\n    for i in range(9):\n"
     tests += "        assert math.fabs(candidate(random.randint(1, 2))) < 1, 'off'\n"
-    assert needs(tests, entry_point="f", helpers="from typing import List\ndef f(x: List[int]):\n    pass").leaves_nothing
+    assert needs(
+        tests, entry_point="f", helpers="from typing import List\ndef f(x: List[int]):\n    pass"
+    ).leaves_nothing
 
 
 def test_tests_that_are_no_python_are_an_error() -> None:

@@ -267,9 +267,7 @@ def test_messages_of_any_size_pass_a_socket() -> None:
             os.close(descriptor)
 
 
-@pytest.mark.parametrize(
-    "data", [struct.pack("<I", values.MAX_BYTES + 1), struct.pack("<I", 0xFFFFFFFF), b"passed"]
-)
+@pytest.mark.parametrize("data", [struct.pack("<I", values.MAX_BYTES + 1), struct.pack("<I", 0xFFFFFFFF), b"passed"])
 def test_a_false_size_is_refused_before_anything_is_allocated(data: bytes) -> None:
     one, other = socket.socketpair()
     with one, other:
