@@ -151,7 +151,7 @@ _NOTHING = values.encode(((), {}))
 def _run_tests(
     module: types.ModuleType, setup: str, tests: str, entry_point: str, wrapped: list[Any], nonce: bytes
 ) -> tuple[Any, ...]:
-    """Execute setup and tests beside the candidate, in its process: the nonce is the proof that they came to their end."""
+    """Execute setup and tests beside the candidate, in its process; the nonce proves that they came to their end."""
     namespace = dict(module.__dict__)
     for name in wrapped:
         if isinstance(namespace.get(name), types.FunctionType):

@@ -71,8 +71,8 @@ def start(level: Level, limits: Limits) -> Server:
     with far:
         try:
             command = launch.Command(
-                # As with -I, nothing of the environment or the user's folders is imported; but the seed of hashes, which
-                # decides the order of sets, is the same each time. -S: no packages.
+                # As with -I, nothing of the environment or the user's folders is imported; but the seed of hashes,
+                # which decides the order of sets, is the same each time. -S: no packages.
                 [probe.python_program(level), *("-s", "-S", "-P", "-B"), "start.py", str(far.fileno())],
                 files=_files(),
                 binds=probe.python_binds(),

@@ -16,14 +16,18 @@ from dataclasses import dataclass, field
 BUILTINS = frozenset(dir(builtins))
 
 STATELESS = frozenset(
-    ("bisect", "collections", "copy", "fractions", "functools", "heapq", "itertools", "math", "random")
-    + ("re", "statistics", "string", "typing", "hashlib", "sys")
+    {
+        *("bisect", "collections", "copy", "fractions", "functools", "hashlib", "heapq", "itertools", "math"),
+        *("random", "re", "statistics", "string", "sys", "typing"),
+    }
 )
-"""Modules that tests may use without leaving something: `random` is seeded anew for each program, `sys` is read only."""
+"""Modules that tests may use and leave nothing: `random` is seeded anew for each program, `sys` is read only."""
 
 LEAVING = frozenset(
-    ("__import__", "breakpoint", "compile", "delattr", "eval", "exec", "exit", "globals", "input", "open", "print")
-    + ("quit", "setattr", "vars")
+    {
+        *("__import__", "breakpoint", "compile", "delattr", "eval", "exec", "exit", "globals", "input", "open"),
+        *("print", "quit", "setattr", "vars"),
+    }
 )
 """Builtin functions with which code can reach beyond its own names."""
 
@@ -176,7 +180,7 @@ def _is_class(name: str, free: set[str], tree: ast.AST) -> bool:
                 return True  # max_chain_length([Pair(5, 24)])
         # Stack().push(1); s = Stack(); with Pool() as p
         parts: list[ast.AST | None] = []
-        if isinstance(node, ast.Attribute) or isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr):
+        if isinstance(node, ast.Attribute | ast.Assign | ast.AnnAssign | ast.NamedExpr):
             parts = [node.value]
         elif isinstance(node, ast.With):
             parts = [item.context_expr for item in node.items]

@@ -112,6 +112,13 @@ def short(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
+def described(names: list[Any], arguments: tuple[Any, ...], line: int) -> str:
+    """An exception of the candidate, for a message."""
+    name = names[0] if names and type(names[0]) is str else "?"
+    where = f" in line {line} of the candidate" if line else ""
+    return f"{name}({', '.join(map(short, arguments[:2]))}){where}"
+
+
 class Candidate:
     """The other process: asks it, and remembers what became of it."""
 
@@ -177,20 +184,22 @@ class Candidate:
         except OSError:
             self.lose("ended", "it ended before the tests did")
         call = target if question == "call" else f"its {question}"
-        match self.receive():
+        return self._answer(str(call), (positional, named), self.receive())
+
+    def _answer(self, call: str, arguments: tuple[Any, ...], answer: tuple[Any, ...]) -> Any:
+        """What an answer says: a value to return, an exception to raise, or the end."""
+        match answer:
             case ("value", result, changed):
-                self._carry_back((positional, named), changed)
+                self._carry_back(arguments, changed)
                 self.last = f"{call} gave {short(result)}"
                 return result
-            case ("raised", list(names), tuple(arguments), int(line), *rest):
+            case ("raised", list(names), tuple(told), int(line), *rest):
                 if rest:
-                    self._carry_back((positional, named), rest[0])
-                error_ = exception(names, arguments)
-                self.raised.append(error_)
-                where = f" in line {line} of the candidate" if line else ""
-                told = ", ".join(short(argument) for argument in arguments[:2])
-                self.last = f"{call} raised {short(names[0])[1:-1] if names else '?'}({told}){where}"
-                raise error_
+                    self._carry_back(arguments, rest[0])
+                error = exception(names, told)
+                self.raised.append(error)
+                self.last = f"{call} raised {described(names, told, line)}"
+                raise error
             case ("exit", status):
                 self.lose("early_exit", f"{call} ended the process with status {short(status)}")
             case ("missing", str(name)):
@@ -199,7 +208,7 @@ class Candidate:
                 self.lose("memory", f"MemoryError in {call}")
             case ("refused", str(why)):
                 self.lose("wrong", f"{call} gave {why}")
-        self.lose("exception", "the candidate's answer is not of the protocol")
+        return self.lose("exception", "the candidate's answer is not of the protocol")
 
     def _carry_back(self, arguments: Any, changed: Any) -> None:
         """Change the tests' own lists, sets and dicts as the call has changed those that were sent."""
@@ -333,10 +342,8 @@ def verdict(candidate: Candidate, request: dict[str, Any], needs: python_names.N
         match candidate.receive():
             case ("loaded", list()):
                 pass
-            case ("raised", list(names), tuple(arguments), int(line), *_):
-                told = ", ".join(short(argument) for argument in arguments[:2])
-                name = names[0] if names and type(names[0]) is str else "?"
-                return ("exception", f"{name}({told}) in line {line} of the candidate", "")
+            case ("raised", list(names), tuple(told), int(line), *_):
+                return ("exception", described(names, told, line), "")
             case ("exit", status):
                 return ("early_exit", f"the code ended the process with status {short(status)}", "")
             case ("compile", str(why)):
@@ -397,10 +404,8 @@ def _same_process(candidate: Candidate, request: dict[str, Any], needs: python_n
             return ("pass", "", mode)
         case ("wrong", str(line)):
             return ("wrong", line, mode)
-        case ("raised", list(names), tuple(arguments), int(line), *_):
-            told = ", ".join(short(argument) for argument in arguments[:2])
-            where = f" in line {line} of the candidate" if line else ""
-            return ("exception", f"{names[0] if names else '?'}({told}){where}", mode)
+        case ("raised", list(names), tuple(told), int(line), *_):
+            return ("exception", described(names, told, line), mode)
         case ("exit", status):
             return ("early_exit", f"the process ended with status {short(status)}", mode)
         case ("missing", str(name)):

@@ -1,4 +1,4 @@
-"""Values of exact builtin types as bytes, and messages of them over a socket: all that a candidate and its judge exchange.
+"""Values of exact builtin types as bytes, and messages of them: all that a candidate and its judge exchange.
 
 The format has one tag per value and holds None, bool, int, float (by its bits), complex, str, bytes, bytearray, list,
 tuple, set, frozenset, dict and range. A subclass travels as its base, so that no method of the candidate reaches the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import enum
 import math
 import os
@@ -84,10 +85,8 @@ def test_damaged_bytes_are_a_value_or_refused(value: Any, data: st.DataObject) -
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     for cut in (bytes(whole), bytes(whole[: data.draw(st.integers(0, len(whole)))])):
         for share in (False, True):
-            try:
+            with contextlib.suppress(ValueRefusedError):
                 decode(cut, resolve=lambda handle: handle, share=share)
-            except ValueRefusedError:
-                pass
 
 
 class Loud(enum.IntEnum):
@@ -220,8 +219,8 @@ def test_bytes_that_are_no_value_are_refused(data: bytes) -> None:
 
 def test_sharing_keeps_one_list_one_and_allows_cycles() -> None:
     row = [0]
-    first, second, (third,) = decode(encode([row, row, {"row": row}], share=True), share=True)[:2] + [[row]]
-    assert first is second and third is row
+    first, second, third = decode(encode([row, row, {"row": row}], share=True), share=True)
+    assert first is second and third["row"] is first and first == [0]
     found = decode(encode(CYCLE, share=True), share=True)
     assert found[0] is found
     # Without it, each is a list of its own, and the reader refuses references.
