@@ -27,12 +27,13 @@ from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.evaluate.journal import Journal
 from codeshell.evaluate.programs import Limits, Program
+from codeshell.evaluate.prompts import NotRunError
 from codeshell.evaluate.verdicts import Judged, Verdict
 
 if TYPE_CHECKING:
     from codeshell.evaluate.sandbox.levels import Proof
 
-__all__ = ["MAX_WORKERS", "Judge", "Runtime", "judge_programs"]
+__all__ = ["MAX_WORKERS", "Judge", "Runtime", "judge_programs", "ready"]
 
 MAX_WORKERS = 1024
 """More threads than that wait for one another."""
@@ -137,6 +138,29 @@ def judge_programs(
 
                 _run(alone, 1, keep_last)
     return [result for result in results if result is not None]
+
+
+def ready(
+    language: str, *, level: int | None = None, unsafe: bool = False, toolchains: Mapping[str, str] | None = None
+) -> Proof:
+    """See to it that programs of a language can be judged here, before a model writes them for hours.
+
+    Args:
+        level: the level of isolation that is asked for; None takes the best of the machine.
+        unsafe: level 1, without isolation, is accepted.
+        toolchains: as for `judge_programs`.
+
+    Raises:
+        UserError: the isolation is lower than asked for, or the language is unknown.
+        NotRunError: there is no toolchain; the message says what to install.
+    """
+    from codeshell.evaluate.sandbox import levels
+
+    proof = levels.require(level, unsafe)
+    found = _Runtimes(proof, toolchains or {})(language)
+    if found.missing:
+        raise NotRunError(found.missing)
+    return proof
 
 
 def _sorted_out(
