@@ -44,18 +44,23 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         if not (directory / needed).is_dir():
             raise UserError(f"{directory / needed}: not there; run the stages before evaluate first")
     held_out = Corpus(split_paths(directory, SPLIT, seed=recipe.seed))
-    if len(held_out):
+    # Without documents the tasks that ask about them cannot run; if no other is left, no model is loaded.
+    able = [(task, code) for task, code in zip(tasks, codes, strict=True) if len(held_out) or not task.needs_documents]
+    outcome = Outcome(tasks)
+    if able:
         # The number of threads decides the rounding on a CPU, so it is the recipe's; afterwards it is as it was.
         before = torch.get_num_threads()
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         try:
-            outcome = measure(tasks, _subject(recipe, directory, held_out), output, codes)
+            subject = _subject(recipe, directory, held_out)
+            outcome = measure([task for task, _ in able], subject, output, [code for _, code in able])
+            outcome.tasks = tasks
         finally:
             torch.set_num_threads(before)
-    else:
-        # Without documents no model is loaded, and no task can run.
-        outcome = Outcome(tasks, not_run={task.name: "no held-out files: the test split is empty" for task in tasks})
+    for task in tasks:
+        if task.needs_documents and not len(held_out):
+            outcome.not_run[task.name] = "no held-out files: the test split is empty"
     _write(outcome, output)
     facts = {
         "split": SPLIT,

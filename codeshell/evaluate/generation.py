@@ -28,19 +28,21 @@ def generate(
     seed: int = 0,
     purpose: str = "",
     stop: Callable[[list[int]], bool] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """New tokens for each prompt, in the order of the prompts, up to the first of `stop_ids`, which is left out.
 
     Args:
-        model: a `CodeShellForCausalLM`.
+        model: a `CodeShellForCausalLM`, or a `transformers_model.TransformersModel`.
         prompts: token ids, none empty.
         max_new_tokens: limit for each prompt.
         stop_ids: tokens that end a generation.
         pad: id that fills the left of shorter prompts; it is never attended to.
         vocabulary: ids at or above it (padding of the embedding) are never produced.
         temperature, top_p: 0 is greedy.
-        seed, purpose: a prompt is sampled with a hash of these and its index, whatever batch it is in.
+        seed, purpose: a prompt is sampled with a hash of these and its key, whatever batch it is in.
         stop: says of the tokens so far that they are enough; the last one is kept.
+        keys: what else the random numbers of each prompt depend on; by default its index.
     """
     # The longest prompts come first, so that a batch is as wide as its first one and memory is needed early or never.
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
@@ -69,7 +71,7 @@ def generate(
                 top_p=top_p,
                 stop_ids=stop_ids,
                 stop=None if stop is None else lambda row, tokens: stop(tokens),
-                seed=[draw(seed, purpose, index) for index in batch],
+                seed=[draw(seed, purpose, index if keys is None else keys[index]) for index in batch],
                 n_vocab_used=vocabulary,
             )
         # Back to the places of the prompts in the caller's list.
