@@ -32,7 +32,7 @@ CODE = {
     "score.scorers": "codeshell.scorers:SCORERS",
     "rules.own": "codeshell.data.rules:OWN",
     "select.own": "codeshell.data.rules:OWN",
-    "evaluate.tasks": "codeshell.evaluate.tasks:CODE",
+    "evaluate.tasks": "codeshell.evaluate:CODE",
 }
 """Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
 some: they may need Arrow."""

@@ -1,4 +1,4 @@
-"""`codeshell eval judge`: verdicts on completions that any tool has written, by their problems' tests, in the sandbox."""
+"""`codeshell eval judge`: verdicts on the completions of any tool, by their problems' tests, in the sandbox."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell eval judge samples.jsonl --problems HumanEval.jsonl.gz -o results.jsonl\n"
         "  codeshell eval judge generations.json --problems mbpp.jsonl -o results.jsonl --workers 8\n"
         "  codeshell eval judge completions.jsonl -o results.jsonl     # of `codeshell eval generate`\n"
-        "Completions: lines with task_id and completion (human-eval, codeshell) or solution (evalplus), bigcode's lists\n"
-        "of lists, lm-eval's logged samples. Problems: HumanEval's form (task_id, prompt, entry_point, test), or a set\n"
-        "of a functional task: HumanEval+, MBPP, MultiPL-E, HumanEval-X, single-line infilling.\n"
+        "Completions: lines with task_id and completion (human-eval, codeshell) or solution (evalplus), bigcode's\n"
+        "lists of lists, lm-eval's logged samples. Problems: HumanEval's form (task_id, prompt, entry_point, test),\n"
+        "or a set of a functional task: HumanEval+, MBPP, MultiPL-E, HumanEval-X, single-line infilling.\n"
         "Nothing is cut from a completion. Results: task_id, verdict (pass, wrong, exception, cpu_time, wall_time,\n"
         "memory, output, early_exit, compile, not_run), why, output, seconds, level."
     )
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--problems",
         default="",
         metavar="PATH",
-        help="the problems, JSON lines, plain or gzipped; for files of `codeshell eval generate` also the folder of the "
-        "sets (default for these: $CODESHELL_PROBLEMS, then the hub)",
+        help="the problems, JSON lines, plain or gzipped; for files of `codeshell eval generate` also the folder of "
+        "the sets (default for these: $CODESHELL_PROBLEMS, then the hub)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="results, one line per completion")
     parser.add_argument("--json", metavar="FILE", help="write the statistics here; - is standard output")

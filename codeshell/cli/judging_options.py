@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options."""
+def add_arguments(parser: argparse.ArgumentParser, journal: str = "FILE") -> None:
+    """Give a parser the options; `journal` says whether that of verdicts is a FILE, or a DIR with one for each task."""
     group = parser.add_argument_group("running the programs")
     group.add_argument(
         "--level",
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LANG=DIR",
         help="a folder that is used as the root of the sandbox for a language, for example swift=DIR",
     )
-    group.add_argument("--journal", metavar="PATH", help="keep the verdicts here, so that a killed evaluation resumes")
+    group.add_argument("--journal", metavar=journal, help="keep the verdicts here, so that a killed evaluation resumes")
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

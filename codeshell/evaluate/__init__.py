@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from codeshell.engine import Engine
     from codeshell.recipe import Recipe
 
-__all__ = ["check", "run"]
+__all__ = ["CODE", "check", "run"]
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine, tasks: Sequence[str] | None = None) -> dict[str, Any]:
@@ -43,6 +43,19 @@ def run(recipe: Recipe, directory: Path, engine: Engine, tasks: Sequence[str] | 
     from codeshell.evaluate.evaluate_run import run as run_stage
 
     return run_stage(recipe, directory, engine, recipe.evaluate.tasks if tasks is None else tasks)
+
+
+class _Code:
+    """What `codeshell.pipeline` asks about the code that `evaluate.tasks` names."""
+
+    def fingerprint(self, name: str) -> str:
+        """As `tasks.code_of`: empty for the package's tasks."""
+        from codeshell.evaluate.tasks import code_of
+
+        return code_of(name)
+
+
+CODE = _Code()
 
 
 def check(recipe: Recipe) -> None:

@@ -8,8 +8,8 @@ Completions, as JSON lines or one JSON array, plain or gzipped:
     {"doc": {"task_id"}, "resps"}       lm-eval's `--log_samples`
 
 A completion is judged as it is: nothing is cut from it. Where the whole program is given, it takes the place of prompt
-and completion. Problems are the sets of the package's functional tasks, told by their fields, or anything in HumanEval's
-form: `task_id`, `prompt`, `entry_point`, and a `test` that defines `check(candidate)`.
+and completion. Problems are the sets of the package's functional tasks, told by their fields, or anything in
+HumanEval's form: `task_id`, `prompt`, `entry_point`, and a `test` that defines `check(candidate)`.
 
 Importing this module imports no torch.
 """
@@ -44,7 +44,7 @@ class Answer:
     """One completion of a file, in its order."""
 
     problem: str
-    """The id of its problem, as text: MBPP's ids are numbers in one tool and texts in another."""
+    """The id of its problem."""
     text: str
     sample: int
     """From 0, among those of its problem."""
@@ -61,6 +61,8 @@ class Problems:
     task: FunctionalTask
     rows: Mapping[str, dict[str, Any]]
     source: str
+    names: Mapping[str, str]
+    """What other tools call a problem, and we, to its id: MBPP's problem 11 is 11, "11", "Mbpp/11" and "MBPP/11"."""
 
 
 # Problems.
@@ -90,7 +92,12 @@ def read_problems(path: str, task: FunctionalTask | None = None) -> Problems:
     else:
         found = task.load(path)
         rows, source = found.rows, found.source
-    return Problems(task, {task.problem_id(row): row for row in rows}, source)
+    by_id = {task.problem_id(row): row for row in rows}
+    names = {name: name for name in by_id}
+    for name, row in by_id.items():
+        for other in (str(row.get("task_id", "")), str(row.get("name", "")), f"Mbpp/{row.get('task_id', '')}"):
+            names.setdefault(other, name)
+    return Problems(task, by_id, source, names)
 
 
 PREFIXES = {"CPP": "cpp", "Go": "go", "Java": "java", "JavaScript": "js", "Python": "python", "Rust": "rust"}
@@ -185,7 +192,7 @@ def read_completions(path: str, problems: Problems) -> tuple[list[Answer], str]:
     if not answers:
         raise UserError(f"{path}: no completions in it; each line must be one, with task_id and completion")
     # Named all at once, so that a file of another set is known for what it is.
-    unknown = [answer for answer in answers if answer.problem not in problems.rows]
+    unknown = [answer for answer in answers if answer.problem not in problems.names]
     if unknown:
         names = list(dict.fromkeys(answer.problem for answer in unknown))
         raise UserError(
@@ -196,13 +203,14 @@ def read_completions(path: str, problems: Problems) -> tuple[list[Answer], str]:
     counts: Counter[str] = Counter()
     numbered = []
     for answer in answers:
-        numbered.append(replace(answer, sample=counts[answer.problem]))
-        counts[answer.problem] += 1
+        name = problems.names[answer.problem]
+        numbered.append(replace(answer, problem=name, sample=counts[name]))
+        counts[name] += 1
     return numbered, note
 
 
 def programs(
-    answers: Sequence[Answer], problems: Problems, limits: Mapping[str, float] | None = None
+    answers: Sequence[Answer], problems: Problems, limits: Mapping[str, Any] | None = None
 ) -> tuple[list[Asked], list[Program]]:
     """What was asked and the program that judges each answer, in their order.
 
@@ -229,12 +237,14 @@ def programs(
 def _lists(tree: list[list[Any]], ids: Sequence[str], path: str, source: str) -> tuple[list[Answer], str]:
     """bigcode's format: no ids, so the lists must be those of the first problems."""
     if len(tree) > len(ids):
-        raise UserError(f"{path}: {len(tree):,} lists for the {len(ids):,} problems of {source}; give the same problems")
+        raise UserError(f"{path}: {len(tree):,} lists for {len(ids):,} problems in {source}; give the same problems")
     answers = []
     for number, texts in enumerate(tree):
         for text in texts:
             if not isinstance(text, str):
-                raise UserError(f"{path}: list {number + 1} holds {type(text).__name__}; give lists of programs as text")
+                raise UserError(
+                    f"{path}: list {number + 1} holds {type(text).__name__}; give lists of programs as text"
+                )
             answers.append(Answer(ids[number], text, 0, True, ids[number]))
     note = f"{path}: {len(tree):,} lists without ids are taken for the first problems of {source}, in their order"
     return answers, note
@@ -312,7 +322,9 @@ def _parsed(path: str) -> bytes | list[Any]:
     try:
         tree = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: begins with [ but is no JSON array ({error}); give one array, or a row per line") from None
+        raise UserError(
+            f"{path}: begins with [ but is no JSON array ({error}); give one array, or a row per line"
+        ) from None
     assert isinstance(tree, list)
     return tree
 
