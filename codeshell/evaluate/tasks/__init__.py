@@ -37,7 +37,7 @@ FUNCTIONAL: Registry[Any] = Registry(
         "mbpp": "codeshell.evaluate.tasks.mbpp:Mbpp",
     },
 )
-"""Tasks that run what the model writes. They bring problems of their own, and an evaluation does those that it names."""
+"""Tasks that run what the model writes, on problems of their own; an evaluation does those that it names."""
 
 FAMILIES: Registry[Any] = Registry(
     "task",
@@ -48,7 +48,7 @@ FAMILIES: Registry[Any] = Registry(
         "humaneval-infilling": "codeshell.evaluate.tasks.humaneval_infilling:HumanEvalInfilling",
     },
 )
-"""Functional tasks with an argument, as in `multipl-e:lua`; the name `infill` alone is the task on held-out documents."""
+"""Functional tasks with an argument, as in `multipl-e:lua`. `infill` alone is the task on held-out documents."""
 
 ALIASES = {"bpb": "bits_per_byte"}
 """Short names on the command line."""

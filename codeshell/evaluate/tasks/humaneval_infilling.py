@@ -1,4 +1,4 @@
-"""HumanEval-Infilling (Bavarian et al. 2022): a line, several lines, or a random span of HumanEval's solutions is masked.
+"""HumanEval-Infilling (Bavarian et al. 2022): a line, lines, or a random span of HumanEval's solutions is masked.
 
 The prompt is prefix-suffix-middle. An answer ends where the model ends it: what it writes beyond the gap stands before
 the rest of the function, and spoils it. The parts are `single` (1,033 lines), `multi` (5,815), `random` (1,640 spans)

@@ -20,12 +20,12 @@ class MultiplE(FamilyTask):
     """The tasks `multipl-e:LANGUAGE`."""
 
     family = "multipl-e"
-    arguments = MULTIPL_E
+    arguments = tuple(MULTIPL_E)
 
     def __init__(self, argument: str) -> None:
         super().__init__(argument)
         self.language = argument
-        self.heading = f"MultiPL-E HumanEval, {argument}"
+        self.heading = f"MultiPL-E HumanEval, {MULTIPL_E[argument]}"
 
     def problem_id(self, row: dict[str, Any]) -> str:
         return str(row["name"])

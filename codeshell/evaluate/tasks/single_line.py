@@ -5,8 +5,8 @@ prompt is prefix-suffix-middle, temperature 0.2, top-p 0.95, 25 new tokens, one 
 the mark of a file name; an answer matches if it equals the line after `strip()`. The lines are those of a set rebuilt
 from HumanEvalPack, not SantaCoder's own 4,792, so the rates can be compared only roughly.
 
-A line is trivial by the set's own field: a lone bracket or keyword. Many lines of Java are, so the rate of the others is
-given beside that of all. `functional_result`'s pass@1 counts answers with which the solution passes its tests.
+A line is trivial by the set's own field: a lone bracket or keyword. Many lines of Java are, so the rate of the others
+is given beside that of all. `functional_result`'s pass@1 counts answers with which the solution passes its tests.
 
 Its statistics have, beside those of every functional task,
 
@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from codeshell.evaluate.functional import Asked, FamilyTask
+from codeshell.evaluate.functional_section import PAPER
 from codeshell.evaluate.pass_at_k import estimate
 from codeshell.evaluate.problem_sets import SINGLE_LINE
 from codeshell.evaluate.programs import Program
 from codeshell.evaluate.prompts import Prompt
-from codeshell.evaluate.section import Interval, Row, Section, Share, Table
+from codeshell.evaluate.section import Bar, Interval, Row, Section, Share, Table
 from codeshell.evaluate.tasks.humaneval_x import python_program
 from codeshell.evaluate.tasks.infill import exact
 from codeshell.evaluate.verdicts import Judged
@@ -81,22 +82,33 @@ class SingleLine(FamilyTask):
         sentences = super().claims(result)
         if found["value"] is not None:
             sentences.append(
-                f"{self.title}: {found['value']:.1%} of {found['problems']:,} lines are filled in exactly "
-                f"(95 % interval {found['interval'][0]:.1%} to {found['interval'][1]:.1%})."
+                f"{self.title}: {100 * found['value']:.1f} % of {found['problems']:,} lines are filled in exactly "
+                f"(95 % interval {100 * found['interval'][0]:.1f} to {100 * found['interval'][1]:.1f} %)."
             )
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:
         section = super().section(result)
-        rows = tuple(
+        rows = [
             Row(
                 GROUPS[group],
-                (score["problems"], Share(score["value"]), Interval(*score["interval"], percent=True)),
+                (score["problems"], Share(score["value"]), Interval(low, high, percent=True)),
+                Bar(score["value"], 1.0, (low, high)),
                 strong=group == "all",
             )
             for group, score in result["exact_match"].items()
             if score["value"] is not None
+            for low, high in [score["interval"]]
+        ]
+        # The report's rates are of all lines.
+        table, systems = PAPER[self.name]
+        for name, percent in systems.items():
+            rows.append(Row(f"{name} ({table})", ("", Share(percent / 100), ""), Bar(percent / 100, 1.0)))
+        exact_match = Table(("Lines", "Number", "Exact match", "95 % interval", ""), tuple(rows), "Exact match")
+        return Section(
+            section.heading,
+            section.sentences,
+            (exact_match, *section.tables),
+            section.charts,
+            {name: value for name, value in section.others.items() if name != "exact_match"},
         )
-        table = Table(("Lines", "Number", "Exact match", "95 % interval"), rows, "Answers that equal the masked line")
-        others = {name: value for name, value in section.others.items() if name != "exact_match"}
-        return Section(section.heading, section.sentences, (table, *section.tables), section.charts, others)
