@@ -107,22 +107,26 @@ def sample(problem: str, prompt: str, completion: str, judged: Judged, after: st
         "prompt": prompt[-SAMPLE_CHARACTERS * 2 :],
         "completion": completion[: SAMPLE_CHARACTERS * 8],
         "after": after[: SAMPLE_CHARACTERS // 2],
-    } | judged.to_json()
+        "verdict": judged.verdict.value,
+        "why": judged.why,
+        "output": judged.output,
+        "mode": judged.mode,
+    }
 
 
 def show(sample: dict[str, Any]) -> Sample:
     """A sample that `sample` made, as the report draws it."""
-    judged = Judged.from_json(sample)
-    notes = [("why", judged.why), ("what it printed", judged.output)]
+    verdict = Verdict(sample["verdict"])
+    notes = [("why", sample["why"]), ("what it printed", sample["output"])]
     texts = [Text(sample["prompt"]), Text(sample["completion"] or " ", made=True)]
     if sample["after"]:
         texts.append(Text(sample["after"]))
     return Sample(
-        judged.verdict.value.replace("_", " "),
-        judged.passed,
+        verdict.value.replace("_", " "),
+        verdict is Verdict.PASS,
         tuple(texts),
         path=sample["problem"],
-        remarks=(judged.mode,) if judged.mode else (),
+        remarks=(sample["mode"],) if sample["mode"] else (),
         notes=tuple((label, text) for label, text in notes if text.strip()),
     )
 
