@@ -88,7 +88,7 @@ def claims(title: str, result: dict[str, Any]) -> list[str]:
         )
     if result["unjudged"]:
         why = next(iter(result["not_run"]), "no answer")
-        sentences.append(f"{title}: {result['unjudged']:,} problems were not judged ({why}).")
+        sentences.append(f"{title}: {_problems(result['unjudged'], 'was', 'were')} not judged ({why}).")
     return sentences
 
 
@@ -141,7 +141,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     ]
     if result["unjudged"]:
         reasons = "; ".join(result["not_run"]) or "no answer"
-        sentences.append(f"{result['unjudged']:,} problems are not in the numbers, because nothing was run: {reasons}.")
+        which = _problems(result["unjudged"], "is", "are")
+        sentences.append(f"{which} not in the numbers, because nothing was run: {reasons}.")
     isolation = result["isolation"]
     sentences.append(f"The programs ran at isolation level {isolation['level']} ({isolation['name']}).")
     if isolation["covers"]:
@@ -180,6 +181,10 @@ def _verdict_table(result: dict[str, Any]) -> Table:
             share = count / total
             rows.append(Row(f"{verdict.value.replace('_', ' ')}: {words}", (count, Share(share)), Bar(share, 1.0)))
     return Table(("Verdict", "Programs", "Share", ""), tuple(rows), "What became of the programs")
+
+
+def _problems(count: int, one: str, many: str) -> str:
+    return f"1 problem {one}" if count == 1 else f"{count:,} problems {many}"
 
 
 def _percent(value: float) -> str:
