@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import argparse
 
-from codeshell.cli import functional_options
+from codeshell.cli import functional_options, judging_options
 
-HELP = "measure a model on held-out documents: bits per byte, infilling, functions, or a task of your own"
+HELP = "measure a model: bits per byte, infilling, programs that pass their tests, or a task of your own"
+
+BESIDE = ("generate", "judge")
+"""Subcommands that stand in the place of TASK; the module of `judge` is `codeshell.cli.eval_judge`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from codeshell.evaluate.tasks import ALIASES, TASKS
+    from codeshell.evaluate.tasks import ALIASES, FUNCTIONAL, TASKS, family_names
 
+    families = "\n".join(f"  {family}:X, with X one of {names}" for family, names in family_names().items())
     short = {name: alias for alias, name in ALIASES.items()}
     parser.epilog = (
         f"tasks: {', '.join(f'{name} ({short[name]})' if name in short else name for name in TASKS)}\n"
         "  all does each of them that needs no more than a model and documents.\n"
         "  FILE.py:NAME is a task of your own; examples/own_task.py is one.\n"
+        f"functional tasks, whose answers are run in a sandbox: {', '.join(FUNCTIONAL)}, and\n"
+        f"{families}\n"
+        "  codeshell eval generate TASK … -o FILE writes the completions and no more, and\n"
+        "  codeshell eval judge FILE … judges those of any tool; each has a --help of its own.\n"
         "examples:\n"
         "  codeshell eval all runs/demo\n"
         "  codeshell eval bpb -m runs/demo/model --corpus documents.parquet --json bpb.json\n"
         "  codeshell eval examples/own_task.py:Imports runs/demo\n"
+        "  codeshell eval humaneval -m bigcode/starcoder2-3b --data problems/\n"
         "A run directory gives the model, its held-out and training documents and the recipe's settings. With\n"
         "--corpus any Parquet with a text column is read; --train adds the baselines that need training text.\n"
         "Sample sizes: --set max_bytes=500000, infill_lines, functions, max_new_tokens."
@@ -32,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of [evaluate]")
     parser.add_argument("--json", metavar="FILE", help="write the statistics here; - is standard output")
     functional_options.add_sampling_arguments(parser)
+    judging_options.add_arguments(parser, "DIR")
 
 
 def main(args: argparse.Namespace) -> int:

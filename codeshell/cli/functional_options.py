@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codeshell.cli import judging_options
+
 if TYPE_CHECKING:
     from codeshell.evaluate.corpus import Corpus
     from codeshell.evaluate.execution import Execution
@@ -77,7 +79,7 @@ def execution(args: argparse.Namespace) -> Execution:
         level=getattr(args, "level", None),
         unsafe=getattr(args, "unsafe", False),
         workers=getattr(args, "workers", None),
-        toolchains=getattr(args, "toolchains", None) or {},
+        toolchains=judging_options.toolchains(args) if hasattr(args, "toolchain") else {},
         journal=Path(journal) if journal else None,
     )
 

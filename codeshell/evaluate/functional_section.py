@@ -1,8 +1,8 @@
 """How functional tasks appear in the report: pass@k beside the numbers of the CodeShell report, the verdicts, the
 isolation with what it does not cover, and samples with the test that failed.
 
-Its input are the statistics of `functional_result`. What programs print is foreign: it is cleaned by the judges, bounded
-there and here, and the report escapes every text.
+Its input are the statistics of `functional_result`. What programs print is foreign: the judges clean and bound it, and
+the report escapes every text.
 """
 
 from __future__ import annotations

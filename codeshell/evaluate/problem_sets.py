@@ -200,9 +200,19 @@ def load(name: str, data: str = "") -> ProblemSet:
     else:
         path = _file(known, where, "--data" if data else FOLDER_VARIABLE)
         rows, source = read_rows(path), str(path)
+    return _found(known, rows, source)
+
+
+def own(name: str, path: Path) -> ProblemSet:
+    """The problems of a file of this package, in HumanEval's form."""
+    return _found(Format(name, path.stem, "task_id", _HUMANEVAL, "Apache-2.0"), read_rows(path), path.name)
+
+
+def _found(known: Format, rows: list[dict[str, Any]], source: str) -> ProblemSet:
+    """The rows as a set, once they have been checked."""
     check_rows(known, rows, source)
     canonical = json.dumps(rows, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return ProblemSet(name, rows, hashlib.sha256(canonical.encode()).hexdigest(), source, known.licence)
+    return ProblemSet(known.name, rows, hashlib.sha256(canonical.encode()).hexdigest(), source, known.licence)
 
 
 def _file(known: Format, where: str, flag: str) -> Path:

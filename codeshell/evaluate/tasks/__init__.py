@@ -31,6 +31,7 @@ TASKS: Registry[Any] = Registry(
 FUNCTIONAL: Registry[Any] = Registry(
     "task",
     {
+        "simple": "codeshell.evaluate.tasks.simple:Simple",
         "humaneval": "codeshell.evaluate.tasks.humaneval:HumanEval",
         "humaneval+": "codeshell.evaluate.tasks.humaneval_plus:HumanEvalPlus",
         "mbpp": "codeshell.evaluate.tasks.mbpp:Mbpp",
@@ -52,7 +53,7 @@ FAMILIES: Registry[Any] = Registry(
 ALIASES = {"bpb": "bits_per_byte"}
 """Short names on the command line."""
 
-RESERVED = ("all", "claims", "failure", "held_out", "not_run", "sections")
+RESERVED = ("all", "claims", "failure", "generate", "held_out", "judge", "not_run", "sections")
 """Names that mean something else on the command line or in `stats.json`."""
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+:-]*", re.ASCII)
