@@ -6,6 +6,8 @@ from codeshell.evaluate.sandbox import values
 class Server:
     def __init__(self, control, process):
         self.control = control; self.process = process
+    def kill(self):
+        self.process.kill(); self.process.wait()
     def end(self):
         self.control.close(); self.process.kill(); self.process.wait()
 def start(level, limits):
@@ -13,5 +15,5 @@ def start(level, limits):
     os.environ["PLAIN_ROOT"]="1"
     p = subprocess.Popen([sys.executable, "-s", "-S", "-P", "-B", "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from codeshell.evaluate.sandbox import python_server; python_server.main()", str(far.fileno())], pass_fds=[far.fileno()], env={"PYTHONHASHSEED":"0","PLAIN_ROOT":"1"})
     far.close()
-    print(values.decode(values.receive(near)))
+    values.receive(near)
     return Server(near, p)
