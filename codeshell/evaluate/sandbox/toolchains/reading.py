@@ -25,7 +25,8 @@ def compiler(row: Row, outcome: Outcome, limits: Limits, tool: str) -> tuple[Ver
     if outcome.status == 0:
         return None
     text = _text(outcome)
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Go's lines with # only name the package.
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     first = next((line for line in lines if re.search(r"\berror\b", line, re.I)), lines[0] if lines else "")
     return Verdict.COMPILE, one_line(first or f"{tool} ended with {_ended(outcome)} and said nothing")
 
@@ -46,8 +47,14 @@ def program(row: Row, outcome: Outcome, limits: Limits, nonce: Nonce) -> tuple[V
         return Verdict.EXCEPTION, one_line(f"the tests held, then it ended with {_ended(outcome)}: {_last(outcome)}")
     if outcome.status == 0:
         return Verdict.EARLY_EXIT, "it ended with status 0 before the tests did"
-    patterns = ((Verdict.MEMORY, row.memory), (Verdict.COMPILE, row.broken), (Verdict.EXCEPTION, row.raised))
-    for verdict, pattern in (*patterns, (Verdict.WRONG, row.wrong)):
+    patterns = (
+        (Verdict.MEMORY, row.memory),
+        (Verdict.EARLY_EXIT, row.left),
+        (Verdict.COMPILE, row.broken),
+        (Verdict.EXCEPTION, row.raised),
+        (Verdict.WRONG, row.wrong),
+    )
+    for verdict, pattern in patterns:
         if pattern and (found := re.search(pattern, text, re.M)):
             return verdict, one_line(_around(text, found))
     if outcome.status is not None and outcome.status == row.wrong_status:
