@@ -15,9 +15,10 @@ import torch
 from codeshell.engine import Engine
 from codeshell.engine.files import make_directory, write_json
 from codeshell.errors import UserError
+from codeshell.evaluate import functional
 from codeshell.evaluate.corpus import Corpus, split_paths
 from codeshell.evaluate.execution import Execution
-from codeshell.evaluate.functional import FunctionalTask, require_judge
+from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.measure import Outcome, measure
 from codeshell.evaluate.models import fingerprint
 from codeshell.evaluate.prompts import NotRunError
@@ -110,7 +111,7 @@ def _lacks(task: Task, held_out: Corpus, execution: Execution) -> str:
     try:
         task.settings(execution)
         task.load(execution.data)
-        require_judge(execution, task.language)
+        functional.require_judge(execution, task.language)
     except (UserError, NotRunError) as reason:
         return str(reason)
     return ""

@@ -10,13 +10,15 @@ Every way to judge (`codeshell eval TASK`, `codeshell eval judge`, the evaluatio
       "verdicts": {verdict: int},       # in the order of `Verdict`, without those that did not occur
       "not_run": {why: int},            # reasons of `not_run`
       "modes": {mode: int},             # programs that were not judged in the usual way: "same-process"
-      "seconds": float,                 # CPU seconds of all different programs
       "toolchains": [str],
       "isolation": {"level": int, "name": str, "covers": [str], "does_not_cover": [str]},
       "paper": str                      # the row of the report's tables (`functional_section.PAPER`), or ""
     }
 
-A program that was not run counts neither way: it is no sample of its problem. Importing this module imports no torch.
+A program that was not run counts neither way: it is no sample of its problem. Times are not among the statistics, so
+that equal answers give equal bytes; the results of `codeshell eval judge` have the CPU seconds of each program.
+
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -64,8 +66,6 @@ def statistics(
         "verdicts": {verdict.value: verdicts[verdict] for verdict in Verdict if verdicts[verdict]},
         "not_run": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "modes": dict(sorted(Counter(one.mode for one in judged if one.mode).items())),
-        # Equal programs share one verdict, which cost its seconds once.
-        "seconds": round(sum({id(one): one.seconds for one in judged}.values()), 3),
         "toolchains": sorted({one.toolchain for one in judged if one.toolchain}),
         "isolation": isolation(proof),
         "paper": paper,

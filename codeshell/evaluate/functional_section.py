@@ -88,7 +88,7 @@ def claims(title: str, result: dict[str, Any]) -> list[str]:
         )
     if result["unjudged"]:
         why = next(iter(result["not_run"]), "no answer")
-        sentences.append(f"{title}: {result['unjudged']:,} problems were not judged ({why}).")
+        sentences.append(f"{title}: {_problems(result['unjudged'], 'was', 'were')} not judged ({why}).")
     return sentences
 
 
@@ -107,22 +107,26 @@ def sample(problem: str, prompt: str, completion: str, judged: Judged, after: st
         "prompt": prompt[-SAMPLE_CHARACTERS * 2 :],
         "completion": completion[: SAMPLE_CHARACTERS * 8],
         "after": after[: SAMPLE_CHARACTERS // 2],
-    } | judged.to_json()
+        "verdict": judged.verdict.value,
+        "why": judged.why,
+        "output": judged.output,
+        "mode": judged.mode,
+    }
 
 
 def show(sample: dict[str, Any]) -> Sample:
     """A sample that `sample` made, as the report draws it."""
-    judged = Judged.from_json(sample)
-    notes = [("why", judged.why), ("what it printed", judged.output)]
+    verdict = Verdict(sample["verdict"])
+    notes = [("why", sample["why"]), ("what it printed", sample["output"])]
     texts = [Text(sample["prompt"]), Text(sample["completion"] or " ", made=True)]
     if sample["after"]:
         texts.append(Text(sample["after"]))
     return Sample(
-        judged.verdict.value.replace("_", " "),
-        judged.passed,
+        verdict.value.replace("_", " "),
+        verdict is Verdict.PASS,
         tuple(texts),
         path=sample["problem"],
-        remarks=(judged.mode,) if judged.mode else (),
+        remarks=(sample["mode"],) if sample["mode"] else (),
         notes=tuple((label, text) for label, text in notes if text.strip()),
     )
 
@@ -137,7 +141,8 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     ]
     if result["unjudged"]:
         reasons = "; ".join(result["not_run"]) or "no answer"
-        sentences.append(f"{result['unjudged']:,} problems are not in the numbers, because nothing was run: {reasons}.")
+        which = _problems(result["unjudged"], "is", "are")
+        sentences.append(f"{which} not in the numbers, because nothing was run: {reasons}.")
     isolation = result["isolation"]
     sentences.append(f"The programs ran at isolation level {isolation['level']} ({isolation['name']}).")
     if isolation["covers"]:
@@ -176,6 +181,10 @@ def _verdict_table(result: dict[str, Any]) -> Table:
             share = count / total
             rows.append(Row(f"{verdict.value.replace('_', ' ')}: {words}", (count, Share(share)), Bar(share, 1.0)))
     return Table(("Verdict", "Programs", "Share", ""), tuple(rows), "What became of the programs")
+
+
+def _problems(count: int, one: str, many: str) -> str:
+    return f"1 problem {one}" if count == 1 else f"{count:,} problems {many}"
 
 
 def _percent(value: float) -> str:

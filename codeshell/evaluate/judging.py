@@ -38,6 +38,9 @@ __all__ = ["MAX_WORKERS", "Judge", "Runtime", "judge_programs", "ready"]
 MAX_WORKERS = 1024
 """More threads than that wait for one another."""
 
+COST = {"scala": 9.5, "ts": 4.8, "swift": 3.7, "java": 1.5, "jl": 1.3, "rkt": 1.1, "cpp": 0.8, "go": 0.6}
+"""CPU seconds of a program of MultiPL-E, compiled and run, on one core of a busy machine; others take less."""
+
 END_SECONDS = 10.0
 """Time for the judges of a stopped evaluation to end their processes; they need milliseconds."""
 
@@ -141,7 +144,12 @@ def judge_programs(
 
 
 def ready(
-    language: str, *, level: int | None = None, unsafe: bool = False, toolchains: Mapping[str, str] | None = None
+    language: str,
+    *,
+    level: int | None = None,
+    unsafe: bool = False,
+    toolchains: Mapping[str, str] | None = None,
+    style: str = "",
 ) -> Proof:
     """See to it that programs of a language can be judged here, before a model writes them for hours.
 
@@ -149,6 +157,7 @@ def ready(
         level: the level of isolation that is asked for; None takes the best of the machine.
         unsafe: level 1, without isolation, is accepted.
         toolchains: as for `judge_programs`.
+        style: `Program.style` of the programs, some of which need libraries beside the toolchain.
 
     Raises:
         UserError: the isolation is lower than asked for, or the language is unknown.
@@ -157,7 +166,7 @@ def ready(
     from codeshell.evaluate.sandbox import levels
 
     proof = levels.require(level, unsafe)
-    found = _Runtimes(proof, toolchains or {})(language)
+    found = _Runtimes(proof, toolchains or {}, style)(language)
     if found.missing:
         raise NotRunError(found.missing)
     return proof
@@ -198,7 +207,8 @@ def _sorted_out(
 def _keep(
     item: _Item, judged: Judged, results: list[Judged | None], book: Journal | None, *, again: bool = False
 ) -> None:
-    if book is not None:
+    # What was not run for want of a library may be run after the next installation.
+    if book is not None and judged.verdict is not Verdict.NOT_RUN:
         book.add(item.key, judged, again=again)
     for place in item.places:
         results[place] = judged
@@ -270,13 +280,15 @@ def _end_all(threads: Sequence[threading.Thread]) -> None:
         launch.stop_all()
         for thread in threads:
             thread.join(0.05)
+    # The caller may judge again, for example in a notebook.
+    launch.resume()
 
 
 class _Runtimes:
     """The package's judges: that of Python, and the toolchains of the other languages."""
 
-    def __init__(self, level: Proof, folders: Mapping[str, str]) -> None:
-        self.level, self.folders = level.level, dict(folders)
+    def __init__(self, level: Proof, folders: Mapping[str, str], style: str = "") -> None:
+        self.level, self.folders, self.style = level.level, dict(folders), style
 
     def __call__(self, language: str) -> Runtime:
         if language == "python":
@@ -284,7 +296,7 @@ class _Runtimes:
         from codeshell.evaluate.sandbox import toolchains
 
         found = toolchains.get(language, self.folders)
-        missing = found.missing()
+        missing = found.missing(self.style)
         if missing:
             return Runtime("", _never, missing)
         level = self.level
@@ -296,7 +308,7 @@ class _Runtimes:
             def close(self) -> None:
                 """Each program has a sandbox of its own, which is gone by now."""
 
-        return Runtime(found.version(), lambda limits: OneLanguage(), cost=float(getattr(found, "cost", 1.0)))
+        return Runtime(found.version(), lambda limits: OneLanguage(), cost=COST.get(found.language, 1.0))
 
     def _python(self) -> Runtime:
         from codeshell.evaluate.sandbox import python_judge
