@@ -152,9 +152,9 @@ def test_generate_and_judge_in_one_command(
 
 def test_the_recipe_of_a_run_says_what_the_options_leave_open(sets: Path, tmp_path: Path) -> None:
     run, out = make_run(tmp_path / "run"), tmp_path / "c.jsonl"
-    recipe = (run / "recipe.toml").read_text(encoding="utf-8")
-    head = f'[evaluate]\nsamples = 2\ntemperature = 0.7\ndata = "{sets}"\n'
-    (run / "recipe.toml").write_text(recipe.replace("[evaluate]\n", head), encoding="utf-8")
+    (run / "recipe.toml").write_text(
+        f'seed = 5\n[evaluate]\nsamples = 2\ntemperature = 0.7\ndata = "{sets}"\n', encoding="utf-8"
+    )
     assert main(["eval", "generate", "humaneval", str(run), "--limit", "1", "-o", str(out)]) == 0
     assert [row["sample"] for row in rows(out)] == [0, 1] and rows(out)[0]["by"]["temperature"] == 0.7
     assert main(["eval", "generate", "humaneval", str(run), "-n", "1", "--temperature", "0", "-o", f"{out}2"]) == 0

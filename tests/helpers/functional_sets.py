@@ -194,5 +194,5 @@ def without_sandbox(monkeypatch: Any, verdict: Callable[[Program], Judged] = jud
         return [verdict(program) for program in programs], None
 
     monkeypatch.setattr(functional, "run_programs", run)
-    monkeypatch.setattr(functional, "require_judge", lambda execution, language: None)
+    monkeypatch.setattr(functional, "require_judge", lambda execution, language, style: None)
     return seen
