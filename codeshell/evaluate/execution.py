@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from codeshell.recipe import Evaluate
 
@@ -34,7 +35,7 @@ class Execution:
 
     def over(self, settings: Evaluate) -> Execution:
         """These settings, and those of a recipe where they are open."""
-        theirs: dict[str, object] = {
+        theirs: dict[str, Any] = {
             "samples": settings.samples or None,
             "temperature": None if settings.temperature == "task" else settings.temperature,
             "top_p": None if settings.top_p == "task" else settings.top_p,
