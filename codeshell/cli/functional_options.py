@@ -56,7 +56,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execution(args: argparse.Namespace) -> Execution:
-    """The settings of functional tasks; options that a command does not have are left to the task."""
+    """The settings of functional tasks. What the options leave open is the recipe's of the run, then the task's."""
     from codeshell.errors import UserError
     from codeshell.evaluate.execution import Execution
 
@@ -70,7 +70,7 @@ def execution(args: argparse.Namespace) -> Execution:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit {args.limit}: give 1 problem or more")
     journal = getattr(args, "journal", None)
-    return Execution(
+    given = Execution(
         args.samples,
         args.temperature,
         args.top_p,
@@ -82,6 +82,7 @@ def execution(args: argparse.Namespace) -> Execution:
         toolchains=judging_options.toolchains(args) if hasattr(args, "toolchain") else {},
         journal=Path(journal) if journal else None,
     )
+    return given.over(_settings(_recipe(_run(args)).evaluate, getattr(args, "set", [])))
 
 
 def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
@@ -95,10 +96,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
     # What the arguments name is looked at before anything heavy is imported or read.
     documents = any(task.needs_documents for task in tasks)
-    run = Path(args.run) if args.run else None
-    if run is not None and not run.is_dir():
-        hint = f"; a model is given by -m {args.run}" if models.on_hub(args.run) else ""
-        raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made{hint}")
+    run = _run(args)
     if run is None and not (args.model and (getattr(args, "corpus", None) or not documents)):
         more = " and --corpus FILES" if documents else ""
         raise UserError(f"eval: nothing to evaluate; give a run directory, or -m MODEL{more}")
@@ -111,9 +109,8 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
     seed = recipe.seed if args.seed is None else args.seed
     held_out, train = _corpora(args, run, seed, documents)
     settings = _settings(recipe.evaluate, getattr(args, "set", []))
-    how = execution(args) if hasattr(args, "samples") else None
+    how = execution(args)
 
-    from codeshell.evaluate.execution import Execution
     from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
 
     loaded = models.load(where, args.tokenizer, ours=documents)
@@ -131,9 +128,22 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         start="eot" if args.after_eot else "none" if run is None else start_of(recipe.train),
         phase_ends=[] if run is None or args.model else phase_ends(recipe.train, run),
         before=loaded.before,
-        execution=how or Execution(),
+        execution=how,
         origin=loaded.origin,
     )
+
+
+def _run(args: argparse.Namespace) -> Path | None:
+    """The directory of the run, if there is one."""
+    from codeshell.errors import UserError
+    from codeshell.evaluate import models
+
+    if not args.run:
+        return None
+    if not Path(args.run).is_dir():
+        hint = f"; a model is given by -m {args.run}" if models.on_hub(args.run) else ""
+        raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made{hint}")
+    return Path(args.run)
 
 
 def _corpora(args: argparse.Namespace, run: Path | None, seed: int, documents: bool) -> tuple[Corpus, Corpus | None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -51,13 +52,16 @@ class CompletionsFile:
             raise
 
     def _open(self) -> None:
+        # A device may have no end to read to.
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            raise UserError(f"{self.path}: a device or a pipe; completions are kept in a file that can be read again")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{self.path}: another process is writing it; wait for it, or choose another -o") from None
         self._file.seek(0)
         whole, newline, rest = self._file.read().rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
+        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
             self._take(line, number)
         if rest:
             # Only the last line can be incomplete: a kill met its write.

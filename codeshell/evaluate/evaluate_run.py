@@ -111,7 +111,7 @@ def _lacks(task: Task, held_out: Corpus, execution: Execution) -> str:
     try:
         task.settings(execution)
         task.load(execution.data)
-        functional.require_judge(execution, task.language)
+        functional.require_judge(execution, task.language, task.style)
     except (UserError, NotRunError) as reason:
         return str(reason)
     return ""

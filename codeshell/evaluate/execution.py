@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from codeshell.recipe import Evaluate
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,14 @@ class Execution:
     """Language to the folder of its toolchain."""
     journal: Path | None = None
     """Folder in which verdicts are kept, one journal a task, so that a killed evaluation resumes; None keeps none."""
+
+    def over(self, settings: Evaluate) -> Execution:
+        """These settings, and those of a recipe where they are open."""
+        theirs: dict[str, Any] = {
+            "samples": settings.samples or None,
+            "temperature": None if settings.temperature == "task" else settings.temperature,
+            "top_p": None if settings.top_p == "task" else settings.top_p,
+            "limit": settings.problems or None,
+            "data": settings.data,
+        }
+        return replace(self, **{name: value for name, value in theirs.items() if getattr(self, name) in (None, "")})

@@ -69,6 +69,8 @@ class FunctionalTask(Task):
 
     needs_documents = False
     language: str = "python"
+    style: str = "humaneval"
+    """`Program.style` of its programs."""
     max_new_tokens: int = 512
     """Tokens of an answer at most; never more than half of the model's context."""
     samples_by_default: int = 1
@@ -231,7 +233,7 @@ class FunctionalTask(Task):
 
     def measure(self, subject: Subject) -> Measured:
         # A machine that cannot judge is found before a model writes for hours.
-        require_judge(subject.execution, self.language)
+        require_judge(subject.execution, self.language, self.style)
         found = self.load(subject.execution.data)
         samples, temperature, top_p = self.settings(subject.execution)
         rows = self.chosen(found, subject.execution)
@@ -312,8 +314,8 @@ class FamilyTask(FunctionalTask):
         self.name = f"{self.family}:{argument}"
 
 
-def require_judge(execution: Execution, language: str) -> None:
-    """Prove the isolation and find the toolchain.
+def require_judge(execution: Execution, language: str, style: str = "") -> None:
+    """Prove the isolation, and find the toolchain with the libraries that programs of this style need.
 
     Raises:
         UserError: the isolation is lower than what is asked for.
@@ -321,7 +323,9 @@ def require_judge(execution: Execution, language: str) -> None:
     """
     from codeshell.evaluate import judging
 
-    judging.ready(language, level=execution.level, unsafe=execution.unsafe, toolchains=execution.toolchains)
+    judging.ready(
+        language, level=execution.level, unsafe=execution.unsafe, toolchains=execution.toolchains, style=style
+    )
 
 
 def run_programs(programs: Sequence[Program], execution: Execution, name: str) -> tuple[list[Judged], Any]:

@@ -59,7 +59,7 @@ class ProblemSet:
     name: str
     rows: list[dict[str, Any]]
     sha256: str
-    """Of the rows in canonical JSON, so a gzipped file and its plain copy have the same."""
+    """The hash of the rows in canonical JSON, so a gzipped file and its plain copy have the same."""
     source: str
     """The file, or the place on the hub."""
     licence: str = ""

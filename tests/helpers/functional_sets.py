@@ -10,14 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from helpers.evaluation_fakes import ByteTokenizer
-
 from codeshell.evaluate import functional
 from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.programs import Program
 from codeshell.evaluate.prompts import Completion, Prompt, Sampling
 from codeshell.evaluate.verdicts import Judged, Verdict
+from helpers.evaluation_fakes import ByteTokenizer
 
 DOUBLE = 'def double(x):\n    """Twice x.\n\n    >>> double(2)\n    4\n    """\n'
 AREA = "import math\n\n\ndef square(x):\n    return x * x\n\n\ndef area(r):\n" + '    """The area of a circle."""\n'
@@ -195,5 +194,5 @@ def without_sandbox(monkeypatch: Any, verdict: Callable[[Program], Judged] = jud
         return [verdict(program) for program in programs], None
 
     monkeypatch.setattr(functional, "run_programs", run)
-    monkeypatch.setattr(functional, "require_judge", lambda execution, language: None)
+    monkeypatch.setattr(functional, "require_judge", lambda execution, language, style: None)
     return seen

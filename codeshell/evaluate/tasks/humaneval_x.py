@@ -30,6 +30,7 @@ class HumanEvalX(FamilyTask):
     def __init__(self, argument: str) -> None:
         super().__init__(argument)
         self.language = argument
+        self.style = "humaneval" if argument == "python" else "humaneval-x"
         self.heading = f"HumanEval-X, {argument}"
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
@@ -43,7 +44,7 @@ class HumanEvalX(FamilyTask):
         if self.language == "python":
             return python_program(prompt + completion, row["test"], prompt)
         setup = row["test_setup"] if self.language == "go" else ""
-        return Program(self.language, prompt + completion, row["test"], style="humaneval-x", setup=setup)
+        return Program(self.language, prompt + completion, row["test"], style=self.style, setup=setup)
 
 
 def python_program(code: str, test: str, helpers: str) -> Program:

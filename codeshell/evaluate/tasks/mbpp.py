@@ -30,6 +30,7 @@ class Mbpp(FunctionalTask):
 
     name = "mbpp"
     heading = "MBPP"
+    style = "mbpp"
 
     def load(self, data: str = "") -> ProblemSet:
         found = super().load(data)
@@ -56,7 +57,9 @@ class Mbpp(FunctionalTask):
         return MBPP
 
     def program(self, row: dict[str, Any], completion: str) -> Program:
-        return Program("python", completion, "\n".join(row["test_list"]), style="mbpp", setup=row["test_setup_code"])
+        return Program(
+            "python", completion, "\n".join(row["test_list"]), style=self.style, setup=row["test_setup_code"]
+        )
 
     def reference(self, row: dict[str, Any]) -> str:
         return str(row["code"])

@@ -21,6 +21,7 @@ class MultiplE(FamilyTask):
 
     family = "multipl-e"
     arguments = tuple(MULTIPL_E)
+    style = "multipl-e"
 
     def __init__(self, argument: str) -> None:
         super().__init__(argument)
@@ -37,4 +38,4 @@ class MultiplE(FamilyTask):
         return stops.of_problem(row["stop_tokens"])
 
     def program(self, row: dict[str, Any], completion: str) -> Program:
-        return Program(self.language, row["prompt"] + completion, row["tests"], style="multipl-e")
+        return Program(self.language, row["prompt"] + completion, row["tests"], style=self.style)

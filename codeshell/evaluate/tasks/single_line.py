@@ -44,6 +44,7 @@ class SingleLine(FamilyTask):
     def __init__(self, argument: str) -> None:
         super().__init__(argument)
         self.language = argument
+        self.style = "humaneval" if argument == "python" else "humaneval-x"
         self.heading = f"Fill in one line of a solution, {argument}"
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
@@ -54,7 +55,7 @@ class SingleLine(FamilyTask):
         if self.language == "python":
             # The prompt ends inside the function, so what tests may need of it is the whole solution.
             return python_program(code, row["test"], row["prompt"] + row["canonical_solution"] + row["suffix"])
-        return Program(self.language, code, row["test"], row["entry_point"], style="humaneval-x")
+        return Program(self.language, code, row["test"], row["entry_point"], style=self.style)
 
     def statistics(
         self, asked: Sequence[Asked], answers: Sequence[str], judged: Sequence[Judged], *, proof: Any, seed: int
