@@ -97,7 +97,8 @@ def class_archive(compiler: str, version: str, flags: Sequence[str]) -> Path | N
         # The compiler writes the archive when it ends, of the classes that it has loaded: this text uses what tests use.
         (target / "Example.java").write_text(_JAVA)
         run_here(
-            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"], cwd=target
+            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"],
+            cwd=target,
         )
         if not (target / "javac.jsa").exists():
             raise FileNotFoundError(f"{compiler} wrote no class archive")
@@ -117,7 +118,9 @@ def go_cache(compiler: str, version: str, libraries: str, environment: dict[str,
     packages += ["github.com/stretchr/testify/assert"] * testify
 
     def make(target: Path) -> None:
-        text = "package example_test\n\nimport (\n" + "".join(f'\t_ "{name}"\n' for name in packages if name != "testing")
+        text = "package example_test\n\nimport (\n" + "".join(
+            f'\t_ "{name}"\n' for name in packages if name != "testing"
+        )
         with tempfile.TemporaryDirectory() as work:
             test = Path(work) / "example_test.go"
             test.write_text(f'{text}\t"testing"\n)\n\nfunc TestExample(t *testing.T) {{}}\n')

@@ -129,7 +129,9 @@ def _java(program: Program) -> Composed:
     # The class whose `main` the tests are in: MultiPL-E's is Problem, HumanEval-X's Main.
     text = f"{program.code}\n{program.tests}"
     main = re.search(r"\bvoid\s+main\s*\(", text)
-    classes = re.findall(r"^\s*(?:(?:public|final|abstract)\s+)*class\s+(\w+)", text[: main.start()] if main else "", re.M)
+    classes = re.findall(
+        r"^\s*(?:(?:public|final|abstract)\s+)*class\s+(\w+)", text[: main.start()] if main else "", re.M
+    )
     if not classes:
         return Composed({}, cannot="the tests have no class with a main")
     return Composed(_parts(program), {"CLASS": classes[-1]})
