@@ -188,7 +188,7 @@ class Toolchain:
             files[header] = caches.HEADERS[header]
         if self.root is None and (prepared := self._prepared()):
             binds.append(str(prepared))
-            if self.language == "cpp":
+            if self.language == "cpp" and values["HEADER"] in caches.PRECOMPILED:
                 values["HEADER"] = f"{prepared}/{values['HEADER']}"
             values["ARCHIVE"] = f"-J-XX:SharedArchiveFile={prepared}/javac.jsa"
             values["GOCACHE"] = str(prepared)
