@@ -31,8 +31,13 @@ HEADERS = {
     # assert.h is first in MultiPL-E's programs; a precompiled header serves only if it comes before all others.
     "everything.hpp": "#include <assert.h>\n#include <bits/stdc++.h>\n",
     "common.hpp": "#include <assert.h>\n" + "".join(f"#include <{name}>\n" for name in HUMANEVAL_X_HEADERS),
+    "no-cstring.hpp": "#include <assert.h>\n"
+    + "".join(f"#include <{name}>\n" for name in HUMANEVAL_X_HEADERS if name != "cstring"),
 }
-"""The headers that are precompiled, by file name."""
+"""The headers that C++ programs are compiled with, by file name."""
+
+PRECOMPILED = ("everything.hpp", "common.hpp")
+"""Those of them that many programs use."""
 
 CRATES = Path("/usr/share/cargo/registry")
 """Where Debian puts the sources of crates."""
@@ -79,11 +84,11 @@ def run_here(command: Sequence[str], cwd: str | Path | None = None, environment:
 
 
 def headers(compiler: str, version: str, flags: Sequence[str]) -> Path | None:
-    """A folder with the `HEADERS` and a precompiled form beside each; None if there is no place for it."""
+    """A folder with the `PRECOMPILED` headers, and their precompiled forms beside them; None if there is no place for it."""
 
     def make(target: Path) -> None:
-        for name, text in HEADERS.items():
-            (target / name).write_text(text)
+        for name in PRECOMPILED:
+            (target / name).write_text(HEADERS[name])
             run_here([compiler, *flags, "-x", "c++-header", name, "-o", f"{name}.gch"], cwd=target)
 
     return _prepared("headers", [compiler, version, *flags, *HEADERS.values()], make)
@@ -97,7 +102,8 @@ def class_archive(compiler: str, version: str, flags: Sequence[str]) -> Path | N
         # The compiler writes the archive when it ends, of the classes that it has loaded: this text uses what tests use.
         (target / "Example.java").write_text(_JAVA)
         run_here(
-            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"], cwd=target
+            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"],
+            cwd=target,
         )
         if not (target / "javac.jsa").exists():
             raise FileNotFoundError(f"{compiler} wrote no class archive")
@@ -117,7 +123,9 @@ def go_cache(compiler: str, version: str, libraries: str, environment: dict[str,
     packages += ["github.com/stretchr/testify/assert"] * testify
 
     def make(target: Path) -> None:
-        text = "package example_test\n\nimport (\n" + "".join(f'\t_ "{name}"\n' for name in packages if name != "testing")
+        text = "package example_test\n\nimport (\n" + "".join(
+            f'\t_ "{name}"\n' for name in packages if name != "testing"
+        )
         with tempfile.TemporaryDirectory() as work:
             test = Path(work) / "example_test.go"
             test.write_text(f'{text}\t"testing"\n)\n\nfunc TestExample(t *testing.T) {{}}\n')

@@ -129,7 +129,9 @@ def _java(program: Program) -> Composed:
     # The class whose `main` the tests are in: MultiPL-E's is Problem, HumanEval-X's Main.
     text = f"{program.code}\n{program.tests}"
     main = re.search(r"\bvoid\s+main\s*\(", text)
-    classes = re.findall(r"^\s*(?:(?:public|final|abstract)\s+)*class\s+(\w+)", text[: main.start()] if main else "", re.M)
+    classes = re.findall(
+        r"^\s*(?:(?:public|final|abstract)\s+)*class\s+(\w+)", text[: main.start()] if main else "", re.M
+    )
     if not classes:
         return Composed({}, cannot="the tests have no class with a main")
     return Composed(_parts(program), {"CLASS": classes[-1]})
@@ -139,11 +141,12 @@ def _cpp(program: Program) -> Composed:
     # What includes all of the standard library gets all of it precompiled; other programs must not see more names
     # than their harness shows them, since `using namespace std` makes the new ones ambiguous.
     everything = re.search(r"^\s*#\s*include\s*<bits/stdc\+\+\.h>", program.code, re.M)
+    # The candidate's own `strlen(string)` loses against the library's `strlen(const char*)` where that is declared: with
+    # <cstring>, every program passes problem 23 of HumanEval-X.
+    own = re.search(r"\bstrlen\s*\([^;{}]*\)\s*\{", program.code)
+    header = "everything.hpp" if everything else "no-cstring.hpp" if own else "common.hpp"
     openssl = re.search(r"^\s*#\s*include\s*<openssl/", program.code, re.M)
-    return Composed(
-        _parts(program),
-        {"HEADER": "everything.hpp" if everything else "common.hpp", "LINK": "-lcrypto" if openssl else ""},
-    )
+    return Composed(_parts(program), {"HEADER": header, "LINK": "-lcrypto" if openssl else ""})
 
 
 def _rust(program: Program) -> Composed:

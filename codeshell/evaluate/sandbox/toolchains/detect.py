@@ -76,7 +76,9 @@ def outside(path: str) -> bool:
 def jars(pattern: str, root: Path | None = None) -> list[str]:
     """Jars whose file name fits a pattern, on CLASSPATH and where Debian has them, as paths inside the sandbox."""
     if root is not None:
-        return ["/" + str(Path(path).relative_to(root)) for path in sorted(glob.glob(f"{root}/usr/share/java/{pattern}"))]
+        return [
+            "/" + str(Path(path).relative_to(root)) for path in sorted(glob.glob(f"{root}/usr/share/java/{pattern}"))
+        ]
     named = [entry for entry in os.environ.get("CLASSPATH", "").split(os.pathsep) if Path(entry).match(pattern)]
     there = [os.path.realpath(entry) for entry in named if Path(entry).is_file()]
     return there + sorted(glob.glob(f"/usr/share/java/{pattern}"))

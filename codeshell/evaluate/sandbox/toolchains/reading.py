@@ -59,7 +59,8 @@ def program(row: Row, outcome: Outcome, limits: Limits, nonce: Nonce) -> tuple[V
             return verdict, one_line(_around(text, found))
     if outcome.status is not None and outcome.status == row.wrong_status:
         return Verdict.WRONG, one_line(_last(outcome)) or "a test did not hold"
-    said = _last(outcome)
+    named = re.search(row.says, text, re.M)
+    said = _around(text, named) if named else _last(outcome)
     return Verdict.EXCEPTION, one_line(f"{_ended(outcome)}: {said}" if said else _ended(outcome))
 
 
@@ -68,7 +69,10 @@ def _limit(outcome: Outcome, limits: Limits) -> tuple[Verdict, str]:
     if cause == "cpu_time":
         return Verdict.CPU_TIME, f"more than {limits.cpu_seconds:g} s of CPU time"
     if cause == "wall_time":
-        return Verdict.WALL_TIME, f"more than {limits.wall_seconds:g} s, of which {outcome.cpu_seconds:.1f} s of CPU time"
+        return (
+            Verdict.WALL_TIME,
+            f"more than {limits.wall_seconds:g} s, of which {outcome.cpu_seconds:.1f} s of CPU time",
+        )
     if cause == "memory":
         return Verdict.MEMORY, f"more than {limits.memory >> 20} MiB of memory"
     if cause == "output":

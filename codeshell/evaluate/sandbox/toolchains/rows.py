@@ -115,6 +115,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pattern of output that says that the text is no program, where no compiler does by its status."""
     wrong: str = ""
     """Pattern of output that says that a test did not hold."""
+    says: str = r"^.*(?:\b[\w.]*(?:Error|Exception)\b|\bpanic\b|[Ff]atal error).*"
+    """Pattern of the line that names an exception, for the reason; without one, the last line is given."""
     raised: str = ""
     """Pattern of output that says that a test ended by an exception; it counts before `wrong`."""
     memory: str = ""

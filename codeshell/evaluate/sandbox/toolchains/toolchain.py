@@ -127,7 +127,9 @@ class Toolchain:
     def _judge(self, program: Program, level: Level) -> Judged:
         missing = self.missing(program.style)
         if missing or self.build is None:
-            return Judged(Verdict.NOT_RUN, f"{self.row.title}: {missing}", toolchain=self.build.name if self.build else "")
+            return Judged(
+                Verdict.NOT_RUN, f"{self.row.title}: {missing}", toolchain=self.build.name if self.build else ""
+            )
         nonce = Nonce.new()
         composed = compose(self.language, self.row, program, nonce)
         if composed.cannot:
@@ -186,7 +188,7 @@ class Toolchain:
             files[header] = caches.HEADERS[header]
         if self.root is None and (prepared := self._prepared()):
             binds.append(str(prepared))
-            if self.language == "cpp":
+            if self.language == "cpp" and values["HEADER"] in caches.PRECOMPILED:
                 values["HEADER"] = f"{prepared}/{values['HEADER']}"
             values["ARCHIVE"] = f"-J-XX:SharedArchiveFile={prepared}/javac.jsa"
             values["GOCACHE"] = str(prepared)
@@ -229,12 +231,19 @@ class Toolchain:
         filled = [text for argument in command[1:] for text in fill(argument, values).split("\n") if text]
         environment = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": self._path()}
         environment |= {name: fill(text, values) for name, text in self.row.environment.items()} | dict(more)
-        return box.run(
-            [tool.path if tool else command[0], *filled],
-            environment=environment,
-            limits=limits,
-            address_space=self.row.address_space,
+        from codeshell.evaluate.sandbox import launch
+
+        outcome = box.run(
+            launch.Command(
+                [tool.path if tool else command[0], *filled],
+                environment=environment,
+                limits=limits,
+                address_space=self.row.address_space,
+            )
         )
+        if outcome.cause == "killed":
+            raise UserError("stopped: a program was ended before its verdict")
+        return outcome
 
     def _path(self) -> str:
         own = [str(Path(tool.path).parent) for tool in self._tools.values()]
@@ -306,5 +315,3 @@ def get(language: str, folders: Mapping[str, str] | None = None) -> Toolchain:
     """
     roots = {find(name): root for name, root in (folders or {}).items()}
     return Toolchain(language, roots.get(find(language)))
-
-
