@@ -169,8 +169,9 @@ def judge(program: Program) -> Judged:
             exec(program.tests, names)
         else:
             candidate = names[program.entry_point]
-            # As in the sandbox, the tests do not see the names of the candidate, but those of the helpers.
+            # As in the sandbox, the tests see the helpers' names and the function, and no other name of the candidate.
             exec(program.helpers, names := {})
+            names[program.entry_point] = candidate
             exec(program.tests, names)
             names["check"](candidate)
     except AssertionError as error:

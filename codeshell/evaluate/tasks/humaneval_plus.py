@@ -10,8 +10,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from codeshell.evaluate.programs import Program
+from codeshell.evaluate.programs import Limits, Program
 from codeshell.evaluate.tasks.humaneval import HumanEval
+
+LIMITS = Limits(cpu_seconds=40.0, wall_seconds=240.0)
+"""The reference itself takes 6 s of CPU time for the inputs of HumanEval/15 and of HumanEval/139, and the tests call it
+beside the candidate."""
 
 _TESTS = """
 import copy as _copy
@@ -74,6 +78,7 @@ class HumanEvalPlus(HumanEval):
             row["entry_point"],
             style="humaneval",
             helpers=row["prompt"],
+            limits=LIMITS,
         )
 
 
