@@ -32,9 +32,10 @@ CODE = {
     "score.scorers": "codeshell.scorers:SCORERS",
     "rules.own": "codeshell.data.rules:OWN",
     "select.own": "codeshell.data.rules:OWN",
+    "evaluate.tasks": "codeshell.evaluate:CODE",
 }
 """Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
-some: they need Arrow."""
+some: they may need Arrow."""
 
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None, refresh: bool = False) -> None:
@@ -333,7 +334,10 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     # Code that the recipe names is a setting like the name: another version of it gives another output.
     for key in CODE:
         for place in settings.get(key, ()):
-            settings[f"code of {place}"] = _registry(key).fingerprint(place)
+            text = _registry(key).fingerprint(place)
+            # The package's tasks have none: they change with the package, and what a run of it has done stays done.
+            if text or key != "evaluate.tasks":
+                settings[f"code of {place}"] = text
     return settings
 
 

@@ -65,5 +65,5 @@ STAGES = (
     Stage("tokens", "data.tokens", ("tokens",), ()),
     Stage("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), precious=True),
     # Not in the list: the report, which is written from all of these after the last.
-    Stage("evaluate", "evaluate", ("evaluate",), ("evaluate", "seed")),
+    Stage("evaluate", "evaluate", ("evaluate",), ("evaluate", "seed"), checks=True, parts=True),
 )

@@ -50,7 +50,7 @@ NOTHING = Stops()
 
 _HUMANEVAL_X = {
     "cpp": Stops(("\n```",), 1),
-    "go": Stops(("\n```",), 1, quotes="\"`"),
+    "go": Stops(("\n```",), 1, quotes='"`'),
     "java": Stops(("\n```",), 2),
     "js": Stops(("\n```",), 1, quotes="\"'`"),
     "python": HUMANEVAL,
