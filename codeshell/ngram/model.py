@@ -238,9 +238,8 @@ def score_all(
             parts[number].append(Scores(found["units"][row], found["unknown"][row], found["log10"][row], sizes, eos))
         for number, model in enumerate(models):
             if model._encoder is not None:
-                each = model.handle.score_ids(
-                    *model._ids(piece if chosen is None else _copied(piece, chosen)), bos, eos
-                )
+                ids = model._ids(piece if chosen is None else _copied(piece, chosen))
+                each = model.handle.score_ids(*ids, bos, eos)
                 parts[number].append(Scores(each["units"][0], each["unknown"][0], each["log10"][0], sizes, eos))
     return [_joined(some, eos) for some in parts]
 
