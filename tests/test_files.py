@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from helpers.order import LONGEST_FIRST
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("codeshell", "csrc", "benchmarks", "tests", "examples", "tools")
 SUFFIXES = {".py", ".pyi", ".h", ".cuh", ".cu", ".cpp", ".inc", ".html", ".css", ".js"}
@@ -20,6 +22,11 @@ def test_no_file_is_longer_than_600_lines() -> None:
     assert len(lengths) > 400
     long = {name: length for name, length in lengths.items() if length > LONGEST and name not in GENERATED}
     assert not long, f"split these by concept: {long}"
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    missing = [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).is_file()]
+    assert not missing, f"tests/helpers/order.py: no such files: {missing}"
 
 
 def module_name(path: Path) -> str:
