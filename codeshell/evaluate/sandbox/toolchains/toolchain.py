@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import re
 import subprocess
 import threading
@@ -119,8 +118,8 @@ class Toolchain:
             judged = self._judge(Program(self.language, self.row.check.code, self.row.check.tests, style=""), level)
             if judged.verdict is not Verdict.PASS:
                 raise UserError(
-                    f"{self.row.title}: {self.version()} does not work inside the sandbox at level {int(level)}: its own "
-                    f"check ends with {judged.verdict}, {judged.why or 'which says nothing'}"
+                    f"{self.row.title}: {self.version()} does not work in the sandbox at level {int(level)}: its check "
+                    f"ends with {judged.verdict}, {judged.why or 'which says nothing'}"
                 )
             self._works.add(int(level))
 
@@ -174,7 +173,7 @@ class Toolchain:
         values["HEAP"] = str(max(64, min(1024, program.limits.memory >> 22)))
         binds = [tool.bind for tool in self._tools.values() if tool.bind]
         if self.root is None:
-            binds += [path for pattern in self.row.binds for path in sorted(glob.glob(pattern))]
+            binds += [str(path) for pattern in self.row.binds for path in sorted(Path("/").glob(pattern.lstrip("/")))]
         if self.language == "java":
             found = [path for library in self.row.libraries for path in detect.jars(library.jar, self.root)]
             values["CLASSPATH"] = ":".join([".", *found[:1]])
@@ -286,8 +285,8 @@ class Toolchain:
         return caches.crates(str(cargo), compiler, self.version(), library.crates)
 
     def _ask(self, command: tuple[str, ...], more: dict[str, str] | None = None) -> str | None:
-        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root, it runs
-        inside the sandbox: its programs may not fit this machine's libraries."""
+        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root it runs
+        in the sandbox: its programs may not fit this machine's libraries."""
         if self.root is None:
             try:
                 return caches.run_here([self._tools[command[0]].path, *command[1:]], environment=more)
