@@ -128,7 +128,7 @@ def encode(value: Any, export: Callable[[Any], Handle] | None = None, share: boo
                 add(b"N")
                 continue
             # A subclass is read by the methods of its base alone.
-            base = kind if kind in _BASES else next((base for base in _BASES if base in _mro(kind)), None)
+            base: Any = kind if kind in _BASES else next((base for base in _BASES if base in _mro(kind)), None)
             if base in _TAGS:
                 if share and base in _MUTABLE:
                     number = opened.get(id(item))
