@@ -6,7 +6,10 @@ import threading
 
 import pytest
 
+from codeshell.errors import UserError
 from codeshell.evaluate.programs import Limits, Program
+from codeshell.evaluate.sandbox import levels
+from codeshell.evaluate.sandbox.levels import Level
 from codeshell.evaluate.sandbox.python_judge import PythonJudge, version
 from codeshell.evaluate.verdicts import Judged, Verdict
 
@@ -230,3 +233,15 @@ def test_judges_of_several_threads_agree(judge: PythonJudge) -> None:
 def test_a_program_that_is_too_large_is_not_run(judge: PythonJudge) -> None:
     judged = ask(judge, "#" * (9 << 20), "assert f(1) == 1")
     assert judged.verdict is Verdict.NOT_RUN and "too large" in judged.why
+
+
+def test_without_namespaces_each_program_gets_new_servers() -> None:
+    try:
+        levels.prove(Level.LANDLOCK)
+    except UserError as error:
+        pytest.skip(f"level 2 is not to be had here: {error}")
+    with PythonJudge(Level.LANDLOCK) as low:
+        passes(low, "def f(x):\n    return x", "assert f(1) == 1")
+        before = low._servers
+        assert ask(low, "import os\nos._exit(0)", "assert f(1) == 1").verdict is Verdict.EARLY_EXIT
+        assert low._servers is not before
