@@ -8,9 +8,9 @@
 namespace codeshell::sandbox {
 
 enum class Filter {
-  kStrict,   // of a program that is not trusted, in namespaces of its own
-  kShared,   // the same at levels 1 and 2, where the host's processes, sockets and IPC are in reach
-  kNested,   // of our own server inside a sandbox, which makes namespaces for programs
+  kStrict,  // of a program that is not trusted, in namespaces of its own
+  kShared,  // the same at levels 1 and 2, where the host's processes, sockets and IPC are in reach
+  kNested,  // of our own server inside a sandbox, which makes namespaces for programs
 };
 
 // The instructions, for prctl(PR_SET_SECCOMP). `scoped` is whether Landlock keeps signals inside (ABI 6); `self` is the

@@ -204,7 +204,8 @@ std::unique_ptr<Group> Group::make(uint64_t memory, uint64_t processes) {
   static std::atomic<uint64_t> count{0};
   const Groups& groups = find_groups();
   if (groups.version == 0) return nullptr;
-  const std::string name = "/" + (kPrefix + std::to_string(getpid())) + "-" + std::to_string(count++);
+  std::string name("/");
+  name.append(kPrefix).append(std::to_string(getpid())).append("-").append(std::to_string(count++));
   std::unique_ptr<Group> group(new Group);
   group->version_ = groups.version;
   group->memory_ = groups.memory + name;

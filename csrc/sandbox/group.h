@@ -12,11 +12,11 @@ namespace codeshell::sandbox {
 
 // Where groups can be made: below the group of this process, so that limits around it stay.
 struct Groups {
-  int version = 0;          // 0: none can be had
-  std::string memory;       // folders of the parent group; all three the same with version 2
-  std::string pids;         //
-  std::string cpu;          // empty: CPU time is not counted by groups
-  std::string obstacle;     // why there are none
+  int version = 0;       // 0: none can be had
+  std::string memory;    // folders of the parent group; all three the same with version 2
+  std::string pids;      //
+  std::string cpu;       // empty: CPU time is not counted by groups
+  std::string obstacle;  // why there are none
 };
 
 // Looks once for each process, by making a group and removing it. Version 2 needs a delegated subtree; a process that is

@@ -402,7 +402,9 @@ bool run(int* fds, uint32_t count) {
     if (running.cause != Cause::kEnded) until = now + 100000;
     const uint64_t wait = until > now ? until - now : 0;
     const Time timeout = {static_cast<int64_t>(wait / 1000000), static_cast<int64_t>(wait % 1000000) * 1000};
-    Poll polls[4] = {{kControlFd, static_cast<int16_t>(there ? kIn : 0), 0}, {g_signals, kIn, 0}, {out[0], kIn, 0},
+    Poll polls[4] = {{kControlFd, static_cast<int16_t>(there ? kIn : 0), 0},
+                     {g_signals, kIn, 0},
+                     {out[0], kIn, 0},
                      {out[1], kIn, 0}};
     if (!there) polls[0].fd = -1;
     sys::call(__NR_ppoll, of(polls), 4, of(&timeout), 0, 8);

@@ -57,7 +57,8 @@ class Packer {
  public:
   void raw(const void* data, size_t size) { data_.append(static_cast<const char*>(data), size); }
   void string(const std::string& text) {
-    if (text.find('\0') != std::string::npos) throw std::invalid_argument("a zero byte in a path, argument or variable");
+    if (text.find('\0') != std::string::npos)
+      throw std::invalid_argument("a zero byte in a path, argument or variable");
     data_.append(text.c_str(), text.size() + 1);
   }
   int file(const char* name) const {
@@ -158,8 +159,8 @@ int become_keeper(void* data) {
   }
   call(__NR_setsid);
   // Above all targets first; then each to its number.
-  const int sources[] = {child->null, child->null, child->null, child->control, child->setup, child->report,
-                         child->image};
+  const int sources[] = {child->null,  child->null,   child->null, child->control,
+                         child->setup, child->report, child->image};
   long moved[7];
   for (int i = 0; i < 7; ++i) {
     moved[i] = call(__NR_fcntl, sources[i], F_DUPFD_CLOEXEC, 16);
@@ -170,8 +171,7 @@ int become_keeper(void* data) {
   }
   for (int i = 0; i < 7; ++i) call(__NR_dup3, moved[i], i, i == kKeeperFd ? O_CLOEXEC : 0);
   call(__NR_close_range, kKeeperFd + 1, ~0u, 0);
-  child->error =
-      -call(__NR_execveat, kKeeperFd, of(""), of(child->arguments), of(child->environment), AT_EMPTY_PATH);
+  child->error = -call(__NR_execveat, kKeeperFd, of(""), of(child->arguments), of(child->environment), AT_EMPTY_PATH);
   return 1;
 }
 
@@ -262,7 +262,9 @@ void Box::spawn(const BoxOptions& options, int setup, int control) {
   void* stack = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) throw Refused("start", errno, 0);
   const bool namespaced = options.level >= kNamespaces;
-  Child child = {gate_read.fd, gate_write.fd, control, setup, report_fd_, image, null.fd, namespaced, 0, {"codeshell-keeper", nullptr}, {nullptr}};
+  Child child = {gate_read.fd, gate_write.fd, control,    setup, report_fd_,
+                 image,        null.fd,       namespaced, 0,     {"codeshell-keeper", nullptr},
+                 {nullptr}};
   // Without a signal at its end it is no child that another part of this process could wait for by chance.
   int flags = CLONE_VM | CLONE_PIDFD;
   if (namespaced) flags |= CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
@@ -312,7 +314,8 @@ void Box::spawn(const BoxOptions& options, int setup, int control) {
   munmap(stack, kStack);
   if (step) throw Refused(step, refused, 0);
   if (!answer) throw Refused("start", child.error ? static_cast<int>(child.error) : EPIPE, 0);
-  if (answer->kind == static_cast<uint32_t>(Tell::kFailed)) throw Refused(step_name(answer->step), answer->error, answer->index);
+  if (answer->kind == static_cast<uint32_t>(Tell::kFailed))
+    throw Refused(step_name(answer->step), answer->error, answer->index);
 }
 
 Box::~Box() {
@@ -331,7 +334,8 @@ void Box::release() {
     pollfd end = {pidfd_, POLLIN, 0};
     if (poll(&end, 1, 10000) == 0) syscall(SYS_pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);
     siginfo_t info;
-    while (waitid(static_cast<idtype_t>(3), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 && errno == EINTR) {
+    while (waitid(static_cast<idtype_t>(3), static_cast<id_t>(pidfd_), &info, WEXITED | __WALL) != 0 &&
+           errno == EINTR) {
     }
     ::close(pidfd_);
     pidfd_ = -1;
@@ -413,7 +417,8 @@ void Box::write(const std::vector<std::pair<std::string, std::string>>& files) {
   send(control_, {static_cast<uint32_t>(Ask::kWrite), Step::kNone, 0, 0, Cause::kEnded}, {file.fd});
   const std::optional<Message> answer = hear(600);
   if (!answer) throw Refused("keeper", EPIPE, 0);
-  if (answer->kind == static_cast<uint32_t>(Tell::kFailed)) throw Refused(step_name(answer->step), answer->error, answer->index);
+  if (answer->kind == static_cast<uint32_t>(Tell::kFailed))
+    throw Refused(step_name(answer->step), answer->error, answer->index);
 }
 
 void Box::start(const RunOptions& options) {

@@ -97,7 +97,8 @@ pid_t fork_program(const ProgramOptions& options) {
     *failure = found;
     _exit(126);
   }
-  munmap(failure, 4096);
+  // The page that the server reads is no longer this process's: a private one takes its place.
+  mmap(failure, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   return 0;
 }
 

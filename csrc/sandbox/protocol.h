@@ -83,14 +83,14 @@ struct Files {
 // Memory file of kRun: this, then strings: folder; arguments; environment; folders to look for argv[0] in; then the
 // instructions of the filter, 8 bytes each.
 struct Request {
-  uint64_t cpu_us, wall_us;          // 0: without limit
-  uint64_t memory, address_space;    // bytes; memory is watched by the keeper (0: not)
-  uint64_t file_bytes, processes;    //
-  uint64_t drained;                  // bytes of both streams after which the program is killed
-  uint64_t stack;                    // bytes
-  uint32_t nested;                   // a program of ours that makes namespaces of its own: keeps capabilities
-  uint32_t kept_output;              // whether the streams are drained into the report (else they came as descriptors)
-  uint32_t processors;               //
+  uint64_t cpu_us, wall_us;        // 0: without limit
+  uint64_t memory, address_space;  // bytes; memory is watched by the keeper (0: not)
+  uint64_t file_bytes, processes;  //
+  uint64_t drained;                // bytes of both streams after which the program is killed
+  uint64_t stack;                  // bytes
+  uint32_t nested;                 // a program of ours that makes namespaces of its own: keeps capabilities
+  uint32_t kept_output;            // whether the streams are drained into the report (else they came as descriptors)
+  uint32_t processors;             //
   uint32_t arguments, environment, paths, instructions;
   uint32_t fds;               // that came with the message; the first is stdin
   int32_t targets[kMostFds];  // their numbers inside

@@ -67,7 +67,8 @@ long bind(int source, const char* target, uint32_t flags) {
   if (!(flags & kDevice)) attributes.attr_set |= MOUNT_ATTR_NODEV;
   if (flags & kDevice) attributes.attr_set |= MOUNT_ATTR_NOEXEC;
   if (!(flags & (kWritable | kDevice))) attributes.attr_set |= MOUNT_ATTR_RDONLY;
-  long result = sys::call(__NR_mount_setattr, tree, of(""), kEmptyPath | kRecursive, of(&attributes), sizeof attributes);
+  long result =
+      sys::call(__NR_mount_setattr, tree, of(""), kEmptyPath | kRecursive, of(&attributes), sizeof attributes);
   if (result >= 0) {
     result = sys::call(__NR_move_mount, tree, of(""), AT_FDCWD, of(path), MOVE_MOUNT_F_EMPTY_PATH);
   }

@@ -14,23 +14,24 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
-REQUEST = json.loads(sys.argv[1])
+REQUEST: dict[str, Any] = json.loads(sys.argv[1])
 
 
-def read_canary():
+def read_canary() -> object:
     """A file of the host that anybody may read."""
     with open(REQUEST["canary"], encoding="utf-8") as file:
         return file.read()
 
 
-def read_shadow():
+def read_shadow() -> object:
     """The host's passwords."""
     with open("/etc/shadow", encoding="utf-8") as file:
         return file.read(20)
 
 
-def write_outside():
+def write_outside() -> object:
     """A file beside the canary, and in the folders of the system and the interpreter."""
     for folder in (os.path.dirname(REQUEST["canary"]), "/usr/lib", os.path.dirname(os.__file__), "/etc", "/"):
         path = os.path.join(folder, REQUEST["mark"])
@@ -43,27 +44,27 @@ def write_outside():
     return None
 
 
-def connect_loopback():
+def connect_loopback() -> object:
     """The host's listener on 127.0.0.1."""
     with socket.create_connection(("127.0.0.1", REQUEST["port"]), timeout=1):
         return "connected"
 
 
-def send_datagram():
+def send_datagram() -> object:
     """A datagram to the host's port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
         channel.sendto(b"codeshell", ("127.0.0.1", REQUEST["udp"]))
     return "sent"
 
 
-def connect_abstract():
+def connect_abstract() -> object:
     """The host's listener in the abstract namespace of sockets."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.connect("\0" + REQUEST["abstract"])
     return "connected"
 
 
-def read_parent_memory():
+def read_parent_memory() -> object:
     """The memory of the parent, the keeper."""
     with open(f"/proc/{os.getppid()}/maps", encoding="utf-8") as maps:
         start = int(maps.readline().split("-")[0], 16)
@@ -72,45 +73,45 @@ def read_parent_memory():
         return len(memory.read(16))
 
 
-def signal_host():
+def signal_host() -> object:
     """A signal to the process of the host that started all this (which it ignores)."""
     os.kill(REQUEST["host_pid"], signal.SIGCONT)
     with open(f"/proc/{REQUEST['host_pid']}/comm", encoding="utf-8") as file:
         return file.read()
 
 
-def limit_parent():
+def limit_parent() -> object:
     """The limits of the parent."""
     resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))
     return "changed"
 
 
-def raise_limit():
+def raise_limit() -> object:
     """The own hard limits."""
     resource.setrlimit(resource.RLIMIT_NPROC, (100_000, 100_000))
     return "raised"
 
 
-def make_namespace():
+def make_namespace() -> object:
     """A user namespace of its own, in which it would be root."""
     libc = ctypes.CDLL(None, use_errno=True)
     return "made" if libc.unshare(0x10000000) == 0 else None
 
 
-def mount():
+def mount() -> object:
     """A file system of its own."""
     libc = ctypes.CDLL(None, use_errno=True)
     return "mounted" if libc.mount(b"x", REQUEST["folder"].encode(), b"tmpfs", 0, None) == 0 else None
 
 
-def shared_memory():
+def shared_memory() -> object:
     """Memory of System V that the host would keep: allowed only in an IPC namespace of its own."""
     libc = ctypes.CDLL(None, use_errno=True)
     number = libc.shmget(REQUEST["key"], 4096, 0o1666)
     return number if number >= 0 and REQUEST["ipc_is_shared"] else None
 
 
-def fork_past_limit():
+def fork_past_limit() -> object:
     """More processes than it may have."""
     children, count = [], 0
     try:
@@ -129,7 +130,7 @@ def fork_past_limit():
     return count if count >= REQUEST["processes"] else None
 
 
-def fill_disk():
+def fill_disk() -> object:
     """More bytes than the working folder may hold, in several files."""
     total = 0
     try:
@@ -143,8 +144,8 @@ def fill_disk():
     return total if total > REQUEST["bytes"] else None
 
 
-def stay():
-    """A process that leaves its session: the host looks whether it is still there afterwards."""
+def stay() -> None:
+    """A process that leaves its session: the host looks whether it is still there afterwards, and says so itself."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -153,7 +154,6 @@ def stay():
             ctypes.CDLL(None).prctl(15, REQUEST["mark"][:15].encode(), 0, 0, 0)
             time.sleep(600)
         os._exit(0)
-    return None
 
 
 ATTEMPTS = (
@@ -176,7 +176,7 @@ ATTEMPTS = (
 )
 
 
-def main():
+def main() -> None:
     results = {}
     for attempt in ATTEMPTS:
         try:

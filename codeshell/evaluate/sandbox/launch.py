@@ -12,6 +12,7 @@ At levels 1 and 2 there is no root of its own; the working folder is a folder of
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -262,10 +263,9 @@ class Session:
         """End the command that runs, with all its processes. Callable from any thread."""
         box = self._box
         if box is not None:
-            try:
+            # It may be gone already.
+            with contextlib.suppress(_C.sandbox.Refused):
                 box.kill("killed")
-            except _C.sandbox.Refused:
-                pass  # the sandbox is gone already
 
     def close(self) -> None:
         """End the sandbox.
@@ -386,10 +386,8 @@ def _tasks_of_user() -> int:
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
     count = 0
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                if entry.stat().st_uid == user:
-                    count += len(os.listdir(f"/proc/{entry.name}/task"))
-            except OSError:
-                continue  # it ended meanwhile
+        # A process may end meanwhile.
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                count += sum(1 for _ in os.scandir(f"/proc/{entry.name}/task"))
     return count

@@ -63,7 +63,10 @@ _NOT_COVERED = {
         "disk space",
         "files that are open to a socket of the user (no sockets can be made)",
     ),
-    Level.NAMESPACES: ("memory of all processes together is watched every 50 ms, not limited",),
+    Level.NAMESPACES: (
+        "memory of all processes together is watched every 50 ms, not limited",
+        "memory of the kernel for sockets and pipes",
+    ),
     Level.NAMESPACES_CGROUP: (),
 }
 _NEVER = ("faults of the kernel", "side channels, such as timing", "load on the machine up to the limits")
@@ -111,6 +114,7 @@ def prove(level: Level) -> Proof:
     """
     from codeshell.evaluate.sandbox import probe
 
+    level = Level(level)
     with _LOCK:
         if level not in _PROVEN:
             try:

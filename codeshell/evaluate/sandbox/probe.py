@@ -36,7 +36,7 @@ ALLOWED: dict[Level, frozenset[str]] = {
 
 
 def python_binds() -> list[Bind]:
-    """What this interpreter needs in a sandbox, beyond the system's folders; without the packages of its environment."""
+    """What this interpreter needs in a sandbox beyond the system's folders, without the packages of its environment."""
     prefixes = {os.path.realpath(path) for path in (sys.base_prefix, sys.base_exec_prefix)}
     return [Bind(path, path) for path in sorted(prefixes) if not f"{path}/".startswith("/usr/")]
 
@@ -51,9 +51,11 @@ def python_program(level: Level) -> str:
         return own
     for path in (own, "/usr/bin/python3"):
         parents = list(Path(path).parents)
-        if os.path.exists(path) and all(parent.stat().st_mode & 0o001 for parent in parents):
+        if Path(path).exists() and all(parent.stat().st_mode & 0o001 for parent in parents):
             return path
-    raise UserError(f"level {level.value}: as root it needs a Python that every user may start, such as /usr/bin/python3")
+    raise UserError(
+        f"level {level.value}: as root it needs a Python that every user may start, such as /usr/bin/python3"
+    )
 
 
 def try_out(level: Level) -> Proof:
@@ -70,9 +72,8 @@ def try_out(level: Level) -> Proof:
         reached, outcome = _attack(level, plant)
         if reached is None:
             last = outcome.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            raise UserError(
-                f"level {level.value}: the program that proves it did not finish ({outcome.cause}, {last or 'no output'})"
-            )
+            said = f"{outcome.cause}, {last[:200]}"
+            raise UserError(f"level {level.value}: the program that tries it out did not end well: {said}")
         found = {name for name, what in reached.items() if what is not None} | plant.seen()
     broken = sorted(found - ALLOWED[level])
     if broken:

@@ -116,7 +116,7 @@ def namespaces_refused(code: int, sysctls: Path = Path("/proc/sys"), release: st
 
 def in_container() -> bool:
     """Whether this looks like a container."""
-    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv") or os.environ.get("container"):
+    if any(Path(path).exists() for path in ("/.dockerenv", "/run/.containerenv", "/run/systemd/container")):
         return True
     try:
         return any(word in Path("/proc/1/cgroup").read_text() for word in ("docker", "kubepods", "containerd", "lxc"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 from codeshell.errors import UserError
 
@@ -66,13 +67,13 @@ def system_binds(root: str | None = None) -> list[Bind]:
         binds += [Bind(text, path, flags=_TEXT) for path, text in TEXTS.items()]
     else:
         try:
-            names = sorted(os.listdir(root))
+            names = sorted(entry.name for entry in os.scandir(root))
         except OSError as error:
             raise UserError(f"{root}: cannot be used as a root: {error.strerror}") from None
         own = {"dev", "proc", "sys", "tmp", "box", "run", "boot", "home", "root", "mnt", "media", "srv"}
         for name in names:
             if name not in own:
-                binds += _shown(os.path.join(os.path.abspath(root), name), f"/{name}")
+                binds += _shown(str(Path(root).absolute() / name), f"/{name}")
         if not binds:
             raise UserError(f"{root}: holds no folder such as usr, so it cannot be used as a root")
     binds += [Bind(f"/dev/{name}", f"/dev/{name}", flags=_DEVICE) for name in DEVICES]
@@ -87,5 +88,5 @@ def _shown(host: str, inside: str) -> list[Bind]:
     except OSError:
         return []
     if stat.S_ISLNK(mode):
-        return [Bind(os.readlink(host), inside, flags=_LINK)]
+        return [Bind(str(Path(host).readlink()), inside, flags=_LINK)]
     return [Bind(host, inside)] if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else []
