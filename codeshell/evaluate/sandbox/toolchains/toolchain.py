@@ -226,7 +226,7 @@ class Toolchain:
         more: Mapping[str, str] = MappingProxyType({}),
     ) -> Outcome:
         tool = self._tools.get(command[0])
-        # A placeholder can stand for several arguments, one a line, or for none.
+        # A placeholder can stand for several arguments, with a line for each, or for none.
         filled = [text for argument in command[1:] for text in fill(argument, values).split("\n") if text]
         environment = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": self._path()}
         environment |= {name: fill(text, values) for name, text in self.row.environment.items()} | dict(more)

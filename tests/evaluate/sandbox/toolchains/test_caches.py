@@ -90,7 +90,7 @@ def test_the_precompiled_header_is_used(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(caches, "HEADERS", dict.fromkeys(caches.PRECOMPILED, "#include <stdio.h>\n"))
     folder = caches.headers(compiler, "1", ["-std=c++17"])
     assert folder is not None
-    (tmp_path / "p.cpp").write_text("#include <stdio.h>\nint main() { return puts(\"x\") < 0; }\n")
+    (tmp_path / "p.cpp").write_text('#include <stdio.h>\nint main() { return puts("x") < 0; }\n')
     command = [compiler, "-std=c++17", "-w", "-H", "-include", f"{folder}/common.hpp", "p.cpp", "-o", "p"]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
     # gcc marks a precompiled header that it takes by !, and one that does not fit by x.

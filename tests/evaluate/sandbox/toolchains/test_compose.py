@@ -38,7 +38,9 @@ def test_tests_without_an_end_are_not_run() -> None:
 
 
 def test_cpp_defines_assert_again_after_the_candidate() -> None:
-    text = composed("cpp", "#undef assert\n#define assert(x)\nint f() { return 2; }", "int main() { assert(f() == 1); }")
+    text = composed(
+        "cpp", "#undef assert\n#define assert(x)\nint f() { return 2; }", "int main() { assert(f() == 1); }"
+    )
     after = text.files["p.cpp"].split("#define assert(x)")[1]
     assert after.index("#undef NDEBUG\n#include <assert.h>") < after.index("int main")
 
@@ -67,7 +69,8 @@ SETUP = 'package main\n\nimport (\n    "testing"\n    "math"\n    "github.com/st
 
 
 def test_go_imports_what_the_code_uses_and_no_package_twice() -> None:
-    code = 'import (\n    "math"\n    "sort"\n)\n\nfunc F(x []int) int {\n    strings.ToUpper("")\n    return int(math.Abs(1))\n}\n'
+    body = 'func F(x []int) int {\n    strings.ToUpper("")\n    return int(math.Abs(1))\n}\n'
+    code = f'import (\n    "math"\n    "sort"\n)\n\n{body}'
     text = composed("go", code, "func TestF(t *testing.T) { }\n", "humaneval-x", SETUP).files["p_test.go"]
     # `sort` is not used, and an unused import does not compile; `math` is in the set-up.
     assert text.count('"math"') == 1 and '"sort"' not in text and 'import "strings"' in text
@@ -103,7 +106,9 @@ def test_rust_calls_the_unit_tests_from_main() -> None:
     rust = composed("rs", code, RUST_TESTS, "humaneval-x")
     text = rust.files["p.rs"]
     assert text.count("fn main") == 1
-    assert re.search(r'tests::test_f\(\);\s+tests::test_g\(\);\s+; println!\("\{\}\{\}", "end-1111", "2222"\); \}', text)
+    assert re.search(
+        r'tests::test_f\(\);\s+tests::test_g\(\);\s+; println!\("\{\}\{\}", "end-1111", "2222"\); \}', text
+    )
     assert "#[test]" not in text and "#[cfg(test)]" not in text and "pub fn test_f()" in text
     # Of the three crates one is used, by the tests, which were written for its old version.
     assert rust.values["CRATES"] == "rand" and "use rand::Rng;" in text
@@ -126,7 +131,9 @@ def test_d_runs_main_after_the_unit_tests() -> None:
 
 
 def test_csharp_tests_throw_where_they_would_only_print() -> None:
-    text = composed("cs", "Debug.Assert(x);", "Debug.Assert(F(1) == 2);\nSystem.Diagnostics.Debug.Assert(true);").files["p.cs"]
+    text = composed("cs", "Debug.Assert(x);", "Debug.Assert(F(1) == 2);\nSystem.Diagnostics.Debug.Assert(true);").files[
+        "p.cs"
+    ]
     assert text.count("CodeshellEnd.Assert(") == 2
     assert text.startswith("Debug.Assert(x);")
 

@@ -14,10 +14,11 @@ from codeshell.evaluate.verdicts import Verdict
 
 pytest.importorskip("codeshell._C", reason="the launcher's outcome is in the extension's room")
 
-from codeshell.evaluate.sandbox.launch import Outcome  # noqa: E402
+from codeshell.evaluate.sandbox.launch import Outcome
 
 NONCE = Nonce("end-1111", "2222")
 END = NONCE.whole
+LUA_EXIT = "You are trying to exit but there is still a running instance of LuaUnit."
 
 
 def outcome(
@@ -57,13 +58,31 @@ def test_a_limit_counts_before_all_else() -> None:
     ("name", "status", "said", "expected", "why"),
     [
         ("js", 1, "p.js:3\n\nAssertionError [ERR_ASSERTION]: 4 == 8\n    at f", "wrong", "4 == 8"),
-        ("js", 1, "  throw new TypeError('no');\n\nTypeError: no\n    at f\n\nNode.js v20", "exception", "TypeError: no"),
+        (
+            "js",
+            1,
+            "  throw new TypeError('no');\n\nTypeError: no\n    at f\n\nNode.js v20",
+            "exception",
+            "TypeError: no",
+        ),
         ("js", 1, "p.js:2\n\nSyntaxError: Unexpected token ';'", "compile", "Unexpected token"),
         ("js", 134, "FATAL ERROR: JavaScript heap out of memory", "memory", "heap"),
         ("java", 1, 'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space', "memory", "heap"),
         ("cpp", 134, "p: p.cpp:8: int main(): Assertion `f() == 8' failed.", "wrong", "f() == 8"),
-        ("rs", 101, "thread 'main' panicked at p.rs:1:2:\nassertion `left == right` failed\n  left: 1\n right: 2", "wrong", "left: 1"),
-        ("rs", 101, "thread 'main' panicked at 'assertion failed: `(left == right)`\n  left: `1`", "wrong", "left == right"),
+        (
+            "rs",
+            101,
+            "thread 'main' panicked at p.rs:1:2:\nassertion `left == right` failed\n  left: 1\n right: 2",
+            "wrong",
+            "left: 1",
+        ),
+        (
+            "rs",
+            101,
+            "panicked at 'assertion failed: `(left == right)`\n  left: `1`",
+            "wrong",
+            "left == right",
+        ),
         ("swift", 132, "p/p.swift:9: Assertion failed\n", "wrong", "Assertion failed"),
         ("swift", 132, "Swift/Array.swift:1: Fatal error: Index out of range", "exception", "Index out of range"),
         ("jl", 1, "Test Failed at p.jl:9\n  Expression: f(1) == 2\n   Evaluated: 1 == 2", "wrong", "Evaluated: 1 == 2"),
@@ -71,7 +90,13 @@ def test_a_limit_counts_before_all_else() -> None:
         ("go", 1, "--- FAIL: TestF (0.00s)\n    p_test.go:13: expected 8", "wrong", "expected 8"),
         ("go", 2, "--- FAIL: TestF (0.00s)\npanic: no [recovered]", "exception", "panic: no"),
         ("rkt", 1, "----\nFAILURE\nname: check-within\nactual: 4\nexpected: 8\n----", "wrong", "actual: 4"),
-        ("lua", 1, "1) test_humaneval\np.lua:7: You are trying to exit but there is still a running instance of LuaUnit.", "early_exit", "exit"),
+        (
+            "lua",
+            1,
+            "1) test_humaneval\np.lua:7: You are trying to exit but there is still a running instance of LuaUnit.",
+            "early_exit",
+            "exit",
+        ),
         ("pl", 1, "", "wrong", "a test did not hold"),
         ("pl", 255, "no at p.pl line 2.", "exception", "no at p.pl"),
         ("sh", 1, "", "wrong", "a test did not hold"),
