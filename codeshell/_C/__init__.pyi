@@ -11,6 +11,7 @@ from typing_extensions import Buffer
 from codeshell._C import boosting as boosting
 from codeshell._C import lexical as lexical
 from codeshell._C import ngram as ngram
+from codeshell._C import sandbox as sandbox
 from codeshell._C import secrets as secrets
 from codeshell._C import syntax as syntax
 from codeshell._C._dedup import *  # noqa: F403

@@ -49,7 +49,7 @@ class _Code:
     """What `codeshell.pipeline` asks about the code that `evaluate.tasks` names."""
 
     def fingerprint(self, name: str) -> str:
-        """As `tasks.code_of`: empty for the package's tasks."""
+        """The text of `tasks.code_of`: empty for the package's tasks."""
         from codeshell.evaluate.tasks import code_of
 
         return code_of(name)

@@ -84,7 +84,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
 
 
 def _settings(recipe: Recipe) -> str:
-    """A text that changes with what all tasks read of the recipe; empty for what an earlier version did by default."""
+    """A text that changes with what the tasks read of the recipe."""
     own = {key: value for key, value in to_tree(recipe.evaluate).items() if key != "tasks"}
     text = json.dumps([recipe.seed, own], sort_keys=True)
     return f" settings {hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -92,14 +92,7 @@ def _settings(recipe: Recipe) -> str:
 
 def _execution(settings: Evaluate, output: Path) -> Execution:
     """How the functional tasks of a run do their work; verdicts are kept with its other files."""
-    return Execution(
-        samples=settings.samples or None,
-        temperature=None if settings.temperature == "task" else settings.temperature,
-        top_p=None if settings.top_p == "task" else settings.top_p,
-        limit=settings.problems or None,
-        data=settings.data,
-        journal=output,
-    )
+    return Execution(journal=output).over(settings)
 
 
 def _lacks(task: Task, held_out: Corpus, execution: Execution) -> str:

@@ -88,6 +88,8 @@ PYBIND11_MODULE(_C, module) {
   py::module_ secrets = module.def_submodule("secrets");
   codeshell::bindings::bind_secrets(secrets);
   codeshell::bindings::bind_contamination(secrets);
+  py::module_ sandbox = module.def_submodule("sandbox");
+  codeshell::bindings::bind_sandbox(sandbox);
   codeshell::bindings::bind_cpu(module);
   codeshell::bindings::bind_gate(module);
   codeshell::bindings::bind_kernels(module);

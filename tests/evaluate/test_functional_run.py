@@ -58,7 +58,7 @@ def test_what_is_missing_is_not_run_and_never_zero(tmp_path: Path, monkeypatch: 
     """No data, no isolation, no toolchain: each with its reason, before the model is loaded; other tasks are done."""
     directory = make_run(tmp_path / "run")
 
-    def require(execution: Any, language: str) -> None:
+    def require(execution: Any, language: str, style: str) -> None:
         if language == "lua":
             raise NotRunError("install lua5.4")
         if language == "python":

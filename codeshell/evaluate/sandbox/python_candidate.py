@@ -71,7 +71,8 @@ def execute(code: str, module: types.ModuleType) -> tuple[Any, ...]:
         body = compile(code, FILE, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return ("compile", f"{type(error).__name__}: {error.args[0] if error.args else 'too deep'}{where}")
+        told = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deep"
+        return ("compile", f"{type(error).__name__}: {told}{where}")
     # Where dataclasses and typing look for it.
     sys.modules[module.__name__] = module
     try:
@@ -150,7 +151,7 @@ _NOTHING = values.encode(((), {}))
 def _run_tests(
     module: types.ModuleType, setup: str, tests: str, entry_point: str, wrapped: list[Any], nonce: bytes
 ) -> tuple[Any, ...]:
-    """Execute setup and tests beside the candidate, in its process: the nonce is the proof that they came to their end."""
+    """Execute setup and tests beside the candidate, in its process; the nonce proves that they came to their end."""
     namespace = dict(module.__dict__)
     for name in wrapped:
         if isinstance(namespace.get(name), types.FunctionType):

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from codeshell.evaluate.programs import Limits, Program
 from codeshell.evaluate.sandbox import values
+from codeshell.evaluate.sandbox.levels import Level
 from codeshell.evaluate.sandbox.python_launch import Server, start
 from codeshell.evaluate.verdicts import Judged, Verdict, one_line, tail
 
@@ -35,9 +36,6 @@ __all__ = ["PythonJudge", "version"]
 
 NET = 20.0
 """Seconds beyond the wall limit after which the servers themselves are taken for broken."""
-
-NAMESPACES = 3
-"""The lowest level at which a program has namespaces of its own inside the sandbox (`levels.Level.NAMESPACES`)."""
 
 LAST_WORDS = 1.0
 """Seconds that a process whose channel closed has to end by itself, so that its status is known."""
@@ -84,8 +82,8 @@ class PythonJudge:
         UserError: a sandbox does not start.
     """
 
-    def __init__(self, level: int, limits: Limits | None = None) -> None:
-        self.level = level
+    def __init__(self, level: Level, limits: Limits | None = None) -> None:
+        self.level = Level(level)
         self._limits = limits or Limits()
         self._servers: tuple[Server, Server] | None = None
         self._null = os.open(os.devnull, os.O_RDWR)
@@ -115,6 +113,7 @@ class PythonJudge:
     def _judge(self, program: Program, same_process: bool) -> Judged | None:
         """The verdict; None if the tests turn out to need the candidate's process."""
         limits = {name: getattr(program.limits, name) for name in _LIMITS}
+        limits["namespaces"] = self.level >= Level.NAMESPACES
         try:
             candidate = values.encode({"role": "candidate", "code": program.code, **limits})
             parts = {name: getattr(program, name) for name in ("tests", "setup", "helpers", "entry_point")}
@@ -126,7 +125,12 @@ class PythonJudge:
             try:
                 seen = self._run(candidate, tests, program.limits)
             except _BrokenError:
+                # Tests that run in their server can end it: by one instruction that takes for ever on what they got.
+                too_long = self._servers is not None and self._servers[1].fate(0.5) == signal.SIGXCPU
                 self._end_servers()
+                if too_long:
+                    seconds = program.limits.cpu_seconds
+                    return self._judged(Verdict.CPU_TIME, f"the tests used more than {seconds:g} s on the answers")
                 continue
             except BaseException:
                 # Ctrl-C: what runs is ended, and the servers may be in the middle of a message.
@@ -176,16 +180,14 @@ class PythonJudge:
             verdict, why = Verdict.OUTPUT, f"more than {limits.drained_output >> 20} MiB of output"
         elif verdict == "ended":
             verdict, why = _end_of(seen.candidate, limits)
-        return self._judged(
-            Verdict(verdict), why, tail(seen.output), float(seen.candidate["cpu_seconds"]), mode=mode
-        )
+        return self._judged(Verdict(verdict), why, tail(seen.output), float(seen.candidate["cpu_seconds"]), mode=mode)
 
     def _judged(self, verdict: Verdict, why: str, output: str = "", seconds: float = 0.0, mode: str = "") -> Judged:
         return Judged(verdict, one_line(why), output, seconds, int(self.level), version(), mode)
 
     def _started(self) -> tuple[Server, Server]:
         """The servers. Where programs have no namespaces of their own, each program gets new ones."""
-        if self._servers and self.level < NAMESPACES:
+        if self._servers and self.level < Level.NAMESPACES:
             self._end_servers()
         if self._servers is None:
             candidates = start(self.level, self._limits)

@@ -15,6 +15,22 @@ from dataclasses import dataclass, field
 
 BUILTINS = frozenset(dir(builtins))
 
+STATELESS = frozenset(
+    {
+        *("bisect", "collections", "copy", "fractions", "functools", "hashlib", "heapq", "itertools", "math"),
+        *("random", "re", "statistics", "string", "sys", "typing"),
+    }
+)
+"""Modules that tests may use and leave nothing: `random` is seeded anew for each program, `sys` is read only."""
+
+LEAVING = frozenset(
+    {
+        *("__import__", "breakpoint", "compile", "delattr", "eval", "exec", "exit", "globals", "input", "open"),
+        *("print", "quit", "setattr", "vars"),
+    }
+)
+"""Builtin functions with which code can reach beyond its own names."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -29,6 +45,9 @@ class Needs:
     """The tests use a class of the candidate, so they need its process."""
     call_check: bool = False
     """The tests define `check(candidate)` and leave the call to us."""
+    leaves_nothing: bool = False
+    """Running helpers, setup and tests can change nothing but their own names, so that the next tests may run in the
+    same process. Most sets have nothing but such tests."""
 
 
 def _defined(tree: ast.AST) -> set[str]:
@@ -69,8 +88,8 @@ def needs(tests: str, setup: str = "", helpers: str = "", entry_point: str = "")
     Raises:
         SyntaxError, ValueError: tests or setup are not Python.
     """
-    tree, before = ast.parse(tests), ast.parse(setup)
-    known = _defined(tree) | _defined(before) | _defined(_parsed(helpers))
+    tree, before, prompt = ast.parse(tests), ast.parse(setup), _parsed(helpers)
+    known = _defined(tree) | _defined(before) | _defined(prompt)
     used = _used(tree) | _used(before)
     free = (used - known - BUILTINS) | ({entry_point} if entry_point else set())
     modules = {name for name in _modules(tree) | _modules(before) if name in free}
@@ -92,7 +111,29 @@ def needs(tests: str, setup: str = "", helpers: str = "", entry_point: str = "")
         # Setup builds what the tests pass: `root = Node(1)` and `root.left = Node(2)`.
         classes=bool(free & _used(before)) or any(_is_class(name, free, tree) for name in free),
         call_check=checks and not called and bool(entry_point),
+        leaves_nothing=all(_leaves_nothing(part) for part in (tree, before, prompt)),
     )
+
+
+def _leaves_nothing(tree: ast.AST) -> bool:
+    """Whether code is plainly harmless to what runs after it. Doubt is a no: the tests then get their own process."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            if not all(alias.name.partition(".")[0] in STATELESS for alias in node.names):
+                return False
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or (node.module or "").partition(".")[0] not in STATELESS:
+                return False
+        elif isinstance(node, ast.Attribute):
+            # `sys.setrecursionlimit(…)`, `math.pi = 3`, `f.__globals__`, `random.seed = …`, `sys.modules[…] = …`.
+            if not isinstance(node.ctx, ast.Load) or node.attr.startswith(("__", "set", "modules", "path", "argv")):
+                return False
+        elif isinstance(node, ast.Name):
+            if node.id in LEAVING or (node.id.startswith("__") and node.id != "__name__"):
+                return False
+        elif isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.Try | ast.TryStar | ast.With | ast.Global):
+            return False
+    return True
 
 
 def _modules(tree: ast.AST) -> set[str]:
@@ -133,18 +174,18 @@ def _is_class(name: str, free: set[str], tree: ast.AST) -> bool:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id == name:
                 calls.add(id(node.func))
+            elif node.func.id == "check":
+                calls.update(id(part) for part in node.args)
             elif node.func.id in free and any(name in _used(part) for part in [*node.args, *node.keywords]):
                 return True  # max_chain_length([Pair(5, 24)])
         # Stack().push(1); s = Stack(); with Pool() as p
         parts: list[ast.AST | None] = []
-        if isinstance(node, ast.Attribute):
-            parts = [node.value]
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr):
+        if isinstance(node, ast.Attribute | ast.Assign | ast.AnnAssign | ast.NamedExpr):
             parts = [node.value]
         elif isinstance(node, ast.With):
             parts = [item.context_expr for item in node.items]
         for part in parts:
             if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == name:
                 return True
-    # Named without a call: isinstance(x, Pair), assertRaises(StackError).
+    # Named without a call: isinstance(x, Pair), assertRaises(StackError); but check(Strongest_Extension) tests it.
     return any(isinstance(node, ast.Name) and node.id == name and id(node) not in calls for node in ast.walk(tree))

@@ -5,6 +5,10 @@ programs usually import, so that a program costs a fork and not the start of an 
 pid, mount and ipc namespaces with fresh folders, under its limits and without capabilities
 (`_C.sandbox.fork_program`); when its first process ends, the system ends all others of it.
 
+Candidates always have a process of their own. Tests have one, too, unless they are plainly unable to leave something
+for the tests after them (`python_names.Needs.leaves_nothing`): these run in their server. Half of the cost of a program
+is its processes, mostly page faults after a fork.
+
 Requests come on the control socket, a message of `values` with open files:
 
     {"role": "candidate", "code": …, limits}                  with: lifeline, channel to the tests, output
@@ -18,10 +22,14 @@ This file runs inside the sandbox and imports the standard library and the exten
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import importlib
+import math
 import os
+import random
+import resource
 import select
 import signal
 import socket
@@ -29,12 +37,25 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from codeshell.evaluate.sandbox import python_candidate, python_confine, python_names, python_tests, values
+from codeshell import _C
+from codeshell.evaluate.sandbox import python_candidate, python_names, python_tests, values
 
 USUAL = (
     *("abc", "array", "ast", "bisect", "calendar", "cmath", "collections.abc", "contextlib", "copy", "ctypes"),
     *("dataclasses", "datetime", "decimal", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io"),
-    *("itertools", "json", "linecache", "math", "numbers", "operator", "queue", "random", "re", "reprlib", "statistics"),
+    *(
+        "itertools",
+        "json",
+        "linecache",
+        "math",
+        "numbers",
+        "operator",
+        "queue",
+        "random",
+        "re",
+        "reprlib",
+        "statistics",
+    ),
     *("string", "struct", "sys", "textwrap", "threading", "time", "traceback", "typing", "unicodedata"),
 )
 """What candidates import most. Others cost their import."""
@@ -57,10 +78,35 @@ def _child(request: dict[str, Any], files: list[int]) -> NoReturn:
         os.close(files[1])
         channel = socket.socket(fileno=files[0])
         if request["role"] == "candidate":
+            # Whoever draws random numbers gets the same ones each time, so that a verdict can be had again.
+            random.seed(0)
             python_candidate.serve(channel, request["code"])
-        python_tests.judge(channel, socket.socket(fileno=files[2]), request)
+        python_tests.judge(channel, socket.socket(fileno=files[2]), request, python_tests.analysed(request))
+        os._exit(0)
     finally:
         os._exit(1)
+
+
+def _judge_here(request: dict[str, Any], files: list[int], needs: python_names.Needs) -> dict[str, Any]:
+    """Run tests that leave nothing in this process, which saves them a fork; the reply."""
+    before, seconds = time.process_time(), request["cpu_seconds"]
+
+    def too_long(*_: object) -> NoReturn:
+        raise python_tests.TestsTooLongError(f"the tests used more than {seconds:g} s of CPU time")
+
+    # The handler runs between two instructions of Python. A single one that takes long, such as building a set of
+    # numbers with one hash, is ended with the server by the system's own limit; the controller starts another.
+    signal.signal(signal.SIGPROF, too_long)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(before + seconds + GRACE / 4), most))
+    channel, output, reports = files
+    os.close(output)
+    with socket.socket(fileno=channel) as asks, socket.socket(fileno=reports) as tells:
+        python_tests.judge(asks, tells, request, needs)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    spent = time.process_time() - before
+    return {"status": 0, "signal": None, "cause": "ended", "cpu_seconds": spent, "peak_memory": 0}
 
 
 def _watch(lifeline: int, pid: int, request: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +126,7 @@ def _watch(lifeline: int, pid: int, request: dict[str, Any]) -> dict[str, Any]:
             if lifeline in ready:
                 cause = "stopped"
                 break
-            cpu, memory = python_confine.usage(pid)
+            cpu, memory = _C.sandbox.program_usage()
             peak = max(peak, memory)
             if cpu >= request["cpu_seconds"]:
                 cause = "cpu_time"
@@ -95,7 +141,6 @@ def _watch(lifeline: int, pid: int, request: dict[str, Any]) -> dict[str, Any]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     _, status, spent = os.wait4(pid, 0)
-    python_confine.reap()
     own = spent.ru_utime + spent.ru_stime
     code = os.waitstatus_to_exitcode(status)
     if cause == "ended" and code < 0 and own >= request["cpu_seconds"]:
@@ -121,13 +166,25 @@ def serve(control: socket.socket) -> None:
         if data is None:
             return
         request = values.decode(data)
-        pid = python_confine.fork(request, files)
-        if pid == 0:
-            _child(request, files)
-        for descriptor in files:
-            os.close(descriptor)
         del data
-        reply = _watch(lifeline, pid, request)
+        needs = python_tests.analysed(request) if request["role"] == "tests" else ""
+        if isinstance(needs, python_names.Needs) and needs.leaves_nothing:
+            reply = _judge_here(request, files, needs)
+        else:
+            pid = _C.sandbox.fork_program(
+                cpu_seconds=request["cpu_seconds"] + GRACE,
+                address_space=request["memory"],
+                processes=request["processes"],
+                file_bytes=request["file_bytes"],
+                files=request["files"],
+                keep_fds=files,
+                namespaces=request["namespaces"],
+            )
+            if pid == 0:
+                _child(request, files)
+            for descriptor in files:
+                os.close(descriptor)
+            reply = _watch(lifeline, pid, request)
         del request
         os.close(lifeline)
         values.send(control, values.encode(reply))
@@ -142,6 +199,8 @@ def main() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "codeshell"]:
         del sys.modules[name]
     sys.argv = [""]
+    # Programs expect these; `site`, which has them, would look for packages.
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     # Line by line: what a program printed before it was killed is not lost.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]

@@ -14,8 +14,11 @@ This file runs inside the sandbox and imports the standard library only.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import functools
 import importlib
 import os
+import random
 import reprlib
 import socket
 import sys
@@ -31,6 +34,10 @@ FILE = "<tests>"
 
 class CandidateError(Exception):
     """An exception of the candidate that has no builtin type, or cannot be made from its arguments."""
+
+
+class TestsTooLongError(BaseException):
+    """The tests used up their CPU time. It comes from the timer of the server that runs them."""
 
 
 class NoFormError(ValueRefusedError):
@@ -93,12 +100,23 @@ _STRANGERS: dict[str, type[Stranger]] = {
 }
 
 
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
 def short(value: Any) -> str:
     """A value for a message."""
     try:
-        return reprlib.repr(value)
+        return _short.repr(value)
     except Exception:
         return f"<{type(value).__name__}>"
+
+
+def described(names: list[Any], arguments: tuple[Any, ...], line: int) -> str:
+    """An exception of the candidate, for a message."""
+    name = names[0] if names and type(names[0]) is str else "?"
+    where = f" in line {line} of the candidate" if line else ""
+    return f"{name}({', '.join(map(short, arguments[:2]))}){where}"
 
 
 class Candidate:
@@ -166,20 +184,22 @@ class Candidate:
         except OSError:
             self.lose("ended", "it ended before the tests did")
         call = target if question == "call" else f"its {question}"
-        match self.receive():
+        return self._answer(str(call), (positional, named), self.receive())
+
+    def _answer(self, call: str, arguments: tuple[Any, ...], answer: tuple[Any, ...]) -> Any:
+        """What an answer says: a value to return, an exception to raise, or the end."""
+        match answer:
             case ("value", result, changed):
-                self._carry_back((positional, named), changed)
+                self._carry_back(arguments, changed)
                 self.last = f"{call} gave {short(result)}"
                 return result
-            case ("raised", list(names), tuple(arguments), int(line), *rest):
+            case ("raised", list(names), tuple(told), int(line), *rest):
                 if rest:
-                    self._carry_back((positional, named), rest[0])
-                error_ = exception(names, arguments)
-                self.raised.append(error_)
-                where = f" in line {line} of the candidate" if line else ""
-                told = ", ".join(short(argument) for argument in arguments[:2])
-                self.last = f"{call} raised {short(names[0])[1:-1] if names else '?'}({told}){where}"
-                raise error_
+                    self._carry_back(arguments, rest[0])
+                error = exception(names, told)
+                self.raised.append(error)
+                self.last = f"{call} raised {described(names, told, line)}"
+                raise error
             case ("exit", status):
                 self.lose("early_exit", f"{call} ended the process with status {short(status)}")
             case ("missing", str(name)):
@@ -188,7 +208,7 @@ class Candidate:
                 self.lose("memory", f"MemoryError in {call}")
             case ("refused", str(why)):
                 self.lose("wrong", f"{call} gave {why}")
-        self.lose("exception", "the candidate's answer is not of the protocol")
+        return self.lose("exception", "the candidate's answer is not of the protocol")
 
     def _carry_back(self, arguments: Any, changed: Any) -> None:
         """Change the tests' own lists, sets and dicts as the call has changed those that were sent."""
@@ -261,6 +281,11 @@ def _failing_line(error: BaseException, source: str) -> str:
     return f"{lines[line - 1].strip()[:200]!s}" if 0 < line <= len(lines) else ""
 
 
+@functools.lru_cache(maxsize=16)
+def _compiled(source: str, file: str) -> types.CodeType:
+    return compile(source, file, "exec", dont_inherit=True)
+
+
 def _run(candidate: Candidate, request: dict[str, Any], needs: python_names.Needs) -> None:
     """Execute helpers, setup and tests. Raises what a failing test raises."""
     module = types.ModuleType("__main__")
@@ -269,16 +294,14 @@ def _run(candidate: Candidate, request: dict[str, Any], needs: python_names.Need
     namespace = module.__dict__
     if request["helpers"]:
         # The prompt may hold functions that the tests call. What it needs of its end is not here, so it may fail.
-        try:
-            exec(compile(request["helpers"], "<prompt>", "exec", dont_inherit=True), namespace)
-        except Exception:
-            pass
+        with contextlib.suppress(Exception):
+            exec(_compiled(request["helpers"], "<prompt>"), namespace)
     for name in needs.modules:
         namespace[name] = importlib.import_module(name)
     for name in needs.stubs:
         namespace[name] = stub(candidate, name)
-    exec(compile(request["setup"], "<setup>", "exec", dont_inherit=True), namespace)
-    exec(compile(request["tests"], FILE, "exec", dont_inherit=True), namespace)
+    exec(_compiled(request["setup"], "<setup>"), namespace)
+    exec(_compiled(request["tests"], FILE), namespace)
     if needs.call_check:
         namespace["check"](namespace[needs.entry_point])
     if "unittest" in sys.modules and not candidate.calls:
@@ -299,20 +322,28 @@ def _run_cases(namespace: dict[str, Any]) -> None:
         raise AssertionError(text.strip().splitlines()[-1])
 
 
-def verdict(candidate: Candidate, request: dict[str, Any]) -> tuple[str, str, str]:
-    """Run the tests; (verdict, why, mode)."""
+def analysed(request: dict[str, Any]) -> python_names.Needs | str:
+    """What the tests of a request need of the candidate; if they are no Python, why not."""
     try:
-        needs = python_names.needs(request["tests"], request["setup"], request["helpers"], request["entry_point"])
+        return _needs(request["tests"], request["setup"], request["helpers"], request["entry_point"])
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return ("not_run", f"the tests do not compile: {type(error).__name__}: {error}", "")
+        return f"the tests do not compile: {type(error).__name__}: {error}"
+
+
+# Many programs of one problem follow one another.
+_needs = functools.lru_cache(maxsize=8)(python_names.needs)
+
+
+def verdict(candidate: Candidate, request: dict[str, Any], needs: python_names.Needs | str) -> tuple[str, str, str]:
+    """Run the tests; (verdict, why, mode)."""
+    if isinstance(needs, str):
+        return ("not_run", needs, "")
     try:
         match candidate.receive():
             case ("loaded", list()):
                 pass
-            case ("raised", list(names), tuple(arguments), int(line), *_):
-                told = ", ".join(short(argument) for argument in arguments[:2])
-                name = names[0] if names and type(names[0]) is str else "?"
-                return ("exception", f"{name}({told}) in line {line} of the candidate", "")
+            case ("raised", list(names), tuple(told), int(line), *_):
+                return ("exception", described(names, told, line), "")
             case ("exit", status):
                 return ("early_exit", f"the code ended the process with status {short(status)}", "")
             case ("compile", str(why)):
@@ -348,6 +379,8 @@ def _separate(candidate: Candidate, request: dict[str, Any], needs: python_names
         report = ("pass", "", "") if ended else ("wrong", f"the tests ended with {short(error.code)}", "")
     except CandidateLostError:
         report = ("exception", "", "")
+    except TestsTooLongError as error:
+        return ("cpu_time", f"{error}; {candidate.last}", "")
     except BaseException as error:
         own = not any(error is other for other in candidate.raised)
         why = f"{type(error).__name__}: {error}; in {_failing_line(error, request['tests'])}"
@@ -371,10 +404,8 @@ def _same_process(candidate: Candidate, request: dict[str, Any], needs: python_n
             return ("pass", "", mode)
         case ("wrong", str(line)):
             return ("wrong", line, mode)
-        case ("raised", list(names), tuple(arguments), int(line), *_):
-            told = ", ".join(short(argument) for argument in arguments[:2])
-            where = f" in line {line} of the candidate" if line else ""
-            return ("exception", f"{names[0] if names else '?'}({told}){where}", mode)
+        case ("raised", list(names), tuple(told), int(line), *_):
+            return ("exception", described(names, told, line), mode)
         case ("exit", status):
             return ("early_exit", f"the process ended with status {short(status)}", mode)
         case ("missing", str(name)):
@@ -384,9 +415,12 @@ def _same_process(candidate: Candidate, request: dict[str, Any], needs: python_n
     return ("exception", "the tests did not come to their end", mode)
 
 
-def judge(channel: socket.socket, reports: socket.socket, request: dict[str, Any]) -> NoReturn:
+def judge(
+    channel: socket.socket, reports: socket.socket, request: dict[str, Any], needs: python_names.Needs | str
+) -> None:
     """Judge one candidate and send the report."""
-    report = verdict(Candidate(channel), request)
+    # Tests draw random numbers; each program gets the same ones.
+    random.seed(0)
+    report = verdict(Candidate(channel), request, needs)
     cleaned = tuple(part.encode("utf-8", "replace").decode()[:1000] for part in report)
     values.send(reports, values.encode(cleaned))
-    os._exit(0)

@@ -1,4 +1,4 @@
-"""Values of exact builtin types as bytes, and messages of them over a socket: all that a candidate and its judge exchange.
+"""Values of exact builtin types as bytes, and messages of them: all that a candidate and its judge exchange.
 
 The format has one tag per value and holds None, bool, int, float (by its bits), complex, str, bytes, bytearray, list,
 tuple, set, frozenset, dict and range. A subclass travels as its base, so that no method of the candidate reaches the
@@ -128,7 +128,7 @@ def encode(value: Any, export: Callable[[Any], Handle] | None = None, share: boo
                 add(b"N")
                 continue
             # A subclass is read by the methods of its base alone.
-            base = kind if kind in _BASES else next((base for base in _BASES if base in _mro(kind)), None)
+            base: Any = kind if kind in _BASES else next((base for base in _BASES if base in _mro(kind)), None)
             if base in _TAGS:
                 if share and base in _MUTABLE:
                     number = opened.get(id(item))
@@ -362,8 +362,8 @@ def receive(channel: socket.socket) -> bytes | None:
     Raises:
         ValueRefusedError: the message says that it is longer than a value may be. Nothing was allocated for it.
     """
-    # One call reads a small message with its size.
-    data = channel.recv(1 << 16)
+    # Never more than this message: what comes after it is the answer to the next question, if it ever is one.
+    data = channel.recv(4)
     return rest(channel, data) if data else None
 
 
@@ -377,11 +377,8 @@ def rest(channel: socket.socket, data: bytes) -> bytes | None:
     (size,) = _SIZE.unpack_from(data)
     if size > MAX_BYTES:
         raise ValueRefusedError(f"a message of {size:,} bytes; the limit is {MAX_BYTES:,}")
-    # Questions and answers alternate, so nothing may follow a message before the next question.
-    if len(data) > size + 4:
-        raise ValueRefusedError("bytes that are no value: something follows the message")
-    parts = [data[4:]]
-    missing = size + 4 - len(data)
+    parts = []
+    missing = size
     while missing:
         part = channel.recv(min(missing, 1 << 20))
         if not part:

@@ -3,6 +3,7 @@
     cpp   precompiled headers: a C++ program takes 0.3 s of CPU time instead of 1.7
     java  a class archive of the compiler: javac takes 0.55 s instead of 1.25
     go    Go's own cache of compiled libraries: without it every program compiles those that it imports
+    rs    crates that some of HumanEval-X's programs use, from the sources that Debian's packages bring
 
 They lie in `codeshell/toolchains/` below $XDG_CACHE_HOME (~/.cache if that is not set), at most about 150 MB, each in a
 folder named after the compiler's path and version. Deleting them is safe. Only this machine's own compilers, on texts
@@ -24,14 +25,28 @@ from pathlib import Path
 
 from codeshell.evaluate.sandbox.toolchains.compose import GO_PACKAGES, HUMANEVAL_X_HEADERS
 
-__all__ = ["HEADERS", "class_archive", "folder", "go_cache", "headers", "run_here"]
+__all__ = ["HEADERS", "class_archive", "crates", "externs", "folder", "go_cache", "headers", "run_here"]
 
 HEADERS = {
     # assert.h is first in MultiPL-E's programs; a precompiled header serves only if it comes before all others.
     "everything.hpp": "#include <assert.h>\n#include <bits/stdc++.h>\n",
     "common.hpp": "#include <assert.h>\n" + "".join(f"#include <{name}>\n" for name in HUMANEVAL_X_HEADERS),
+    "no-cstring.hpp": "#include <assert.h>\n"
+    + "".join(f"#include <{name}>\n" for name in HUMANEVAL_X_HEADERS if name != "cstring"),
 }
-"""The headers that are precompiled, by file name."""
+"""The headers that C++ programs are compiled with, by file name."""
+
+PRECOMPILED = ("everything.hpp", "common.hpp")
+"""Those of them that many programs use."""
+
+CRATES = Path("/usr/share/cargo/registry")
+"""Where Debian puts the sources of crates."""
+
+DEFAULT_OPTIONS = '"*"'
+CRATE_OPTIONS = {
+    # Its default features need more packages, and make it faster, not other.
+    "regex": '{ version = "*", default-features = false, features = ["std", "unicode"] }',
+}
 
 SECONDS = 300
 """Seconds that one command may take here, on a busy machine; a precompiled header takes 5."""
@@ -69,11 +84,11 @@ def run_here(command: Sequence[str], cwd: str | Path | None = None, environment:
 
 
 def headers(compiler: str, version: str, flags: Sequence[str]) -> Path | None:
-    """A folder with the `HEADERS` and a precompiled form beside each; None if there is no place for it."""
+    """A folder with the `PRECOMPILED` headers and their precompiled forms; None if there is no place for it."""
 
     def make(target: Path) -> None:
-        for name, text in HEADERS.items():
-            (target / name).write_text(text)
+        for name in PRECOMPILED:
+            (target / name).write_text(HEADERS[name])
             run_here([compiler, *flags, "-x", "c++-header", name, "-o", f"{name}.gch"], cwd=target)
 
     return _prepared("headers", [compiler, version, *flags, *HEADERS.values()], make)
@@ -84,10 +99,11 @@ def class_archive(compiler: str, version: str, flags: Sequence[str]) -> Path | N
     place for it."""
 
     def make(target: Path) -> None:
-        # The compiler writes the archive when it ends, of the classes that it has loaded: this text uses what tests use.
+        # The compiler writes the archive when it ends, of the classes that it has loaded.
         (target / "Example.java").write_text(_JAVA)
         run_here(
-            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"], cwd=target
+            [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"],
+            cwd=target,
         )
         if not (target / "javac.jsa").exists():
             raise FileNotFoundError(f"{compiler} wrote no class archive")
@@ -107,7 +123,9 @@ def go_cache(compiler: str, version: str, libraries: str, environment: dict[str,
     packages += ["github.com/stretchr/testify/assert"] * testify
 
     def make(target: Path) -> None:
-        text = "package example_test\n\nimport (\n" + "".join(f'\t_ "{name}"\n' for name in packages if name != "testing")
+        text = "package example_test\n\nimport (\n" + "".join(
+            f'\t_ "{name}"\n' for name in packages if name != "testing"
+        )
         with tempfile.TemporaryDirectory() as work:
             test = Path(work) / "example_test.go"
             test.write_text(f'{text}\t"testing"\n)\n\nfunc TestExample(t *testing.T) {{}}\n')
@@ -115,6 +133,42 @@ def go_cache(compiler: str, version: str, libraries: str, environment: dict[str,
             run_here(command, cwd=work, environment=environment | {"GOCACHE": str(target)})
 
     return _prepared("go", [compiler, version, *packages], make)
+
+
+def crates(cargo: str, compiler: str, version: str, names: Sequence[str]) -> Path | None:
+    """A folder with the compiled crates and what they depend on; None if their sources are not there.
+
+    Args:
+        cargo: the package manager, which works without a network here.
+        compiler: rustc.
+        names: the crates, which Debian's packages librust-NAME-dev put into `CRATES`.
+    """
+    if not all(any(CRATES.glob(f"{name}-[0-9]*")) for name in names):
+        return None
+
+    def make(target: Path) -> None:
+        rows = "".join(f"{name} = {CRATE_OPTIONS.get(name, DEFAULT_OPTIONS)}\n" for name in names)
+        with tempfile.TemporaryDirectory() as work:
+            (Path(work) / "src").mkdir()
+            (Path(work) / "src" / "lib.rs").write_text("")
+            (Path(work) / "Cargo.toml").write_text(
+                f'[package]\nname = "crates"\nversion = "0.1.0"\n\n[dependencies]\n{rows}\n[profile.dev]\ndebug = 0\n'
+            )
+            sources = ["source.crates-io.replace-with='debian'", f"source.debian.directory='{CRATES}'"]
+            command = [cargo, "build", "--offline", *(part for text in sources for part in ("--config", text))]
+            run_here(command, cwd=work, environment={"RUSTC": compiler, "CARGO_HOME": f"{work}/home"})
+            for library in (Path(work) / "target" / "debug" / "deps").glob("*.rlib"):
+                shutil.copyfile(library, target / library.name)
+
+    return _prepared("crates", [cargo, compiler, version, *names], make)
+
+
+def externs(folder: Path, names: Sequence[str]) -> list[str]:
+    """The options of rustc that name compiled crates in their folder."""
+    options = ["-L", f"dependency={folder}"]
+    for name in names:
+        options += ["--extern", f"{name}={next(folder.glob(f'lib{name}-*.rlib'))}"]
+    return options
 
 
 def _prepared(kind: str, key: Sequence[str], make: Callable[[Path], None]) -> Path | None:

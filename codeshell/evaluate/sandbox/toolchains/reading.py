@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codeshell.evaluate.programs import Limits
@@ -25,7 +26,8 @@ def compiler(row: Row, outcome: Outcome, limits: Limits, tool: str) -> tuple[Ver
     if outcome.status == 0:
         return None
     text = _text(outcome)
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Go's lines with # only name the package.
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     first = next((line for line in lines if re.search(r"\berror\b", line, re.I)), lines[0] if lines else "")
     return Verdict.COMPILE, one_line(first or f"{tool} ended with {_ended(outcome)} and said nothing")
 
@@ -41,18 +43,29 @@ def program(row: Row, outcome: Outcome, limits: Limits, nonce: Nonce) -> tuple[V
     proved = nonce.whole in outcome.stdout
     if proved and outcome.status == 0:
         return Verdict.PASS, ""
-    text = nonce.removed(_text(outcome).encode()).decode()
+    # The nonce differs from run to run, and reasons do not.
+    outcome = replace(outcome, stdout=nonce.removed(outcome.stdout), stderr=nonce.removed(outcome.stderr))
+    text = _text(outcome)
     if proved:
-        return Verdict.EXCEPTION, one_line(f"the tests held, then it ended with {_ended(outcome)}: {_last(outcome)}")
+        why = f"the tests held, then it ended with {_ended(outcome)}"
+        said = _last(outcome)
+        return Verdict.EXCEPTION, one_line(f"{why}: {said}" if said else why)
     if outcome.status == 0:
         return Verdict.EARLY_EXIT, "it ended with status 0 before the tests did"
-    patterns = ((Verdict.MEMORY, row.memory), (Verdict.COMPILE, row.broken), (Verdict.EXCEPTION, row.raised))
-    for verdict, pattern in (*patterns, (Verdict.WRONG, row.wrong)):
+    patterns = (
+        (Verdict.MEMORY, row.memory),
+        (Verdict.EARLY_EXIT, row.left),
+        (Verdict.COMPILE, row.broken),
+        (Verdict.EXCEPTION, row.raised),
+        (Verdict.WRONG, row.wrong),
+    )
+    for verdict, pattern in patterns:
         if pattern and (found := re.search(pattern, text, re.M)):
             return verdict, one_line(_around(text, found))
     if outcome.status is not None and outcome.status == row.wrong_status:
         return Verdict.WRONG, one_line(_last(outcome)) or "a test did not hold"
-    said = _last(outcome)
+    named = re.search(row.says, text, re.M)
+    said = _around(text, named) if named else _last(outcome)
     return Verdict.EXCEPTION, one_line(f"{_ended(outcome)}: {said}" if said else _ended(outcome))
 
 
@@ -61,7 +74,10 @@ def _limit(outcome: Outcome, limits: Limits) -> tuple[Verdict, str]:
     if cause == "cpu_time":
         return Verdict.CPU_TIME, f"more than {limits.cpu_seconds:g} s of CPU time"
     if cause == "wall_time":
-        return Verdict.WALL_TIME, f"more than {limits.wall_seconds:g} s, of which {outcome.cpu_seconds:.1f} s of CPU time"
+        return (
+            Verdict.WALL_TIME,
+            f"more than {limits.wall_seconds:g} s, of which {outcome.cpu_seconds:.1f} s of CPU time",
+        )
     if cause == "memory":
         return Verdict.MEMORY, f"more than {limits.memory >> 20} MiB of memory"
     if cause == "output":

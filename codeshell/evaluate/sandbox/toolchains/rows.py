@@ -1,7 +1,12 @@
-"""The table of languages, `languages.toml`: one row says how programs of a language are compiled, run and judged.
+"""The table of languages, one file each in `languages/`: how its programs are compiled, run and judged.
 
-A language is known by its short name, which is MultiPL-E's ("js", "rs", "jl"), and by its aliases ("javascript",
-"rust", "julia"). Python has no row: its candidates and tests live in different processes (`sandbox.python_judge`).
+A language is known by its short name, which is MultiPL-E's ("js", "rs", "jl") and the file's, and by its aliases
+("javascript", "rust", "julia"). Python has no row: its candidates and tests live in different processes
+(`sandbox.python_judge`).
+
+A proof of end prints the program's nonce after the last assertion. It is written in two halves, @A@ and @B@, that only
+running code joins: a compiler that quotes the line, or PHP that prints the rest of a file as text, does not print the
+nonce.
 
 In commands, files, environment and proofs these placeholders are filled in:
 
@@ -11,8 +16,9 @@ In commands, files, environment and proofs these placeholders are filled in:
     @CLASSPATH@    Java: the working folder, and the jars that the tests use
     @ARCHIVE@      Java: the option that names the compiler's class archive; nothing without one
     @HEADER@       C++: the header that is included first, precompiled
-    @LIBRARIES@    C++: options of the linker; nothing as a rule
+    @LINK@         C++: options of the linker; nothing as a rule
     @EDITION@      Rust: the edition of the language
+    @EXTERN@       Rust: the crates that are used; nothing as a rule
     @PACKAGE@ @GOPATH@ @GOCACHE@    Go: the package's name, the folder of libraries, the cache of compiled ones
 """
 
@@ -21,7 +27,6 @@ from __future__ import annotations
 import functools
 import tomllib
 from importlib import resources
-from typing import Any
 
 import msgspec
 
@@ -54,17 +59,23 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Library(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Something beside the toolchain that the tests of some styles use; exactly one of the three ways to look for it."""
+    """Something beside the toolchain that some tests need, with one way to look for it."""
 
     package: str
     styles: tuple[str, ...] = ()
     """The styles of tests that need it; all if empty."""
+    uses: str = ""
+    """Pattern of the programs that need it; all of these styles if empty."""
     command: tuple[str, ...] = ()
-    """Arguments of the first tool that succeed if it is there."""
+    """Look for it by this command: arguments of the first tool that succeed if it is there."""
     jar: str = ""
-    """A pattern of file names on the class path and in /usr/share/java."""
-    folder: str = ""
-    """A folder in the `src` of Go's libraries."""
+    """Look for a jar with a name of this pattern, on CLASSPATH and in /usr/share/java."""
+    file: str = ""
+    """Look for this file or folder."""
+    crates: tuple[str, ...] = ()
+    """Look for crates of Rust in Debian's registry, and compile them once."""
+    environment: dict[str, str] = {}
+    """Environment of the programs that use it."""
 
 
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +101,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewrite: tuple[Replace, ...] = ()
     """Changes of the tests."""
     proof: tuple[Replace, ...] = ()
-    """What prints the nonce; none where one of `files` does."""
+    """What prints the nonce: the first whose pattern is in the tests. None where one of `files` prints it."""
     environment: dict[str, str] = {}
     binds: tuple[str, ...] = ()
     """Patterns of files and folders of this machine, outside /usr, that the toolchain reads."""
@@ -98,10 +109,14 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """CPU seconds of the compiler, if the program's own limit is lower."""
     address_space: bool = True
     """Whether its address space may be limited. Virtual machines reserve far more than they use."""
+    left: str = ""
+    """Pattern of output that says that the candidate tried to end the program."""
     broken: str = ""
     """Pattern of output that says that the text is no program, where no compiler does by its status."""
     wrong: str = ""
     """Pattern of output that says that a test did not hold."""
+    says: str = r"^.*(?:\b[\w.]*(?:Error|Exception)\b|\bpanic\b|[Ff]atal error).*"
+    """Pattern of the line that names an exception, for the reason; without one, the last line is given."""
     raised: str = ""
     """Pattern of output that says that a test ended by an exception; it counts before `wrong`."""
     memory: str = ""
@@ -113,10 +128,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @functools.cache
 def table() -> dict[str, Row]:
-    """The rows by short name, in the order of the file."""
-    text = resources.files(__package__).joinpath("languages.toml").read_text(encoding="utf-8")
-    read: dict[str, Any] = tomllib.loads(text)
-    return {name: msgspec.convert(row, Row) for name, row in read.items()}
+    """The rows by short name, in alphabetical order."""
+    files = sorted(resources.files(__package__).joinpath("languages").iterdir(), key=lambda file: file.name)
+    texts = {file.name.removesuffix(".toml"): file.read_text(encoding="utf-8") for file in files}
+    return {name: msgspec.convert(tomllib.loads(text), Row) for name, text in texts.items()}
 
 
 def names() -> list[str]:

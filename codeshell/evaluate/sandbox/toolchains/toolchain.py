@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import re
 import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from codeshell.errors import UserError
@@ -63,7 +63,7 @@ class Toolchain:
             raise UserError(f"--toolchain {self.language}={root}: no {wanted} in its usr/bin, bin or opt/*/bin")
         self._lock = threading.RLock()
         self._version = ""
-        self._lacks: dict[Library, bool] = {}
+        self._lacks: dict[str, bool] = {}
         self._works: set[int] = set()
         """The levels at which a program has passed."""
 
@@ -76,7 +76,7 @@ class Toolchain:
         if self.build is None:
             return f"install {self.row.builds[0].package}"
         for library in self.row.libraries:
-            if (not library.styles or style in library.styles) and self._lack(library):
+            if not library.uses and (not library.styles or style in library.styles) and self._lack(library):
                 return f"install {library.package}"
         return None
 
@@ -118,20 +118,27 @@ class Toolchain:
             judged = self._judge(Program(self.language, self.row.check.code, self.row.check.tests, style=""), level)
             if judged.verdict is not Verdict.PASS:
                 raise UserError(
-                    f"{self.row.title}: {self.version()} does not work inside the sandbox at level {int(level)}: its own "
-                    f"check ends with {judged.verdict}, {judged.why or 'which says nothing'}"
+                    f"{self.row.title}: {self.version()} does not work in the sandbox at level {int(level)}: its check "
+                    f"ends with {judged.verdict}, {judged.why or 'which says nothing'}"
                 )
             self._works.add(int(level))
 
     def _judge(self, program: Program, level: Level) -> Judged:
         missing = self.missing(program.style)
         if missing or self.build is None:
-            return Judged(Verdict.NOT_RUN, f"{self.row.title}: {missing}", toolchain=self.build.name if self.build else "")
+            return Judged(
+                Verdict.NOT_RUN, f"{self.row.title}: {missing}", toolchain=self.build.name if self.build else ""
+            )
         nonce = Nonce.new()
         composed = compose(self.language, self.row, program, nonce)
         if composed.cannot:
             return Judged(Verdict.NOT_RUN, one_line(composed.cannot), toolchain=self.version())
+        used = self._used(composed, program.style)
+        for library in used:
+            if self._lack(library):
+                return Judged(Verdict.NOT_RUN, f"{self.row.title}: install {library.package}", toolchain=self.version())
         values, files, binds = self._prepare(composed, program)
+        more = {name: text for library in used for name, text in library.environment.items()}
         outcomes: list[Outcome] = []
         verdict = None
         with self._box(level, program.limits, binds) as box:
@@ -143,7 +150,7 @@ class Toolchain:
                 if verdict:
                     break
             else:
-                outcomes.append(self._run(box, self.build.run, values, program.limits))
+                outcomes.append(self._run(box, self.build.run, values, program.limits, more))
                 verdict = reading.program(self.row, outcomes[-1], program.limits, nonce)
         assert verdict is not None
         last = outcomes[-1]
@@ -166,12 +173,13 @@ class Toolchain:
         values["HEAP"] = str(max(64, min(1024, program.limits.memory >> 22)))
         binds = [tool.bind for tool in self._tools.values() if tool.bind]
         if self.root is None:
-            binds += [path for pattern in self.row.binds for path in sorted(glob.glob(pattern))]
+            binds += [str(path) for pattern in self.row.binds for path in sorted(Path("/").glob(pattern.lstrip("/")))]
         if self.language == "java":
             found = [path for library in self.row.libraries for path in detect.jars(library.jar, self.root)]
             values["CLASSPATH"] = ":".join([".", *found[:1]])
             binds += [path for path in found[:1] if self.root is None and detect.outside(path)]
             values["ARCHIVE"] = ""
+        values["EXTERN"] = ""
         if self.language == "go":
             values |= {"GOPATH": GO_LIBRARIES, "GOCACHE": "/tmp/go-cache"}
         if self.language == "cpp":
@@ -179,10 +187,14 @@ class Toolchain:
             files[header] = caches.HEADERS[header]
         if self.root is None and (prepared := self._prepared()):
             binds.append(str(prepared))
-            if self.language == "cpp":
+            if self.language == "cpp" and values["HEADER"] in caches.PRECOMPILED:
                 values["HEADER"] = f"{prepared}/{values['HEADER']}"
             values["ARCHIVE"] = f"-J-XX:SharedArchiveFile={prepared}/javac.jsa"
             values["GOCACHE"] = str(prepared)
+        if wanted := values.get("CRATES"):
+            folder = self._crates(next(library for library in self.row.libraries if library.crates))
+            values["EXTERN"] = "\n".join(caches.externs(folder, wanted.split()) if folder else [])
+            binds.append(str(folder))
         return values, files, binds
 
     def _prepared(self) -> Path | None:
@@ -205,17 +217,32 @@ class Toolchain:
         # Everything is at its own path inside, so that the levels without a root of their own find it, too.
         return launch.Session(level, limits, [launch.Bind(path, path) for path in binds], root)
 
-    def _run(self, box: Session, command: tuple[str, ...], values: Mapping[str, str], limits: Limits) -> Outcome:
+    def _run(
+        self,
+        box: Session,
+        command: tuple[str, ...],
+        values: Mapping[str, str],
+        limits: Limits,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Outcome:
         tool = self._tools.get(command[0])
-        filled = [text for text in (fill(argument, values) for argument in command[1:]) if text]
+        # A placeholder can stand for several arguments, one a line, or for none.
+        filled = [text for argument in command[1:] for text in fill(argument, values).split("\n") if text]
         environment = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": self._path()}
-        environment |= {name: fill(text, values) for name, text in self.row.environment.items()}
-        return box.run(
-            [tool.path if tool else command[0], *filled],
-            environment=environment,
-            limits=limits,
-            address_space=self.row.address_space,
+        environment |= {name: fill(text, values) for name, text in self.row.environment.items()} | dict(more)
+        from codeshell.evaluate.sandbox import launch
+
+        outcome = box.run(
+            launch.Command(
+                [tool.path if tool else command[0], *filled],
+                environment=environment,
+                limits=limits,
+                address_space=self.row.address_space,
+            )
         )
+        if outcome.cause == "killed":
+            raise UserError("stopped: a program was ended before its verdict")
+        return outcome
 
     def _path(self) -> str:
         own = [str(Path(tool.path).parent) for tool in self._tools.values()]
@@ -226,32 +253,50 @@ class Toolchain:
 
     def _lack(self, library: Library) -> bool:
         with self._lock:
-            if library not in self._lacks:
-                self._lacks[library] = not self._there(library)
-            return self._lacks[library]
+            if library.package not in self._lacks:
+                self._lacks[library.package] = not self._there(library)
+            return self._lacks[library.package]
+
+    def _used(self, composed: Composed, style: str) -> list[Library]:
+        """The libraries that not all programs need, but this one."""
+        text = "\n".join(composed.files.values())
+        return [
+            library
+            for library in self.row.libraries
+            if library.uses and (not library.styles or style in library.styles) and re.search(library.uses, text, re.M)
+        ]
 
     def _there(self, library: Library) -> bool:
         assert self.build is not None
         if library.jar:
             return bool(detect.jars(library.jar, self.root))
-        if library.folder:
-            base = Path(GO_LIBRARIES) if self.root is None else self.root / GO_LIBRARIES.lstrip("/")
-            return (base / "src" / library.folder).is_dir()
-        return self._ask((self.build.tools[0], *library.command)) is not None
+        if library.file:
+            return (Path(library.file) if self.root is None else self.root / library.file.lstrip("/")).exists()
+        if library.crates:
+            return self._crates(library) is not None
+        return self._ask((self.build.tools[0], *library.command), library.environment) is not None
 
-    def _ask(self, command: tuple[str, ...]) -> str | None:
-        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root, it runs
-        inside the sandbox: its programs may not fit this machine's libraries."""
+    def _crates(self, library: Library) -> Path | None:
+        # Beside the compiler: the one of another release may not understand what this compiler says.
+        compiler = self._tools["rustc"].path
+        cargo = Path(compiler).with_name("cargo")
+        if self.root is not None or not cargo.exists():
+            return None
+        return caches.crates(str(cargo), compiler, self.version(), library.crates)
+
+    def _ask(self, command: tuple[str, ...], more: dict[str, str] | None = None) -> str | None:
+        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root it runs
+        in the sandbox: its programs may not fit this machine's libraries."""
         if self.root is None:
             try:
-                return caches.run_here([self._tools[command[0]].path, *command[1:]])
+                return caches.run_here([self._tools[command[0]].path, *command[1:]], environment=more)
             except (OSError, subprocess.SubprocessError):
                 return None
         from codeshell.evaluate.sandbox import levels
 
         limits = Limits(cpu_seconds=60, wall_seconds=300)
         with self._box(levels.require().level, limits, []) as box:
-            outcome = self._run(box, command, {"HEAP": "1024"}, limits)
+            outcome = self._run(box, command, {"HEAP": "1024"}, limits, more or {})
         if outcome.cause != "ended" or outcome.status != 0:
             return None
         return (outcome.stdout + outcome.stderr).decode("utf-8", "replace")
@@ -269,5 +314,3 @@ def get(language: str, folders: Mapping[str, str] | None = None) -> Toolchain:
     """
     roots = {find(name): root for name, root in (folders or {}).items()}
     return Toolchain(language, roots.get(find(language)))
-
-

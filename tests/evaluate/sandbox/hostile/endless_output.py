@@ -1,0 +1,4 @@
+"""Output without end."""
+
+while True:
+    print("x" * 1000)

@@ -1,0 +1,6 @@
+"""Ends, but its thread does not."""
+
+import threading
+import time
+
+threading.Thread(target=time.sleep, args=(1000,)).start()

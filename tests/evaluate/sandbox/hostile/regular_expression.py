@@ -1,0 +1,5 @@
+"""A pattern that takes exponential time."""
+
+import re
+
+re.match(r"(a+)+$", "a" * 60 + "b")

@@ -1,0 +1,11 @@
+"""Ends, but its exit function does not."""
+
+import atexit
+
+
+def forever():
+    while True:
+        pass
+
+
+atexit.register(forever)
