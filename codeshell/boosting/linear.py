@@ -34,8 +34,14 @@ class Linear:
 
     def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores (documents, targets) of rows (documents, columns); NaN is missing."""
-        arrays = (rows, self.centre, self.spread, self.weights, self.start)
-        return _C.boosting.linear_score(*map(np.ascontiguousarray, arrays), FARTHEST)
+        return _C.boosting.linear_score(
+            np.ascontiguousarray(rows),
+            np.ascontiguousarray(self.centre),
+            np.ascontiguousarray(self.spread),
+            np.ascontiguousarray(self.weights),
+            np.ascontiguousarray(self.start),
+            FARTHEST,
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, by name."""
