@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/classes.h"
 #include "text/find.h"
 #include "text/lexical.h"
 #include "text/line_counter.h"
@@ -40,6 +41,7 @@ class Lexer {
         end_(text + size),
         at_(text),
         line_(text),
+        indented_(text),
         names_(scratch.names),
         imported_(scratch.imported),
         import_words_(import_words),
@@ -59,12 +61,12 @@ class Lexer {
     if (import_words_) {
       lines_.forget();
     } else {
-      lines_.end(line_, at_);
+      lines_.end(line_, indented_, at_);
     }
     // A backslash at its end continues the statement.
     const bool more = at_ > line_ && at_[-1] == '\\';
     at_ += *at_ == '\r' && at_ + 1 < end_ && at_[1] == '\n' ? 2 : 1;
-    line_ = at_;
+    line_ = indented_ = at_;
     if (!more) constant_ = constant_seen_ = equals_ = declares_ = words_ = false;
     semicolon_ = false;
     if (was_blank && !in_comment_) close_header();
@@ -74,15 +76,22 @@ class Lexer {
   void newline() {
     end_of_line();
     lines_.continued = inside_ > 0;
-    if (!heredoc_.empty()) heredoc_body();
+    if (!heredoc_.empty()) {
+      heredoc_body();
+    } else {
+      at_ = indented_ = skip_spaces_and_tabs(at_, end_);
+    }
   }
+
+  // One space after a token, which nearly every second one has, costs less here than as a step of the walk.
+  void skip_space() { at_ += at_ < end_ && *at_ == ' '; }
 
   // Takes [at_, stop) as text of one thing; each of its lines is noted as code or as comment and given to `piece`.
   template <typename Piece>
   void take(const char* stop, bool is_comment, Piece piece) {
     while (true) {
       const char* const begin = at_;
-      at_ = find_any(at_, stop, '\n', '\r');
+      at_ = find_any_within(at_, stop, end_, '\n', '\r');
       if (at_ > begin) {
         (is_comment ? lines_.comment : lines_.code) = true;
         if (!import_words_) piece(begin, at_);
@@ -165,6 +174,9 @@ class Lexer {
 
   void number();
 
+  // The end of the name that begins at `p`, and whether it has letters of each case and other signs (`NameBit`).
+  const char* name_end(const char* p, uint8_t& bits) const;
+
   // A number is magic unless it is 0, 1, 2 or a power of ten up to 1,000, with or without a suffix and zeros after the
   // point.
   static bool is_magic(const char* p, const char* end);
@@ -179,9 +191,14 @@ class Lexer {
   void identifier(const char* begin, const char* end, uint64_t hash, uint8_t bits, bool joined);
 
   // The form of a name, underscores at its ends apart.
-  void shape(const char* p, const char* end);
+  void shape(const char* p, const char* end, uint8_t bits);
 
-  void symbol(char c);
+  void symbol(ByteKind kind, char c);
+
+  // Whether a name ends where the present symbol begins.
+  bool touches_name() const {
+    return after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])];
+  }
 
   // `=` alone, outside of brackets where a keyword argument may stand: blanks on both sides or not.
   void assignment(const char* begin, char next);
@@ -199,6 +216,7 @@ class Lexer {
   const char* const end_;
   const char* at_;
   const char* line_;  // where the present line begins
+  const char* indented_;  // after its spaces and tabs, or where it begins
   Counts& names_;
   std::vector<uint64_t>& imported_;
   std::vector<size_t>* const import_words_;
@@ -216,7 +234,7 @@ class Lexer {
   std::string heredoc_;
   // Open brackets; the kinds of the outer 256.
   int64_t depth_ = 0, inside_ = 0;
-  std::array<char, 256> stack_{};
+  std::array<char, 256> stack_;  // written before it is read
   // The comments at the top of the file.
   const char* header_ = nullptr;
   const char* header_end_ = nullptr;
@@ -225,7 +243,9 @@ class Lexer {
   int64_t comment_characters_ = 0, doc_characters_ = 0, licence_characters_ = 0, comment_pieces_ = 0;
   int64_t judged_comments_ = 0, code_comments_ = 0, todos_ = 0;
   int64_t identifiers_ = 0, identifier_characters_ = 0, distinct_ = 0, numbered_ = 0;
-  int64_t single_ = 0, lower_ = 0, snake_ = 0, camel_ = 0, pascal_ = 0, constants_ = 0, other_ = 0;
+  // Distinct names by form.
+  enum Form : uint8_t { single, plain, snake, camel, pascal, constant, other, forms };
+  std::array<int64_t, forms> shapes_{};
   int64_t numbers_ = 0, magic_numbers_ = 0, strings_ = 0, string_characters_ = 0, longest_string_ = 0;
   int64_t prints_ = 0, reads_ = 0, asserts_ = 0, risky_ = 0, bare_catches_ = 0, annotations_ = 0;
   int64_t parentheses_ = 0, brackets_ = 0, operators_ = 0, commas_ = 0, spaced_commas_ = 0;
