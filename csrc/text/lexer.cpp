@@ -11,13 +11,14 @@ namespace codeshell::text {
 namespace {
 
 constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
-constexpr size_t most_imported = 4096;       // names
+constexpr size_t most_imported = 4096;  // names
 // Whether a byte before `=` makes another operator of both.
 constexpr bool extends_equals(char c) {
   // A bit for each byte below 64; the others are `@`, `^`, `|` and `~`.
   constexpr uint64_t below = [] {
     uint64_t bits = 1;  // NUL
-    for (const char sign : {'=', '!', '<', '>', '+', '-', '*', '/', '%', '&', ':', '?', '.'}) bits |= uint64_t{1} << sign;
+    for (const char sign : {'=', '!', '<', '>', '+', '-', '*', '/', '%', '&', ':', '?', '.'})
+      bits |= uint64_t{1} << sign;
     return bits;
   }();
   const auto byte = static_cast<uint8_t>(c);

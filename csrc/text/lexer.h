@@ -196,9 +196,7 @@ class Lexer {
   void symbol(ByteKind kind, char c);
 
   // Whether a name ends where the present symbol begins.
-  bool touches_name() const {
-    return after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])];
-  }
+  bool touches_name() const { return after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])]; }
 
   // `=` alone, outside of brackets where a keyword argument may stand: blanks on both sides or not.
   void assignment(const char* begin, char next);
@@ -215,7 +213,7 @@ class Lexer {
   const char* const text_;
   const char* const end_;
   const char* at_;
-  const char* line_;  // where the present line begins
+  const char* line_;      // where the present line begins
   const char* indented_;  // after its spaces and tabs, or where it begins
   Counts& names_;
   std::vector<uint64_t>& imported_;

@@ -96,9 +96,7 @@ struct Scratch {
   Counts names, lines;
   std::vector<uint64_t> imported;
   std::vector<uint64_t> hashes, grams;
-  std::vector<int64_t> word_bytes;
-  std::vector<uint32_t> starts, first, times, table;
-  std::vector<uint8_t> repeated;
+  std::vector<uint32_t> edges, word_bytes, starts, first, times, table;
   std::vector<uint32_t> positions;
   std::vector<size_t> places_of_imports;
 };

@@ -103,11 +103,11 @@ void Lexis::finish(std::string_view letters) {
   }
   for (size_t c = 0; c < 256; ++c) {
     const bool blank = c == ' ' || c == '\t' || c == '\v' || c == '\f', line_end = c == '\n' || c == '\r';
-    plain_kinds[c] = blank                  ? ByteKind::blank
-                     : line_end             ? ByteKind::line_end
+    plain_kinds[c] = blank                   ? ByteKind::blank
+                     : line_end              ? ByteKind::line_end
                      : name_bits[c] == digit ? ByteKind::digit
-                     : starts_name[c]       ? ByteKind::name
-                                            : symbol_kind(static_cast<char>(c));
+                     : starts_name[c]        ? ByteKind::name
+                                             : symbol_kind(static_cast<char>(c));
     const bool marks = markers_at[c].begin != markers_at[c].end && !blank && !line_end;
     kinds[c] = marks ? ByteKind::marker : plain_kinds[c];
   }

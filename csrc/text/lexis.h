@@ -135,8 +135,8 @@ struct Lexis {
   std::array<bool, 256> starts_name{};
   std::array<ByteKind, 256> kinds{};
   std::array<ByteKind, 256> plain_kinds{};  // what a byte is where no marker begins
-  bool prefixes = false;    // a short name before a quote belongs to the string: r"..."
-  bool docstrings = false;  // a string that is the first statement of a block documents it
+  bool prefixes = false;                    // a short name before a quote belongs to the string: r"..."
+  bool docstrings = false;                  // a string that is the first statement of a block documents it
   Annotations annotations = Annotations::none;
   Catches catches = Catches::none;
   Imports imports = Imports::none;
