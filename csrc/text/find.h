@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -44,6 +45,28 @@ inline const char* find_any_within(const char* p, const char* end, [[maybe_unuse
   if (p >= end) return end;
 #endif
   return find_any(p, end, wanted...);
+}
+
+// The first place in [p, end) where `word` stands, or null. Sixteen places at a time are asked for its first and its last
+// byte. The word is not empty.
+inline const char* find_word(const char* p, const char* end, std::string_view word) {
+  const size_t size = word.size();
+#if defined(__SSE2__)
+  const __m128i first = _mm_set1_epi8(word.front()), last = _mm_set1_epi8(word.back());
+  for (; static_cast<size_t>(end - p) >= size + 15; p += 16) {
+    const __m128i begins = _mm_cmpeq_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), first);
+    const __m128i ends = _mm_cmpeq_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + size - 1)), last);
+    auto mask = static_cast<uint32_t>(_mm_movemask_epi8(_mm_and_si128(begins, ends)));
+    for (; mask; mask &= mask - 1) {
+      const char* const place = p + std::countr_zero(mask);
+      if (std::memcmp(place, word.data(), size) == 0) return place;
+    }
+  }
+#endif
+  for (; static_cast<size_t>(end - p) >= size; ++p) {
+    if (*p == word.front() && std::memcmp(p, word.data(), size) == 0) return p;
+  }
+  return nullptr;
 }
 
 // The number of bytes at the beginning of two blocks of eight that are equal, from the bits that differ: not zero.

@@ -47,7 +47,7 @@ void Lexer::run(Row& row) {
       default: symbol(kind, c); break;
     }
   }
-  if (import_words_) return;
+  if (!counts_) return;
   if (line_ < end_) lines_.end(line_, indented_, end_);
   close_header();
   finish(row);
@@ -144,6 +144,8 @@ void Lexer::name() {
   uint8_t bits = 0;
   const char* const p = name_end(at_, bits);
   const auto size = static_cast<size_t>(p - begin);
+  if (p >= words_end_ && words_) [[unlikely]]
+    last_import_word(begin, p);
   if (lexis_.prefixes && size <= 3 && p < end_ && (*p == '"' || *p == '\'' || *p == '#') &&
       std::all_of(begin, p, [](char c) { return is_letter(c) || is_decimal(c); }) && prefixed_string(begin, p)) {
     return;
@@ -159,11 +161,12 @@ void Lexer::name() {
   if (word & called) {
     const char* q = p;
     while (q < end_ && is_blank(*q)) ++q;
+    if (words_ && q >= words_end_ && word & kw_import) words_->depends = true;
     if (q == end_ || (*q != '(' && *q != '!')) word = 0;
   }
-  if (import_words_) {
-    // Nothing is counted; the walk needs to know what the last token was.
-    if (word & kw_import) import_words_->push_back(static_cast<size_t>(begin - text_));
+  if (word & kw_import && words_) words_->places.push_back(static_cast<size_t>(begin - text_));
+  if (!counts_) {
+    // The walk needs to know what the last token was.
     token(word & keyword ? 'k' : 'a');
     after_name_ = !(word & keyword);
     return;
@@ -178,7 +181,7 @@ void Lexer::name() {
     }
     declares_ |= (word & declares) != 0;
     if (lexis_.docstrings && std::string_view(begin, size) == "lambda") lambda_ = depth_;
-    words_ = true;
+    statement_ = true;
     after_name_ = false;
     import_keyword(word, begin, size);
     return;
@@ -186,6 +189,23 @@ void Lexer::name() {
   token('a');
   after_name_ = true;
   identifier(begin, p, hash, bits, joined);
+}
+
+void Lexer::last_import_word(const char* begin, const char* end) {
+  if (begin < words_end_) {
+    // The name, or what the end of the words leaves of it, may import.
+    const auto whole = static_cast<size_t>(end - begin), cut = static_cast<size_t>(words_end_ - begin);
+    for (const size_t size : {whole, cut}) {
+      const uint64_t hash = hash_bytes(begin, size, end_);
+      uint32_t word = lexis_.words.find(hash);
+      if (joined_) {
+        word |= lexis_.words.find(join_hashes(chain_, hash)) | lexis_.words.find(join_hashes(no_name, hash));
+      }
+      if (word & kw_import) words_->depends = true;
+    }
+  }
+  // Where the text ends there, the name is still one of those that are wanted.
+  if (words_end_ != end_) words_ = nullptr;
 }
 
 void Lexer::count_word(uint32_t word) {
@@ -375,7 +395,7 @@ void Lexer::annotation(const char* begin, bool after_name) {
       lambda_ = -1;
       return;
     }
-    annotations_ += after_name && (top == '(' || (depth_ == 0 && !words_));
+    annotations_ += after_name && (top == '(' || (depth_ == 0 && !statement_));
     return;
   }
   const bool after_close = begin > text_ && (begin[-1] == ')' || begin[-1] == '?');
@@ -443,7 +463,7 @@ double Lexer::unused_imports() const {
 }
 
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                    std::vector<size_t>* import_words) {
+                    ImportWords* import_words) {
   Lexer(lexis, text, size, scratch, import_words).run(row);
 }
 

@@ -35,7 +35,7 @@ inline bool starts_with(const char* p, const char* end, std::string_view word) {
 
 class Lexer {
  public:
-  Lexer(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, std::vector<size_t>* import_words)
+  Lexer(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, ImportWords* import_words)
       : lexis_(lexis),
         text_(text),
         end_(text + size),
@@ -44,7 +44,9 @@ class Lexer {
         indented_(text),
         names_(scratch.names),
         imported_(scratch.imported),
-        import_words_(import_words),
+        words_(import_words),
+        words_end_(text + (import_words ? std::min(import_words->end, size) : size)),
+        counts_(!import_words || !import_words->alone),
         lines_(lexis.line_limit, skip_ascii(text, end_) == end_, scratch.lines, text, size) {
     names_.clear(std::min(size, repetition_bytes) / 64);
     imported_.clear();
@@ -58,16 +60,16 @@ class Lexer {
   // The line ends at `at_`, which is at its line end.
   void end_of_line() {
     const bool was_blank = !lines_.code && !lines_.comment;
-    if (import_words_) {
-      lines_.forget();
-    } else {
+    if (counts_) {
       lines_.end(line_, indented_, at_);
+    } else {
+      lines_.forget();
     }
     // A backslash at its end continues the statement.
     const bool more = at_ > line_ && at_[-1] == '\\';
     at_ += *at_ == '\r' && at_ + 1 < end_ && at_[1] == '\n' ? 2 : 1;
     line_ = indented_ = at_;
-    if (!more) constant_ = constant_seen_ = equals_ = declares_ = words_ = false;
+    if (!more) constant_ = constant_seen_ = equals_ = declares_ = statement_ = false;
     semicolon_ = false;
     if (was_blank && !in_comment_) close_header();
     if (importing_ && !inside_ && !more) importing_ = 0;
@@ -94,7 +96,7 @@ class Lexer {
       at_ = find_any_within(at_, stop, end_, '\n', '\r');
       if (at_ > begin) {
         (is_comment ? lines_.comment : lines_.code) = true;
-        if (!import_words_) piece(begin, at_);
+        if (counts_) piece(begin, at_);
       }
       if (at_ >= stop) return;
       end_of_line();
@@ -129,7 +131,7 @@ class Lexer {
   const char* rest_of_line(const char* p) const;
 
   // [==[ ... ]==]: the end, or null if at `p` is no such bracket.
-  const char* long_bracket(const char* p) const;
+  const char* long_bracket(const char* p);
 
   // Whether a value, and so a regular expression, may stand after the last token.
   bool value_may_begin() const {
@@ -137,9 +139,9 @@ class Lexer {
              previous_ == '}');
   }
 
-  const char* regex_end(const char* p) const;
+  const char* regex_end(const char* p);
 
-  const char* character_end(const char* p) const;
+  const char* character_end(const char* p);
 
   // <<NAME and its relations: notes NAME, whose body begins on the next line.
   bool heredoc(const char* p, const Marker& marker);
@@ -183,6 +185,15 @@ class Lexer {
 
   void name();
 
+  // The end of an import's name reaches the end of the words that are wanted, or a later place.
+  void last_import_word(const char* begin, const char* end);
+
+  // What begins at at_ was looked at up to `stop`: if a text that ends at the last wanted word has not all of it, it may
+  // be read otherwise.
+  void looked_at(const char* stop) {
+    if (words_ && stop >= words_end_ && at_ < words_end_) words_->depends = true;
+  }
+
   void count_word(uint32_t word);
 
   // `import a, b as c`, `from x import a`, `import a, {b as c} from 'x'`: notes which names the statement binds.
@@ -217,13 +228,15 @@ class Lexer {
   const char* indented_;  // after its spaces and tabs, or where it begins
   Counts& names_;
   std::vector<uint64_t>& imported_;
-  std::vector<size_t>* const import_words_;
+  ImportWords* words_;  // null after the last that is wanted
+  const char* words_end_;
+  const bool counts_;
   LineCounter lines_;
 
   // What the last tokens were.
   char previous_ = '\0';
   bool after_name_ = false, joined_ = false, passes_ = false, seen_code_ = false, in_comment_ = false;
-  bool constant_ = false, constant_seen_ = false, equals_ = false, declares_ = false, words_ = false,
+  bool constant_ = false, constant_seen_ = false, equals_ = false, declares_ = false, statement_ = false,
        semicolon_ = false;
   uint64_t chain_ = 0;
   int importing_ = 0;  // 1: after `from`; 2: among the names; 3: of a module that does not count

@@ -98,16 +98,24 @@ struct Scratch {
   std::vector<uint64_t> hashes, grams;
   std::vector<uint32_t> edges, word_bytes, starts, first, times, table;
   std::vector<uint32_t> positions;
-  std::vector<size_t> places_of_imports;
+  std::vector<size_t> import_words;
+};
+
+// What the lexer notes of the words that import something, for csrc/text/imports.h.
+struct ImportWords {
+  std::vector<size_t>& places;  // where they begin
+  size_t end;                   // words that end after this place are not noted
+  bool alone = false;           // nothing but these words is wanted, and the row is left as it is
+  // Set if a text that ended at `end` might have other words before it: something that has an end was looked for beyond.
+  bool depends = false;
 };
 
 // Fills every column of a text.
 void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
-// The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
-// that import something; the row is then left as it is.
+// The lexer's part of it, and the part that knows no language.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                    std::vector<size_t>* import_words);
+                    ImportWords* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);
 
 // The number of characters of a piece of text.
