@@ -146,7 +146,7 @@ void Lexer::name() {
   const auto size = static_cast<size_t>(p - begin);
   if (p >= words_end_ && words_) [[unlikely]]
     last_import_word(begin, p);
-  if (lexis_.prefixes && size <= 3 && p < end_ && (*p == '"' || *p == '\'' || *p == '#') &&
+  if (p < end_ && (*p == '"' || *p == '\'' || *p == '#') && size <= 3 && lexis_.prefixes &&
       std::all_of(begin, p, [](char c) { return is_letter(c) || is_decimal(c); }) && prefixed_string(begin, p)) {
     return;
   }
@@ -157,7 +157,7 @@ void Lexer::name() {
   chain_ = joined ? join_hashes(chain_, hash) : hash;
   uint32_t word = lexis_.words.find(chain_);
   if (joined) word |= lexis_.words.find(join_hashes(no_name, hash));
-  if (starts_with(begin, p, "assert")) word |= asserts;
+  if (*begin == 'a' && starts_with(begin, p, "assert")) word |= asserts;
   if (word & called) {
     const char* q = p;
     while (q < end_ && is_blank(*q)) ++q;
@@ -301,7 +301,10 @@ void Lexer::symbol(ByteKind kind, char c) {
   }
   token(c);
   const char* const begin = at_;
-  const bool after_name = touches_name();
+  // Whether a name ends where the symbol begins.
+  const auto after_name = [this, begin, named = after_name_] {
+    return named && begin > line_ && lexis_.name_bits[static_cast<uint8_t>(begin[-1])];
+  };
   after_name_ = false;
   ++at_;
   switch (kind) {
@@ -330,7 +333,7 @@ void Lexer::symbol(ByteKind kind, char c) {
     case ByteKind::question:
       operators_ += 1;
       if (next == '.') {
-        joined_ = after_name;
+        joined_ = after_name();
         ++at_;
       } else if (next == '?') {
         ++at_;
@@ -351,19 +354,19 @@ void Lexer::symbol(ByteKind kind, char c) {
       lines_.semicolon = true;
       importing_ = 0;
       break;
-    case ByteKind::dot: joined_ = after_name; break;
+    case ByteKind::dot: joined_ = after_name(); break;
     case ByteKind::colon:
       if (next == ':') {
-        joined_ = after_name;
+        joined_ = after_name();
         ++at_;
       } else if (lexis_.annotations != Annotations::none) {
-        annotation(begin, after_name);
+        annotation(begin, after_name());
       }
       break;
     case ByteKind::minus:
       operators_ += 1;
       if (next == '>') {
-        joined_ = after_name;
+        joined_ = after_name();
         annotations_ += lexis_.annotations == Annotations::python;
         ++at_;
       }

@@ -206,9 +206,6 @@ class Lexer {
 
   void symbol(ByteKind kind, char c);
 
-  // Whether a name ends where the present symbol begins.
-  bool touches_name() const { return after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])]; }
-
   // `=` alone, outside of brackets where a keyword argument may stand: blanks on both sides or not.
   void assignment(const char* begin, char next);
 
