@@ -55,13 +55,13 @@ _NOT_COVERED = {
         "files of the user",
         "network",
         "other processes of the user",
-        "what a program leaves behind",
+        "what a program writes",
     ),
     Level.LANDLOCK: (
         "other processes of the user can be seen",
         "memory of all processes together is watched, not limited",
+        "number of processes, but roughly",
         "disk space",
-        "files that are open to a socket of the user (no sockets can be made)",
     ),
     Level.NAMESPACES: (
         "memory of all processes together is watched every 50 ms, not limited",
