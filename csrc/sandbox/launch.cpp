@@ -351,8 +351,12 @@ void Box::close() {
   ended_ = true;
   const bool left = report_ && report_->left;
   release();
-  // Kernel's word: the keeper was waited for, and as pid 1 it ends after everything in its namespace. The group must be
-  // empty, which its removal proves; the namespace of mounts went with its last process.
+  // The keeper was waited for, and as pid 1 it ends after everything in its namespace, which takes the mounts with it.
+  // The group must be empty, which its removal proves. No mount may have come out.
+  std::ifstream mounts("/proc/self/mountinfo");
+  for (std::string line; std::getline(mounts, line);) {
+    if (line.find(" codeshell ") != std::string::npos) throw std::runtime_error("the sandbox left a mount");
+  }
   if (group_ && !group_->remove()) throw std::runtime_error("the sandbox left a process in its group");
   if (left) throw std::runtime_error("the sandbox left a process");
 }

@@ -19,8 +19,8 @@ from codeshell import _C
 from codeshell.errors import UserError
 from codeshell.evaluate.programs import Limits
 from codeshell.evaluate.sandbox import refusals
+from codeshell.evaluate.sandbox.isolation import Level, Proof, describe
 from codeshell.evaluate.sandbox.launch import Bind, Command, Outcome, run
-from codeshell.evaluate.sandbox.levels import Level, Proof, describe
 
 __all__ = ["python_binds", "python_program", "try_out"]
 

@@ -88,6 +88,7 @@ def test_the_probe_sees_what_gets_through(monkeypatch: pytest.MonkeyPatch) -> No
         ({"user/max_user_namespaces": "0"}, errno.ENOSPC, "6.1.0", "sysctl -w user.max_user_namespaces=10000"),
         ({"kernel/unprivileged_userns_clone": "0"}, errno.EPERM, "6.1.0", "kernel.unprivileged_userns_clone=1"),
         ({"kernel/apparmor_restrict_unprivileged_userns": "1"}, errno.EACCES, "6.8.0-31", "AppArmor .*Ubuntu 23.10"),
+        ({"vm/memfd_noexec": "2"}, errno.EACCES, "6.6.0", "sysctl -w vm.memfd_noexec=1"),
         ({}, errno.ENOSPC, "6.1.0", "limit of nested user namespaces"),
         ({}, errno.EPERM, "4.18.0-305.el8", "Linux 4.18 is too old: 5.12"),
         ({}, errno.EINVAL, "6.1.0", "built without them"),
