@@ -105,7 +105,7 @@ def renamed(text: bytes, number: int) -> bytes:
 
 
 class Watch:
-    """What a process and its descendants take: the largest sum of their memory, and their CPU time."""
+    """Follows a process and its descendants: the largest sum of their memory, and their CPU time."""
 
     def __init__(self, pid: int) -> None:
         self.peak = 0
