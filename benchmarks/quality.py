@@ -118,7 +118,7 @@ class Watch:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all processes, as they were last seen."""
+        """The CPU time of all processes, as they were last seen."""
         return sum(self._cpu.values())
 
     def stop(self) -> None:
