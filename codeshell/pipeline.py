@@ -52,6 +52,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         UserError: bad input, a directory in use, a disk that is full or read-only.
     """
     from codeshell.engine import LocalEngine
+    from codeshell.engine.arrow import leave_out_pandas
 
     stages = stages_of(recipe)
     names = [stage.name for stage in stages]
@@ -63,6 +64,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         raise UserError(f"{directory}: both an input and the output; choose another output directory with -o")
     make_directory(directory)
     with lock(directory):
+        # The first stage's module imports Arrow, and Arrow would import pandas.
+        leave_out_pandas()
         # Before a file of the run is touched.
         _check(recipe, directory)
         with LocalEngine(workers) as engine:
@@ -85,9 +88,9 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                     continue
                 worked = True
                 started = time.monotonic()
+                if stage.alone:
+                    engine.close()
                 statistics[stage.name] = _module(stage).run(recipe, directory, engine)
-                # Idle workers would hold memory that training needs.
-                engine.close()
                 write_json(done, statistics[stage.name])
                 seconds = time.monotonic() - started
                 timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)

@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     if not gpus:
         print("  GPU         none found (no driver, or no device)")
     print(f"  syntax      {_syntax(facts['syntax'])}")
+    print(f"  isolation   {facts['isolation']['line']}")
     for name, library in facts["libraries"].items():
         print(f"  {name:<12} {_library(library)}")
     for kernel in facts["kernels"]:
@@ -67,6 +68,21 @@ def _syntax(facts: dict[str, Any]) -> str:
     missing = len(grammars) - len(there)
     more = f"; {missing} more by pip install 'codeshell[syntax]'" if missing else ""
     return f"metrics of syntax trees in {len(there)} languages: {', '.join(there)}{more}"
+
+
+def _isolation() -> dict[str, Any]:
+    """The level of isolation for generated code, tried out now; 0 where there is none."""
+    from codeshell.evaluate.sandbox import levels
+
+    found = levels.best()
+    if isinstance(found, UserError):
+        return {"level": 0, "line": f"NONE: {found}", "covers": [], "does_not_cover": []}
+    return {
+        "level": found.level.value,
+        "line": found.line().removeprefix("isolation: "),
+        "covers": list(found.covers),
+        "does_not_cover": list(found.does_not_cover),
+    }
 
 
 def _capability(text: str) -> tuple[int, int]:
@@ -168,6 +184,7 @@ def collect() -> dict[str, Any]:
             gpu._asdict() | {"capability": list(gpu.capability), "obstacle": obstacle(gpu.capability, here.driver)}
             for gpu in here.gpus
         ],
+        "isolation": _isolation(),
         "syntax": {"built": _C.syntax.built, "grammars": grammars.installed()},
         "libraries": installed(),
         "kernels": [{"name": x.name, "cpu": x.cpu, "cuda": x.cuda or "none"} for x in OPERATIONS],

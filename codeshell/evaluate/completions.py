@@ -88,6 +88,8 @@ def read_problems(path: str, task: FunctionalTask | None = None) -> Problems:
             _check_humaneval(rows, path)
         elif known is not None:
             problem_sets.check_rows(known, rows, path)
+        # HumanEvalPack is HumanEval-X with one prompt, which holds the declaration.
+        rows = [row | {"declaration": ""} if "buggy_solution" in row else row for row in rows]
         source = path
     else:
         found = task.load(path)

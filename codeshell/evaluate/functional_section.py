@@ -118,7 +118,8 @@ def show(sample: dict[str, Any]) -> Sample:
     """A sample that `sample` made, as the report draws it."""
     verdict = Verdict(sample["verdict"])
     notes = [("why", sample["why"]), ("what it printed", sample["output"])]
-    texts = [Text(sample["prompt"]), Text(sample["completion"] or " ", made=True)]
+    # A small model may write a screen of line breaks.
+    texts = [Text(sample["prompt"]), Text(sample["completion"].rstrip() or " ", made=True)]
     if sample["after"]:
         texts.append(Text(sample["after"]))
     return Sample(

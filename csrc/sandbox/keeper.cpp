@@ -189,13 +189,14 @@ Failure write_files(int fd) {
     if (moved < 0) fail({Step::kExec, -moved, i});
     fds[i] = static_cast<int>(moved);
   }
+  const long entered = sys::call(__NR_chdir, of(folder));
+  if (entered < 0) fail({Step::kExec, -entered, 0});
+  if (const Failure failure = confine(g_setup, request, instructions, g_binds, g_folder)) fail(failure);
+  // Only now: a target may have the number of a descriptor that Landlock's rules needed.
   for (uint32_t i = 0; i < request.fds; ++i) {
     const long placed = sys::call(__NR_dup3, fds[i], request.targets[i], 0);
     if (placed < 0) fail({Step::kExec, -placed, i});
   }
-  const long entered = sys::call(__NR_chdir, of(folder));
-  if (entered < 0) fail({Step::kExec, -entered, 0});
-  if (const Failure failure = confine(g_setup, request, instructions, g_binds, g_folder)) fail(failure);
   // Nothing of the keeper stays open. (close_range is newer than some kernels with Landlock would need; this is not.)
   for (long fd = 3; fd < kAbove; ++fd) {
     bool wanted = false;

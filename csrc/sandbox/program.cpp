@@ -1,4 +1,4 @@
-// The fork of a server inside a sandbox: the same steps as the keeper's, for a process that goes on as a copy of the
+// The fork of a server inside a sandbox: the same steps as the keeper's, for a process that remains a copy of the
 // server and is not replaced by exec.
 #include "sandbox/program.h"
 

@@ -125,6 +125,9 @@ Failure make_root(const Setup& setup, const char* const* hosts, const char* cons
   if (result < 0) return failed(Step::kRoot, result);
 
   for (const char* name : {"dev", "proc", "tmp", "box", "dev/shm", "etc"}) make_folder(name);
+  if (const Failure failure = make_proc("proc")) return failure;
+  // Before the binds, so that one below /tmp is seen.
+  if (const Failure failure = make_work(setup.bytes, setup.inodes, "box", "dev/shm", "tmp")) return failure;
   for (uint32_t i = 0; i < setup.binds; ++i) {
     if (insides[i][0] != '/') return failed(Step::kBind, -22, i);
     if (setup.flags[i] & kLink) {
@@ -139,9 +142,6 @@ Failure make_root(const Setup& setup, const char* const* hosts, const char* cons
     }
     if (result < 0) return failed(Step::kBind, result, i);
   }
-
-  if (const Failure failure = make_proc("proc")) return failure;
-  if (const Failure failure = make_work(setup.bytes, setup.inodes, "box", "dev/shm", "tmp")) return failure;
 
   // The old root lies below the new one for a moment, then is gone.
   result = sys::call(__NR_pivot_root, of("."), of("."));

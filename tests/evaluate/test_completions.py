@@ -195,6 +195,14 @@ def test_bad_problems_are_one_line(tmp_path: Path, rows: list[Any], words: str) 
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_the_prompt_of_humanevalpack_is_whole(tmp_path: Path) -> None:
+    row = {"task_id": "Rust/0", "prompt": "fn f() {\n", "declaration": "fn f() {\n", "test": "t"}
+    for more, code in (({}, "fn f() {\nfn f() {\n}"), ({"buggy_solution": ""}, "fn f() {\n}")):
+        found = read_problems(lines(tmp_path / "p.jsonl", [row | more]))
+        answers, _ = read_completions(lines(tmp_path / "c", [{"task_id": "Rust/0", "completion": "}"}]), found)
+        assert programs(answers, found)[1][0].code == code
+
+
 def test_a_gap_has_no_whole_program(tmp_path: Path) -> None:
     row = {"task_id": "x", "prompt": "a", "suffix": "b", "canonical_solution": "", "test": "", "entry_point": ""}
     found = read_problems(lines(tmp_path / "p.jsonl", [row]))

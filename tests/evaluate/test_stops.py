@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.evaluate.stops import HUMANEVAL, MBPP, NOTHING, RUST_FILE, Stops, humaneval_x, of_problem
@@ -64,12 +64,21 @@ def test_other_rules() -> None:
     assert NOTHING.cut("a\nclass ") == "a\nclass " and not NOTHING.found("x")
 
 
-@given(st.text(alphabet="ab{}\"'/*\n\\`", max_size=60), st.text(alphabet="ab{}\"'/*\n\\`", max_size=30))
+def test_a_brace_in_a_character_that_is_not_yet_closed() -> None:
+    # A token may end between the brace and the second quote.
+    for text in ("  case '}", "  case '\\u{7D}"):
+        assert humaneval_x("rust").end(text) is None and humaneval_x("rust").end(text + "'") is None
+        assert humaneval_x("rust").cut(text + "' => 1 }\nrest") == text + "' => 1 }"
+    assert humaneval_x("rust").cut("  f('a}\nrest") == "  f('a}"
+
+
+TEXT = st.text(alphabet="ab{}\"'/*\n\\`", max_size=24)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(TEXT, TEXT)
 def test_an_answer_that_has_ended_stays_what_it_is(text: str, more: str) -> None:
-    # Generation stops at the first token that ends the answer, and the cut of a longer text must be the same. Only a
-    # text or comment that is still open may become something else.
-    for stops in (HUMANEVAL, humaneval_x("java"), humaneval_x("js"), humaneval_x("rust")):
+    # Generation stops at the first token that ends the answer, and the cut of a longer text must be the same.
+    for stops in (HUMANEVAL, *(humaneval_x(language) for language in ("cpp", "go", "java", "js", "rust"))):
         end = stops.end(text)
-        assert end is None or 0 <= end <= len(text)
-        if end is not None and stops.found(text[:end]):
-            assert stops.cut(text + more) == text[:end]
+        assert end is None or (0 <= end <= len(text) and stops.cut(text + more) == text[:end])

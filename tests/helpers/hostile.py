@@ -102,7 +102,12 @@ def _listed(place: str | Path) -> list[str]:
 
 def _children() -> list[str]:
     """Processes whose parent is this one."""
-    return [number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()]
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end meanwhile.
+        with contextlib.suppress(OSError):
+            found += (task / "children").read_text().split()
+    return found
 
 
 @contextlib.contextmanager
@@ -142,7 +147,7 @@ def attack(name: str, row: dict[str, Any], level: int, watcher: Host) -> list[st
     from codeshell.evaluate.sandbox.levels import Level
 
     limits = Limits(
-        cpu_seconds=row.get("cpu", 0.4),
+        cpu_seconds=row.get("cpu", 0.3),
         wall_seconds=row.get("wall", 60),
         memory=192 << 20,
         processes=PROCESSES,

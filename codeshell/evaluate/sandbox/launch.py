@@ -28,7 +28,7 @@ from codeshell import _C
 from codeshell.errors import UserError
 from codeshell.evaluate.programs import Limits
 from codeshell.evaluate.sandbox import refusals
-from codeshell.evaluate.sandbox.levels import Level
+from codeshell.evaluate.sandbox.isolation import Level
 from codeshell.evaluate.sandbox.system import NOBODY, Bind, system_binds
 
 __all__ = ["Bind", "Command", "Outcome", "Running", "Session", "run", "start", "stop_all"]
@@ -77,9 +77,9 @@ class Outcome:
     """The end of it: `limits.kept_output` bytes."""
     stderr: bytes
     output_bytes: int
-    """Of both streams, all of it."""
+    """Bytes of both streams, with those that were not kept."""
     cpu_seconds: float
-    """Of all its processes."""
+    """CPU time of all its processes."""
     wall_seconds: float
     peak_memory: int
     """Bytes: of the sandbox at level 4, else of the largest process."""
@@ -316,7 +316,7 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Of the sandbox's first process (not of the program), as this process sees it."""
+        """The pid of the sandbox's first process (not of the program), as this process sees it."""
         return self._session.keeper
 
     def poll(self) -> Outcome | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codeshell.errors import UserError
-from codeshell.evaluate.sandbox.levels import Level
+from codeshell.evaluate.sandbox.isolation import Level
 from codeshell.evaluate.sandbox.system import Bind
 
 __all__ = ["explain", "namespaces_refused"]
@@ -98,6 +98,8 @@ def namespaces_refused(code: int, sysctls: Path = Path("/proc/sys"), release: st
             "AppArmor restricts user namespaces (Ubuntu 23.10 and newer): as root, "
             "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with userns for Python"
         )
+    if setting("vm/memfd_noexec") == "2":
+        return "vm.memfd_noexec is 2, so the keeper cannot be started: as root, sysctl -w vm.memfd_noexec=1"
     if code == errno.ENOSPC:
         return "the limit of nested user namespaces is reached: raise user.max_user_namespaces"
     if code == errno.ENOEXEC:

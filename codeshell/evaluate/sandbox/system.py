@@ -36,7 +36,7 @@ class Bind:
 
 FOLDERS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime")
-"""Of /etc: what the loader, Debian's alternatives and clocks need. The rest of /etc stays outside."""
+"""The files of /etc that the loader, Debian's alternatives and clocks need. The rest of /etc stays outside."""
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 

@@ -84,7 +84,7 @@ def run_here(command: Sequence[str], cwd: str | Path | None = None, environment:
 
 
 def headers(compiler: str, version: str, flags: Sequence[str]) -> Path | None:
-    """A folder with the `PRECOMPILED` headers, and their precompiled forms beside them; None if there is no place for it."""
+    """A folder with the `PRECOMPILED` headers and their precompiled forms; None if there is no place for it."""
 
     def make(target: Path) -> None:
         for name in PRECOMPILED:
@@ -99,7 +99,7 @@ def class_archive(compiler: str, version: str, flags: Sequence[str]) -> Path | N
     place for it."""
 
     def make(target: Path) -> None:
-        # The compiler writes the archive when it ends, of the classes that it has loaded: this text uses what tests use.
+        # The compiler writes the archive when it ends, of the classes that it has loaded.
         (target / "Example.java").write_text(_JAVA)
         run_here(
             [compiler, *flags, f"-J-XX:ArchiveClassesAtExit={target}/javac.jsa", "-d", "out", "Example.java"],

@@ -141,8 +141,8 @@ def _cpp(program: Program) -> Composed:
     # What includes all of the standard library gets all of it precompiled; other programs must not see more names
     # than their harness shows them, since `using namespace std` makes the new ones ambiguous.
     everything = re.search(r"^\s*#\s*include\s*<bits/stdc\+\+\.h>", program.code, re.M)
-    # The candidate's own `strlen(string)` loses against the library's `strlen(const char*)` where that is declared: with
-    # <cstring>, every program passes problem 23 of HumanEval-X.
+    # A candidate's own `strlen(string)` loses against the library's `strlen(const char*)` where that is declared: with
+    # <cstring>, as in the published harness, every program passes problem 23 of HumanEval-X.
     own = re.search(r"\bstrlen\s*\([^;{}]*\)\s*\{", program.code)
     header = "everything.hpp" if everything else "no-cstring.hpp" if own else "common.hpp"
     openssl = re.search(r"^\s*#\s*include\s*<openssl/", program.code, re.M)

@@ -7,7 +7,6 @@ home. In a folder that serves as the sandbox's root a tool is looked for where a
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import subprocess
@@ -60,11 +59,11 @@ def find_on_machine(name: str) -> Tool | None:
 
 def find_in_root(name: str, root: Path) -> Tool | None:
     """The tool of this name in a folder that serves as the root, None if there is none."""
-    for folder in ROOT_FOLDERS:
-        for path in sorted(glob.glob(str(root / folder / name))) or [str(root / folder / name)]:
+    for pattern in ROOT_FOLDERS:
+        for folder in sorted(root.glob(pattern)):
             # A link may be absolute, and then means a file below the root: that it is there is all that we ask.
-            if os.path.lexists(path):
-                return Tool("/" + str(Path(path).relative_to(root)))
+            if os.path.lexists(folder / name):
+                return Tool("/" + str((folder / name).relative_to(root)))
     return None
 
 
@@ -75,13 +74,12 @@ def outside(path: str) -> bool:
 
 def jars(pattern: str, root: Path | None = None) -> list[str]:
     """Jars whose file name fits a pattern, on CLASSPATH and where Debian has them, as paths inside the sandbox."""
+    base = root or Path("/")
+    there = ["/" + str(path.relative_to(base)) for path in sorted((base / "usr" / "share" / "java").glob(pattern))]
     if root is not None:
-        return [
-            "/" + str(Path(path).relative_to(root)) for path in sorted(glob.glob(f"{root}/usr/share/java/{pattern}"))
-        ]
+        return there
     named = [entry for entry in os.environ.get("CLASSPATH", "").split(os.pathsep) if Path(entry).match(pattern)]
-    there = [os.path.realpath(entry) for entry in named if Path(entry).is_file()]
-    return there + sorted(glob.glob(f"/usr/share/java/{pattern}"))
+    return [os.path.realpath(entry) for entry in named if Path(entry).is_file()] + there
 
 
 def _own_folder(path: Path) -> str:

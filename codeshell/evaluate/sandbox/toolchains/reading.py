@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codeshell.evaluate.programs import Limits
@@ -42,9 +43,13 @@ def program(row: Row, outcome: Outcome, limits: Limits, nonce: Nonce) -> tuple[V
     proved = nonce.whole in outcome.stdout
     if proved and outcome.status == 0:
         return Verdict.PASS, ""
-    text = nonce.removed(_text(outcome).encode()).decode()
+    # The nonce differs from run to run, and reasons do not.
+    outcome = replace(outcome, stdout=nonce.removed(outcome.stdout), stderr=nonce.removed(outcome.stderr))
+    text = _text(outcome)
     if proved:
-        return Verdict.EXCEPTION, one_line(f"the tests held, then it ended with {_ended(outcome)}: {_last(outcome)}")
+        why = f"the tests held, then it ended with {_ended(outcome)}"
+        said = _last(outcome)
+        return Verdict.EXCEPTION, one_line(f"{why}: {said}" if said else why)
     if outcome.status == 0:
         return Verdict.EARLY_EXIT, "it ended with status 0 before the tests did"
     patterns = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import os
 import re
+import stat
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -119,8 +120,8 @@ class Toolchain:
             judged = self._judge(Program(self.language, self.row.check.code, self.row.check.tests, style=""), level)
             if judged.verdict is not Verdict.PASS:
                 raise UserError(
-                    f"{self.row.title}: {self.version()} does not work inside the sandbox at level {int(level)}: its own "
-                    f"check ends with {judged.verdict}, {judged.why or 'which says nothing'}"
+                    f"{self.row.title}: {self.version()} does not work in the sandbox at level {int(level)}: its check "
+                    f"ends with {judged.verdict}, {judged.why or 'which says nothing'}"
                 )
             self._works.add(int(level))
 
@@ -138,11 +139,12 @@ class Toolchain:
         for library in used:
             if self._lack(library):
                 return Judged(Verdict.NOT_RUN, f"{self.row.title}: install {library.package}", toolchain=self.version())
-        values, files, binds = self._prepare(composed, program)
+        values, files, binds = self._prepare(composed, program, level)
         more = {name: text for library in used for name, text in library.environment.items()}
         outcomes: list[Outcome] = []
         verdict = None
         with self._box(level, program.limits, binds) as box:
+            values.setdefault("GOCACHE", f"{box.folder}/go-cache")
             box.write({name: text.encode("utf-8", "surrogatepass") for name, text in files.items()})
             for command in self.build.compile:
                 limits = self._compiler_limits(program.limits)
@@ -167,14 +169,16 @@ class Toolchain:
         seconds = max(limits.cpu_seconds, self.row.compile_seconds)
         return replace(limits, cpu_seconds=seconds, wall_seconds=max(limits.wall_seconds, WALL_PER_CPU * seconds))
 
-    def _prepare(self, composed: Composed, program: Program) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    def _prepare(
+        self, composed: Composed, program: Program, level: Level
+    ) -> tuple[dict[str, str], dict[str, str], list[str]]:
         """The placeholders of the commands, the files, and what to bind."""
         values, files = dict(composed.values), dict(composed.files)
         # A quarter: a virtual machine needs room beside its heap, and the compiler's is gone when the program runs.
         values["HEAP"] = str(max(64, min(1024, program.limits.memory >> 22)))
         binds = [tool.bind for tool in self._tools.values() if tool.bind]
         if self.root is None:
-            binds += [path for pattern in self.row.binds for path in sorted(glob.glob(pattern))]
+            binds += [str(path) for pattern in self.row.binds for path in sorted(Path("/").glob(pattern.lstrip("/")))]
         if self.language == "java":
             found = [path for library in self.row.libraries for path in detect.jars(library.jar, self.root)]
             values["CLASSPATH"] = ":".join([".", *found[:1]])
@@ -182,11 +186,11 @@ class Toolchain:
             values["ARCHIVE"] = ""
         values["EXTERN"] = ""
         if self.language == "go":
-            values |= {"GOPATH": GO_LIBRARIES, "GOCACHE": "/tmp/go-cache"}
+            values["GOPATH"] = GO_LIBRARIES
         if self.language == "cpp":
             header = values["HEADER"]
             files[header] = caches.HEADERS[header]
-        if self.root is None and (prepared := self._prepared()):
+        if self.root is None and (prepared := self._prepared()) and _visible(prepared, level):
             binds.append(str(prepared))
             if self.language == "cpp" and values["HEADER"] in caches.PRECOMPILED:
                 values["HEADER"] = f"{prepared}/{values['HEADER']}"
@@ -227,7 +231,7 @@ class Toolchain:
         more: Mapping[str, str] = MappingProxyType({}),
     ) -> Outcome:
         tool = self._tools.get(command[0])
-        # A placeholder can stand for several arguments, one a line, or for none.
+        # A placeholder can stand for several arguments, with a line for each, or for none.
         filled = [text for argument in command[1:] for text in fill(argument, values).split("\n") if text]
         environment = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PATH": self._path()}
         environment |= {name: fill(text, values) for name, text in self.row.environment.items()} | dict(more)
@@ -286,8 +290,8 @@ class Toolchain:
         return caches.crates(str(cargo), compiler, self.version(), library.crates)
 
     def _ask(self, command: tuple[str, ...], more: dict[str, str] | None = None) -> str | None:
-        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root, it runs
-        inside the sandbox: its programs may not fit this machine's libraries."""
+        """What a trusted command of the toolchain prints, None if it fails. In a folder that serves as the root it runs
+        in the sandbox: its programs may not fit this machine's libraries."""
         if self.root is None:
             try:
                 return caches.run_here([self._tools[command[0]].path, *command[1:]], environment=more)
@@ -301,6 +305,14 @@ class Toolchain:
         if outcome.cause != "ended" or outcome.status != 0:
             return None
         return (outcome.stdout + outcome.stderr).decode("utf-8", "replace")
+
+
+def _visible(path: Path, level: Level) -> bool:
+    """Whether a program sees a bound folder. At the levels without a root of their own a program of root's is nobody,
+    who cannot enter root's home."""
+    if int(level) >= 3 or os.geteuid() != 0:
+        return True
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
 
 
 def get(language: str, folders: Mapping[str, str] | None = None) -> Toolchain:
