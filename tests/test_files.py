@@ -41,7 +41,10 @@ def module_name(path: Path) -> str:
 def test_no_two_test_files_have_the_same_name() -> None:
     """Python would import one of them for both: pytest stops, and tests that import from their neighbour get the other.
     In a folder with an `__init__.py` the folder's name makes the difference."""
-    paths = [path for path in (ROOT / "tests").rglob("*.py") if path.name not in ("__init__.py", "conftest.py")]
+    # The folders that pytest imports from; programs that a sandbox runs lie in others.
+    folders = [ROOT / "tests/helpers", *{path.parent for path in (ROOT / "tests").rglob("test_*.py")}]
+    paths = [path for folder in folders for path in folder.glob("*.py")]
+    paths = [path for path in paths if path.name not in ("__init__.py", "conftest.py")]
     names: dict[str, list[str]] = {}
     for path in paths:
         names.setdefault(module_name(path), []).append(path.relative_to(ROOT).as_posix())
