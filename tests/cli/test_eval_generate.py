@@ -55,12 +55,12 @@ def test_a_stopped_generation_resumes_with_the_same_completions(
     model: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def command(name: str) -> list[str]:
-        how = ["-n", "5", "--temperature", "1", "--seed", "9"]
+        how = ["-n", "3", "--context", "48", "--temperature", "1", "--seed", "9"]
         return ["eval", "generate", "infill:python", "-m", str(model), "--data", str(sets), *how, "-o", name]
 
     whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
     assert main(command(str(whole))) == 0
-    assert len(rows(whole)) == 5 * len(SINGLE_LINE)
+    assert len(rows(whole)) == 3 * len(SINGLE_LINE)
     monkeypatch.setattr(functional, "TOGETHER", 4)
     complete = FunctionalTask.complete
 
@@ -91,7 +91,7 @@ def test_a_run_and_a_model_of_transformers(sets: Path, tmp_path: Path) -> None:
     for number, model in enumerate(([str(run)], ["-m", str(other)])):
         out = tmp_path / f"{number}.jsonl"
         task = ("humaneval-infilling:single", "mbpp")[number]
-        assert main(["eval", "generate", task, *model, "--data", str(sets), "-o", str(out)]) == 0
+        assert main(["eval", "generate", task, *model, "--data", str(sets), "--context", "48", "-o", str(out)]) == 0
         found = rows(out)
         assert found and all(isinstance(row["completion"], str) for row in found)
         assert found[0]["by"]["seed"] == (5 if number == 0 else 0)
