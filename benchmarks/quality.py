@@ -105,7 +105,7 @@ def renamed(text: bytes, number: int) -> bytes:
 
 
 class Watch:
-    """What a process and its descendants take: the largest sum of their memory, and their CPU time."""
+    """Follows a process and its descendants: the largest sum of their memory, and their CPU time."""
 
     def __init__(self, pid: int) -> None:
         self.peak = 0
@@ -118,7 +118,7 @@ class Watch:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all processes, as they were last seen."""
+        """The CPU time of all processes, as they were last seen."""
         return sum(self._cpu.values())
 
     def stop(self) -> None:

@@ -376,9 +376,14 @@ class _Output:
         )
         self._documents.write(table)
         self._scores.write(scores.score(texts, ids, names, measures))
-        for (source, row), language in zip(held, names, strict=True):
-            self._count(source, "document")
-            self._by_language.setdefault(language, Counter()).update(documents=1, bytes=row.size)
+        for source, count in Counter(source for source, _ in held).items():
+            self._by_input.setdefault(source, Counter())["document"] += count
+        for (_, row), language in zip(held, names, strict=True):
+            total = self._by_language.get(language)
+            if total is None:
+                total = self._by_language[language] = Counter(documents=0, bytes=0)
+            total["documents"] += 1
+            total["bytes"] += row.size
 
 
 def _summary(reasons: Counter[str]) -> str:

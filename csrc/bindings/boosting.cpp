@@ -179,9 +179,13 @@ Array<double> linear_score(const Array<double>& rows, const Array<double>& centr
   }
   check_size(start, weights.shape(1), "start");
   Array<double> results({rows.shape(0), weights.shape(1)});
-  const boosting::LinearScore score{
-      centre.data(), spread.data(), weights.data(), start.data(), static_cast<size_t>(columns),
-      static_cast<size_t>(weights.shape(1)), farthest};
+  const boosting::LinearScore score{centre.data(),
+                                    spread.data(),
+                                    weights.data(),
+                                    start.data(),
+                                    static_cast<size_t>(columns),
+                                    static_cast<size_t>(weights.shape(1)),
+                                    farthest};
   const double* const in = rows.data();
   const auto count = static_cast<size_t>(rows.shape(0));
   double* const out = results.mutable_data();

@@ -11,7 +11,16 @@ namespace codeshell::boosting {
 namespace {
 
 // Classes of bytes, as bits, so that a word's are gathered by one operation for each byte. Other bytes have none.
-enum Class : uint8_t { lower = 1, upper = 2, digit = 4, underscore = 8, wide = 16, word = 31, blank = 32, line_end = 64 };
+enum Class : uint8_t {
+  lower = 1,
+  upper = 2,
+  digit = 4,
+  underscore = 8,
+  wide = 16,
+  word = 31,
+  blank = 32,
+  line_end = 64
+};
 
 constexpr std::array<uint8_t, 256> make_classes() {
   std::array<uint8_t, 256> classes{};

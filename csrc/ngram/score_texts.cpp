@@ -52,7 +52,7 @@ struct Pair {
   bool remembers;
 };
 
-// The models in pairs, those of the same units behind one another; `leads` tells where they begin.
+// The models in pairs, with those of the same units in one stretch; `leads` tells where each stretch begins.
 std::vector<Pair> pairs_of(const std::vector<const TextModel*>& models, std::vector<bool>& leads) {
   const auto same_units = [](const Model& a, const Model& b) {
     return a.units() == b.units() && a.header().begin == b.header().begin && a.header().end == b.header().end;

@@ -8,7 +8,7 @@ import pytest
 
 from codeshell.errors import UserError
 from codeshell.evaluate.programs import Limits, Program
-from codeshell.evaluate.sandbox import levels
+from codeshell.evaluate.sandbox import levels, values
 from codeshell.evaluate.sandbox.levels import Level
 from codeshell.evaluate.sandbox.python_judge import PythonJudge, version
 from codeshell.evaluate.verdicts import Judged, Verdict
@@ -97,7 +97,7 @@ def test_what_tests_may_do(code: str, tests: str, judge: PythonJudge) -> None:
         ("import os\ndef f(x):\n    os.abort()", "assert f(1) == 1", "exception", "the process ended with SIG"),
         ("import os\ndef f(x):\n    os._exit(3)", "assert f(1) == 1", "early_exit", "status 3 before the tests did"),
         ("import os\ndef f(x):\n    os.closerange(0, 99)\n    while True: os.getpid()", "f(1)", "early_exit", "closed"),
-        ("def f(x):\n    return [0] * 2_000_000", "assert f(1) == 1", "wrong", "f gave a value with more than 1,000,0"),
+        ("def f(x):\n    return [0] * 3_000_000", "assert f(1) == 1", "wrong", "f gave a value with more than 2,097,1"),
         ("def f(x):\n    x = []\n    x.append(x)\n    return x", "assert f(1)", "wrong", "contains itself"),
         ("def f(x):\n    return 1 << 40_000_000", "assert f(1) == 1", "wrong", "4,194,304 bits"),
         ("def f(x):\n    raise StopIteration", "assert f(1) == []", "exception", "f raised StopIteration() in line 2"),
@@ -168,7 +168,7 @@ def test_one_process_still_wants_the_end_of_the_tests(code: str, verdict: str, j
 
 def test_a_candidate_cannot_ask_for_one_process(judge: PythonJudge) -> None:
     # The tests pass on what the candidate returned; its size must not change the way of judging.
-    code = "def f(x):\n    return 'x' * (8 << 20) if x == 0 else 1"
+    code = f"def f(x):\n    return 'x' * {values.MAX_BYTES - 30} if x == 0 else 1"
     judged = ask(judge, code, "assert f([f(0)]) == 1")
     assert (judged.verdict, judged.mode) == (Verdict.WRONG, ""), judged
 
@@ -231,7 +231,7 @@ def test_judges_of_several_threads_agree(judge: PythonJudge) -> None:
 
 
 def test_a_program_that_is_too_large_is_not_run(judge: PythonJudge) -> None:
-    judged = ask(judge, "#" * (9 << 20), "assert f(1) == 1")
+    judged = ask(judge, "#" * values.MAX_BYTES, "assert f(1) == 1")
     assert judged.verdict is Verdict.NOT_RUN and "too large" in judged.why
 
 

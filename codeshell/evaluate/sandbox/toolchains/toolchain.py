@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import stat
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -137,11 +139,12 @@ class Toolchain:
         for library in used:
             if self._lack(library):
                 return Judged(Verdict.NOT_RUN, f"{self.row.title}: install {library.package}", toolchain=self.version())
-        values, files, binds = self._prepare(composed, program)
+        values, files, binds = self._prepare(composed, program, level)
         more = {name: text for library in used for name, text in library.environment.items()}
         outcomes: list[Outcome] = []
         verdict = None
         with self._box(level, program.limits, binds) as box:
+            values.setdefault("GOCACHE", f"{box.folder}/go-cache")
             box.write({name: text.encode("utf-8", "surrogatepass") for name, text in files.items()})
             for command in self.build.compile:
                 limits = self._compiler_limits(program.limits)
@@ -166,7 +169,9 @@ class Toolchain:
         seconds = max(limits.cpu_seconds, self.row.compile_seconds)
         return replace(limits, cpu_seconds=seconds, wall_seconds=max(limits.wall_seconds, WALL_PER_CPU * seconds))
 
-    def _prepare(self, composed: Composed, program: Program) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    def _prepare(
+        self, composed: Composed, program: Program, level: Level
+    ) -> tuple[dict[str, str], dict[str, str], list[str]]:
         """The placeholders of the commands, the files, and what to bind."""
         values, files = dict(composed.values), dict(composed.files)
         # A quarter: a virtual machine needs room beside its heap, and the compiler's is gone when the program runs.
@@ -181,11 +186,11 @@ class Toolchain:
             values["ARCHIVE"] = ""
         values["EXTERN"] = ""
         if self.language == "go":
-            values |= {"GOPATH": GO_LIBRARIES, "GOCACHE": "/tmp/go-cache"}
+            values["GOPATH"] = GO_LIBRARIES
         if self.language == "cpp":
             header = values["HEADER"]
             files[header] = caches.HEADERS[header]
-        if self.root is None and (prepared := self._prepared()):
+        if self.root is None and (prepared := self._prepared()) and _visible(prepared, level):
             binds.append(str(prepared))
             if self.language == "cpp" and values["HEADER"] in caches.PRECOMPILED:
                 values["HEADER"] = f"{prepared}/{values['HEADER']}"
@@ -300,6 +305,14 @@ class Toolchain:
         if outcome.cause != "ended" or outcome.status != 0:
             return None
         return (outcome.stdout + outcome.stderr).decode("utf-8", "replace")
+
+
+def _visible(path: Path, level: Level) -> bool:
+    """Whether a program sees a bound folder. At the levels without a root of their own a program of root's is nobody,
+    who cannot enter root's home."""
+    if int(level) >= 3 or os.geteuid() != 0:
+        return True
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
 
 
 def get(language: str, folders: Mapping[str, str] | None = None) -> Toolchain:
