@@ -32,9 +32,10 @@ CODE = {
     "score.scorers": "codeshell.scorers:SCORERS",
     "rules.own": "codeshell.data.rules:OWN",
     "select.own": "codeshell.data.rules:OWN",
+    "evaluate.tasks": "codeshell.evaluate:CODE",
 }
 """Keys of the recipe that name code, each with its registry. The registries are imported only for a recipe that names
-some: they need Arrow."""
+some: they may need Arrow."""
 
 
 def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None = None, refresh: bool = False) -> None:
@@ -51,6 +52,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         UserError: bad input, a directory in use, a disk that is full or read-only.
     """
     from codeshell.engine import LocalEngine
+    from codeshell.engine.arrow import leave_out_pandas
 
     stages = stages_of(recipe)
     names = [stage.name for stage in stages]
@@ -62,6 +64,8 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
         raise UserError(f"{directory}: both an input and the output; choose another output directory with -o")
     make_directory(directory)
     with lock(directory):
+        # The first stage's module imports Arrow, and Arrow would import pandas.
+        leave_out_pandas()
         # Before a file of the run is touched.
         _check(recipe, directory)
         with LocalEngine(workers) as engine:
@@ -84,9 +88,9 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                     continue
                 worked = True
                 started = time.monotonic()
+                if stage.alone:
+                    engine.close()
                 statistics[stage.name] = _module(stage).run(recipe, directory, engine)
-                # Idle workers would hold memory that training needs.
-                engine.close()
                 write_json(done, statistics[stage.name])
                 seconds = time.monotonic() - started
                 timings[stage.name] = round(timings.get(stage.name, 0.0) + seconds, 3)
@@ -333,7 +337,10 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     # Code that the recipe names is a setting like the name: another version of it gives another output.
     for key in CODE:
         for place in settings.get(key, ()):
-            settings[f"code of {place}"] = _registry(key).fingerprint(place)
+            text = _registry(key).fingerprint(place)
+            # The package's tasks have none: they change with the package, and what a run of it has done stays done.
+            if text or key != "evaluate.tasks":
+                settings[f"code of {place}"] = text
     return settings
 
 

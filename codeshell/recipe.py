@@ -273,8 +273,12 @@ class Train(Settings, frozen=True, kw_only=True):
 
 
 class Evaluate(Settings, frozen=True, kw_only=True):
-    """Sample sizes of the evaluation; every rate is printed with its 95 % interval."""
+    """Tasks of the evaluation and their sample sizes; every rate is printed with its 95 % interval."""
 
+    tasks: Redo[tuple[str, ...]] = ("bits_per_byte", "infill", "functions", "positions")
+    """What is measured, in this order: names of the package's tasks (`codeshell eval --help` lists them), or places of
+    your own, `FILE.py:NAME`. Tasks of large data sets are done where they are named. One that cannot run here, for
+    want of its data, of isolation or of a toolchain, is "not run", with the reason, and the others are done."""
     max_bytes: Redo[Positive] = 2_000_000
     """Held-out text scored for bits per byte."""
     infill_lines: Redo[Count] = 500
@@ -284,6 +288,16 @@ class Evaluate(Settings, frozen=True, kw_only=True):
     max_new_tokens: Redo[Positive] = 128
     position_sequences: Redo[Count] = 64
     """Sequences for the loss by position, before and after each context phase."""
+    samples: Redo[Count] = 0
+    """Answers to each problem of a functional task; 0 is the task's own number."""
+    temperature: Redo[Rate | Literal["task"]] = "task"
+    top_p: Redo[Share | Literal["task"]] = "task"
+    """How functional tasks sample: "task" is what the field does for that task."""
+    problems: Redo[Count] = 0
+    """The first problems of each functional task alone; 0 is all of them."""
+    data: Redo[str] = ""
+    """Folder with the data sets of functional tasks, or the file of one; empty: they come from the hub, by `datasets`
+    if that is installed."""
 
 
 class Recipe(Settings, frozen=True, kw_only=True):

@@ -10,12 +10,18 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.forked_runs import Runs
 
 from codeshell.pipeline import stages_of
 from codeshell.recipe import Recipe, flatten, load, to_tree
+
+SECONDS = 280
+"""For a command, which takes 5 alone on a machine: others may use it too."""
+pytestmark = pytest.mark.timeout(300)
 
 STAGES = stages_of(Recipe())
 """The stages of the recipe below, which names no scorers."""
@@ -84,7 +90,7 @@ def environment() -> dict[str, str]:
 
 def complete(run: Path, corpus: Path | str, *more: str) -> str:
     result = subprocess.run(
-        command(run, corpus, *more), capture_output=True, text=True, env=environment(), timeout=110, check=False
+        command(run, corpus, *more), capture_output=True, text=True, env=environment(), timeout=SECONDS, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stderr
@@ -95,6 +101,13 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
     complete(run, corpus)
     return run
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Commands that need not import torch again."""
+    with Runs(environment(), tmp_path_factory.mktemp("forked")) as runs:
+        yield runs
 
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
@@ -131,31 +144,19 @@ def test_a_second_run_does_nothing_again(finished: Path, corpus: Path) -> None:
     assert page == (finished / "report.html").stat().st_mtime_ns
 
 
-def test_sigkill_in_every_stage_changes_nothing(finished: Path, corpus: Path, tmp_path: Path) -> None:
+def test_sigkill_in_every_stage_changes_nothing(finished: Path, corpus: Path, tmp_path: Path, forked: Runs) -> None:
     """One run, killed inside each stage at its first and at its third file, gives the metrics of the one left alone."""
     run = tmp_path / "run"
     killed: dict[str, int] = {stage.name: 0 for stage in STAGES}
     for stage in STAGES:
         for number in (1, 3):
             arguments = command(run, corpus, "--until", stage.name)[3:]
-            process = subprocess.run(
-                [
-                    sys.executable,
-                    Path(__file__).parent / "helpers" / "killed_run.py",
-                    run / stage.directories[0],
-                    str(number),
-                    *arguments,
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment(),
-                check=False,
-            )
-            assert process.returncode in (0, -signal.SIGKILL), process.stderr
-            killed[stage.name] += process.returncode == -signal.SIGKILL
+            status, told = forked.run(arguments, kill=(run / stage.directories[0], number))
+            assert status in (0, -signal.SIGKILL), told
+            killed[stage.name] += status == -signal.SIGKILL
     assert all(killed.values()), killed
-    complete(run, corpus)
+    status, told = forked.run(command(run, corpus)[3:])
+    assert status == 0, told
     assert (run / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     for name in ("tokenizer/tokenizer.json", "model/model.safetensors", "model-starcoder2/model.safetensors"):
         assert (run / name).read_bytes() == (finished / name).read_bytes()
@@ -231,7 +232,7 @@ def test_a_finished_run_stays_done_with_settings_for_the_machine(
 @pytest.mark.parametrize("older", [False, True], ids=["this version", "older version"])
 @pytest.mark.parametrize("alone", [False, True], ids=["run", "train"])
 def test_a_half_finished_run_resumes_with_settings_for_the_machine(
-    finished: Path, corpus: Path, tmp_path: Path, older: bool, alone: bool
+    finished: Path, corpus: Path, tmp_path: Path, forked: Runs, older: bool, alone: bool
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -242,16 +243,16 @@ def test_a_half_finished_run_resumes_with_settings_for_the_machine(
     shutil.copy(finished / "evaluate" / "key.json", run / "evaluate")
     if older:
         as_an_older_version_left_it(run)
-    arguments = command(run, corpus, "--until", "train", *FOR_THE_MACHINE)
+    arguments = command(run, corpus, "--until", "train", *FOR_THE_MACHINE)[3:]
     if alone:
-        recipe = run.parent / "recipe.toml"
-        arguments = [*arguments[:3], "train", str(recipe), "-o", str(run), *FOR_THE_MACHINE]
-    result = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=110, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "step-000009, step 9 of 10" in result.stderr
+        arguments = ["train", str(run.parent / "recipe.toml"), "-o", str(run), *FOR_THE_MACHINE]
+    status, told = forked.run(arguments)
+    assert status == 0, told
+    assert "step-000009, step 9 of 10" in told
     assert not list(run.glob("*.old-*"))
     assert (run / "model" / "model.safetensors").exists()
-    log = complete(run, corpus)
+    status, log = forked.run(command(run, corpus)[3:])
+    assert status == 0, log
     assert all(f"{stage.name}: done before" in log for stage in STAGES if stage.name != "evaluate")
 
 

@@ -106,41 +106,47 @@ def test_installed():
     assert list(facts) == list(RANGES) and facts["torch"]["in_range"] and facts["numpy"]["version"]
 
 
-OLD_TRANSFORMERS = """
+def lines_of(code: str) -> list[str]:
+    """What a script prints, in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_another_transformers():
+    versions = ("4.57.6", "6.0.0")
+    lines = lines_of(f"""
 import sys, types
-fake = types.ModuleType("transformers"); fake.__version__ = "{version}"; sys.modules["transformers"] = fake
+fake = sys.modules["transformers"] = types.ModuleType("transformers")
 import codeshell
-try:
-    codeshell.patch
-except ImportError as error:
-    print(error)
-"""
+for fake.__version__ in {versions}:
+    try:
+        codeshell.patch
+    except ImportError as error:
+        print(error)
+""")
+    for line, version in zip(lines, versions, strict=True):
+        found = f"needs transformers 5.0 or newer, below 6, and transformers {version} is installed: pip install"
+        assert line.startswith(f"codeshell {found}")
 
 
-@pytest.mark.parametrize("version", ["4.57.6", "6.0.0"])
-def test_another_transformers(version):
-    code = OLD_TRANSFORMERS.format(version=version)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    wanted = f"codeshell needs transformers 5.0 or newer, below 6, and transformers {version} is installed: pip install"
-    assert done.stdout.startswith(wanted) and len(done.stdout.splitlines()) == 1, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("library", "version", "module"),
-    [("torch", "2.8.0", "codeshell.ops"), ("torch", "2.1.0", "codeshell.integrations.flash_attn"),
-     ("numpy", "1.24.4", "codeshell.randomness")],
-)  # fmt: skip
-def test_another_torch_and_numpy(library, version, module):
-    code = f"""
-import {library}, importlib
-{library}.__version__ = "{version}"
-try:
-    importlib.import_module("{module}")
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"and {library} {version} is installed" in done.stdout, done.stderr
+def test_another_torch_and_numpy():
+    others = [
+        ("torch", "2.8.0", "codeshell.ops"),
+        ("torch", "2.1.0", "codeshell.integrations.flash_attn"),
+        ("numpy", "1.24.4", "codeshell.randomness"),
+    ]
+    lines = lines_of(f"""
+import importlib
+for library, version, module in {others}:
+    library = importlib.import_module(library)
+    before, library.__version__ = library.__version__, version
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        print(error)
+    library.__version__ = before
+""")
+    for line, (library, version, _) in zip(lines, others, strict=True):
+        assert f"and {library} {version} is installed" in line
 
 
 def test_a_transformers_that_is_newer_than_tested():

@@ -75,6 +75,16 @@ def score_ngrams(
 ) -> NDArray[np.float64]:
     """Sums of the weights (2^bits, targets) of each text's n-grams over the length of its vector: (texts, targets)."""
 
+def linear_score(
+    rows: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    start: NDArray[np.float64],
+    farthest: float,
+) -> NDArray[np.float64]:
+    """(documents, targets): the start, and the standardised columns times their weights; NaN is the mean."""
+
 def sparse_product(
     columns: NDArray[np.uint32], values: NDArray[np.float64], bounds: NDArray[np.int64], dense: NDArray[np.float64]
 ) -> NDArray[np.float64]:

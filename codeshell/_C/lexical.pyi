@@ -28,3 +28,6 @@ def measure(
 def imports(
     data: Buffer, offsets: NDArray[np.int64], lexes: Sequence[Lexis], which: NDArray[np.int32]
 ) -> tuple[bytes, NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]: ...
+def measure_with_imports(
+    data: Buffer, offsets: NDArray[np.int64], lexes: Sequence[Lexis], which: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], tuple[bytes, NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]]: ...

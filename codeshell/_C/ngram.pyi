@@ -82,9 +82,16 @@ class Model:
     def write_arpa(self, path: str) -> None: ...
 
 def score_texts(
-    models: Sequence[Model], data: Buffer, offsets: NDArray[np.int64], begin: bool, end: bool, threads: int
+    models: Sequence[Model],
+    data: Buffer,
+    offsets: NDArray[np.int64],
+    begin: bool,
+    end: bool,
+    threads: int,
+    rows: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """`units` and `unknown` int64 and `log10` float64, each (models, texts)."""
+    """`units` and `unknown` int64 and `log10` float64, each (models, texts), or (models, rows) with `rows` of the
+    texts."""
 
 class ArpaReader:
     """Turns an ARPA file into a model file; see csrc/ngram/arpa.h."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codeshell import _C
+
 FARTHEST = 5.0
 """Standard deviations beyond which a value counts as this: one file of 40 MB must not decide."""
 
@@ -32,11 +34,14 @@ class Linear:
 
     def predict(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores (documents, targets) of rows (documents, columns); NaN is missing."""
-        result = np.repeat(self.start[None], len(rows), axis=0)
-        for column in range(rows.shape[1]):
-            value = _scaled(rows[:, column], self.centre[column], self.spread[column])
-            result += value[:, None] * self.weights[column]
-        return result
+        return _C.boosting.linear_score(
+            np.ascontiguousarray(rows),
+            np.ascontiguousarray(self.centre),
+            np.ascontiguousarray(self.spread),
+            np.ascontiguousarray(self.weights),
+            np.ascontiguousarray(self.start),
+            FARTHEST,
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, by name."""

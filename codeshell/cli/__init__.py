@@ -14,7 +14,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from codeshell.cli import process
+from codeshell.cli import process, subcommands
 from codeshell.errors import UserError, say
 
 if TYPE_CHECKING:
@@ -103,6 +103,12 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
         command = subparsers.add_parser(
             name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        # `eval judge` stands beside `eval TASK`, and only the next word tells them apart.
+        beside = getattr(module, "BESIDE", ())
+        if name == asked and set(argv[argv.index(name) + 1 :][:1]) & set(beside):
+            subcommands.add_subcommands(command, name, beside)
+            command.set_defaults(main=subcommands.main)
+            continue
         if name == asked:
             module.add_arguments(command)
         command.set_defaults(main=module.main)

@@ -92,10 +92,13 @@ def main(args: argparse.Namespace) -> int:
 
     from codeshell.cli.dedup import parse_size
     from codeshell.engine.arrow import leave_out_pandas
+    from codeshell.engine.memory import give_back_large_blocks
     from codeshell.environment import thread_count
     from codeshell.errors import UserError, reasons
 
     leave_out_pandas()
+    # Or the C library keeps what one step has freed, and the next one takes its own beside it.
+    give_back_large_blocks()
     from codeshell.documents import inputs
     from codeshell.engine.progress import Progress
     from codeshell.ngram.training import Settings, train
@@ -242,7 +245,11 @@ def _texts(shard: Shard, options: InputOptions, language: str | None, left_out: 
     if language is None:
         for batch in batches.read(shard, options):
             left_out.update(batch.left_out)
-            yield batch.texts
+            found = batch.texts
+            # A batch that has been read must not be in memory while the next one is made.
+            del batch
+            yield found
+            del found
         return
     held: list[str] = []
     size = 0

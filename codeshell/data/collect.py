@@ -57,7 +57,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     for leftover in stage.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
     begun = (stage / "plan.json").exists()
-    plan = make_plan(settings, stage, own=[directory])
+    plan = make_plan(settings, stage, own=[directory], engine=engine)
     shards: list[int] = list(range(plan["shards"]))
     parts = map_shards(engine, stage, "collect", partial(collect_shard, str(stage), settings), shards)
     # Add up the statistics of the shards: totals by language, and reasons by input.
@@ -154,10 +154,11 @@ def losses(by_input: dict[str, dict[str, int]]) -> list[str]:
     return lines
 
 
-def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[str, Any]:
+def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = (), engine: Engine | None = None) -> dict[str, Any]:
     """List the input into `plan-NNNNN.json`, one per shard, and `plan.json`, written last; or read what is there.
 
-    What is below the directories `own` is none of the input.
+    What is below the directories `own` is none of the input. The engine starts its workers once there is work for two
+    of them, while the listing continues.
     """
     path = stage / "plan.json"
     asked = json.loads(json.dumps(to_tree(settings)))  # as it is read back: tuples are lists in JSON
@@ -182,6 +183,8 @@ def make_plan(settings: Collect, stage: Path, own: Sequence[Path] = ()) -> dict[
     listing = Listing(settings.inputs, options_of(settings), own, by_input=True)
     count = 0
     for count, shards in enumerate(cut(listing, settings.shard_bytes), start=1):
+        if count == 2 and engine is not None:
+            engine.prepare(__name__)
         sources = {shard.source.number: shard.source for shard in shards}
         write_plan(stage / f"plan-{count - 1:05d}.json", Plan(list(sources.values()), shards))
     repeated = {str(index): number for index, number in sorted(listing.repeated.items())}
@@ -373,9 +376,14 @@ class _Output:
         )
         self._documents.write(table)
         self._scores.write(scores.score(texts, ids, names, measures))
-        for (source, row), language in zip(held, names, strict=True):
-            self._count(source, "document")
-            self._by_language.setdefault(language, Counter()).update(documents=1, bytes=row.size)
+        for source, count in Counter(source for source, _ in held).items():
+            self._by_input.setdefault(source, Counter())["document"] += count
+        for (_, row), language in zip(held, names, strict=True):
+            total = self._by_language.get(language)
+            if total is None:
+                total = self._by_language[language] = Counter(documents=0, bytes=0)
+            total["documents"] += 1
+            total["bytes"] += row.size
 
 
 def _summary(reasons: Counter[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from codeshell.data.rules import is_text, numbers
 from codeshell.data.scored import Scored
-from codeshell.data.sketches import COARSE, Sketch
+from codeshell.data.sketches import COARSE, Sketch, by_group
 from codeshell.documents.shards import read_table, shard_path, write_table
 from codeshell.randomness import draw, mix
 
@@ -34,6 +35,14 @@ SKETCHES = pa.schema(
     ]
 )
 """One row for each bin of a sketch, ascending; the rows of a sketch stand together."""
+
+PARTS = pa.schema(
+    [
+        *(SKETCHES.field(name) for name in ("column", "language", "bins_limit", "level")),
+        *(pa.field(name, pa.large_list(SKETCHES.field(name).type)) for name in ("bin", "documents", "bytes")),
+    ]
+)
+"""The sketches of one shard, a working file: a row each."""
 
 SAMPLE = 2_000
 """Documents in the sample: a correlation of 0.5 is then known to about 0.03."""
@@ -68,12 +77,16 @@ def sketch_shard(scored: Scored, limits: Mapping[str, int], seed: int, stage: Pa
     table = scored.read(shard, [*scored.columns, "bytes"], kept)
     sizes = kept["bytes"].to_numpy()
     values = {name: numbers(table[name]) for name in table.column_names}
-    parts = {}
-    for language, rows in languages_of(kept["language"]):
-        for name, column in values.items():
-            # Fixed for a column, so that sketches of all shards can be merged.
-            parts[name, language] = Sketch.of(column[rows], sizes[rows], limits.get(name, COARSE))
-    write_table(shard_path(stage, "sketches", shard), _table(parts))
+    names, group = [], np.zeros(kept.num_rows, np.int64)
+    for number, (language, rows) in enumerate(languages_of(kept["language"])):
+        names.append(language)
+        group[rows] = number
+    # The most bins are fixed for a column, so that sketches of all shards can be merged.
+    found = {
+        name: by_group(column, sizes, group, len(names), limits.get(name, COARSE)) for name, column in values.items()
+    }
+    parts = {(name, language): found[name][number] for number, language in enumerate(names) for name in values}
+    write_table(shard_path(stage, "sketches", shard), _part_table(parts))
     keys = hashes(kept["id"], seed, "sample")
     rows = np.sort(np.argsort(keys, kind="stable")[:SAMPLE])
     sample = {"hash": pa.array(keys[rows])} | {name: kept[name].take(pa.array(rows)) for name in ("id", "language")}
@@ -94,7 +107,7 @@ def merge(stage: Path, shards: range) -> None:
         some = shards[first : first + MERGED_AT_ONCE]
         parts: dict[tuple[str, str], list[Sketch]] = {key: [sketch] for key, sketch in whole.items()}
         for shard in some:
-            for key, sketch in _sketches(read_table(shard_path(stage, "sketches", shard))):
+            for key, sketch in _part_sketches(read_table(shard_path(stage, "sketches", shard))):
                 parts.setdefault(key, []).append(sketch)
         whole = {key: Sketch.merged(several, several[0].limit) for key, several in parts.items()}
         samples = [read_table(shard_path(stage, "sample", shard)) for shard in some]
@@ -104,6 +117,33 @@ def merge(stage: Path, shards: range) -> None:
         write_table(stage / "sample.parquet", chosen.drop_columns(["hash"]))
     # Last: it says that both are there.
     write_table(stage / "sketches.parquet", _table(dict(sorted(whole.items()))))
+
+
+def _part_table(parts: Mapping[tuple[str, str], Sketch]) -> pa.Table:
+    """Sketches by (column, language) as rows of `PARTS`."""
+    offsets = np.cumsum([0, *(len(sketch.bins) for sketch in parts.values())])
+    numbers_of = [[getattr(sketch, name) for sketch in parts.values()] for name in ("limit", "level")]
+    lists = [
+        pa.LargeListArray.from_arrays(
+            offsets, np.concatenate([np.empty(0, kind), *(getattr(sketch, name) for sketch in parts.values())])
+        )
+        for name, kind in (("bins", np.uint64), ("count", np.int64), ("size", np.int64))
+    ]
+    return pa.table([*([key[at] for key in parts] for at in (0, 1)), *numbers_of, *lists], schema=PARTS)
+
+
+def _part_sketches(table: pa.Table) -> Iterator[tuple[tuple[str, str], Sketch]]:
+    """The sketches of rows that `_part_table` made, each with its (column, language)."""
+    table = table.combine_chunks()
+    if not table.num_rows:
+        return
+    lists = [table[name].chunk(0) for name in ("bin", "documents", "bytes")]
+    arrays = [column.flatten().to_numpy() for column in lists]
+    offsets = lists[0].offsets.to_numpy()
+    bounds = pairwise((offsets - offsets[0]).tolist())
+    rows = zip(*(table[name].to_pylist() for name in ("column", "language", "bins_limit", "level")), strict=True)
+    for (column, language, limit, level), (start, end) in zip(rows, bounds, strict=True):
+        yield (column, language), Sketch(limit, level, *(array[start:end] for array in arrays))
 
 
 def _table(parts: Mapping[tuple[str, str], Sketch]) -> pa.Table:

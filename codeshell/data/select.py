@@ -1,9 +1,9 @@
 """Select: which of the distinct documents stay, by their scores. No pass reads a text.
 
     sketch   columns -> the distribution of every score in every language (`distributions`)
-    decide   columns -> the first limit that each document breaks (`decisions`); its rank, if a budget needs it
+    decide   columns -> the first limit that each document breaks (`decisions`) and its rank; only for a budget or a cap
     choose   the budget and the cap of libraries, over all documents at once (`budget`), in this process
-    write    kept-NNNNN and dropped-NNNNN, with the reason of every drop
+    write    kept-NNNNN and dropped-NNNNN, with the reason of every drop; it decides here, where `decide` has not
 
 Another threshold needs this stage again, and no scorer. Memory is one shard's columns, the sketches, and for a budget
 some 50 bytes per document.
@@ -97,14 +97,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     distributions = Distributions(stage)
     plan = decisions.plan(recipe, known, distributions)
     together = bool(recipe.select.budget or recipe.select.library_cap)
-    work = partial(decide_shard, scored, plan, stage, together, bool(recipe.select.library_cap))
-    map_shards(engine, stage, "decide", work, list(shards))
-    # A run that was killed after this has all the files of it, or needs them no more.
-    done = [
-        marker_path(stage, "select", shard).exists() or shard_path(stage, "cut", shard).exists() for shard in shards
-    ]
-    if together and not all(done):
-        _choose(scored, plan, recipe.select, recipe.seed, stage)
+    if together:
+        map_shards(engine, stage, "decide", partial(decide_shard, scored, plan, stage), list(shards))
+        # A run that was killed after this has all the files of it, or needs them no more.
+        done = [
+            marker_path(stage, "select", shard).exists() or shard_path(stage, "cut", shard).exists() for shard in shards
+        ]
+        if not all(done):
+            _choose(scored, plan, recipe.select, recipe.seed, stage)
     parts = map_shards(engine, stage, "select", partial(write_shard, scored, plan, stage), list(shards))
     merge_edges(stage, shards)
     # Working files; the markers stay, so a resumed run does not miss them.
@@ -170,12 +170,16 @@ def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[s
     ]
 
 
-def decide_shard(
-    scored: Scored, plan: Plan, stage: Path, with_ranks: bool, with_libraries: bool, shard: int
-) -> dict[str, Any]:
-    """Write `decided-NNNNN.parquet` of one shard."""
+def decide_shard(scored: Scored, plan: Plan, stage: Path, shard: int) -> dict[str, Any]:
+    """Write `decided-NNNNN.parquet` of one shard, for a budget or a cap of libraries."""
     give_back_large_blocks()
-    table = _columns(scored, plan, shard)
+    table = scored.read(shard, [*plan.columns, "language"])
+    write_table(shard_path(stage, "decided", shard), _decided(plan, table, Distributions(stage, plan.weights)))
+    return {"documents": table.num_rows}
+
+
+def _decided(plan: Plan, table: pa.Table, distributions: Distributions | None) -> pa.Table:
+    """The rows of `DECIDED` for what the plan reads of some documents; with ranks if there are distributions."""
     decided = decisions.decide(plan, table)
     detail = np.full(table.num_rows, None, object)
     # What a score of text says, for those that it drops.
@@ -184,21 +188,20 @@ def decide_shard(
         if len(rows) and is_text(table[limit.column].type):
             detail[rows] = table[limit.column].take(pa.array(rows)).to_pylist()
     rank = np.full(table.num_rows, np.nan)
-    if with_ranks:
-        rank = decisions.ranks(plan, table, Distributions(stage, plan.weights))
+    if distributions is not None:
+        rank = decisions.ranks(plan, table, distributions)
     arrays = [decided.reason.astype(np.int16), decided.value, decided.limit, pa.array(detail, pa.string()), rank]
-    write_table(shard_path(stage, "decided", shard), pa.table(arrays, schema=DECIDED))
-    return {"documents": table.num_rows}
+    return pa.table(arrays, schema=DECIDED)
 
 
 def write_shard(scored: Scored, plan: Plan, stage: Path, shard: int) -> dict[str, Any]:
     """Write `kept-`, `dropped-` and `edges-NNNNN.parquet` of one shard; return its statistics."""
     give_back_large_blocks()
     kept = scored.kept(shard)
-    decided = read_table(shard_path(stage, "decided", shard))
+    columns = scored.read(shard, [*plan.columns, "language"], kept)
+    # Without a budget or a cap a document is decided about by itself, here.
     cut = shard_path(stage, "cut", shard)
-    if cut.exists():
-        decided = read_table(cut)
+    decided = read_table(cut) if cut.exists() else _decided(plan, columns, None)
     reason = decided["reason"].to_numpy()
     names = np.array(plan.reasons, dtype=object)
     stays, goes = np.flatnonzero(reason < 0), np.flatnonzero(reason >= 0)
@@ -218,7 +221,7 @@ def write_shard(scored: Scored, plan: Plan, stage: Path, shard: int) -> dict[str
         schema=DETAILED,
     )
     write_table(shard_path(stage, "dropped", shard), dropped)
-    edges = edges_of(plan.limits, _columns(scored, plan, shard, kept), kept, reason)
+    edges = edges_of(plan.limits, columns, kept, reason)
     write_table(shard_path(stage, "edges", shard), pa.Table.from_pylist(edges, schema=EDGES))
     # The promise that no document is lost.
     statistics: dict[str, Any] = {
@@ -233,11 +236,6 @@ def write_shard(scored: Scored, plan: Plan, stage: Path, shard: int) -> dict[str
         lost = sum(numbers[unit] for numbers in statistics["dropped"].values())
         assert statistics["in"][unit] == statistics["kept"][unit] + lost, "in = kept + dropped"
     return statistics
-
-
-def _columns(scored: Scored, plan: Plan, shard: int, kept: pa.Table | None = None) -> pa.Table:
-    """What the plan reads of a shard."""
-    return scored.read(shard, [*plan.columns, "language"], kept)
 
 
 def _choose(scored: Scored, plan: Plan, select: Select, seed: int, stage: Path) -> None:

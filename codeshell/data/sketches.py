@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,13 +141,52 @@ def _collapsed(
     """The sketch of bins that may repeat, at the lowest level from this one on that has at most `limit` of them."""
     assert limit >= 2, "so the level stays below 64: at 63 there are two bins, the negative numbers and the others"
     order = np.argsort(bins, kind="stable")
-    bins, count, size = bins[order], count[order], size[order]
-    while True:
-        # Where a new bin begins; the sums between two beginnings are those of a bin.
-        starts = np.flatnonzero(np.concatenate([[True], bins[1:] != bins[:-1]])) if len(bins) else np.empty(0, np.int64)
-        if len(starts):
-            bins, count, size = bins[starts], np.add.reduceat(count, starts), np.add.reduceat(size, starts)
-        if len(bins) <= limit:
-            return Sketch(limit, level, bins, count, size)
-        level += 1
-        bins = bins >> np.uint64(1)
+    return _of_ascending(limit, level, bins[order], count[order], size[order])
+
+
+def _of_ascending(
+    limit: int, level: int, bins: NDArray[np.uint64], count: NDArray[np.int64], size: NDArray[np.int64]
+) -> Sketch:
+    """`_collapsed` of bins that ascend."""
+    if not len(bins):
+        return Sketch(limit, level, bins, count, size)
+    # Two neighbours are one bin once as many bits are cut off as their difference has.
+    bits = _bit_lengths(bins[1:] ^ bins[:-1])
+    # beyond[k]: neighbours that are still two bins with k bits cut off, one less than there are bins.
+    beyond = len(bits) - np.cumsum(np.bincount(bits, minlength=65))
+    cut = int(np.flatnonzero(beyond < limit)[0])
+    # Where a new bin begins; the sums between two beginnings are those of a bin.
+    starts = np.concatenate([[0], np.flatnonzero(bits > cut) + 1])
+    bins = bins[starts] >> np.uint64(cut)
+    return Sketch(limit, level + cut, bins, np.add.reduceat(count, starts), np.add.reduceat(size, starts))
+
+
+def _bit_lengths(numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """How many bits each number has; 0 of 0."""
+    high, low = numbers >> np.uint64(32), numbers & np.uint64(0xFFFFFFFF)
+    # Halves are exact as float64, so that no rounding adds a bit.
+    upper, lower = (np.frexp(half.astype(np.float64))[1].astype(np.int64) for half in (high, low))
+    return np.where(high > 0, upper + 32, lower)
+
+
+def by_group(
+    values: NDArray[np.float64], sizes: NDArray[np.int64], groups: NDArray[np.int64], number: int, limit: int
+) -> list[Sketch]:
+    """`Sketch.of` of each of some groups of documents, all in one sort.
+
+    Args:
+        values: (documents,); NaN is no value.
+        sizes: (documents,) bytes.
+        groups: (documents,) the group of each, 0 to `number` - 1.
+        limit: bins of a sketch at most.
+    """
+    rows = np.flatnonzero(~np.isnan(values))
+    keys = keys_of(values[rows])
+    rows_of = np.lexsort((keys, groups[rows]))
+    keys, rows = keys[rows_of], rows[rows_of]
+    bounds = np.searchsorted(groups[rows], np.arange(number + 1))
+    ones, sizes = np.ones(len(rows), np.int64), sizes[rows]
+    return [
+        _of_ascending(limit, 0, keys[begin:end], ones[begin:end], sizes[begin:end])
+        for begin, end in pairwise(bounds.tolist())
+    ]

@@ -74,7 +74,7 @@ NOTHING_SAID = frozenset(
 MACHINES = ("auto commit", "update contributing", "<?xml")
 """What a message must not hold (BigCode)."""
 
-_VERSION = re.compile(r"(?:release |version |bump (?:version )?(?:to )?)?v?\d+\.\d+(?:\.\d+)?\S{0,20}$", re.IGNORECASE)
+_VERSION = re.compile(r"(?i)\A(?:release |version |bump (?:version )?(?:to )?)?v?\d+\.\d+(?:\.\d+)?\S{0,20}$")
 _ENCODINGS = frozenset(
     """iso-8859-1 latin1 iso8859-1 iso-8859-15 windows-1252 cp1252 windows-1251 koi8-r shift_jis sjis euc-jp gbk
     gb18030 gb2312 big5 euc-kr""".split()  # noqa: SIM905

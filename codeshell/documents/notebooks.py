@@ -51,8 +51,8 @@ KERNELS = {"ir": "r", "xeus-cling": "cpp", "octave": "matlab", "almond": "scala"
 KEPT_MAGICS = frozenset({"time", "timeit", "capture", "prun", "memit", "mprun", "lprun", "python", "python3", "cython"})
 """Magics of a whole cell that leave its code Python."""
 
-_MAGIC = re.compile(r"[ \t]*(?:%{1,2}[A-Za-z_]|![^=]|(?:pip|pip3|conda) +install\b)")
-_HELP = re.compile(r"[ \t]*\?{0,2}[\w.]+\?{1,2}[ \t]*$|[ \t]*\?{1,2}[\w.]+[ \t]*$")
+_MAGIC = re.compile(r"\A[ \t]*(?:%{1,2}[A-Za-z_]|![^=]|(?:pip|pip3|conda) +install\b)")
+_HELP = re.compile(r"\A[ \t]*(?:\?{0,2}[\w.]+\?{1,2}|\?{1,2}[\w.]+)[ \t]*$")
 _ATTACHED = re.compile(r"\((?:data|attachment):[^)\s]*")
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
 _FIGURE = re.compile(r"<[\w.]{0,80}(?:Figure|Axes|matplotlib)[^<>]{0,200}>")

@@ -43,6 +43,10 @@ class Engine(Protocol):
         """
         ...
 
+    def prepare(self, module: str) -> None:
+        """Start now what the first `map` would start, for functions of this module, and do not wait for it."""
+        ...
+
     def close(self) -> None:
         """Give back what the engine holds (processes, a cluster's connection); a later `map` takes it again."""
         ...
@@ -70,16 +74,22 @@ class LocalEngine:
         self._module = module
         self._pool: ProcessPoolExecutor | None = None
         self._used = False
-        if module is not None and self.workers > 1:
-            try:
-                pool = self._start()
-                for _ in range(min(self.workers, EARLY_WORKERS)):
-                    # The executor starts a process for a task that finds none idle; what the task does is no matter.
-                    _submit(pool, int)
-            except BaseException:
-                # Ctrl-C: the caller gets no engine that it could close.
-                self._kill()
-                raise
+        if module is not None:
+            self.prepare(module)
+
+    def prepare(self, module: str) -> None:
+        if self.workers == 1 or self._pool is not None:
+            return
+        self._module = module
+        try:
+            pool = self._start()
+            for _ in range(min(self.workers, EARLY_WORKERS)):
+                # The executor starts a process for a task that finds none idle; what the task does is no matter.
+                _submit(pool, int)
+        except BaseException:
+            # Ctrl-C: in `__init__`, the caller gets no engine that it could close.
+            self._kill()
+            raise
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         # Nothing to share: no process is worth its start.

@@ -154,6 +154,9 @@ class RayEngine:
             # Also when the caller stops early or presses Ctrl-C: then nothing is waited for.
             self._cancel(running, patience=0.0)
 
+    def prepare(self, module: str) -> None:
+        """Nothing: Ray has workers of its own."""
+
     def close(self) -> None:
         """End the Ray that this engine started, or its connection to a cluster; a later `map` connects again."""
         if self._disconnect is not None:

@@ -32,6 +32,8 @@ class Stage:
     """Costs hours: with other settings its directories are moved aside, not deleted."""
     only_with: tuple[str, ...] = ()
     """Keys of the recipe. Where the values of all of them are empty, the stage is no part of the run."""
+    alone: bool = False
+    """Works in this process, and needs the memory that idle workers would hold: they end before it."""
     parts: bool = False
     """Its directory has parts with keys of their own: with other settings it is not cleared, and the stage itself does
     again what they touch."""
@@ -61,9 +63,13 @@ STAGES = (
     # The corpus: whole repositories are held out, and what leaks is dropped.
     Stage("split", "data.split", ("curated",), ("split", "seed"), kept=("train", "valid", "test"), drops=True),
     # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.
-    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed"), checks=True),
+    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed"), checks=True, alone=True),
     Stage("tokens", "data.tokens", ("tokens",), ()),
-    Stage("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed"), precious=True),
+    Stage(
+        *("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed")),
+        precious=True,
+        alone=True,
+    ),
     # Not in the list: the report, which is written from all of these after the last.
-    Stage("evaluate", "evaluate", ("evaluate",), ("evaluate", "seed")),
+    Stage("evaluate", "evaluate", ("evaluate",), ("evaluate", "seed"), checks=True, parts=True, alone=True),
 )

@@ -31,16 +31,46 @@ if TYPE_CHECKING:
     from codeshell.engine import Engine
     from codeshell.recipe import Recipe
 
-__all__ = ["run"]
+__all__ = ["CODE", "check", "run"]
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine, tasks: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate the model of the run in `directory`; see the module's text for what is written and returned.
 
     Args:
-        tasks: names, or places of tasks of one's own (`FILE.py:NAME`); None does all tasks of the package.
+        tasks: names, or places of tasks of one's own (`FILE.py:NAME`); None does those of the recipe.
     """
     from codeshell.evaluate.evaluate_run import run as run_stage
-    from codeshell.evaluate.tasks import TASKS
 
-    return run_stage(recipe, directory, engine, tuple(TASKS) if tasks is None else tasks)
+    return run_stage(recipe, directory, engine, recipe.evaluate.tasks if tasks is None else tasks)
+
+
+class _Code:
+    """What `codeshell.pipeline` asks about the code that `evaluate.tasks` names."""
+
+    def fingerprint(self, name: str) -> str:
+        """The text of `tasks.code_of`: empty for the package's tasks."""
+        from codeshell.evaluate.tasks import code_of
+
+        return code_of(name)
+
+
+CODE = _Code()
+
+
+def check(recipe: Recipe) -> None:
+    """Find names of tasks that there are not, before hours of training.
+
+    Raises:
+        UserError: a name is that of no task, or there twice.
+    """
+    from codeshell.errors import UserError
+    from codeshell.evaluate.tasks import TASKS, get_task
+
+    names = recipe.evaluate.tasks
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"evaluate.tasks: {name} is there {names.count(name)} times; name each task once")
+        # The classes of these are not loaded yet: they need what the data stages do without.
+        if name not in TASKS:
+            get_task(name)

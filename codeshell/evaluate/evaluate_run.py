@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +15,17 @@ import torch
 from codeshell.engine import Engine
 from codeshell.engine.files import make_directory, write_json
 from codeshell.errors import UserError
+from codeshell.evaluate import functional
 from codeshell.evaluate.corpus import Corpus, split_paths
+from codeshell.evaluate.execution import Execution
+from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.measure import Outcome, measure
+from codeshell.evaluate.models import fingerprint
+from codeshell.evaluate.prompts import NotRunError
 from codeshell.evaluate.subject import Subject, load_model, longest_context, phase_ends, start_of
 from codeshell.evaluate.task import Task
-from codeshell.evaluate.tasks import TASKS, code_of, get_task
-from codeshell.recipe import Recipe
+from codeshell.evaluate.tasks import code_of, get_task, in_package
+from codeshell.recipe import Evaluate, Recipe, to_tree
 
 SPLIT = "test"
 
@@ -44,18 +51,27 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
         if not (directory / needed).is_dir():
             raise UserError(f"{directory / needed}: not there; run the stages before evaluate first")
     held_out = Corpus(split_paths(directory, SPLIT, seed=recipe.seed))
-    if len(held_out):
+    # What cannot run here is known before a model is loaded; if nothing else is left, none is.
+    execution = _execution(recipe.evaluate, output)
+    lacking = {task.name: why for task in tasks if (why := _lacks(task, held_out, execution))}
+    able = [(task, code) for task, code in zip(tasks, codes, strict=True) if task.name not in lacking]
+    outcome = Outcome(tasks)
+    if able:
         # The number of threads decides the rounding on a CPU, so it is the recipe's; afterwards it is as it was.
         before = torch.get_num_threads()
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
         try:
-            outcome = measure(tasks, _subject(recipe, directory, held_out), output, codes)
+            subject = _subject(recipe, directory, held_out, execution)
+            # What was done with other settings is done again; that a task is named or not changes no other one.
+            settings = _settings(recipe)
+            outcome = measure([task for task, _ in able], subject, output, [code + settings for _, code in able])
+            outcome.tasks = tasks
         finally:
             torch.set_num_threads(before)
-    else:
-        # Without documents no model is loaded, and no task can run.
-        outcome = Outcome(tasks, not_run={task.name: "no held-out files: the test split is empty" for task in tasks})
+    # In the order of the tasks, whoever found that one cannot run.
+    lacking |= outcome.not_run
+    outcome.not_run = {task.name: lacking[task.name] for task in tasks if task.name in lacking}
     _write(outcome, output)
     facts = {
         "split": SPLIT,
@@ -67,7 +83,34 @@ def run(recipe: Recipe, directory: Path, engine: Engine, names: Sequence[str]) -
     return {"held_out": facts, **outcome.statistics(), **_sections(outcome), **failure}
 
 
-def _subject(recipe: Recipe, directory: Path, held_out: Corpus) -> Subject:
+def _settings(recipe: Recipe) -> str:
+    """A text that changes with what the tasks read of the recipe."""
+    own = {key: value for key, value in to_tree(recipe.evaluate).items() if key != "tasks"}
+    text = json.dumps([recipe.seed, own], sort_keys=True)
+    return f" settings {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _execution(settings: Evaluate, output: Path) -> Execution:
+    """How the functional tasks of a run do their work; verdicts are kept with its other files."""
+    return Execution(journal=output).over(settings)
+
+
+def _lacks(task: Task, held_out: Corpus, execution: Execution) -> str:
+    """Why a task cannot run here: no documents, no problems, no isolation, no toolchain. Empty if it can."""
+    if task.needs_documents:
+        return "" if len(held_out) else "no held-out files: the test split is empty"
+    if not isinstance(task, FunctionalTask):
+        return ""
+    try:
+        task.settings(execution)
+        task.load(execution.data)
+        functional.require_judge(execution, task.language, task.style)
+    except (UserError, NotRunError) as reason:
+        return str(reason)
+    return ""
+
+
+def _subject(recipe: Recipe, directory: Path, held_out: Corpus, execution: Execution) -> Subject:
     from codeshell.tokenizer import Tokenizer
 
     # A run of documents that were all held out has no training split, and then no baselines that learn from it.
@@ -82,6 +125,8 @@ def _subject(recipe: Recipe, directory: Path, held_out: Corpus) -> Subject:
         context=longest_context(recipe.train),
         start=start_of(recipe.train),
         phase_ends=phase_ends(recipe.train, directory),
+        execution=execution,
+        origin={"name": recipe.name, "hash": fingerprint(directory / "model")},
     )
 
 
@@ -115,4 +160,4 @@ def _shown(task: Task, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _of_the_package(task: Task) -> bool:
-    return task.name in TASKS
+    return in_package(task.name)

@@ -77,7 +77,9 @@ def prompt_ids(
         return [*start, *tokenizer.encode(prompt.before)[-room:]]
     # Text that is too far away to fit whatever its tokens are is cut before it is tokenised.
     far = room * PROMPT_CHARACTERS
-    before, after = tokenizer.encode_batch([prompt.before[-far:], prompt.after[:far]])
+    # Some tokenizers put a blank before a text, which text after a gap must not get; they have a way without it.
+    inside = getattr(tokenizer, "encode_inside", tokenizer.encode)
+    before, after = tokenizer.encode(prompt.before[-far:]), inside(prompt.after[:far])
     # The text before the gap keeps half of the room or more; the text after it gets the rest.
     kept_before = min(len(before), max(room // 2, room - len(after)))
     kept_after = min(len(after), room - kept_before)

@@ -50,7 +50,7 @@ NOTHING = Stops()
 
 _HUMANEVAL_X = {
     "cpp": Stops(("\n```",), 1),
-    "go": Stops(("\n```",), 1, quotes="\"`"),
+    "go": Stops(("\n```",), 1, quotes='"`'),
     "java": Stops(("\n```",), 2),
     "js": Stops(("\n```",), 1, quotes="\"'`"),
     "python": HUMANEVAL,
@@ -65,9 +65,9 @@ RUST_FILE = Stops(("\nfn main", "\n#[cfg(test)]", "\n```"))
 
 def _pieces(quotes: str) -> re.Pattern[str]:
     """What decides which braces count: comments, texts, single characters in single quotes, braces."""
-    texts = "".join(rf"|{mark}(?:\\.|[^{mark}\\])*(?:{mark}|\Z)" for mark in quotes)
-    # A lifetime of Rust ('a) has no second quote, so it is no character.
-    character = r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'"
+    texts = "".join(rf"|{mark}(?:\\.|[^{mark}\\])*(?:{mark}|\\?\Z)" for mark in quotes)
+    # A lifetime of Rust ('a) has no second quote, so it is no character; at the end of the text that is still open.
+    character = r"|'(?:\\[^\n][^'\n]{0,8}|[^'\\\n])(?:'|\Z)"
     return re.compile(rf"//[^\n]*|/\*.*?(?:\*/|\Z){texts}{character}|[{{}}]", re.DOTALL)
 
 

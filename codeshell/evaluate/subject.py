@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from codeshell.errors import UserError
 from codeshell.evaluate import scoring
 from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
+from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.generation import generate
 from codeshell.evaluate.prompts import Completion, NotFiniteError, NotRunError, Prompt, Sampling, prompt_ids
 from codeshell.model import generation
@@ -51,15 +52,19 @@ class Subject:
     """One model beside the documents that it is measured on.
 
     Args:
-        model: a `CodeShellForCausalLM` in evaluation mode, on its device.
-        tokenizer: its `codeshell.tokenizer.Tokenizer`.
-        held_out: documents that it has not been trained on.
+        model: a `CodeShellForCausalLM` in evaluation mode, on its device, or a `TransformersModel`, which can complete
+            prompts but not score text.
+        tokenizer: its `codeshell.tokenizer.Tokenizer`, or a `TransformersTokenizer`.
+        held_out: documents that it has not been trained on; an empty corpus for tasks with `needs_documents = False`.
         train: documents that it was trained on, for the baselines; None leaves the baselines out.
         settings: sample sizes.
         seed: decides every choice and the sampling.
         context: tokens that it was trained on at once.
         start: what stood before a document in training (see `scoring`).
         phase_ends: ends of the earlier training phases; empty where the model is not that of a run.
+        before: ids before every prompt; None is what `start` says.
+        execution: how functional tasks run.
+        origin: what names the model in results: its path or name, and a hash.
     """
 
     model: Any
@@ -71,10 +76,15 @@ class Subject:
     context: int
     start: scoring.Start
     phase_ends: Sequence[PhaseEnd] = field(default=())
+    before: Sequence[int] | None = None
+    execution: Execution = field(default_factory=Execution)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def before_text(self) -> list[int]:
         """The ids before every document."""
+        if self.before is not None:
+            return list(self.before)
         return [self.tokenizer.eot] if self.start == "eot" else []
 
     # The baselines are made when the first task asks for them, and all but the untrained model once for all tasks.
@@ -104,13 +114,20 @@ class Subject:
         return self.context - max_new_tokens - len(self.before_text)
 
     def complete(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, purpose: str, model: Any = None
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        purpose: str,
+        model: Any = None,
+        keys: Sequence[str] | None = None,
     ) -> list[Completion]:
         """What the model writes after each prompt, in their order.
 
         Args:
             prompts: a prompt that is too long for the context is cut far from where the model writes.
-            purpose: names the random numbers; those of a prompt depend on the seed, this and its place in the list.
+            purpose: names the random numbers; those of a prompt depend on the seed, this and its key.
+            keys: one per prompt; by default its place in the list.
             model: another model of the same shape, for example `untrained`.
 
         Raises:
@@ -146,6 +163,7 @@ class Subject:
                 seed=self.seed,
                 purpose=purpose,
                 stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
+                keys=keys,
             )
         except generation.NotFiniteError as error:
             raise NotFiniteError(f"the model's logits are not finite at {error.cause}") from None

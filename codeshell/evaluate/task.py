@@ -83,6 +83,8 @@ class Task:
     keeps_samples: bool = True
     needs_run: bool = False
     """It needs more of a run than the model and the documents, so `codeshell eval all` leaves it out."""
+    needs_documents: bool = True
+    """It asks about held-out documents. One that brings its own problems runs without any."""
     keeps_details: bool = False
     """Its statistics are long: they go to `evaluate/NAME.json`, and `brief` says what of them `stats.json` holds."""
 

@@ -97,7 +97,7 @@ class Judged:
 _UNSAFE = re.compile(
     # C0 and C1 controls but tab and line feed; DEL; the line and paragraph separators; what turns the direction of
     # writing; zero-width characters and the byte order mark; lone surrogates; non-characters at the end of the plane.
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb\ufffe\uffff]"
 )
 
 

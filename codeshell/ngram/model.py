@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codeshell import _C
-from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
+from codeshell.documents.texts import PIECE_BYTES, TextBuffers, Texts, cut, text_buffers
 from codeshell.errors import UserError
 from codeshell.ngram import convert
 
@@ -216,25 +215,58 @@ class LanguageModel:
 
 
 def score_all(
-    models: Sequence[LanguageModel], texts: Texts, *, bos: bool = True, eos: bool = True, threads: int = 1
+    models: Sequence[LanguageModel],
+    texts: Texts,
+    *,
+    bos: bool = True,
+    eos: bool = True,
+    threads: int = 1,
+    rows: NDArray[np.int64] | None = None,
 ) -> list[Scores]:
     """The scores of the texts under each model. Texts are cut into units once for models that share their vocabulary.
 
-    Args and results are those of `LanguageModel.score`.
+    Args and results are those of `LanguageModel.score`, and:
+        rows: (n,) of an Arrow array or column, ascending: the texts that are scored. They are read where they lie.
     """
     parts: list[list[Scores]] = [[] for _ in models]
     direct = [number for number, model in enumerate(models) if model._encoder is None]
-    for piece in itertools.chain.from_iterable(map(cut, text_buffers(texts))):
-        sizes = np.diff(piece.offsets)
+    for piece, chosen in _pieces(texts, rows):
+        sizes = np.diff(piece.offsets) if chosen is None else piece.offsets[chosen + 1] - piece.offsets[chosen]
         handles = [models[number].handle for number in direct]
-        found = _C.ngram.score_texts(handles, piece.data, piece.offsets, bos, eos, threads) if direct else {}
+        found = _C.ngram.score_texts(handles, piece.data, piece.offsets, bos, eos, threads, chosen) if direct else {}
         for row, number in enumerate(direct):
             parts[number].append(Scores(found["units"][row], found["unknown"][row], found["log10"][row], sizes, eos))
         for number, model in enumerate(models):
             if model._encoder is not None:
-                each = model.handle.score_ids(*model._ids(piece), bos, eos)
+                ids = model._ids(piece if chosen is None else _copied(piece, chosen))
+                each = model.handle.score_ids(*ids, bos, eos)
                 parts[number].append(Scores(each["units"][0], each["unknown"][0], each["log10"][0], sizes, eos))
     return [_joined(some, eos) for some in parts]
+
+
+def _pieces(texts: Texts, rows: NDArray[np.int64] | None) -> Iterator[tuple[TextBuffers, NDArray[np.int64] | None]]:
+    """Stretches of the texts of about `PIECE_BYTES`, and the chosen ones of each; None for all."""
+    first = 0
+    for piece in text_buffers(texts):
+        if rows is None:
+            yield from ((view, None) for view in cut(piece))
+            continue
+        # The rows of this Arrow chunk, in groups of about as many bytes.
+        low, high = np.searchsorted(rows, [first, first + len(piece)])
+        chosen = rows[low:high] - first
+        first += len(piece)
+        sizes = piece.offsets[chosen + 1] - piece.offsets[chosen]
+        groups = (np.cumsum(sizes) - sizes) // PIECE_BYTES
+        for group in np.split(chosen, np.flatnonzero(np.diff(groups)) + 1):
+            if len(group):
+                yield piece, group
+
+
+def _copied(piece: TextBuffers, rows: NDArray[np.int64]) -> TextBuffers:
+    """Some texts of a piece, end to end."""
+    spans = [(int(piece.offsets[row]), int(piece.offsets[row + 1])) for row in rows.tolist()]
+    offsets = np.cumsum([0, *(end - begin for begin, end in spans)], dtype=np.int64)
+    return TextBuffers(b"".join(bytes(piece.data[begin:end]) for begin, end in spans), offsets)
 
 
 def _joined(parts: list[Scores], ended: bool) -> Scores:

@@ -245,11 +245,7 @@ def train(
     words = {"types": 0, "occurrences": 0, "covered": 0}
     if units is None:
         if settings.units == "lexical":
-            vocabulary = Vocabulary(memory, settings.threads, folder)
-            with _told(folder):
-                for batch in batches():
-                    vocabulary.add(batch)
-                units, words = vocabulary.units(settings.vocabulary)
+            units, words = _commonest(batches(), settings, memory, folder)
         elif settings.units == "bytes":
             units = Units("bytes")
         else:
@@ -259,6 +255,8 @@ def train(
     trainer = Trainer(units, settings, memory, folder)
     for batch in batches():
         trainer.add(batch)
+        # Or it would be in memory while the next one is read.
+        del batch
     orders = trainer.write(paths[0], paths[1], metadata)
     return Summary(
         documents=trainer.documents,
@@ -270,6 +268,16 @@ def train(
         orders=orders,
         spilled=trainer.spilled,
     )
+
+
+def _commonest(batches: Iterator[Texts], settings: Settings, memory: int, folder: Path) -> tuple[Units, dict[str, int]]:
+    """What `Vocabulary.units` gives for these texts. The counter ends here: its memory is the trainer's after that."""
+    vocabulary = Vocabulary(memory, settings.threads, folder)
+    with _told(folder):
+        for batch in batches:
+            vocabulary.add(batch)
+            del batch
+        return vocabulary.units(settings.vocabulary)
 
 
 @contextlib.contextmanager

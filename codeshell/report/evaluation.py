@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from codeshell.evaluate.section import Bar, Cell, Chart, Difference, Interval, Row, Sample, Section, Share
 from codeshell.evaluate.task import Task
-from codeshell.evaluate.tasks import TASKS, get_task
+from codeshell.evaluate.tasks import TASKS, get_task, in_package
 from codeshell.report import charts, read
 from codeshell.report.format import MISSING, count, cut, number, share, words
 from codeshell.report.sections import flatten, mapping, objects
@@ -40,7 +40,7 @@ def evaluation(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None
     # A section of each task that has run: of the package's tasks from their statistics, of others as they were kept.
     sections: dict[str, Section] = {}
     for name, result in stats.items():
-        if name in TASKS and isinstance(result, dict):
+        if isinstance(result, dict) and name not in KNOWN and in_package(name):
             sections[name] = _section(run, get_task(name), result)
     for name, tree in mapping(stats.get("sections")).items():
         own = _built(partial(msgspec.convert, tree, Section))
@@ -48,7 +48,8 @@ def evaluation(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None
     tasks = [_drawn(name, section) for name, section in _ranked(sections)]
     # What has not run comes last, with its reason in place of numbers.
     for name, reason in mapping(stats.get("not_run")).items():
-        tasks.append(_drawn(name, Section(words(name).capitalize(), (f"Not run: {cut(reason, 500)}",))))
+        title = get_task(name).title if in_package(name) else words(name).capitalize()
+        tasks.append(_drawn(name, Section(title, (f"Not run: {cut(reason, 500)}",))))
     claims = stats.get("claims")
     # Keys that no task has claimed, for example of a later version. A task that has not run is null, and is said above.
     said = (*KNOWN, *TASKS, *sections, *mapping(stats.get("not_run")))
@@ -65,7 +66,7 @@ def samples(node: Any) -> list[dict[str, Any]]:
     """Groups of samples, each sample as finished markup; empty if there are none."""
     groups = []
     for name, items in _ranked(mapping(node)):
-        task = get_task(name) if name in TASKS else None
+        task = get_task(name) if in_package(name) else None
         # The samples of a user's own task are kept in the form in which they are drawn.
         show = task.show if task else partial(msgspec.convert, type=Sample)
         shown = [_built(partial(show, item)) for item in objects(items)]

@@ -5,7 +5,6 @@ csrc/text/lexical.h computes it; `lexis.toml` says how each language is read. do
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 
 from codeshell import _C
@@ -58,13 +57,7 @@ class Lexical:
 
     def score(self, batch: pa.Table) -> dict[str, pa.Array]:
         """The columns of a batch, from `text`, `language` and `path`."""
-        pieces, lexes, which = lexis.batch_pieces(batch)
-        parts, done = [], 0
-        for piece in pieces:
-            parts.append(_C.lexical.measure(piece.data, piece.offsets, lexes, which[done : done + len(piece)]))
-            done += len(piece)
-        # (columns, rows)
-        values = np.concatenate(parts, axis=1) if parts else np.empty((len(_C.lexical.columns), 0))
+        values = lexis.measures(batch)
         result = {}
         for name, row in zip(_C.lexical.columns, values, strict=True):
             # NaN is the C++ side's null. Whole numbers up to 2^53 are exact.

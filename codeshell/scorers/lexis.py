@@ -131,3 +131,80 @@ def batch_pieces(
     which = coded.indices.fill_null(len(lexes)).to_numpy(zero_copy_only=False).astype(np.int32)
     lexes.append(of_language("none"))
     return list(text_buffers(batch["text"])), lexes, which
+
+
+class Imports(NamedTuple):
+    """The modules that the texts of a batch import, in order."""
+
+    names: pa.LargeStringArray
+    kinds: NDArray[np.uint8]
+    """csrc/text/imports.h: 0 may be anything, 1 is relative, 2 is `#include "x.h"`."""
+    rows: NDArray[np.int64]
+    """The text in which each stands."""
+
+
+class _Read(NamedTuple):
+    """What was found in the batch that was measured last."""
+
+    texts: pa.ChunkedArray
+    languages: pa.ChunkedArray
+    imports: Imports
+
+
+_last: _Read | None = None
+"""`lexical` and `libraries` are given one batch after the other, and one walk over its texts serves both. The texts are
+held, so that no others can lie where they do."""
+
+
+def measures(batch: pa.Table) -> NDArray[np.float64]:
+    """(columns, rows): the columns of `_C.lexical.columns` for the texts of a batch, null as NaN."""
+    global _last
+    pieces, lexes, which = batch_pieces(batch)
+    values, found, done = [], [], 0
+    for piece in pieces:
+        rows = which[done : done + len(piece)]
+        some, imported = _C.lexical.measure_with_imports(piece.data, piece.offsets, lexes, rows)
+        values.append(some)
+        found.append((imported, done))
+        done += len(piece)
+    _last = _Read(batch["text"], batch["language"], _joined(found))
+    return np.concatenate(values, axis=1) if values else np.empty((len(_C.lexical.columns), 0))
+
+
+def imports(batch: pa.Table) -> Imports:
+    """The imports of a batch: those that `measures` found, if this batch was the last that it was given."""
+    global _last
+    last, _last = _last, None
+    if last and _same_memory(last.texts, batch["text"]) and last.languages.equals(batch["language"]):
+        return last.imports
+    pieces, lexes, which = batch_pieces(batch)
+    found, done = [], 0
+    for piece in pieces:
+        rows = which[done : done + len(piece)]
+        found.append((_C.lexical.imports(piece.data, piece.offsets, lexes, rows), done))
+        done += len(piece)
+    return _joined(found)
+
+
+def _joined(found: list[tuple[tuple[bytes, NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]], int]]) -> Imports:
+    """The imports of pieces, each with the row at which it begins."""
+    names, kinds, rows = [], [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
+    for (data, bounds, some, counts), first in found:
+        # Names of modules are cut from texts that are UTF-8, at bytes of ASCII.
+        names.append(pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data)))
+        kinds.append(some)
+        rows.append(np.repeat(np.arange(first, first + len(counts)), counts))
+    whole = pa.concat_arrays(names) if names else pa.array([], pa.large_string())
+    return Imports(whole, np.concatenate(kinds), np.concatenate(rows))
+
+
+def _same_memory(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
+    """Whether two columns are the same values in the same place."""
+
+    def places(column: pa.ChunkedArray) -> list[tuple[Any, ...]]:
+        return [
+            (chunk.type, chunk.offset, len(chunk), *(buffer.address if buffer else 0 for buffer in chunk.buffers()))
+            for chunk in column.chunks
+        ]
+
+    return places(left) == places(right)

@@ -11,7 +11,6 @@ import functools
 import math
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from codeshell import _C
 from codeshell.documents.languages import names as language_names
 from codeshell.engine.files import read_json, write_json
 from codeshell.errors import UserError
@@ -141,7 +139,7 @@ def _npm(kin: Family, module: str) -> tuple[int, str]:
 
 
 class _Place(NamedTuple):
-    """Where a document lies, made ready for `_is_own`."""
+    """Where a document lies, made ready for `_Owner.owns`."""
 
     path: str
     """With a slash before it."""
@@ -156,20 +154,62 @@ def _place(path: str, repo: str) -> _Place:
     return _Place(f"/{path}", repo, frozenset(path.split("/")[:-1]), project)
 
 
-def _is_own(kin: Family, module: str, place: _Place) -> bool:
-    """Whether an import names the document's own project, by its repository's name or by the folders of its path.
+class _Owner(NamedTuple):
+    """How to see whether a module is of the document's own project: by the repository's name, or by the folders of its
+    path. One of the first three is not empty.
 
     A document is judged alone, so a module beside it that its path does not name is not seen.
     """
+
+    repository: str = ""
+    """Go: the module and a slash, which hold the repository's name between slashes."""
+    folders: str = ""
+    """Java's folders are its packages: the first two parts between slashes."""
+    first: str = ""
+    """The first part is one of the folders, or the project's name."""
+    project: str = ""
+    """The first part as a project would write it."""
+
+    def owns(self, place: _Place) -> bool:
+        """Whether the module is of the project of a document that lies there."""
+        if self.first:
+            return self.first in place.folders or self.project == place.project
+        if self.folders:
+            return self.folders in place.path
+        return bool(place.repo) and f"/{place.repo}/" in self.repository
+
+
+def _owner(kin: Family, module: str) -> _Owner | None:
+    """How to see whether a module is the project's own; None where it cannot be."""
     if kin.form == "npm" or not module:
-        return False
+        return None
     if kin.name == "go":
-        return bool(place.repo) and f"/{place.repo}/" in f"{module}/"
+        return _Owner(repository=f"{module}/")
     parts = [part for part in module.split(kin.separator) if part]
+    if not parts:
+        return None
     if kin.form == "prefix" and len(parts) > 1 and kin.name not in ("php", "c-sharp"):
-        # Java's folders are its packages. The first part alone (`com`, `org`) says nothing.
-        return "/" + "/".join(parts[:2]) + "/" in place.path
-    return bool(parts) and (parts[0] in place.folders or parts[0].lower().replace("-", "_") == place.project)
+        # The first part alone (`com`, `org`) says nothing.
+        return _Owner(folders=f"/{parts[0]}/{parts[1]}/")
+    return _Owner(first=parts[0], project=parts[0].lower().replace("-", "_"))
+
+
+class _Module(NamedTuple):
+    """What is known of a module of a family, whatever imports it."""
+
+    kind: int
+    package: str
+    owner: _Owner | None
+    """None also for a module of the standard library: it is no project's own."""
+
+
+class _Found(NamedTuple):
+    """The imports of a batch: for each its document, its kind, and the number of its package."""
+
+    rows: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    packages: list[str]
 
 
 class Libraries:
@@ -188,7 +228,7 @@ class Libraries:
             raise UserError(f"from_corpus: {from_corpus!r} is not true or false")
         self.from_corpus = from_corpus
         self._learned: dict[str, frozenset[str]] = {}
-        self._packages: dict[tuple[str, str], tuple[int, str]] = {}
+        self._packages: dict[tuple[str, str], _Module] = {}
 
     def fit(self, corpus: Corpus, home: Path, engine: Engine) -> None:
         """Count, with `from_corpus`, the repositories that import each package; see `codeshell.scorers.Learner`."""
@@ -217,22 +257,15 @@ class Libraries:
     def score(self, batch: pa.Table) -> dict[str, Any]:
         """The columns of a batch, from `text`, `language`, `path` and `repo`."""
         # One number for each (document, kind, package) that is imported, so that each counts once.
-        names: list[str] = []
-        numbers: dict[str, int] = {}
-        found: list[int] = []
-        for row, kind, name in self._imports(batch):
-            number = numbers.setdefault(name, len(numbers))
-            if number == len(names):
-                names.append(name)
-            found.append(((row << 2 | kind) << 32) | number)
-        distinct = np.unique(np.array(found, np.int64))
+        found = self._imports(batch)
+        distinct = np.unique((found.rows << 2 | found.kinds) << 32 | found.numbers)
         rows, kinds = distinct >> 34, distinct >> 32 & 3
         counts = np.zeros((len(KINDS), batch.num_rows), np.int64)
         np.add.at(counts, (kinds, rows), 1)
         listed: list[list[str]] = [[] for _ in range(batch.num_rows)]
         is_known = kinds == KNOWN
         for row, number in zip(rows[is_known].tolist(), (distinct[is_known] & 0xFFFFFFFF).tolist(), strict=True):
-            listed[row].append(names[number])
+            listed[row].append(found.packages[number])
         known, unknown = counts[KNOWN], counts[UNKNOWN]
         third = known + unknown
         share = np.divide(known, third, out=np.full(batch.num_rows, np.nan), where=third > 0)
@@ -246,38 +279,73 @@ class Libraries:
             "library_bonus": _BONUS[np.minimum(known, FULL_BONUS)],
         }
 
-    def _imports(self, batch: pa.Table) -> Iterator[tuple[int, int, str]]:
-        """(row, kind, package) of every import of the batch, in order."""
-        languages = batch["language"].to_pylist()
+    def _imports(self, batch: pa.Table) -> _Found:
+        """Every import of the batch, in order."""
+        found = lexis.imports(batch)
+        coded = found.names.dictionary_encode()
+        modules = coded.dictionary.to_pylist()
+        # (imports,): the number of the family and of the module, as one.
+        families, family_of = _families(batch["language"])
+        kins = family_of[found.rows]
+        keys = kins * len(modules) + coded.indices.to_numpy()
+        # Of a language without libraries nothing is known. What is relative has no other kind and no other name.
+        relative = found.kinds == RELATIVE
+        keys[relative] += len(families) * len(modules)
+        keys, rows, forms = keys[kins >= 0], found.rows[kins >= 0], found.kinds[kins >= 0]
+        distinct, which = np.unique(keys, return_inverse=True)
+        known: list[_Module] = []
+        for key in distinct.tolist():
+            kin, module = divmod(key, len(modules))
+            if kin >= len(families):
+                known.append(_Module(OWN, modules[module], None))
+            else:
+                known.append(self._module(families[kin], modules[module]))
+        packages: dict[str, int] = {}
+        numbers = np.array([packages.setdefault(one.package, len(packages)) for one in known], np.int64)[which]
+        kinds = np.array([one.kind for one in known], np.int64)[which]
+        kinds[self._own(batch, rows, which, known)] = OWN
+        # "x.h" that no list has lies beside the file.
+        kinds[(kinds == UNKNOWN) & (forms == QUOTED)] = OWN
+        return _Found(rows, kinds, numbers, list(packages))
+
+    def _own(
+        self, batch: pa.Table, rows: NDArray[np.int64], which: NDArray[np.int64], known: list[_Module]
+    ) -> NDArray[np.int64]:
+        """The imports that name the project of their document."""
+        asked = np.flatnonzero(np.array([one.owner is not None for one in known], bool)[which])
         paths, repos = batch["path"].to_pylist(), batch["repo"].to_pylist()
-        last, kin, place = -1, None, _place("", "")
-        for row, module, form in _modules(batch):
+        owned: list[int] = []
+        last, place = -1, _place("", "")
+        for number, row, module in zip(asked.tolist(), rows[asked].tolist(), which[asked].tolist(), strict=True):
             # The imports of a document come one after another.
             if row != last:
-                last, kin, place = row, family(languages[row]), _place(paths[row] or "", repos[row] or "")
-            if kin is None:
-                continue
-            if form == RELATIVE:
-                yield row, OWN, module
-                continue
-            key = (kin.name, module)
-            found = self._packages.get(key)
-            if found is None:
-                found = self._packages[key] = self._classified(kin, module)
-            kind, package = found
-            if kind != STANDARD and _is_own(kin, module, place):
-                kind = OWN
-            # "x.h" that no list has lies beside the file.
-            if kind == UNKNOWN and form == QUOTED:
-                kind = OWN
-            yield row, kind, package
+                last, place = row, _place(paths[row] or "", repos[row] or "")
+            owner = known[module].owner
+            if owner is not None and owner.owns(place):
+                owned.append(number)
+        return np.array(owned, np.int64)
 
-    def _classified(self, kin: Family, module: str) -> tuple[int, str]:
-        kind, package = package_of(kin, module)
-        if kind == UNKNOWN and package in self._learned.get(kin.name, ()):
-            kind = KNOWN
-        # The names of a document's packages are one string, with blanks between them.
-        return kind, "_".join(package.split())
+    def _module(self, kin: Family, module: str) -> _Module:
+        """What is known of a module; it is looked up once."""
+        found = self._packages.get((kin.name, module))
+        if found is None:
+            kind, package = package_of(kin, module)
+            if kind == UNKNOWN and package in self._learned.get(kin.name, ()):
+                kind = KNOWN
+            owner = None if kind == STANDARD else _owner(kin, module)
+            # The names of a document's packages are one string, with blanks between them.
+            found = self._packages[kin.name, module] = _Module(kind, "_".join(package.split()), owner)
+        return found
+
+
+def _families(languages: pa.ChunkedArray) -> tuple[list[Family], NDArray[np.int64]]:
+    """The families of a batch, and (rows,) which of them each document has; -1 for none."""
+    coded = languages.combine_chunks().dictionary_encode()
+    families = [family(name) if name else None for name in coded.dictionary.to_pylist()]
+    numbers = np.array([-1 if kin is None else i for i, kin in enumerate(families)] + [-1], np.int64)
+    which = coded.indices.fill_null(len(families)).to_numpy()
+    # Those that are None are never asked for.
+    return [kin if kin is not None else Family("", "", "", frozenset(), {}) for kin in families], numbers[which]
 
 
 def _importers(corpus: Corpus, shard: int) -> tuple[dict[tuple[str, str], set[str]], dict[str, set[str]]]:
@@ -290,31 +358,12 @@ def _importers(corpus: Corpus, shard: int) -> tuple[dict[tuple[str, str], set[st
         for language, repo in Counter(zip(languages, repos, strict=True)):
             if kin := family(language):
                 repositories[kin.name].add(repo or "")
-        for row, kind, package in scorer._imports(table):
-            kin = family(languages[row])
-            if kind == UNKNOWN and kin is not None:
-                importers[kin.name, package].add(repos[row] or "")
+        found = scorer._imports(table)
+        unknown = found.kinds == UNKNOWN
+        for row, number in zip(found.rows[unknown].tolist(), found.numbers[unknown].tolist(), strict=True):
+            if kin := family(languages[row]):
+                importers[kin.name, found.packages[number]].add(repos[row] or "")
     return dict(importers), dict(repositories)
-
-
-def _modules(batch: pa.Table) -> Iterator[tuple[int, str, int]]:
-    """(row, module, kind in C++) of every import of the batch, in order."""
-    pieces, lexes, which = lexis.batch_pieces(batch)
-    done = 0
-    for piece in pieces:
-        rows = which[done : done + len(piece)]
-        data, bounds, kinds, counts = _C.lexical.imports(piece.data, piece.offsets, lexes, rows)
-        # Names of modules are cut from texts that are UTF-8, at bytes of ASCII.
-        modules = _strings(data, bounds)
-        numbers = np.repeat(np.arange(done, done + len(piece)), counts)
-        yield from zip(numbers.tolist(), modules, kinds.tolist(), strict=True)
-        done += len(piece)
-
-
-def _strings(data: bytes, bounds: NDArray[np.int64]) -> list[str]:
-    array = pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data))
-    strings: list[str] = array.to_pylist()
-    return strings
 
 
 _BONUS = np.array([math.log(1 + known) / math.log(1 + FULL_BONUS) for known in range(FULL_BONUS + 1)])

@@ -133,8 +133,7 @@ class Perplexity:
             if not models:
                 continue
             # (rows,) of this group; each document's scores do not depend on the others.
-            texts = batch["text"].take(pa.array(rows))
-            scores = score_all(models, texts)
+            scores = score_all(models, batch["text"], rows=rows)
             columns["tokens"][rows] = scores[0].tokens
             for name, model in (("bits_per_byte", good), ("bad_bits_per_byte", bad)):
                 if model is not None:

@@ -20,59 +20,80 @@ Values = dict[str, NDArray[np.float64]]
 """Columns of `lexical` by name, null as NaN."""
 
 
+class Asked(NamedTuple):
+    """What the style guides of each document's language ask for, (documents,) each; see `lexis.Conventions`."""
+
+    indent: NDArray[np.bool_]
+    tabs: NDArray[np.bool_]
+    unit: NDArray[np.float64]
+    """Blanks of one step; NaN where there is no such number."""
+    snake: NDArray[np.bool_]
+    camel: NDArray[np.bool_]
+    spacing: NDArray[np.bool_]
+
+
+def _asked(languages: pa.ChunkedArray) -> Asked:
+    coded = languages.combine_chunks().dictionary_encode()
+    # A document without a language is asked for what a file of none is.
+    each = [lexis.conventions(name or "") for name in [*coded.dictionary.to_pylist(), ""]]
+    which = coded.indices.fill_null(len(each) - 1).to_numpy()
+    return Asked(
+        np.array([one.indent != "" for one in each])[which],
+        np.array([one.indent == "tabs" for one in each])[which],
+        np.array([float(one.indent) if one.indent.isdigit() else np.nan for one in each])[which],
+        np.array([one.names == "snake" for one in each])[which],
+        np.array([one.names == "camel" for one in each])[which],
+        np.array([one.spacing for one in each])[which],
+    )
+
+
 class Check(NamedTuple):
     """One standard: 1 where it is kept, 0 at the limit from which on nothing is better or worse, linear between."""
 
     name: str
     weight: float
     columns: tuple[str, ...]
-    score: Callable[[Values, list[lexis.Conventions]], NDArray[np.float64]]
+    score: Callable[[Values, Asked], NDArray[np.float64]]
 
 
-def _falling(column: str, zero_at: float) -> Callable[[Values, list[lexis.Conventions]], NDArray[np.float64]]:
+def _falling(column: str, zero_at: float) -> Callable[[Values, Asked], NDArray[np.float64]]:
     """1 at 0, and 0 from `zero_at` on."""
     return lambda values, _: 1.0 - np.minimum(values[column] / zero_at, 1.0)
 
 
-def _indentation(values: Values, languages: list[lexis.Conventions]) -> NDArray[np.float64]:
+def _indentation(values: Values, asked: Asked) -> NDArray[np.float64]:
     """Lines at a multiple of the unit, less those whose indentation is of the rarer kind; half of it is lost where the
     unit is not the language's."""
     steady = values["indent_steady"] * (1.0 - values["indent_mixed"])
-    for i, asked in enumerate(languages):
-        uses_tabs, unit = values["indent_tabs"][i] > 0.5, values["indent_unit"][i]
-        indented = uses_tabs or unit > 0
-        other_kind = asked.indent != "" and uses_tabs != (asked.indent == "tabs")
-        other_unit = asked.indent.isdigit() and unit % int(asked.indent) != 0
-        if indented and (other_kind or other_unit):
-            steady[i] *= 0.5
-    return steady
+    uses_tabs, unit = values["indent_tabs"] > 0.5, values["indent_unit"]
+    other_kind = asked.indent & (uses_tabs != asked.tabs)
+    other_unit = ~np.isnan(asked.unit) & (np.fmod(unit, asked.unit) != 0)
+    return np.where((uses_tabs | (unit > 0)) & (other_kind | other_unit), 0.5 * steady, steady)
 
 
-def _naming(values: Values, languages: list[lexis.Conventions]) -> NDArray[np.float64]:
+def _naming(values: Values, asked: Asked) -> NDArray[np.float64]:
     """The share of names of two words that have the language's form; null where there are none, or no form."""
-    result = np.full(len(languages), np.nan)
-    for i, asked in enumerate(languages):
-        forms = {"snake": values["name_snake"][i], "camel": values["name_camel"][i]}
-        if asked.names and sum(forms.values()) > 0:
-            result[i] = forms[asked.names] / sum(forms.values())
-    return result
+    snake, camel = values["name_snake"], values["name_camel"]
+    form = np.where(asked.snake, snake, np.where(asked.camel, camel, np.nan))
+    share = np.full(len(form), np.nan)
+    np.divide(form, snake + camel, out=share, where=snake + camel > 0)
+    return share
 
 
-def _comments(values: Values, _: list[lexis.Conventions]) -> NDArray[np.float64]:
+def _comments(values: Values, _: Asked) -> NDArray[np.float64]:
     """Full marks from one line of comment in ten on; null below ten lines of code, which need none."""
     score = np.minimum(values["comment_line_share"] / 0.1, 1.0)
     return np.where(values["code_lines"] >= 10, score, np.nan)
 
 
-def _halving(column: str) -> Callable[[Values, list[lexis.Conventions]], NDArray[np.float64]]:
+def _halving(column: str) -> Callable[[Values, Asked], NDArray[np.float64]]:
     """1 for none, and half of it less for each."""
     return lambda values, _: np.exp2(-values[column])
 
 
-def _spacing(values: Values, languages: list[lexis.Conventions]) -> NDArray[np.float64]:
+def _spacing(values: Values, asked: Asked) -> NDArray[np.float64]:
     """The mean of spaced commas and, where the language asks for it, of spaced assignments."""
-    asked = np.array([language.spacing for language in languages], bool)
-    commas, assignments = values["spaced_commas"], np.where(asked, values["spaced_assignments"], np.nan)
+    commas, assignments = values["spaced_commas"], np.where(asked.spacing, values["spaced_assignments"], np.nan)
     one = np.where(np.isnan(commas), assignments, commas)
     return np.where(np.isnan(commas) | np.isnan(assignments), one, (commas + assignments) / 2)
 
@@ -133,13 +154,13 @@ class Standards:
         for name in _NEEDS:
             column = batch[name].combine_chunks().cast(pa.float64())
             values[name] = column.fill_null(np.nan).to_numpy(zero_copy_only=False).copy()
-        languages = [lexis.conventions(name or "") for name in batch["language"].to_pylist()]
+        asked = _asked(batch["language"])
         # Summed check by check, so that a document's mean does not depend on the batch that it is in. Some checks
         # always apply, so the weights are never 0.
         total, weights = np.zeros(batch.num_rows), np.zeros(batch.num_rows)
         checks: dict[str, Any] = {}
         for check in CHECKS:
-            score = check.score(values, languages)
+            score = check.score(values, asked)
             applies = ~np.isnan(score)
             total += np.where(applies, check.weight * score, 0.0)
             weights += np.where(applies, check.weight, 0.0)

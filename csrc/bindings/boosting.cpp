@@ -11,6 +11,7 @@
 #include "bindings/buffers.h"
 #include "bindings/quality.h"
 #include "boosting/grow.h"
+#include "boosting/linear.h"
 #include "boosting/ngrams.h"
 #include "boosting/sparse.h"
 #include "boosting/trees.h"
@@ -166,6 +167,33 @@ Array<double> score_ngrams(const py::buffer& data, const Offsets& offsets, int64
   return results;
 }
 
+// Returns (rows, targets) float64.
+Array<double> linear_score(const Array<double>& rows, const Array<double>& centre, const Array<double>& spread,
+                           const Array<double>& weights, const Array<double>& start, double farthest) {
+  if (rows.ndim() != 2) throw py::value_error("rows: must be (documents, columns)");
+  const py::ssize_t columns = rows.shape(1);
+  check_size(centre, columns, "centre");
+  check_size(spread, columns, "spread");
+  if (weights.ndim() != 2 || weights.shape(0) != columns) {
+    throw py::value_error("weights: must be (columns, targets)");
+  }
+  check_size(start, weights.shape(1), "start");
+  Array<double> results({rows.shape(0), weights.shape(1)});
+  const boosting::LinearScore score{centre.data(),
+                                    spread.data(),
+                                    weights.data(),
+                                    start.data(),
+                                    static_cast<size_t>(columns),
+                                    static_cast<size_t>(weights.shape(1)),
+                                    farthest};
+  const double* const in = rows.data();
+  const auto count = static_cast<size_t>(rows.shape(0));
+  double* const out = results.mutable_data();
+  py::gil_scoped_release release;
+  boosting::score(score, in, count, out);
+  return results;
+}
+
 // A matrix of sparse rows: entries bounds[i] .. bounds[i + 1] of `columns` and `values` are row i's.
 struct Sparse {
   const uint32_t* columns;
@@ -241,6 +269,9 @@ void bind_boosting(py::module_& module) {
   module.def("score_ngrams", &score_ngrams, py::arg("data"), py::arg("offsets"), py::arg("bits"), py::arg("most_bytes"),
              py::arg("rarity").noconvert(), py::arg("weights").noconvert(),
              "The linear head on hashed n-grams; see csrc/boosting/ngrams.h.");
+  module.def("linear_score", &linear_score, py::arg("rows").noconvert(), py::arg("centre").noconvert(),
+             py::arg("spread").noconvert(), py::arg("weights").noconvert(), py::arg("start").noconvert(),
+             py::arg("farthest"), "A linear score on standardised columns; see csrc/boosting/linear.h.");
   module.def("sparse_product", &sparse_product, py::arg("columns").noconvert(), py::arg("values").noconvert(),
              py::arg("bounds").noconvert(), py::arg("dense").noconvert(), "Sparse rows times a dense matrix.");
   module.def("sparse_transposed", &sparse_transposed, py::arg("columns").noconvert(), py::arg("values").noconvert(),

@@ -153,6 +153,43 @@ py::array_t<double> measure(const py::buffer& data, const Offsets& offsets, cons
 }
 
 // Names end to end as bytes, (names + 1,) offsets, (names,) kinds, (texts,) how many each text has.
+py::tuple import_arrays(const text::ImportList& list, py::array_t<int64_t> counts) {
+  py::array_t<int64_t> bounds(static_cast<py::ssize_t>(list.ends.size() + 1));
+  bounds.mutable_data()[0] = 0;
+  std::copy(list.ends.begin(), list.ends.end(), bounds.mutable_data() + 1);
+  py::array_t<uint8_t> kinds(static_cast<py::ssize_t>(list.kinds.size()));
+  std::copy(list.kinds.begin(), list.kinds.end(), kinds.mutable_data());
+  return py::make_tuple(py::bytes(list.text), bounds, kinds, std::move(counts));
+}
+
+// The results of `measure` and of `imports`.
+py::tuple measure_with_imports(const py::buffer& data, const Offsets& offsets, const std::vector<const Lexis*>& lexes,
+                               const Which& which) {
+  const TextBatch batch(data, offsets);
+  const size_t count = batch.texts.count;
+  const auto chosen = choose(lexes, which, count);
+  constexpr size_t columns = text::lexical_columns.size();
+  py::array_t<double> result({columns, count});
+  double* const out = result.mutable_data();
+  py::array_t<int64_t> counts(static_cast<py::ssize_t>(count));
+  int64_t* const imported = counts.mutable_data();
+  text::ImportList list;
+  {
+    py::gil_scoped_release release;
+    text::Scratch scratch;
+    text::Row row;
+    for (size_t i = 0; i < count; ++i) {
+      const int64_t begin = batch.texts.offsets[i];
+      const size_t before = list.ends.size();
+      text::measure_with_imports(*chosen[i], batch.texts.data + begin,
+                                 static_cast<size_t>(batch.texts.offsets[i + 1] - begin), scratch, row, list);
+      for (size_t c = 0; c < columns; ++c) out[c * count + i] = row[c];
+      imported[i] = static_cast<int64_t>(list.ends.size() - before);
+    }
+  }
+  return py::make_tuple(std::move(result), import_arrays(list, std::move(counts)));
+}
+
 py::tuple imports(const py::buffer& data, const Offsets& offsets, const std::vector<const Lexis*>& lexes,
                   const Which& which) {
   const TextBatch batch(data, offsets);
@@ -172,12 +209,7 @@ py::tuple imports(const py::buffer& data, const Offsets& offsets, const std::vec
       out[i] = static_cast<int64_t>(list.ends.size() - before);
     }
   }
-  py::array_t<int64_t> bounds(static_cast<py::ssize_t>(list.ends.size() + 1));
-  bounds.mutable_data()[0] = 0;
-  std::copy(list.ends.begin(), list.ends.end(), bounds.mutable_data() + 1);
-  py::array_t<uint8_t> kinds(static_cast<py::ssize_t>(list.kinds.size()));
-  std::copy(list.kinds.begin(), list.kinds.end(), kinds.mutable_data());
-  return py::make_tuple(py::bytes(list.text), bounds, kinds, counts);
+  return import_arrays(list, std::move(counts));
 }
 
 }  // namespace
@@ -192,6 +224,8 @@ void bind_lexical(py::module_& module) {
   module.attr("columns") = py::tuple(names);
   module.def("measure", &measure, py::arg("data"), py::arg("offsets"), py::arg("lexes"), py::arg("which"),
              "The columns of every text, (columns, texts) float64; text i is in the language lexes[which[i]].");
+  module.def("measure_with_imports", &measure_with_imports, py::arg("data"), py::arg("offsets"), py::arg("lexes"),
+             py::arg("which"), "What `measure` and `imports` return, from one walk over the texts.");
   module.def(
       "imports", &imports, py::arg("data"), py::arg("offsets"), py::arg("lexes"), py::arg("which"),
       "The modules that the texts import: names as bytes, their offsets, their kinds, and how many each text has.");

@@ -1,6 +1,7 @@
 // The n-gram language model: its file and its scores (csrc/ngram).
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <system_error>
 
 #include "bindings/buffers.h"
@@ -58,20 +59,31 @@ void check_encodes(const TextModel& model) {
 }
 
 py::dict score_texts(const std::vector<const TextModel*>& models, const py::buffer& data, const Offsets& offsets,
-                     bool begin, bool end, int64_t threads) {
+                     bool begin, bool end, int64_t threads, const std::optional<Offsets>& rows) {
   check_positive(threads, "threads");
   const TextBatch batch(data, offsets);
   for (const TextModel* model : models) {
     if (!model) throw py::value_error("models: None among them");
     check_encodes(*model);
   }
-  std::vector<TextScore> scores(models.size() * batch.texts.count);
+  size_t count = batch.texts.count;
+  if (rows) {
+    if (rows->ndim() != 1) throw py::value_error("rows: must be one-dimensional");
+    for (py::ssize_t i = 0; i < rows->size(); ++i) {
+      if (rows->at(i) < 0 || static_cast<size_t>(rows->at(i)) >= batch.texts.count) {
+        throw py::value_error("rows: beyond the texts");
+      }
+    }
+    count = static_cast<size_t>(rows->size());
+  }
+  const int64_t* const chosen = rows ? rows->data() : nullptr;
+  std::vector<TextScore> scores(models.size() * count);
   {
     py::gil_scoped_release release;
-    ngram::score_texts(models, batch.texts.data, batch.texts.offsets, batch.texts.count, {begin, end},
+    ngram::score_texts(models, batch.texts.data, batch.texts.offsets, chosen, count, {begin, end},
                        static_cast<int>(threads), scores.data());
   }
-  return as_arrays(scores, models.size(), batch.texts.count);
+  return as_arrays(scores, models.size(), count);
 }
 
 py::dict score_ids(const TextModel& model, const py::array_t<uint32_t, py::array::c_style>& ids, const Offsets& offsets,
@@ -207,7 +219,7 @@ void bind_ngram_model(py::module_& module) {
       .def("score_each_id", &score_each_id, py::arg("ids"), py::arg("begin"), py::arg("end"))
       .def("write_arpa", &ngram::write_arpa, py::arg("path"), py::call_guard<py::gil_scoped_release>());
   module.def("score_texts", &score_texts, py::arg("models"), py::arg("data"), py::arg("offsets"), py::arg("begin"),
-             py::arg("end"), py::arg("threads"));
+             py::arg("end"), py::arg("threads"), py::arg("rows") = py::none());
 
   module.def("convert_kenlm", &convert_kenlm, py::arg("path"), py::arg("output"), py::arg("metadata"),
              py::arg("options"));

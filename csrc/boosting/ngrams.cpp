@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -9,7 +10,17 @@ namespace codeshell::boosting {
 
 namespace {
 
-enum Class : uint8_t { other, lower, upper, digit, underscore, blank, line_end, wide };
+// Classes of bytes, as bits, so that a word's are gathered by one operation for each byte. Other bytes have none.
+enum Class : uint8_t {
+  lower = 1,
+  upper = 2,
+  digit = 4,
+  underscore = 8,
+  wide = 16,
+  word = 31,
+  blank = 32,
+  line_end = 64
+};
 
 constexpr std::array<uint8_t, 256> make_classes() {
   std::array<uint8_t, 256> classes{};
@@ -21,7 +32,7 @@ constexpr std::array<uint8_t, 256> make_classes() {
                                       : c == ' ' || c == '\t' || c == '\r' || c == '\f' || c == '\v' ? blank
                                       : c == '\n'                                                    ? line_end
                                       : c >= 128                                                     ? wide
-                                                                                                     : other;
+                                                                                                     : 0;
   }
   return classes;
 }
@@ -29,8 +40,6 @@ constexpr std::array<uint8_t, 256> make_classes() {
 constexpr auto classes = make_classes();
 
 inline uint8_t class_of(char c) { return classes[static_cast<uint8_t>(c)]; }
-
-inline bool in_word(uint8_t c) { return c == lower || c == upper || c == digit || c == underscore || c == wide; }
 
 // A multiplication carries every bit of its input into the upper half, and buckets are taken from there.
 inline uint64_t spread(uint64_t x) {
@@ -41,7 +50,8 @@ inline uint64_t spread(uint64_t x) {
 inline uint64_t join(uint64_t before, uint64_t now) { return spread(before * 31 + now); }
 
 // The bytes of a word, eight at a time. No word holds a zero byte, so the padding of the last ones is not ambiguous.
-uint64_t hash_word(const char* begin, const char* end) {
+// `text_end` is where reading must end.
+uint64_t hash_word(const char* begin, const char* end, const char* text_end) {
   uint64_t hash = 0;
   for (; end - begin >= 8; begin += 8) {
     uint64_t piece;
@@ -49,7 +59,12 @@ uint64_t hash_word(const char* begin, const char* end) {
     hash = join(hash, piece);
   }
   uint64_t last = 0;
-  for (int at = 0; begin + at < end; ++at) last |= uint64_t{static_cast<uint8_t>(begin[at])} << (8 * at);
+  if (text_end - begin >= 8) {
+    std::memcpy(&last, begin, 8);
+    last &= (uint64_t{1} << 8 * (end - begin)) - 1;
+  } else {
+    for (int at = 0; begin + at < end; ++at) last |= uint64_t{static_cast<uint8_t>(begin[at])} << (8 * at);
+  }
   return join(hash, last);
 }
 
@@ -58,11 +73,15 @@ constexpr uint64_t line_start = 256, number = 259, blanks = 260, first_shape = 2
 
 }  // namespace
 
-NgramCounter::NgramCounter(uint32_t bits) : shift_(64 - bits), counts_(size_t{1} << bits) {}
+static_assert(std::endian::native == std::endian::little, "hashes are defined on little-endian words");
+
+// One place more: where a bucket that was hit before is written and forgotten.
+NgramCounter::NgramCounter(uint32_t bits)
+    : shift_(64 - bits), counts_(size_t{1} << bits), hit_((size_t{1} << bits) + 1) {}
 
 void NgramCounter::count(std::string_view text) {
-  for (const uint32_t bucket : hit_) counts_[bucket] = 0;
-  hit_.clear();
+  for (size_t i = 0; i < hits_; ++i) counts_[hit_[i]] = 0;
+  hits_ = 0;
   // The text begins as if after a line end; the two shapes before it are line ends, too.
   uint64_t shape1 = line_start, shape2 = line_start;
   size_t indentation = 0;
@@ -73,20 +92,20 @@ void NgramCounter::count(std::string_view text) {
     uint64_t token, shape;
     if (kind == digit) {
       // 0x1F, 1.5e3 and 10_000 are one number each; small ones are told apart, because 0 and 1 are not like others.
-      while (p < end && (in_word(class_of(*p)) || *p == '.')) ++p;
+      while (p < end && ((class_of(*p) & word) || *p == '.')) ++p;
       token = shape = p - begin == 1 ? static_cast<uint64_t>(static_cast<uint8_t>(*begin)) : number;
-    } else if (in_word(kind)) {
-      bool lowers = false, uppers = false, inner = false, underscores = false;
-      for (; p < end; ++p) {
+    } else if (kind & word) {
+      // Classes of the bytes after the first.
+      uint8_t seen = 0;
+      for (++p; p < end; ++p) {
         const uint8_t c = class_of(*p);
-        if (!in_word(c)) break;
-        lowers |= c == lower;
-        uppers |= c == upper;
-        inner |= c == upper && p > begin;
-        underscores |= c == underscore && p > begin;
+        if (!(c & word)) break;
+        seen |= c;
       }
+      const bool lowers = (seen | kind) & lower, uppers = (seen | kind) & upper;
+      const bool inner = seen & upper, underscores = seen & underscore;
       const auto length = static_cast<uint64_t>(p - begin);
-      token = hash_word(begin, p);
+      token = hash_word(begin, p, end);
       // The order of the cases is the definition: one letter, CONSTANT, _private, snake_case, Pascal, camel, lower.
       shape = first_shape + (length == 1              ? 0
                              : uppers && !lowers      ? 1
@@ -120,8 +139,8 @@ void NgramCounter::count(std::string_view text) {
 
 std::vector<std::pair<uint32_t, uint32_t>> NgramCounter::sorted() const {
   std::vector<std::pair<uint32_t, uint32_t>> result;
-  result.reserve(hit_.size());
-  for (const uint32_t bucket : hit_) result.emplace_back(bucket, counts_[bucket]);
+  result.reserve(hits_);
+  for (size_t i = 0; i < hits_; ++i) result.emplace_back(hit_[i], counts_[hit_[i]]);
   std::sort(result.begin(), result.end());
   return result;
 }
@@ -129,7 +148,8 @@ std::vector<std::pair<uint32_t, uint32_t>> NgramCounter::sorted() const {
 void NgramCounter::score(const uint16_t* rarity, const int16_t* weights, size_t targets, double* scores) const {
   std::vector<int64_t> sums(targets);
   uint64_t squares = 0;
-  for (const uint32_t bucket : hit_) {
+  for (size_t i = 0; i < hits_; ++i) {
+    const uint32_t bucket = hit_[i];
     const int64_t value = damped(counts_[bucket]);
     const auto part = static_cast<uint64_t>(value) * std::min<uint32_t>(rarity[bucket], most_rarity);
     squares += part * part;

@@ -48,12 +48,15 @@ class NgramCounter {
  private:
   void add(uint64_t hash) {
     const auto bucket = static_cast<uint32_t>(hash >> shift_);
-    if (counts_[bucket]++ == 0) hit_.push_back(bucket);
+    // Without a branch: whether a bucket is new is hard to guess.
+    hit_[hits_] = bucket;
+    hits_ += counts_[bucket]++ == 0;
   }
 
   uint32_t shift_;
   std::vector<uint32_t> counts_;
-  std::vector<uint32_t> hit_;  // buckets with a count, in the order of the text
+  std::vector<uint32_t> hit_;  // the first `hits_`: buckets with a count, in the order of the text
+  size_t hits_ = 0;
 };
 
 }  // namespace codeshell::boosting

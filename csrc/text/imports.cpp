@@ -4,6 +4,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "text/find.h"
+
 namespace codeshell::text {
 
 namespace {
@@ -299,7 +301,7 @@ size_t last_import(const Lexis& lexis, const char* text, size_t size) {
   const char *const end = text + size, *last = text;
   for (const std::string& word : lexis.import_words) {
     for (const char* p = last; p < end;) {
-      const auto* found = static_cast<const char*>(memmem(p, static_cast<size_t>(end - p), word.data(), word.size()));
+      const char* const found = find_word(p, end, word);
       if (!found) break;
       p = found + word.size();
       if (may_import(lexis, text, end, found, p)) last = p;
@@ -308,24 +310,53 @@ size_t last_import(const Lexis& lexis, const char* text, size_t size) {
   return static_cast<size_t>(last - text);
 }
 
+// What is lexed beyond the last word that may import, so that the lexer sees what follows it.
+constexpr size_t beyond = 256;
+
+// Reads the statements whose words are at the places that the lexer has noted.
+void read_statements(const Lexis& lexis, const char* text, size_t size, const Scratch& scratch, ImportList& list) {
+  Reader reader(text, text + size, list);
+  const char* done = text;
+  for (const size_t place : scratch.import_words) {
+    // `from x import y` has two such words; the first has read both.
+    if (text + place >= done) done = reader.read(lexis.imports, text + place);
+  }
+}
+
+// Lexes the text up to `end` for its words that import, and nothing else.
+void find_words(const Lexis& lexis, const char* text, size_t end, Scratch& scratch) {
+  Row row;
+  scratch.import_words.clear();
+  ImportWords words{scratch.import_words, end, true};
+  measure_tokens(lexis, text, end, scratch, row, &words);
+}
+
 }  // namespace
 
 void find_imports(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, ImportList& list) {
   if (lexis.imports == Imports::none) return;
   const size_t last = last_import(lexis, text, size);
   if (last == 0) return;
-  // A little more than the last word, so that the lexer sees what follows it.
-  constexpr size_t beyond = 256;
-  Row row;
-  row.fill(0.0);
-  scratch.places_of_imports.clear();
-  measure_tokens(lexis, text, std::min(size, last + beyond), scratch, row, &scratch.places_of_imports);
-  Reader reader(text, text + size, list);
-  const char* done = text;
-  for (const size_t place : scratch.places_of_imports) {
-    // `from x import y` has two such words; the first has read both.
-    if (text + place >= done) done = reader.read(lexis.imports, text + place);
+  find_words(lexis, text, std::min(size, last + beyond), scratch);
+  read_statements(lexis, text, size, scratch, list);
+}
+
+void measure_with_imports(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
+                          ImportList& list) {
+  const size_t last = lexis.imports == Imports::none ? 0 : last_import(lexis, text, size);
+  if (last == 0) {
+    measure_lexical(lexis, text, size, scratch, row);
+    return;
   }
+  const size_t end = std::min(size, last + beyond);
+  scratch.import_words.clear();
+  ImportWords words{scratch.import_words, end};
+  row.fill(0.0);
+  measure_tokens(lexis, text, size, scratch, row, &words);
+  measure_repetition(text, size, scratch, row);
+  // `find_imports` ends its text there. Where that makes a difference, as within a long string, it is lexed as it does.
+  if (words.depends) find_words(lexis, text, end, scratch);
+  read_statements(lexis, text, size, scratch, list);
 }
 
 }  // namespace codeshell::text

@@ -2,6 +2,7 @@
 #include "text/lexer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -10,7 +11,20 @@ namespace codeshell::text {
 namespace {
 
 constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
-constexpr size_t most_imported = 4096;       // names
+constexpr size_t most_imported = 4096;  // names
+// Whether a byte before `=` makes another operator of both.
+constexpr bool extends_equals(char c) {
+  // A bit for each byte below 64; the others are `@`, `^`, `|` and `~`.
+  constexpr uint64_t below = [] {
+    uint64_t bits = 1;  // NUL
+    for (const char sign : {'=', '!', '<', '>', '+', '-', '*', '/', '%', '&', ':', '?', '.'})
+      bits |= uint64_t{1} << sign;
+    return bits;
+  }();
+  const auto byte = static_cast<uint8_t>(c);
+  return byte < 64 ? below >> byte & 1 : c == '@' || c == '^' || c == '|' || c == '~';
+}
+
 const uint64_t no_name = hash_bytes("", 0);  // before the dot of a member of anything
 
 }  // namespace
@@ -20,26 +34,21 @@ void Lexer::run(Row& row) {
   while (at_ < end_) {
     const char c = *at_;
     const auto byte = static_cast<uint8_t>(c);
-    switch (lexis_.kinds[byte]) {
+    ByteKind kind = lexis_.kinds[byte];
+    if (kind == ByteKind::marker) {
+      if (marker(lexis_.markers_at[byte])) continue;
+      kind = lexis_.plain_kinds[byte];
+    }
+    switch (kind) {
       case ByteKind::blank: at_ = skip_spaces(at_ + 1, end_); break;
       case ByteKind::line_end: newline(); break;
       case ByteKind::digit: number(); break;
       case ByteKind::name: name(); break;
-      case ByteKind::symbol: symbol(c); break;
-      case ByteKind::marker:
-        if (marker(lexis_.markers_at[byte])) break;
-        if (lexis_.name_bits[byte] == digit) {
-          number();
-        } else if (lexis_.starts_name[byte]) {
-          name();
-        } else {
-          symbol(c);
-        }
-        break;
+      default: symbol(kind, c); break;
     }
   }
-  if (import_words_) return;
-  if (line_ < end_) lines_.end(line_, end_);
+  if (!counts_) return;
+  if (line_ < end_) lines_.end(line_, indented_, end_);
   close_header();
   finish(row);
 }
@@ -112,31 +121,52 @@ bool Lexer::is_magic(const char* p, const char* end) {
   return !(value <= 2 || value == 10 || value == 100 || value == 1000);
 }
 
+const char* Lexer::name_end(const char* p, uint8_t& bits) const {
+  // The first byte is of the name, whatever it is: the others are read sixteen at a time.
+  bits = lexis_.name_bits[static_cast<uint8_t>(*p)];
+  ++p;
+  while (end_ - p >= 16) {
+    const NameMasks masks = name_masks(p);
+    const auto size = static_cast<size_t>(std::countr_one(masks.name));
+    const uint32_t inside = low_bits(size);
+    bits = static_cast<uint8_t>(bits | ((masks.lower & inside) != 0) * lower | ((masks.upper & inside) != 0) * upper |
+                                ((masks.foreign & inside) != 0) * foreign);
+    p += size;
+    if (size < 16) break;
+  }
+  // The last bytes of the text, and signs that are of names in this language alone.
+  for (uint8_t b; p < end_ && (b = lexis_.name_bits[static_cast<uint8_t>(*p)]); ++p) bits |= b;
+  return p;
+}
+
 void Lexer::name() {
   const char* const begin = at_;
   uint8_t bits = 0;
-  const char* p = at_;
-  for (uint8_t b; p < end_ && (b = lexis_.name_bits[static_cast<uint8_t>(*p)]); ++p) bits |= b;
+  const char* const p = name_end(at_, bits);
   const auto size = static_cast<size_t>(p - begin);
-  if (lexis_.prefixes && size <= 3 && p < end_ && (*p == '"' || *p == '\'' || *p == '#') &&
-      bits < digit + lower + upper + 1 && prefixed_string(begin, p)) {
+  if (p >= words_end_ && words_) [[unlikely]]
+    last_import_word(begin, p);
+  if (p < end_ && (*p == '"' || *p == '\'' || *p == '#') && size <= 3 && lexis_.prefixes &&
+      std::all_of(begin, p, [](char c) { return is_letter(c) || is_decimal(c); }) && prefixed_string(begin, p)) {
     return;
   }
   at_ = p;
-  const uint64_t hash = hash_bytes(begin, size);
+  skip_space();
+  const uint64_t hash = hash_bytes(begin, size, end_);
   const bool joined = joined_;
   chain_ = joined ? join_hashes(chain_, hash) : hash;
   uint32_t word = lexis_.words.find(chain_);
   if (joined) word |= lexis_.words.find(join_hashes(no_name, hash));
-  if (starts_with(begin, p, "assert")) word |= asserts;
+  if (*begin == 'a' && starts_with(begin, p, "assert")) word |= asserts;
   if (word & called) {
     const char* q = p;
     while (q < end_ && is_blank(*q)) ++q;
+    if (words_ && q >= words_end_ && word & kw_import) words_->depends = true;
     if (q == end_ || (*q != '(' && *q != '!')) word = 0;
   }
-  if (import_words_) {
-    // Nothing is counted; the walk needs to know what the last token was.
-    if (word & kw_import) import_words_->push_back(static_cast<size_t>(begin - text_));
+  if (word & kw_import && words_) words_->places.push_back(static_cast<size_t>(begin - text_));
+  if (!counts_) {
+    // The walk needs to know what the last token was.
     token(word & keyword ? 'k' : 'a');
     after_name_ = !(word & keyword);
     return;
@@ -151,7 +181,7 @@ void Lexer::name() {
     }
     declares_ |= (word & declares) != 0;
     if (lexis_.docstrings && std::string_view(begin, size) == "lambda") lambda_ = depth_;
-    words_ = true;
+    statement_ = true;
     after_name_ = false;
     import_keyword(word, begin, size);
     return;
@@ -159,6 +189,23 @@ void Lexer::name() {
   token('a');
   after_name_ = true;
   identifier(begin, p, hash, bits, joined);
+}
+
+void Lexer::last_import_word(const char* begin, const char* end) {
+  if (begin < words_end_) {
+    // The name, or what the end of the words leaves of it, may import.
+    const auto whole = static_cast<size_t>(end - begin), cut = static_cast<size_t>(words_end_ - begin);
+    for (const size_t size : {whole, cut}) {
+      const uint64_t hash = hash_bytes(begin, size, end_);
+      uint32_t word = lexis_.words.find(hash);
+      if (joined_) {
+        word |= lexis_.words.find(join_hashes(chain_, hash)) | lexis_.words.find(join_hashes(no_name, hash));
+      }
+      if (word & kw_import) words_->depends = true;
+    }
+  }
+  // Where the text ends there, the name is still one of those that are wanted.
+  if (words_end_ != end_) words_ = nullptr;
 }
 
 void Lexer::count_word(uint32_t word) {
@@ -194,7 +241,7 @@ void Lexer::import_keyword(uint32_t word, const char* begin, size_t size) {
 
 void Lexer::identifier(const char* begin, const char* end, uint64_t hash, uint8_t bits, bool joined) {
   identifiers_ += 1;
-  identifier_characters_ += bits & foreign ? count_characters(begin, static_cast<size_t>(end - begin)) : end - begin;
+  identifier_characters_ += bits & foreign ? lines_.characters(begin, end) : end - begin;
   if (importing_) {
     if (importing_ == 1 && std::string_view(begin, static_cast<size_t>(end - begin)) == "__future__") importing_ = 3;
     // In JavaScript `from` is no keyword; it ends the names.
@@ -204,64 +251,78 @@ void Lexer::identifier(const char* begin, const char* end, uint64_t hash, uint8_
   }
   if (!equals_ && !(bits & lower) && (bits & upper) && end - begin > 1) constant_seen_ = true;
   if (identifiers_ > repetition_items) return;
-  uint32_t& times = names_[hash];
-  if (times++ == 0) shape(begin, end);
+  if (names_.add(hash) == 0) shape(begin, end, bits);
 }
 
-void Lexer::shape(const char* p, const char* end) {
+void Lexer::shape(const char* p, const char* end, uint8_t bits) {
   distinct_ += 1;
   numbered_ += end - p > 1 && is_decimal(end[-1]);
-  while (p < end && (*p == '_' || *p == '$' || *p == '@')) ++p;
-  while (p < end && end[-1] == '_') --end;
-  uint8_t bits = 0;
-  for (const char* q = p; q < end; ++q) bits |= lexis_.name_bits[static_cast<uint8_t>(*q)];
-  const bool under = bits & underscore;
-  if (p == end || bits & foreign) {
-    other_ += 1;
-  } else if (end - p == 1) {
-    single_ += 1;
-  } else if (!(bits & upper)) {
-    (under ? snake_ : lower_) += 1;
-  } else if (!(bits & lower)) {
-    constants_ += 1;
-  } else if (under) {
-    other_ += 1;
+  const auto size = static_cast<size_t>(end - p);
+  size_t length = 0;  // without underscores at the ends
+  bool under = false, begins_upper = false;
+  if (size <= 16 && end_ - p >= 16 && !(bits & foreign)) {
+    const NameMasks masks = name_masks(p);
+    const uint32_t inside = masks.name & ~masks.underscore & low_bits(size);
+    if (inside) {
+      const int first = std::countr_zero(inside);
+      length = static_cast<size_t>(32 - std::countl_zero(inside) - first);
+      under = std::popcount(inside) < static_cast<int>(length);
+      begins_upper = masks.upper >> first & 1;
+    }
   } else {
-    (lexis_.name_bits[static_cast<uint8_t>(*p)] == upper ? pascal_ : camel_) += 1;
+    while (p < end && (*p == '_' || *p == '$' || *p == '@')) ++p;
+    while (p < end && end[-1] == '_') --end;
+    length = static_cast<size_t>(end - p);
+    bits = 0;
+    for (const char* q = p; q < end; ++q) bits |= lexis_.name_bits[static_cast<uint8_t>(*q)];
+    under = bits & underscore;
+    begins_upper = length && lexis_.name_bits[static_cast<uint8_t>(*p)] == upper;
   }
+  Form form;
+  if (length == 0 || bits & foreign) {
+    form = other;
+  } else if (length == 1) {
+    form = single;
+  } else if (!(bits & upper)) {
+    form = under ? snake : plain;
+  } else if (!(bits & lower)) {
+    form = constant;
+  } else {
+    form = under ? other : begins_upper ? pascal : camel;
+  }
+  shapes_[form] += 1;
 }
 
-void Lexer::symbol(char c) {
+void Lexer::symbol(ByteKind kind, char c) {
   const char next = at_ + 1 < end_ ? at_[1] : '\n';
-  if (c == '.' && is_decimal(next) && !(previous_ == 'a' || previous_ == ')' || previous_ == ']')) {
+  if (kind == ByteKind::dot && is_decimal(next) && !(previous_ == 'a' || previous_ == ')' || previous_ == ']')) {
     number();
     return;
   }
-  const bool after_name = after_name_ && at_ > line_ && lexis_.name_bits[static_cast<uint8_t>(at_[-1])];
   token(c);
+  const char* const begin = at_;
+  // Whether a name ends where the symbol begins.
+  const auto after_name = [this, begin, named = after_name_] {
+    return named && begin > line_ && lexis_.name_bits[static_cast<uint8_t>(begin[-1])];
+  };
   after_name_ = false;
-  const char* const begin = at_++;
-  switch (c) {
-    case '(':
-    case '[':
-    case '{':
+  ++at_;
+  switch (kind) {
+    case ByteKind::open:
       brackets_ += 1;
       parentheses_ += c == '(';
       if (depth_ < static_cast<int64_t>(stack_.size())) stack_[static_cast<size_t>(depth_)] = c;
       ++depth_;
       inside_ += c != '{';
       break;
-    case ')':
-    case ']':
-    case '}':
+    case ByteKind::close:
       brackets_ += 1;
       if (depth_ > 0) --depth_;
       if (c != '}' && inside_ > 0) --inside_;
       // A brace closes whatever round bracket was left open in it.
       if (depth_ == 0) inside_ = 0;
       break;
-    case '&':
-    case '|':
+    case ByteKind::and_or:
       operators_ += 1;
       if (next == c) {
         operators_ += 1;
@@ -269,63 +330,55 @@ void Lexer::symbol(char c) {
         ++at_;
       }
       break;
-    case '?':
+    case ByteKind::question:
       operators_ += 1;
       if (next == '.') {
-        joined_ = after_name;
+        joined_ = after_name();
         ++at_;
       } else if (next == '?') {
         ++at_;
       } else {
-        decisions_ += !std::strchr(":;),?>]=", next) && is_blank(next);
+        decisions_ += is_blank(next);
       }
       break;
-    case '=':
+    case ByteKind::equals:
       operators_ += 1;
       assignment(begin, next);
       break;
-    case ',':
+    case ByteKind::comma:
       commas_ += 1;
       spaced_commas_ += is_blank(next) || is_line_end(next) || next == ')' || next == ']' || next == '}';
       break;
-    case ';':
+    case ByteKind::semicolon:
       if (!inside_) semicolon_ = true;
       lines_.semicolon = true;
       importing_ = 0;
       break;
-    case '.': joined_ = after_name; break;
-    case ':':
+    case ByteKind::dot: joined_ = after_name(); break;
+    case ByteKind::colon:
       if (next == ':') {
-        joined_ = after_name;
+        joined_ = after_name();
         ++at_;
       } else if (lexis_.annotations != Annotations::none) {
-        annotation(begin, after_name);
+        annotation(begin, after_name());
       }
       break;
-    case '-':
+    case ByteKind::minus:
       operators_ += 1;
       if (next == '>') {
-        joined_ = after_name;
+        joined_ = after_name();
         annotations_ += lexis_.annotations == Annotations::python;
         ++at_;
       }
       break;
-    case '+':
-    case '*':
-    case '/':
-    case '%':
-    case '<':
-    case '>':
-    case '!':
-    case '^':
-    case '~': operators_ += 1; break;
+    case ByteKind::operation: operators_ += 1; break;
     default: break;
   }
+  skip_space();
 }
 
 void Lexer::assignment(const char* begin, char next) {
-  const bool alone =
-      next != '=' && next != '>' && next != '~' && !(begin > text_ && std::strchr("=!<>+-*/%&|^:~?.@", begin[-1]));
+  const bool alone = next != '=' && next != '>' && next != '~' && !(begin > text_ && extends_equals(begin[-1]));
   if (next == '=' || next == '>') ++at_;
   if (!alone) return;
   equals_ = true;
@@ -345,7 +398,7 @@ void Lexer::annotation(const char* begin, bool after_name) {
       lambda_ = -1;
       return;
     }
-    annotations_ += after_name && (top == '(' || (depth_ == 0 && !words_));
+    annotations_ += after_name && (top == '(' || (depth_ == 0 && !statement_));
     return;
   }
   const bool after_close = begin > text_ && (begin[-1] == ')' || begin[-1] == '?');
@@ -368,13 +421,13 @@ void Lexer::finish(Row& row) const {
   set(Column::identifiers, static_cast<double>(identifiers_));
   set(Column::identifier_length, ratio(identifier_characters_, identifiers_));
   set(Column::identifier_distinct, ratio(distinct_, std::min(identifiers_, repetition_items)));
-  per_name(Column::name_single, single_);
-  per_name(Column::name_lower, lower_);
-  per_name(Column::name_snake, snake_);
-  per_name(Column::name_camel, camel_);
-  per_name(Column::name_pascal, pascal_);
-  per_name(Column::name_constant, constants_);
-  per_name(Column::name_other, other_);
+  per_name(Column::name_single, shapes_[single]);
+  per_name(Column::name_lower, shapes_[plain]);
+  per_name(Column::name_snake, shapes_[snake]);
+  per_name(Column::name_camel, shapes_[camel]);
+  per_name(Column::name_pascal, shapes_[pascal]);
+  per_name(Column::name_constant, shapes_[constant]);
+  per_name(Column::name_other, shapes_[other]);
   per_name(Column::name_numbered, numbered_);
   set(Column::unused_imports, unused_imports());
   per_line(Column::numbers, numbers_);
@@ -413,7 +466,7 @@ double Lexer::unused_imports() const {
 }
 
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                    std::vector<size_t>* import_words) {
+                    ImportWords* import_words) {
   Lexer(lexis, text, size, scratch, import_words).run(row);
 }
 

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/classes.h"
 #include "text/find.h"
 #include "text/lexical.h"
 #include "text/line_counter.h"
@@ -34,15 +35,18 @@ inline bool starts_with(const char* p, const char* end, std::string_view word) {
 
 class Lexer {
  public:
-  Lexer(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, std::vector<size_t>* import_words)
+  Lexer(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, ImportWords* import_words)
       : lexis_(lexis),
         text_(text),
         end_(text + size),
         at_(text),
         line_(text),
+        indented_(text),
         names_(scratch.names),
         imported_(scratch.imported),
-        import_words_(import_words),
+        words_(import_words),
+        words_end_(text + (import_words ? std::min(import_words->end, size) : size)),
+        counts_(!import_words || !import_words->alone),
         lines_(lexis.line_limit, skip_ascii(text, end_) == end_, scratch.lines, text, size) {
     names_.clear(std::min(size, repetition_bytes) / 64);
     imported_.clear();
@@ -56,16 +60,16 @@ class Lexer {
   // The line ends at `at_`, which is at its line end.
   void end_of_line() {
     const bool was_blank = !lines_.code && !lines_.comment;
-    if (import_words_) {
-      lines_.forget();
+    if (counts_) {
+      lines_.end(line_, indented_, at_);
     } else {
-      lines_.end(line_, at_);
+      lines_.forget();
     }
     // A backslash at its end continues the statement.
     const bool more = at_ > line_ && at_[-1] == '\\';
     at_ += *at_ == '\r' && at_ + 1 < end_ && at_[1] == '\n' ? 2 : 1;
-    line_ = at_;
-    if (!more) constant_ = constant_seen_ = equals_ = declares_ = words_ = false;
+    line_ = indented_ = at_;
+    if (!more) constant_ = constant_seen_ = equals_ = declares_ = statement_ = false;
     semicolon_ = false;
     if (was_blank && !in_comment_) close_header();
     if (importing_ && !inside_ && !more) importing_ = 0;
@@ -74,18 +78,25 @@ class Lexer {
   void newline() {
     end_of_line();
     lines_.continued = inside_ > 0;
-    if (!heredoc_.empty()) heredoc_body();
+    if (!heredoc_.empty()) {
+      heredoc_body();
+    } else {
+      at_ = indented_ = skip_spaces_and_tabs(at_, end_);
+    }
   }
+
+  // One space after a token, which nearly every second one has, costs less here than as a step of the walk.
+  void skip_space() { at_ += at_ < end_ && *at_ == ' '; }
 
   // Takes [at_, stop) as text of one thing; each of its lines is noted as code or as comment and given to `piece`.
   template <typename Piece>
   void take(const char* stop, bool is_comment, Piece piece) {
     while (true) {
       const char* const begin = at_;
-      at_ = find_any(at_, stop, '\n', '\r');
+      at_ = find_any_within(at_, stop, end_, '\n', '\r');
       if (at_ > begin) {
         (is_comment ? lines_.comment : lines_.code) = true;
-        if (!import_words_) piece(begin, at_);
+        if (counts_) piece(begin, at_);
       }
       if (at_ >= stop) return;
       end_of_line();
@@ -120,7 +131,7 @@ class Lexer {
   const char* rest_of_line(const char* p) const;
 
   // [==[ ... ]==]: the end, or null if at `p` is no such bracket.
-  const char* long_bracket(const char* p) const;
+  const char* long_bracket(const char* p);
 
   // Whether a value, and so a regular expression, may stand after the last token.
   bool value_may_begin() const {
@@ -128,9 +139,9 @@ class Lexer {
              previous_ == '}');
   }
 
-  const char* regex_end(const char* p) const;
+  const char* regex_end(const char* p);
 
-  const char* character_end(const char* p) const;
+  const char* character_end(const char* p);
 
   // <<NAME and its relations: notes NAME, whose body begins on the next line.
   bool heredoc(const char* p, const Marker& marker);
@@ -165,11 +176,23 @@ class Lexer {
 
   void number();
 
+  // The end of the name that begins at `p`, and whether it has letters of each case and other signs (`NameBit`).
+  const char* name_end(const char* p, uint8_t& bits) const;
+
   // A number is magic unless it is 0, 1, 2 or a power of ten up to 1,000, with or without a suffix and zeros after the
   // point.
   static bool is_magic(const char* p, const char* end);
 
   void name();
+
+  // The end of an import's name reaches the end of the words that are wanted, or a later place.
+  void last_import_word(const char* begin, const char* end);
+
+  // What begins at at_ was looked at up to `stop`: if a text that ends at the last wanted word has not all of it, it may
+  // be read otherwise.
+  void looked_at(const char* stop) {
+    if (words_ && stop >= words_end_ && at_ < words_end_) words_->depends = true;
+  }
 
   void count_word(uint32_t word);
 
@@ -179,9 +202,9 @@ class Lexer {
   void identifier(const char* begin, const char* end, uint64_t hash, uint8_t bits, bool joined);
 
   // The form of a name, underscores at its ends apart.
-  void shape(const char* p, const char* end);
+  void shape(const char* p, const char* end, uint8_t bits);
 
-  void symbol(char c);
+  void symbol(ByteKind kind, char c);
 
   // `=` alone, outside of brackets where a keyword argument may stand: blanks on both sides or not.
   void assignment(const char* begin, char next);
@@ -198,16 +221,19 @@ class Lexer {
   const char* const text_;
   const char* const end_;
   const char* at_;
-  const char* line_;  // where the present line begins
+  const char* line_;      // where the present line begins
+  const char* indented_;  // after its spaces and tabs, or where it begins
   Counts& names_;
   std::vector<uint64_t>& imported_;
-  std::vector<size_t>* const import_words_;
+  ImportWords* words_;  // null after the last that is wanted
+  const char* words_end_;
+  const bool counts_;
   LineCounter lines_;
 
   // What the last tokens were.
   char previous_ = '\0';
   bool after_name_ = false, joined_ = false, passes_ = false, seen_code_ = false, in_comment_ = false;
-  bool constant_ = false, constant_seen_ = false, equals_ = false, declares_ = false, words_ = false,
+  bool constant_ = false, constant_seen_ = false, equals_ = false, declares_ = false, statement_ = false,
        semicolon_ = false;
   uint64_t chain_ = 0;
   int importing_ = 0;  // 1: after `from`; 2: among the names; 3: of a module that does not count
@@ -216,7 +242,7 @@ class Lexer {
   std::string heredoc_;
   // Open brackets; the kinds of the outer 256.
   int64_t depth_ = 0, inside_ = 0;
-  std::array<char, 256> stack_{};
+  std::array<char, 256> stack_;  // written before it is read
   // The comments at the top of the file.
   const char* header_ = nullptr;
   const char* header_end_ = nullptr;
@@ -225,7 +251,9 @@ class Lexer {
   int64_t comment_characters_ = 0, doc_characters_ = 0, licence_characters_ = 0, comment_pieces_ = 0;
   int64_t judged_comments_ = 0, code_comments_ = 0, todos_ = 0;
   int64_t identifiers_ = 0, identifier_characters_ = 0, distinct_ = 0, numbered_ = 0;
-  int64_t single_ = 0, lower_ = 0, snake_ = 0, camel_ = 0, pascal_ = 0, constants_ = 0, other_ = 0;
+  // Distinct names by form.
+  enum Form : uint8_t { single, plain, snake, camel, pascal, constant, other, forms };
+  std::array<int64_t, forms> shapes_{};
   int64_t numbers_ = 0, magic_numbers_ = 0, strings_ = 0, string_characters_ = 0, longest_string_ = 0;
   int64_t prints_ = 0, reads_ = 0, asserts_ = 0, risky_ = 0, bare_catches_ = 0, annotations_ = 0;
   int64_t parentheses_ = 0, brackets_ = 0, operators_ = 0, commas_ = 0, spaced_commas_ = 0;

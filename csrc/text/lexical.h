@@ -60,19 +60,22 @@ class Counts {
  public:
   // Empties the table, with room for about `expected` keys before it grows.
   void clear(size_t expected);
-  // The place of a key, which is added with a count of 0 when it is new. Good until the table grows.
-  size_t place(uint64_t key) {
+  // Counts a key, and returns how often it was counted before. Whether it is new is not to be foreseen, so the first
+  // place is taken without a branch on it; only a place that another key has is one.
+  uint32_t add(uint64_t key) {
     if (2 * size_ > mask_) grow();
     size_t at = key & mask_;
-    for (; slots_[at].stamp == stamp_; at = (at + 1) & mask_) {
-      if (slots_[at].key == key) return at;
+    bool live = slots_[at].stamp == stamp_;
+    while (live & (slots_[at].key != key)) [[unlikely]] {
+      at = (at + 1) & mask_;
+      live = slots_[at].stamp == stamp_;
     }
-    slots_[at] = {key, stamp_, 0};
-    ++size_;
-    return at;
+    Slot* const slot = &slots_[at];
+    const uint32_t before = live ? slot->count : 0;
+    *slot = {key, stamp_, before + 1};
+    size_ += !live;
+    return before;
   }
-  uint32_t& at(size_t place) { return slots_[place].count; }
-  uint32_t& operator[](uint64_t key) { return slots_[place(key)].count; }
   // The count of a key, 0 if it was never there.
   uint32_t find(uint64_t key) const;
 
@@ -93,20 +96,26 @@ struct Scratch {
   Counts names, lines;
   std::vector<uint64_t> imported;
   std::vector<uint64_t> hashes, grams;
-  std::vector<int64_t> word_bytes;
-  std::vector<uint32_t> starts, first, times, table;
-  std::vector<uint8_t> repeated;
+  std::vector<uint32_t> edges, word_bytes, starts, first, times, table;
   std::vector<uint32_t> positions;
-  std::vector<size_t> places_of_imports;
+  std::vector<size_t> import_words;
+};
+
+// What the lexer notes of the words that import something, for csrc/text/imports.h.
+struct ImportWords {
+  std::vector<size_t>& places;  // where they begin
+  size_t end;                   // words that end after this place are not noted
+  bool alone = false;           // nothing but these words is wanted, and the row is left as it is
+  // Set if a text that ended at `end` might have other words before it: something that has an end was looked for beyond.
+  bool depends = false;
 };
 
 // Fills every column of a text.
 void measure_lexical(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row);
 
-// The lexer's part of it, and the part that knows no language. `import_words`, where given, gets the places of the words
-// that import something; the row is then left as it is.
+// The lexer's part of it, and the part that knows no language.
 void measure_tokens(const Lexis& lexis, const char* text, size_t size, Scratch& scratch, Row& row,
-                    std::vector<size_t>* import_words);
+                    ImportWords* import_words);
 void measure_repetition(const char* text, size_t size, Scratch& scratch, Row& row);
 
 // The number of characters of a piece of text.

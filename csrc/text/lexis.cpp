@@ -5,12 +5,47 @@
 
 namespace codeshell::text {
 
+namespace {
+
+ByteKind symbol_kind(char c) {
+  switch (c) {
+    case '(':
+    case '[':
+    case '{': return ByteKind::open;
+    case ')':
+    case ']':
+    case '}': return ByteKind::close;
+    case '&':
+    case '|': return ByteKind::and_or;
+    case '?': return ByteKind::question;
+    case '=': return ByteKind::equals;
+    case ',': return ByteKind::comma;
+    case ';': return ByteKind::semicolon;
+    case '.': return ByteKind::dot;
+    case ':': return ByteKind::colon;
+    case '-': return ByteKind::minus;
+    case '+':
+    case '*':
+    case '/':
+    case '%':
+    case '<':
+    case '>':
+    case '!':
+    case '^':
+    case '~': return ByteKind::operation;
+    default: return ByteKind::symbol;
+  }
+}
+
+}  // namespace
+
 void Words::insert(uint64_t hash, uint32_t bits) {
   size_t at = hash & mask_;
   while (slots_[at].bits && slots_[at].hash != hash) at = (at + 1) & mask_;
   size_ += slots_[at].bits == 0;
   slots_[at].hash = hash;
   slots_[at].bits |= bits;
+  filter_[hash >> 58] |= uint64_t{1} << (hash >> 52 & 63);
 }
 
 // The parts of a dotted word are hashed as the lexer meets them: `console.log` is two names and what joins them.
@@ -68,12 +103,13 @@ void Lexis::finish(std::string_view letters) {
   }
   for (size_t c = 0; c < 256; ++c) {
     const bool blank = c == ' ' || c == '\t' || c == '\v' || c == '\f', line_end = c == '\n' || c == '\r';
-    kinds[c] = blank                                      ? ByteKind::blank
-               : line_end                                 ? ByteKind::line_end
-               : markers_at[c].begin != markers_at[c].end ? ByteKind::marker
-               : name_bits[c] == digit                    ? ByteKind::digit
-               : starts_name[c]                           ? ByteKind::name
-                                                          : ByteKind::symbol;
+    plain_kinds[c] = blank                   ? ByteKind::blank
+                     : line_end              ? ByteKind::line_end
+                     : name_bits[c] == digit ? ByteKind::digit
+                     : starts_name[c]        ? ByteKind::name
+                                             : symbol_kind(static_cast<char>(c));
+    const bool marks = markers_at[c].begin != markers_at[c].end && !blank && !line_end;
+    kinds[c] = marks ? ByteKind::marker : plain_kinds[c];
   }
 }
 

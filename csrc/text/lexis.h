@@ -4,55 +4,13 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/hash.h"
+
 namespace codeshell::text {
-
-// A hash of bytes, for tables of this process: two words of eight bytes at a time are multiplied, and both halves of the
-// product count.
-inline uint64_t hash_bytes(const char* text, size_t size) {
-  constexpr uint64_t first = 0x9E3779B97F4A7C15u, second = 0xC2B2AE3D27D4EB4Fu;
-  const auto word = [](const char* p) {
-    uint64_t value;
-    std::memcpy(&value, p, 8);
-    return value;
-  };
-  const auto half = [](const char* p) {
-    uint32_t value;
-    std::memcpy(&value, p, 4);
-    return uint64_t{value};
-  };
-  const auto multiply = [](uint64_t a, uint64_t b) {
-    const auto product = static_cast<unsigned __int128>(a) * b;
-    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-  };
-  uint64_t hash = size * second, a = 0, b = 0;
-  // The last bytes, from two loads that overlap where there are fewer bytes.
-  if (size >= 8) {
-    for (; size > 16; text += 16, size -= 16) hash = multiply(word(text) ^ hash ^ first, word(text + 8) ^ second);
-    if (size >= 8) {
-      a = word(text);
-      b = word(text + size - 8);
-    } else {
-      // What is left of a longer text: its last sixteen bytes.
-      a = word(text + size - 16);
-      b = word(text + size - 8);
-    }
-  } else if (size >= 4) {
-    a = half(text);
-    b = half(text + size - 4);
-  } else if (size) {
-    const auto byte = [text](size_t i) { return static_cast<uint64_t>(static_cast<uint8_t>(text[i])) << (8 * i); };
-    a = byte(0) | byte(size / 2) | byte(size - 1);
-  }
-  return multiply(a ^ hash ^ first, b ^ second);
-}
-
-// The hash of a dotted name from the hash of what stands before the dot and that of the last part.
-inline uint64_t join_hashes(uint64_t before, uint64_t name) { return (before ^ 0xD6E8FEB86659FD93u) * 5 + name; }
 
 // Bits of a byte in names. A byte with none of them is in no name.
 enum NameBit : uint8_t { lower = 1, upper = 2, digit = 4, underscore = 8, foreign = 16 };
@@ -129,7 +87,8 @@ class Words {
   void add(std::string_view dotted, uint32_t bits);
   // The bits of a word, 0 if it has none.
   uint32_t find(uint64_t hash) const {
-    if (slots_.empty()) return 0;
+    // Most names are no words: a bit for each few thousand hashes tells so from 512 bytes, which stay in the cache.
+    if (!(filter_[hash >> 58] >> (hash >> 52 & 63) & 1)) return 0;
     for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
       if (slots_[at].bits == 0) return 0;
       if (slots_[at].hash == hash) return slots_[at].bits;
@@ -142,13 +101,32 @@ class Words {
     uint32_t bits = 0;
   };
   void insert(uint64_t hash, uint32_t bits);
+  std::array<uint64_t, 64> filter_{};
   std::vector<Slot> slots_;
   size_t mask_ = 0;
   size_t size_ = 0;
 };
 
 // What the lexer does at a byte. `marker` comes before the others: a marker may begin with a letter.
-enum class ByteKind : uint8_t { symbol, blank, line_end, digit, name, marker };
+enum class ByteKind : uint8_t {
+  symbol,  // one that only counts as a token
+  blank,
+  line_end,
+  digit,
+  name,
+  marker,
+  open,       // ( [ {
+  close,      // ) ] }
+  and_or,     // & |
+  question,   // ?
+  equals,     // =
+  comma,      // ,
+  semicolon,  // ;
+  dot,        // .
+  colon,      // :
+  minus,      // -
+  operation,  // any other operator
+};
 
 struct Lexis {
   std::vector<Marker> markers;
@@ -156,8 +134,9 @@ struct Lexis {
   std::array<uint8_t, 256> name_bits{};
   std::array<bool, 256> starts_name{};
   std::array<ByteKind, 256> kinds{};
-  bool prefixes = false;    // a short name before a quote belongs to the string: r"..."
-  bool docstrings = false;  // a string that is the first statement of a block documents it
+  std::array<ByteKind, 256> plain_kinds{};  // what a byte is where no marker begins
+  bool prefixes = false;                    // a short name before a quote belongs to the string: r"..."
+  bool docstrings = false;                  // a string that is the first statement of a block documents it
   Annotations annotations = Annotations::none;
   Catches catches = Catches::none;
   Imports imports = Imports::none;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "text/find.h"
@@ -22,7 +23,7 @@ inline double ratio(int64_t part, int64_t whole, double otherwise = 0.0) {
 class LineCounter {
  public:
   LineCounter(int64_t limit, bool ascii, Counts& seen, const char* text, size_t size)
-      : limit_(limit), ascii_(ascii), seen_(seen), text_(text) {
+      : limit_(limit), ascii_(ascii), seen_(seen), text_(text), end_(text + size) {
     seen_.clear(std::min(size, repetition_bytes) / 32);
   }
 
@@ -38,9 +39,10 @@ class LineCounter {
     return ascii_ ? static_cast<int64_t>(size) : count_characters(from, size);
   }
 
-  // Ends the line [begin, stop), line end apart.
-  void end(const char* begin, const char* stop) {
-    const char* first = skip_spaces(begin, stop);
+  // Ends the line [begin, stop), line end apart. [begin, first) are spaces and tabs that the lexer has passed; it passes
+  // none where a line begins within a string or a comment.
+  void end(const char* begin, const char* first, const char* stop) {
+    if (first == begin) first = skip_spaces_and_tabs(begin, stop);
     while (first < stop && is_blank(*first)) ++first;
     lines_ += 1;
     if (first == stop) {
@@ -91,6 +93,20 @@ class LineCounter {
   static constexpr size_t deepest_counted = 96;   // columns
   static constexpr size_t longest_counted = 511;  // characters, for the quantiles
 
+  // Whether all bytes of [p, stop) are the first of them.
+  bool repeats(const char* p, const char* stop) const {
+    const auto size = static_cast<size_t>(stop - p);
+    if (size <= 16) {
+      const HashBlock block = load_block(p, size, end_);
+      constexpr uint64_t ones = 0x0101010101010101u;
+      const uint64_t byte = static_cast<uint8_t>(*p) * ones;
+      const uint64_t low = size >= 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
+      const uint64_t high = size >= 16 ? ~uint64_t{0} : size <= 8 ? 0 : (uint64_t{1} << (8 * (size - 8))) - 1;
+      return block.low == (byte & low) && block.high == (byte & high);
+    }
+    return std::memcmp(p, p + 1, size - 1) == 0;
+  }
+
   static bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\v' || c == '\f'; }
 
   // A line with something on it, from `first` on.
@@ -112,26 +128,30 @@ class LineCounter {
       const char* last = stop;
       while (is_blank(last[-1])) --last;
       const auto size = static_cast<size_t>(last - first);
-      uint32_t& times = seen_[hash_bytes(first, size)];
+      const bool again = seen_.add(hash_bytes(first, size, end_)) > 0;
       compared_lines_ += 1;
       compared_bytes_ += static_cast<int64_t>(size);
-      if (times++) {
-        repeated_lines_ += 1;
-        repeated_bytes_ += static_cast<int64_t>(size);
-      }
+      repeated_lines_ += again;
+      repeated_bytes_ += again ? static_cast<int64_t>(size) : 0;
     }
   }
 
   // Columns of the indentation (a tab reaches to the next multiple of four) and what it is made of.
   void indentation(const char* begin, const char* first) {
-    // Nearly always there are spaces alone.
-    const char* const spaces = skip_spaces(begin, first);
-    int64_t columns = spaces - begin;
-    bool tab = false, blank = columns > 0;
-    for (const char* p = spaces; p < first; ++p) {
-      tab |= *p == '\t';
-      blank |= *p != '\t';
-      columns += *p == '\t' ? 4 - columns % 4 : 1;
+    // Nearly always there are spaces alone, or tabs alone.
+    const int64_t width = first - begin;
+    const bool one_kind = width == 0 || repeats(begin, first);
+    int64_t columns = width;
+    bool tab = width > 0 && *begin == '\t', blank = width > 0 && !tab;
+    if (one_kind) {
+      columns = tab ? 4 * width : width;
+    } else {
+      columns = 0;
+      for (const char* p = begin; p < first; ++p) {
+        tab |= *p == '\t';
+        blank |= *p != '\t';
+        columns += *p == '\t' ? 4 - columns % 4 : 1;
+      }
     }
     indented_from_ += 1;
     columns_ += columns;
@@ -179,6 +199,7 @@ class LineCounter {
   const bool ascii_;
   Counts& seen_;
   const char* const text_;
+  const char* const end_;
 
   int64_t lines_ = 0, code_lines_ = 0, blank_lines_ = 0, blank_runs_ = 0;
   bool after_blank_ = false;

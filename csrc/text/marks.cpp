@@ -179,14 +179,15 @@ const char* Lexer::find(const char* p, std::string_view what) const {
 
 const char* Lexer::rest_of_line(const char* p) const { return find_any(p, end_, '\n', '\r'); }
 
-const char* Lexer::long_bracket(const char* p) const {
+const char* Lexer::long_bracket(const char* p) {
   const char* q = p + 1;
   while (q < end_ && *q == '=') ++q;
+  looked_at(q + 1);
   if (q == end_ || *q != '[') return nullptr;
   return find(q + 1, ']' + std::string(static_cast<size_t>(q - p - 1), '=') + ']');
 }
 
-const char* Lexer::regex_end(const char* p) const {
+const char* Lexer::regex_end(const char* p) {
   const char* const stop = p + std::min(end_ - p, longest_regex);
   bool in_class = false;
   for (++p; p < stop && !is_line_end(*p); ++p) {
@@ -199,13 +200,16 @@ const char* Lexer::regex_end(const char* p) const {
     } else if (*p == '/' && !in_class) {
       ++p;
       while (p < end_ && is_letter(*p)) ++p;  // its flags
+      looked_at(p);
       return p;
     }
   }
+  looked_at(p);
   return nullptr;
 }
 
-const char* Lexer::character_end(const char* p) const {
+const char* Lexer::character_end(const char* p) {
+  looked_at(p + longest_character + 4);
   const char quote = *p++;
   if (p == end_ || is_line_end(*p) || *p == quote) return nullptr;
   if (*p == '\\') {
@@ -244,6 +248,7 @@ void Lexer::heredoc_body() {
     if (starts_with(q, end_, name)) {
       const char* const stop = q + name.size();
       if (stop == end_ || !(is_letter(*stop) || is_decimal(*stop) || *stop == '_')) {
+        looked_at(stop);
         int64_t characters = 0;
         take(stop, false, [&](const char* from, const char* to) { characters += lines_.characters(from, to); });
         strings_ += 1;
@@ -255,6 +260,7 @@ void Lexer::heredoc_body() {
     p = rest_of_line(p);
     if (p < end_) ++p;
   }
+  looked_at(end_);
   ++heredoc_failures_;
 }
 

@@ -244,24 +244,16 @@ void scan_bytes(const char* text, size_t size, Row& row) {
   at(row, Column::longest_run) = static_cast<double>(find_longest_run(text, size));
 }
 
-// The words between blanks of the first bytes of a text, and sums over them: `hashes` and `bytes` have one entry more
-// than there are words, and entry i is about all words before word i.
-void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
-  auto& hashes = scratch.hashes;
-  auto& bytes = scratch.word_bytes;
-  hashes.assign(1, 0);
-  bytes.assign(1, 0);
-  size_t longest = 0, begin = 0;
-  const auto word_ends = [&](size_t end) {
-    const size_t length = end - begin;
-    longest = std::max(longest, length);
-    if (hashes.size() > static_cast<size_t>(repetition_items)) return;
-    hashes.push_back(hashes.back() * gram_base + hash_bytes(text + begin, length));
-    bytes.push_back(bytes.back() + static_cast<int64_t>(length));
-  };
-  // Blocks of 64 bytes: a bit of `edges` is where a word begins or ends, in turns.
+// The words between blanks of the first bytes of a text, and sums over them: entry i of `hashes` and `bytes` is about
+// all words before word i. Returns the number of words.
+size_t split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
+  // Where words begin and end, in turns: a bit of `edges` for each. They are written eight at a time and the surplus is
+  // written over, so that no branch depends on how many there are.
+  auto& edges_of_words = scratch.edges;
+  if (edges_of_words.size() < size + 80) edges_of_words.resize(size + 80);
+  uint32_t* const places = edges_of_words.data();
+  size_t found = 0;
   uint64_t before = 1;  // the byte before the text counts as a blank
-  bool inside = false;
   std::array<char, 64> rest;
   for (size_t at = 0; at < size; at += 64) {
     const char* block = text + at;
@@ -272,110 +264,120 @@ void split_words(const char* text, size_t size, Scratch& scratch, Row& row) {
       block = rest.data();
     }
     const uint64_t mask = white_mask(block);
-    for (uint64_t edges = mask ^ (mask << 1 | before); edges; edges &= edges - 1) {
-      const size_t place = at + static_cast<size_t>(std::countr_zero(edges));
-      if (inside) {
-        word_ends(place);
-      } else {
-        begin = place;
+    uint64_t edges = mask ^ (mask << 1 | before);
+    const auto count = static_cast<size_t>(std::popcount(edges));
+    for (size_t done = 0; done < count; done += 8) {
+      for (size_t i = 0; i < 8; ++i) {
+        places[found + done + i] = static_cast<uint32_t>(at) + static_cast<uint32_t>(std::countr_zero(edges));
+        edges &= edges - 1;
       }
-      inside = !inside;
     }
+    found += count;
     before = mask >> 63;
   }
-  if (inside) word_ends(size);
+  if (found % 2) places[found++] = static_cast<uint32_t>(size);
+  const size_t all = found / 2, count = std::min(all, static_cast<size_t>(repetition_items));
+  auto& hashes = scratch.hashes;
+  auto& bytes = scratch.word_bytes;
+  if (hashes.size() <= count) hashes.resize(count + 1);
+  if (bytes.size() <= count) bytes.resize(count + 1);
+  uint32_t longest = 0, sum = 0;
+  uint64_t hash = 0;
+  hashes[0] = bytes[0] = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t begin = places[2 * i], length = places[2 * i + 1] - begin;
+    longest = std::max(longest, length);
+    hash = hash * gram_base + hash_bytes(text + begin, length, text + size);
+    sum += length;
+    hashes[i + 1] = hash;
+    bytes[i + 1] = sum;
+  }
+  for (size_t i = count; i < all; ++i) longest = std::max(longest, places[2 * i + 1] - places[2 * i]);
   at(row, Column::longest_word) = static_cast<double>(longest);
+  return count;
 }
 
-// Leaves the sequences that may come twice: those whose hash falls where that of another does. Most come once, and this
-// needs no branch that the processor cannot foresee.
-void drop_single(Scratch& scratch) {
-  auto& seen = scratch.repeated;
-  const size_t slots = std::bit_ceil(4 * scratch.grams.size());
-  const int shift = 64 - std::countr_zero(slots);
-  seen.assign(slots, 0);
-  for (const uint64_t gram : scratch.grams) {
-    uint8_t& count = seen[(gram * gram_base) >> shift];
-    count = static_cast<uint8_t>(count + (count < 2));
-  }
-  size_t left = 0;
-  for (size_t s = 0; s < scratch.grams.size(); ++s) {
-    const uint64_t gram = scratch.grams[s];
-    scratch.starts[left] = scratch.starts[s];
-    scratch.grams[left] = gram;
-    left += seen[(gram * gram_base) >> shift] > 1;
-  }
-  scratch.starts.resize(left);
-  scratch.grams.resize(left);
+// An entry of the table of sequences; where it is empty, the present sequence, which equals itself.
+uint32_t entry_of(uint32_t entry, size_t present) {
+  const uint32_t empty = uint32_t{0} - static_cast<uint32_t>(entry == 0);
+  return entry | (static_cast<uint32_t>(present) & empty);
 }
 
 // Repeated sequences of words, as shares of the characters in words (Gopher's definitions). For 2, 3 and 4 words: the
 // commonest sequence, its bytes times its count. For 5 and 10: the words within sequences that came before.
 //
 // A sequence of n words can only come again where its first words do, so each length looks only at the places that the
-// length before it has left. A table from hashes to the place of the first such sequence is all that is searched.
+// length before it has left. Whether a sequence is new is not to be foreseen, so nothing branches on it.
 void scan_words(const char* text, size_t size, Scratch& scratch, Row& row) {
-  split_words(text, size, scratch, row);
+  const size_t count = split_words(text, size, scratch, row);
   constexpr std::array<size_t, 5> lengths = {2, 3, 4, 5, 10};
   constexpr std::array<Column, 5> columns = {Column::top_2gram, Column::top_3gram, Column::top_4gram,
                                              Column::duplicate_5grams, Column::duplicate_10grams};
-  const auto& hashes = scratch.hashes;
-  const auto& bytes = scratch.word_bytes;
-  const size_t count = hashes.size() - 1;
-  auto& starts = scratch.starts;  // of the sequences, in words
-  auto& grams = scratch.grams;    // their hashes
-  auto& first = scratch.first;    // the number of the first equal sequence
-  auto& times = scratch.times;    // how often it came; right at the first alone
-  auto& table = scratch.table;
-  starts.resize(count);
-  std::iota(starts.begin(), starts.end(), uint32_t{0});
+  const uint64_t* const hashes = scratch.hashes.data();
+  const uint32_t* const bytes = scratch.word_bytes.data();
+  for (auto* some : {&scratch.starts, &scratch.first, &scratch.times}) {
+    if (some->size() <= count) some->resize(count + 1);
+  }
+  if (scratch.grams.size() <= count) scratch.grams.resize(count + 1);
+  uint32_t* const starts = scratch.starts.data();  // of the sequences, in words
+  uint32_t* const first = scratch.first.data();    // the number of the first equal sequence
+  uint32_t* const times = scratch.times.data();    // how often it came; right at the first alone
+  uint64_t* const grams = scratch.grams.data();    // their hashes
+  size_t sequences = count;
+  std::iota(starts, starts + sequences, uint32_t{0});
   for (size_t g = 0; g < lengths.size(); ++g) {
     const size_t n = lengths[g];
     uint64_t power = 1;
     for (size_t i = 0; i < n; ++i) power *= gram_base;
-    while (!starts.empty() && starts.back() + n > count) starts.pop_back();
-    if (starts.empty()) break;  // the columns of this and all greater lengths stay 0
-    // The polynomial of words i to i + n, from those of all words before i and before i + n.
-    grams.resize(starts.size());
-    for (size_t s = 0; s < starts.size(); ++s) grams[s] = hashes[starts[s] + n] - hashes[starts[s]] * power;
-    drop_single(scratch);
-    const size_t sequences = starts.size();
-    const size_t slots = std::bit_ceil(2 * sequences + 2);
+    while (sequences && starts[sequences - 1] + n > count) --sequences;
+    if (!sequences) break;  // the columns of this and all greater lengths stay 0
+    // A table from hashes to the number of the first such sequence, from 1 on; at most a quarter full.
+    const size_t slots = std::bit_ceil(4 * sequences);
     const int shift = 64 - std::countr_zero(slots);
-    table.assign(slots, 0);
-    first.resize(sequences);
-    times.assign(sequences, 0);
+    auto& table = scratch.table;
+    if (table.size() < slots) table.resize(slots);
+    std::fill_n(table.data(), slots, 0u);
+    std::fill_n(times, sequences + 1, 0u);
     const bool top = n < 5;
-    int64_t best = 0, covered = 0;
-    uint32_t most = 1;
-    size_t marked = 0;  // words before this one are counted already
-    for (size_t s = 0; s < sequences; ++s) {
-      size_t slot = (grams[s] * gram_base) >> shift;
-      while (table[slot] && grams[table[slot] - 1] != grams[s]) slot = (slot + 1) & (slots - 1);
-      if (!table[slot]) table[slot] = static_cast<uint32_t>(s + 1);
-      const uint32_t original = table[slot] - 1;
+    uint32_t most = 2, covered = 0, marked = 0;  // words before `marked` are counted already
+    uint64_t best = 0;
+    for (size_t s = 1; s <= sequences; ++s) {
+      const size_t i = starts[s - 1];
+      // The polynomial of words i to i + n, from those of all words before i and before i + n.
+      const uint64_t gram = hashes[i + n] - hashes[i] * power;
+      grams[s] = gram;
+      size_t slot = (gram * gram_base) >> shift;
+      uint32_t original = entry_of(table[slot], s);
+      while (grams[original] != gram) [[unlikely]] {
+        slot = (slot + 1) & (slots - 1);
+        original = entry_of(table[slot], s);
+      }
+      table[slot] = original;
       first[s] = original;
       const uint32_t seen = ++times[original];
-      if (seen < 2) continue;
-      const size_t i = starts[s];
-      const int64_t product = seen * (bytes[i + n] - bytes[i]);
-      if (!top) {
-        covered += bytes[i + n] - bytes[std::max(marked, i)];
-        marked = i + n;
-      } else if (seen > most || (seen == most && product > best)) {
+      const uint32_t end_bytes = bytes[i + n];
+      if (top) {
         // Of equally common sequences the one with most characters.
-        most = seen;
-        best = product;
+        if (seen >= most) {
+          const uint64_t product = uint64_t{seen} * (end_bytes - bytes[i]);
+          best = seen > most ? product : std::max(best, product);
+          most = seen;
+        }
+      } else {
+        const bool again = seen > 1;
+        covered += again ? end_bytes - bytes[std::max<size_t>(marked, i)] : 0;
+        marked = again ? static_cast<uint32_t>(i + n) : marked;
       }
     }
-    at(row, columns[g]) =
-        static_cast<double>(top ? std::min(best, bytes[count]) : covered) / static_cast<double>(bytes[count]);
+    const uint64_t part = top ? std::min<uint64_t>(best, bytes[count]) : covered;
+    at(row, columns[g]) = static_cast<double>(part) / static_cast<double>(bytes[count]);
     // What remains: the places of sequences that came at least twice.
     size_t left = 0;
     for (size_t s = 0; s < sequences; ++s) {
-      if (times[first[s]] > 1) starts[left++] = starts[s];
+      starts[left] = starts[s];
+      left += times[first[s + 1]] > 1;
     }
-    starts.resize(left);
+    sequences = left;
   }
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from codeshell.boosting.linear import FARTHEST, train
+from codeshell import _C
+from codeshell.boosting.linear import FARTHEST, Linear, train
 from codeshell.randomness import uniform
 
 
@@ -44,3 +46,19 @@ def test_documents_do_not_depend_on_one_another() -> None:
     found = train(rows, rows[:, :2], 1.0)
     whole = found.predict(rows)
     assert (np.concatenate([found.predict(rows[i : i + 1]) for i in range(60)]) == whole).all()
+
+
+def test_scores_are_those_of_numpy_column_by_column_to_the_last_bit() -> None:
+    rows = (uniform(4, 0, 3000).reshape(100, 30) - 0.5) * 40
+    rows[::7, 3], rows[5, 4], rows[6, 4] = np.nan, np.inf, -np.inf
+    centre, spread = uniform(5, 0, 30), 0.1 + uniform(6, 0, 30)
+    found = Linear(centre, spread, uniform(7, 0, 150).reshape(30, 5) - 0.5, uniform(8, 0, 5))
+    expected = np.repeat(found.start[None], len(rows), axis=0)
+    for column in range(30):
+        value = np.clip((rows[:, column] - centre[column]) / spread[column], -FARTHEST, FARTHEST)
+        expected += np.where(np.isnan(value), 0.0, value)[:, None] * found.weights[column]
+    assert found.predict(rows).tobytes() == expected.tobytes()
+    assert found.predict(np.asfortranarray(rows)).tobytes() == expected.tobytes()
+    assert found.predict(rows[:0]).shape == (0, 5)
+    with pytest.raises(ValueError, match="centre"):
+        _C.boosting.linear_score(rows, centre[:3], spread, found.weights, found.start, 5.0)

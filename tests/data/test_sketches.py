@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell.data.sketches import Sketch, keys_of, values_of
+from codeshell.data.sketches import Sketch, by_group, keys_of, values_of
 
 NUMBERS = st.floats(allow_nan=False, width=64)
 
@@ -112,3 +112,33 @@ def test_without_a_value_nothing_is_dropped(values: list[float]) -> None:
 def test_zero_has_one_sign_and_infinities_have_a_place() -> None:
     one = sketch([-0.0, 0.0, np.inf, -np.inf])
     assert one.count.tolist() == [1, 2, 1] and one.low.tolist() == [-np.inf, 0.0, np.inf]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.one_of(NUMBERS, st.just(float("nan"))), st.integers(0, 3)), max_size=60), st.integers(2, 9)
+)
+def test_groups_in_one_sort_are_the_sketches_of_each(documents: list[tuple[float, int]], limit: int) -> None:
+    values = np.array([value for value, _ in documents], np.float64)
+    groups = np.array([group for _, group in documents], np.int64)
+    sizes = np.arange(1, len(documents) + 1)
+    found = by_group(values, sizes, groups, 4, limit)
+    assert len(found) == 4
+    for group, one in enumerate(found):
+        assert same(one, Sketch.of(values[groups == group], sizes[groups == group], limit))
+
+
+@settings(deadline=None)
+@given(st.lists(NUMBERS, min_size=1, max_size=60), st.integers(2, 9))
+def test_the_level_is_the_lowest_that_has_room(values: list[float], limit: int) -> None:
+    # Plain Python: one bit is cut off at a time until few enough bins are left.
+    keys = [int(key) for key in keys_of(np.array(values, np.float64))]
+    level = 0
+    while len({key >> level for key in keys}) > limit:
+        level += 1
+    found = sketch(values, limit)
+    assert found.level == level and found.bins.tolist() == sorted({key >> level for key in keys})
+    sums = {key >> level: 0 for key in keys}
+    for size, key in enumerate(keys, 1):
+        sums[key >> level] += size
+    assert found.size.tolist() == [sums[bin] for bin in found.bins.tolist()]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers.interrupted import interrupted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -271,25 +269,22 @@ def test_values_out_of_order_are_harmless() -> None:
         assert ((found >= 0) & (found <= 1)).all()
 
 
-@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="needs the main thread")
-def test_a_signal_ends_it() -> None:
-    """Work for minutes (the suite's time limit would end it), and an interrupt after a moment."""
-    size, edges = 1_000_000, np.tile(np.array([[1, 0]], np.uint32), (200_000, 1))
-    values = np.concatenate([np.arange(0, 2 * size, 2), np.arange(1, 2 * size, 2)]).astype(np.uint64)
-    opened = _C.DedupSets.from_arrays(np.arange(2, dtype=np.uint32), np.array([0, size, 2 * size]), values)
+LONG_CALL = """
+import numpy as np
+from codeshell import _C
 
-    class StoppedError(Exception):
-        pass
+# Two sets without a common value, compared again and again: work for minutes.
+size, edges = 1_000_000, np.tile(np.array([[1, 0]], np.uint32), (200_000, 1))
+values = np.concatenate([np.arange(0, 2 * size, 2), np.arange(1, 2 * size, 2)]).astype(np.uint64)
+opened = _C.DedupSets.from_arrays(np.arange(2, dtype=np.uint32), np.array([0, size, 2 * size]), values)
+try:
+    print("begun", flush=True)
+    _C.dedup_verify(opened, edges, 0.0, 2, "scalar")
+    print("ended")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
-    def stop(*_: object) -> None:
-        raise StoppedError
 
-    before = signal.signal(signal.SIGUSR2, stop)
-    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR2))
-    try:
-        timer.start()
-        with pytest.raises(StoppedError):
-            _C.dedup_verify(opened, edges, 0.0, 2, "scalar")
-    finally:
-        timer.join()
-        signal.signal(signal.SIGUSR2, before)
+def test_ctrl_c_ends_it() -> None:
+    assert interrupted(LONG_CALL) == "interrupted\n"

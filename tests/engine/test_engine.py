@@ -101,6 +101,11 @@ def test_processes_that_start_early_import_what_they_will_run(tmp_path: Path) ->
         assert list(engine.map(modules, range(4))) == [False] * 4
     with LocalEngine(1, "codeshell.no_such_module") as engine:
         assert list(engine.map(abs, [-1])) == [1]
+    # A stage may learn only in its course that there is work for several.
+    with LocalEngine(2) as engine:
+        engine.prepare("codeshell.documents.columns")
+        engine.prepare("codeshell.no_such_module")  # they have begun
+        assert list(engine.map(modules, range(4))) == [True] * 4
 
 
 def test_atomic_path_leaves_whole_files_or_none(tmp_path: Path) -> None:

@@ -56,11 +56,22 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def default_signals() -> None:
+    """The tests themselves may run by `nohup` or in the background, where these are ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
-def started(command: list[str], **more: object) -> Iterator[subprocess.Popen[str]]:
+def started(command: list[str], preexec_fn: Callable[[], object] = default_signals) -> Iterator[subprocess.Popen[str]]:
     """A command in a session of its own, whose output we read; nothing of it stays after the block."""
-    process = subprocess.Popen(  # type: ignore[call-overload]
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **more
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=preexec_fn,
     )
     try:
         yield process

@@ -414,15 +414,28 @@ def test_a_worker_that_dies_is_tried_again_but_not_for_ever(
 
 @real
 def test_an_interrupt_ends_what_is_in_flight(engine: RayEngine, tmp_path: Path) -> None:
+    waits = True
+
+    def handler(*_: object) -> None:
+        if waits:  # later, Ctrl-C would end the tests
+            raise KeyboardInterrupt
+
     def interrupt() -> None:
         until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        list(engine.map(sleep, [(tmp_path, number) for number in range(9)]))
-    assert time.monotonic() - started < WAIT
+    before = signal.signal(signal.SIGINT, handler)
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            list(engine.map(sleep, [(tmp_path, number) for number in range(9)]))
+        assert time.monotonic() - started < WAIT
+    finally:
+        waits = False
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     pids = [int(path.read_text()) for path in tmp_path.glob("pid-*")]
     until(lambda: not any(alive(pid) for pid in pids))
     assert list(engine.map(square, [3])) == [9]  # the cluster is free again

@@ -156,6 +156,30 @@ def test_several_models_at_once(lexical: LanguageModel, tmp_path: Path) -> None:
     assert score_all([], CODE) == []
 
 
+def test_some_rows_score_as_the_texts_do_and_memos_change_nothing(lexical: LanguageModel, tmp_path: Path) -> None:
+    # More text than a memo has places for, and three models of which two share a memo.
+    draw = random.Random(5)
+    names = [f"name{draw.randrange(300)}" for _ in range(400)] + [*"+-*/()[]{}=.,:;"]
+    texts = [" ".join(draw.choices(names, k=draw.randrange(1500))) for _ in range(60)]
+    train(CODE + texts[:20], tmp_path / "two.lm", Settings(order=3, memory=256 << 20), units=lexical.handle.units)
+    two = LanguageModel.load(tmp_path / "two.lm")
+    models = [lexical, two, lexical]
+    column = pa.chunked_array([pa.array(texts[:25], pa.large_string()), pa.array(texts[25:], pa.large_string())])
+    # Word by word there is no memo: sums in the order of the words are the definition.
+    for model, scores in zip(models, score_all(models, column), strict=True):
+        for text, log10 in zip(texts, scores.log10.tolist(), strict=True):
+            total = 0.0
+            for word in model.trace(text):
+                total += word.log10
+            assert log10 == total
+    rows = np.array([0, 3, 24, 25, 59])
+    for whole, some in zip(score_all(models, column), score_all(models, column, rows=rows), strict=True):
+        for name in ("tokens", "unknown", "log10", "bytes"):
+            assert np.array_equal(getattr(some, name), getattr(whole, name)[rows]), name
+    with pytest.raises(ValueError, match="rows"):
+        _C.ngram.score_texts([lexical.handle], b"abc", np.array([0, 3], np.int64), True, True, 1, np.array([1]))
+
+
 def test_lines_share_out_the_bits_of_a_text(lexical: LanguageModel) -> None:
     text = CODE[0] + "\n\n  é = 1"
     lines = lexical.lines(text)

@@ -21,6 +21,7 @@ from codeshell.engine import LocalEngine
 from codeshell.engine.files import read_json
 from codeshell.errors import UserError
 from codeshell.scorers import lexis
+from codeshell.scorers.lexical import Lexical
 from codeshell.scorers.libraries import (
     KNOWN,
     OWN,
@@ -315,3 +316,104 @@ def test_without_the_setting_nothing_is_read(tmp_path: Path) -> None:
 
 def test_kinds_have_their_places() -> None:
     assert (STANDARD, KNOWN, UNKNOWN, OWN) == (0, 1, 2, 3)
+
+
+# ---- one walk over the texts for `lexical` and `libraries`
+
+
+PIECES = ["import a\n", "from b import c\n", "use d\\e;\n", "use f::g;\n", 'require "h"\n', "require('i');\n"]
+PIECES += [
+    "#include <j.h>\n",
+    "import",
+    "use ",
+    "require",
+    "<<~END\n",
+    "  END\n",
+    "<<<'END'\n",
+    "END;\n",
+    "x = <<END\n",
+]
+PIECES += [
+    "/* ",
+    " */",
+    '"',
+    "'",
+    "'''",
+    'r#"',
+    "#\n",
+    "= /re'",
+    "/g\n",
+    "[==[",
+    "]==]",
+    "--[[",
+    "]]",
+    "\\",
+    "(",
+    "\n",
+    "é",
+]
+PIECES += [
+    " " * 200,
+    "x" * 60 + "\n",
+    "y = 1\n" * 30,
+    "# import k\n",
+    "// use l\n",
+    "{\n",
+    "}\n",
+    "'\\u{1F",
+    "=begin\n",
+    "=end\n",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=30).map("".join),
+    st.sampled_from(["python", "php", "ruby", "perl", "javascript", "rust", "c", "lua", "java", "go", "julia", "html"]),
+    st.integers(0, 300),
+)
+def test_one_walk_gives_what_two_give(text: str, language: str, blanks: int) -> None:
+    # The imports alone are looked for in a text that ends 256 bytes after the last of them.
+    data = (text + " " * blanks + text).encode()
+    arguments = (data, np.array([0, len(data)], np.int64), [lexis.of_language(language)], np.zeros(1, np.int32))
+    values, found = _C.lexical.measure_with_imports(*arguments)
+    assert values.tobytes() == _C.lexical.measure(*arguments).tobytes()
+    alone = _C.lexical.imports(*arguments)
+    assert found[0] == alone[0] and all((a == b).all() for a, b in zip(found[1:], alone[1:], strict=True))
+
+
+@pytest.mark.parametrize("written", [0, 100, 253, 254, 255, 256, 257, 300, 5_000])
+def test_the_end_of_the_walk_for_imports_changes_nothing(written: int) -> None:
+    """A string, a regular expression and a comment that begin before the end of that text and end after it."""
+    fill = "z" * written
+    cases = [
+        ("ruby", f'require "a"\nx = <<END\nrequire "b"\n{fill}\nEND\n{fill * 2}'),
+        ("php", f"<?php\nuse A\\B;\n$x = <<<END\nuse C\\D;\n{fill}\nEND;\n{fill * 2}"),
+        ("javascript", f"require('a')\nx = /'{fill}/\nrequire('b')\n{fill * 2}"),
+        ("python", f"import a\n'''{fill}import b\n''' {fill}import{fill}"),
+        ("python", f"import a{' ' * written}importer{fill}"),
+        ("lua", f'require "a" x = [{"=" * written}[ require "b"'),
+    ]
+    for language, text in cases:
+        data = text.encode()
+        arguments = (data, np.array([0, len(data)], np.int64), [lexis.of_language(language)], np.zeros(1, np.int32))
+        found, alone = _C.lexical.measure_with_imports(*arguments)[1], _C.lexical.imports(*arguments)
+        assert found[0] == alone[0] and found[1].tolist() == alone[1].tolist(), (language, text)
+
+
+def test_imports_are_those_of_the_batch_that_is_scored() -> None:
+    """`libraries` takes what `lexical` has found only if it is of the same texts in the same languages."""
+    batch = table([("import os, numpy\n", "python", "a.py", "o/r"), ("import b\n", "python", "b.py", "o/r")])
+    other = table([("import json\n", "python", "a.py", "o/r"), ("import pandas\n", "python", "b.py", "o/r")])
+    none = batch.set_column(1, "language", pa.array(["html", "html"], pa.string()))
+    chunks = pa.concat_tables([batch.slice(0, 1), batch.slice(1)])
+
+    def scored(rows: pa.Table) -> list[list[Any]]:
+        return [pa.array(column).to_pylist() for column in Libraries().score(rows).values()]
+
+    wanted = {number: scored(rows) for number, rows in enumerate([batch, other, none, batch.slice(1), chunks])}
+    for before in (batch, other, none, batch.slice(1), chunks, batch.slice(0, 0)):
+        for number, rows in enumerate([batch, other, none, batch.slice(1), chunks]):
+            Lexical().score(before)
+            # The score stage gives each scorer a table of its own, over the same memory.
+            assert scored(rows.select(rows.column_names)) == wanted[number]

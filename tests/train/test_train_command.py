@@ -129,9 +129,10 @@ def test_the_first_ctrl_c_saves_and_the_second_ends_at_once(tiny, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(signal, "getsignal", lambda number: signal.default_int_handler)
         interrupt(patch, count, place)
-        with pytest.raises(SystemExit) as caught:
+        # A Ctrl-C that the run lets through would end the tests.
+        with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
             run(recipe, directory, None)
-    assert caught.value.code == 130
+    assert isinstance(caught.value, SystemExit) and caught.value.code == 130
     error = capfd.readouterr().err
     assert "once more ends at once" in error
     # The step that was done when the signals came, and the checkpoint that is there.

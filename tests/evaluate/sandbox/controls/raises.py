@@ -1,0 +1,2 @@
+def solve(numbers):
+    return numbers[len(numbers)]
