@@ -13,6 +13,7 @@ At levels 1 and 2 there is no root of its own; the working folder is a folder of
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -373,12 +375,31 @@ def _outcome(found: dict[str, Any]) -> Outcome:
     return Outcome(status=status, signal=ended_by, **found)
 
 
+_PREFIX = "codeshell-box-"
+"""Begins the name of a working folder of levels 1 and 2; the pid of its maker follows."""
+
+
 def _work_folder() -> str:
     """A new folder of the machine, for the user that the program will be."""
-    folder = tempfile.mkdtemp(prefix="codeshell-box-")
+    _sweep_folders()
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
     if os.geteuid() == 0:
         os.chown(folder, NOBODY, NOBODY)
     return folder
+
+
+@functools.cache
+def _sweep_folders() -> None:
+    """Remove, once for each process, the folders of processes that were killed before they could."""
+    for entry in os.scandir(tempfile.gettempdir()):
+        pid = entry.name.removeprefix(_PREFIX).partition("-")[0]
+        ours = entry.name.startswith(_PREFIX) and pid.isdigit() and entry.is_dir(follow_symlinks=False)
+        if (
+            ours
+            and entry.stat(follow_symlinks=False).st_uid in (os.geteuid(), NOBODY)
+            and not Path(f"/proc/{pid}").exists()
+        ):
+            _C.sandbox.remove_tree(entry.path)
 
 
 def _tasks_of_user() -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -261,8 +262,16 @@ def test_ends_with_the_process_that_made_it(level: Level) -> None:
             break
         time.sleep(0.05)
     assert not Path(f"/proc/{keeper}").exists()
-    # The next look for groups takes away what the killed process left.
-    _C.sandbox.groups()
+    # The next process takes away the folder (level 2) and the empty groups (level 4) of the one that was killed.
+    sweep = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from codeshell.evaluate.sandbox.launch import Command, run\n"
+        "run(Command(['true']), int(sys.argv[2]))\n"
+    )
+    subprocess.run([sys.executable, "-c", sweep, ROOT, str(int(level))], check=True)
+    assert list(Path(tempfile.gettempdir()).glob(f"codeshell-box-{process.pid}-*")) == []
+    for folder in _C.sandbox.groups()["folders"]:
+        assert not folder or list(Path(folder).glob(f"codeshell-{process.pid}-*")) == []
 
 
 def test_removes_trees_that_resist(tmp_path: Path) -> None:
