@@ -56,7 +56,7 @@ def left() -> dict[str, int]:
         "processes": below(os.getpid()),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
         "open_files": len(list(Path("/proc/self/fd").iterdir())),
-        "temporary_files": len(list(Path(tempfile.gettempdir()).glob("codeshell-*"))),
+        "temporary_files": len(list(Path(tempfile.gettempdir()).iterdir())),
     }
 
 
@@ -167,6 +167,10 @@ def main() -> None:
     args = parser(__doc__, data=True, peers=True).parse_args()
     # Orphans of a sandbox, if there were any, come to this process and are counted.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # Other programs of this machine write into the usual folder for temporary files.
+    own = tempfile.mkdtemp(prefix="codeshell-evaluate-")
+    Path(own).chmod(0o755)
+    tempfile.tempdir = own
     proof = levels.require()
     print(proof.line(), flush=True)
     before = left()
@@ -180,6 +184,8 @@ def main() -> None:
     }
     after = left()
     result["left"] = {name: after[name] - before[name] for name in before}
+    tempfile.tempdir = None
+    shutil.rmtree(own)
     print(f"left: {result['left']}", flush=True)
     if args.json:
         write_json(args.json, result)
