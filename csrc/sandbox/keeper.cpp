@@ -227,9 +227,10 @@ Failure write_files(int fd) {
   fail({Step::kExec, -result, 0});
 }
 
-// Takes what a stream holds into its ring. False at its end.
+// Takes what a stream holds into its ring, but no more than a few buffers: a program that writes as fast as this reads
+// must not keep the keeper from its limits. False at the stream's end.
 bool drain(int fd, int stream) {
-  for (;;) {
+  for (int turn = 0; turn < 8; ++turn) {
     const long count = sys::read(fd, g_buffer, sizeof g_buffer);
     if (count == -11 || count == -4) return true;
     if (count <= 0) return false;
@@ -246,6 +247,7 @@ bool drain(int fd, int stream) {
     g_report->streams[stream].total = total + static_cast<uint64_t>(count);
     if (count < static_cast<long>(sizeof g_buffer)) return true;
   }
+  return true;
 }
 
 struct Running {
