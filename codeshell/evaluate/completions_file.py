@@ -10,17 +10,18 @@ it (`FunctionalTask.made_by`): a file holds completions of one task, one model a
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from codeshell.engine.files import disk_error
+from codeshell.engine.line_log import LineLog
 from codeshell.errors import UserError, say
+
+_START = b'{"task_id":'
+"""How every line begins."""
 
 
 class CompletionsFile:
@@ -42,31 +43,21 @@ class CompletionsFile:
         self.by = json.loads(json.dumps(by))
         self.done: set[tuple[str, int]] = set()
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115 (closed in __exit__)
+            self._log = LineLog(path)
         except OSError as error:
             raise disk_error(error, path) from error
         try:
-            self._open()
+            for number, (_, line) in enumerate(self._log.lines(), 1):
+                self._take(line, number)
+            # A cut line of ours goes; another file is not ours to overwrite.
+            if not _START.startswith(self._log.read(self._log.end, min(self._log.cut, len(_START)))):
+                raise UserError(f"{path}: its end is no completion of `codeshell eval generate`; choose another -o")
         except BaseException:
-            self._file.close()
+            self._log.close()
             raise
-
-    def _open(self) -> None:
-        # A device may have no end to read to.
-        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            raise UserError(f"{self.path}: a device or a pipe; completions are kept in a file that can be read again")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self.path}: another process is writing it; wait for it, or choose another -o") from None
-        self._file.seek(0)
-        whole, newline, rest = self._file.read().rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
-            self._take(line, number)
-        if rest:
+        if self._log.cut:
             # Only the last line can be incomplete: a kill met its write.
             say(f"{self.path}: the last line was cut short, and is taken off; its completion is made again")
-            self._file.truncate(len(whole) + len(newline))
 
     def _take(self, line: bytes, number: int) -> None:
         """Note a line of a former start."""
@@ -91,18 +82,17 @@ class CompletionsFile:
 
     def append(self, rows: Iterable[tuple[str, int, str, bool]]) -> None:
         """Add completions, (task_id, sample, completion, ended) each; they are on the disk when this returns."""
-        lines = []
+        lines, keys = [], []
         for task_id, sample, completion, ended in rows:
+            keys.append((task_id, sample))
             row = {"task_id": task_id, "completion": completion, "sample": sample, "ended": ended, "by": self.by}
             # ASCII JSON: a completion may hold lone surrogates.
             lines.append(json.dumps(row, separators=(",", ":")).encode() + b"\n")
-            self.done.add((task_id, sample))
         try:
-            self._file.write(b"".join(lines))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._log.append(b"".join(lines), flush=True)
         except OSError as error:
             raise disk_error(error, self.path) from error
+        self.done.update(keys)
 
     def __enter__(self) -> CompletionsFile:
         return self
@@ -110,12 +100,7 @@ class CompletionsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A full disk is met again where the buffer is flushed; it has been said.
-        try:
-            self._file.close()
-        except OSError:
-            if kind is None:
-                raise
+        self._log.close()
 
 
 def _short(value: Any) -> str:

@@ -4,27 +4,22 @@ The first line says what the file is. Every other line is one verdict: `{"key": 
 `Judged`, written whole by one call of the system. With `"again": true` it hit the wall limit beside other programs and
 has to run again alone. The last line of a key counts.
 
-A line that was cut by a kill or a full disk is dropped when the file is opened, and what follows is written after the
-last whole line. One process at a time writes to a journal; the system releases it however the process ends.
+A line that was cut by a kill or a full disk is dropped, and one process at a time writes to a journal
+(`engine.line_log`).
 
 Importing this module imports neither torch nor the extension.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
-import os
-import stat
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from codeshell.engine.files import disk_error
+from codeshell.engine.line_log import LineLog
 from codeshell.errors import UserError, say
 from codeshell.evaluate.verdicts import Judged
 
@@ -41,60 +36,35 @@ class Journal:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
         # Place of the last line of each key: (first byte, bytes). The verdicts stay on the disk.
         self._places: dict[str, tuple[int, int]] = {}
-        self._end = 0
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._log = LineLog(self.path)
         except OSError as error:
             raise self._told(error) from error
         try:
             self._open()
         except BaseException:
-            os.close(self._file)
+            self._log.close()
             raise
 
     def _open(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise self._told(error) from error
-            raise UserError(
-                f"{self.path}: another process writes to this journal; wait for it, or name another"
-            ) from None
         # Looked at before anything is written or read whole. A kill may have cut the first line, even to nothing.
         first = json.dumps(HEAD).encode() + b"\n"
-        found = b""
-        if stat.S_ISREG(os.fstat(self._file).st_mode):
-            found = os.pread(self._file, len(first), 0)
-            ours = first.startswith(found)
-        else:
-            ours = False
-        if not ours:
+        found = self._log.read(0, len(first))
+        if not first.startswith(found) or (found != first and self._log.end):
             raise UserError(f"{self.path}: not a journal of verdicts; name a new file, or delete this one")
         broken = 0
-        for start, line in self._lines() if found == first else ():
-            if not line.endswith(b"\n"):
-                break
-            self._end = start + len(line)
-            if not start:
-                continue
+        for start, line in self._log.lines():
             key = _key(line)
-            if key is None:
-                broken += 1
-            else:
+            if key is not None:
                 self._places[key] = (start, len(line))
+            elif start:
+                broken += 1
         if broken:
             say(f"{self.path}: {broken} damaged lines are passed over; their programs run again")
-        try:
-            # What stands after the last whole line was cut.
-            os.ftruncate(self._file, self._end)
-            if not self._end:
-                self._append(first)
-        except OSError as error:
-            raise self._told(error) from error
+        if not self._log.end:
+            self._append(first)
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -108,7 +78,7 @@ class Journal:
         if place is None:
             return None
         try:
-            fields = json.loads(os.pread(self._file, place[1], place[0]))
+            fields = json.loads(self._log.read(*place))
             return Judged.from_json(fields), bool(fields.get("again", False))
         except (ValueError, AttributeError):
             # Damaged since, or of a version with other verdicts: it runs again.
@@ -122,37 +92,13 @@ class Journal:
         """
         fields: dict[str, Any] = {"key": key} | judged.to_json() | ({"again": True} if again else {})
         line = json.dumps(fields).encode() + b"\n"
-        with self._lock:
-            start = self._end
-            try:
-                self._append(line)
-            except OSError as error:
-                raise self._told(error) from error
-            self._places[key] = (start, len(line))
+        self._places[key] = (self._append(line), len(line))
 
-    def _append(self, line: bytes) -> None:
-        """Write a whole line at the end, or nothing."""
-        written = 0
+    def _append(self, line: bytes) -> int:
         try:
-            # A file system that is nearly full takes a part of it.
-            while written < len(line):
-                count = os.pwrite(self._file, line[written:], self._end + written)
-                if count == 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                written += count
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._end)
-            raise
-        self._end += len(line)
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """Place and bytes of each line; the last one may have no line feed."""
-        with open(os.dup(self._file), "rb") as file:
-            start = 0
-            for line in file:
-                yield start, line
-                start += len(line)
+            return self._log.append(line)
+        except OSError as error:
+            raise self._told(error) from error
 
     def _told(self, error: OSError) -> Exception:
         """One line: the file, what is wrong, what is kept."""
@@ -165,12 +111,7 @@ class Journal:
 
     def close(self) -> None:
         """Let the journal go; what was written stays."""
-        if self._file >= 0:
-            with contextlib.suppress(OSError):
-                # A power cut is rarer than a kill: once at the end is enough for it.
-                os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+        self._log.close()
 
     def __enter__(self) -> Journal:
         return self

@@ -6,15 +6,14 @@ answers of two models or of two prompts are never mixed. A line that a kill cut 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from codeshell.engine.files import disk_error
+from codeshell.engine.line_log import LineLog
 from codeshell.errors import UserError, say
 
 VERSION = 1
@@ -38,31 +37,26 @@ class Journal:
         self.path = path
         self.entries: list[dict[str, Any]] = []
         try:
-            self._file = open(path, "a+b")  # noqa: SIM115 (closed in __exit__)
+            self._log = LineLog(path)
         except OSError as error:
             raise disk_error(error, path) from error
         try:
             self._open({"journal": VERSION, **header})
         except BaseException:
-            self._file.close()
+            self._log.close()
             raise
 
     def _open(self, header: dict[str, Any]) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{self.path}: another process is writing it; wait for it, or choose another -o") from None
-        self._file.seek(0)
-        whole, newline, rest = self._file.read().rpartition(b"\n")
-        if rest:
-            # Only the last line can be incomplete: a kill met its write.
-            say(f"{self.path}: the last line was cut short, and is taken off; its answer is asked for again")
-            self._file.truncate(len(whole) + len(newline))
-        lines = whole.split(b"\n") if whole else []
-        if not lines:
+        if not self._log.end:
+            # Not even the header is whole. It may have been cut; anything else is not ours to overwrite.
+            if not _line(header).startswith(self._log.read(0, self._log.cut)):
+                raise UserError(f"{self.path}: not a journal of answers; choose another -o, or remove it")
             self._write(header)
             return
-        for number, line in enumerate(lines, 1):
+        if self._log.cut:
+            # Only the last line can be incomplete: a kill met its write.
+            say(f"{self.path}: the last line was cut short, and is taken off; its answer is asked for again")
+        for number, (_, line) in enumerate(self._log.lines(), 1):
             try:
                 entry = json.loads(line)
                 if not isinstance(entry, dict):
@@ -86,11 +80,8 @@ class Journal:
         self.entries.append(dict(entry))
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        # ASCII JSON: an answer may hold lone surrogates.
         try:
-            self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._log.append(_line(entry), flush=True)
         except OSError as error:
             raise disk_error(error, self.path) from error
 
@@ -100,4 +91,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._log.close()
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    # ASCII JSON: an answer may hold lone surrogates.
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"

@@ -79,9 +79,18 @@ def test_a_file_of_something_else_is_left_as_it_is(text: str, message: str, tmp_
     assert path.read_text(encoding="utf-8") == text
 
 
+@pytest.mark.parametrize("text", ["notes without a line feed", '{"task": 1}', "x" * 100_000])
+def test_a_file_without_a_whole_line_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"notes\.txt: its end is no completion"):
+        CompletionsFile(path, BY)
+    assert path.read_text() == text
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
-    with CompletionsFile(path, BY), pytest.raises(UserError, match="another process is writing it"):
+    with CompletionsFile(path, BY), pytest.raises(UserError, match="another process writes to it"):
         CompletionsFile(path, BY)
 
 

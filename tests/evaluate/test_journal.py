@@ -90,7 +90,7 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path, text: str) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, words in (
-        (tmp_path / "pipe", "not a journal"),
+        (tmp_path / "pipe", "a device or a pipe"),
         (tmp_path, "directory"),
         (tmp_path / "no/file", "folder"),
     ):

@@ -235,6 +235,19 @@ def test_a_journal_of_another_model_is_refused(rows: Path) -> None:
         assert len(server.requests) == 8
 
 
+def test_a_foreign_file_is_no_journal_and_a_cut_header_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    path.write_text("notes without a line feed")
+    with pytest.raises(UserError, match="not a journal of answers"):
+        Journal(path, {"model": "m"})
+    assert path.read_text() == "notes without a line feed"
+    path.write_text('{"journal":1,"mod')
+    with Journal(path, {"model": "m"}) as journal:
+        journal.append({"key": "a"})
+    with Journal(path, {"model": "m"}) as journal:
+        assert journal.entries == [{"key": "a"}]
+
+
 def test_a_damaged_journal_names_its_line_and_a_used_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     with Journal(path, {"model": "m"}) as journal:
