@@ -13,8 +13,6 @@ from helpers.order import LONGEST_FIRST
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# A shell makes its background jobs ignore Ctrl-C, but some tests send Ctrl-C to the processes that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """pytest-xdist would begin with the files of the most tests, and the longest files have few."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_runtest_setup() -> None:
+    """Before each test Ctrl-C raises KeyboardInterrupt. A shell makes its background jobs ignore it, and a library may
+    put back the system's own action past Python, which ends a worker of pytest-xdist in a test that raises the signal.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
