@@ -163,6 +163,9 @@ def _rust(program: Program) -> Composed:
     values = {"EDITION": "2021", "CRATES": " ".join(used)}
     # `#[test]`, perhaps with comments after it, then the function.
     test = re.compile(r"#\[test\]\s*((?://[^\n]*\n\s*)*)(?:pub\s+)?fn\s+(\w+)\s*\(\s*\)")
+    # The tests of HumanEval-X's Rust/32 stand in a comment, so that whatever compiles would pass.
+    if test.search(parts["tests"]) and not test.search(re.sub(r"/\*.*?\*/", "", parts["tests"], flags=re.S)):
+        return Composed({}, cannot="the tests of this problem stand in a comment of their set, so nothing is tested")
     calls = [found[2] for found in test.finditer(parts["tests"])]
     module = re.search(r"#\[cfg\(test\)\]\s*(?:pub\s+)?mod\s+(\w+)", parts["tests"])
     if not calls or not module:

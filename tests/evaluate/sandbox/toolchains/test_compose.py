@@ -116,6 +116,13 @@ def test_rust_calls_the_unit_tests_from_main() -> None:
     assert "gen_range(b'a'..b'z' + 1)" in text
 
 
+def test_rust_whose_tests_stand_in_a_comment_is_not_run() -> None:
+    found = composed("rs", "fn f() {}\n", f"/*\n{RUST_TESTS}\n*/\n", "humaneval-x")
+    assert "in a comment" in found.cannot and not found.files
+    # A comment beside them is none of our business.
+    assert not composed("rs", "fn f() {}\n", f"/* kept */\n{RUST_TESTS}", "humaneval-x").cannot
+
+
 def test_rust_without_a_test_function_is_not_run() -> None:
     assert "no function" in composed("rs", "fn f() {}", "mod tests { fn f() {} }", "humaneval-x").cannot
 
