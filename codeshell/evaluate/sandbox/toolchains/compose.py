@@ -181,7 +181,9 @@ def _go(program: Program) -> Composed:
     code, tests, setup = program.code, program.tests, program.setup
     if program.style == "humaneval-x":
         code = re.sub(r"^\s*import\s*(?:\([^)]*\)|\"[^\"\n]*\")[ \t]*$", "", code, flags=re.M)
-        used = [name for name in GO_PACKAGES if re.search(rf"\b{name.rpartition('/')[2]}\.", code)]
+        # A sentence that ends in "strings." uses no package: comments and texts are passed over.
+        bare = re.sub(r"//[^\n]*|/\*.*?\*/|'(?:[^'\\\n]|\\.)+'|\"(?:[^\"\\\n]|\\.)*\"|`[^`]*`", " ", code, flags=re.S)
+        used = [name for name in GO_PACKAGES if re.search(rf"\b{name.rpartition('/')[2]}\.[A-Z]", bare)]
         imports = "".join(f'import "{name}"\n' for name in used if f'"{name}"' not in setup)
         code = f"{setup}\n{imports}{code}"
     elif setup:

@@ -75,6 +75,10 @@ def test_go_imports_what_the_code_uses_and_no_package_twice() -> None:
     # `sort` is not used, and an unused import does not compile; `math` is in the set-up.
     assert text.count('"math"') == 1 and '"sort"' not in text and 'import "strings"' in text
     assert text.startswith("package main")
+    # HumanEval-X's Go/158: "a list of strings." is no use of a package, and neither is a text.
+    body = '// A list of strings.\nfunc F() string {\n    return "math.Abs"\n}\n'
+    text = composed("go", body, "func TestF(t *testing.T) { }\n", "humaneval-x", SETUP).files["p_test.go"]
+    assert '"strings"' not in text
 
 
 def test_go_gets_a_second_file_of_the_same_package() -> None:
