@@ -39,6 +39,8 @@ class Host:
     listeners: list[socket.socket]
     datagrams: socket.socket
     watched: dict[str, Any]
+    children: frozenset[str]
+    """Processes that this one had before any program ran: those of other tests and of multiprocessing."""
 
     def environment(self) -> dict[str, str]:
         return {
@@ -89,7 +91,7 @@ class Host:
                     # The hostile daemon's name, or a keeper that outlived its sandbox and is a child of this process.
                     if name == self.mark[:15]:
                         found.append(f"left a process: {entry.name}")
-        found += [f"left a child: {child}" for child in _children()]
+        found += [f"left a child: {child}" for child in children() if child not in self.children]
         return found
 
 
@@ -100,7 +102,7 @@ def _listed(place: str | Path) -> list[str]:
         return []
 
 
-def _children() -> list[str]:
+def children() -> list[str]:
     """Processes whose parent is this one."""
     found = []
     for task in Path("/proc/self/task").iterdir():
@@ -134,7 +136,7 @@ def host() -> Iterator[Host]:
         datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         datagrams.bind(("127.0.0.1", 0))
         datagrams.setblocking(False)
-        watcher = Host(folder, mark, listeners, datagrams, {})
+        watcher = Host(folder, mark, listeners, datagrams, {}, frozenset(children()))
         watcher.watched = watcher.state()
         yield watcher
 
