@@ -19,15 +19,15 @@ from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.gpus import machine
-from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.model import CodeShellForCausalLM
 from codeshell.model.precision import multiplies_bf16, resolve
 from codeshell.ops import devices, hopper, library
-from codeshell.optim import AdamW, parameter_groups
-from codeshell.randomness import draw
+from codeshell.optim import AdamW
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import checkpoints
 from codeshell.train.batches import fingerprint, fold
+from codeshell.train.build import build
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
@@ -131,43 +131,6 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
                 "train again with a lower train.lr"
             )
     return _statistics(recipe, model, state, failure)
-
-
-def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
-    """The model with its initial weights, which are a function of the recipe's seed, and its optimizer.
-
-    Weight decay applies to matrices; biases and LayerNorm weights have none.
-
-    Raises:
-        UserError: the recipe's model has an impossible shape.
-    """
-    # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
-    shape = recipe.model
-    torch.manual_seed(draw(recipe.seed, "weights"))
-    try:
-        config = CodeShellConfig(
-            # Rows of the embedding, then those of them that are tokens.
-            vocab_size=tokenizer.padded_vocab_size,
-            n_vocab_used=tokenizer.vocab_size,
-            n_positions=shape.n_positions,
-            n_embd=shape.n_embd,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            n_inner=shape.n_inner or None,
-            num_query_groups=shape.num_query_groups,
-            attn_pdrop=shape.dropout,
-            embd_pdrop=shape.dropout,
-            resid_pdrop=shape.dropout,
-            bos_token_id=tokenizer.eot,
-            eos_token_id=tokenizer.eot,
-        )
-    except ValueError as error:
-        raise UserError(f"recipe, model: {error}") from None
-    model = CodeShellForCausalLM(config).to(device)
-    train = recipe.train
-    groups = parameter_groups(model, train.weight_decay)
-    optimizer = AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps)
-    return model, optimizer
 
 
 def _tokenizer(directory: Path) -> Tokenizer:

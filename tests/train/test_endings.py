@@ -17,9 +17,10 @@ from codeshell.errors import UserError
 from codeshell.recipe import Recipe, to_toml
 from codeshell.report.run_page import render
 from codeshell.train import run
+from codeshell.train.build import build
 from codeshell.train.checkpoints import State
 from codeshell.train.loop import Trainer
-from codeshell.train.train_run import _failure, build
+from codeshell.train.train_run import _failure
 
 BROKEN = {"steps": 6, "lr": 1e30, "warmup_steps": 0}
 """The first update makes the weights so large that no loss after it is finite."""
