@@ -20,12 +20,12 @@ from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.gpus import machine
 from codeshell.model import CodeShellForCausalLM
-from codeshell.model.precision import multiplies_bf16, resolve
+from codeshell.model.precision import multiplies_bf16
 from codeshell.ops import devices, hopper, library
 from codeshell.optim import AdamW
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import checkpoints
+from codeshell.train import checkpoints, weights
 from codeshell.train.batches import fingerprint, fold
 from codeshell.train.build import build
 from codeshell.train.checkpoints import State
@@ -104,7 +104,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         seed=recipe.seed,
         model=model_settings,
         train=train_settings,
-        precision=resolve(train.precision, device),
+        precision=weights.precision(train, device),
         threads=threads,
         tokenizer=tokenizer.hash,
         corpus=fingerprint(corpus),
