@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  codeshell run recipes/demo.toml -o runs/demo --until tokens\n"
         "  codeshell train recipes/demo.toml -o runs/demo --set train.steps=200\n"
         "  torchrun --standalone --nproc-per-node 8 -m codeshell train recipes/codeshell-small.toml -o runs/small\n"
+        "  codeshell train recipes/codeshell-7b.toml --plan --gpus 8 --memory 80GB\n"
         "SIGUSR1 saves a checkpoint after the current step. Ctrl-C and SIGTERM save one and end, with exit codes\n"
         "130 and 143; a second Ctrl-C ends at once. A model that is not finite is not written; the exit code is 2.\n"
         "Run the same command again to resume from the newest checkpoint."
@@ -32,14 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. train.steps=100"
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="print the memory that each GPU needs, and train nothing; 2 if too little"
+    )
+    parser.add_argument("--gpus", type=int, metavar="N", help="with --plan: so many GPUs (default: this machine's)")
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="with --plan: memory of a GPU, as 80GB (default: this machine's)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    from codeshell import pipeline
+    from codeshell import pipeline, recipe
     from codeshell.cli.run import output_directory
+    from codeshell.errors import UserError
     from codeshell.train.launch import place
 
     directory = output_directory(args)
+    if args.plan:
+        from codeshell.cli.train_plan import show
+
+        return show(recipe.load(args.recipe, args.set), directory, args.gpus, args.memory)
+    if args.gpus is not None or args.memory is not None:
+        raise UserError("--gpus and --memory go with --plan; torchrun says on how many GPUs to train")
     if place().world == 1:
         pipeline.train(_settings(args, directory), directory)
         return 0

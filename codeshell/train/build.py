@@ -10,6 +10,7 @@ from codeshell.optim import AdamW, parameter_groups
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer
+from codeshell.train import weights
 from codeshell.train.parallel import Group, place_rows, shard
 
 
@@ -34,7 +35,7 @@ def build(
     train, config = recipe.train, model_config(recipe, tokenizer)
     # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
     torch.manual_seed(draw(recipe.seed, "weights"))
-    dtype = torch.float32 if train.weights == "fp32" else torch.bfloat16
+    dtype = weights.dtype(train)
     if group.mesh is None:
         model = CodeShellForCausalLM(config).to(device=device, dtype=dtype)
         shard(model, train, group)
@@ -55,10 +56,7 @@ def build(
         lr=train.lr,
         betas=(train.beta1, train.beta2),
         eps=train.eps,
-        master_weights=train.weights == "bf16-masters",
-        stochastic_rounding=train.weights == "bf16-stochastic",
-        moment_dtype=torch.bfloat16 if train.weights == "bf16-stochastic" else None,
-        seed=draw(recipe.seed, "rounding") >> 1,  # a signed integer
+        **weights.optimizer_options(recipe),
     )
     return model, optimizer
 

@@ -20,15 +20,15 @@ from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.gpus import machine
 from codeshell.model import CodeShellForCausalLM
-from codeshell.model.precision import multiplies_bf16, resolve
+from codeshell.model.precision import multiplies_bf16
 from codeshell.ops import devices, hopper, library
 from codeshell.optim import AdamW
 from codeshell.optim.buckets import local
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import checkpoints
+from codeshell.train import checkpoints, memory, weights
 from codeshell.train.batches import fingerprint, fold
-from codeshell.train.build import build
+from codeshell.train.build import build, model_config
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
@@ -86,8 +86,10 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         )
 
     # What the loop needs: the model, the training documents in lanes, the held-out documents.
-    precision, documents = resolve(train.precision, device), fingerprint(corpus)
+    precision, documents = weights.precision(train, device), fingerprint(corpus)
     group.same({"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision})
+    # Before anything is allocated.
+    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
     model, optimizer = build(recipe, tokenizer, device, group)
     isolated = train.document_attention == "isolated"
     lanes = Lanes(
