@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from codeshell.errors import UserError
+from codeshell.train.parallel import AgreedError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,8 +85,14 @@ def gather(value: Any, processes: ProcessGroup | None) -> list[Any]:
 def agree(error: BaseException | None, processes: ProcessGroup | None, raised: type[Exception] = UserError) -> None:
     """Say how this process's part of the work went; return if all went well.
 
+    Args:
+        error: why this process failed, if it did.
+        processes: who hears of it; None alone, where `error` itself is raised.
+        raised: the kind of error that a user can do something about.
+
     Raises:
-        UserError: the words of the first process that failed with `raised` (or as `raised` itself), on all processes.
+        UserError: the first of several processes that failed with a `UserError`, in the same words on all of them; with
+            `raised`, that kind of error.
         BaseException: `error` itself, if it is of another kind; the other processes get a `UserError` that names it.
     """
     if processes is None:
@@ -104,7 +111,9 @@ def agree(error: BaseException | None, processes: ProcessGroup | None, raised: t
     for rank, verdict in enumerate(verdicts):
         if verdict is not None:
             known, text = verdict
-            raise raised(text) if known else UserError(f"process {rank}: {text}")
+            if not known:
+                raise UserError(f"process {rank}: {text}")
+            raise AgreedError(text) if raised is UserError else raised(text)
 
 
 @contextlib.contextmanager

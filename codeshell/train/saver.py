@@ -37,6 +37,7 @@ from codeshell.model.tensor_files import ROWS, Layout, TensorWriter, part_name
 from codeshell.train import manifest
 from codeshell.train.agreement import LostProcessError, Ranks, gather, patient
 from codeshell.train.manifest import CONFIG, FORMAT, MODEL, OPTIMIZER, State, step_directory
+from codeshell.train.parallel import AgreedError
 from codeshell.train.shards import Rows, model_tensors, optimizer_tensors, to_write
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Job:
     Attributes:
         files: stem and rows of the two files.
         committed: whether the first process has said that the checkpoint is in place.
-        error: why not; a `UserError` is the same on all processes.
+        error: why not: an `AgreedError` on all processes, or a `LostProcessError`.
     """
 
     def __init__(
@@ -124,16 +125,15 @@ class _Job:
         except LostProcessError as lost:
             if error is not None:
                 raise error from None
-            raise UserError(
-                f"{self.target}: not saved, because another process ended meanwhile ({lost}); "
-                "the older checkpoints are whole, and the same command resumes from the newest"
+            raise LostProcessError(
+                f"{self.target}: not saved, because another process ended meanwhile ({lost})"
             ) from lost
         # An error that is no fault of the disk has a traceback, which the process that raised it keeps.
         if error is not None and not isinstance(error, UserError):
             raise error
         for rank, (name, line, files) in enumerate(answers):
             if line is not None:
-                raise UserError(f"{line} (process {rank} of {self.world})")
+                raise AgreedError(line if rank == 0 else f"{line} (rank {rank} of {self.world})")
             assert name == self.target.name, f"process {rank} saves {name}, process {self.rank} {self.target.name}"
             self.state.files.update({file: (size, checksum) for file, (size, checksum) in (files or {}).items()})
 
