@@ -24,6 +24,11 @@ def hush(hushed: bool = True) -> None:
     _hushed = hushed
 
 
+def hushed() -> bool:
+    """Whether nothing is printed."""
+    return _hushed
+
+
 def say(line: str) -> None:
     """Print a line for a person on stderr at once, whatever the encoding of stderr.
 

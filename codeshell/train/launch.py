@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from codeshell.errors import UserError
+from codeshell.errors import UserError, hush
 
 TIMEOUT = "CODESHELL_TIMEOUT"
 """Variable: the seconds that a rank may take for a step before the others give it up."""
@@ -99,6 +99,7 @@ def refuse_several(command: str) -> None:
         UserError: there are several.
     """
     if place().world > 1:
+        hush(place().rank > 0)
         raise UserError(
             f"{command} is one process, and a launcher has started {place().world}; make the tokens first with "
             "`codeshell run RECIPE -o RUN --until tokens`, then train: `torchrun … -m codeshell train RECIPE -o RUN`"

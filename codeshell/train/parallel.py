@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class AgreedError(UserError):
+    """A `UserError` that every rank raises at the same place, in the same words."""
+
+
 class Group:
     """The processes that train together.
 
@@ -198,8 +202,28 @@ class Group:
         if first is not None:
             # The same words on all ranks need no rank before them.
             where = "" if first == 0 else f"rank {first} on {self.hosts[first]}: "
-            raise UserError(where + words[first])
+            raise AgreedError(where + words[first])
         return result
+
+    def lead(self, action: Callable[[], Result]) -> Result:
+        """What rank 0 gets by doing something, on every rank; its `UserError`, too. The result goes through JSON."""
+        result: Result = self.gather(self.agree(action if self.leader else lambda: None))[0]
+        return result
+
+    def same(self, facts: dict[str, Any]) -> None:
+        """Compare what every rank must have alike.
+
+        Raises:
+            UserError: a rank has something else than rank 0; the first difference is named.
+        """
+        rows = self.gather(facts)
+        for rank, row in enumerate(rows):
+            for name, value in row.items():
+                if value != rows[0].get(name):
+                    raise AgreedError(
+                        f"rank {rank} on {self.hosts[rank]} has {name} {value}, rank 0 on {self.hosts[0]} has "
+                        f"{rows[0].get(name)}; start all ranks with the same recipe, data and versions"
+                    )
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -23,15 +23,17 @@ from codeshell.model import CodeShellForCausalLM
 from codeshell.model.precision import multiplies_bf16
 from codeshell.ops import devices, hopper, library
 from codeshell.optim import AdamW
+from codeshell.optim.buckets import local
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import checkpoints, weights
+from codeshell.train import checkpoints, memory, weights
 from codeshell.train.batches import fingerprint, fold
-from codeshell.train.build import build
+from codeshell.train.build import build, model_config
 from codeshell.train.checkpoints import State
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
+from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
 from codeshell.train.spikes import mean_of_last
@@ -46,13 +48,14 @@ DIVERGED = 2.0
 LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
 
-def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = None) -> dict[str, Any]:
     """Train on `tokens/` with `tokenizer/`, or resume where an earlier run stopped.
 
     Args:
         recipe: the settings; `seed`, `model` and `train` are used.
         directory: the run's directory.
-        engine: not used; training is one process.
+        engine: not used; a launcher starts the processes that train.
+        group: the ranks that train together, each of which calls this; None is one process.
 
     Returns:
         The statistics of docs/run-directory.md. If `failure` among them is not None, no model was written.
@@ -64,24 +67,30 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     home = make_directory(directory / "train")
     train = recipe.train
     # Before the first product: the number of threads decides how sums are cut, and so how they are rounded.
-    threads = train.threads or usable_cores()
+    group = group or Group.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = group.device
+    threads = train.threads or max(usable_cores() // group.hosts.count(group.hosts[group.rank]), 1)
     torch.set_num_threads(threads)
     keep_large_blocks()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = _tokenizer(directory)
-    corpus = _corpus(directory, "train", tokenizer)
+    group.agree(lambda: _check_device(device))
+    tokenizer = group.agree(lambda: _tokenizer(directory))
+    corpus = group.agree(lambda: _corpus(directory, "train", tokenizer, group))
     if corpus is None:
-        raise UserError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
+        raise AgreedError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
     # Each document is followed by one `<|endoftext|>`, which the shards do not store.
     available = corpus.n_tokens + len(corpus)
     if available <= train.batch_tokens:
-        raise UserError(
+        raise AgreedError(
             f"{directory / 'tokens'}: {available:,} tokens to train on, no more than one batch "
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
 
     # What the loop needs: the model, the training documents in lanes, the held-out documents.
-    model, optimizer = build(recipe, tokenizer, device)
+    precision, documents = weights.precision(train, device), fingerprint(corpus)
+    group.same({"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision})
+    # Before anything is allocated.
+    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
+    model, optimizer = build(recipe, tokenizer, device, group)
     isolated = train.document_attention == "isolated"
     lanes = Lanes(
         corpus,
@@ -93,7 +102,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         spm_rate=train.spm_rate,
         isolated=isolated,
     )
-    held_out = _corpus(directory, "valid", tokenizer)
+    group.share(lanes.count)
+    held_out = group.agree(lambda: _corpus(directory, "valid", tokenizer, group))
     validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
@@ -104,19 +114,19 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         seed=recipe.seed,
         model=model_settings,
         train=train_settings,
-        precision=weights.precision(train, device),
+        precision=precision,
         threads=threads,
         tokenizer=tokenizer.hash,
-        corpus=fingerprint(corpus),
+        corpus=documents,
     )
     state = _resume(home / "checkpoints", recipe, model, optimizer, state)
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
-        Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
+        Trainer(recipe, home, model, optimizer, lanes, validation, state, group).run()
 
     # Also when nothing was left to train: a kill may have come between the last checkpoint and this. A model that is of
     # no use does not get the name that every other command reads; its weights are in the last checkpoint.
-    failure = _failure(recipe, model, state, lanes, validation)
+    failure = _failure(recipe, model, state, lanes, validation, group)
     if failure is None:
         for name, layout in LAYOUTS.items():
             _export(directory / name, model, layout, tokenizer)
@@ -139,8 +149,8 @@ def _tokenizer(directory: Path) -> Tokenizer:
     return Tokenizer.load(directory / "tokenizer")
 
 
-def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | None:
-    """The token shards of a split; None if there are none or they are empty."""
+def _corpus(directory: Path, split: str, tokenizer: Tokenizer, group: Group) -> TokenCorpus | None:
+    """The token shards of a split; None if there are none or they are empty. The ranks of a machine share the check."""
     paths = sorted((directory / "tokens").glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].tokens"))
     corpus = TokenCorpus(paths, tokenizer.hash) if paths else None
     # A shard that is missing or another's passes every check of its own.
@@ -161,11 +171,13 @@ def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | 
         )
     # All of it, before the first step: a flipped token would be trained on in silence. zlib lets threads run beside one
     # another, and the pages that are read now need not be read again.
+    here = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
+    shards = corpus.shards[here.index(group.rank) :: len(here)]
     with (
-        Progress(f"check {split} tokens", total=len(corpus.shards), unit="shards") as progress,
+        Progress(f"check {split} tokens", total=len(shards), unit="shards") as progress,
         ThreadPoolExecutor(min(8, usable_cores())) as pool,
     ):
-        for shard, _ in zip(corpus.shards, pool.map(TokenShard.verify, corpus.shards), strict=True):
+        for shard, _ in zip(shards, pool.map(TokenShard.verify, shards), strict=True):
             shard.release()
             progress.advance(1)
     return corpus
@@ -233,6 +245,29 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
         say("train: the validation split is empty; there is no validation")
 
 
+def _check_device(device: torch.device) -> None:
+    """Refuse a GPU that this build of torch has no code for; its first product would fail, in words of no help.
+
+    Raises:
+        UserError: it is older or newer than what torch was built for.
+    """
+    if device.type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    built = torch.cuda.get_arch_list()
+    numbers = [(name.partition("_")[0], int("".join(filter(str.isdigit, name)))) for name in built]
+    # Code for a GPU runs on later ones of the same generation; PTX on all later ones.
+    runs = any(
+        number <= 10 * major + minor and (kind == "compute" or number // 10 == major) for kind, number in numbers
+    )
+    if built and not runs:
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            f"{name} is sm_{major}{minor}, and torch {torch.__version__} is built for {', '.join(built)}; install a "
+            "build of torch that has it, or train on the CPU: set CUDA_VISIBLE_DEVICES to nothing"
+        )
+
+
 def _announce_device(device: torch.device, precision: str) -> None:
     """Print what is not as good as it could be on this device."""
     if not devices.on_gpu(device):
@@ -274,7 +309,12 @@ def _export(
 
 
 def _failure(
-    recipe: Recipe, model: CodeShellForCausalLM, state: State, lanes: Lanes, validation: Validation | None
+    recipe: Recipe,
+    model: CodeShellForCausalLM,
+    state: State,
+    lanes: Lanes,
+    validation: Validation | None,
+    group: Group,
 ) -> str | None:
     """Why the model of a run that has done its last step is of no use; None if it is of use.
 
@@ -282,9 +322,15 @@ def _failure(
     """
     if state.skipped >= state.step:
         return "no update was applied, so the model is untrained"
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            return f"the model is not finite: {name} holds NaN or infinity"
+    # Each rank looks at its rows; the first name in the order of the model counts.
+    names = [name for name, _ in model.named_parameters()]
+    bad = [
+        number
+        for number, parameter in enumerate(model.parameters())
+        if not bool(local(parameter.detach()).isfinite().all())
+    ]
+    if found := [number for numbers in group.gather(bad) for number in numbers]:
+        return f"the model is not finite: {names[min(found)]} holds NaN or infinity"
     # Finite weights may still be so large that the activations overflow. The last validation has tried them.
     if validation is not None:
         result = next((result for result in state.phase_results if result.step == recipe.train.steps), None)

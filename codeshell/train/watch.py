@@ -121,14 +121,14 @@ class Watch:
 
     def _connect(self) -> Any:
         """A connection to the process group's store that is the watch's own, below a name of its own."""
-        import torch.distributed as dist
+        from torch._C._distributed_c10d import PrefixStore, TCPStore
 
         # A launcher's store outlives the ranks, which it may start again.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         address, port = self.where.address, self.where.port
         patience = timedelta(seconds=PARTING)
-        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
-        return dist.PrefixStore(f"codeshell/{attempt}", store)
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
+        return PrefixStore(f"codeshell/{attempt}", store)
 
     def _beat(self, number: int) -> None:
         self._store.set(f"beat/{self.where.rank}", json.dumps([number, self.host, os.getpid(), self._doing]))
