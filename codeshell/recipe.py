@@ -245,8 +245,8 @@ class Train(Settings, frozen=True, kw_only=True):
     clip: Redo[Rate] = 1.0
     """Global gradient norm; 0 turns clipping off."""
     precision: Redo[Literal["auto", "fp32", "bf16"]] = "auto"
-    """`auto` is bf16 autocast where the device computes in bf16, else fp32; weights in bf16 are always trained in bf16.
-    Where `auto` means another one on resume, training says so and continues; only the rounding differs."""
+    """`auto` is bf16 autocast where the device computes in bf16, else fp32; with weights kept or gathered in bf16 it is
+    bf16. Where `auto` means another one on resume, training says so and continues; only the rounding differs."""
     weights: Redo[Literal["fp32", "bf16-masters", "bf16-stochastic"]] = "fp32"
     """What the weights are kept in. `bf16-masters`: bf16, with an fp32 copy in the optimizer that takes the updates.
     `bf16-stochastic`: bf16 alone, rounded up or down at random, right in the mean; the moments are bf16, too. Bytes for

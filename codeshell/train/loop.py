@@ -29,7 +29,7 @@ from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints
 from codeshell.train.batches import IGNORED, Batch, Position, Positions, Prefetch, fold
-from codeshell.train.checkpoints import PhaseResult, State
+from codeshell.train.checkpoints import PhaseResult, Saver, State
 from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import FIRST_STEPS
@@ -91,6 +91,8 @@ class Trainer:
         self.targets = 0
         # What several ranks have agreed that signals ask for; one process looks at the signals themselves.
         self.noted = Noted()
+        # Whether a checkpoint is known to have failed, on some rank.
+        self.unsaved = False
         self.fresh = True  # no step is done yet; the first one may take longer
         # Seconds and tokens of the steps since the last line of the log.
         self.seconds, self.counted = 0.0, 0
@@ -112,6 +114,7 @@ class Trainer:
             with (
                 Signals(group.rank, group.world) as signals,
                 Progress("train", total=left, unit="tokens") as progress,
+                self._saver() as self.saver,
             ):
                 self.model.train()
                 if group.world > 1 and self.state.step < self.train.steps:
@@ -133,6 +136,12 @@ class Trainer:
             batches.close()
             if log is not None:
                 log.close()
+
+    def _saver(self) -> Saver:
+        """Writes checkpoints while training continues, and deletes those that need not be kept."""
+        # The ends of phases are kept, because the evaluation compares the model before and after each.
+        ends = [s.last for s in stretches(self.train)] if self.train.keep_phase_ends else []
+        return Saver(self.directory / "checkpoints", self.group, self.train.keep_checkpoints, ends)
 
     def _take(self, step: int, positions: Positions) -> Batch:
         """The batch of a step, at the context of the step's phase; runs in the thread of `Prefetch`."""
@@ -156,6 +165,11 @@ class Trainer:
         norm = self._clip()
         if self.group.world > 1:
             loss, norm = self._agree(loss, norm, signals, batches)
+        else:
+            self.unsaved = self.saver.failed
+        if self.unsaved:
+            # It raises, on every rank alike, what went wrong with the checkpoint.
+            self.saver.finish()
 
         # Update, unless the loss or the gradient norm forbids it. The batch is used up either way.
         reason = self.guard.judge(loss, norm, ignore_spikes=self.train.spike_policy == "ignore")
@@ -217,10 +231,12 @@ class Trainer:
         The next batch's targets are counted in the same exchange, so its loss is divided right from the start.
         """
         self.upcoming = batches.next() if self.state.step + 1 < self.train.steps else None
-        mine = [loss, norm, signals.stop or 0, signals.checkpoint, _targets(self.upcoming) if self.upcoming else 0]
+        ahead = _targets(self.upcoming) if self.upcoming else 0
+        mine = [loss, norm, ahead, signals.stop or 0, signals.checkpoint, self.saver.failed]
         signals.checkpoint = False
-        losses, norms, stops, checkpoints_asked, targets = zip(*self.group.exchange(mine), strict=True)
-        self.noted = Noted(int(max(stops)) or None, any(checkpoints_asked))
+        losses, norms, targets, stops, asked, failed = zip(*self.group.exchange(mine), strict=True)
+        self.noted = Noted(int(max(stops)) or None, any(asked))
+        self.unsaved = any(failed)
         self.targets = int(sum(targets))
         total = losses[0]
         for part in losses[1:]:
@@ -251,6 +267,8 @@ class Trainer:
             noted.checkpoint = False
             path = self._save(log)
             # After the last step there is nothing left to stop.
+            if stuck or noted.stop is not None or state.step == train.steps:
+                self.saver.finish()
             if stuck and state.step < train.steps:
                 raise AgreedError(self._stuck(reason or "", path))
             if noted.stop is not None:
@@ -283,7 +301,7 @@ class Trainer:
             self.state.phase_results.append(PhaseResult(self.state.step, loss, bits))
 
     def _save(self, log: Log | None) -> Path:
-        """Write a checkpoint and delete those that need not be kept."""
+        """Begin to write a checkpoint; return where it will be."""
         self.group.mark(f"the checkpoint of step {self.state.step}", patience=FIRST_STEPS)
         # The log first: a resume cuts it at the checkpoint's step, and cannot restore lines that are missing.
         if log is not None:
@@ -291,11 +309,7 @@ class Trainer:
         # Positions of all lanes: any number of ranks that divides them can resume.
         rows = self.group.gather([[place.epoch, place.index, place.offset] for place in self.positions])
         self.state.positions = tuple(Position(*place) for row in rows for place in row)
-        path = checkpoints.save(self.directory / "checkpoints", self.state, self.model, self.optimizer)
-        # The ends of phases are kept, because the evaluation compares the model before and after each.
-        ends = [s.last for s in stretches(self.train)] if self.train.keep_phase_ends else []
-        checkpoints.prune(path.parent, self.train.keep_checkpoints, ends)
-        return path
+        return self.saver.begin(self.state, self.model, self.optimizer)
 
     def _write(self, log: Log | None, line: dict[str, Any]) -> None:
         """Write a line of the log, where this rank has one."""

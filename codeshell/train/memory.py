@@ -280,12 +280,14 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
 
 def _one_line(found: Plan) -> str:
     parts = ", ".join(f"{item.name} {gigabytes(item.bytes)}" for item in found.items if item.bytes)
-    return f"memory: at most {gigabytes(found.total)} beside Python and torch ({parts})"
+    each = " for each process" if found.world > 1 else ""
+    return f"memory: at most {gigabytes(found.total)}{each}, beside Python and torch ({parts})"
 
 
 def gigabytes(size: int) -> str:
-    """`46.2 GB`, or MB below a gigabyte."""
-    return f"{size / 1e9:,.1f} GB" if size >= 10**9 else f"{size / 1e6:,.0f} MB"
+    """`46.2 GB`, and smaller sizes in MB or kB."""
+    unit, of = next(((unit, of) for unit, of in (("GB", 1e9), ("MB", 1e6)) if size >= of), ("kB", 1e3))
+    return f"{size / of:,.1f} {unit}" if unit == "GB" else f"{size / of:,.0f} {unit}"
 
 
 def _plan(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codeshell.errors import UserError, hush, say
+from codeshell.train.agreement import LostProcessError
 from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.signals import Interrupted
 from codeshell.train.watch import Failure
@@ -68,8 +69,10 @@ def _common(group: Group, errors: Path, error: BaseException) -> BaseException:
         signal.alarm(LEAVING)
     _write(errors, group.rank, "".join(traceback.format_exception(error)))
     mine = _failure(group, error)
-    # A rank that failed by itself says so at once. Any other error may be the end of another rank, seen from here.
-    known = None if isinstance(error, UserError) else watch.explain()
+    # What all raise alike needs no explanation, and rank 0 says it. Any other error may be the end of another rank,
+    # seen from here.
+    alike = isinstance(error, UserError) and not isinstance(error.__cause__, LostProcessError)
+    known = None if alike and (group.leader or isinstance(error, AgreedError)) else watch.explain(quick=alike)
     failure = known or watch.fail(mine)
     hush(not watch.speaks(failure))
     watch.part(failure)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 from codeshell.architectures import version
 from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import Engine
-from codeshell.engine.files import TEMPORARY, make_directory, read_json
+from codeshell.engine.files import make_directory, read_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
@@ -30,8 +30,10 @@ from codeshell.train import checkpoints, memory, weights
 from codeshell.train.batches import fingerprint, fold
 from codeshell.train.build import build, model_config
 from codeshell.train.checkpoints import State
+from codeshell.train.export import export
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
+from codeshell.train.launch import FIRST_STEPS
 from codeshell.train.loop import Trainer
 from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.rows import Lanes
@@ -119,7 +121,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         tokenizer=tokenizer.hash,
         corpus=documents,
     )
-    state = _resume(home / "checkpoints", recipe, model, optimizer, state)
+    state = _resume(home / "checkpoints", recipe, model, optimizer, state, group)
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
         Trainer(recipe, home, model, optimizer, lanes, validation, state, group).run()
@@ -129,7 +131,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     failure = _failure(recipe, model, state, lanes, validation, group)
     if failure is None:
         for name, layout in LAYOUTS.items():
-            _export(directory / name, model, layout, tokenizer)
+            group.mark("the export of the model", patience=FIRST_STEPS)
+            export(directory / name, model, layout, tokenizer, group)
         # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
         loss, guess = (
             state.phase_results[-1].valid_loss if state.phase_results else None,
@@ -188,23 +191,25 @@ def _remedy(directory: Path) -> str:
     return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
 
 
-def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State) -> State:
+def _resume(
+    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State, group: Group
+) -> State:
     """Load the newest checkpoint that is whole into model and optimizer; `fresh` if there is no checkpoint.
 
     Raises:
         UserError: the checkpoint is another run's, or all are damaged: starting again would throw the work away.
     """
     # Newest first. A damaged checkpoint costs only the steps since the one before it.
-    steps = checkpoints.list_steps(root)
+    steps = checkpoints.list_steps(root, group)
     for step in reversed(steps):
         path = checkpoints.step_directory(root, step)
         try:
-            state = checkpoints.read_state(path)
+            state = checkpoints.read_state(path, group)
         except checkpoints.DamagedError as error:
             say(f"train: {path} is damaged ({error}); trying the previous one")
             continue
-        checkpoints.check(path, state, recipe, fresh.tokenizer, fresh.corpus, model)
-        checkpoints.load(path, model, optimizer)
+        group.agree(partial(checkpoints.check, path, state, recipe, fresh.tokenizer, fresh.corpus, model))
+        checkpoints.load(path, model, optimizer, group)
         if state.step == recipe.train.steps:
             say(f"train: {path} is the last step; nothing to train")
         else:
@@ -217,7 +222,7 @@ def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: 
         state.precision, state.threads, state.train = fresh.precision, fresh.threads, fresh.train
         return state
     if steps:
-        raise UserError(f"{root}: every checkpoint is damaged; delete this directory to train from the start")
+        raise AgreedError(f"{root}: every checkpoint is damaged; delete this directory to train from the start")
     return fresh
 
 
@@ -291,21 +296,6 @@ def _announce_device(device: torch.device, precision: str) -> None:
     }.items():
         if reason is not None:
             library.say(operation, reason)
-
-
-def _export(
-    target: Path, model: CodeShellForCausalLM, layout: Literal["codeshell", "starcoder2"], tokenizer: Tokenizer
-) -> None:
-    """Write a model directory completely, then put it in place of an earlier one."""
-    # Readers such as the evaluation never see a directory that is half written.
-    temporary = target.with_name(target.name + TEMPORARY)
-    with checkpoints.disk_errors(target, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        model.save_pretrained(temporary, layout=layout)
-        tokenizer.save(temporary)
-        checkpoints.flush_directory(temporary)
-        checkpoints.replace_directory(temporary, target)
 
 
 def _failure(

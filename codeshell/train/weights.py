@@ -21,8 +21,9 @@ from codeshell.recipe import Recipe, Train
 
 
 def precision(train: Train, device: torch.device | str = "cpu") -> Literal["fp32", "bf16"]:
-    """The precision of a run's products on a device: `auto` is bf16 for bf16 weights on every device."""
-    return resolve(train.precision, device) if train.weights == "fp32" else "bf16"
+    """The precision of a run's products on a device: for weights that are kept or gathered in bf16, `auto` is bf16 on
+    every device and for any number of ranks."""
+    return resolve(train.precision, device) if train.weights == train.gather == "fp32" else "bf16"
 
 
 def dtype(train: Train) -> torch.dtype:

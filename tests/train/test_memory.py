@@ -40,7 +40,7 @@ def items(found: memory.Plan) -> dict[str, float]:
 
 
 def test_the_reports_model_on_8_gpus_of_80_gb() -> None:
-    """The parts by hand: 7.69 B weights over 8, 33 d bytes for each token and layer, one root and three blocks gathered."""
+    """The parts by hand: 7.69 B weights over 8, 33 d bytes for each token and layer, one root, three blocks."""
     shape, train = report()
     found = plan(shape, train, 8, 80 * GB)
     parts = items(found)

@@ -1,0 +1,154 @@
+"""Trainings on several ranks against one process: the same bits where sums have the same order, else within a bound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_run import byte_tokenizer, texts, tiny_recipe, write_run
+from safetensors.torch import load_file
+
+from codeshell.recipe import to_tree
+from codeshell.train import run
+
+BASE: dict[str, Any] = {
+    "steps": 6,
+    "batch_tokens": 512,
+    "micro_batch_tokens": 256,  # two in one process, one each on two ranks: the same sums
+    "warmup_steps": 2,
+    "clip": 0.5,
+    "valid_every": 3,
+    "checkpoint_every": 0,
+    "phases": [{"share": 0.5, "context": 32}, {"share": 0.5, "context": 128}],
+}
+
+EXACT: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "again": {},
+    "recompute": {"recompute": "block"},
+    "kept": {"reshard": False},
+    "unclipped": {"clip": 0.0},
+}
+"""On two ranks, each with the bits of the one process. `plain` has dropout, FIM, clipping and two phases."""
+
+BOUND: dict[str, dict[str, Any]] = {"many": {"micro_batch_tokens": 128}, "compiled": {"compile": True}}
+"""On two ranks: other orders of sums."""
+
+FOUR: dict[str, dict[str, Any]] = {
+    "four": {},
+    "four again": {},
+    "replicas": {"replicate": 2},
+    "replicas again": {"replicate": 2},
+}
+"""On four ranks."""
+
+
+def place(home: Path, name: str, tokens: Path) -> Path:
+    """A run's directory with the tokens."""
+    shutil.copytree(tokens, home / name)
+    return home / name
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("tokens") / "run"
+    write_run(home, byte_tokenizer(), texts(120), texts(24, "v"))
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(ranks, tokens, tmp_path_factory) -> dict[str, Path]:
+    """Every training of this file, by name: those of one process here, the others in one launch for each number."""
+    home = tmp_path_factory.mktemp("trained")
+    found: dict[str, Path] = {}
+    for name, settings in {
+        "alone": {},
+        "alone unclipped": {"clip": 0.0},
+        "alone many": {"micro_batch_tokens": 128},
+    }.items():
+        found[name] = place(home, name, tokens)
+        run(tiny_recipe(**BASE | settings), found[name], None)  # type: ignore[arg-type]
+    bf16 = {"precision": "bf16", "clip": 0.0}
+    found["alone bf16"] = place(home, "alone bf16", tokens)
+    run(tiny_recipe(**BASE | bf16), found["alone bf16"], None)  # type: ignore[arg-type]
+    for count, cases in (
+        (2, EXACT | BOUND | {"bf16": bf16, "gathered": bf16 | {"gather": "bf16"}}),
+        (4, FOUR),
+    ):
+        jobs = []
+        for name, settings in cases.items():
+            found[name] = place(home, name, tokens)
+            tree = to_tree(tiny_recipe(**BASE | settings))
+            jobs.append({"recipe": tree, "directory": str(found[name]), "eager": True})
+        ended = ranks.run(count, "helpers.rank_cases:trainings", jobs=jobs)
+        assert [one.code for one in ended] == [0] * count, "\n".join(one.error for one in ended)
+        # Every rank knows the same at the end.
+        assert all(one.value == ended[0].value for one in ended)
+    return found
+
+
+def log_of(directory: Path) -> list[dict[str, Any]]:
+    """The log without the times."""
+    lines = [json.loads(line) for line in (directory / "train" / "log.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line.keys() - {"seconds", "tokens_per_second"}} for line in lines]
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_two_ranks_have_the_bits_of_one_process(trained, name):
+    """Losses, norms, validation, and every weight."""
+    expected = trained["alone unclipped" if name == "unclipped" else "alone"]
+    assert log_of(trained[name]) == log_of(expected)
+    assert len(log_of(expected)) == 6 + 2 and log_of(expected)[0]["grad_norm"] > 0.5  # or clipping is not tested
+    for tensor, other in zip(weights(trained[name]).items(), weights(expected).items(), strict=True):
+        assert tensor[0] == other[0] and torch.equal(tensor[1], other[1]), tensor[0]
+
+
+def test_two_ranks_have_the_bits_of_one_process_in_bf16(trained):
+    """Autocast over gathered fp32 weights is the arithmetic of one process."""
+    assert log_of(trained["bf16"]) == log_of(trained["alone bf16"])
+    for tensor, other in zip(weights(trained["bf16"]).items(), weights(trained["alone bf16"]).items(), strict=True):
+        assert torch.equal(tensor[1], other[1]), tensor[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("many", "alone many"),
+        ("compiled", "alone"),
+        ("four", "alone"),
+        ("replicas", "alone"),
+        ("gathered", "alone bf16"),
+    ],
+)
+def test_another_order_of_sums_is_within_its_bound(trained, name, expected):
+    """Sums of fp32 in another order differ by a few units in the last place a step, which six steps of Adam, whose
+    update is a ratio, enlarge; a batch or a target that is missing would change the loss by 1e-2. bf16 copies have
+    2^-8."""
+    loss, value = (3e-2, 5e-3) if name == "gathered" else (2e-6, 2e-4)
+    for line, other in zip(log_of(trained[name]), log_of(trained[expected]), strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=loss)
+        assert line.keys() == other.keys() and line["tokens"] == other["tokens"]
+    for tensor, other in zip(weights(trained[name]).items(), weights(trained[expected]).items(), strict=True):
+        torch.testing.assert_close(tensor[1], other[1], rtol=0.0, atol=value, msg=tensor[0])
+
+
+def test_the_same_number_of_ranks_gives_the_same_bits(trained):
+    for name in ("four", "replicas"):
+        assert log_of(trained[name]) == log_of(trained[f"{name} again"])
+        for tensor, other in zip(
+            weights(trained[name]).values(), weights(trained[f"{name} again"]).values(), strict=True
+        ):
+            assert torch.equal(tensor, other)
+
+
+def test_bf16_copies_are_another_arithmetic(trained):
+    """Or the option would not do anything."""
+    assert log_of(trained["gathered"])[3]["loss"] != log_of(trained["bf16"])[3]["loss"]
