@@ -34,7 +34,8 @@ def test_the_gate_and_the_list_agree_with_the_table(name, monkeypatch):
     for operation, source in {"attention": hopper.SOURCES[0], "decode": hopper.SOURCES[2]}.items():
         assert bool(rows[operation]["kernels"]) == situation.hopper
         assert rows[operation]["reason"] == devices.missing(CPU, source)
-    for operation, source in {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "copy": "copy/copy.cu"}.items():
+    sources = {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "loss": devices.LOSS, "copy": "copy/copy.cu"}
+    for operation, source in sources.items():
         assert rows[operation]["kernels"] == ([source] if situation.all_gpus else [])
         assert rows[operation]["reason"] == devices.missing(CPU, source)
     assert not rows["gelu"]["kernels"] and rows["gelu"]["reason"] is None
@@ -94,6 +95,7 @@ def test_pytorch_serves_every_operation_and_says_so_once(name, monkeypatch, capl
     starts = "codeshell.ops.{}: PyTorch takes what no kernel of codeshell serves: "
     said = {"attention": hopper.missing(CPU), "decode_attention": hopper.missing(CPU)}
     said |= dict.fromkeys(("rotary", "rotary_qkv"), devices.missing(CPU, devices.ROTARY))
+    said["linear_cross_entropy"] = devices.missing(CPU, devices.LOSS)
     for operation, reason in said.items():
         assert reason and sum(line.startswith(starts.format(operation) + reason) for line in lines) == 1, operation
     # Packed sequences and caches have a line of their own, where torch's FlashAttention does not take them either.
