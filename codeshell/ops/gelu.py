@@ -73,7 +73,7 @@ def bias_gelu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if differentiable(x, bias):
         out: torch.Tensor = _BiasGelu.apply(x, bias)  # type: ignore[no-untyped-call]
         return out
-    return _forward(x, bias) if direct(x, bias) else _op(x, bias)  # type: ignore[no-any-return]
+    return _forward(x, bias) if direct(x, bias) else _op(x, bias)
 
 
 def formula(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
