@@ -91,8 +91,20 @@ def attention_backward(
 ) -> None:
     """Fills the gradients of q, k and v; `gradients` are those three, and then the gradient of out."""
 
-def gelu_forward(x: int, y: int, n: int, bf16: bool, threads: int) -> None: ...
-def gelu_backward(x: int, dy: int, grad: int, n: int, bf16: bool, threads: int) -> None: ...
+def gelu_forward(x: int, bias: int, y: int, rows: int, columns: int, bf16: bool, threads: int) -> None: ...
+def gelu_backward(
+    x: int,
+    bias: int,
+    dy: int,
+    grad: int,
+    partial: int,
+    sums: int,
+    rows: int,
+    columns: int,
+    bf16: bool,
+    threads: int,
+) -> None: ...
+def gelu_sum_chunks(rows: int, columns: int) -> int: ...
 def cross_entropy(
     logits: int,
     rows: int,

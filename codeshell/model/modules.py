@@ -192,8 +192,12 @@ class CodeShellMLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # (T, 4 D), unless the config says another width.
-        inner = ops.gelu(linear(self.c_fc, x))
+        # (T, 4 D), unless the config says another width. The product leaves the bias out: it is added where GELU has
+        # each element in registers.
+        if is_plain(self.c_fc):
+            inner = ops.bias_gelu(ops.linear(x, self.c_fc.weight), self.c_fc.bias)
+        else:
+            inner = ops.gelu(self.c_fc(x))
         out: torch.Tensor = self.dropout(linear(self.c_proj, inner))
         return out
 

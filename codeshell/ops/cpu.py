@@ -113,19 +113,47 @@ def _even_offsets(x: torch.Tensor) -> NDArray[np.int32]:
     return np.arange(x.shape[0] + 1, dtype=np.int32) * np.int32(x.shape[1])
 
 
-def gelu_forward(x: torch.Tensor) -> torch.Tensor:
-    """GELU of a contiguous tensor."""
+def gelu_forward(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """GELU of x + bias; x (..., columns) is contiguous, bias fp32 (columns,), contiguous, or None."""
     out = torch.empty_like(x)
-    _C.gelu_forward(address(x), address(out), x.numel(), x.dtype == torch.bfloat16, torch.get_num_threads())
+    columns = x.shape[-1] if x.dim() else 1
+    _C.gelu_forward(
+        address(x),
+        0 if bias is None else address(bias),
+        address(out),
+        x.numel() // columns,
+        columns,
+        x.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )
     return out
 
 
-def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Gradient of GELU at x, times `grad`; both contiguous, of one dtype."""
+def gelu_backward(
+    x: torch.Tensor, bias: torch.Tensor | None, grad: torch.Tensor, with_bias: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradients of x, and of bias in fp32 (None unless `with_bias`); as for `gelu_forward`, and `grad` like x."""
     out = torch.empty_like(x)
-    bf16 = x.dtype == torch.bfloat16
-    _C.gelu_backward(address(x), address(grad), address(out), x.numel(), bf16, torch.get_num_threads())
-    return out
+    columns = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // columns
+    # Each chunk of rows has a row of `partial`, and rows are summed in order.
+    partial = sums = None
+    if with_bias:
+        partial = x.new_empty((_C.gelu_sum_chunks(rows, columns), columns), dtype=torch.float32)
+        sums = x.new_empty(columns, dtype=torch.float32)
+    _C.gelu_backward(
+        address(x),
+        0 if bias is None else address(bias),
+        address(grad),
+        address(out),
+        0 if partial is None else address(partial),
+        0 if sums is None else address(sums),
+        rows,
+        columns,
+        x.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )
+    return out, sums
 
 
 def cross_entropy_(

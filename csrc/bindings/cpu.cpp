@@ -80,19 +80,24 @@ void bind_cpu(py::module_& module) {
     const py::gil_scoped_release release;
     attention::backward(problem, threads);
   });
-  // Elementwise over n contiguous elements.
+  // Contiguous matrices (rows, columns). Bias, partial and sums are fp32; each may be 0 where there is none.
   module.def(
       "gelu_forward",
-      [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
-        activation::gelu(at<void>(x), at<void>(y), n, bf16, threads);
+      [](std::uintptr_t x, std::uintptr_t bias, std::uintptr_t y, std::int64_t rows, std::int64_t columns, bool bf16,
+         int threads) {
+        activation::gelu(at<void>(x), at<float>(bias), at<void>(y), {rows, columns, bf16}, threads);
       },
       py::call_guard<py::gil_scoped_release>());
   module.def(
       "gelu_backward",
-      [](std::uintptr_t x, std::uintptr_t dy, std::uintptr_t grad, std::int64_t n, bool bf16, int threads) {
-        activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
+      [](std::uintptr_t x, std::uintptr_t bias, std::uintptr_t dy, std::uintptr_t grad, std::uintptr_t partial,
+         std::uintptr_t sums, std::int64_t rows, std::int64_t columns, bool bf16, int threads) {
+        activation::gelu_backward(at<void>(x), at<float>(bias), at<void>(dy), at<void>(grad), at<float>(partial),
+                                  at<float>(sums), {rows, columns, bf16}, threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  // How many rows `partial` has.
+  module.def("gelu_sum_chunks", &activation::sum_chunks);
   // Logits (rows, n) become their gradient in place; losses are fp32 (rows,).
   module.def(
       "cross_entropy",
