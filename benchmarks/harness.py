@@ -65,7 +65,7 @@ from timing import (
 from codeshell.engine.files import write_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import environment, usable_cores
-from codeshell.kernels import built_hashes
+from codeshell.kernels import hashes
 
 CACHE_TURNS = 4
 """All slots of a case together are this many times as large as the last cache."""
@@ -169,7 +169,7 @@ class Session:
             "benchmark": name,
             "environment": facts(self.threads),
             "device": device_facts(self.device),
-            "kernels": built_hashes(),
+            "kernels": hashes(),
             "threads": self.threads,
             "smoke": args.smoke,
             "floors": self.floors,

@@ -41,7 +41,15 @@ class Rows(NamedTuple):
 
 
 def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied one once; the names do not depend on how blocks are wrapped."""
+    """The model's parameters by name, a tied one once; the names do not depend on how blocks are wrapped.
+
+    Of a sharded model they are the shards, which the optimizer knows, whatever the model did last.
+    """
+    # A forward pass without a backward pass after it (validation) leaves gathered weights in place of shards.
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if reshard is not None:
+            reshard()
     result = {}
     for name, parameter in model.named_parameters():
         for wrapper in _WRAPPERS:
