@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,31 @@ def save_apart(home: str) -> str:
     model, optimizer = make(group, "fp32")
     root = Path(home) / f"machine-{group.rank}"
     return attempt(lambda: checkpoints.save(root, checkpoints.State(step=1), model, optimizer, group))
+
+
+def kill_at(rank: int, step: int, in_save: bool, delay: float, **_: Any) -> None:
+    """Have one rank killed so many seconds after it has begun a step, or to write the checkpoint of that step or a
+    later one."""
+    if int(os.environ.get("RANK", "0")) != rank:
+        return
+    from codeshell.train.loop import Trainer
+
+    def soon() -> None:
+        threading.Timer(delay, kill).start()
+
+    gradient, write = Trainer._gradient, saver._Job._write
+
+    def begins(self: Any, *arguments: Any) -> float:
+        if self.state.step + 1 == step:
+            soon()
+        return gradient(self, *arguments)
+
+    def writes(self: Any) -> Any:
+        if self.state.step >= step:
+            soon()
+        return write(self)
+
+    if in_save:
+        saver._Job._write = writes  # type: ignore[method-assign]
+    else:
+        Trainer._gradient = begins  # type: ignore[method-assign]
