@@ -14,9 +14,6 @@ from codeshell.model.tensor_files import Layout, TensorParts
 if TYPE_CHECKING:
     import torch
 
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put into the names of parameters. Both may change on a resume."""
-
 
 class Rows(NamedTuple):
     """The part of a tensor that this process holds.
@@ -38,16 +35,6 @@ class Rows(NamedTuple):
     @property
     def is_whole(self) -> bool:
         return tuple(self.local.shape) == self.layout.shape
-
-
-def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied one once; the names do not depend on how blocks are wrapped."""
-    result = {}
-    for name, parameter in model.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        result[name] = parameter
-    return result
 
 
 def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
@@ -75,15 +62,15 @@ def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights by name."""
-    return {name: parameter.detach() for name, parameter in parameters(model).items()}
+    """The weights by name; a tied one once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
     return {
         f"{kind}/{name}": value.detach()
-        for name, parameter in parameters(model).items()
+        for name, parameter in model.named_parameters()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 

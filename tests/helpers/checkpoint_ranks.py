@@ -50,7 +50,7 @@ def values(name: str, shape: torch.Size, salt: int) -> torch.Tensor:
 
 
 def fill(model: torch.nn.Module, salt: int) -> None:
-    for name, parameter in shards.parameters(model).items():
+    for name, parameter in model.named_parameters():
         place_rows(parameter.detach(), values(name, parameter.shape, salt).to(parameter.dtype))
 
 
@@ -71,7 +71,7 @@ def make(group: Group, scheme: str, salt: int = 0, n_embd: int = 16) -> tuple[Co
 
 def update(model: torch.nn.Module, optimizer: AdamW, number: int) -> None:
     """One step, with gradients that are a function of its number."""
-    for name, parameter in shards.parameters(model).items():
+    for name, parameter in model.named_parameters():
         parameter.grad = torch.zeros_like(parameter)
         place_rows(parameter.grad, values(name, parameter.shape, 1000 + number).to(parameter.dtype))
     optimizer.step()
