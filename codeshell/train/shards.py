@@ -14,9 +14,6 @@ from codeshell.model.tensor_files import Layout, TensorParts
 if TYPE_CHECKING:
     import torch
 
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put into the names of parameters. Both may change on a resume."""
-
 
 class Rows(NamedTuple):
     """The part of a tensor that this process holds.
@@ -38,24 +35,6 @@ class Rows(NamedTuple):
     @property
     def is_whole(self) -> bool:
         return tuple(self.local.shape) == self.layout.shape
-
-
-def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied one once; the names do not depend on how blocks are wrapped.
-
-    Of a sharded model they are the shards, which the optimizer knows, whatever the model did last.
-    """
-    # A forward pass without a backward pass after it (validation) leaves gathered weights in place of shards.
-    for module in model.modules():
-        reshard = getattr(module, "reshard", None)
-        if reshard is not None:
-            reshard()
-    result = {}
-    for name, parameter in model.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        result[name] = parameter
-    return result
 
 
 def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
@@ -80,6 +59,16 @@ def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
             assert placement.is_replicate(), f"a tensor with {placement}"
             replica, replicas = replica * size + coordinate, replicas * size
     return Rows(local, first, layout, replica, replicas)
+
+
+def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The model's parameters by name, a tied one once; of a sharded model the shards, which the optimizer knows."""
+    # A forward pass without a backward pass after it (validation) leaves gathered weights in the place of shards.
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if reshard is not None:
+            reshard()
+    return dict(model.named_parameters())
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

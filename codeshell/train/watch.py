@@ -1,8 +1,9 @@
 """The watch of several ranks: none of them waits for ever for one that has ended.
 
 A rank that waits in a collective cannot look around, and on a GPU nothing wakes it. So each rank has a thread that
-tells the common store every moment that the process is alive (its *beat*), and reads whether some rank has failed. The first failure is that of all: one rank prints it, and every process ends. A rank that dies without
-a word is found by its beat, which stops.
+tells the common store every moment that the process is alive (its *beat*), and reads whether some rank has failed. The
+first failure is that of all: one rank prints it, and every process ends. A rank that dies without a word is found by
+its beat, which stops.
 """
 
 from __future__ import annotations

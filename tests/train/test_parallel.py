@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -156,7 +157,8 @@ def test_a_rank_that_is_killed_ends_all(started):
     assert "Error" in (directory / "train" / "errors" / "rank-0.txt").read_text()
     _, again = started(2, directory=directory)
     assert [one.code for one in again] == [0, 0], again[0].error
-    assert "resuming from" in again[0].error and "step 4 of 8" in again[0].error
+    # Step 4 was being saved while training continued.
+    assert "resuming from" in again[0].error and re.search("step [24] of 8", again[0].error)
     assert not (directory / "train" / "errors").exists()
 
 
