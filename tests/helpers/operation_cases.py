@@ -78,6 +78,12 @@ def gelu() -> Tensors:
     return _with_gradients(ops.gelu, _random(5, 16))
 
 
+def residual_layer_norm() -> Tensors:
+    return _with_gradients(
+        ops.residual_layer_norm, _random(5, 16, dtype=torch.float32), _random(5, 16), _random(16) + 1, _random(16)
+    )
+
+
 def linear() -> Tensors:
     return _with_gradients(ops.linear, _random(5, 16), _random(8, 16), _random(8))
 
@@ -91,7 +97,7 @@ OPERATIONS: dict[str, Callable[[], Tensors]] = {
     function.__name__: function
     for function in (
         *(attention, packed_attention, decode_attention, rotary, rotary_in_place, rotary_qkv),
-        *(gelu, linear, linear_cross_entropy),
+        *(gelu, residual_layer_norm, linear, linear_cross_entropy),
     )
 }
 
