@@ -91,8 +91,25 @@ def attention_backward(
 ) -> None:
     """Fills the gradients of q, k and v; `gradients` are those three, and then the gradient of out."""
 
-def gelu_forward(x: int, y: int, n: int, bf16: bool, threads: int) -> None: ...
-def gelu_backward(x: int, dy: int, grad: int, n: int, bf16: bool, threads: int) -> None: ...
+def gelu_forward(x: int, bias: int, y: int, rows: int, columns: int, bf16: bool, threads: int) -> None: ...
+def gelu_backward(
+    x: int,
+    bias: int,
+    dy: int,
+    grad: int,
+    partial: int,
+    sums: int,
+    rows: int,
+    columns: int,
+    bf16: bool,
+    threads: int,
+) -> None: ...
+def gelu_sum_chunks(rows: int, columns: int) -> int: ...
+def norm_forward(
+    tensors: tuple[int, ...], rows: int, width: int, eps: float, bf16: tuple[bool, bool, bool], threads: int
+) -> None: ...
+def norm_backward(tensors: tuple[int, ...], rows: int, width: int, bf16: tuple[bool, bool], threads: int) -> None: ...
+def norm_sum_chunks(rows: int) -> int: ...
 def cross_entropy(
     logits: int,
     rows: int,
@@ -221,6 +238,29 @@ def attention_decode_tiles(
 
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory with a plain kernel. Both addresses are 16-byte aligned. RuntimeError without CUDA."""
+
+def softmax_gradient_cuda(
+    logits: int,
+    row_stride: int,
+    rows: int,
+    vocabulary: int,
+    dtype: str,
+    targets: int,
+    ignore_index: int,
+    scale: int,
+    losses: int,
+    partials: int,
+    splits: int,
+    stream: int,
+) -> None:
+    """Logits become their gradient in place on a GPU; codeshell/ops/loss_cuda.py calls it, after its checks.
+
+    Tensors are addresses: `scale` of one fp32 on the device (0 is 1), `partials` of an fp32 (rows, splits, 2) workspace
+    (0 where `splits` is 1), `dtype` is that of the logits. RuntimeError in a build without CUDA.
+    """
+
+def softmax_gradient_splits(rows: int, vocabulary: int, dtype: str) -> int:
+    """Into how many parts `softmax_gradient_cuda` is to split rows on the current device. RuntimeError without CUDA."""
 
 class AdamWTable:
     """The tensors that one AdamW launch updates; codeshell/optim/buckets.py uses it.

@@ -61,16 +61,26 @@ def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
     return Rows(local, first, layout, replica, replicas)
 
 
+def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The model's parameters by name, a tied one once; of a sharded model the shards, which the optimizer knows."""
+    # A forward pass without a backward pass after it (validation) leaves gathered weights in the place of shards.
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if reshard is not None:
+            reshard()
+    return dict(model.named_parameters())
+
+
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights by name; a tied one once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """The weights by name."""
+    return {name: parameter.detach() for name, parameter in parameters(model).items()}
 
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
     return {
         f"{kind}/{name}": value.detach()
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters(model).items()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
 

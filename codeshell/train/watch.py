@@ -1,9 +1,9 @@
 """The watch of several ranks: none of them waits for ever for one that has ended.
 
 A rank that waits in a collective cannot look around, and on a GPU nothing wakes it. So each rank has a thread that
-tells the common store every moment that the process is alive and what it does (its *beat*), and reads whether some
-rank has failed. The first failure is that of all: one rank prints it, and every process ends. A rank that dies without
-a word is found by its beat, which stops.
+tells the common store every moment that the process is alive (its *beat*), and reads whether some rank has failed. The
+first failure is that of all: one rank prints it, and every process ends. A rank that dies without a word is found by
+its beat, which stops.
 """
 
 from __future__ import annotations
@@ -136,22 +136,22 @@ class Watch:
         return PrefixStore(f"codeshell/{attempt}", store)
 
     def _beat(self, number: int) -> None:
-        self._store.set(f"beat/{self.where.rank}", json.dumps([number, self.host, os.getpid(), self._doing]))
+        self._store.set(f"beat/{self.where.rank}", json.dumps([number, self.host, os.getpid()]))
 
     def _beats(self) -> list[tuple[int, str]]:
-        """The number of each rank's last beat, and its words: where it was and what it did."""
+        """The number of each rank's last beat, and its words: which process it is, on which machine."""
         beats = self._store.multi_get([f"beat/{rank}" for rank in range(self.where.world)])
         rows = [json.loads(beat) for beat in beats]
         return [
-            (number, f"rank {rank} (process {process} on {host}) ended without a word in {doing}")
-            for rank, (number, host, process, doing) in enumerate(rows)
+            (number, f"rank {rank} (process {process} on {host})") for rank, (number, host, process) in enumerate(rows)
         ]
 
     def _lost(self, silent: list[int], beats: list[tuple[int, str]]) -> Failure:
-        more = f", and {len(silent) - 1} more ranks" if len(silent) > 1 else ""
+        more = f" and {len(silent) - 1} more ranks" if len(silent) > 1 else ""
         return Failure(
-            f"train: {beats[silent[0]][1]}{more}; was it killed, or out of memory? All ranks have stopped; run the "
-            "same command again to resume from the last checkpoint",
+            f"train: {beats[silent[0]][1]}{more} ended without a word while rank {self.where.rank} was in "
+            f"{self._doing}; was it killed, or out of memory? All ranks have stopped; run the same command again to "
+            "resume from the last checkpoint",
             tuple(silent),
         )
 

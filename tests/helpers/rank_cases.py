@@ -18,7 +18,7 @@ from codeshell.train.parallel import Group
 def trainings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Train each `{"recipe": tree, "directory": path}`; returns the statistics of each.
 
-    With `"eager": true`, torch.compile does all but generate code, which would take minutes.
+    With `"eager": true`, torch.compile traces, but generates no code, which would take minutes.
     """
     import torch
 
@@ -32,7 +32,7 @@ def trainings(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         recipe = from_tree(job["recipe"], "test")
         group.mesh = None
         group.arrange(recipe.train.replicate)
-        torch.compile = partial(compiled, backend="aot_eager") if job.get("eager") else compiled
+        torch.compile = partial(compiled, backend="eager") if job.get("eager") else compiled
         results.append(run(recipe, Path(job["directory"]), None, group))  # type: ignore[arg-type]
     group.close()
     return results
@@ -96,3 +96,12 @@ def accident(kind: str, rank: int, step: int, **_: Any) -> None:
         return gradient(self, *arguments)
 
     Trainer._gradient = happens  # type: ignore[method-assign]
+
+
+def other_recipe(rank: int, setting: str) -> None:
+    """Let one rank read another recipe, as if its machine had a file of its own."""
+    if int(os.environ["RANK"]) == rank:
+        from codeshell import recipe
+
+        load = recipe.load
+        recipe.load = lambda path, overrides: load(path, [*overrides, setting])

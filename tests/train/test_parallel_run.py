@@ -35,16 +35,17 @@ EXACT: dict[str, dict[str, Any]] = {
 }
 """On two ranks, each with the bits of the one process. `plain` has dropout, FIM, clipping and two phases."""
 
-BOUND: dict[str, dict[str, Any]] = {"many": {"micro_batch_tokens": 128}, "compiled": {"compile": True}}
-"""On two ranks: other orders of sums."""
+QUARTERS = {"micro_batch_tokens": 128}
 
 FOUR: dict[str, dict[str, Any]] = {
-    "four": {},
-    "four again": {},
-    "replicas": {"replicate": 2},
-    "replicas again": {"replicate": 2},
+    "four": QUARTERS,
+    "four again": QUARTERS,
+    "replicas": QUARTERS | {"replicate": 2},
+    "replicas again": QUARTERS | {"replicate": 2},
 }
 """On four ranks."""
+
+BF16 = {"precision": "bf16", "clip": 0.0}
 
 
 def place(home: Path, name: str, tokens: Path) -> Path:
@@ -65,18 +66,12 @@ def trained(ranks, tokens, tmp_path_factory) -> dict[str, Path]:
     """Every training of this file, by name: those of one process here, the others in one launch for each number."""
     home = tmp_path_factory.mktemp("trained")
     found: dict[str, Path] = {}
-    for name, settings in {
-        "alone": {},
-        "alone unclipped": {"clip": 0.0},
-        "alone many": {"micro_batch_tokens": 128},
-    }.items():
+    alone: dict[str, dict[str, Any]] = {"alone": {}, "alone unclipped": {"clip": 0.0}, "alone bf16": BF16}
+    for name, settings in (alone | {"alone many": QUARTERS}).items():
         found[name] = place(home, name, tokens)
         run(tiny_recipe(**BASE | settings), found[name], None)  # type: ignore[arg-type]
-    bf16 = {"precision": "bf16", "clip": 0.0}
-    found["alone bf16"] = place(home, "alone bf16", tokens)
-    run(tiny_recipe(**BASE | bf16), found["alone bf16"], None)  # type: ignore[arg-type]
     for count, cases in (
-        (2, EXACT | BOUND | {"bf16": bf16, "gathered": bf16 | {"gather": "bf16"}}),
+        (2, EXACT | {"bf16": BF16, "many": QUARTERS}),
         (4, FOUR),
     ):
         jobs = []
@@ -118,26 +113,16 @@ def test_two_ranks_have_the_bits_of_one_process_in_bf16(trained):
         assert torch.equal(tensor[1], other[1]), tensor[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("many", "alone many"),
-        ("compiled", "alone"),
-        ("four", "alone"),
-        ("replicas", "alone"),
-        ("gathered", "alone bf16"),
-    ],
-)
-def test_another_order_of_sums_is_within_its_bound(trained, name, expected):
-    """Sums of fp32 in another order differ by a few units in the last place a step, which six steps of Adam, whose
-    update is a ratio, enlarge; a batch or a target that is missing would change the loss by 1e-2. bf16 copies have
-    2^-8."""
-    loss, value = (3e-2, 5e-3) if name == "gathered" else (2e-6, 2e-4)
-    for line, other in zip(log_of(trained[name]), log_of(trained[expected]), strict=True):
-        assert line["loss"] == pytest.approx(other["loss"], rel=loss)
+@pytest.mark.parametrize("name", ["many", "four", "replicas"])
+def test_another_order_of_sums_is_within_its_bound(trained, name):
+    """Against one process with the same micro-batches, which draw the same dropout. Sums of fp32 in another order
+    differ by a few units in the last place a step, and six steps of Adam, whose update is a ratio, enlarge that. A
+    micro-batch or targets that are missing would change the loss in its third digit."""
+    for line, other in zip(log_of(trained[name]), log_of(trained["alone many"]), strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=2e-6)
         assert line.keys() == other.keys() and line["tokens"] == other["tokens"]
-    for tensor, other in zip(weights(trained[name]).items(), weights(trained[expected]).items(), strict=True):
-        torch.testing.assert_close(tensor[1], other[1], rtol=0.0, atol=value, msg=tensor[0])
+    for tensor, other in zip(weights(trained[name]).items(), weights(trained["alone many"]).items(), strict=True):
+        torch.testing.assert_close(tensor[1], other[1], rtol=0.0, atol=2e-4, msg=tensor[0])
 
 
 def test_the_same_number_of_ranks_gives_the_same_bits(trained):
@@ -149,6 +134,42 @@ def test_the_same_number_of_ranks_gives_the_same_bits(trained):
             assert torch.equal(tensor, other)
 
 
-def test_bf16_copies_are_another_arithmetic(trained):
-    """Or the option would not do anything."""
-    assert log_of(trained["gathered"])[3]["loss"] != log_of(trained["bf16"])[3]["loss"]
+SMALL: dict[str, Any] = {"steps": 3, "warmup_steps": 1, "phases": [{"share": 1.0, "context": 64}], "valid_every": 0}
+
+
+@pytest.fixture(scope="module")
+def options(ranks, tokens, tmp_path_factory) -> dict[str, Path]:
+    """Short trainings with the options that change the arithmetic, on two ranks."""
+    home = tmp_path_factory.mktemp("options")
+    found: dict[str, Path] = {}
+    jobs = []
+    cases: dict[str, dict[str, Any]] = {
+        # Where documents may attend to one another, a block has no offsets, whose check breaks the graph.
+        "plain": {"document_attention": "all"},
+        "compiled": {"document_attention": "all", "compile": True, "recompute": "block"},
+        "bf16": BF16,
+        "gathered": BF16 | {"gather": "bf16"},
+        "masters": BF16 | {"weights": "bf16-masters"},
+    }
+    for name, settings in cases.items():
+        found[name] = place(home, name, tokens)
+        tree = to_tree(tiny_recipe(dropout=0.0, **BASE | SMALL | settings))
+        tree["model"] |= {"n_layer": 1}
+        jobs.append({"recipe": tree, "directory": str(found[name]), "eager": True})
+    ended = ranks.run(2, "helpers.rank_cases:trainings", jobs=jobs)
+    assert [one.code for one in ended] == [0, 0], "\n".join(one.error for one in ended)
+    return found
+
+
+def test_compiled_blocks_train_alike(options):
+    """torch.compile without its generated code, and recomputed: the arithmetic of the plain run."""
+    assert log_of(options["compiled"]) == log_of(options["plain"])
+    plain = weights(options["plain"])
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights(options["compiled"]).items())
+
+
+@pytest.mark.parametrize(("name", "bound"), [("gathered", 1e-2), ("masters", 1e-2)])
+def test_weights_in_bf16_are_another_arithmetic_within_its_bound(options, name, bound):
+    """A weight rounded to bf16 is off by 2^-9 of itself; the loss, a mean over hundreds of targets, by less."""
+    losses = [[line["loss"] for line in log_of(options[which])] for which in (name, "bf16")]
+    assert losses[0] == pytest.approx(losses[1], rel=bound) and losses[0] != losses[1]
