@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from codeshell.operations import KERNELS, OPERATIONS
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS
 
 from .results import ROOT
 from .rows import Row
@@ -25,8 +25,11 @@ IMPORTS = 20.0
 """Seconds for the import of torch, once a call, and for reading the device. Forks have no more of it."""
 
 ROTARY, ADAMW, LOSS, COPY = "rotary/rotary.cu", "adamw/adamw.cu", "loss/softmax_gradient.cu", "copy/copy.cu"
+GELU = "ops/gelu_triton.py"
 FORWARD, BACKWARD, DECODE = "attention/forward_sm90.cu", "attention/backward_sm90.cu", "attention/decode_sm90.cu"
 
+ALL = KERNELS | TRITON_KERNELS
+"""The kernels by their path: below csrc, those in Triton below the package."""
 LAUNCHING = ("csrc/gpu/launch.cu", "csrc/gpu/tma.cu")
 """What launches all kernels, and is in no kernel's own hash."""
 
@@ -34,6 +37,7 @@ FIRST = "tests/gpu/test_first_launches.py"
 FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rotary", ROTARY, ()),
     ("adamw", ADAMW, ()),
+    ("gelu", GELU, ()),
     ("loss", LOSS, ()),
     ("copy", COPY, ()),
     ("forward_full", FORWARD, ()),
@@ -51,6 +55,7 @@ FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 TESTS: dict[str, tuple[float, str]] = {
     "gpu/test_rotary_cuda.py": (20, "85 small cases of 20 ms, 168 MB compared with the CPU kernel"),
     "gpu/test_adamw_cuda.py": (25, "14 small cases, 10,000 tensors made and stepped"),
+    "gpu/test_gelu_cuda.py": (15, "22 small cases of 50 ms, six kernels that Triton compiles in 1 s each"),
     "gpu/test_loss_cuda.py": (20, "120 small cases of 50 ms, 9 of 70,144 logits against fp64 on the CPU: 3 s; 8.6 GB"),
     "gpu/test_copy_cuda.py": (10, "8 copies, the largest of 100 MB"),
     "gpu/test_attention_cuda.py": (25, "72 small cases of 50 ms, 200 runs of 1 ms"),
@@ -99,6 +104,14 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         "28 GB per step is 6.5 ms; 9 cases, 3 contenders, 35 steps of up to 40 ms: 15 s; 10,000 tensors, 5 times: 5 s",
     ),
     (
+        "norm",
+        "norm",
+        20,
+        PLAIN,
+        (GELU,),
+        "800 MB per call is 190 us at 4.3 TB/s; 12 cases, 3 contenders, 80 calls: 1 s; Triton compiles: 5 s; start",
+    ),
+    (
         "loss",
         "loss",
         30,
@@ -121,6 +134,14 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         (*PLAIN, "--only", "backward"),
         (BACKWARD, FORWARD),
         "55 ms for the shapes at 550 TFLOP/s, twice, 3 contenders, 45 calls: 16 s; cuDNN makes its plans: 5 s",
+    ),
+    (
+        "train",
+        "train_gpu",
+        40,
+        ("--rounds", "8"),
+        (ROTARY, ADAMW, GELU, LOSS),
+        "16,384 tokens are 130 TFLOP, 0.3 s at 45 % MFU; 2 contenders, 12 steps: 8 s; transformers and models: 12 s",
     ),
     (
         "decode",
@@ -171,7 +192,7 @@ def first_launches() -> list[Row]:
 
 def tests() -> list[Row]:
     """The files of GPU tests: those of the kernels in the order of their first launches, then all others."""
-    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in KERNELS[kernel].tests]
+    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in ALL[kernel].tests]
     names = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*_cuda.py")}
     found = [*dict.fromkeys(order), *sorted(names - set(order))]
     return [tests_of(name) for name in found]
@@ -179,7 +200,7 @@ def tests() -> list[Row]:
 
 def tests_of(name: str) -> Row:
     budget, why = TESTS.get(name, (OTHER_TESTS, "not measured yet"))
-    kernels = tuple(source for source, kernel in KERNELS.items() if name in kernel.tests)
+    kernels = tuple(source for source, kernel in ALL.items() if name in kernel.tests)
     return Row(
         f"tests/{Path(name).parent.as_posix()}/{Path(name).stem.removeprefix('test_').removesuffix('_cuda')}",
         "tests",

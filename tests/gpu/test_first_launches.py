@@ -14,7 +14,7 @@ import torch
 from helpers import attention_cases, decode_cases
 from helpers.attention_cases import Case
 
-from codeshell import _C, ops
+from codeshell import _C, gpus, ops
 from codeshell.ops import decode_cuda, devices, hopper, loss_cuda
 from codeshell.optim import AdamW
 
@@ -57,6 +57,19 @@ def test_adamw(device: str) -> None:
     for optimizer in optimizers:
         optimizer.step()
     torch.testing.assert_close(parameters[0].cpu(), parameters[1])
+
+
+def test_gelu(device: str) -> None:
+    if device == "cuda" and (reason := gpus.triton_obstacle()):
+        pytest.skip(f"the kernels in Triton are NOT run here: {reason}")
+    x, bias = torch.linspace(-4, 4, 4 * 16).view(4, 16), torch.linspace(-1, 1, 16)
+    leaves = [tensor.double().requires_grad_() for tensor in (x, bias)]
+    expected = torch.nn.functional.gelu(leaves[0] + leaves[1], approximate="tanh")
+    result = [tensor.to(device).requires_grad_() for tensor in (x, bias)]
+    y = ops.bias_gelu(*result)
+    gradients = torch.autograd.grad(y.sum(), result), torch.autograd.grad(expected.sum(), leaves)
+    for got, want in zip((y, *gradients[0]), (expected, *gradients[1]), strict=True):
+        torch.testing.assert_close(got.detach().cpu().double(), want.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_loss(device: str) -> None:
