@@ -276,7 +276,9 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
     found = plan(config, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
     refusal = found.refusal()
     if refusal is not None:
-        raise UserError(refusal)
+        from codeshell.train.parallel import AgreedError
+
+        raise AgreedError(refusal)
     if group.leader:
         for line in found.lines() if kind == "cuda" else [_one_line(found)]:
             say(line)
