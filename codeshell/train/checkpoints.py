@@ -77,7 +77,7 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
         DamagedError: the parts do not make whole tensors.
     """
     # Shapes come first, and from the headers of the files alone: no tensor is read.
-    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    expected = {name: tuple(tensor.shape) for name, tensor in shards.parameters(model).items()}
     found = {name: layout.shape for name, layout in open_tensors(path, state, MODEL).layouts.items()}
     for name in sorted(expected | found):
         if expected.get(name) != found.get(name):
@@ -130,7 +130,7 @@ def _load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimi
     import torch
 
     state = read_manifest(path)
-    parameters = dict(model.named_parameters())
+    parameters = shards.parameters(model)
     # Copied into the existing parameters, because the optimizer holds references to them.
     weights = open_tensors(path, state, MODEL)
     with torch.no_grad():

@@ -78,11 +78,10 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
-    return {
-        f"{kind}/{name}": value.detach()
-        for name, parameter in parameters(model).items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
+    named = parameters(model)
+    states = {name: optimizer.state[parameter] for name, parameter in named.items() if parameter in optimizer.state}
+    assert len(states) == len(optimizer.state), "the optimizer has states of parameters that the model has not"
+    return {f"{kind}/{name}": value.detach() for name, state in states.items() for kind, value in state.items()}
 
 
 def to_write(tensors: dict[str, torch.Tensor], rank: int, world: int) -> dict[str, Rows]:

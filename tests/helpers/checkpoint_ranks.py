@@ -119,6 +119,9 @@ def save_all(home: str, source: str) -> None:
             if scheme == "fp32":
                 saves.begin(checkpoints.State(step=1, recent=[0.5]), model, optimizer)
             update(model, optimizer, 2)
+            # As after a validation: the root's weights stay gathered until they are put away.
+            with torch.no_grad():
+                model(torch.tensor([[1, 2, 3, 4]]))
             state = checkpoints.State(step=2, recent=[1.0])
             saves.begin(state, model, optimizer)
             # Everything changes at once, as it may as soon as `begin` has returned.

@@ -95,7 +95,7 @@ def test_a_second_save_waits_for_the_first_and_the_older_ones_are_deleted(tmp_pa
 
 
 def test_a_save_is_given_up(tmp_path, trained, held):
-    """As at the second Ctrl-C: nothing of it is left, and the older checkpoint is."""
+    """The second Ctrl-C does so: nothing of it is left, and the older checkpoint is."""
     writing, go = held
     go.set()
     checkpoints.save(tmp_path, State(step=1), *trained)
