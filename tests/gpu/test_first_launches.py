@@ -15,19 +15,19 @@ from helpers import attention_cases, decode_cases
 from helpers.attention_cases import Case
 
 from codeshell import _C, gpus, ops
-from codeshell.ops import decode_cuda, devices, hopper, loss_cuda
+from codeshell.ops import decode_cuda, devices, loss_cuda
 from codeshell.optim import AdamW
 
 
 @pytest.fixture(params=["gpu", pytest.param("host", marks=pytest.mark.timeout(600))])  # the kernels may be built first
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def device(request: pytest.FixtureRequest) -> str:
     """Where the tensors are: on a GPU that has the kernels, or on the CPU with the kernels run on the host."""
     if request.param == "host":
         request.getfixturevalue("on_host")
         return "cpu"
     if not (torch.cuda.is_available() and _C.cuda_built):
         pytest.skip("needs a GPU and a build with CUDA")
-    monkeypatch.setattr(hopper, "enabled", True)
+    request.getfixturevalue("hopper_kernels")
     return "cuda"
 
 
