@@ -72,6 +72,23 @@ def test_gelu(device: str) -> None:
         torch.testing.assert_close(got.detach().cpu().double(), want.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_norm(device: str) -> None:
+    if device == "cuda" and (reason := gpus.triton_obstacle()):
+        pytest.skip(f"the kernels in Triton are NOT run here: {reason}")
+    rows = [torch.linspace(a, b, 4 * 16).view(4, 16).cos() for a, b in ((0, 9), (3, 50))]
+    inputs = [*rows, torch.linspace(0.5, 2, 16), torch.linspace(-1, 1, 16)]
+    leaves = [tensor.double().requires_grad_() for tensor in inputs]
+    stream = leaves[0] + leaves[1]
+    expected = stream, torch.nn.functional.layer_norm(stream, (16,), leaves[2], leaves[3], 1e-5)
+    given = [tensor.to(device).requires_grad_() for tensor in inputs]
+    result = ops.residual_layer_norm(*given, 1e-5)
+    grads = [tensor.detach().sin() for tensor in expected]
+    want = torch.autograd.grad(expected, leaves, grads)
+    got = torch.autograd.grad(result, given, [tensor.float().to(device) for tensor in grads])
+    for x, right in zip((*result, *got), (*expected, *want), strict=True):
+        torch.testing.assert_close(x.detach().cpu().double(), right.detach(), rtol=1e-5, atol=2e-5)
+
+
 def test_loss(device: str) -> None:
     logits = torch.linspace(-3, 3, 2 * 24).view(2, 24)
     targets, wide = torch.tensor([5, 23]), logits.double().requires_grad_()

@@ -12,6 +12,7 @@ from codeshell import _C
 
 _there = torch.cuda.is_available() and _C.cuda_built
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; the kernels in Triton are NOT run")
 needs_gpu = pytest.mark.skipif(not _there, reason="needs a GPU and a build with CUDA")
 on_hopper = [
     pytest.mark.skipif(
