@@ -24,6 +24,8 @@ cuda_architectures: str
 kernel_architectures: dict[str, list[str]]
 """What each CUDA kernel was compiled for, by its source below csrc, in the names of `codeshell.architectures.parse`;
 empty lists where this build has none of it."""
+possible_architectures: dict[str, list[str]]
+"""What each CUDA kernel can be compiled for, in any build; the same sources."""
 debug_kernels: bool
 """Whether the CUDA kernels check their data and limit every wait (CODESHELL_DEBUG_KERNELS at the build)."""
 compiler: str
