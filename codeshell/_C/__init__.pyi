@@ -234,6 +234,29 @@ def attention_decode_tiles(
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory with a plain kernel. Both addresses are 16-byte aligned. RuntimeError without CUDA."""
 
+def softmax_gradient_cuda(
+    logits: int,
+    row_stride: int,
+    rows: int,
+    vocabulary: int,
+    dtype: str,
+    targets: int,
+    ignore_index: int,
+    scale: int,
+    losses: int,
+    partials: int,
+    splits: int,
+    stream: int,
+) -> None:
+    """Logits become their gradient in place on a GPU; codeshell/ops/loss_cuda.py calls it, after its checks.
+
+    Tensors are addresses: `scale` of one fp32 on the device (0 is 1), `partials` of an fp32 (rows, splits, 2) workspace
+    (0 where `splits` is 1), `dtype` is that of the logits. RuntimeError in a build without CUDA.
+    """
+
+def softmax_gradient_splits(rows: int, vocabulary: int, dtype: str) -> int:
+    """Into how many parts `softmax_gradient_cuda` is to split rows on the current device. RuntimeError without CUDA."""
+
 class AdamWTable:
     """The tensors that one AdamW launch updates; codeshell/optim/buckets.py uses it.
 

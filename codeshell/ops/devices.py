@@ -20,6 +20,7 @@ from codeshell.ops.library import stream_of
 # Files of kernels, below csrc, that are asked for here and there.
 ROTARY = "rotary/rotary.cu"
 ADAMW = "adamw/adamw.cu"
+LOSS = "loss/softmax_gradient.cu"
 
 
 class Facts(NamedTuple):

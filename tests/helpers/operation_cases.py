@@ -102,5 +102,6 @@ KERNELS = {
     "rotary": ["rotary", "rotary"],
     "rotary_in_place": ["rotary"],
     "rotary_qkv": ["rotary_qkv", "rotary_qkv_backward"],
+    "linear_cross_entropy": ["softmax_gradient_cuda"],
 }
 """The bindings that launch the kernels of those calls, in order, where all of them run."""
