@@ -156,7 +156,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     products.multiply(hidden[part], columns, out=logits)
                 # They become their own gradient; the products with it are the backward pass of the head.
                 softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
-                if features is not None:
+                if features is not None and grad_hidden is not None:
                     products.multiply(logits, features, out=grad_hidden[part])
                 elif grad_hidden is not None:
                     torch.mm(logits, weight, out=grad_hidden[part])
