@@ -144,7 +144,7 @@ def test_what_stays_with_torch(ours, monkeypatch):
 
 
 def test_differentiated_twice(ours):
-    """As torch's own linear layer, it has gradients of gradients, and gradients in batches."""
+    """A linear layer has gradients of gradients, and gradients in batches, as torch's own."""
     x, w = torch.randn(70, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     (first,) = torch.autograd.grad(ops.linear(x, w).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), w)
