@@ -106,6 +106,23 @@ def gelu_backward(
     bf16: bool,
     threads: int,
 ) -> None: ...
+def product_pays() -> bool: ...
+def product_packed_size(n: int, k: int) -> int: ...
+def product_pack(b: int, row: int, step: int, n: int, k: int, packed: int, threads: int) -> None: ...
+def product_multiply(
+    a: int,
+    a_row: int,
+    a_step: int,
+    packed: int,
+    c: int,
+    c_row: int,
+    bias: int,
+    add: bool,
+    m: int,
+    n: int,
+    k: int,
+    threads: int,
+) -> None: ...
 def gelu_sum_chunks(rows: int, columns: int) -> int: ...
 def norm_forward(
     tensors: tuple[int, ...], rows: int, width: int, eps: float, bf16: tuple[bool, bool, bool], threads: int
