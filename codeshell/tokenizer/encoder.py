@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _said: set[str] = set()
 
 _allowed = 0
-"""The threads that `tokenizer_threads` allows this process; 0 for one a core."""
+"""The threads that `tokenizer_threads` allows this process; 0 for as many as this process has cores."""
 
 
 def byte_symbols() -> dict[str, int]:
@@ -91,6 +91,8 @@ def served(core: dict[str, Any]) -> tuple[str | None, str]:
             return None, f"its model has {name}"
     if core.get("normalizer"):
         return None, f"it has the normaliser {core['normalizer'].get('type')}"
+    if core.get("added_tokens"):
+        return None, "it has added tokens that are text"
     steps = core["pre_tokenizer"]["pretokenizers"]
     for pattern, known in PATTERNS.items():
         if known == steps:
