@@ -71,8 +71,8 @@ def check_size(base: Tokenizer, vocab_size: int, origin: str) -> None:
     """
     if vocab_size <= base.base_vocab_size:
         raise UserError(
-            f"--vocab-size {vocab_size}: {origin} has {base.base_vocab_size:,} tokens without the special ones; ask for "
-            "more than that"
+            f"--vocab-size {vocab_size}: {origin} has {base.base_vocab_size:,} tokens without the special ones; ask "
+            "for more than that"
         )
 
 
@@ -109,8 +109,8 @@ def extend(
         base, repairs = repair(base, findings)
         if vocab_size < base.base_vocab_size:
             raise UserError(
-                f"--vocab-size {vocab_size}: the repaired base has {base.base_vocab_size:,} tokens; ask for more, or do "
-                "not repair it"
+                f"--vocab-size {vocab_size}: the repaired base has {base.base_vocab_size:,} tokens; ask for more, or "
+                "do not repair it (--no-repair)"
             )
     words = Words(base)
     counts = words.count(batches)

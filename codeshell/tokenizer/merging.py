@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 class _Born(NamedTuple):
-    """The pairs of one step, keys ascending, and their places, ascending: of key i from `starts[i]` to `starts[i + 1]`."""
+    """Pairs of one step, keys ascending, and their places, ascending: those of key i from `starts[i]` on."""
 
     keys: Ints
     starts: Ints

@@ -99,18 +99,30 @@ class Repairs:
     moved: int = 0
     uncertain: list[Rule] = dataclasses.field(default_factory=list)
 
+    def line(self) -> str:
+        """What was done, for a terminal."""
+        parts = [
+            f"{len(self.revived):,} dead tokens have a merge of their own",
+            f"{len(self.freed):,} are gone",
+            f"{len(self.bytes)} missing bytes have a token",
+            f"{self.dropped:,} merges that never applied are gone",
+        ]
+        if self.uncertain:
+            parts.append(f"{len(self.uncertain)} merges were moved, and rare texts may get other ids")
+        return "; ".join(parts)
+
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file."""
         return {
             "revived": [
-                {"id": index, "token": _shown(token), "parts": [_shown(part) for part in rule]}
+                {"id": index, "token": shown(token), "parts": [shown(part) for part in rule]}
                 for index, token, rule in self.revived
             ],
             "freed": [_told(dead) for dead in self.freed],
             "bytes": {f"0x{byte:02X}": index for byte, index in self.bytes.items()},
             "dropped_merges": self.dropped,
             "moved_merges": self.moved,
-            "uncertain_merges": [[_shown(part) for part in rule] for rule in self.uncertain],
+            "uncertain_merges": [[shown(part) for part in rule] for rule in self.uncertain],
         }
 
 
@@ -256,11 +268,11 @@ def _certain(rule: Rule, rules: Rules, makes: dict[str, Rule]) -> bool:
 
 
 def _told(dead: Dead) -> dict[str, Any]:
-    pieces = [_shown(piece) for piece in dead.pieces]
-    return {"id": dead.id, "token": _shown(dead.token), "pieces": pieces, "reason": dead.reason}
+    pieces = [shown(piece) for piece in dead.pieces]
+    return {"id": dead.id, "token": shown(dead.token), "pieces": pieces, "reason": dead.reason}
 
 
-def _shown(token: str) -> str:
-    """A token as text, its bytes as escapes where they are no whole characters."""
+def shown(token: str) -> str:
+    """A token, given in the byte alphabet, as text, its bytes as escapes where they are no whole characters."""
     data = from_symbols(token)
     return token if data is None else data.decode("utf-8", errors="backslashreplace")
