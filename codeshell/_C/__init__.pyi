@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Buffer
 
 from codeshell._C import boosting as boosting
+from codeshell._C import bpe as bpe
 from codeshell._C import lexical as lexical
 from codeshell._C import ngram as ngram
 from codeshell._C import sandbox as sandbox

@@ -23,8 +23,8 @@ from codeshell.engine.shard_map import map_shards
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer
+from codeshell.tokenizer.encoder import tokenizer_threads
 from codeshell.tokenizer.templates import encode_documents
-from codeshell.tokenizer.tokenizer import tokenizer_threads
 
 SPLITS = ("train", "valid", "test")
 

@@ -1,9 +1,10 @@
 """A byte-level BPE tokenizer whose text side cannot produce a special token.
 
-Hugging Face `tokenizers` does the encoding. The encoder is built from the file's vocabulary, merges and pre-tokenizer
-alone. It gets no added tokens (which `tokenizers` would find inside the text), and no post-processor, truncation,
-padding, dropout or unknown token, because each of them would change the ids of a text. Code that means a special token
-places it by id. Decoding looks up the bytes of each id in a table, so it is exact for every id list.
+The ids are those of Hugging Face `tokenizers` (codeshell/tokenizer/encoder.py makes them). The encoder is built from
+the file's vocabulary, merges and pre-tokenizer alone. It gets no added tokens (which `tokenizers` would find inside the
+text), and no post-processor, truncation, padding, dropout or unknown token, because each of them would change the ids
+of a text. Code that means a special token places it by id. Decoding looks up the bytes of each id in a table, so it is
+exact for every id list.
 
 Tokenizers of other families load, too, if they are byte-level BPE (codeshell/tokenizer/families.py). Two things of
 theirs do stay in the encoder. Qwen2's NFC normaliser, because its ids are those of the normalised text. And added
@@ -16,44 +17,33 @@ A tokenizer whose vocabulary has no symbol for some byte drops that byte (the re
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
+import numpy as np
+import numpy.typing as npt
 
 from codeshell.documents.templates import END_OF_TEXT
+from codeshell.documents.texts import TextBuffers
 from codeshell.engine.downloads import fault, read_downloaded_text
 from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
 from codeshell.tokenizer import families
-
-CHUNK_CHARACTERS = 1 << 21
-"""Characters given to `tokenizers` at a time, or one longer document: an encoding takes 30 times its text in memory."""
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS as BYTE_SYMBOLS
+from codeshell.tokenizer.encoder import make_encoder
+from codeshell.tokenizer.encoder import tokenizer_threads as tokenizer_threads
 
 PAD_TO = 128
 """A model's embedding has a multiple of this many rows, so that the matrix units get whole tiles."""
 
 MODEL_MAX_LENGTH = 8192
 """Context of the released model; Hugging Face tools warn about longer inputs."""
-
-
-def _byte_symbols() -> dict[str, int]:
-    """GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
-    # Left out are the control characters, both spaces, and the soft hyphen 0xAD, which is invisible.
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(plain)]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
-
-
-BYTE_SYMBOLS = _byte_symbols()
-"""The byte that each of the 256 characters of byte-level vocabularies stands for."""
 
 
 class Tokenizer:
@@ -85,10 +75,7 @@ class Tokenizer:
         self.normalizer: str | None = core["normalizer"] and core["normalizer"]["type"]
         # With its own tokens in the vocabulary, because the library takes the id of an added token from there.
         vocabulary: dict[str, int] = core["model"]["vocab"]
-        try:
-            self._encoder = tokenizers.Tokenizer.from_str(json.dumps(core))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f"{origin}: tokenizers cannot build it ({error}); give a valid tokenizer.json") from None
+        self._encoder = make_encoder(core, origin)
         # Ids may have holes; the embedding needs a row for each up to the highest.
         self.vocab_size = 1 + max([*vocabulary.values(), *self.specials.values()])
         symbols = vocabulary.keys() - self.added_text.keys()
@@ -153,9 +140,23 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of every text, on as many threads as `tokenizer_threads` allows."""
+        ids, offsets = self.encode_buffers(_buffers(texts))
+        found = ids.tolist()
+        return [found[begin:end] for begin, end in pairwise(offsets.tolist())]
+
+    def encode_buffers(self, texts: TextBuffers) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """`encode` of texts that lie in one buffer, without a Python object for any of them.
+
+        Returns:
+            The ids of all texts end to end, (ids,), and where those of each text begin: (texts + 1,).
+
+        Raises:
+            ValueError: a text that is not UTF-8.
+        """
         # Counting is a pass over the text, so it ends with the warning.
         if self.missing_bytes and not self._warned:
-            lost = sum(map(self.lost_bytes, texts))
+            first, last = int(texts.offsets[0]), int(texts.offsets[-1])
+            lost = last - first - len(bytes(texts.data[first:last]).translate(None, self.missing_bytes))
             if lost:
                 self._warned = True
                 warnings.warn(
@@ -163,21 +164,7 @@ class Tokenizer:
                     f"{lost} in this text (said once; Tokenizer.lost_bytes counts them)",
                     stacklevel=2,
                 )
-        # The fast call computes no offsets. The order of the texts is kept.
-        try:
-            return [
-                encoding.ids
-                for chunk in _chunks(texts)
-                for encoding in self._encoder.encode_batch_fast(chunk, add_special_tokens=False)
-            ]
-        except TypeError:
-            # tokenizers raises it for a lone surrogate as well as for anything that is not a string. Tell which.
-            for text in texts:
-                try:
-                    str.encode(text)
-                except UnicodeEncodeError as error:
-                    raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
-            raise
+        return self._encoder.encode(texts)
 
     def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
         """Text of an id list. Bytes that are not UTF-8 become U+FFFD, and no space is ever removed.
@@ -305,40 +292,19 @@ class Tokenizer:
         return Tokenizer, (self._source,)
 
 
-@contextlib.contextmanager
-def tokenizer_threads(count: int) -> Iterator[None]:
-    """Let `tokenizers` use `count` threads inside the block.
+def _buffers(texts: Sequence[str]) -> TextBuffers:
+    """The texts in one buffer.
 
-    A count of one is always kept. A larger count is a request: the library makes its pool once per process, at the
-    first parallel call, so a second block with another number keeps the pool of the first.
+    Raises:
+        ValueError: a lone surrogate.
     """
-    # The library reads both from the environment; there is no call for it.
-    names = {"TOKENIZERS_PARALLELISM": "true" if count > 1 else "false", "RAYON_NUM_THREADS": str(count)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists of about `CHUNK_CHARACTERS`; no text is cut."""
-    chunk: list[str] = []
-    size = 0
-    # A chunk ends after the text that fills it, so it may be longer by almost one text.
-    for text in texts:
-        chunk.append(text)
-        size += len(text)
-        if size >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+        parts = [str.encode(text) for text in texts]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return TextBuffers(b"".join(parts), offsets)
 
 
 def _parse(source: str, origin: str) -> dict[str, Any]:

@@ -126,12 +126,10 @@ def test_digits_are_single_tokens(tokenizer: Tokenizer) -> None:
     assert [tokenizer.decode([index]) for index in tokenizer.encode("1234567890")] == list("1234567890")
 
 
-def test_encode_batch_is_encode(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_batch_is_encode(tokenizer: Tokenizer) -> None:
     texts = ["", *CORPUS, "\x00", "<fim_pad>"]
     expected = [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_batch(texts) == tokenizer.encode_batch(tuple(texts)) == expected
-    monkeypatch.setattr("codeshell.tokenizer.tokenizer.CHUNK_CHARACTERS", 10)
-    assert tokenizer.encode_batch(texts) == expected
     assert tokenizer.encode("") == []
     assert tokenizer.encode_batch([]) == []
 
