@@ -107,7 +107,7 @@ def test_training_continues_with_the_extension(old: Tokenizer, new: Tokenizer) -
         loss = resized(ids, labels=ids).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     # The model that it came from is as it was: nothing but the layers between is shared, and those were trained here.
     assert model.transformer.wte.weight.shape[0] == old.padded_vocab_size
