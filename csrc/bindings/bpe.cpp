@@ -166,6 +166,8 @@ void count_texts(Counter& counter, const py::buffer& data, const Offsets& offset
   }
   bounds.push_back(texts.count);
   std::vector<bpe::WordCounts> parts(bounds.size() - 1);
+  // The first stretch is counted where everything comes together.
+  const auto counts = [&](size_t part) -> bpe::WordCounts& { return part ? parts[part] : counter.counts; };
   std::atomic<bool> failed{false};
   {
     py::gil_scoped_release release;
@@ -173,14 +175,14 @@ void count_texts(Counter& counter, const py::buffer& data, const Offsets& offset
       const auto part = static_cast<size_t>(task);
       try {
         for (size_t i = bounds[part]; i < bounds[part + 1]; ++i) {
-          bpe::count_words(texts[i], *counter.splitter, counter.longest, parts[part]);
+          bpe::count_words(texts[i], *counter.splitter, counter.longest, counts(part));
         }
       } catch (const std::exception&) {
         failed = true;
       }
     });
     if (!failed) {
-      for (const bpe::WordCounts& part : parts) counter.counts.add(part);
+      for (size_t part = 1; part < parts.size(); ++part) counter.counts.add(parts[part]);
     }
   }
   if (failed) throw std::bad_alloc();
