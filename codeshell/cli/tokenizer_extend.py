@@ -67,7 +67,7 @@ def _extend(args: argparse.Namespace) -> int:
         print(f"repaired first: {result.repairs.line()}")
     print(
         f"{args.output}: {tokenizer.base_vocab_size:,} tokens and {len(tokenizer.specials)} special ones; "
-        f"{len(result.added):,} are new, and the rarest of their merges was seen {result.rarest or 0:,} times"
+        f"{len(result.added):,} of them are new"
     )
     if tokenizer.base_vocab_size < args.vocab_size:
         print(f"fewer than the {args.vocab_size:,} asked for: no further pair of tokens occurs twice in this text")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,11 +49,9 @@ def plan(old: Tokenizer, new: Tokenizer) -> Plan:
     vocabulary: dict[str, int] = new.core()["model"]["vocab"]
     names = list(vocabulary)
     # Tokens are words in the byte alphabet, and merging alone decides what they are, whatever cuts a text.
-    ids, lengths = Words(old).encode(names)
-    begin = 0
-    for name, length in zip(names, lengths.tolist(), strict=True):
-        parts[vocabulary[name]] = ids[begin : begin + length].tolist()
-        begin += length
+    ids, begins = Words(old).encode(names)
+    for name, (begin, end) in zip(names, pairwise(begins.tolist()), strict=True):
+        parts[vocabulary[name]] = ids[begin:end].tolist()
     # Added tokens that are text are not merged: a name that both have is one row.
     for name, index in new.added_text.items():
         parts[index] = [old.added_text[name]] if name in old.added_text else _text_ids(old, name)

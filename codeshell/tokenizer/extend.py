@@ -8,20 +8,20 @@ the ids that the base gives it unless a new merge applies, and then it gets fewe
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from codeshell import _C
+from codeshell.documents.texts import Texts
 from codeshell.errors import UserError
-from codeshell.tokenizer.merging import Merger
 from codeshell.tokenizer.rebuild import rebuild
 from codeshell.tokenizer.repair import Findings, Repairs, inspect, repair
-from codeshell.tokenizer.rules import Rule
+from codeshell.tokenizer.rules import Rule, from_symbols, in_symbols
 from codeshell.tokenizer.tokenizer import Tokenizer
-from codeshell.tokenizer.words import Words
+from codeshell.tokenizer.words import Counted, Words
 
 MIN_FREQUENCY = 2
 """Occurrences that a pair needs, as in `codeshell tokenizer train`: from one it would be a copy of that place."""
@@ -39,7 +39,6 @@ class Extension:
         repairs: what was done about it first; None if nothing was, or if it was not wanted.
         added: new tokens from the texts, in the order in which they were learnt, with their ids.
         words: different words of the texts.
-        rarest: how often the last pair occurred when it was merged; None if none was.
     """
 
     tokenizer: Tokenizer
@@ -47,7 +46,6 @@ class Extension:
     repairs: Repairs | None
     added: dict[str, int]
     words: int
-    rarest: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -56,7 +54,6 @@ class Extension:
             "repairs": None if self.repairs is None else self.repairs.to_dict(),
             "added": len(self.added),
             "words": self.words,
-            "rarest_merge": self.rarest,
             "vocab_size": self.tokenizer.vocab_size,
             "base_vocab_size": self.tokenizer.base_vocab_size,
             "hash": self.tokenizer.hash,
@@ -78,7 +75,7 @@ def check_size(base: Tokenizer, vocab_size: int, origin: str) -> None:
 
 def extend(
     base: Tokenizer,
-    batches: Iterable[Sequence[str]],
+    batches: Iterable[Texts],
     vocab_size: int,
     *,
     specials: Specials = "keep",
@@ -112,39 +109,39 @@ def extend(
                 f"--vocab-size {vocab_size}: the repaired base has {base.base_vocab_size:,} tokens; ask for more, or "
                 "do not repair it (--no-repair)"
             )
-    words = Words(base)
-    counts = words.count(batches)
-    learnt, rarest = _learn(base, words, counts, vocab_size - base.base_vocab_size)
-    return _assemble(base, findings, repairs, learnt, specials, len(counts), rarest)
+    counted = Words(base).count(batches)
+    learnt = _learn(base, counted, vocab_size - base.base_vocab_size)
+    return _assemble(base, findings, repairs, learnt, specials, len(counted.counts))
 
 
-def _learn(base: Tokenizer, words: Words, counts: Counter[str], wanted: int) -> tuple[list[Rule], int | None]:
-    """New merges in order, which make `wanted` tokens or as many as there are, and the count of the last one."""
-    names = {index: name for name, index in base.core()["model"]["vocab"].items()}
-    known = {*names.values(), *base.specials}
-    tokens, lengths = words.encode(list(counts))
-    merger = Merger(tokens, lengths, np.fromiter(counts.values(), np.int64, len(counts)), MIN_FREQUENCY)
-    # Numbers of new tokens lie above all ids while they are learnt; ids come afterwards.
-    fresh = base.vocab_size
-    rules: list[Rule] = []
-    rarest: int | None = None
-    made = 0
-    while made < wanted and (pair := merger.best()) is not None:
-        rule = (names[pair.first], names[pair.second])
-        name = rule[0] + rule[1]
-        # A special token must not come out of a text. A token of the base that no merge makes (it was left dead, or is
-        # found only as a whole word) gets its merge here, and keeps its id.
+def _learn(base: Tokenizer, counted: Counted, wanted: int) -> list[Rule]:
+    """New merges in order, which make `wanted` tokens, or as many as there are.
+
+    Raises:
+        UserError: a new token would be a special one.
+    """
+    vocabulary: dict[str, int] = base.core()["model"]["vocab"]
+    # The learner numbers tokens without holes. What is no sequence of bytes is in no word.
+    names: list[bytes] = []
+    number = np.zeros(base.vocab_size, np.uint32)
+    for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):
+        data = None if token in base.added_text else from_symbols(token)
+        if data is not None:
+            number[index] = len(names)
+            names.append(data)
+    # A token of the base that no merge makes (it was left dead, or is found only as a whole word) may get its merge
+    # here; then it keeps its id, and counts as no new one.
+    names, merges = _C.bpe.learn(
+        number[counted.ids], counted.offsets, counted.counts, names, len(names) + wanted, MIN_FREQUENCY
+    )
+    for _, _, product in merges.tolist():
+        name = names[product].decode("utf-8", errors="replace")
         if name in base.specials:
-            merger.skip(pair)
-            continue
-        merger.merge(pair, fresh)
-        names[fresh] = name
-        fresh += 1
-        rules.append(rule)
-        rarest = pair.times
-        made += name not in known
-        known.add(name)
-    return rules, rarest
+            raise UserError(
+                f"{name}: the new texts spell this special token so often that it would become an ordinary one; take "
+                "it out of them"
+            )
+    return [(in_symbols(names[left]), in_symbols(names[right])) for left, right, _ in merges.tolist()]
 
 
 def _assemble(
@@ -154,7 +151,6 @@ def _assemble(
     learnt: list[Rule],
     specials: Specials,
     words: int,
-    rarest: int | None,
 ) -> Extension:
     """The tokenizer with the new merges; ids of new tokens are given in the order of learning."""
     core = base.core()
@@ -174,4 +170,4 @@ def _assemble(
     added = dict(zip(new, ids, strict=True))
     merges = [(a, b) for a, b in core["model"]["merges"]]
     result = rebuild(base, vocabulary | added, [*merges, *learnt], placed)
-    return Extension(result, findings, repairs, added, words, rarest)
+    return Extension(result, findings, repairs, added, words)

@@ -353,8 +353,8 @@ def _merge_pair(merge: str | list[str]) -> tuple[str, str]:
 def _added(tree: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
     """Ids of the special tokens and of those that are text, each in order of id.
 
-    A token is text if it is not special and takes part in normalising. Some families leave `special` out for markers
-    (Qwen2.5-Coder for `<|fim_prefix|>`), but exempt them from normalising.
+    A token is text if it is not special, takes part in normalising, and is no marker in angle brackets: some families
+    leave `special` out for theirs (Qwen2.5-Coder for `<|fim_prefix|>`, DeepSeek-Coder for its own).
     """
     tokens = sorted(tree["added_tokens"], key=lambda token: token["id"])
     text = {token["content"]: token["id"] for token in tokens if _is_text(token)}
@@ -362,7 +362,9 @@ def _added(tree: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _is_text(token: dict[str, Any]) -> bool:
-    return token.get("special") is False and token.get("normalized") is True
+    content: str = token["content"]
+    marker = content.startswith("<") and content.endswith(">")
+    return token.get("special") is False and token.get("normalized") is True and not marker
 
 
 def _check_specials(specials: dict[str, int], text: dict[str, int], model: dict[str, Any], origin: str) -> None:
