@@ -157,14 +157,15 @@ def _assemble(
     vocabulary: dict[str, int] = core["model"]["vocab"]
     new = [a + b for a, b in learnt if a + b not in vocabulary]
     free = [] if repairs is None else repairs.free_ids
-    if specials == "keep":
-        ids = [*free, *range(base.vocab_size, base.vocab_size + len(new))][: len(new)]
-        placed = dict(base.specials)
-    else:
+    # New ids begin after all others. A free id may lie there, if the last token of the base has left.
+    end = base.vocab_size
+    placed = dict(base.specials)
+    if specials == "end":
         # The special tokens leave their places, which new tokens take; they follow all of them in their old order.
         end = 1 + max([-1, *vocabulary.values()])
-        free = sorted([*free, *(index for index in base.specials.values() if index < end)])
-        ids = [*free, *range(end, end + len(new))][: len(new)]
+        free = [*free, *base.specials.values()]
+    ids = [*sorted(index for index in free if index < end), *range(end, end + len(new))][: len(new)]
+    if specials == "end":
         first = 1 + max([end - 1, *ids])
         placed = {name: first + number for number, name in enumerate(base.specials)}
     added = dict(zip(new, ids, strict=True))

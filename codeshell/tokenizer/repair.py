@@ -28,6 +28,11 @@ CUT = "the pre-tokenizer or normaliser breaks it up"
 NO_BYTES = "it is not written in the byte alphabet"
 
 
+_NEIGHBOURS = ("", "a", "l", "e", "A", "1", " ", "\n", "!", "'", "\u4e2d")
+"""What may stand beside a token in a word that holds it: one of each class that pre-tokenizers know, and what follows
+in English contractions."""
+
+
 class Dead(NamedTuple):
     """A token that no text encodes to.
 
@@ -211,14 +216,30 @@ def repair(tokenizer: Tokenizer, findings: Findings | None = None) -> tuple[Toke
 
 
 def _is_cut(words: Words, token: str) -> bool:
-    """Whether the text of a token, standing alone, is not one word. Part of a character is no text: it is not cut."""
+    """Whether no word holds the text of a token whole. Part of a character is no text, so it is not cut."""
     data = from_symbols(token)
     assert data is not None
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return False
-    return list(words.split(text)) != [token]
+    # Nearly every token is a word. Others may be part of one: GPT-2's pattern cuts 'l in two, but not 'll.
+    return list(words.split(text)) != [token] and not any(
+        _holds(words, before, text, after) for before in _NEIGHBOURS for after in _NEIGHBOURS
+    )
+
+
+def _holds(words: Words, before: str, text: str, after: str) -> bool:
+    """Whether a word of `before + text + after` holds `text` whole."""
+    first = len(before.encode())
+    last = first + len(text.encode())
+    begin = 0
+    for word in words.split(before + text + after):
+        end = begin + len(word)
+        if begin <= first and last <= end:
+            return True
+        begin = end
+    return False
 
 
 def _late(rule: Rule, rules: Rules, makes: dict[str, Rule]) -> bool:
