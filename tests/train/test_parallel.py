@@ -125,7 +125,7 @@ def tokens(tmp_path_factory):
 def started(ranks, tokens, tmp_path):
     """`started(count, before="", environment={}, recipe={}, **arguments)`: `codeshell train` on several ranks."""
 
-    def start(count, *, recipe=None, timeout=100, directory=None, **more):
+    def start(count, *, recipe=None, timeout=300, directory=None, **more):
         directory = directory or tmp_path / "run"
         if not directory.exists():
             shutil.copytree(tokens, directory)
