@@ -34,7 +34,7 @@ from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import FIRST_STEPS, PATIENCE
 from codeshell.train.log import Log
-from codeshell.train.parallel import AgreedError, Group
+from codeshell.train.parallel import AgreedError, Group, sum_replicas
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
 from codeshell.train.signals import NAMES, Interrupted, Noted, Signals
@@ -215,7 +215,9 @@ class Trainer:
         # but rounding. The total stays on the device until all micro-batches are queued.
         counted = max(self.targets, 1)
         total: torch.Tensor | float = 0.0
-        for micro in fold(batch, context, self.train.micro_batch_tokens, isolated=self.isolated):
+        micros = list(fold(batch, context, self.train.micro_batch_tokens, isolated=self.isolated))
+        for micro in micros:
+            sum_replicas(self.model, self.group, last=micro is micros[-1])
             # Dropout draws from torch's generator. It is set anew for each micro-batch, by its place in the batch: a
             # resume needs no state of it, and which rank takes the micro-batch changes nothing.
             place = (micro.first,) if micro.first else ()

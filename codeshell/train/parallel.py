@@ -295,6 +295,18 @@ def shard(model: CodeShellForCausalLM, train: Train, group: Group) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def sum_replicas(model: CodeShellForCausalLM, group: Group, *, last: bool) -> None:
+    """Have replicas add their gradients in the backward pass of the last micro-batch alone, once a step.
+
+    Within a replica every micro-batch is summed over the ranks, so that each holds its rows alone.
+    """
+    if group.mesh is not None and group.mesh.ndim > 1:
+        from torch.distributed.fsdp import FSDPModule
+
+        assert isinstance(model, FSDPModule)
+        model.set_requires_all_reduce(last)
+
+
 def place_rows(target: torch.Tensor, whole: torch.Tensor) -> None:
     """Copy a tensor into a parameter; into a sharded one, this rank's rows of it. Ranks do not communicate."""
     with torch.no_grad():

@@ -74,7 +74,7 @@ class Ranks:
         *,
         before: str = "",
         environment: Mapping[str, str] | None = None,
-        timeout: float = 100.0,
+        timeout: float = 300.0,
         **arguments: Any,
     ) -> list[Ended]:
         """Start so many ranks and wait for all.

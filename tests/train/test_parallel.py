@@ -125,7 +125,7 @@ def tokens(tmp_path_factory):
 def started(ranks, tokens, tmp_path):
     """`started(count, before="", environment={}, recipe={}, **arguments)`: `codeshell train` on several ranks."""
 
-    def start(count, *, recipe=None, timeout=100, directory=None, **more):
+    def start(count, *, recipe=None, timeout=300, directory=None, **more):
         directory = directory or tmp_path / "run"
         if not directory.exists():
             shutil.copytree(tokens, directory)
@@ -200,7 +200,7 @@ def test_a_loss_that_is_not_finite_in_one_rank_is_skipped_by_all(started):
 def test_a_rank_that_hangs_ends_all(started):
     """Nobody sees it from outside: its own watch does, and every rank ends within the time of a step."""
     _, ended = started(
-        2, before=ACCIDENT, environment={"CODESHELL_TIMEOUT": "4"}, timeout=60, kind="hang", rank=1, step=3
+        2, before=ACCIDENT, environment={"CODESHELL_TIMEOUT": "8"}, timeout=150, kind="hang", rank=1, step=3
     )
     assert [one.code for one in ended] == [2, 2]
     line = ended[0].error.splitlines()[-1]

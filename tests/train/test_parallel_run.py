@@ -36,12 +36,15 @@ EXACT: dict[str, dict[str, Any]] = {
 """On two ranks, each with the bits of the one process. `plain` has dropout, FIM, clipping and two phases."""
 
 QUARTERS = {"micro_batch_tokens": 128}
+EIGHTHS = {"micro_batch_tokens": 64}
 
 FOUR: dict[str, dict[str, Any]] = {
     "four": QUARTERS,
     "four again": QUARTERS,
     "replicas": QUARTERS | {"replicate": 2},
     "replicas again": QUARTERS | {"replicate": 2},
+    # Two micro-batches for each rank at the first context: replicas add their gradients once.
+    "replicas of two": EIGHTHS | {"replicate": 2},
 }
 """On four ranks."""
 
@@ -67,7 +70,7 @@ def trained(ranks, tokens, tmp_path_factory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("trained")
     found: dict[str, Path] = {}
     alone: dict[str, dict[str, Any]] = {"alone": {}, "alone unclipped": {"clip": 0.0}, "alone bf16": BF16}
-    for name, settings in (alone | {"alone many": QUARTERS}).items():
+    for name, settings in (alone | {"alone many": QUARTERS, "alone eighths": EIGHTHS}).items():
         found[name] = place(home, name, tokens)
         run(tiny_recipe(**BASE | settings), found[name], None)  # type: ignore[arg-type]
     for count, cases in (
@@ -113,15 +116,16 @@ def test_two_ranks_have_the_bits_of_one_process_in_bf16(trained):
         assert torch.equal(tensor[1], other[1]), tensor[0]
 
 
-@pytest.mark.parametrize("name", ["many", "four", "replicas"])
+@pytest.mark.parametrize("name", ["many", "four", "replicas", "replicas of two"])
 def test_another_order_of_sums_is_within_its_bound(trained, name):
     """Against one process with the same micro-batches, which draw the same dropout. Sums of fp32 in another order
     differ by a few units in the last place a step, and six steps of Adam, whose update is a ratio, enlarge that. A
     micro-batch or targets that are missing would change the loss in its third digit."""
-    for line, other in zip(log_of(trained[name]), log_of(trained["alone many"]), strict=True):
+    alone = trained["alone eighths" if name == "replicas of two" else "alone many"]
+    for line, other in zip(log_of(trained[name]), log_of(alone), strict=True):
         assert line["loss"] == pytest.approx(other["loss"], rel=2e-6)
         assert line.keys() == other.keys() and line["tokens"] == other["tokens"]
-    for tensor, other in zip(weights(trained[name]).items(), weights(trained["alone many"]).items(), strict=True):
+    for tensor, other in zip(weights(trained[name]).items(), weights(alone).items(), strict=True):
         torch.testing.assert_close(tensor[1], other[1], rtol=0.0, atol=2e-4, msg=tensor[0])
 
 
