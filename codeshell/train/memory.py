@@ -147,6 +147,7 @@ class Plan:
                 if row.bytes
             ),
             f"  {'each device':<18} {gigabytes(self.total):>9}{of}: {verdict}, {self.moment}",
+            f"  {'host':<18} {gigabytes(self.host):>9}  for each device, while a checkpoint is written",
         ]
 
     def refusal(self) -> str | None:
@@ -276,7 +277,9 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
     found = plan(config, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
     refusal = found.refusal()
     if refusal is not None:
-        raise UserError(refusal)
+        from codeshell.train.parallel import AgreedError
+
+        raise AgreedError(refusal)
     if group.leader:
         for line in found.lines() if kind == "cuda" else [_one_line(found)]:
             say(line)
@@ -285,7 +288,10 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
 def _one_line(found: Plan) -> str:
     parts = ", ".join(f"{item.name} {gigabytes(item.bytes)}" for item in found.items if item.bytes)
     each = " for each process" if found.world > 1 else ""
-    return f"memory: at most {gigabytes(found.total)}{each}, beside Python and torch ({parts})"
+    return (
+        f"memory: at most {gigabytes(found.total)}{each}, beside Python and torch ({parts}); "
+        f"{gigabytes(found.host)} more while a checkpoint is written"
+    )
 
 
 def gigabytes(size: int) -> str:
