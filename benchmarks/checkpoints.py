@@ -5,9 +5,9 @@
 The model has 110 million parameters in fp32 with its two moments: 1.3 GB. In turns, round by round, with an fsync in
 each: the time for which `Saver.begin` blocks the training and the time until the checkpoint is in place; `save`, which
 blocks until then; what codeshell did before (save_file, then SHA-256 of the files); torch.save of the same tensors; and
-torch's distributed checkpoint in safetensors. (Threads that spin would count as work on a busy machine.) Then `read_state`, which checks all bytes, and `load`. Each contender's
-seconds are wall time and the time of all its threads on the processor; the disk's share is the difference. The speeds
-of XXH3-128 and SHA-256 are over one tensor in memory.
+torch's distributed checkpoint in safetensors. Then `read_state`, which checks all bytes, and `load`. Each contender's
+seconds are wall time and the time of all its threads on the processor, where threads that spin would count as work; the
+disk's share is the difference. The speeds of XXH3-128 and SHA-256 are over one tensor in memory.
 """
 
 from __future__ import annotations
