@@ -1,13 +1,13 @@
 """Time to save and load a training's checkpoint on this machine, in one process.
 
-    python benchmarks/checkpoints.py --json benchmarks/results/checkpoints.json
+    OMP_WAIT_POLICY=passive python benchmarks/checkpoints.py --json benchmarks/results/checkpoints.json
 
 The model has 110 million parameters in fp32 with its two moments: 1.3 GB. In turns, round by round, with an fsync in
 each: the time for which `Saver.begin` blocks the training and the time until the checkpoint is in place; `save`, which
 blocks until then; what codeshell did before (save_file, then SHA-256 of the files); torch.save of the same tensors; and
 torch's distributed checkpoint in safetensors. Then `read_state`, which checks all bytes, and `load`. Each contender's
-seconds are wall time and the time of all its threads on the processor; the disk's share is the difference. The speeds
-of XXH3-128 and SHA-256 are over one tensor in memory.
+seconds are wall time and the time of all its threads on the processor, where threads that spin would count as work; the
+disk's share is the difference. The speeds of XXH3-128 and SHA-256 are over one tensor in memory.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class _Job:
             self.files = {}
 
     def _agree(self, work: Callable[[], dict[str, tuple[int, str]] | None]) -> None:
-        """Do one part, and hear from all processes whether theirs went well; raises on all of them if it failed on one."""
+        """Do one part, and hear from all processes whether theirs went well; raises on all if it failed on one."""
         files: dict[str, tuple[int, str]] | None = None
         error: BaseException | None = None
         try:
