@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.cuda import captured, needs_gpu
+from helpers.gpu_marks import captured, needs_gpu
 
 from codeshell.optim import AdamW
 

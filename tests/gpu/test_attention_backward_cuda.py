@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_gradients, gradients, inputs, poison
-from helpers.cuda import captured, on_hopper
+from helpers.gpu_marks import captured, on_hopper
 
 from codeshell import ops
 

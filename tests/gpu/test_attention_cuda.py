@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_case, inputs, poison, run
-from helpers.cuda import on_hopper
+from helpers.gpu_marks import on_hopper
 
 pytestmark = on_hopper
 

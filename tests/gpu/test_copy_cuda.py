@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cuda import needs_gpu
+from helpers.gpu_marks import needs_gpu
 
 from codeshell import _C
 

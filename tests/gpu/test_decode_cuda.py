@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.cuda import captured, on_hopper
 from helpers.decode_cases import CASES, Case, check_case, inputs
+from helpers.gpu_marks import captured, on_hopper
 
 from codeshell import ops
 from codeshell.ops import decode_cuda

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cuda import captured, needs_cuda
+from helpers.gpu_marks import captured, needs_cuda
 
 from codeshell import ops
 from codeshell.ops import triton_kernels

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from helpers.cuda import captured, needs_cuda
+from helpers.gpu_marks import captured, needs_cuda
 from torch.nn import functional as F
 
 from codeshell import ops

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cuda import captured, needs_gpu
+from helpers.gpu_marks import captured, needs_gpu
 
 from codeshell import ops
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cuda import on_hopper
+from helpers.gpu_marks import on_hopper
 from helpers.tiny_transformers import padding, tiny, tokens
 
 import codeshell

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.cuda import captured
 from helpers.decode_cases import CASES, Case, check_case, inputs
+from helpers.gpu_marks import captured
 
 from codeshell import ops
 from codeshell.ops import flash, hopper

@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_case, check_gradients, gradients, inputs
-from helpers.cuda import captured
+from helpers.gpu_marks import captured
 
 from codeshell import ops
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func
