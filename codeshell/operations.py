@@ -238,6 +238,18 @@ OPERATIONS = (
         elsewhere="PyTorch",
         reference="codeshell.ops.loss:cross_entropy_reference",
         cpu_sources=("loss/cross_entropy_cpu.cpp",),
+        kernels=(
+            Kernel(
+                source="loss/softmax_gradient.cu",
+                serves="the step between the products of linear_cross_entropy: logits become their gradient in place, "
+                "and each row's loss; fp32, bf16, fp16; any vocabulary up to 2^30",
+                torch="fp64, other GPUs; the products are always torch's",
+                tests=("gpu/test_loss_cuda.py",),
+            ),
+        ),
+        host_tests=("gpu/test_loss_host.py",),
+        benchmark="loss",
+        measures="cross-entropy of a linear head, and its gradient in place, against torch's, Liger's",
     ),
     Operation(
         name="copy",

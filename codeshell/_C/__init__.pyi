@@ -104,6 +104,23 @@ def gelu_backward(
     bf16: bool,
     threads: int,
 ) -> None: ...
+def product_pays() -> bool: ...
+def product_packed_size(n: int, k: int) -> int: ...
+def product_pack(b: int, row: int, step: int, n: int, k: int, packed: int, threads: int) -> None: ...
+def product_multiply(
+    a: int,
+    a_row: int,
+    a_step: int,
+    packed: int,
+    c: int,
+    c_row: int,
+    bias: int,
+    add: bool,
+    m: int,
+    n: int,
+    k: int,
+    threads: int,
+) -> None: ...
 def gelu_sum_chunks(rows: int, columns: int) -> int: ...
 def norm_forward(
     tensors: tuple[int, ...], rows: int, width: int, eps: float, bf16: tuple[bool, bool, bool], threads: int
@@ -238,6 +255,29 @@ def attention_decode_tiles(
 
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory with a plain kernel. Both addresses are 16-byte aligned. RuntimeError without CUDA."""
+
+def softmax_gradient_cuda(
+    logits: int,
+    row_stride: int,
+    rows: int,
+    vocabulary: int,
+    dtype: str,
+    targets: int,
+    ignore_index: int,
+    scale: int,
+    losses: int,
+    partials: int,
+    splits: int,
+    stream: int,
+) -> None:
+    """Logits become their gradient in place on a GPU; codeshell/ops/loss_cuda.py calls it, after its checks.
+
+    Tensors are addresses: `scale` of one fp32 on the device (0 is 1), `partials` of an fp32 (rows, splits, 2) workspace
+    (0 where `splits` is 1), `dtype` is that of the logits. RuntimeError in a build without CUDA.
+    """
+
+def softmax_gradient_splits(rows: int, vocabulary: int, dtype: str) -> int:
+    """Into how many parts `softmax_gradient_cuda` is to split rows on the current device. RuntimeError without CUDA."""
 
 class AdamWTable:
     """The tensors that one AdamW launch updates; codeshell/optim/buckets.py uses it.

@@ -73,7 +73,7 @@ def bias_gelu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if differentiable(x, bias):
         out: torch.Tensor = _BiasGelu.apply(x, bias)  # type: ignore[no-untyped-call]
         return out
-    return _forward(x, bias) if direct(x, bias) else _op(x, bias)  # type: ignore[no-any-return]
+    return _forward(x, bias) if direct(x, bias) else _op(x, bias)
 
 
 def formula(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -137,7 +137,7 @@ def _matrix(x: torch.Tensor) -> torch.Tensor:
 
 
 def _narrow(bias: torch.Tensor | None) -> torch.Tensor | None:
-    """As the CPU kernels take it: fp32."""
+    """A bias in fp32 and contiguous, as the CPU kernels take it."""
     return None if bias is None else bias.to(torch.float32).contiguous()
 
 
@@ -172,7 +172,7 @@ class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, bias)
-        return _forward(x, bias) if direct(x, bias) else _op(x, bias)  # type: ignore[no-any-return]
+        return _forward(x, bias) if direct(x, bias) else _op(x, bias)
 
     @staticmethod
     @differentiable_once

@@ -5,12 +5,12 @@
 
 x is (rows, columns), bias (columns,). A program has a tile of columns, and in registers a few rows of it at a time. In
 the backward pass it walks ROWS_OF_SUM rows and keeps its part of dbias in fp32; the parts of all programs are a small
-matrix (rows / ROWS_OF_SUM, columns), whose rows a second kernel adds in order. There are no atomics, and the shape
-alone decides the order of every sum, so the bits are the same in every run and on every GPU of one architecture.
+matrix (rows / ROWS_OF_SUM, columns), the rows of which are added in order by a second kernel. There are no atomics, and
+the shape alone decides the order of every sum, so the bits are the same in every run, on all GPUs of one architecture.
 
 Tile: 4,096 elements on 256 threads, which are 16 each: two 16-byte loads of bf16, four of fp32, for each input.
 Registers on each architecture (tests/ops/test_gelu_triton.py): 32 to 40 forward, 73 to 80 backward, no spills. Floor: 4
-bytes an element forward and 6 backward in bf16, over the memory's bandwidth (4.3 TB/s on an H200). Not run on a GPU so
+bytes per element forward and 6 backward in bf16, over the memory's bandwidth (4.3 TB/s on an H200). Not run on a GPU so
 far.
 
 tl.sigmoid and the interpreter's limits: fp32 arithmetic throughout; no libdevice, because the interpreter has none.

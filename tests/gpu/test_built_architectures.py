@@ -19,11 +19,14 @@ LOAD_16 = r"LDG\.E\.(EF\.)?128(\.CONSTANT|\.STRONG.*)?"
 STORE_16 = r"STG\.E\.(EF\.)?128(\.STRONG.*)?"
 
 # For the kernels that match: at most so many registers, at least so many loads and stores of 16 bytes. Blocks of 256
-# threads: 80 registers let a multiprocessor hold three, 128 two.
+# threads: 80 registers let a multiprocessor hold three, 128 two. Two blocks of 512 threads, as of the loss, need 64.
 DESIGN = [
     (r"adamw", r"adamw::adamw<.*>", 80, 4, 3),
     (r"adamw", r"adamw::gradient_norm<.*>", 64, 4, 0),
     (r"copy", r"copy", 40, 4, 4),
+    (r"softmax_gradient", r"loss::whole_rows<.*>", 64, 20, 9),
+    (r"softmax_gradient", r"loss::partial_sums<.*>", 64, 8, 0),
+    (r"softmax_gradient", r"loss::split_rows<.*>", 64, 4, 5),
     (r"rotary", r"rotary::rotate<(float, 4|gpu::(bf16|fp16), 8)>", 100, 4, 4),
     (r"rotary", r"rotary::rotate_and_sum<(float, 4|gpu::(bf16|fp16), 8)>", 128, 8, 4),
     (r"rotary", r"rotary::rotate(_and_sum)?<.*, 1>", 64, 0, 0),

@@ -15,7 +15,7 @@ from helpers import attention_cases, decode_cases
 from helpers.attention_cases import Case
 
 from codeshell import _C, ops
-from codeshell.ops import decode_cuda, devices, hopper
+from codeshell.ops import decode_cuda, devices, hopper, loss_cuda
 from codeshell.optim import AdamW
 
 
@@ -57,6 +57,17 @@ def test_adamw(device: str) -> None:
     for optimizer in optimizers:
         optimizer.step()
     torch.testing.assert_close(parameters[0].cpu(), parameters[1])
+
+
+def test_loss(device: str) -> None:
+    logits = torch.linspace(-3, 3, 2 * 24).view(2, 24)
+    targets, wide = torch.tensor([5, 23]), logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, targets, reduction="none")
+    (gradient,) = torch.autograd.grad(expected.sum() / 2, wide)
+    rows, losses = logits.to(device, copy=True), torch.full((2,), torch.nan, device=device)
+    loss_cuda.launch(rows, targets.to(device), -100, torch.tensor(0.5, device=device), losses)
+    torch.testing.assert_close(rows.cpu().double(), gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.cpu().double(), expected.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_copy(device: str) -> None:

@@ -37,7 +37,8 @@ def test_the_gate_and_the_list_agree_with_the_table(name, monkeypatch):
     for operation, source in {"attention": hopper.SOURCES[0], "decode": hopper.SOURCES[2]}.items():
         assert bool(rows[operation]["kernels"]) == situation.hopper
         assert rows[operation]["reason"] == devices.missing(CPU, source)
-    for operation, source in {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "copy": "copy/copy.cu"}.items():
+    sources = {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "loss": devices.LOSS, "copy": "copy/copy.cu"}
+    for operation, source in sources.items():
         assert rows[operation]["kernels"] == ([source] if situation.all_gpus else [])
         assert rows[operation]["reason"] == devices.missing(CPU, source)
     # Kernels in Triton need a driver, and nothing of this build.
@@ -102,6 +103,7 @@ def test_pytorch_serves_every_operation_and_says_so_once(name, monkeypatch, capl
     starts = "codeshell.ops.{}: PyTorch takes what no kernel of codeshell serves: "
     said = {"attention": hopper.missing(CPU), "decode_attention": hopper.missing(CPU)}
     said |= dict.fromkeys(("rotary", "rotary_qkv"), devices.missing(CPU, devices.ROTARY))
+    said["linear_cross_entropy"] = devices.missing(CPU, devices.LOSS)
     # Kernels in Triton are not part of the build: only the GPU counts.
     if not SITUATIONS[name].triton:
         said["gelu"] = devices.missing(CPU, gelu.SOURCE)
