@@ -38,8 +38,8 @@ WIDEST = 8192
 """The widest rows of the kernels in Triton, `norm_triton.WIDEST`; that file cannot be imported without triton."""
 
 FEW_ROWS = 16
-"""So many rows, without gradients, go to PyTorch: such a call is all overhead. For one row of 256 on a CPU it took 24 us,
-add and norm of torch 11; launches of Triton cost more still, and decoding makes dozens of calls for each token."""
+"""So many rows, without gradients, go to PyTorch: such a call is all overhead. For one row of 256 on a CPU it took
+24 us, add and norm of torch 11; launches of Triton cost more still, and decoding makes dozens of calls per token."""
 
 # Looked up once, as in library.py.
 _is_autocast_enabled, _promote_types = torch.is_autocast_enabled, torch.promote_types
