@@ -6,7 +6,8 @@
 As single operations (an add, a norm, the casts of autocast, and the gradients of all of them) this walks memory several
 times where once is enough; docs/kernels/norm.md counts the bytes. `csrc/norm` serves CPUs, `norm_triton.py` GPUs of
 compute capability 8.0 and newer; a few lines of PyTorch serve the rest: fp64, fp16 on a CPU, rows of more than 8,192
-elements on a GPU, older GPUs, and whoever transforms or intercepts the call (`library.py`).
+elements on a GPU, older GPUs, few rows without gradients (decoding), and whoever transforms or intercepts the call
+(`library.py`).
 
 Shapes in this file: D the width of a row, R rows: all other dimensions, flattened.
 """
@@ -36,6 +37,10 @@ SOURCE = "ops/norm_triton.py"
 WIDEST = 8192
 """The widest rows of the kernels in Triton, `norm_triton.WIDEST`; that file cannot be imported without triton."""
 
+FEW_ROWS = 16
+"""So many rows, without gradients, go to PyTorch: such a call is all overhead. For one row of 256 on a CPU it took
+24 us, add and norm of torch 11; launches of Triton cost more still, and decoding makes dozens of calls per token."""
+
 # Looked up once, as in library.py.
 _is_autocast_enabled, _promote_types = torch.is_autocast_enabled, torch.promote_types
 
@@ -51,9 +56,9 @@ def residual_layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`x + branch`, and LayerNorm of the sum over its last dimension.
 
-    The sum has the dtype that torch gives it, and is normalised as rounded to that. Mean, variance and norm are computed
-    in fp32 (fp64 for fp64). Gradients flow through both results; those of weight and bias are summed in fp32, in an
-    order that does not depend on the number of threads.
+    The sum has the dtype that torch gives it, and is normalised as rounded to that. Mean, variance and norm are
+    computed in fp32 (fp64 for fp64). Gradients flow through both results; those of weight and bias are summed in fp32,
+    in an order that does not depend on the number of threads.
 
     Args:
         x: (..., D), floating point.
@@ -78,6 +83,8 @@ def residual_layer_norm(
         else:
             dtype = x.dtype if branch is None else _promote_types(x.dtype, branch.dtype)
     traced = torch.compiler.is_dynamo_compiling()
+    if not traced and x.numel() <= FEW_ROWS * x.shape[-1] and not differentiable(x, branch, weight, bias):
+        return reference(x, branch, weight, bias, eps, dtype)
     if not traced and not direct(x, branch, weight, bias):
         # A transform, a mode, a subclass: torch's own operations, which all of them know.
         return reference(x, branch, weight, bias, eps, dtype)
@@ -92,7 +99,7 @@ def residual_layer_norm(
     if reason is not None:
         return reference(x, branch, weight, bias, eps, dtype)
     if traced or differentiable(x, branch, weight, bias):
-        apply = _ResidualLayerNorm.apply if traced else _apply_directly
+        apply: Any = _ResidualLayerNorm.apply if traced else _apply_directly
         results = apply(x, branch, weight, bias, eps, dtype, kernels)
         return (x, results) if branch is None else results
     stream, normed, _, _ = _forward(kernels, x, branch, weight, bias, eps, dtype)
@@ -308,11 +315,9 @@ def _fake_backward(
     affine: bool,
 ) -> _Tensors:
     apart = branch_dtype != stream.dtype
-    return (
-        stream.new_empty(stream.shape),
-        stream.new_empty(stream.shape if apart else 0, dtype=branch_dtype if apart else stream.dtype),
-        *(weight.new_empty(weight.shape if affine else 0) for _ in range(2)),
-    )
+    grad_branch = stream.new_empty(stream.shape if apart else 0, dtype=branch_dtype if apart else stream.dtype)
+    grad_weight, grad_bias = (weight.new_empty(weight.shape if affine else 0) for _ in range(2))
+    return stream.new_empty(stream.shape), grad_branch, grad_weight, grad_bias
 
 
 _forward_op = define(

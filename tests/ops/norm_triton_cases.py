@@ -119,7 +119,7 @@ def case_the_public_operation_runs_them() -> None:
     for mine, want in zip(got, (wanted[1], wanted[1], *wanted[2:]), strict=True):
         torch.testing.assert_close(mine.double(), want.view(mine.shape), rtol=1e-4, atol=1e-5)
     assert not library._said
-    x, weight = torch.randn(2, norm_triton.WIDEST + 1), torch.ones(norm_triton.WIDEST + 1)
+    x, weight = torch.randn(17, norm_triton.WIDEST + 1), torch.ones(norm_triton.WIDEST + 1)
     _, normed = ops.residual_layer_norm(x, None, weight, weight)
     torch.testing.assert_close(normed, F.layer_norm(x, weight.shape, weight, weight))
     assert any("rows of 8193 (at most 8192)" in line for line in library._said)

@@ -183,21 +183,34 @@ def test_every_element_is_written_and_nothing_else(shape, dtypes, monkeypatch):
 
 def test_large_means_and_constant_rows():
     """The variance comes from differences; a row of one value has none, and eps keeps it finite."""
-    x = torch.randn(4, 64, dtype=torch.float64) + torch.tensor([[0.0], [1e3], [-1e4], [5e5]])
+    x = torch.randn(32, 64, dtype=torch.float64) + torch.tensor([[0.0], [1e3], [-1e4], [5e5]] * 8)
     weight, bias = torch.ones(64), torch.zeros(64)
     _, normed = ops.residual_layer_norm(x.float(), None, weight, bias)
     want = F.layer_norm(x.float().double(), (64,))
     bound = x.float().abs().max(-1, keepdim=True).values * 2**-22 + 1e-5
     assert bool(((normed - want).abs() <= bound).all())
-    _, constant = ops.residual_layer_norm(torch.full((2, 33), 7.25), None, torch.ones(33), torch.full((33,), 0.5))
-    assert torch.equal(constant, torch.full((2, 33), 0.5))
+    _, constant = ops.residual_layer_norm(torch.full((20, 33), 7.25), None, torch.ones(33), torch.full((33,), 0.5))
+    assert torch.equal(constant, torch.full((20, 33), 0.5))
 
 
 def test_nan_and_infinity_stay_in_their_row():
-    x = torch.randn(4, 19)
+    x = torch.randn(24, 19)
     x[1, 3], x[2, 18] = float("nan"), float("inf")
     _, normed = ops.residual_layer_norm(x, torch.zeros_like(x), torch.ones(19), torch.zeros(19))
-    assert torch.isnan(normed[1:3]).all() and torch.isfinite(normed[[0, 3]]).all()
+    assert torch.isnan(normed[1:3]).all() and torch.isfinite(normed[[0, *range(3, 24)]]).all()
+
+
+def test_few_rows_without_gradients_are_two_operations_of_torch(monkeypatch):
+    calls = []
+    forward = cpu.norm.forward
+    monkeypatch.setattr(cpu.norm, "forward", lambda *given: calls.append(len(given[0])) or forward(*given))
+    for rows in (norm_module.FEW_ROWS, norm_module.FEW_ROWS + 1):
+        inputs, _ = make((rows, 24))
+        for own, peer in zip(ops.residual_layer_norm(*inputs), reference(*inputs, eps=1e-5, dtype=F32), strict=True):
+            torch.testing.assert_close(own, peer)
+    assert calls == [norm_module.FEW_ROWS + 1]
+    run(ops.residual_layer_norm, *make((1, 24)), F32)
+    assert calls == [norm_module.FEW_ROWS + 1, 1]
 
 
 def test_without_a_branch_the_stream_is_x():
