@@ -214,6 +214,24 @@ OPERATIONS = (
         ),
     ),
     Operation(
+        name="norm",
+        functions=("codeshell.ops:residual_layer_norm",),
+        cpu="C++ (fp16, fp64: PyTorch)",
+        elsewhere="PyTorch",
+        reference="codeshell.ops.norm:reference",
+        cpu_sources=("norm/norm_cpu.cpp",),
+        triton=(
+            Kernel(
+                source="ops/norm_triton.py",
+                serves="the sum of stream and branch and its LayerNorm in one pass, forward and backward, the "
+                "gradients of weight and bias included: fp32, bf16, fp16; rows of up to 8,192 elements",
+                torch="fp64, wider rows, a branch of a wider dtype than the stream, GPUs older than sm_80, machines "
+                "without triton or without a C compiler",
+                tests=("gpu/test_norm_cuda.py",),
+            ),
+        ),
+    ),
+    Operation(
         name="loss",
         functions=("codeshell.ops:linear_cross_entropy",),
         cpu="C++ after each block of logits (fp16, fp64: PyTorch)",

@@ -23,6 +23,7 @@ LEVELS = {
     "copy": 2,
     "dedup": 2,
     "loss": 2,
+    "product": 2,
     "ngram": 2,
     "sandbox": 2,
     "syntax": 2,

@@ -10,6 +10,7 @@ from codeshell.ops.decode import decode_attention
 from codeshell.ops.gelu import bias_gelu, gelu
 from codeshell.ops.linear import linear
 from codeshell.ops.loss import linear_cross_entropy
+from codeshell.ops.norm import residual_layer_norm
 from codeshell.ops.rotary import rotary, rotary_qkv
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "linear",
     "linear_cross_entropy",
     "packed_attention",
+    "residual_layer_norm",
     "rotary",
     "rotary_qkv",
 ]

@@ -1,4 +1,4 @@
-// The model's operations on the CPU: attention, GELU and cross-entropy. Tensors come as addresses, because bf16 has no
+// The model's operations on the CPU: attention, GELU, norm and cross-entropy. Tensors come as addresses, because bf16 has no
 // buffer format; the caller (codeshell/ops/cpu.py) holds them and has checked shapes, dtypes and strides.
 //
 // Every function gives the GIL back while it computes, and takes the number of threads that torch uses.
@@ -11,6 +11,7 @@
 #include "attention/attention_cpu.h"
 #include "bindings/buffers.h"
 #include "loss/cross_entropy_cpu.h"
+#include "norm/norm_cpu.h"
 #include "product/product_cpu.h"
 
 namespace codeshell::bindings {
@@ -125,6 +126,48 @@ void bind_cpu(py::module_& module) {
                             at<float>(losses), bf16, threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  // (rows, width). `bf16`: that the stream, the branch and the result are; addresses in the order of norm::Forward and
+  // norm::Backward, 0 for what is not there.
+  module.def("norm_forward", [](const std::array<std::uintptr_t, 8>& tensors, std::int64_t rows, std::int64_t width,
+                                float eps, const std::array<bool, 3>& bf16, int threads) {
+    const py::gil_scoped_release release;
+    norm::forward({.x = at<void>(tensors[0]),
+                   .branch = at<void>(tensors[1]),
+                   .stream = at<void>(tensors[2]),
+                   .normed = at<void>(tensors[3]),
+                   .weight = at<float>(tensors[4]),
+                   .bias = at<float>(tensors[5]),
+                   .mean = at<float>(tensors[6]),
+                   .rstd = at<float>(tensors[7]),
+                   .rows = rows,
+                   .width = width,
+                   .eps = eps,
+                   .bf16 = bf16[0],
+                   .branch_bf16 = bf16[1],
+                   .normed_bf16 = bf16[2]},
+                  threads);
+  });
+  module.def("norm_backward", [](const std::array<std::uintptr_t, 11>& tensors, std::int64_t rows, std::int64_t width,
+                                 const std::array<bool, 2>& bf16, int threads) {
+    const py::gil_scoped_release release;
+    norm::backward({.grad_stream = at<void>(tensors[0]),
+                    .grad_normed = at<void>(tensors[1]),
+                    .stream = at<void>(tensors[2]),
+                    .mean = at<float>(tensors[3]),
+                    .rstd = at<float>(tensors[4]),
+                    .weight = at<float>(tensors[5]),
+                    .grad_x = at<void>(tensors[6]),
+                    .grad_branch = at<void>(tensors[7]),
+                    .partial = at<float>(tensors[8]),
+                    .grad_weight = at<float>(tensors[9]),
+                    .grad_bias = at<float>(tensors[10]),
+                    .rows = rows,
+                    .width = width,
+                    .bf16 = bf16[0],
+                    .normed_bf16 = bf16[1]},
+                   threads);
+  });
+  module.def("norm_sum_chunks", &norm::sum_chunks);
 }
 
 }  // namespace codeshell::bindings

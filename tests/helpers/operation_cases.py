@@ -78,6 +78,12 @@ def gelu() -> Tensors:
     return _with_gradients(ops.gelu, _random(5, 16))
 
 
+def residual_layer_norm() -> Tensors:
+    return _with_gradients(
+        ops.residual_layer_norm, _random(5, 16, dtype=torch.float32), _random(5, 16), _random(16) + 1, _random(16)
+    )
+
+
 def bias_gelu() -> Tensors:
     return _with_gradients(ops.bias_gelu, _random(5, 16), _random(16))
 
@@ -95,6 +101,7 @@ OPERATIONS: dict[str, Callable[[], Tensors]] = {
     function.__name__: function
     for function in (
         *(attention, packed_attention, decode_attention, rotary, rotary_in_place, rotary_qkv),
+        *(gelu, residual_layer_norm, linear, linear_cross_entropy),
         *(gelu, bias_gelu, linear, linear_cross_entropy),
     )
 }

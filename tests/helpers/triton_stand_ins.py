@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from codeshell.ops.gelu import formula, formula_backward
+from codeshell.ops.norm import PyTorch as PyTorchNorm
 
 
 def stand_ins(launched: list[str]) -> dict[str, Any]:
@@ -26,4 +27,15 @@ def stand_ins(launched: list[str]) -> dict[str, Any]:
         launched.append("gelu_triton.backward")
         return formula_backward(x, bias, grad, with_bias)
 
-    return {"ops/gelu_triton.py": SimpleNamespace(forward=gelu_forward, backward=gelu_backward)}
+    def norm_forward(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        launched.append("norm_triton.forward")
+        return PyTorchNorm.forward(*arguments)
+
+    def norm_backward(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        launched.append("norm_triton.backward")
+        return PyTorchNorm.backward(*arguments)
+
+    return {
+        "ops/gelu_triton.py": SimpleNamespace(forward=gelu_forward, backward=gelu_backward),
+        "ops/norm_triton.py": SimpleNamespace(forward=norm_forward, backward=norm_backward),
+    }

@@ -17,6 +17,7 @@ from codeshell import _C, gpus, kernels, ops
 from codeshell.ops import devices, hopper, library
 
 gelu = sys.modules["codeshell.ops.gelu"]  # the name in the package is the function
+norm = sys.modules["codeshell.ops.norm"]
 CPU = torch.device("cpu")
 NONE = [name for name, situation in SITUATIONS.items() if not situation.all_gpus and not situation.hopper]
 
@@ -42,9 +43,10 @@ def test_the_gate_and_the_list_agree_with_the_table(name, monkeypatch):
         assert rows[operation]["reason"] == devices.missing(CPU, source)
     # Kernels in Triton need a driver, and nothing of this build.
     in_triton = situation.triton and extension.cuda_driver() > 0
-    assert rows["gelu"]["kernels"] == ([gelu.SOURCE] if in_triton else [])
-    assert (rows["gelu"]["reason"] is None) == in_triton
-    assert devices.runs(CPU, gelu.SOURCE) == situation.triton
+    for operation, source in {"gelu": gelu.SOURCE, "norm": norm.SOURCE}.items():
+        assert rows[operation]["kernels"] == ([source] if in_triton else [])
+        assert (rows[operation]["reason"] is None) == in_triton
+        assert devices.runs(CPU, source) == situation.triton
 
 
 def test_the_switch_of_the_attention_kernels(monkeypatch):
@@ -105,6 +107,7 @@ def test_pytorch_serves_every_operation_and_says_so_once(name, monkeypatch, capl
     # Kernels in Triton are not part of the build: only the GPU counts.
     if not SITUATIONS[name].triton:
         said["gelu"] = devices.missing(CPU, gelu.SOURCE)
+        said["residual_layer_norm"] = devices.missing(CPU, norm.SOURCE)
     for operation, reason in said.items():
         assert reason and sum(line.startswith(starts.format(operation) + reason) for line in lines) == 1, operation
     # Packed sequences and caches have a line of their own, where torch's FlashAttention does not take them either.
