@@ -101,8 +101,7 @@ OPERATIONS: dict[str, Callable[[], Tensors]] = {
     function.__name__: function
     for function in (
         *(attention, packed_attention, decode_attention, rotary, rotary_in_place, rotary_qkv),
-        *(gelu, residual_layer_norm, linear, linear_cross_entropy),
-        *(gelu, bias_gelu, linear, linear_cross_entropy),
+        *(gelu, bias_gelu, residual_layer_norm, linear, linear_cross_entropy),
     )
 }
 
