@@ -13,10 +13,11 @@ no row is walked twice; a narrow row shares its program with others. In the back
 and keeps its part of dweight and dbias in fp32; `sum_kernel` adds the parts of all programs in order. There are no
 atomics: the numbers of rows and of multiprocessors alone decide the order of every sum, so a run repeats bit for bit.
 
-    tile         4,096 elements on 256 threads, 16 each: two 16-byte loads of bf16, four of fp32, for each input; rows of
-                 more than 4,096 elements, which may have 8,192, are one tile on 512 threads
-    programs     forward: one a tile; backward: at most 2 a multiprocessor, which is what 128 registers let run there
-    registers    forward 48, backward 125 at most, nothing spilled: tests/ops/test_norm_triton.py has each architecture
+    tile         4,096 elements on 256 threads, 16 each: two 16-byte loads of bf16, four of fp32, for each input; a row
+                 of more than 4,096 elements, which may have 8,192, is one tile on 512 threads
+    programs     forward: one per tile; backward: at most 2 per multiprocessor, where 128 registers let so many run
+    registers    forward 64 at most, backward 128, which is set: nothing is spilled from sm_80 to sm_120 in training
+                 with a bf16 branch, 8 bytes on sm_100 and sm_120 where all is fp32 (tests/ops/test_norm_triton.py)
     floor        bytes over bandwidth. An element of an fp32 stream and a bf16 branch is 12 bytes forward (4 + 2 read,
                  4 + 2 written) and 16 backward (4 + 2 + 4 read, 4 + 2 written); add, LayerNorm, casts and their
                  gradients as single operations move 24 and 44. At 4.3 TB/s (an H200), 8,192 rows of 4,096 take 94 and
@@ -39,7 +40,8 @@ WIDEST = 8192
 """Rows in registers can be so wide: in the backward pass more would be spilled to memory."""
 TILE = 4096
 PROGRAMS = 2
-"""Programs of the backward pass on a multiprocessor."""
+REGISTERS = 128
+"""Programs of the backward pass on a multiprocessor; of 256 threads, two have room with so many registers."""
 ROWS_OF_PARTS = 32
 COLUMNS_OF_PARTS = 64
 """The tile of `sum_kernel`: rows of parts that are in registers at a time, and their columns."""
@@ -208,7 +210,7 @@ def backward(
         backward_kernel[(parts,)](
             stream if grad_stream is None else grad_stream, grad_normed, stream, weight, mean, rstd,
             grad_x, grad_branch, part, rows, width, rows_of_part,
-            grad_stream is not None, apart, affine, high, wide, num_warps=warps,
+            grad_stream is not None, apart, affine, high, wide, num_warps=warps, maxnreg=REGISTERS,
         )  # fmt: skip
         if affine:
             sum_kernel[triton.cdiv(width, COLUMNS_OF_PARTS), 2](

@@ -42,6 +42,7 @@ class Spec:
         types: of the arguments that are not constexpr: "*bf16", "*fp32", "i32", "i64", "fp32". It may name more.
         constants: the values of the constexprs.
         warps, stages: as in the launch.
+        most_registers: `maxnreg` of the launch.
         odd: arguments that are not multiples of 16.
     """
 
@@ -50,6 +51,7 @@ class Spec:
     constants: dict[str, Any]
     warps: int = 4
     stages: int = 3
+    most_registers: int | None = None
     odd: tuple[str, ...] = ()
 
 
@@ -152,7 +154,7 @@ def main(architectures: list[int]) -> None:
         row = {}
         for architecture in architectures:
             source = ASTSource(function, signature, constants, multiples)
-            options = {"num_warps": spec["warps"], "num_stages": spec["stages"]}
+            options = {"num_warps": spec["warps"], "num_stages": spec["stages"], "maxnreg": spec["most_registers"]}
             made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             # Triton's cache has the file under a name of its own. Another worker of the tests may write the same.
             path = folder / f"{made.hash}.cubin"
