@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Buffer
 
 from codeshell._C import boosting as boosting
+from codeshell._C import bpe as bpe
 from codeshell._C import lexical as lexical
 from codeshell._C import ngram as ngram
 from codeshell._C import sandbox as sandbox
@@ -104,6 +105,23 @@ def gelu_backward(
     rows: int,
     columns: int,
     bf16: bool,
+    threads: int,
+) -> None: ...
+def product_pays() -> bool: ...
+def product_packed_size(n: int, k: int) -> int: ...
+def product_pack(b: int, row: int, step: int, n: int, k: int, packed: int, threads: int) -> None: ...
+def product_multiply(
+    a: int,
+    a_row: int,
+    a_step: int,
+    packed: int,
+    c: int,
+    c_row: int,
+    bias: int,
+    add: bool,
+    m: int,
+    n: int,
+    k: int,
     threads: int,
 ) -> None: ...
 def gelu_sum_chunks(rows: int, columns: int) -> int: ...

@@ -322,17 +322,21 @@ class CodeShellForCausalLM(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights, in the order of `named_parameters`; None draws from torch's global generator."""
-        std = self.config.initializer_range
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() == 1:
-                parameter.fill_(1.0)
-            else:
-                # 2 L projections are added to the residual stream; scaled so, its variance does not grow with L.
-                residual = name.endswith("c_proj.weight")
-                spread = std / math.sqrt(2 * self.config.n_layer) if residual else std
-                parameter.normal_(0.0, spread, generator=generator)
+            self.draw_parameter(name, parameter, generator)
+
+    @torch.no_grad()
+    def draw_parameter(self, name: str, target: torch.Tensor, generator: torch.Generator | None = None) -> None:
+        """Draw the initial weights of one parameter into a tensor of its shape."""
+        std = self.config.initializer_range
+        if name.endswith("bias"):
+            target.zero_()
+        elif target.dim() == 1:
+            target.fill_(1.0)
+        else:
+            # 2 L projections are added to the residual stream; scaled so, its variance does not grow with L.
+            residual = name.endswith("c_proj.weight")
+            target.normal_(0.0, std / math.sqrt(2 * self.config.n_layer) if residual else std, generator=generator)
 
     def num_parameters(self) -> int:
         """Weights of the model, the tied head counted once."""

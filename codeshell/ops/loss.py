@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from codeshell.ops import cpu, devices, loss_cuda
+from codeshell.ops import cpu, devices, loss_cuda, products
 from codeshell.ops.library import (
     check_one_device,
     define,
@@ -29,6 +29,8 @@ from codeshell.ops.linear import widens
 
 _CPU_ELEMENTS = 1 << 21
 """Logits that exist at once on a CPU: 8 MB in fp32, which stay in a server's L2 and L3."""
+_MOST_PACKED = 1 << 24
+"""Elements of the largest weight of which two packed copies are made on a CPU, 128 MB."""
 _GPU_BYTES = 600 << 20
 """Memory of the logits that exist at once on a GPU. The gradient of the weight is read and written once for each block
 (2.3 GB in fp32 for 70,144 x 4,096), so blocks have to be long: 4,096 rows of 70,144 in bf16 are 575 MB."""
@@ -138,17 +140,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
         losses = torch.empty(tokens, dtype=wide, device=hidden.device)
         rows = block_rows(tokens, vocabulary, hidden.element_size(), gpu=hidden.device.type != "cpu")
+        # Where our products serve, the weight is packed once for all blocks, as each of the two operands that it is.
+        own = products.serves(hidden, weight) and weight.numel() <= _MOST_PACKED
+        columns = products.pack(weight.t()) if own else None
+        features = products.pack(weight) if own and need_hidden else None
         with torch.autocast(hidden.device.type, enabled=False):
             buffer = torch.empty(min(rows, tokens), vocabulary, dtype=hidden.dtype, device=hidden.device)
             for start in range(0, tokens, rows):
                 # Forward: the block's logits (R, V), in the one buffer that all blocks share.
                 part = slice(start, min(start + rows, tokens))
-                logits = torch.mm(hidden[part], weight.t(), out=buffer[: part.stop - start])
+                logits = buffer[: part.stop - start]
+                if columns is None:
+                    torch.mm(hidden[part], weight.t(), out=logits)
+                else:
+                    products.multiply(hidden[part], columns, out=logits)
                 # They become their own gradient; the products with it are the backward pass of the head.
                 softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
-                if grad_hidden is not None:
+                if features is not None and grad_hidden is not None:
+                    products.multiply(logits, features, out=grad_hidden[part])
+                elif grad_hidden is not None:
                     torch.mm(logits, weight, out=grad_hidden[part])
-                if grad_weight is not None:
+                if own and grad_weight is not None:
+                    products.multiply(logits.t(), products.pack(hidden[part]), out=grad_weight, add=True)
+                elif grad_weight is not None:
                     # The weight's gradient sums over all blocks, so it is summed wide.
                     _add_product_(grad_weight, logits.t(), hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight, *(x for x in anchors if x.requires_grad))

@@ -74,8 +74,7 @@ def _failure(source: str, device: torch.device) -> str | None:
             return "it was first called in the capture of a CUDA graph; call it once before"
         try:
             kernels = modules.get(source) or _load(source)
-            # A stand-in has nothing to try.
-            if devices.simulated is None:
+            if tries(device):
                 with on_device(device):
                     kernels.trial(device)
             modules[source] = kernels
@@ -85,6 +84,11 @@ def _failure(source: str, device: torch.device) -> str | None:
             lines = str(error).strip().splitlines() or [""]
             _tried[key] = f"its trial on this device failed: {type(error).__name__}: {lines[0][:200]}"
     return _tried[key]
+
+
+def tries(device: torch.device) -> bool:
+    """Whether a file is tried on a device: not in a simulation, where nothing is compiled."""
+    return devices.simulated is None
 
 
 def _load(source: str) -> Any:

@@ -12,6 +12,7 @@
 #include "bindings/buffers.h"
 #include "loss/cross_entropy_cpu.h"
 #include "norm/norm_cpu.h"
+#include "product/product_cpu.h"
 
 namespace codeshell::bindings {
 
@@ -97,6 +98,25 @@ void bind_cpu(py::module_& module) {
       py::call_guard<py::gil_scoped_release>());
   // How many rows `partial` has.
   module.def("gelu_sum_chunks", &activation::sum_chunks);
+  // Products of fp32 matrices. B (k, n) is packed first, from the strides of its rows and columns, into `packed_size`
+  // floats; then C (m, n), rows c_row apart, is A (m, k) B, where A has the two strides that are given.
+  module.def("product_pays", &product::pays);
+  module.def("product_packed_size", &product::packed_size);
+  module.def(
+      "product_pack",
+      [](std::uintptr_t b, std::int64_t row, std::int64_t step, std::int64_t n, std::int64_t k, std::uintptr_t packed,
+         int threads) { product::pack(at<float>(b), row, step, n, k, at<float>(packed), threads); },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "product_multiply",
+      [](std::uintptr_t a, std::int64_t a_row, std::int64_t a_step, std::uintptr_t packed, std::uintptr_t c,
+         std::int64_t c_row, std::uintptr_t bias, bool add, std::int64_t m, std::int64_t n, std::int64_t k,
+         int threads) {
+        product::multiply(
+            {at<float>(a), a_row, a_step, at<float>(packed), at<float>(c), c_row, at<float>(bias), add, m, n, k},
+            threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
   // Logits (rows, n) become their gradient in place; losses are fp32 (rows,).
   module.def(
       "cross_entropy",

@@ -76,6 +76,8 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_dedup_candidates(module);
   codeshell::bindings::bind_dedup_join(module);
   codeshell::bindings::bind_dedup_datasketch(module);
+  py::module_ bpe = module.def_submodule("bpe");
+  codeshell::bindings::bind_bpe(bpe);
   // What judges a document, each subject in a submodule of its name.
   py::module_ ngram = module.def_submodule("ngram");
   codeshell::bindings::bind_ngram_model(ngram);

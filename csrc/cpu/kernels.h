@@ -8,6 +8,7 @@
 #include "attention/attention_cpu.h"
 #include "loss/cross_entropy_cpu.h"
 #include "norm/norm_cpu.h"
+#include "product/product_cpu.h"
 #include "rotary/rotary_cpu.h"
 
 namespace codeshell::cpu {
@@ -18,6 +19,7 @@ struct Kernels {
   attention::CpuKernels attention;
   loss::CpuKernels loss;
   norm::CpuKernels norm;
+  product::CpuKernels product;
   rotary::CpuKernels rotary;
 };
 
