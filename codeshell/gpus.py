@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codeshell import _C
-from codeshell.architectures import OLDEST, serves
+from codeshell.architectures import OLDEST, serves, unreachable
 
 LIBRARY = "libcuda.so.1"
 """The driver's library, which comes with the driver and with nothing else."""
-
-_HOPPER_ALONE = "_sm90.cu"
-"""The end of the names of kernels with instructions that only Hopper GPUs have."""
 
 TRITON = "_triton.py"
 """The end of the names of Triton's kernels, which are Python files of the package: Triton compiles them where they run,
@@ -68,9 +65,9 @@ def missing(source: str, capability: tuple[int, int], build: Any = _C, driver: i
     if source.endswith(TRITON):
         return _missing_triton(capability, driver)
     built = build.kernel_architectures.get(source, ())
-    if not built and source.endswith(_HOPPER_ALONE) and capability != (9, 0):
-        # No other build would help.
-        return f"this GPU is sm_{capability[0]}{capability[1]}, and the kernel is for sm_90 alone"
+    # Where no other build would help, none is advised.
+    if not built and (reason := unreachable(build.possible_architectures.get(source, ()), capability)):
+        return reason
     if not build.cuda_built:
         return "this build of codeshell is without CUDA; install it again where nvcc is on PATH, with CODESHELL_CUDA=1"
     known = build.cuda_driver() if driver is None else driver

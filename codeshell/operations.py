@@ -230,6 +230,8 @@ OPERATIONS = (
                 tests=("gpu/test_norm_cuda.py",),
             ),
         ),
+        benchmark="norm",
+        measures="residual and LayerNorm, bias and GELU, against eager PyTorch, torch.compile, Liger",
     ),
     Operation(
         name="loss",

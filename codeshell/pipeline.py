@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -437,7 +438,8 @@ def _write_environment(directory: Path, workers: int) -> None:
     """`run.json`, with the time of the first start kept over resumes."""
     path = directory / "run.json"
     # For the record only: nothing of it enters a key, so another machine can continue a run.
-    facts = environment(workers)
+    # The whole command: the folders of a run are its owner's.
+    facts = environment(workers) | {"command": " ".join(sys.argv)}
     if path.exists():
         facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]
     write_json(path, facts)

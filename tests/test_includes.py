@@ -20,6 +20,7 @@ LEVELS = {
     "adamw": 2,
     "attention": 2,
     "boosting": 2,
+    "bpe": 2,
     "copy": 2,
     "dedup": 2,
     "loss": 2,

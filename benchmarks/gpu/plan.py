@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from codeshell.operations import KERNELS, OPERATIONS
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS
 
 from .results import ROOT
 from .rows import Row
@@ -25,8 +25,11 @@ IMPORTS = 20.0
 """Seconds for the import of torch, once a call, and for reading the device. Forks have no more of it."""
 
 ROTARY, ADAMW, LOSS, COPY = "rotary/rotary.cu", "adamw/adamw.cu", "loss/softmax_gradient.cu", "copy/copy.cu"
+GELU, NORM = "ops/gelu_triton.py", "ops/norm_triton.py"
 FORWARD, BACKWARD, DECODE = "attention/forward_sm90.cu", "attention/backward_sm90.cu", "attention/decode_sm90.cu"
 
+ALL = KERNELS | TRITON_KERNELS
+"""The kernels by their path: below csrc, those in Triton below the package."""
 LAUNCHING = ("csrc/gpu/launch.cu", "csrc/gpu/tma.cu")
 """What launches all kernels, and is in no kernel's own hash."""
 
@@ -34,6 +37,8 @@ FIRST = "tests/gpu/test_first_launches.py"
 FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rotary", ROTARY, ()),
     ("adamw", ADAMW, ()),
+    ("gelu", GELU, ()),
+    ("norm", NORM, ()),
     ("loss", LOSS, ()),
     ("copy", COPY, ()),
     ("forward_full", FORWARD, ()),
@@ -51,6 +56,11 @@ FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 TESTS: dict[str, tuple[float, str]] = {
     "gpu/test_rotary_cuda.py": (20, "85 small cases of 20 ms, 168 MB compared with the CPU kernel"),
     "gpu/test_adamw_cuda.py": (25, "14 small cases, 10,000 tensors made and stepped"),
+    "gpu/test_gelu_cuda.py": (25, "22 small cases, for which Triton compiles some 40 kernels, 0.5 s each: 20 s"),
+    "gpu/test_norm_cuda.py": (
+        30,
+        "22 cases of the 51 (PARTS), for which Triton compiles three kernels each, 0.5 s: 25 s",
+    ),
     "gpu/test_loss_cuda.py": (20, "120 small cases of 50 ms, 9 of 70,144 logits against fp64 on the CPU: 3 s; 8.6 GB"),
     "gpu/test_copy_cuda.py": (10, "8 copies, the largest of 100 MB"),
     "gpu/test_attention_cuda.py": (25, "72 small cases of 50 ms, 200 runs of 1 ms"),
@@ -67,6 +77,9 @@ TESTS: dict[str, tuple[float, str]] = {
     "integrations/test_models_cuda.py": (45, "the import of transformers, 15 tests of tiny models of 1 s"),
 }
 """Budgets of files below tests/, and where they come from."""
+PARTS = {"gpu/test_norm_cuda.py": "1024 or 3072 or 8192 and bfloat16 or graph or strides"}
+"""Of a file, the cases (pytest's -k) that 15 minutes have room for: Triton compiles for each shape and dtype anew. The
+other ones have their own hour: `pytest tests/gpu/test_norm_cuda.py`."""
 OTHER_TESTS = 25.0
 """Seconds for a file of GPU tests that is not in the table above."""
 USES = {"gpu/test_attention_backward_cuda.py": (FORWARD,), "integrations/test_models_cuda.py": (FORWARD, BACKWARD)}
@@ -99,6 +112,14 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         "28 GB per step is 6.5 ms; 9 cases, 3 contenders, 35 steps of up to 40 ms: 15 s; 10,000 tensors, 5 times: 5 s",
     ),
     (
+        "norm",
+        "norm",
+        20,
+        PLAIN,
+        (NORM, GELU),
+        "800 MB per call is 190 us at 4.3 TB/s; 12 cases, 3 contenders, 80 calls: 1 s; Triton compiles: 5 s; start",
+    ),
+    (
         "loss",
         "loss",
         30,
@@ -123,6 +144,14 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
         "55 ms for the shapes at 550 TFLOP/s, twice, 3 contenders, 45 calls: 16 s; cuDNN makes its plans: 5 s",
     ),
     (
+        "train",
+        "train_gpu",
+        40,
+        ("--rounds", "8"),
+        (ROTARY, ADAMW, GELU, NORM, LOSS),
+        "16,384 tokens are 130 TFLOP, 0.3 s at 45 % MFU; 2 contenders, 12 steps: 8 s; transformers and models: 12 s",
+    ),
+    (
         "decode",
         "decode",
         35,
@@ -137,9 +166,9 @@ COMPILED: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("attention-flex", "attention", ("--only", "8192 tokens", "--without", "cuDNN"), (FORWARD, BACKWARD)),
 )
 """Rows that run only if they are named: each shape is compiled, 5 to 15 s each."""
-LATER = ("speed/overhead", "synccheck/decode", "racecheck/attention")
-"""Others that run only if they are named, for which the 15 minutes have no room: what calls cost the host, the second
-synccheck, and a hint of racecheck, which is known to report what is no error."""
+LATER = ("speed/overhead", "memcheck/decode", "synccheck/decode", "racecheck/attention")
+"""Others that run only if they are named, for which the 15 minutes have no room: what calls cost the host, the
+sanitizer on a second kernel that is off by default, and racecheck, which is known to report what is no error."""
 
 
 def plan() -> list[Row]:
@@ -171,7 +200,7 @@ def first_launches() -> list[Row]:
 
 def tests() -> list[Row]:
     """The files of GPU tests: those of the kernels in the order of their first launches, then all others."""
-    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in KERNELS[kernel].tests]
+    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in ALL[kernel].tests]
     names = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*_cuda.py")}
     found = [*dict.fromkeys(order), *sorted(names - set(order))]
     return [tests_of(name) for name in found]
@@ -179,11 +208,12 @@ def tests() -> list[Row]:
 
 def tests_of(name: str) -> Row:
     budget, why = TESTS.get(name, (OTHER_TESTS, "not measured yet"))
-    kernels = tuple(source for source, kernel in KERNELS.items() if name in kernel.tests)
+    part = ("-k", PARTS[name]) if name in PARTS else ()
+    kernels = tuple(source for source, kernel in ALL.items() if name in kernel.tests)
     return Row(
         f"tests/{Path(name).parent.as_posix()}/{Path(name).stem.removeprefix('test_').removesuffix('_cuda')}",
         "tests",
-        ("-P", "-m", "pytest", f"tests/{name}", *pytest_arguments()),
+        ("-P", "-m", "pytest", f"tests/{name}", *part, *pytest_arguments()),
         budget=budget,
         # transformers is imported before the first test prints its name.
         quiet=20 if name.startswith("gpu/") else 30,

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import Buffer
 
 from codeshell._C import boosting as boosting
+from codeshell._C import bpe as bpe
 from codeshell._C import lexical as lexical
 from codeshell._C import ngram as ngram
 from codeshell._C import sandbox as sandbox
@@ -24,6 +25,8 @@ cuda_architectures: str
 kernel_architectures: dict[str, list[str]]
 """What each CUDA kernel was compiled for, by its source below csrc, in the names of `codeshell.architectures.parse`;
 empty lists where this build has none of it."""
+possible_architectures: dict[str, list[str]]
+"""What each CUDA kernel can be compiled for, in any build; the same sources."""
 debug_kernels: bool
 """Whether the CUDA kernels check their data and limit every wait (CODESHELL_DEBUG_KERNELS at the build)."""
 compiler: str

@@ -20,7 +20,7 @@ def show(recipe: Recipe, directory: Path, gpus: int | None, memory: str | None) 
         gpus: how many; None takes those of this machine, or one.
         memory: of each, as "80GB"; None takes this machine's, or gives no verdict.
     """
-    from codeshell.cli.dedup import parse_size
+    from codeshell.cli.sizes import parse_size
     from codeshell.gpus import machine
     from codeshell.train.memory import plan, shape_of_recipe
 

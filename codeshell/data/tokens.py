@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from codeshell.documents.shards import list_shards
+from codeshell.documents.texts import text_buffers
 from codeshell.documents.token_shards import TokenShardWriter
 from codeshell.engine.files import TEMPORARY, make_directory, remove_quietly
 from codeshell.engine.local import Engine
@@ -23,13 +26,19 @@ from codeshell.engine.shard_map import map_shards
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer
-from codeshell.tokenizer.templates import encode_documents
-from codeshell.tokenizer.tokenizer import tokenizer_threads
+from codeshell.tokenizer.encoder import tokenizer_threads
+from codeshell.tokenizer.templates import encode_column
 
 SPLITS = ("train", "valid", "test")
 
 GROUP_BYTES = 4_000_000
-"""Bytes of text encoded together (or one longer document): enough for the threads to share, little to hold."""
+"""Bytes of text encoded together (or a batch more): enough for the threads to share, little to hold."""
+
+BATCH = 64
+"""Documents that are read at a time."""
+
+COLUMNS = ["id", "text", "bytes", "language"]
+"""What is read of each document."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +102,18 @@ def tokenize_shard(task: Task) -> dict[str, Any]:
         total = 0
         # `total` counts what is read, the writer what is written: the two must agree at the end.
         for group in _groups(task.source):
-            total += len(group)
+            total += group.num_rows
             # A text with a byte that the tokenizer lacks has no tokens that stand for it.
-            documents = []
-            for document in group:
-                if tokenizer.lost_bytes(document.text):
-                    dropped["documents"] += 1
-                    dropped["bytes"] += document.bytes
-                else:
-                    documents.append(document)
-            # One call for the group: the tokenizer's threads share its documents.
-            texts, languages = [one.text for one in documents], [one.language for one in documents]
-            encoded = encode_documents(tokenizer, texts, languages)
-            for document, ids in zip(documents, encoded, strict=True):
-                writer.add(document.id, ids, document.bytes)
-                n_bytes += document.bytes
+            kept = _without_lost_bytes(tokenizer, group)
+            dropped["documents"] += group.num_rows - kept.num_rows
+            dropped["bytes"] += _sum(group) - _sum(kept)
+            # One call for the group: the encoder's threads share its documents.
+            try:
+                ids, offsets = encode_column(tokenizer, kept.column("text"), kept.column("language").to_pylist())
+            except ValueError as error:
+                raise UserError(f"{task.source}: a text cannot be read ({error}); delete it and run again") from None
+            writer.add_many(kept.column("id").to_pylist(), ids, offsets, kept.column("bytes").to_pylist())
+            n_bytes += _sum(kept)
         assert total == writer.n_documents + dropped["documents"], task.source
     return {
         "split": task.split,
@@ -118,31 +124,46 @@ def tokenize_shard(task: Task) -> dict[str, Any]:
     }
 
 
-class _Document(NamedTuple):
-    id: str
-    text: str
-    bytes: int
-    language: str
-
-
-def _groups(path: Path) -> Iterator[list[_Document]]:
+def _groups(path: Path) -> Iterator[pa.RecordBatch]:
     """The documents of a shard in order, `GROUP_BYTES` at a time."""
-    group: list[_Document] = []
+    group: list[pa.RecordBatch] = []
     size = 0
     try:
         # Small batches, because one document may be a megabyte.
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=list(_Document._fields)):
-            for document in map(_Document, *(batch.column(key).to_pylist() for key in _Document._fields)):
-                group.append(document)
-                size += document.bytes
-                if size >= GROUP_BYTES:
-                    yield group
-                    group, size = [], 0
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=BATCH, columns=COLUMNS):
+            group.append(batch)
+            size += _sum(batch)
+            if size >= GROUP_BYTES:
+                yield from _joined(group)
+                group, size = [], 0
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run again") from None
     # The rest, which did not fill a group.
     if group:
-        yield group
+        yield from _joined(group)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The rows of all batches in one, or in as few as can hold their text."""
+    return list(pa.Table.from_batches(batches).combine_chunks().to_batches())
+
+
+def _sum(batch: pa.RecordBatch) -> int:
+    """Bytes of all its texts."""
+    return int(pc.sum(batch.column("bytes")).as_py() or 0)
+
+
+def _without_lost_bytes(tokenizer: Tokenizer, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The documents of which `encode` drops no byte: all of them, unless the tokenizer lacks some."""
+    if not tokenizer.missing_bytes:
+        return batch
+    (texts,) = text_buffers(batch.column("text"))
+    bounds = texts.offsets.tolist()
+    whole = [
+        len(text.translate(None, tokenizer.missing_bytes)) == len(text)
+        for text in (bytes(texts.data[begin:end]) for begin, end in pairwise(bounds))
+    ]
+    return batch.filter(pa.array(whole, pa.bool_()))
 
 
 @lru_cache(maxsize=1)

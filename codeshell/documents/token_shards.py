@@ -120,6 +120,40 @@ class TokenShardWriter:
         self._ids += key
         self._lengths.append(n_bytes)
 
+    def add_many(
+        self,
+        doc_ids: Sequence[str],
+        tokens: npt.NDArray[np.uint32],
+        offsets: npt.NDArray[np.int64],
+        n_bytes: Sequence[int],
+    ) -> None:
+        """Append documents whose tokens lie end to end; the same bytes as `add` of each.
+
+        Args:
+            doc_ids: (documents,), as in `add`.
+            tokens: (tokens,) uint32.
+            offsets: (documents + 1,): where the tokens of each begin.
+            n_bytes: (documents,), as in `add`.
+        """
+        if self._file is None:
+            raise RuntimeError("TokenShardWriter: add documents inside its with block")
+        if len(doc_ids) != len(offsets) - 1 or len(doc_ids) != len(n_bytes) or offsets[-1] != len(tokens):
+            raise ValueError(f"offsets: {len(offsets)} do not fit {len(doc_ids)} documents of {len(tokens)} tokens")
+        if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+            raise ValueError("offsets: must begin at 0 and not fall")
+        keys = bytes.fromhex("".join(doc_ids))
+        if len(keys) != 16 * len(doc_ids) or any(len(doc_id) != 32 for doc_id in doc_ids):
+            raise ValueError("doc_ids: one is not an MD5 in hexadecimal")
+        if any(not 0 <= size < 1 << 64 for size in n_bytes):
+            raise ValueError("n_bytes: one is not a size")
+        if tokens.dtype != np.uint32 or (tokens.size and int(tokens.max()) >= self.vocab_size):
+            raise ValueError(f"tokens: an id is outside the vocabulary of {self.vocab_size}, or they are no uint32")
+        self._write(tokens.astype(self.dtype).tobytes())
+        self._ends += (offsets[1:] + self.n_tokens).tolist()
+        self.n_tokens += tokens.size
+        self._ids += keys
+        self._lengths += n_bytes
+
     def _write(self, data: bytes | bytearray) -> None:
         assert self._file is not None
         self._file.write(data)

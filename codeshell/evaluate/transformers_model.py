@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -25,25 +25,7 @@ from codeshell.evaluate.prompts import NotRunError
 from codeshell.model.generation import NotFiniteError, sample
 from codeshell.model.precision import multiplies_bf16
 from codeshell.randomness import draw
-
-
-class Fim(NamedTuple):
-    """The three tokens of a family of models that fill in the middle."""
-
-    family: str
-    prefix: str
-    suffix: str
-    middle: str
-
-
-FIM = (
-    Fim("StarCoder", "<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    Fim("SantaCoder", "<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    Fim("Qwen2.5-Coder, CodeGemma", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    Fim("DeepSeek-Coder", "<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
-    Fim("Code Llama", "\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
-)
-"""In the order in which a vocabulary is searched; each model card shows the prompt."""
+from codeshell.tokenizer.families import FIM, Fim, fim_of
 
 ENDS = frozenset(
     {"\u2581<EOT>", "<file_sep>", "<|file_sep|>", "<|filename|>", "<filename>", "<reponame>", "<repo_name>"}
@@ -77,7 +59,7 @@ class TransformersTokenizer:
             str(tokenizer.convert_ids_to_tokens(index)): index for index in sorted(special)
         }
         self.eot: int = next((i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None), 0)
-        self._fim = next((fim for fim in FIM if all(token in vocabulary for token in fim[1:])), None)
+        self._fim = fim_of(vocabulary)
         self._vocabulary = vocabulary
         # What is put before a text, and what follows it in some, is seen on a text with and without it.
         plain = self._ids("x")

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from codeshell.documents import templates
+from codeshell.documents.texts import text_buffers
 from codeshell.tokenizer.tokenizer import Tokenizer
 
 
@@ -35,3 +40,27 @@ def encode_documents(tokenizer: Tokenizer, texts: Sequence[str], languages: Sequ
         layout.append(row)
     encoded = tokenizer.encode_batch(plain)
     return [[index for special, at in row for index in ([at] if special else encoded[at])] for row in layout]
+
+
+def encode_column(
+    tokenizer: Tokenizer, texts: pa.Array, languages: Sequence[str]
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """`encode_documents` of an Arrow column, without Python strings unless a document needs its special tokens.
+
+    Args:
+        texts: (documents,) strings.
+        languages: (documents,).
+
+    Returns:
+        The ids of all documents end to end, (ids,), and where those of each begin: (documents + 1,).
+
+    Raises:
+        ValueError: a text that is null or not UTF-8.
+    """
+    if templates.TEMPLATED.isdisjoint(languages):
+        (buffers,) = text_buffers(texts)
+        return tokenizer.encode_buffers(buffers)
+    encoded = encode_documents(tokenizer, texts.to_pylist(), languages)
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(ids) for ids in encoded], out=offsets[1:])
+    return np.fromiter((index for ids in encoded for index in ids), np.uint32, int(offsets[-1])), offsets

@@ -1,9 +1,15 @@
 """A byte-level BPE tokenizer whose text side cannot produce a special token.
 
-Hugging Face `tokenizers` does the encoding. The encoder is built from the file's vocabulary, merges and pre-tokenizer
-alone. It gets no added tokens (which `tokenizers` would find inside the text), and no post-processor, truncation,
-padding, dropout or unknown token, because each of them would change the ids of a text. Code that means a special token
-places it by id. Decoding looks up the bytes of each id in a table, so it is exact for every id list.
+The ids are those of Hugging Face `tokenizers` (codeshell/tokenizer/encoder.py makes them). The encoder is built from
+the file's vocabulary, merges and pre-tokenizer alone. It gets no added tokens (which `tokenizers` would find inside the
+text), and no post-processor, truncation, padding, dropout or unknown token, because each of them would change the ids
+of a text. Code that means a special token places it by id. Decoding looks up the bytes of each id in a table, so it is
+exact for every id list.
+
+Tokenizers of other families load, too, if they are byte-level BPE (codeshell/tokenizer/families.py). Two things of
+theirs do stay in the encoder. Qwen2's NFC normaliser, because its ids are those of the normalised text. And added
+tokens that are text (neither special nor exempt from normalising, as DeepSeek-Coder's letters and GPT-NeoX's runs of
+spaces), because there a text has no other ids.
 
 A tokenizer whose vocabulary has no symbol for some byte drops that byte (the released CodeShell tokenizer lacks 42 of
 256). `missing_bytes` names these bytes, `lost_bytes` counts them in a text, and `encode` warns once when it drops one.
@@ -11,25 +17,27 @@ A tokenizer whose vocabulary has no symbol for some byte drops that byte (the re
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
+import numpy as np
+import numpy.typing as npt
 
 from codeshell.documents.templates import END_OF_TEXT
+from codeshell.documents.texts import TextBuffers
 from codeshell.engine.downloads import fault, read_downloaded_text
 from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
-
-CHUNK_CHARACTERS = 1 << 21
-"""Characters given to `tokenizers` at a time, or one longer document: an encoding takes 30 times its text in memory."""
+from codeshell.tokenizer import families
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS as BYTE_SYMBOLS
+from codeshell.tokenizer.encoder import NativeEncoder, make_encoder
+from codeshell.tokenizer.encoder import tokenizer_threads as tokenizer_threads
 
 PAD_TO = 128
 """A model's embedding has a multiple of this many rows, so that the matrix units get whole tiles."""
@@ -38,23 +46,13 @@ MODEL_MAX_LENGTH = 8192
 """Context of the released model; Hugging Face tools warn about longer inputs."""
 
 
-def _byte_symbols() -> dict[str, int]:
-    """GPT-2's byte alphabet: printable Latin-1 characters stand for themselves, the other bytes for U+0100 onwards."""
-    # Left out are the control characters, both spaces, and the soft hyphen 0xAD, which is invisible.
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(plain)]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
-
-
-BYTE_SYMBOLS = _byte_symbols()
-"""The byte that each of the 256 characters of byte-level vocabularies stands for."""
-
-
 class Tokenizer:
     """Text to ids and back.
 
     Attributes:
         specials: id of each special token, in order of id.
+        added_text: id of each added token that is ordinary text.
+        normalizer: `"NFC"` if encoding normalises the text first, else None.
         vocab_size: number of ids, those of special tokens included: one more than the highest. What a model's config
             calls `vocab_size` is `padded_vocab_size`; `base_vocab_size` leaves the special tokens out.
         missing_bytes: bytes without a symbol in the vocabulary; `encode` cannot represent them.
@@ -70,22 +68,21 @@ class Tokenizer:
         # `_source` is written back by `save` as it was read; the encoder is built from a reduced copy.
         tree = _parse(source, origin)
         self._source = source
-        self.specials: dict[str, int] = dict(
-            sorted(((token["content"], token["id"]) for token in tree["added_tokens"]), key=lambda item: item[1])
-        )
-        _check_specials(self.specials, tree["model"], origin)
+        self._origin = origin
+        self.specials, self.added_text = _added(tree)
+        _check_specials(self.specials, self.added_text, tree["model"], origin)
         core = _encoding_core(tree, origin)
+        self.normalizer: str | None = core["normalizer"] and core["normalizer"]["type"]
+        # With its own tokens in the vocabulary, because the library takes the id of an added token from there.
         vocabulary: dict[str, int] = core["model"]["vocab"]
-        try:
-            self._encoder = tokenizers.Tokenizer.from_str(json.dumps(core))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise UserError(f"{origin}: tokenizers cannot build it ({error}); give a valid tokenizer.json") from None
+        self._encoder = make_encoder(core, origin)
         # Ids may have holes; the embedding needs a row for each up to the highest.
         self.vocab_size = 1 + max([*vocabulary.values(), *self.specials.values()])
-        self.missing_bytes = bytes(sorted(byte for symbol, byte in BYTE_SYMBOLS.items() if symbol not in vocabulary))
+        symbols = vocabulary.keys() - self.added_text.keys()
+        self.missing_bytes = bytes(sorted(byte for symbol, byte in BYTE_SYMBOLS.items() if symbol not in symbols))
         self.hash = _hash(core, self.specials)
         # Decoding: bytes by id, and the names of the ids that have none.
-        self._table = _byte_table(vocabulary, self.vocab_size)
+        self._table = _byte_table(vocabulary, self.added_text, self.vocab_size)
         self._special_names = {index: name for name, index in self.specials.items()}
         self._warned = False
 
@@ -101,7 +98,7 @@ class Tokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.exists():
-            raise UserError(f"{file}: no such tokenizer; give a tokenizer.json, or a directory that holds one")
+            raise UserError(f"{file}: {families.missing_file(file.parent)}")
         source = read_downloaded_text(file)
         # What begins like no JSON object may be a pointer or a web page in its place.
         if not source.lstrip().startswith("{") and (wrong := fault(file)):
@@ -116,9 +113,11 @@ class Tokenizer:
         by GPT-2's and so joins digits.
         """
         directory = make_directory(directory)
-        # One token has every role; a tokenizer without it declares none.
-        roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END_OF_TEXT)
-        names: dict[str, Any] = dict(roles) if END_OF_TEXT in self.specials else {}
+        # One token has every role, but for the family's own start of a document; without it none is declared.
+        end = families.first_of(families.ENDS_OF_DOCUMENT, self.specials)
+        names: dict[str, Any] = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), end) if end else {}
+        if start := families.first_of(families.STARTS_OF_DOCUMENT, self.specials):
+            names["bos_token"] = start
         names["additional_special_tokens"] = list(self.specials)
         config = names | {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -141,9 +140,23 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of every text, on as many threads as `tokenizer_threads` allows."""
+        ids, offsets = self.encode_buffers(_buffers(texts))
+        found = ids.tolist()
+        return [found[begin:end] for begin, end in pairwise(offsets.tolist())]
+
+    def encode_buffers(self, texts: TextBuffers) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """`encode` of texts that lie in one buffer, without a Python object for any of them.
+
+        Returns:
+            The ids of all texts end to end, (ids,), and where those of each text begin: (texts + 1,).
+
+        Raises:
+            ValueError: a text that is not UTF-8.
+        """
         # Counting is a pass over the text, so it ends with the warning.
         if self.missing_bytes and not self._warned:
-            lost = sum(map(self.lost_bytes, texts))
+            first, last = int(texts.offsets[0]), int(texts.offsets[-1])
+            lost = last - first - len(bytes(texts.data[first:last]).translate(None, self.missing_bytes))
             if lost:
                 self._warned = True
                 warnings.warn(
@@ -151,21 +164,12 @@ class Tokenizer:
                     f"{lost} in this text (said once; Tokenizer.lost_bytes counts them)",
                     stacklevel=2,
                 )
-        # The fast call computes no offsets. The order of the texts is kept.
-        try:
-            return [
-                encoding.ids
-                for chunk in _chunks(texts)
-                for encoding in self._encoder.encode_batch_fast(chunk, add_special_tokens=False)
-            ]
-        except TypeError:
-            # tokenizers raises it for a lone surrogate as well as for anything that is not a string. Tell which.
-            for text in texts:
-                try:
-                    str.encode(text)
-                except UnicodeEncodeError as error:
-                    raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
-            raise
+        return self._encoder.encode(texts)
+
+    @property
+    def native(self) -> bool:
+        """Whether the C++ of this package encodes, and not the `tokenizers` library."""
+        return isinstance(self._encoder, NativeEncoder)
 
     def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
         """Text of an id list. Bytes that are not UTF-8 become U+FFFD, and no space is ever removed.
@@ -234,23 +238,50 @@ class Tokenizer:
 
     @property
     def eot(self) -> int:
-        return self.special_id(END_OF_TEXT)
+        """Id of the token that ends a document, by whatever name the tokenizer's family has for it."""
+        return self.special_id(families.first_of(families.ENDS_OF_DOCUMENT, self.specials) or END_OF_TEXT)
+
+    @property
+    def bos(self) -> int | None:
+        """Id of the token that the family puts before a document; None for those that put nothing there."""
+        name = families.first_of(families.STARTS_OF_DOCUMENT, self.specials)
+        return None if name is None else self.specials[name]
 
     @property
     def fim_prefix(self) -> int:
-        return self.special_id("<fim_prefix>")
+        return self.specials[self._fim.prefix]
 
     @property
     def fim_middle(self) -> int:
-        return self.special_id("<fim_middle>")
+        return self.specials[self._fim.middle]
 
     @property
     def fim_suffix(self) -> int:
-        return self.special_id("<fim_suffix>")
+        return self.specials[self._fim.suffix]
 
     @property
     def fim_pad(self) -> int:
-        return self.special_id("<fim_pad>")
+        return self.special_id(self._fim.pad or "<fim_pad>")
+
+    @cached_property
+    def _fim(self) -> families.Fim:
+        found = families.fim_of(self.specials)
+        if found is None:
+            known = ", ".join(fim.family for fim in families.FIM)
+            raise UserError(
+                f"the tokenizer has no fill-in-the-middle tokens of a known family ({known}); use one of them, or one "
+                "trained by `codeshell tokenizer train`, or train without (fim.rate = 0)"
+            )
+        return found
+
+    def core(self) -> dict[str, Any]:
+        """What decides the ids of a text, in the form of a `tokenizer.json`: made anew at each call."""
+        return _encoding_core(_parse(self._source, self._origin), self._origin)
+
+    @property
+    def source(self) -> str:
+        """The text of the `tokenizer.json`, as it was read."""
+        return self._source
 
     @property
     def padded_vocab_size(self) -> int:
@@ -266,40 +297,19 @@ class Tokenizer:
         return Tokenizer, (self._source,)
 
 
-@contextlib.contextmanager
-def tokenizer_threads(count: int) -> Iterator[None]:
-    """Let `tokenizers` use `count` threads inside the block.
+def _buffers(texts: Sequence[str]) -> TextBuffers:
+    """The texts in one buffer.
 
-    A count of one is always kept. A larger count is a request: the library makes its pool once per process, at the
-    first parallel call, so a second block with another number keeps the pool of the first.
+    Raises:
+        ValueError: a lone surrogate.
     """
-    # The library reads both from the environment; there is no call for it.
-    names = {"TOKENIZERS_PARALLELISM": "true" if count > 1 else "false", "RAYON_NUM_THREADS": str(count)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in lists of about `CHUNK_CHARACTERS`; no text is cut."""
-    chunk: list[str] = []
-    size = 0
-    # A chunk ends after the text that fills it, so it may be longer by almost one text.
-    for text in texts:
-        chunk.append(text)
-        size += len(text)
-        if size >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+        parts = [str.encode(text) for text in texts]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"texts: {error.reason} at {error.start}; replace lone surrogates first") from None
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return TextBuffers(b"".join(parts), offsets)
 
 
 def _parse(source: str, origin: str) -> dict[str, Any]:
@@ -310,16 +320,25 @@ def _parse(source: str, origin: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{origin}: not valid JSON ({error}); give a tokenizer.json, or download it again") from None
     model: Any = tree.get("model") if type(tree) is dict else None  # JSON may also be a list or a number
+    if isinstance(model, dict) and isinstance(model.get("type"), str) and model["type"] != "BPE":
+        families.check_model(model, origin)
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict) or "merges" not in model:
         raise UserError(f"{origin}: not a BPE tokenizer.json (no model with vocab and merges); give a byte-level BPE")
-    if model.get("type", "BPE") != "BPE" or not model["vocab"]:
-        raise UserError(f"{origin}: the model is {model.get('type')}, or empty; give a byte-level BPE tokenizer")
+    families.check_model(model, origin)
+    if not model["vocab"]:
+        raise UserError(f"{origin}: the vocabulary is empty; give a byte-level BPE tokenizer")
     # Ids index the table of bytes, so they must be whole numbers.
     if any(not isinstance(index, int) or index < 0 for index in model["vocab"].values()):
         raise UserError(f"{origin}: an id of the vocabulary is not a whole number from 0; give a valid tokenizer.json")
     # Added tokens may be absent or null; from here on they are a list of objects with id and content.
     added = tree.setdefault("added_tokens", None) or []
-    if any(not isinstance(token, dict) or {"id", "content"} - set(token) for token in added):
+    if not isinstance(added, list) or any(
+        not isinstance(token, dict)
+        or not isinstance(token.get("content"), str)
+        or type(token.get("id")) is not int
+        or token["id"] < 0
+        for token in added
+    ):
         raise UserError(f"{origin}: added_tokens without id or content; give a valid tokenizer.json")
     tree["added_tokens"] = added
     # Merges in one form, pairs.
@@ -336,17 +355,35 @@ def _merge_pair(merge: str | list[str]) -> tuple[str, str]:
     return first, second
 
 
-def _check_specials(specials: dict[str, int], model: dict[str, Any], origin: str) -> None:
+def _added(tree: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Ids of the special tokens and of those that are text, each in order of id.
+
+    A token is text if it is not special, takes part in normalising, and is no marker in angle brackets: some families
+    leave `special` out for theirs (Qwen2.5-Coder for `<|fim_prefix|>`, DeepSeek-Coder for its own).
+    """
+    tokens = sorted(tree["added_tokens"], key=lambda token: token["id"])
+    text = {token["content"]: token["id"] for token in tokens if _is_text(token)}
+    return {token["content"]: token["id"] for token in tokens if token["content"] not in text}, text
+
+
+def _is_text(token: dict[str, Any]) -> bool:
+    content: str = token["content"]
+    marker = content.startswith("<") and content.endswith(">")
+    return token.get("special") is False and token.get("normalized") is True and not marker
+
+
+def _check_specials(specials: dict[str, int], text: dict[str, int], model: dict[str, Any], origin: str) -> None:
     """Refuse a special token that a text could spell, and two tokens of one id."""
     vocabulary = model["vocab"]
-    # A special token may be listed in the vocabulary, too, if it has the same id there (checked below).
-    ids = [index for name, index in vocabulary.items() if name not in specials] + list(specials.values())
+    added = specials | text
+    # An added token may be listed in the vocabulary, too, if it has the same id there (checked below).
+    ids = [index for name, index in vocabulary.items() if name not in added] + list(added.values())
     if len(set(ids)) != len(ids):
         raise UserError(f"{origin}: two tokens share an id; give a consistent tokenizer.json")
     # What merging can produce. A special token among it would come out of an ordinary text.
     products = {first + second for first, second in model["merges"]}
-    for name, index in specials.items():
-        if name in products:
+    for name, index in added.items():
+        if name in products and name in specials:
             raise UserError(f"{origin}: its merges spell the special token {name}, so text could inject it; retrain it")
         if vocabulary.get(name, index) != index:
             raise UserError(f"{origin}: two ids for {name}; give a consistent tokenizer.json")
@@ -356,12 +393,14 @@ def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
     """The part of a `tokenizer.json` that decides the ids of a text, in one canonical form, ready to build from."""
     # Refuse what would make encoding lossy; drop the rest silently, because it does not change a text's ids.
     model = tree["model"]
-    if tree.get("normalizer") is not None:
-        raise UserError(f"{origin}: has a normaliser, so text would not survive encoding; use a tokenizer without one")
-    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise UserError(f"{origin}: marks subwords with affixes; give a byte-level BPE tokenizer")
+    specials, text = _added(tree)
+    kept = [
+        {name: token.get(name, False) for name in ("id", "content", "single_word", "lstrip", "rstrip")}
+        | {"normalized": True, "special": False}
+        for token in tree["added_tokens"]
+        if token["content"] in text
+    ]
     # ByteLevel is what maps bytes to symbols: none would leave bytes out, two would map them twice.
-    specials = {token["content"] for token in tree["added_tokens"]}
     steps = _pre_tokenizer_steps(tree.get("pre_tokenizer"), origin)
     if sum(step["type"] == "ByteLevel" for step in steps) != 1:
         raise UserError(f"{origin}: the pre-tokenizer is not byte-level; give a byte-level BPE tokenizer")
@@ -369,8 +408,8 @@ def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
+        "added_tokens": sorted(kept, key=lambda token: token["id"]),
+        "normalizer": families.normalizer(tree.get("normalizer"), origin),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "post_processor": None,
         "decoder": None,
@@ -384,7 +423,7 @@ def _encoding_core(tree: dict[str, Any], origin: str) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": bool(model.get("ignore_merges", False)),
             # Some files list special tokens in the vocabulary too; text must not find them there.
-            "vocab": {name: index for name, index in model["vocab"].items() if name not in specials},
+            "vocab": {name: index for name, index in model["vocab"].items() if name not in specials} | text,
             "merges": model["merges"],
         },
     }
@@ -424,13 +463,22 @@ def _hash(core: dict[str, Any], specials: dict[str, int]) -> str:
         "pre_tokenizer": core["pre_tokenizer"]["pretokenizers"],
         "specials": sorted((index, name) for name, index in specials.items()),
     }
+    # Only where there are any, so that the hash of other tokenizers is what it always was.
+    if core["normalizer"] is not None:
+        parts["normalizer"] = core["normalizer"]
+    if core["added_tokens"]:
+        parts["added_tokens"] = core["added_tokens"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _byte_table(vocabulary: dict[str, int], size: int) -> list[bytes | None]:
+def _byte_table(vocabulary: dict[str, int], text: dict[str, int], size: int) -> list[bytes | None]:
     """Bytes of each id; None for special tokens and for ids that no token has."""
     table: list[bytes | None] = [None] * size
     for token, index in vocabulary.items():
+        if token in text:
+            # An added token stands for the text that it is, also where its letters are symbols of bytes.
+            table[index] = token.encode()
+            continue
         try:
             table[index] = bytes([BYTE_SYMBOLS[symbol] for symbol in token])
         except KeyError:

@@ -4,14 +4,14 @@ The pre-tokenizer is that of the released tokenizer: digits one by one, then GPT
 are in the alphabet, so encoding loses nothing. The special tokens follow the vocabulary, in the released order. A hash
 of (seed, document id, purpose) decides which documents are read: the same ones in any sharding, and a larger sample
 contains the smaller one.
+
+csrc/bpe counts the words and learns the merges: those of Hugging Face's BpeTrainer, the order of equal counts included.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers
 
+from codeshell import _C
 from codeshell.documents.choose import choose as choose_documents
 from codeshell.documents.shards import list_shards
 from codeshell.documents.templates import SPECIAL_TOKENS
+from codeshell.documents.texts import Texts, cut, text_buffers
 from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS, thread_count, tokenizer_threads
 from codeshell.tokenizer.statistics import Meter
-from codeshell.tokenizer.tokenizer import Tokenizer, tokenizer_threads
+from codeshell.tokenizer.tokenizer import Tokenizer
 
 MIN_FREQUENCY = 2
 """Occurrences that a pair needs to be merged. A token made from one occurrence would be a copy of that place."""
@@ -46,9 +49,8 @@ LONGEST_WORD = 1000
 """Characters of the longest word that is learnt from in one piece. Learning costs the square of a word's length, and a
 run of one class of characters, such as a gene or a picture's data, is one word."""
 
-_WINDOW = re.compile(rf"[^ \t\r\n]{{{LONGEST_WORD // 2}}}|\s{{{LONGEST_WORD // 2}}}")
-"""What every longer word holds somewhere: no word has both white space and something else after its first character.
-These classes are wider than those of any pre-tokenizer, whose Unicode tables are not Python's."""
+PATTERN = "digits-gpt2"
+"""The pre-tokenizer, by its name in codeshell/tokenizer/encoder.py."""
 
 ROWS = 512
 """Documents in memory at once: about 4 MB."""
@@ -103,7 +105,7 @@ def choose(paths: list[Path], *, seed: int, purpose: str, max_bytes: int) -> Sam
     return Sample(paths, np.split(mask, np.cumsum(counts)[:-1]) if paths else [], len(taken), size)
 
 
-def train(batches: Iterable[list[str]], base_vocab_size: int) -> Tokenizer:
+def train(batches: Iterable[Texts], base_vocab_size: int) -> Tokenizer:
     """Learn merges until there are `base_vocab_size` tokens or no pair occurs twice; then add the special tokens.
 
     The result depends only on the texts and the size: not on their order, their batches or the number of threads. A
@@ -111,47 +113,55 @@ def train(batches: Iterable[list[str]], base_vocab_size: int) -> Tokenizer:
     text alone. The tokenizer itself cuts no word.
 
     Args:
-        batches: lists of texts.
+        batches: lists or Arrow arrays of texts.
         base_vocab_size: number of tokens without the special ones, at least the 256 bytes.
     """
     if base_vocab_size < 256:
         raise ValueError(f"base_vocab_size: {base_vocab_size} is below the 256 bytes")
     # The split comes before learning, so no merge crosses a digit or a word's end.
-    learner = tokenizers.Tokenizer(models.BPE())
-    words = pre_tokenizers.Sequence(
+    counter = _C.bpe.Counter(PATTERN, LONGEST_WORD)
+    for batch in batches:
+        for buffers in text_buffers(batch):
+            for piece in cut(buffers):
+                counter.add(piece.data, piece.offsets, thread_count())
+    # The alphabet in the order of its characters, which is the library's: ids decide among pairs of equal counts.
+    alphabet = [BYTE_SYMBOLS[symbol] for symbol in sorted(BYTE_SYMBOLS)]
+    ids = np.zeros(256, np.uint32)
+    ids[alphabet] = np.arange(256)
+    words, offsets, counts = counter.words()
+    del counter
+    tokens, merges = _C.bpe.learn(
+        ids[np.frombuffer(words, np.uint8)],
+        offsets,
+        counts,
+        [bytes([byte]) for byte in alphabet],
+        base_vocab_size,
+        MIN_FREQUENCY,
+    )
+    return _build(tokens, merges.tolist())
+
+
+def _build(tokens: list[bytes], merges: list[list[int]]) -> Tokenizer:
+    """The tokenizer of a vocabulary, by id, and its merges (left, right, product), the special tokens added."""
+    symbols = {byte: symbol for symbol, byte in BYTE_SYMBOLS.items()}
+    names = ["".join(map(symbols.__getitem__, token)) for token in tokens]
+    # A pair that was merged twice counts where it stands last.
+    ordered = list(dict.fromkeys((left, right) for left, right, _ in reversed(merges)))[::-1]
+    model = models.BPE(
+        vocab={name: index for index, name in enumerate(names)},
+        merges=[(names[left], names[right]) for left, right in ordered],
+    )
+    written = tokenizers.Tokenizer(model)
+    written.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
-    learner.pre_tokenizer = words
-    learner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=base_vocab_size,
-        min_frequency=MIN_FREQUENCY,
-        # All 256 symbols, also of bytes that this sample lacks.
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    pieces = ([piece for text in batch for piece in _pieces(text, words)] for batch in batches)
-    learner.train_from_iterator(pieces, trainer)
+    written.decoder = decoders.ByteLevel()
     # Added after learning, so they get the ids that follow the vocabulary.
-    learner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
-    return Tokenizer(learner.to_str(pretty=True))
-
-
-def _pieces(text: str, pre_tokenizer: Any) -> list[str]:
-    """The text, cut inside its words of more than `LONGEST_WORD` characters."""
-    # A longer word holds one of the windows at the multiples of their length. Nearly no text has such a window, and to
-    # look at the multiples alone costs a thousandth of the learning.
-    window = LONGEST_WORD // 2
-    if not any(_WINDOW.match(text, at) for at in range(0, len(text) - window + 1, window)):
-        return [text]
-    # The words themselves; a word that is not too long stays whole, whatever is around it.
-    cuts = [0]
-    for _, (begin, end) in pre_tokenizer.pre_tokenize_str(text):
-        cuts.extend(range(begin + LONGEST_WORD, end, LONGEST_WORD))
-    return [text[begin:end] for begin, end in pairwise([*cuts, len(text)])]
+    written.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
+    return Tokenizer(written.to_str(pretty=True))
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
@@ -225,9 +235,9 @@ def _train_on(sample: Sample, base_vocab_size: int) -> Tokenizer:
     """`train` on a sample, read as the learner asks for it, with a progress line."""
     with Progress("tokenizer", total=sample.documents, unit="documents") as progress:
 
-        def texts() -> Iterator[list[str]]:
+        def texts() -> Iterator[Texts]:
             for batch in sample.batches(["text"]):
-                yield batch.column("text").to_pylist()
+                yield batch.column("text")
                 progress.advance(batch.num_rows)
 
         return train(texts(), base_vocab_size)

@@ -18,6 +18,10 @@ TIMEOUT = "CODESHELL_TIMEOUT"
 FIRST_STEPS = 5.0
 """The start and the first step may take so many times that: kernels are compiled, and GPUs find one another."""
 
+PATIENCE = 15.0
+"""What every rank does before the first step may take so many times that: it checks all tokens, draws or loads the
+weights. A rank that ends meanwhile is found at once."""
+
 PORTS = range(20_000, 60_000)
 """Under Slurm the port follows from the job's number: two jobs on one machine rarely meet."""
 

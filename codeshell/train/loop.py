@@ -32,7 +32,7 @@ from codeshell.train.batches import IGNORED, Batch, Position, Positions, Prefetc
 from codeshell.train.checkpoints import PhaseResult, Saver, State
 from codeshell.train.flops import flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
-from codeshell.train.launch import FIRST_STEPS
+from codeshell.train.launch import FIRST_STEPS, PATIENCE
 from codeshell.train.log import Log
 from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.rows import Lanes
@@ -269,6 +269,7 @@ class Trainer:
             # After the last step there is nothing left to stop.
             if stuck or noted.stop is not None or state.step == train.steps:
                 self.saver.finish()
+            self.group.mark(f"the end of step {state.step}")
             if stuck and state.step < train.steps:
                 raise AgreedError(self._stuck(reason or "", path))
             if noted.stop is not None:
@@ -302,7 +303,7 @@ class Trainer:
 
     def _save(self, log: Log | None) -> Path:
         """Begin to write a checkpoint; return where it will be."""
-        self.group.mark(f"the checkpoint of step {self.state.step}", patience=FIRST_STEPS)
+        self.group.mark(f"the checkpoint of step {self.state.step}", PATIENCE)
         # The log first: a resume cuts it at the checkpoint's step, and cannot restore lines that are missing.
         if log is not None:
             log.sync()

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from codeshell.model import CodeShellConfig
     from codeshell.train.parallel import Group
 
-LOGITS = {"cuda": 1 << 26, "cpu": 1 << 21}
-"""Logits that the loss holds at once (`codeshell.ops.loss`)."""
-
 RESERVE = 1_500_000_000
 """Bytes of a GPU for CUDA's context, cuBLAS's workspaces, and what the allocator cannot use: an estimate, not measured
 here."""
@@ -101,6 +98,7 @@ class Plan:
         items: what is there at the peak.
         reserve: bytes that are left to the device's own needs.
         host: bytes of the host's memory for this device's part of a checkpoint while that is written.
+        in_place: the loss has a kernel that needs no fp32 copies of the logits.
     """
 
     shape: Shape
@@ -114,6 +112,7 @@ class Plan:
     items: tuple[Item, ...]
     reserve: int
     host: int
+    in_place: bool
 
     @property
     def total(self) -> int:
@@ -148,6 +147,7 @@ class Plan:
                 if row.bytes
             ),
             f"  {'each device':<18} {gigabytes(self.total):>9}{of}: {verdict}, {self.moment}",
+            f"  {'host':<18} {gigabytes(self.host):>9}  for each device, while a checkpoint is written",
         ]
 
     def refusal(self) -> str | None:
@@ -202,7 +202,7 @@ class Plan:
     def _with(self, world: int = 0, **changes: Any) -> Plan:
         """The plan with some settings of `[train]`, or the number of devices, changed."""
         train = msgspec.structs.replace(self.train, **changes)
-        return _plan(self.shape, train, world or self.world, self.memory, self.precision, self.device)
+        return _plan(self.shape, train, world or self.world, self.memory, self.precision, self.device, self.in_place)
 
 
 WORKING = "working memory"
@@ -233,6 +233,7 @@ def plan(
     *,
     precision: Literal["fp32", "bf16"] = "bf16",
     device: Literal["cuda", "cpu"] = "cuda",
+    in_place: bool = True,
 ) -> Plan:
     """What each of `world` devices needs to train the model.
 
@@ -243,11 +244,13 @@ def plan(
         device_memory: bytes of one device; None where it is not known, which refuses nothing.
         precision: of the products, as `codeshell.train.weights.precision` says.
         device: what kind.
+        in_place: the device runs the loss's kernel (`codeshell.ops.loss`); without it PyTorch needs fp32 copies.
 
     Raises:
         UserError: `train.replicate` does not divide the number of devices.
     """
-    return _plan(model if isinstance(model, Shape) else shape_of(model), train, world, device_memory, precision, device)
+    shape = model if isinstance(model, Shape) else shape_of(model)
+    return _plan(shape, train, world, device_memory, precision, device, in_place)
 
 
 def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: Literal["fp32", "bf16"]) -> None:
@@ -263,16 +266,20 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
         UserError: it cannot fit, on every rank alike; the message has the remedy.
     """
     kind: Literal["cuda", "cpu"] = "cpu"
-    smallest = None
+    smallest, in_place = None, True
     if group.device.type == "cuda":
         import torch
 
-        kind = "cuda"
+        from codeshell.ops import devices
+
+        kind, in_place = "cuda", devices.missing(group.device, devices.LOSS) is None
         smallest = min(group.gather(torch.cuda.get_device_properties(group.device).total_memory))
-    found = plan(config, recipe.train, group.world, smallest, precision=precision, device=kind)
+    found = plan(config, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
     refusal = found.refusal()
     if refusal is not None:
-        raise UserError(refusal)
+        from codeshell.train.parallel import AgreedError
+
+        raise AgreedError(refusal)
     if group.leader:
         for line in found.lines() if kind == "cuda" else [_one_line(found)]:
             say(line)
@@ -281,7 +288,10 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
 def _one_line(found: Plan) -> str:
     parts = ", ".join(f"{item.name} {gigabytes(item.bytes)}" for item in found.items if item.bytes)
     each = " for each process" if found.world > 1 else ""
-    return f"memory: at most {gigabytes(found.total)}{each}, beside Python and torch ({parts})"
+    return (
+        f"memory: at most {gigabytes(found.total)}{each}, beside Python and torch ({parts}); "
+        f"{gigabytes(found.host)} more while a checkpoint is written"
+    )
 
 
 def gigabytes(size: int) -> str:
@@ -297,6 +307,7 @@ def _plan(
     memory: int | None,
     precision: Literal["fp32", "bf16"],
     device: Literal["cuda", "cpu"],
+    in_place: bool,
 ) -> Plan:
     if world % train.replicate:
         raise UserError(
@@ -314,7 +325,7 @@ def _plan(
     # Three moments; the plan is the one that takes most.
     gathered = 2 if train.weights != "fp32" or (world > 1 and train.gather == "bf16") else 4
     copies = 2 * shape.products if precision == "bf16" and gathered == 4 else 0  # of one block, rounded by autocast
-    loss, first, last = _working(shape, train, tokens, precision, device, gathered, world)
+    loss, first, last = _working(shape, train, tokens, precision, device, gathered, world, in_place)
     all_copies = Item("bf16 copies", copies * (shape.layers if train.recompute == "none" else 1), "of autocast")
     moments = {
         "in the loss": (*_gathered(shape, train, world, gathered, 1), all_copies, kept, loss),
@@ -336,6 +347,7 @@ def _plan(
     return Plan(
         *(shape, train, world, memory, precision, device, tokens, moment, (*states, *moments[moment]), reserve),
         host=states[0].bytes + states[2].bytes,
+        in_place=in_place,
     )
 
 
@@ -392,14 +404,23 @@ def _input_of_block(shape: Shape, precision: str) -> int:
 
 
 def _working(
-    shape: Shape, train: Train, tokens: int, precision: str, device: str, gathered: int, world: int
+    shape: Shape,
+    train: Train,
+    tokens: int,
+    precision: str,
+    device: str,
+    gathered: int,
+    world: int,
+    in_place: bool,
 ) -> tuple[Item, tuple[Item, ...], tuple[Item, ...]]:
     """The memory of the moment: of the loss, of a block's backward pass, of the embedding's gradient."""
     operand, table = (2 if precision == "bf16" else 4), shape.table
-    # The loss: a block of logits with its passes in fp32 (on the CPU they are in place), the head's rounded copy, its
-    # gradient in fp32 and one block's part of it in the operands' dtype.
-    rows = min(max(16, LOGITS[device] // shape.vocabulary), tokens)
-    logits = rows * shape.vocabulary * (operand + (12 if device == "cuda" else 0))
+    from codeshell.ops.loss import block_rows
+
+    # The loss: a block of logits (without a kernel, with three copies in fp32), the head's rounded copy, its gradient
+    # in fp32 and one block's part of it in the operands' dtype.
+    rows = min(block_rows(tokens, shape.vocabulary, operand, gpu=device == "cuda"), tokens)
+    logits = rows * shape.vocabulary * (operand + (0 if in_place else 12))
     head = (operand if operand < gathered else 0) * table + (4 + (operand if operand < 4 else 0)) * table
     loss = Item(WORKING, logits + head + tokens * operand * shape.width, "the loss: logits, the head's gradient")
     # A block's backward pass: the gradients of the stream and of the widest tensors; when it is computed again, all

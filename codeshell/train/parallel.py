@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from codeshell.errors import UserError
-from codeshell.train.launch import Place, Timeouts, place
+from codeshell.train.launch import PATIENCE, Place, Timeouts, place
 from codeshell.train.watch import Watch
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class Group:
                 world_size=where.world,
                 timeout=timedelta(seconds=limits.first),
             )
-            group.cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=limits.first))
+            # What the ranks tell one another may wait for a slow disk; the watch finds those that have ended.
+            group.cpu = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE * limits.later))
         except (RuntimeError, ValueError) as error:  # also torch's own DistNetworkError and DistStoreError
             raise UserError(_not_met(where, limits, error)) from error
         group.hosts = group.gather(group.hosts[0])

@@ -5,7 +5,7 @@ checksum of all files, and gives the directory its name. That rename is the comm
 exist, after it the checkpoint is whole. A kill, a full disk or a lost process at any moment leaves the older
 checkpoints as they were, and at most a directory with a temporary name, which the next save sweeps.
 
-How a save goes on each process:
+What each process does in a save:
 
     begin    the training's thread   finish an earlier save; copy tensors and state to the host's memory
     write    a thread                both files, through the checksum, to the disk
@@ -103,7 +103,7 @@ class _Job:
             self.files = {}
 
     def _agree(self, work: Callable[[], dict[str, tuple[int, str]] | None]) -> None:
-        """Do one part, and hear how it went on all processes; raises on all of them if it failed on one."""
+        """Do one part, and hear from all processes whether theirs went well; raises on all of them if it failed on one."""
         files: dict[str, tuple[int, str]] | None = None
         error: BaseException | None = None
         try:

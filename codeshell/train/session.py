@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
+
 from codeshell.errors import UserError, hush, say
 from codeshell.train.agreement import LostProcessError
 from codeshell.train.parallel import AgreedError, Group
@@ -78,7 +80,11 @@ def _common(group: Group, errors: Path, error: BaseException) -> BaseException:
     watch.part(failure)
     watch.close()
     # The traceback of a fault of ours, on the rank that has it.
-    return UserError(failure.words) if failure != mine or isinstance(error, UserError) else error
+    final = UserError(failure.words) if failure != mine or isinstance(error, UserError) else error
+    with contextlib.suppress(Exception):
+        # What torchrun shows of a rank at its end: the file that TORCHELASTIC_ERROR_FILE names.
+        ErrorHandler().record_exception(final)
+    return final
 
 
 def _failure(group: Group, error: BaseException) -> Failure:
@@ -107,7 +113,7 @@ def _end_in_its_place(group: Group, errors: Path, failure: Failure) -> None:
 
 
 def _write(errors: Path, rank: int, text: str) -> None:
-    """A rank's own file, and what torchrun shows of it. A full disk must not hide the error itself."""
+    """A rank's own file. A full disk must not hide the error itself."""
     with contextlib.suppress(OSError):
         errors.mkdir(parents=True, exist_ok=True)
         (errors / f"rank-{rank}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -14,9 +14,6 @@ from codeshell.model.tensor_files import Layout, TensorParts
 if TYPE_CHECKING:
     import torch
 
-_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put into the names of parameters. Both may change on a resume."""
-
 
 class Rows(NamedTuple):
     """The part of a tensor that this process holds.
@@ -38,24 +35,6 @@ class Rows(NamedTuple):
     @property
     def is_whole(self) -> bool:
         return tuple(self.local.shape) == self.layout.shape
-
-
-def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied one once; the names do not depend on how blocks are wrapped.
-
-    Of a sharded model they are the shards, which the optimizer knows, whatever the model did last.
-    """
-    # A forward pass without a backward pass after it (validation) leaves gathered weights in place of shards.
-    for module in model.modules():
-        reshard = getattr(module, "reshard", None)
-        if reshard is not None:
-            reshard()
-    result = {}
-    for name, parameter in model.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        result[name] = parameter
-    return result
 
 
 def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
@@ -82,6 +61,16 @@ def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
     return Rows(local, first, layout, replica, replicas)
 
 
+def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The model's parameters by name, a tied one once; of a sharded model the shards, which the optimizer knows."""
+    # A forward pass without a backward pass after it (validation) leaves gathered weights in the place of shards.
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if reshard is not None:
+            reshard()
+    return dict(model.named_parameters())
+
+
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The weights by name."""
     return {name: parameter.detach() for name, parameter in parameters(model).items()}
@@ -89,11 +78,10 @@ def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
-    return {
-        f"{kind}/{name}": value.detach()
-        for name, parameter in parameters(model).items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
+    named = parameters(model)
+    states = {name: optimizer.state[parameter] for name, parameter in named.items() if parameter in optimizer.state}
+    assert len(states) == len(optimizer.state), "the optimizer has states of parameters that the model has not"
+    return {f"{kind}/{name}": value.detach() for name, state in states.items() for kind, value in state.items()}
 
 
 def to_write(tensors: dict[str, torch.Tensor], rank: int, world: int) -> dict[str, Rows]:

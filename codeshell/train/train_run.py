@@ -33,7 +33,7 @@ from codeshell.train.checkpoints import State
 from codeshell.train.export import export
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
-from codeshell.train.launch import FIRST_STEPS
+from codeshell.train.launch import PATIENCE
 from codeshell.train.loop import Trainer
 from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.rows import Lanes
@@ -74,6 +74,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     threads = train.threads or max(usable_cores() // group.hosts.count(group.hosts[group.rank]), 1)
     torch.set_num_threads(threads)
     keep_large_blocks()
+    group.mark("the check of the tokens", PATIENCE)
     group.agree(lambda: _check_device(device))
     tokenizer = group.agree(lambda: _tokenizer(directory))
     corpus = group.agree(lambda: _corpus(directory, "train", tokenizer, group))
@@ -87,12 +88,9 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
 
-    # What the loop needs: the model, the training documents in lanes, the held-out documents.
+    # What the loop needs: the training documents in lanes, the model, the held-out documents.
     precision, documents = weights.precision(train, device), fingerprint(corpus)
     group.same({"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision})
-    # Before anything is allocated.
-    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
-    model, optimizer = build(recipe, tokenizer, device, group)
     isolated = train.document_attention == "isolated"
     lanes = Lanes(
         corpus,
@@ -104,7 +102,12 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         spm_rate=train.spm_rate,
         isolated=isolated,
     )
+    # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
+    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
+    group.mark("the drawing of the weights", PATIENCE)
+    model, optimizer = build(recipe, tokenizer, device, group)
+    group.mark("the reading of the held-out documents", PATIENCE)
     held_out = group.agree(lambda: _corpus(directory, "valid", tokenizer, group))
     validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
     if validation is not None and validation.n_bytes == 0:
@@ -121,6 +124,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         tokenizer=tokenizer.hash,
         corpus=documents,
     )
+    group.mark("the loading of a checkpoint", PATIENCE)
     state = _resume(home / "checkpoints", recipe, model, optimizer, state, group)
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
@@ -128,10 +132,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
 
     # Also when nothing was left to train: a kill may have come between the last checkpoint and this. A model that is of
     # no use does not get the name that every other command reads; its weights are in the last checkpoint.
+    group.mark("the trial of the model", PATIENCE)
     failure = _failure(recipe, model, state, lanes, validation, group)
     if failure is None:
         for name, layout in LAYOUTS.items():
-            group.mark("the export of the model", patience=FIRST_STEPS)
+            group.mark("the export of the model", PATIENCE)
             export(directory / name, model, layout, tokenizer, group)
         # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
         loss, guess = (

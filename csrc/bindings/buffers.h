@@ -19,6 +19,7 @@ namespace py = pybind11;
 using Offsets = py::array_t<int64_t, py::array::c_style>;
 
 // One function for each subject; it lives in the file of its name and module.cpp calls it.
+void bind_bpe(py::module_& module);
 void bind_text(py::module_& module);
 void bind_dedup_sign(py::module_& module);
 void bind_dedup_candidates(py::module_& module);

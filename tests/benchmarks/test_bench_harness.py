@@ -219,13 +219,11 @@ def test_results_differ_in_values_and_shapes() -> None:
         harness.compare(harness.samples((values / 0 * 0, [values[:1]])), "a", reference, 1e-5)
 
 
-def test_no_path_of_the_machine_in_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    import harness
-
+def test_no_path_of_the_machine_in_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.argv", ["/home/somebody/benchmarks/rotary.py", "--json", "/home/somebody/r.json"])
-    found = harness.facts(2)
-    assert found["command"] == "rotary.py --json r.json"
-    assert "somebody" not in json.dumps(found)
+    session = make_session(tmp_path)
+    assert session.result["environment"]["command"] == "rotary.py --json r.json"
+    assert "somebody" not in json.dumps(session.result)
 
 
 def test_bad_arguments_are_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from codeshell.operations import OPERATIONS
 
 
-@pytest.mark.parametrize("name", [x.benchmark for x in OPERATIONS if x.kernels and x.benchmark])
+@pytest.mark.parametrize("name", [x.benchmark for x in OPERATIONS if (x.kernels or x.triton) and x.benchmark])
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "r.json"
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--smoke", "--device", "cpu", "--json", str(out)])

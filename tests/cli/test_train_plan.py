@@ -19,7 +19,8 @@ def test_prints_the_plan_and_makes_nothing(tmp_path: Path, capsys: pytest.Captur
     assert plan(tmp_path, "--gpus", "8", "--memory", "80GB") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("memory: 7.69 B weights on 8 GPUs, 8,192 tokens a forward pass")
-    assert "each device" in lines[-1] and "of 80.0 GB: fits" in lines[-1]
+    assert "each device" in lines[-2] and "of 80.0 GB: fits" in lines[-2]
+    assert lines[-1].split()[:3] == ["host", "11.5", "GB"]
     assert not list(tmp_path.iterdir())
 
 

@@ -47,6 +47,7 @@ def test_every_document_is_there_with_its_exact_text(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens, "GROUP_BYTES", 150)
+    monkeypatch.setattr(tokens, "BATCH", 3)
     directory = make_run(tmp_path, tokenizer)
     statistics = tokens.run(RECIPE, directory, LocalEngine(1))
     paths = [directory / "tokens" / f"{name}.tokens" for name in ("train-00000", "train-00001", "valid-00000")]

@@ -11,6 +11,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -234,6 +235,41 @@ def test_the_writer_refuses_what_it_cannot_store(tmp_path: Path) -> None:
         TokenShardWriter(path, vocab_size=0, tokenizer_hash=HASH)
     with pytest.raises(RuntimeError, match="with block"):
         TokenShardWriter(path, vocab_size=5, tokenizer_hash=HASH).add(md5(0), [1], 1)
+
+
+def test_many_documents_at_once_are_the_same_file(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.tokens", EXAMPLE)
+    with TokenShardWriter(tmp_path / "many.tokens", vocab_size=1000, tokenizer_hash=HASH) as shard:
+        for part in (EXAMPLE[:2], [], EXAMPLE[2:]):
+            keys, tokens, sizes = ([case[i] for case in part] for i in range(3))
+            ids = np.array([token for document in tokens for token in document], np.uint32)
+            shard.add_many(keys, ids, np.cumsum([0, *map(len, tokens)]), sizes)
+    assert (tmp_path / "many.tokens").read_bytes() == one.read_bytes()
+
+
+def test_what_does_not_fit_is_refused_in_many_documents(tmp_path: Path) -> None:
+    good: dict[str, Any] = {"doc_ids": [md5(0), md5(1)], "tokens": np.array([1, 2, 3], np.uint32)}
+    good |= {"offsets": np.array([0, 1, 3]), "n_bytes": [4, 5]}
+    for name, value in [
+        ("tokens", np.array([1, 2, 1000], np.uint32)),
+        ("tokens", np.array([1, 2, 3], np.int64)),
+        ("offsets", np.array([0, 1, 2])),
+        ("offsets", np.array([0, 3])),
+        ("offsets", np.array([0, 4, 3])),
+        ("offsets", np.array([1, 2, 3])),
+        ("doc_ids", [md5(0), md5(1)[:30]]),
+        ("doc_ids", [md5(0), "z" * 32]),
+        ("n_bytes", [4, -1]),
+        ("n_bytes", [4]),
+    ]:
+        with (
+            pytest.raises(ValueError),
+            TokenShardWriter(tmp_path / "a.tokens", vocab_size=1000, tokenizer_hash=HASH) as shard,
+        ):
+            shard.add_many(**(good | {name: value}))
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError, match="with block"):
+        TokenShardWriter(tmp_path / "a.tokens", vocab_size=1000, tokenizer_hash=HASH).add_many(**good)
 
 
 def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:

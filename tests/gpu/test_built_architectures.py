@@ -60,6 +60,8 @@ def test_it_says_no_more_than_the_list_that_it_was_built_from() -> None:
     for source, names in _C.kernel_architectures.items():
         listed = listed_architectures(f"csrc/{source}")
         assert names == [name for name in listed if name in names], source
+        assert _C.possible_architectures[source] == listed, source
+    assert set(_C.possible_architectures) == set(_C.kernel_architectures)
 
 
 @pytest.mark.timeout(600)

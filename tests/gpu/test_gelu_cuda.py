@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.gpu_marks import captured, needs_cuda
 
 from codeshell import ops
 from codeshell.ops import triton_kernels
 from codeshell.ops.gelu import SOURCE, formula
 
-if not torch.cuda.is_available():
-    pytest.skip("no GPU: the kernels in Triton are NOT run on one", allow_module_level=True)
+pytestmark = needs_cuda
 
 SHAPES = [(1, 1), (1, 16_384), (3, 5), (130, 257), (4096, 1024), (333, 4099), (8192, 8192)]
 
@@ -50,13 +50,7 @@ def test_against_fp64(shape, dtype):
 def test_in_a_cuda_graph():
     x, bias = torch.randn(64, 512, device="cuda"), torch.randn(512, device="cuda")
     expected = ops.bias_gelu(x, bias)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        ops.bias_gelu(x, bias)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = ops.bias_gelu(x, bias)
+    graph, out = captured(lambda: ops.bias_gelu(x, bias))
     out.fill_(float("nan"))
     graph.replay()
     assert torch.equal(out, expected)

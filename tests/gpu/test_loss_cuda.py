@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cuda import captured, needs_gpu
+from helpers.gpu_marks import captured, needs_gpu
 from helpers.loss_cases import CASES, DTYPES, IGNORE, Case, Logits, by_torch, check, check_case
 
 from codeshell import ops

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 import torch
+from helpers.gpu_marks import captured, needs_cuda
 from torch.nn import functional as F
 
 from codeshell import ops
 from codeshell.ops import triton_kernels
 
 norm = sys.modules["codeshell.ops.norm"]
-if not torch.cuda.is_available():
-    pytest.skip("no GPU: the kernels in Triton are NOT run on one", allow_module_level=True)
+pytestmark = needs_cuda
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 SHAPES = [(1, 1), (3, 5), (1, 8192), (130, 257), (4096, 1024), (333, 3072), (8192, 4096), (70_000, 16)]
@@ -88,13 +88,7 @@ def test_in_a_cuda_graph():
     x, branch = torch.randn(64, 512, device="cuda"), torch.randn(64, 512, device="cuda")
     weight, bias = torch.randn(512, device="cuda"), torch.randn(512, device="cuda")
     expected = ops.residual_layer_norm(x, branch, weight, bias)[1]
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        ops.residual_layer_norm(x, branch, weight, bias)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        _, out = ops.residual_layer_norm(x, branch, weight, bias)
+    graph, (_, out) = captured(lambda: ops.residual_layer_norm(x, branch, weight, bias))
     out.fill_(float("nan"))
     graph.replay()
     assert torch.equal(out, expected)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def values(name: str, shape: torch.Size, salt: int) -> torch.Tensor:
 
 
 def fill(model: torch.nn.Module, salt: int) -> None:
-    for name, parameter in shards.parameters(model).items():
+    for name, parameter in model.named_parameters():
         place_rows(parameter.detach(), values(name, parameter.shape, salt).to(parameter.dtype))
 
 
@@ -70,7 +71,7 @@ def make(group: Group, scheme: str, salt: int = 0, n_embd: int = 16) -> tuple[Co
 
 def update(model: torch.nn.Module, optimizer: AdamW, number: int) -> None:
     """One step, with gradients that are a function of its number."""
-    for name, parameter in shards.parameters(model).items():
+    for name, parameter in model.named_parameters():
         parameter.grad = torch.zeros_like(parameter)
         place_rows(parameter.grad, values(name, parameter.shape, 1000 + number).to(parameter.dtype))
     optimizer.step()
@@ -118,6 +119,9 @@ def save_all(home: str, source: str) -> None:
             if scheme == "fp32":
                 saves.begin(checkpoints.State(step=1, recent=[0.5]), model, optimizer)
             update(model, optimizer, 2)
+            # As after a validation: the root's weights stay gathered until they are put away.
+            with torch.no_grad():
+                model(torch.tensor([[1, 2, 3, 4]]))
             state = checkpoints.State(step=2, recent=[1.0])
             saves.begin(state, model, optimizer)
             # Everything changes at once, as it may as soon as `begin` has returned.
@@ -242,3 +246,31 @@ def save_apart(home: str) -> str:
     model, optimizer = make(group, "fp32")
     root = Path(home) / f"machine-{group.rank}"
     return attempt(lambda: checkpoints.save(root, checkpoints.State(step=1), model, optimizer, group))
+
+
+def kill_at(rank: int, step: int, in_save: bool, delay: float, **_: Any) -> None:
+    """Have one rank killed so many seconds after it has begun a step, or to write the checkpoint of that step or a
+    later one."""
+    if int(os.environ.get("RANK", "0")) != rank:
+        return
+    from codeshell.train.loop import Trainer
+
+    def soon() -> None:
+        threading.Timer(delay, kill).start()
+
+    gradient, write = Trainer._gradient, saver._Job._write
+
+    def begins(self: Any, *arguments: Any) -> float:
+        if self.state.step + 1 == step:
+            soon()
+        return gradient(self, *arguments)
+
+    def writes(self: Any) -> Any:
+        if self.state.step >= step:
+            soon()
+        return write(self)
+
+    if in_save:
+        saver._Job._write = writes  # type: ignore[method-assign]
+    else:
+        Trainer._gradient = begins  # type: ignore[method-assign]

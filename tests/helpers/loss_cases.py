@@ -93,13 +93,18 @@ def by_torch(
 def check(
     values: torch.Tensor, targets: torch.Tensor, scale: float, gradient: torch.Tensor, losses: torch.Tensor
 ) -> None:
-    """Within twice the error of torch's computation in fp32, and one rounding of the largest value, of fp64."""
+    """Within twice the error of torch's computation in fp32 of fp64, and the roundings of one element.
+
+    In a few rows torch may be exact by luck. An element has four roundings of fp32 (the exponential's argument and
+    result, the quotient, the product), and that of its own dtype.
+    """
     right, exact = by_torch(values, targets, scale, torch.float64)
     peer, others = by_torch(values, targets, scale, torch.float32)
-    ulp = torch.finfo(gradient.dtype).eps * float(right.abs().max()) / 2
-    assert float((gradient.double() - right).abs().max()) <= 2 * float((peer.double() - right).abs().max()) + ulp
-    ulp = torch.finfo(torch.float32).eps * max(1.0, float(exact.abs().max()))
-    assert float((losses.double() - exact).abs().max()) <= 2 * float((others.double() - exact).abs().max()) + ulp
+    single = torch.finfo(torch.float32).eps
+    slack = (4 * single + torch.finfo(gradient.dtype).eps / 2) * float(right.abs().max())
+    assert float((gradient.double() - right).abs().max()) <= 2 * float((peer.double() - right).abs().max()) + slack
+    slack = single * max(1.0, float(exact.abs().max()))
+    assert float((losses.double() - exact).abs().max()) <= 2 * float((others.double() - exact).abs().max()) + slack
 
 
 def check_case(case: Case, dtype: torch.dtype, device: str = "cpu", splits: int = 0) -> None:

@@ -72,7 +72,8 @@ def accident(kind: str, rank: int, step: int, **_: Any) -> None:
     """Let something happen to one rank when it begins a step.
 
     Args:
-        kind: `kill`, `term` (a SIGTERM), `fault` (an exception of ours), `disk` (a UserError) or `hang`.
+        kind: `kill`, `term` (a SIGTERM), `fault` (an exception of ours), `disk` (a UserError), `hang`, or `nan` (a
+            loss that is not finite).
         rank, step: where and when.
     """
     if int(os.environ["RANK"]) != rank:
@@ -91,6 +92,8 @@ def accident(kind: str, rank: int, step: int, **_: Any) -> None:
                 raise ZeroDivisionError("a fault of ours")
             elif kind == "disk":
                 raise UserError("log.jsonl: the disk is full; free some space")
+            elif kind == "nan":
+                return gradient(self, *arguments) * float("nan")
             else:
                 time.sleep(1000)
         return gradient(self, *arguments)

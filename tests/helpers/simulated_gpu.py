@@ -105,6 +105,7 @@ class Extension:
         self.cuda_built, self.cuda_runtime, self._driver = built, runtime if built else 0, driver
         empty: dict[str, Sequence[str]] = {source: [] for source in KERNELS}
         self.kernel_architectures = dict(RELEASE if architectures is None else architectures) if built else empty
+        self.possible_architectures = RELEASE
         self._kernels: Any = kernels or _C
         self._host = kernels is not None
         self.launched: list[str] = []

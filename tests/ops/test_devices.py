@@ -82,6 +82,7 @@ def test_this_build_is_asked_through_its_facts():
     """The stand-in of the simulation has what the extension has."""
     stand_in = Extension(None)
     assert stand_in.kernel_architectures.keys() == _C.kernel_architectures.keys()
+    assert stand_in.possible_architectures == {name: list(x) for name, x in _C.possible_architectures.items()}
     assert type(_C.cuda_driver()) is int and type(_C.cuda_runtime) is int and type(_C.cuda_built) is bool
     # On a machine without a driver nothing runs, whatever was built; with one, this is what runs there.
     for source in KERNELS:

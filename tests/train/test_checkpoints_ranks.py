@@ -11,18 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import checkpoint_ranks as cases
-from helpers.ranks import Ranks
 from safetensors.torch import load_file
 
 from codeshell.model import CodeShellForCausalLM
 
 MODULE = "helpers.checkpoint_ranks"
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    with Ranks(tmp_path_factory.mktemp("ranks")) as ranks:
-        yield ranks
 
 
 def values(ended) -> list:

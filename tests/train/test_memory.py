@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast
-from codeshell.ops import loss
+from codeshell.ops import devices, loss
 from codeshell.optim import AdamW
 from codeshell.recipe import Phase, Recipe, Train, load
 from codeshell.train import memory, weights
@@ -128,8 +128,12 @@ def test_sizes_are_those_of_the_model_and_the_optimizer() -> None:
         assert shape_of(model.config).total == model.num_parameters()
 
 
-def test_the_constants_of_the_loss_are_the_losss() -> None:
-    assert memory.LOGITS == loss._BLOCK_ELEMENTS
+def test_the_loss_without_its_kernel_needs_copies_of_the_logits() -> None:
+    shape, train = report(recompute="block", micro_batch_tokens=65_536)
+    logits = loss.block_rows(65_536, 70_144, 2, gpu=True) * 70_144
+    assert logits * 2 <= 600 << 20
+    parts = [memory._working(shape, train, 65_536, "bf16", "cuda", 2, 8, kernel)[0].bytes for kernel in (True, False)]
+    assert parts[1] - parts[0] == 12 * logits
 
 
 def test_a_refusal_names_a_setting_that_fits() -> None:
@@ -205,5 +209,6 @@ def test_a_gpu_that_is_too_small_is_refused_before_the_start(monkeypatch: pytest
     monkeypatch.setattr(group, "device", torch.device("cuda", 0), raising=False)
     monkeypatch.setattr(group, "gather", lambda value: [value, 24 * GB], raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"total_memory": 80 * GB}))
+    monkeypatch.setattr(devices, "missing", lambda device, *sources: None)
     with pytest.raises(UserError, match=r"training on 2 GPUs needs .* there are 24\.0 GB; 16 GPUs with"):
         memory.announce(recipe, CodeShellConfig(), group, "bf16")

@@ -178,10 +178,23 @@ def test_a_fault_in_one_rank_ends_all(started):
     assert "ZeroDivisionError" in ended[1].error  # with its traceback
 
 
-def test_bad_input_in_one_rank_is_one_line_of_rank_0(started):
-    _, ended = started(2, before=ACCIDENT, kind="disk", rank=1, step=3)
+def test_bad_input_in_one_rank_is_one_line_of_rank_0(started, tmp_path):
+    shown = tmp_path / "error.json"
+    _, ended = started(
+        2, before=ACCIDENT, environment={"TORCHELASTIC_ERROR_FILE": str(shown)}, kind="disk", rank=1, step=3
+    )
     assert [one.code for one in ended] == [2, 2]
     assert "rank 1 on" in one_line(ended) and "the disk is full" in one_line(ended)
+    assert "the disk is full" in json.loads(shown.read_text())["message"]["message"]  # what torchrun prints
+
+
+def test_a_loss_that_is_not_finite_in_one_rank_is_skipped_by_all(started):
+    """Or the ranks' weights would differ from there on, and rank 0 would know of nothing."""
+    directory, ended = started(2, before=ACCIDENT, kind="nan", rank=1, step=3)
+    assert [one.code for one in ended] == [0, 0], ended[0].error
+    lines = [json.loads(line) for line in (directory / "train" / "log.jsonl").read_text().splitlines()]
+    skipped = {line["step"]: line["skipped"] for line in lines if line["kind"] == "train"}
+    assert skipped == {step: "non-finite loss" if step == 3 else None for step in range(1, 9)}
 
 
 def test_a_rank_that_hangs_ends_all(started):

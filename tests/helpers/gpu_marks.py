@@ -9,21 +9,19 @@ import pytest
 import torch
 
 from codeshell import _C
-from codeshell.ops import hopper
 
 _there = torch.cuda.is_available() and _C.cuda_built
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; the kernels in Triton are NOT run")
 needs_gpu = pytest.mark.skipif(not _there, reason="needs a GPU and a build with CUDA")
-needs_hopper = pytest.mark.skipif(
-    not (_there and torch.cuda.get_device_capability() == (9, 0)),
-    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
-)
-
-
-@pytest.fixture
-def asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attention kernels of Hopper GPUs are on, as for users who ask for them."""
-    monkeypatch.setattr(hopper, "enabled", True)
+on_hopper = [
+    pytest.mark.skipif(
+        not (_there and torch.cuda.get_device_capability() == (9, 0)),
+        reason="needs a GPU of compute capability 9.0 and a build with CUDA",
+    ),
+    pytest.mark.usefixtures("hopper_kernels"),
+]
+"""Marks of a file: a Hopper GPU, and its attention kernels are on, as for users who ask for them."""
 
 
 def captured(step: Callable[[], Any], warm_up: bool = True) -> tuple[torch.cuda.CUDAGraph, Any]:
