@@ -24,7 +24,6 @@ LEVELS = {
     "copy": 2,
     "dedup": 2,
     "loss": 2,
-    "product": 2,
     "ngram": 2,
     "norm": 2,
     "product": 2,
