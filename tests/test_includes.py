@@ -26,6 +26,7 @@ LEVELS = {
     "loss": 2,
     "ngram": 2,
     "norm": 2,
+    "product": 2,
     "sandbox": 2,
     "syntax": 2,
     "rotary": 2,

@@ -51,9 +51,9 @@ def residual_layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`x + branch`, and LayerNorm of the sum over its last dimension.
 
-    The sum has the dtype that torch gives it, and is normalised as rounded to that. Mean, variance and norm are computed
-    in fp32 (fp64 for fp64). Gradients flow through both results; those of weight and bias are summed in fp32, in an
-    order that does not depend on the number of threads.
+    The sum has the dtype that torch gives it, and is normalised as rounded to that. Mean, variance and norm are
+    computed in fp32 (fp64 for fp64). Gradients flow through both results; those of weight and bias are summed in fp32,
+    in an order that does not depend on the number of threads.
 
     Args:
         x: (..., D), floating point.
@@ -92,7 +92,7 @@ def residual_layer_norm(
     if reason is not None:
         return reference(x, branch, weight, bias, eps, dtype)
     if traced or differentiable(x, branch, weight, bias):
-        apply = _ResidualLayerNorm.apply if traced else _apply_directly
+        apply: Any = _ResidualLayerNorm.apply if traced else _apply_directly
         results = apply(x, branch, weight, bias, eps, dtype, kernels)
         return (x, results) if branch is None else results
     stream, normed, _, _ = _forward(kernels, x, branch, weight, bias, eps, dtype)
@@ -308,11 +308,9 @@ def _fake_backward(
     affine: bool,
 ) -> _Tensors:
     apart = branch_dtype != stream.dtype
-    return (
-        stream.new_empty(stream.shape),
-        stream.new_empty(stream.shape if apart else 0, dtype=branch_dtype if apart else stream.dtype),
-        *(weight.new_empty(weight.shape if affine else 0) for _ in range(2)),
-    )
+    grad_branch = stream.new_empty(stream.shape if apart else 0, dtype=branch_dtype if apart else stream.dtype)
+    grad_weight, grad_bias = (weight.new_empty(weight.shape if affine else 0) for _ in range(2))
+    return stream.new_empty(stream.shape), grad_branch, grad_weight, grad_bias
 
 
 _forward_op = define(

@@ -15,7 +15,7 @@ atomics: the numbers of rows and of multiprocessors alone decide the order of ev
 
     tile         4,096 elements on 256 threads, 16 each: two 16-byte loads of bf16, four of fp32, for each input; a row
                  of more than 4,096 elements, which may have 8,192, is one tile on 512 threads
-    programs     forward: one a tile; backward: at most 2 a multiprocessor, which is what 128 registers let run there
+    programs     forward: one per tile; backward: at most 2 per multiprocessor, where 128 registers let so many run
     registers    forward 64 at most, backward 128, which is set: nothing is spilled from sm_80 to sm_120 in training
                  with a bf16 branch, 8 bytes on sm_100 and sm_120 where all is fp32 (tests/ops/test_norm_triton.py)
     floor        bytes over bandwidth. An element of an fp32 stream and a bf16 branch is 12 bytes forward (4 + 2 read,

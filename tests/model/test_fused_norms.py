@@ -90,7 +90,7 @@ class Wrapper(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Of another kind altogether."""
+    """A norm of another kind altogether."""
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
