@@ -148,7 +148,7 @@ def case(work: Work, contenders: dict[str, Callable[[], Function]], backward: bo
 
 
 def contenders(session: Session) -> tuple[dict[str, Callable[[], Function]], dict[str, Callable[[], Function]]]:
-    """Of the norm and of GELU: makers by name, ours first."""
+    """Makers of the norm's contenders and of GELU's, by name, ours first."""
     norms: dict[str, Callable[[], Function]] = {
         "codeshell.ops.residual_layer_norm": lambda: ours_norm,
         "eager add, layer_norm": lambda: add_and_norm,

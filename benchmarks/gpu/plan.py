@@ -78,8 +78,8 @@ TESTS: dict[str, tuple[float, str]] = {
 }
 """Budgets of files below tests/, and where they come from."""
 PARTS = {"gpu/test_norm_cuda.py": "1024 or 3072 or 8192 and bfloat16 or graph or strides"}
-"""Of a file, the cases (pytest's -k) that 15 minutes have room for: Triton compiles for each shape and dtype anew. The
-other ones have their own hour: `pytest tests/gpu/test_norm_cuda.py`."""
+"""The cases of a file (pytest's -k) for which 15 minutes have room, because Triton compiles for each shape and dtype
+anew. All of them: `pytest tests/gpu/test_norm_cuda.py`."""
 OTHER_TESTS = 25.0
 """Seconds for a file of GPU tests that is not in the table above."""
 USES = {"gpu/test_attention_backward_cuda.py": (FORWARD,), "integrations/test_models_cuda.py": (FORWARD, BACKWARD)}
