@@ -23,10 +23,10 @@ using Merges = py::array_t<uint32_t, py::array::c_style>;
 
 constexpr size_t kTaskBytes = 1 << 18;
 
-std::unique_ptr<bpe::Splitter> parse_splitter(const std::string& name) {
-  std::unique_ptr<bpe::Splitter> splitter = bpe::make_splitter(name);
+const bpe::Splitter& parse_splitter(const std::string& name) {
+  const bpe::Splitter* const splitter = bpe::find_splitter(name);
   if (!splitter) throw py::value_error("pattern: \"" + name + "\" is none");
-  return splitter;
+  return *splitter;
 }
 
 std::unique_ptr<Encoder> make_encoder(const std::string& pattern, std::vector<int32_t> bytes, const Merges& merges,
@@ -126,13 +126,13 @@ py::tuple encode(const Encoder& encoder, const py::buffer& data, const Offsets& 
 
 // The words of a text: (words + 1,) places in bytes.
 Offsets split(const std::string& pattern, const py::bytes& text) {
-  const std::unique_ptr<bpe::Splitter> splitter = parse_splitter(pattern);
+  const bpe::Splitter& splitter = parse_splitter(pattern);
   const std::string_view view(text);
   if (bpe::malformed_at(view) < view.size()) throw py::value_error("text: is not UTF-8");
   std::vector<int64_t> places{0};
   const char *p = view.data(), *const end = p + view.size();
   while (p < end) {
-    p = splitter->next(p, end);
+    p = splitter.next(p, end);
     places.push_back(p - view.data());
   }
   return Offsets(static_cast<py::ssize_t>(places.size()), places.data());
@@ -140,17 +140,14 @@ Offsets split(const std::string& pattern, const py::bytes& text) {
 
 // A splitter, and the words that it has found.
 struct Counter {
-  std::unique_ptr<bpe::Splitter> splitter;
+  const bpe::Splitter& splitter;
   size_t longest;
   bpe::WordCounts counts;
 };
 
 std::unique_ptr<Counter> make_counter(const std::string& pattern, int64_t longest) {
   check_positive(longest, "longest");
-  auto counter = std::make_unique<Counter>();
-  counter->splitter = parse_splitter(pattern);
-  counter->longest = static_cast<size_t>(longest);
-  return counter;
+  return std::make_unique<Counter>(Counter{parse_splitter(pattern), static_cast<size_t>(longest), {}});
 }
 
 void count_texts(Counter& counter, const py::buffer& data, const Offsets& offsets, int64_t threads) {
@@ -175,7 +172,7 @@ void count_texts(Counter& counter, const py::buffer& data, const Offsets& offset
       const auto part = static_cast<size_t>(task);
       try {
         for (size_t i = bounds[part]; i < bounds[part + 1]; ++i) {
-          bpe::count_words(texts[i], *counter.splitter, counter.longest, counts(part));
+          bpe::count_words(texts[i], counter.splitter, counter.longest, counts(part));
         }
       } catch (const std::exception&) {
         failed = true;

@@ -21,9 +21,8 @@ void Encoder::give_back(std::unique_ptr<State> state) const {
 
 void Encoder::encode(std::string_view text, State& state, Ids& ids) const {
   // The commonest splitter is compiled into the loop.
-  if (const auto* gpt2 = dynamic_cast<const Gpt2Splitter*>(splitter_.get()))
-    return encode_with(*gpt2, text, state, ids);
-  encode_with(*splitter_, text, state, ids);
+  if (const auto* gpt2 = dynamic_cast<const Gpt2Splitter*>(&splitter_)) return encode_with(*gpt2, text, state, ids);
+  encode_with(splitter_, text, state, ids);
 }
 
 template <class SplitterType>

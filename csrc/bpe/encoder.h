@@ -35,8 +35,7 @@ class Ids {
 
 class Encoder {
  public:
-  Encoder(std::unique_ptr<Splitter> splitter, std::unique_ptr<Model> model)
-      : splitter_(std::move(splitter)), model_(std::move(model)) {}
+  Encoder(const Splitter& splitter, std::unique_ptr<Model> model) : splitter_(splitter), model_(std::move(model)) {}
 
   // The state of one thread. It is kept between calls, because what it has cached is worth keeping.
   struct State {
@@ -47,8 +46,6 @@ class Encoder {
   // Adds the ids of a text that is well-formed UTF-8.
   void encode(std::string_view text, State& state, Ids& ids) const;
 
-  const Splitter& splitter() const { return *splitter_; }
-
   // A state that no other thread uses, until it is given back.
   std::unique_ptr<State> borrow() const;
   void give_back(std::unique_ptr<State> state) const;
@@ -57,7 +54,7 @@ class Encoder {
   template <class SplitterType>
   void encode_with(const SplitterType& splitter, std::string_view text, State& state, Ids& ids) const;
 
-  std::unique_ptr<Splitter> splitter_;
+  const Splitter& splitter_;
   std::unique_ptr<Model> model_;
   mutable std::mutex lock_;
   mutable std::vector<std::unique_ptr<State>> free_;

@@ -19,6 +19,7 @@ class RankQueue {
  public:
   // Makes room; the queue is empty before and, because every pair is popped or removed, after each use.
   void start(size_t places, size_t ranks) {
+    ranks = std::max<size_t>(ranks, 1);
     if (heads_.size() < ranks) {
       heads_.assign(ranks, kEnd);
       tails_.assign(ranks, kEnd);

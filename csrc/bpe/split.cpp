@@ -39,9 +39,15 @@ Kinds::Kinds(bool digits) {
   for (uint32_t code = 0; code < 128; ++code) ascii_[code] = of(code);
 }
 
-std::unique_ptr<Splitter> make_splitter(std::string_view name) {
-  if (name == "gpt2") return std::make_unique<Gpt2Splitter>(false);
-  if (name == "digits-gpt2") return std::make_unique<Gpt2Splitter>(true);
+const Splitter* find_splitter(std::string_view name) {
+  if (name == "gpt2") {
+    static const Gpt2Splitter splitter(false);
+    return &splitter;
+  }
+  if (name == "digits-gpt2") {
+    static const Gpt2Splitter splitter(true);
+    return &splitter;
+  }
   return nullptr;
 }
 

@@ -8,7 +8,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -137,8 +136,9 @@ class Gpt2Splitter final : public Splitter {
   Kinds kinds_;
 };
 
-// The splitter of that name ("gpt2", "digits-gpt2"); none for a name that is unknown.
-std::unique_ptr<Splitter> make_splitter(std::string_view name);
+// The splitter of that name ("gpt2", "digits-gpt2"), which is made at the first call and stays; null for a name that is
+// unknown.
+const Splitter* find_splitter(std::string_view name);
 
 // The byte at which the first malformed character of a text begins; its size if the text is well-formed.
 size_t malformed_at(std::string_view text);
