@@ -43,6 +43,7 @@ from dedup_corpora import Shards, parquet_files, read_texts
 from codeshell import _C
 from codeshell.dedup.minhash import BANDS, NGRAM, ROWS, SEED
 from codeshell.documents.texts import text_buffers
+from codeshell.environment import environment
 
 PAGE = resource.getpagesize()
 
@@ -372,9 +373,7 @@ def main() -> None:
     show(rows)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"environment": dedup_peers.machine(args.workers), "rows": rows}, indent=2) + "\n"
-        )
+        args.json.write_text(json.dumps({"environment": environment(args.workers), "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

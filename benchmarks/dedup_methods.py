@@ -39,7 +39,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dedup_peers
 import numpy as np
 from dedup_corpora import parquet_files, read_texts
 from dedup_quality import Truth, check, expand, truth_of
@@ -50,6 +49,7 @@ from codeshell.dedup.candidates import equal_prints
 from codeshell.dedup.minhash import band_keys, sign
 from codeshell.dedup.parameters import Parameters
 from codeshell.documents.texts import TextBuffers, text_buffers
+from codeshell.environment import environment
 
 THRESHOLDS = (0.5, 0.7, 0.85)
 TARGETS = (0.9, 0.95, 0.98)
@@ -278,7 +278,7 @@ def main() -> None:
     show(rows)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"environment": dedup_peers.machine(1), "corpus": corpus, "rows": rows}
+        found = {"environment": environment(1), "corpus": corpus, "rows": rows}
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
-
-from codeshell.pipeline import environment
 
 SCRIPTS = {
     "datasketch": ["run_datasketch.py"],
@@ -73,8 +69,3 @@ def result(output: Path) -> dict[str, Any]:
 
 def version(facts: dict[str, Any]) -> str:
     return " ".join(f"{name} {number}" for name, number in facts["versions"].items() if name in PACKAGES)
-
-
-def machine(workers: int) -> dict[str, Any]:
-    """The facts of `environment` without this machine's folders, because the results are published."""
-    return environment(workers) | {"command": " ".join(re.sub(r"[^\s=]*/", "", word) for word in sys.argv)}

@@ -52,6 +52,7 @@ from codeshell.documents import batches, inputs
 from codeshell.documents.arrays import ArrayFile
 from codeshell.documents.texts import text_buffers
 from codeshell.engine import LocalEngine
+from codeshell.environment import environment
 
 THRESHOLD, LEAST = 0.7, 0.5
 BINS = (0.7, 0.8, 0.9, 1.0001)
@@ -318,7 +319,7 @@ def main() -> None:
     show(rows)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"environment": dedup_peers.machine(args.workers), "corpus": corpus, "rows": rows}
+        found = {"environment": environment(args.workers), "corpus": corpus, "rows": rows}
         args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

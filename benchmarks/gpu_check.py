@@ -45,6 +45,8 @@ from gpu.results import Results  # noqa: E402
 from gpu.rows import Row  # noqa: E402
 from gpu.runner import STOPPED, Runner, Site  # noqa: E402
 
+from codeshell.kernels import triton_hashes  # noqa: E402
+
 WORK = ROOT / "build" / "gpu-check"
 BUILD = 150.0
 """Seconds to build the extension on the machine with the GPU, if nothing was prepared."""
@@ -157,7 +159,7 @@ def read_facts(site: Site, start: Starter, args: argparse.Namespace) -> tuple[di
         raise prepare.Unfit("the device or the built extension cannot be used; nothing was run")
     facts: dict[str, Any] = json.loads(out.read_text())
     facts["environment"]["commit"] = facts["environment"]["commit"] or args.commit
-    ran, present = facts["kernels"], prepare.present_hashes() or {}
+    ran, present = facts["kernels"], (prepare.present_hashes() or {}) | triton_hashes()
     if ran != present:
         other = sorted(source for source in {*ran, *present} if ran.get(source) != present.get(source))
         raise prepare.Unfit(f"the extension is not built from these sources, but from other {', '.join(other)}")

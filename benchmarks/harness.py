@@ -39,7 +39,6 @@ import importlib
 import math
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +64,7 @@ from timing import (
 from codeshell.engine.files import write_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import environment, usable_cores
-from codeshell.kernels import built_hashes
+from codeshell.kernels import hashes
 
 CACHE_TURNS = 4
 """All slots of a case together are this many times as large as the last cache."""
@@ -167,9 +166,9 @@ class Session:
         self.floors = {kind: measure_floor(kind, self) for kind in floors}
         self.result: dict[str, Any] = {
             "benchmark": name,
-            "environment": facts(self.threads),
+            "environment": environment(self.threads),
             "device": device_facts(self.device),
-            "kernels": built_hashes(),
+            "kernels": hashes(),
             "threads": self.threads,
             "smoke": args.smoke,
             "floors": self.floors,
@@ -456,13 +455,6 @@ def last_cache(device: torch.device) -> int:
         text = path.read_text().strip()
         sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1], 0))
     return max(sizes, default=64 << 20)  # a virtual machine may report none, so this is more than most have
-
-
-def facts(threads: int) -> dict[str, Any]:
-    """`codeshell.environment`, without the folders in the command, which say something about the user only."""
-    found = environment(threads)
-    found["command"] = " ".join(argument.rsplit("/", 1)[-1] for argument in sys.argv)
-    return found
 
 
 SMI = (

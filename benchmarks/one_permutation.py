@@ -19,10 +19,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import dedup_peers
 import numpy as np
 
 from codeshell.documents import readers, walk
+from codeshell.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
@@ -92,7 +92,7 @@ def main() -> None:
     rows = run(program, "speed", str(data), str(offsets)) + json.loads(accuracy.read_text())
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": dedup_peers.machine(1), "rows": rows}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"environment": environment(1), "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ is timed. A step is forward, loss, backward, gradient clipping, AdamW and zero_g
 take turns, round by round, so that a change of the machine's speed affects all of them. The JSON keeps every round.
 
     python benchmarks/train.py --json benchmarks/results/train-cpu.json
+    python benchmarks/train.py --shape demo --json benchmarks/results/train-cpu-demo.json
+
+`--shape demo` has the model and the steps of recipes/demo.toml: 4,096 tokens in rows of 256 (`--context 1024` is its
+last phase).
 """
 
 from __future__ import annotations
@@ -16,18 +20,32 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import chart
 import torch
 from torch import nn
 
+from codeshell.engine.memory import keep_large_blocks
 from codeshell.environment import environment
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast, resolve
 from codeshell.optim import AdamW, parameter_groups
 
-VOCABULARY, LAYERS, WIDTH, HEADS, GROUPS = 4096, 6, 256, 8, 2
+
+class Shape(NamedTuple):
+    """A model and a step: layers, width, heads and key/value heads; rows and tokens of a row."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    batch: int
+    context: int
+
+
+VOCABULARY = 4096
+SHAPES = {"small": Shape(6, 256, 8, 2, batch=8, context=512), "demo": Shape(4, 128, 4, 2, batch=16, context=256)}
 OTHER_OPTIMIZER = "our model with torch's AdamW, fp32"
 Step = Callable[[], float]
 
@@ -38,8 +56,9 @@ def main() -> int:
     parser.add_argument("--chart", type=Path, metavar="FILE.svg", help="draw the rows here")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--shape", choices=SHAPES, default="small", help="the model, and the tokens of a step")
+    parser.add_argument("--batch", type=int, help="rows of a step, in place of the shape's")
+    parser.add_argument("--context", type=int, help="tokens of a row; alone, a step has as many tokens as before")
     parser.add_argument(
         "--only", action="append", default=[], help="contenders to run (a part of the name); all if none"
     )
@@ -47,8 +66,13 @@ def main() -> int:
     parser.add_argument("--profile", metavar="NAME", help="print torch.profiler's table of one contender and stop")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = torch.randint(0, VOCABULARY, (args.batch, args.context), generator=torch.Generator().manual_seed(1))
-    makers = contenders(data, args.compile)
+    keep_large_blocks()  # as the trainer does
+    chosen = SHAPES[args.shape]
+    context = args.context or chosen.context
+    chosen = chosen._replace(batch=args.batch or max(1, chosen.batch * chosen.context // context), context=context)
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randint(0, VOCABULARY, (chosen.batch, chosen.context), generator=generator)
+    makers = contenders(chosen, data, args.compile)
     if args.only:
         makers = {name: make for name, make in makers.items() if any(part in name for part in args.only)}
     if args.profile:
@@ -75,40 +99,41 @@ def main() -> int:
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
     if args.chart:
-        args.chart.write_text(draw(rows, args))
+        args.chart.write_text(draw(rows, chosen, args.threads))
     if args.json:
-        result = {"shape": shape(args), "machine": machine(args.threads), "rows": rows, "ratios": ratios}
+        shape = chosen._asdict() | {"vocabulary": VOCABULARY}
+        result = {"shape": shape, "machine": machine(args.threads), "rows": rows, "ratios": ratios}
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
-def contenders(data: torch.Tensor, compiled: bool) -> dict[str, Callable[[], Step]]:
+def contenders(shape: Shape, data: torch.Tensor, compiled: bool) -> dict[str, Callable[[], Step]]:
     """Makers of one training step each: ours, and the peer at every setting that might be its best."""
     makers: dict[str, Callable[[], Step]] = {
-        "codeshell bf16": lambda: ours(data, "bf16"),
-        "codeshell fp32": lambda: ours(data, "fp32"),
-        OTHER_OPTIMIZER: lambda: ours(data, "fp32", torch_optimizer=True),
-        "starcoder2 bf16 sdpa": lambda: peer(data, "bf16", "sdpa"),
-        "starcoder2 bf16 eager": lambda: peer(data, "bf16", "eager"),
-        "starcoder2 bf16 weights sdpa": lambda: peer(data, "bf16 weights", "sdpa"),
-        "starcoder2 fp32 sdpa": lambda: peer(data, "fp32", "sdpa"),
+        "codeshell bf16": lambda: ours(shape, data, "bf16"),
+        "codeshell fp32": lambda: ours(shape, data, "fp32"),
+        OTHER_OPTIMIZER: lambda: ours(shape, data, "fp32", torch_optimizer=True),
+        "starcoder2 bf16 sdpa": lambda: peer(shape, data, "bf16", "sdpa"),
+        "starcoder2 bf16 eager": lambda: peer(shape, data, "bf16", "eager"),
+        "starcoder2 bf16 weights sdpa": lambda: peer(shape, data, "bf16 weights", "sdpa"),
+        "starcoder2 fp32 sdpa": lambda: peer(shape, data, "fp32", "sdpa"),
     }
     if compiled:
-        makers["codeshell fp32 compiled"] = lambda: ours(data, "fp32", compiled=True)
-        makers["starcoder2 fp32 sdpa compiled"] = lambda: peer(data, "fp32", "sdpa", compiled=True)
-        makers["starcoder2 bf16 sdpa compiled"] = lambda: peer(data, "bf16", "sdpa", compiled=True)
+        makers["codeshell fp32 compiled"] = lambda: ours(shape, data, "fp32", compiled=True)
+        makers["starcoder2 fp32 sdpa compiled"] = lambda: peer(shape, data, "fp32", "sdpa", compiled=True)
+        makers["starcoder2 bf16 sdpa compiled"] = lambda: peer(shape, data, "bf16", "sdpa", compiled=True)
     return makers
 
 
-def our_model() -> CodeShellForCausalLM:
+def our_model(shape: Shape) -> CodeShellForCausalLM:
     config = CodeShellConfig(
         vocab_size=VOCABULARY,
         n_positions=2048,
-        n_embd=WIDTH,
-        n_layer=LAYERS,
-        n_head=HEADS,
-        num_query_groups=GROUPS,
+        n_embd=shape.width,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        num_query_groups=shape.kv_heads,
         bos_token_id=0,
         eos_token_id=0,
     )
@@ -117,9 +142,11 @@ def our_model() -> CodeShellForCausalLM:
     return model.train()
 
 
-def ours(data: torch.Tensor, precision: Any, compiled: bool = False, torch_optimizer: bool = False) -> Step:
+def ours(
+    shape: Shape, data: torch.Tensor, precision: Any, compiled: bool = False, torch_optimizer: bool = False
+) -> Step:
     """Our model and optimizer; `torch_optimizer` takes torch's fused AdamW instead, to tell what ours gives."""
-    model = our_model()
+    model = our_model(shape)
     groups, settings = parameter_groups(model, 0.1), {"lr": 3e-4, "betas": (0.9, 0.95)}
     optimizer = torch.optim.AdamW(groups, **settings, fused=True) if torch_optimizer else AdamW(groups, **settings)
     call = torch.compile(model) if compiled else model
@@ -132,12 +159,12 @@ def ours(data: torch.Tensor, precision: Any, compiled: bool = False, torch_optim
     return step
 
 
-def peer(data: torch.Tensor, precision: str, attention: str, compiled: bool = False) -> Step:
+def peer(shape: Shape, data: torch.Tensor, precision: str, attention: str, compiled: bool = False) -> Step:
     """Starcoder2 with torch's fused AdamW. `bf16 weights` also rounds the weights and the optimizer's state."""
     from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
     # The peer gets the weights of our model, so both start from the same function and the first losses must agree.
-    source = our_model()
+    source = our_model(shape)
     settings = source.config.to_starcoder2_dict()
     model = Starcoder2ForCausalLM._from_config(Starcoder2Config(**settings), attn_implementation=attention)
     from codeshell.model.checkpoints import _to_starcoder2
@@ -198,28 +225,16 @@ def compare(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: ratio for name, ratio in ratios.items() if ratio == ratio}  # --only may leave nothing to compare
 
 
-def draw(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
+def draw(rows: list[dict[str, Any]], shape: Shape, threads: int) -> str:
     """The chart that the harness's benchmarks have, of the time of a step."""
-    case = f"a step of {args.batch} x {args.context} tokens, {LAYERS} layers of width {WIDTH}"
+    case = f"a step of {shape.batch} x {shape.context} tokens, {shape.layers} layers of width {shape.width}"
     common = {"case": case, "floor": "", "error": None, "teraflops": None, "gigabytes_per_second": None}
     drawn = [
         common | {"name": r["name"], "ours": "codeshell" in r["name"], "microseconds": 1e3 * r["milliseconds"]}
         for r in rows
     ]
-    about = {"device": {"type": "cpu"}, "environment": environment(1), "threads": args.threads, "smoke": False}
+    about = {"device": {"type": "cpu"}, "environment": environment(1), "threads": threads, "smoke": False}
     return chart.draw({"benchmark": "training", "floors": {}, "rows": drawn} | about)
-
-
-def shape(args: argparse.Namespace) -> dict[str, int]:
-    return {
-        "layers": LAYERS,
-        "width": WIDTH,
-        "heads": HEADS,
-        "kv_heads": GROUPS,
-        "vocabulary": VOCABULARY,
-        "batch": args.batch,
-        "context": args.context,
-    }
 
 
 def machine(threads: int) -> dict[str, Any]:

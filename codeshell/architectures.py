@@ -96,6 +96,21 @@ def serves(built: Sequence[str], capability: tuple[int, int], driver: int, runti
     return None
 
 
+def unreachable(possible: Sequence[str], capability: tuple[int, int]) -> str | None:
+    """Why no build of a kernel runs on a device, as one clause; None where some build does.
+
+    Args:
+        possible: what the kernel can be compiled for, as in `_C.possible_architectures`.
+        capability: the device's compute capability.
+    """
+    codes = [parse(architecture) for architecture in possible]
+    # Architecture-specific code uses instructions that no other GPU has. Other code can be built for what comes later.
+    if not codes or not all(code.specific for code in codes) or any(_runs(code, capability) for code in codes):
+        return None
+    names = " and ".join(f"sm_{_digits(code.capability)}" for code in codes)
+    return f"this GPU is sm_{_digits(capability)}, and the kernel is for {names} alone"
+
+
 def _runs(cubin: Code, capability: tuple[int, int]) -> bool:
     """Whether a device of this capability executes this machine code."""
     if cubin.specific or capability in TEGRA:

@@ -36,7 +36,8 @@ def thread_count(threads: int) -> int:
 
 
 def environment(workers: int) -> dict[str, Any]:
-    """The facts, ready for JSON. Nothing here enters a stage's key."""
+    """The facts, ready for JSON. Nothing here enters a stage's key. The command is without folders, because results are
+    published."""
     import importlib.metadata as metadata
     import platform
 
@@ -59,9 +60,15 @@ def environment(workers: int) -> dict[str, Any]:
         "simd": _C.simd_level(),
         "cuda_built": _C.cuda_built,
         "gpus": [device["name"] for device in _C.gpu_devices()],
-        "command": " ".join(sys.argv),
+        "command": " ".join(without_folders(word) for word in sys.argv),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def without_folders(word: str) -> str:
+    """A word of a command line, its path cut to the last name: `--out=/home/me/runs/demo/` becomes `--out=demo`."""
+    option, equals, path = word.rpartition("=")
+    return option + equals + (path.rstrip("/").rpartition("/")[2] or path)
 
 
 def commit() -> str | None:

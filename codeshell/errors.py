@@ -15,6 +15,20 @@ class UserError(Exception):
     """
 
 
+_hushed = False
+
+
+def hush(hushed: bool = True) -> None:
+    """Print nothing from here on, or do it again: of several ranks that do the same, one speaks."""
+    global _hushed
+    _hushed = hushed
+
+
+def hushed() -> bool:
+    """Whether nothing is printed."""
+    return _hushed
+
+
 def say(line: str) -> None:
     """Print a line for a person on stderr at once, whatever the encoding of stderr.
 
@@ -22,7 +36,7 @@ def say(line: str) -> None:
     escaped. Where stderr is closed or full, the line is lost, but not the work.
     """
     # In a process without a console Python has no stderr, and `print` would take stdout.
-    if sys.stderr is None:
+    if _hushed or sys.stderr is None:
         return
     try:
         print(printable(line), file=sys.stderr, flush=True)

@@ -8,16 +8,25 @@ in a build without CUDA, or under a driver that is older than the build, it asks
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from codeshell import _C
-from codeshell.architectures import serves
+from codeshell.architectures import OLDEST, serves, unreachable
 
 LIBRARY = "libcuda.so.1"
 """The driver's library, which comes with the driver and with nothing else."""
 
-_HOPPER_ALONE = "_sm90.cu"
-"""The end of the names of kernels with instructions that only Hopper GPUs have."""
+TRITON = "_triton.py"
+"""The end of the names of Triton's kernels, which are Python files of the package: Triton compiles them where they run,
+for the GPU that is there."""
+
+TRITON_SWITCH = "CODESHELL_TRITON"
+"""The environment variable that switches Triton's kernels off where it is 0."""
 
 # Numbers of cuDeviceGetAttribute, from cuda.h.
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
@@ -48,19 +57,50 @@ def missing(source: str, capability: tuple[int, int], build: Any = _C, driver: i
     """Why GPUs of a compute capability do not run a kernel, as one clause with its remedy; None if they do.
 
     Args:
-        source: the kernel's file, below csrc.
+        source: the kernel's file, below csrc; or below the package, a file of Triton's kernels.
         capability: such as (9, 0).
         build: the extension whose facts count.
         driver: the newest CUDA that the driver knows; None asks the extension.
     """
+    if source.endswith(TRITON):
+        return _missing_triton(capability, driver)
     built = build.kernel_architectures.get(source, ())
-    if not built and source.endswith(_HOPPER_ALONE) and capability != (9, 0):
-        # No other build would help.
-        return f"this GPU is sm_{capability[0]}{capability[1]}, and the kernel is for sm_90 alone"
+    # Where no other build would help, none is advised.
+    if not built and (reason := unreachable(build.possible_architectures.get(source, ()), capability)):
+        return reason
     if not build.cuda_built:
         return "this build of codeshell is without CUDA; install it again where nvcc is on PATH, with CODESHELL_CUDA=1"
     known = build.cuda_driver() if driver is None else driver
     return serves(built, capability, known, build.cuda_runtime)
+
+
+def _missing_triton(capability: tuple[int, int], driver: int | None) -> str | None:
+    """`missing` of the kernels in Triton, for which neither this build nor its CUDA counts."""
+    if capability < OLDEST:
+        return f"this GPU is sm_{capability[0]}{capability[1]}, and kernels in Triton are for sm_80 and newer"
+    if driver is not None and driver <= 0:
+        return "there is no CUDA driver on this machine; install NVIDIA's driver"
+    return triton_obstacle()
+
+
+def triton_obstacle() -> str | None:
+    """Why Triton's kernels are not used on this machine, whatever its GPU, with the remedy; None if they are.
+
+    Triton is not imported: it takes a second, and a machine without a GPU never needs it. What it needs besides is a C
+    compiler and Python's headers, for the code that launches a kernel.
+    """
+    if os.environ.get(TRITON_SWITCH) == "0":
+        return f"{TRITON_SWITCH}=0 asks for PyTorch"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; torch for CUDA brings it, and `pip install triton` installs it"
+    compilers = (os.environ.get("CC"), "gcc", "clang")
+    if not any(name and shutil.which(name.split()[0]) for name in compilers):
+        return "Triton finds no C compiler, which it needs when it runs; install gcc, or name one in CC"
+    # Debian's own scheme leads into /usr/local, where no headers are.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not Path(sysconfig.get_path("include", scheme), "Python.h").is_file():
+        return "Triton needs Python's headers when it runs; install them (python3-dev)"
+    return None
 
 
 def unasked(switch: str) -> str:

@@ -1,4 +1,4 @@
-"""The sources of the CUDA kernels: a hash of each, and on which GPU that very source has been tested.
+"""The sources of the kernels for GPUs: a hash of each, and on which GPU that very source has been tested.
 
 A kernel is a file csrc/OPERATION/NAME.cu. Its hash covers that file and all files of csrc that it includes, directly or
 not, without comments and blank space: a number that a run measured is written into the opening comment afterwards, and
@@ -8,10 +8,14 @@ because nvcc never sees them.
 The build runs this file alone (`python -I kernels.py CSRC OUT.cpp`, so it imports the standard library and nothing of
 the package) and compiles the hashes into `codeshell._C`: an installed package knows them without its sources.
 `benchmarks/gpu_check.py` writes them into its result, and `codeshell info --kernels` compares.
+
+A kernel in Triton is a file codeshell/ops/NAME_triton.py, which is part of every package. Its hash covers that file, as
+Python reads it: without comments, docstrings and layout.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -73,6 +77,26 @@ def built_hashes() -> dict[str, str]:
     return dict(pair.split("=") for pair in _C.kernel_sources.split(";") if pair)
 
 
+def triton_hashes() -> dict[str, str]:
+    """Hash of every file of kernels in Triton, by its path below the package."""
+    package = Path(__file__).resolve().parent
+    return {path.relative_to(package).as_posix(): python_hash(path) for path in sorted(package.glob("ops/*_triton.py"))}
+
+
+def python_hash(path: Path) -> str:
+    """16 hexadecimal digits of the SHA-256 over a Python file's syntax tree, without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def hashes() -> dict[str, str]:
+    """Hashes of all kernels of this package, for the results of runs: those that were built, and those in Triton."""
+    return built_hashes() | triton_hashes()
+
+
 def present_hashes() -> dict[str, str] | None:
     """Hashes of the sources beside this package; None where there are none (an installed wheel)."""
     csrc = Path(__file__).resolve().parents[1] / "csrc"
@@ -129,25 +153,27 @@ def verdict(source: str, digest: str, results: list[Result], tests: tuple[str, .
 
 
 def status() -> list[dict[str, Any]]:
-    """A JSON-ready row for each kernel: source, hash, built, architectures, stale, serves, torch, verdict."""
+    """A JSON-ready row for each kernel: source, hash, built, architectures, triton, stale, serves, torch, verdict."""
     # Imported here, because the build runs this file without the package.
     from codeshell import _C
     from codeshell.environment import benchmarks_folder
-    from codeshell.operations import KERNELS
+    from codeshell.operations import KERNELS, TRITON_KERNELS
 
     folder = benchmarks_folder()
     results = read_results(folder / "results") if folder else []
     built, present = built_hashes(), present_hashes()
+    in_triton = triton_hashes()
     rows = []
-    for source, digest in (built if present is None else present).items():
-        kernel = KERNELS.get(source)
+    for source, digest in ((built if present is None else present) | in_triton).items():
+        kernel = (KERNELS | TRITON_KERNELS).get(source)
         rows.append(
             {
                 "source": source,
                 "hash": digest,
                 "built": _C.cuda_built and source in built,
+                "triton": source in in_triton,
                 "architectures": list(_C.kernel_architectures.get(source, ())),
-                "stale": built.get(source) != digest,
+                "stale": source not in in_triton and built.get(source) != digest,
                 "serves": kernel.serves if kernel else "not described",
                 "torch": kernel.torch if kernel else "not described",
                 "verdict": verdict(source, digest, results, kernel.tests if kernel else ())
@@ -160,6 +186,8 @@ def status() -> list[dict[str, Any]]:
 
 def paths(capability: tuple[int, int], driver: int, build: Any = None) -> list[dict[str, Any]]:
     """What serves each operation on a GPU: JSON-ready rows of operation, kernels, serves, reason.
+
+    Triton's kernels are listed where this machine can compile them for such a GPU.
 
     `kernels` are the sources that run, none where PyTorch does; `serves` says it in words. `reason` is why kernels that
     there are do not run, None where they do or where there are none.
@@ -178,7 +206,7 @@ def paths(capability: tuple[int, int], driver: int, build: Any = None) -> list[d
         # Those that only the CPU has.
         if not operation.elsewhere:
             continue
-        sources = [kernel.source for kernel in operation.kernels]
+        sources = [kernel.source for kernel in (*operation.kernels, *operation.triton)]
         reasons = [missing(source, capability, build or _C, driver) for source in sources]
         reason = next((reason for reason in reasons if reason), None)
         if sources and reason is None and operation.switch and os.environ.get(operation.switch) != "1":

@@ -14,10 +14,10 @@ from codeshell.architectures import OLDEST
 
 @dataclass(frozen=True)
 class Kernel:
-    """A CUDA kernel of an operation.
+    """A kernel of an operation for GPUs, in CUDA or in Triton.
 
     Attributes:
-        source: its file, below csrc.
+        source: its file: below csrc in CUDA, below codeshell in Triton.
         serves: the cases that it takes.
         torch: the cases that go to PyTorch's own operations in its place.
         tests: files below tests/ that prove it on a GPU.
@@ -42,6 +42,7 @@ class Operation:
         reference: the same computation in PyTorch, `package.module:NAME`; empty where PyTorch has none.
         cpu_sources: its CPU kernels, below csrc.
         kernels: its CUDA kernels.
+        triton: its kernels in Triton, `ops/NAME_triton.py`. An operation has either these or CUDA kernels.
         switch: the environment variable that must be 1 for them to be used; empty where they are used without it.
         host_tests: files below tests/ that run the CUDA kernels on the host.
         benchmark: its file benchmarks/NAME.py; empty where it has none.
@@ -57,6 +58,7 @@ class Operation:
     reference: str = ""
     cpu_sources: tuple[str, ...] = ()
     kernels: tuple[Kernel, ...] = ()
+    triton: tuple[Kernel, ...] = ()
     switch: str = ""
     host_tests: tuple[str, ...] = ()
     benchmark: str = ""
@@ -66,6 +68,8 @@ class Operation:
     @property
     def cuda(self) -> str:
         """What serves it on a GPU, in a few words."""
+        if self.triton:
+            return f"{self.triton[0].source} (Triton) from sm_80 on, else {self.elsewhere}; see --kernels"
         if not self.kernels:
             return self.elsewhere
         asked = " if asked for" if self.switch else ""
@@ -194,11 +198,40 @@ OPERATIONS = (
     ),
     Operation(
         name="gelu",
-        functions=("codeshell.ops:gelu",),
+        functions=("codeshell.ops:bias_gelu", "codeshell.ops:gelu"),
         cpu="C++ (fp16, fp64: PyTorch)",
         elsewhere="PyTorch",
-        reference="torch.nn.functional:gelu",
+        reference="codeshell.ops.gelu:formula",
         cpu_sources=("activation/gelu_cpu.cpp",),
+        triton=(
+            Kernel(
+                source="ops/gelu_triton.py",
+                serves="bias and GELU in one pass, forward and backward, the gradient of the bias included: fp32, "
+                "bf16, fp16",
+                torch="fp64, GPUs older than sm_80, machines without triton or without a C compiler",
+                tests=("gpu/test_gelu_cuda.py",),
+            ),
+        ),
+    ),
+    Operation(
+        name="norm",
+        functions=("codeshell.ops:residual_layer_norm",),
+        cpu="C++ (fp16, fp64: PyTorch)",
+        elsewhere="PyTorch",
+        reference="codeshell.ops.norm:reference",
+        cpu_sources=("norm/norm_cpu.cpp",),
+        triton=(
+            Kernel(
+                source="ops/norm_triton.py",
+                serves="the sum of stream and branch and its LayerNorm in one pass, forward and backward, the "
+                "gradients of weight and bias included: fp32, bf16, fp16; rows of up to 8,192 elements",
+                torch="fp64, wider rows, a branch of a wider dtype than the stream, GPUs older than sm_80, machines "
+                "without triton or without a C compiler",
+                tests=("gpu/test_norm_cuda.py",),
+            ),
+        ),
+        benchmark="norm",
+        measures="residual and LayerNorm, bias and GELU, against eager PyTorch, torch.compile, Liger",
     ),
     Operation(
         name="loss",
@@ -207,6 +240,18 @@ OPERATIONS = (
         elsewhere="PyTorch",
         reference="codeshell.ops.loss:cross_entropy_reference",
         cpu_sources=("loss/cross_entropy_cpu.cpp",),
+        kernels=(
+            Kernel(
+                source="loss/softmax_gradient.cu",
+                serves="the step between the products of linear_cross_entropy: logits become their gradient in place, "
+                "and each row's loss; fp32, bf16, fp16; any vocabulary up to 2^30",
+                torch="fp64, other GPUs; the products are always torch's",
+                tests=("gpu/test_loss_cuda.py",),
+            ),
+        ),
+        host_tests=("gpu/test_loss_host.py",),
+        benchmark="loss",
+        measures="cross-entropy of a linear head, and its gradient in place, against torch's, Liger's",
     ),
     Operation(
         name="copy",
@@ -244,3 +289,6 @@ OPERATIONS = (
 
 KERNELS = {kernel.source: kernel for operation in OPERATIONS for kernel in operation.kernels}
 """The CUDA kernels by their path below csrc."""
+
+TRITON_KERNELS = {kernel.source: kernel for operation in OPERATIONS for kernel in operation.triton}
+"""The kernels in Triton by their path below the package."""

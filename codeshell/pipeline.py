@@ -7,15 +7,18 @@ count is marked at each key of the recipe (`codeshell.recipe.Change`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
 import shutil
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from codeshell.engine.files import lock, make_directory, read_json, remove_quietly, write_json, write_text
 from codeshell.engine.stages import STAGES, Stage
@@ -23,6 +26,9 @@ from codeshell.environment import environment
 from codeshell.errors import UserError, reasons, say
 from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
 from codeshell.registry import Registry
+from codeshell.train.launch import refuse_several
+
+Result = TypeVar("Result")
 
 KEY_VERSION = 1
 """Raised when a stage's output changes for the same settings, so that old directories are not mistaken for new."""
@@ -54,6 +60,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     from codeshell.engine import LocalEngine
     from codeshell.engine.arrow import leave_out_pandas
 
+    refuse_several("codeshell run")
     stages = stages_of(recipe)
     names = [stage.name for stage in stages]
     if until is not None and until not in names:
@@ -189,12 +196,14 @@ def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
     say(f"report: {page}")
 
 
-def train(recipe: Recipe, directory: Path) -> None:
+def train(recipe: Recipe, directory: Path, group: Any = None) -> None:
     """The training stage alone, on a run that has its tokens; the run takes the result for its own.
 
     Args:
         recipe: its settings; `model`, `train` and `seed` are used.
         directory: the run's directory, with `tokenizer/` and `tokens/`. Tokens that no run made have no `key.json`.
+        group: the ranks that train together (`codeshell.train.parallel.Group`), each of which calls this; None is one
+            process. Rank 0 alone holds the directory and writes here.
 
     Raises:
         UserError: what the training stage raises; also for checkpoints of other settings, which are not moved aside
@@ -203,34 +212,53 @@ def train(recipe: Recipe, directory: Path) -> None:
     from codeshell.engine import LocalEngine
 
     stage = next(stage for stage in STAGES if stage.name == "train")
-    with lock(directory):
-        home = make_directory(directory / "train")
-        settings = stage_settings(recipe, stage)
-        # The key that `codeshell run` will compare, so that it takes this training for its own and continues after it.
-        key: dict[str, Any] | None = None
-        if (directory / "tokens" / "key.json").exists():
-            upstream = read_json(directory / "tokens" / "key.json")["key"]
-            recorded = _recorded(home)
-            if recorded is not None and made_by(recorded, settings, upstream):
-                key = recorded
-                if (home / "stats.json").exists():
-                    if (done := read_json(home / "stats.json")).get("failure"):
-                        raise UserError(failed_training(directory, done))
-                    say(f"train: done before, the model is in {directory / 'model'}")
-                    return
-            else:
-                key = {"key": stage_key(settings, upstream), "settings": settings}
-        # Where there are checkpoints, the key is written after training has accepted them: until then they may be those
-        # of other settings, which `codeshell run` must move aside.
-        if key is not None and not any((home / "checkpoints").glob("step-*")):
-            write_json(home / "key.json", key)
-        statistics = _module(stage).run(recipe, directory, LocalEngine(1))
-        if key is not None:
-            write_json(home / "key.json", key)
-        write_json(home / "stats.json", statistics)
-        if statistics["failure"]:
-            raise UserError(failed_training(directory, statistics))
-        say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
+    home = directory / "train"
+
+    def lead(action: Callable[[], Result]) -> Result:
+        result: Result = action() if group is None else group.lead(action)
+        return result
+
+    with contextlib.ExitStack() as held:
+        begun = lead(lambda: (held.enter_context(lock(directory)), _begin_training(recipe, directory, stage))[1])
+        if begun["done"]:
+            return
+        key = begun["key"]
+        statistics = _module(stage).run(recipe, directory, LocalEngine(1), **({"group": group} if group else {}))
+
+        def end() -> None:
+            if key is not None:
+                write_json(home / "key.json", key)
+            write_json(home / "stats.json", statistics)
+            if statistics["failure"]:
+                raise UserError(failed_training(directory, statistics))
+            say(f"train: the model is in {directory / 'model'}{summary('train', statistics)}")
+
+        lead(end)
+
+
+def _begin_training(recipe: Recipe, directory: Path, stage: Stage) -> dict[str, Any]:
+    """`done`: whether the run was trained before, with these settings; `key`: what is to be recorded, or None."""
+    home = make_directory(directory / "train")
+    settings = stage_settings(recipe, stage)
+    # The key that `codeshell run` will compare, so that it takes this training for its own and continues after it.
+    key: dict[str, Any] | None = None
+    if (directory / "tokens" / "key.json").exists():
+        upstream = read_json(directory / "tokens" / "key.json")["key"]
+        recorded = _recorded(home)
+        if recorded is not None and made_by(recorded, settings, upstream):
+            key = recorded
+            if (home / "stats.json").exists():
+                if (done := read_json(home / "stats.json")).get("failure"):
+                    raise UserError(failed_training(directory, done))
+                say(f"train: done before, the model is in {directory / 'model'}")
+                return {"done": True, "key": key}
+        else:
+            key = {"key": stage_key(settings, upstream), "settings": settings}
+    # Where there are checkpoints, the key is written after training has accepted them: until then they may be those of
+    # other settings, which `codeshell run` must move aside.
+    if key is not None and not any((home / "checkpoints").glob("step-*")):
+        write_json(home / "key.json", key)
+    return {"done": False, "key": key}
 
 
 def _check(recipe: Recipe, directory: Path) -> None:
@@ -410,7 +438,8 @@ def _write_environment(directory: Path, workers: int) -> None:
     """`run.json`, with the time of the first start kept over resumes."""
     path = directory / "run.json"
     # For the record only: nothing of it enters a key, so another machine can continue a run.
-    facts = environment(workers)
+    # The whole command: the folders of a run are its owner's.
+    facts = environment(workers) | {"command": " ".join(sys.argv)}
     if path.exists():
         facts["resumed"], facts["started"] = facts["started"], read_json(path)["started"]
     write_json(path, facts)

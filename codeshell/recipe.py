@@ -245,8 +245,27 @@ class Train(Settings, frozen=True, kw_only=True):
     clip: Redo[Rate] = 1.0
     """Global gradient norm; 0 turns clipping off."""
     precision: Redo[Literal["auto", "fp32", "bf16"]] = "auto"
-    """`auto` is bf16 autocast where the device computes in bf16, else fp32. The weights are fp32 in either case. Where
-    `auto` means another one on resume, training says so and continues; only the rounding differs."""
+    """`auto` is bf16 autocast where the device computes in bf16, else fp32; with weights kept or gathered in bf16 it is
+    bf16. Where `auto` means another one on resume, training says so and continues; only the rounding differs."""
+    weights: Redo[Literal["fp32", "bf16-masters", "bf16-stochastic"]] = "fp32"
+    """What the weights are kept in. `bf16-masters`: bf16, with an fp32 copy in the optimizer that takes the updates.
+    `bf16-stochastic`: bf16 alone, rounded up or down at random, right in the mean; the moments are bf16, too. Bytes for
+    each weight, with gradient and moments: 16, 16 and 8; bf16 weights save autocast's copies and half of what several
+    GPUs send to one another."""
+    recompute: Resume[Literal["none", "block"]] = "none"
+    """`block` keeps only the input of each block for the backward pass and computes the rest of the block again: much
+    less memory for a third more work. The bits are the same."""
+    compile: Resume[bool] = False
+    """Compile each block by torch.compile. Rounding may differ from that without."""
+    replicate: Resume[Positive] = 1
+    """With several GPUs: so many replicas of the model, each sharded over the others' share of the GPUs (HSDP). 1
+    shards over all. As many as nodes keep all but one sum a step inside of a node."""
+    reshard: Resume[bool] = True
+    """With several GPUs: free the gathered weights of a block after its forward pass, and gather them again for the
+    backward pass (ZeRO-3). `false` keeps all of them until the backward pass (ZeRO-2): less traffic, more memory."""
+    gather: Redo[Literal["fp32", "bf16"]] = "fp32"
+    """With several GPUs: what they gather of fp32 weights. `fp32` computes what one GPU does, to the bit; `bf16` sends
+    and keeps half as much, and rounds the biases and norms to bf16, too."""
     fim_rate: Redo[Share] = 0.5
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5
@@ -420,6 +439,7 @@ def _check(recipe: Recipe) -> None:
             f"model.n_head {model.n_head} is not a multiple of num_query_groups {model.num_query_groups}; every "
             "key/value head serves the same number of query heads"
         )
+    _check_precision(recipe.train)
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"train.phases: the shares add up to {total:g}; make them add up to 1")
@@ -434,6 +454,21 @@ def _check(recipe: Recipe) -> None:
                 f"train.batch_tokens {recipe.train.batch_tokens} is not a multiple of the context "
                 f"{phase.context}; a batch holds whole sequences"
             )
+
+
+def _check_precision(train: Train) -> None:
+    """Raise a `UserError` for bf16 weights or gathered copies with products in fp32."""
+    for key, value in (("weights", train.weights), ("gather", train.gather)):
+        if train.precision == "fp32" and value != "fp32":
+            raise UserError(
+                f"train.{key} {value} does not go with train.precision fp32: what was rounded to bf16 gains nothing "
+                f"from fp32 products; set train.precision = bf16 or auto, or train.{key} = fp32"
+            )
+    if train.weights != "fp32" and train.gather != "fp32":
+        raise UserError(
+            f"train.gather bf16 is for fp32 weights; those of train.weights {train.weights} are gathered in bf16 "
+            "already: leave out train.gather"
+        )
 
 
 def to_tree(recipe: Settings) -> dict[str, Any]:

@@ -64,6 +64,15 @@ function(codeshell_native known out)
   set(${out} "${names}" PARENT_SCOPE)
 endfunction()
 
+# What a kernel can be compiled for.
+function(codeshell_possible kernel out)
+  if(kernel IN_LIST CODESHELL_HOPPER_KERNELS)
+    set(${out} "${CODESHELL_HOPPER_ARCHITECTURES}" PARENT_SCOPE)
+  else()
+    set(${out} "${CODESHELL_ALL_ARCHITECTURES}" PARENT_SCOPE)
+  endif()
+endfunction()
+
 # Sets in the caller, for each kernel of CODESHELL_KERNELS, ${kernel}_ARCHITECTURES: names of kernels.cmake, perhaps
 # none. with_cuda: whether there is an nvcc; without one all are empty, and only the spelling is checked.
 function(codeshell_choose_architectures with_cuda)
@@ -127,10 +136,7 @@ function(codeshell_choose_architectures with_cuda)
   # What is left for each kernel.
   foreach(kernel IN LISTS CODESHELL_KERNELS)
     set(chosen "")
-    set(possible "${CODESHELL_ALL_ARCHITECTURES}")
-    if(kernel IN_LIST CODESHELL_HOPPER_KERNELS)
-      set(possible "${CODESHELL_HOPPER_ARCHITECTURES}")
-    endif()
+    codeshell_possible(${kernel} possible)
     foreach(name IN LISTS possible)
       codeshell_spell("${name}" spelled)
       if(with_cuda AND spelled IN_LIST wanted)
@@ -141,14 +147,19 @@ function(codeshell_choose_architectures with_cuda)
   endforeach()
 endfunction()
 
-# Writes the file with what was chosen for each kernel, which _C tells; untouched if nothing has changed.
+# Writes the file with what was chosen for each kernel and what it can be compiled for, which _C tells; untouched if
+# nothing has changed.
 function(codeshell_write_architectures file)
   set(pairs "")
+  set(choices "")
   set(all "")
   foreach(kernel IN LISTS CODESHELL_KERNELS)
     string(REGEX REPLACE "^csrc/" "" source "${kernel}")
     string(REPLACE ";" "," names "${${kernel}_ARCHITECTURES}")
     list(APPEND pairs "${source}=${names}")
+    codeshell_possible(${kernel} possible)
+    string(REPLACE ";" "," names "${possible}")
+    list(APPEND choices "${source}=${names}")
     list(APPEND all ${${kernel}_ARCHITECTURES})
   endforeach()
   # For people: machine code by number, then PTX.
@@ -165,6 +176,8 @@ function(codeshell_write_architectures file)
 #include "gpu/device.h"
 
 std::string codeshell::gpu::kernel_architectures() { return "@pairs@"; }
+
+std::string codeshell::gpu::possible_architectures() { return "@choices@"; }
 
 std::string codeshell::gpu::cuda_architectures() { return "@summary@"; }
 ]=])

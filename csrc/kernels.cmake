@@ -6,6 +6,7 @@ set(CODESHELL_KERNELS
   csrc/attention/decode_sm90.cu
   csrc/attention/forward_sm90.cu
   csrc/copy/copy.cu
+  csrc/loss/softmax_gradient.cu
   csrc/rotary/rotary.cu
 )
 # What a kernel is compiled for, in CMake's names without "-real": machine code of the GPUs that people own, and PTX for
@@ -24,6 +25,7 @@ set(CODESHELL_KERNEL_BINDINGS
   csrc/bindings/attention.cpp
   csrc/bindings/copy.cpp
   csrc/bindings/decode.cpp
+  csrc/bindings/loss.cpp
   csrc/bindings/rotary.cpp
   csrc/bindings/tensors.cpp
 )

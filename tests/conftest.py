@@ -50,3 +50,11 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"reference files not here: {path}")
     return path
+
+
+@pytest.fixture
+def hopper_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention kernels of Hopper GPUs are on, as for users who ask for them."""
+    from codeshell.ops import hopper
+
+    monkeypatch.setattr(hopper, "enabled", True)

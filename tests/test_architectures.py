@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codeshell import _C
-from codeshell.architectures import OLDEST, Code, parse, serves, version
+from codeshell.architectures import OLDEST, Code, parse, serves, unreachable, version
 
 ALL = ["80", "86", "89", "90", "100", "120", "80-virtual"]
 CAPABILITIES = [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1), (13, 0)]
@@ -98,3 +98,19 @@ def test_the_extension_tells_its_facts() -> None:
     assert all(code.capability >= OLDEST for code in built)
     assert bool(built) == _C.cuda_built == (_C.cuda_runtime >= 12000) == bool(_C.cuda_architectures)
     assert _C.cuda_driver() >= 0 and isinstance(_C.debug_kernels, bool)
+
+
+@pytest.mark.parametrize(
+    ("possible", "capability", "reason"),
+    [
+        (["90a"], (8, 9), "this GPU is sm_89, and the kernel is for sm_90 alone"),
+        (["90a", "100a"], (12, 0), "this GPU is sm_120, and the kernel is for sm_90 and sm_100 alone"),
+        (["90a", "100a"], (10, 0), None),
+        (["90a"], (9, 0), None),
+        (["80", "90", "80-virtual"], (12, 0), None),
+        (["80", "90"], (12, 0), None),  # another build may have it
+        ([], (9, 0), None),
+    ],
+)
+def test_no_build_reaches_a_gpu_that_lacks_the_instructions(possible, capability, reason):
+    assert unreachable(possible, capability) == reason

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from codeshell import gpus
+from codeshell import _C, gpus
 from codeshell.gpus import Gpu, Machine
 from codeshell.operations import KERNELS
 
@@ -87,9 +87,10 @@ def test_no_build_is_advised_that_would_not_help(cuda: bool) -> None:
         cuda_runtime=13000 * cuda,
         cuda_driver=lambda: 13000,
         kernel_architectures=dict.fromkeys(KERNELS, ()),
+        possible_architectures=_C.possible_architectures,
     )
     for source in KERNELS:
-        hopper = source.endswith("_sm90.cu")
+        hopper = _C.possible_architectures[source] == ["90a"]
         for capability in ((8, 9), (9, 0)):
             reason = gpus.missing(source, capability, build)
             assert reason and ("install" in reason) == (capability == (9, 0) or not hopper), (source, capability)

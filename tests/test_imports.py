@@ -29,8 +29,9 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("documents",),
     # Work. Rooms of one level stand side by side and do not know one another.
+    ("tokenizer",),
     ("boosting", "ngram"),
-    ("dedup", "ops", "scorers", "tokenizer"),
+    ("dedup", "ops", "scorers"),
     ("data", "integrations", "model", "optim"),
     ("train",),
     # What trains and applies a learned score. It runs scorers, and may use the trainer.

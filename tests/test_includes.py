@@ -25,6 +25,7 @@ LEVELS = {
     "dedup": 2,
     "loss": 2,
     "ngram": 2,
+    "norm": 2,
     "sandbox": 2,
     "syntax": 2,
     "rotary": 2,

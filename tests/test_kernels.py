@@ -10,7 +10,7 @@ import pytest
 
 from codeshell import kernels
 from codeshell.cli import main
-from codeshell.operations import KERNELS
+from codeshell.operations import KERNELS, TRITON_KERNELS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,7 +109,7 @@ def test_verdicts(tmp_path: Path) -> None:
 def test_info_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["info", "--kernels", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["kernels"]
-    assert {row["source"] for row in rows} == set(KERNELS)
+    assert {row["source"] for row in rows} == {*KERNELS, *TRITON_KERNELS}
     assert main(["info", "--kernels"]) == 0
     text = capsys.readouterr().out
     for row in rows:
@@ -123,7 +123,7 @@ def test_info_kernels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     monkeypatch.setattr("codeshell.environment.benchmarks_folder", lambda: None)
     assert main(["info", "--kernels", "--json"]) == 0
     installed = json.loads(capsys.readouterr().out)["kernels"]
-    assert {row["source"]: row["hash"] for row in installed} == kernels.built_hashes()
+    assert {row["source"]: row["hash"] for row in installed} == kernels.hashes()
     assert {row["verdict"] for row in installed} == {"no result files installed"}
 
     monkeypatch.setattr(kernels, "present_hashes", lambda: dict.fromkeys(KERNELS, "0" * 16))

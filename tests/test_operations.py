@@ -13,7 +13,7 @@ import pytest
 from codeshell import kernels
 from codeshell.cli.bench import benchmarks
 from codeshell.cli.info import collect
-from codeshell.operations import KERNELS, OPERATIONS, Operation
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS, Operation
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC, TESTS = ROOT / "csrc", ROOT / "tests"
@@ -65,6 +65,19 @@ def test_each_kernel_has_its_tests(operation: Operation) -> None:
         assert f'"csrc/{kernel.source}"' in cubins, f"{kernel.source} has no row in EXPECTED"
 
 
+def test_the_kernels_in_triton_are_files_with_tests() -> None:
+    """Each is right in the interpreter, compiled for every GPU, and has tests for a GPU."""
+    assert set(TRITON_KERNELS) == set(kernels.triton_hashes())
+    for operation in OPERATIONS:
+        assert not operation.triton or not operation.kernels, "one way to a GPU"
+    for source, kernel in TRITON_KERNELS.items():
+        assert kernel.serves and kernel.torch and kernel.tests, source
+        name = Path(source).stem
+        here = [TESTS / "ops" / f"test_{name}.py", TESTS / "ops" / f"{name}_cases.py"]
+        assert all(path.is_file() for path in (*here, *(TESTS / test for test in kernel.tests))), source
+        assert "compile_kernels(" in here[0].read_text()
+
+
 def test_the_switch_is_that_of_the_kernels() -> None:
     hopper = pytest.importorskip("codeshell.ops.hopper", reason="torch is not installed")
     switched = {kernel.source for x in OPERATIONS if x.switch for kernel in x.kernels}
@@ -73,7 +86,8 @@ def test_the_switch_is_that_of_the_kernels() -> None:
 
 
 def test_every_test_of_a_kernel_is_named() -> None:
-    named = {test for x in OPERATIONS for test in (*x.host_tests, *(test for k in x.kernels for test in k.tests))}
+    in_kernels = {test for x in OPERATIONS for k in (*x.kernels, *x.triton) for test in k.tests}
+    named = in_kernels | {test for x in OPERATIONS for test in x.host_tests}
     for pattern in ("test_*_cuda.py", "test_*_host.py"):
         assert {f"gpu/{path.name}" for path in (TESTS / "gpu").glob(pattern)} <= named
 

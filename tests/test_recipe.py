@@ -44,6 +44,11 @@ def test_report_values_are_the_defaults() -> None:
         ("train.phases=[{share=1.0,context=9000}]", "beyond model.n_positions 8192"),
         ("train.phases=[{share=1.0,contexts=256}]", "did you mean context?"),
         ("train.batch_tokens=1000", "not a multiple of the context 2048"),
+        ("train.weights=bf16", "train.weights"),
+        ("train.replicate=0", "train.replicate: expected int >= 1"),
+        ("train={weights='bf16-masters', precision='fp32'}", "does not go with train.precision fp32"),
+        ("train={gather='bf16', precision='fp32'}", "does not go with train.precision fp32"),
+        ("train={gather='bf16', weights='bf16-stochastic'}", "leave out train.gather"),
         ("near_dedup.threshold=0.0", "near_dedup.threshold"),
         ("train", "write section.key=value"),
         ("seed.x=1", "seed is a value, not a section"),
@@ -98,6 +103,10 @@ def test_changed_names_what_a_result_depends_on() -> None:
     assert recipe.changed(was, was | {"train.threads": 2, "train.log_every": 5, "name": "other"}) == []
     assert recipe.changed(was, was | {"train.lr": 0.2, "seed": 1}) == ["seed", "train.lr"]
     assert recipe.changed(was, was | {"train.precision": "bf16"}) == ["train.precision"]
+    # How several GPUs share the work decides nothing but rounding; what the weights are kept in decides more.
+    spread = {"train.recompute": "block", "train.compile": True, "train.replicate": 2, "train.reshard": False}
+    assert recipe.changed(was, was | spread) == []
+    assert recipe.changed(was, was | {"train.weights": "bf16-masters"}) == ["train.weights"]
     # A key that the earlier version did not know, and its default; then a key that this one does not know.
     assert recipe.changed(was, was | {"train.clip": 1.0}) == []
     assert recipe.changed(was, was | {"train.clip": 2.0}) == ["train.clip"]

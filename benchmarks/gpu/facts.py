@@ -16,15 +16,16 @@ def facts(out: Path) -> None:
 
     from codeshell import _C
     from codeshell.engine.files import write_json
-    from codeshell.kernels import built_hashes
+    from codeshell.environment import environment
+    from codeshell.kernels import hashes
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if float(torch.ones(8, device=device).sum()) != 8:
         raise SystemExit(f"{device}: a sum of eight ones is not 8")
     found: dict[str, Any] = {
         "device": harness.device_facts(device),
-        "environment": harness.facts(torch.get_num_threads()) | {"command": "gpu_check.py"},
-        "kernels": built_hashes(),
+        "environment": environment(torch.get_num_threads()) | {"command": "gpu_check.py"},
+        "kernels": hashes(),
         "module": {
             "cuda_built": _C.cuda_built,
             "architectures": _C.cuda_architectures,

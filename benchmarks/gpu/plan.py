@@ -10,9 +10,10 @@ tests/benchmarks/test_gpu_plan.py fails where a kernel of the table has no row h
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from codeshell.operations import KERNELS, OPERATIONS
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS
 
 from .results import ROOT
 from .rows import Row
@@ -23,9 +24,12 @@ TOTAL = 780.0
 IMPORTS = 20.0
 """Seconds for the import of torch, once a call, and for reading the device. Forks have no more of it."""
 
-ROTARY, ADAMW, COPY = "rotary/rotary.cu", "adamw/adamw.cu", "copy/copy.cu"
+ROTARY, ADAMW, LOSS, COPY = "rotary/rotary.cu", "adamw/adamw.cu", "loss/softmax_gradient.cu", "copy/copy.cu"
+GELU, NORM = "ops/gelu_triton.py", "ops/norm_triton.py"
 FORWARD, BACKWARD, DECODE = "attention/forward_sm90.cu", "attention/backward_sm90.cu", "attention/decode_sm90.cu"
 
+ALL = KERNELS | TRITON_KERNELS
+"""The kernels by their path: below csrc, those in Triton below the package."""
 LAUNCHING = ("csrc/gpu/launch.cu", "csrc/gpu/tma.cu")
 """What launches all kernels, and is in no kernel's own hash."""
 
@@ -33,6 +37,9 @@ FIRST = "tests/gpu/test_first_launches.py"
 FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rotary", ROTARY, ()),
     ("adamw", ADAMW, ()),
+    ("gelu", GELU, ()),
+    ("norm", NORM, ()),
+    ("loss", LOSS, ()),
     ("copy", COPY, ()),
     ("forward_full", FORWARD, ()),
     ("forward_causal", FORWARD, ()),
@@ -49,6 +56,12 @@ FIRST_LAUNCHES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 TESTS: dict[str, tuple[float, str]] = {
     "gpu/test_rotary_cuda.py": (20, "85 small cases of 20 ms, 168 MB compared with the CPU kernel"),
     "gpu/test_adamw_cuda.py": (25, "14 small cases, 10,000 tensors made and stepped"),
+    "gpu/test_gelu_cuda.py": (25, "22 small cases, for which Triton compiles some 40 kernels, 0.5 s each: 20 s"),
+    "gpu/test_norm_cuda.py": (
+        30,
+        "22 cases of the 51 (PARTS), for which Triton compiles three kernels each, 0.5 s: 25 s",
+    ),
+    "gpu/test_loss_cuda.py": (20, "120 small cases of 50 ms, 9 of 70,144 logits against fp64 on the CPU: 3 s; 8.6 GB"),
     "gpu/test_copy_cuda.py": (10, "8 copies, the largest of 100 MB"),
     "gpu/test_attention_cuda.py": (25, "72 small cases of 50 ms, 200 runs of 1 ms"),
     "gpu/test_attention_backward_cuda.py": (
@@ -64,6 +77,9 @@ TESTS: dict[str, tuple[float, str]] = {
     "integrations/test_models_cuda.py": (45, "the import of transformers, 15 tests of tiny models of 1 s"),
 }
 """Budgets of files below tests/, and where they come from."""
+PARTS = {"gpu/test_norm_cuda.py": "1024 or 3072 or 8192 and bfloat16 or graph or strides"}
+"""Of a file, the cases (pytest's -k) that 15 minutes have room for: Triton compiles for each shape and dtype anew. The
+other ones have their own hour: `pytest tests/gpu/test_norm_cuda.py`."""
 OTHER_TESTS = 25.0
 """Seconds for a file of GPU tests that is not in the table above."""
 USES = {"gpu/test_attention_backward_cuda.py": (FORWARD,), "integrations/test_models_cuda.py": (FORWARD, BACKWARD)}
@@ -90,15 +106,31 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
     (
         "adamw",
         "adamw",
-        40,
+        35,
         PLAIN,
         (ADAMW,),
         "28 GB per step is 6.5 ms; 9 cases, 3 contenders, 35 steps of up to 40 ms: 15 s; 10,000 tensors, 5 times: 5 s",
     ),
     (
+        "norm",
+        "norm",
+        20,
+        PLAIN,
+        (NORM, GELU),
+        "800 MB per call is 190 us at 4.3 TB/s; 12 cases, 3 contenders, 80 calls: 1 s; Triton compiles: 5 s; start",
+    ),
+    (
+        "loss",
+        "loss",
+        30,
+        PLAIN,
+        (LOSS,),
+        "24 ms for each of three products, Liger takes ten times as long; 3 cases, 4 contenders, 35 calls: 12 s; start",
+    ),
+    (
         "attention-forward",
         "attention",
-        35,
+        30,
         (*PLAIN, "--only", ", forward"),
         (FORWARD,),
         "17 ms for the causal shapes, 30 ms for the full ones, at 650 TFLOP/s; 12 cases, 3 contenders, 45 calls: 8 s",
@@ -106,20 +138,27 @@ BENCHMARKS: tuple[tuple[str, str, float, tuple[str, ...], tuple[str, ...], str],
     (
         "attention-backward",
         "attention",
-        50,
+        45,
         (*PLAIN, "--only", "backward"),
         (BACKWARD, FORWARD),
         "55 ms for the shapes at 550 TFLOP/s, twice, 3 contenders, 45 calls: 16 s; cuDNN makes its plans: 5 s",
     ),
     (
-        "decode",
-        "decode",
+        "train",
+        "train_gpu",
         40,
+        ("--rounds", "8"),
+        (ROTARY, ADAMW, GELU, NORM, LOSS),
+        "16,384 tokens are 130 TFLOP, 0.3 s at 45 % MFU; 2 contenders, 12 steps: 8 s; transformers and models: 12 s",
+    ),
+    (
+        "decode",
+        "decode",
+        35,
         PLAIN,
         (DECODE,),
         "at most 4.3 GB per call, which is 1 ms; 20 cases, 2 contenders, 80 calls; 60 GB of random caches: 10 s",
     ),
-    ("overhead", "overhead", 20, PLAIN, (ROTARY, ADAMW), "30 rounds of 1 ms, 25 rows: 1 s; the rest is the start"),
 )
 """(row, script, budget, arguments, kernels, where the budget comes from), the smallest and most wanted first."""
 COMPILED: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -127,11 +166,15 @@ COMPILED: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("attention-flex", "attention", ("--only", "8192 tokens", "--without", "cuDNN"), (FORWARD, BACKWARD)),
 )
 """Rows that run only if they are named: each shape is compiled, 5 to 15 s each."""
+LATER = ("speed/overhead", "memcheck/decode", "synccheck/decode", "racecheck/attention")
+"""Others that run only if they are named, for which the 15 minutes have no room: what calls cost the host, the
+sanitizer on a second kernel that is off by default, and racecheck, which is known to report what is no error."""
 
 
 def plan() -> list[Row]:
     """All rows, in their order."""
-    return [*first_launches(), *tests(), *sanitizer(), *benchmarks()]
+    rows = [*first_launches(), *tests(), *sanitizer(), *benchmarks()]
+    return [dataclasses.replace(row, extra=True) if row.name in LATER else row for row in rows]
 
 
 def first_launches() -> list[Row]:
@@ -141,7 +184,7 @@ def first_launches() -> list[Row]:
             "first launch",
             # -P: the current folder has a codeshell without the extension that was built for this.
             ("-P", "-m", "pytest", f"{FIRST}::test_{test}[gpu]", *pytest_arguments()),
-            budget=5,
+            budget=4,
             # What tells a hang is 20 seconds of silence after the test's name, not a slow import before it.
             limit=60,
             kernels=(kernel,),
@@ -157,7 +200,7 @@ def first_launches() -> list[Row]:
 
 def tests() -> list[Row]:
     """The files of GPU tests: those of the kernels in the order of their first launches, then all others."""
-    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in KERNELS[kernel].tests]
+    order = [test for _, kernel, _ in FIRST_LAUNCHES for test in ALL[kernel].tests]
     names = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*_cuda.py")}
     found = [*dict.fromkeys(order), *sorted(names - set(order))]
     return [tests_of(name) for name in found]
@@ -165,11 +208,12 @@ def tests() -> list[Row]:
 
 def tests_of(name: str) -> Row:
     budget, why = TESTS.get(name, (OTHER_TESTS, "not measured yet"))
-    kernels = tuple(source for source, kernel in KERNELS.items() if name in kernel.tests)
+    part = ("-k", PARTS[name]) if name in PARTS else ()
+    kernels = tuple(source for source, kernel in ALL.items() if name in kernel.tests)
     return Row(
         f"tests/{Path(name).parent.as_posix()}/{Path(name).stem.removeprefix('test_').removesuffix('_cuda')}",
         "tests",
-        ("-P", "-m", "pytest", f"tests/{name}", *pytest_arguments()),
+        ("-P", "-m", "pytest", f"tests/{name}", *part, *pytest_arguments()),
         budget=budget,
         # transformers is imported before the first test prints its name.
         quiet=20 if name.startswith("gpu/") else 30,
@@ -217,6 +261,8 @@ def benchmarks() -> list[Row]:
         benchmark(name, script, budget, arguments, kernels, why)
         for name, script, budget, arguments, kernels, why in BENCHMARKS
     ]
+    why = "30 rounds of 1 ms, 25 rows: 1 s; the rest is the start"
+    rows.append(benchmark("overhead", "overhead", 20, PLAIN, (ROTARY, ADAMW), why))
     for name, script, arguments, kernels in COMPILED:
         rows.append(benchmark(name, script, 90, arguments, kernels, "5 to 15 s for each compiled shape", extra=True))
     return rows
@@ -259,8 +305,6 @@ def pytest_arguments() -> tuple[str, ...]:
 
 def dry(row: Row) -> Row:
     """The row on a machine without a GPU: tests skip, benchmarks take tiny sizes, the sanitizer has nothing to see."""
-    import dataclasses
-
     if row.kind != "benchmark":
         return dataclasses.replace(row, program=())
     words = list(row.command)

@@ -23,7 +23,7 @@ from typing import Any
 
 from codeshell.engine.files import write_json
 from codeshell.kernels import bare
-from codeshell.operations import KERNELS
+from codeshell.operations import KERNELS, TRITON_KERNELS
 
 from .rows import ENDED, Row
 
@@ -160,7 +160,9 @@ class Results:
                     found["failed"] += 1
                     found["messages"].append(f"{row.name}: {outcome['status']}")
             elif bad:
-                for file in sorted({test for source in row.kernels for test in KERNELS[source].tests}):
+                for file in sorted(
+                    {test for source in row.kernels for test in (KERNELS | TRITON_KERNELS)[source].tests}
+                ):
                     of(file)["failed"] += 1
                     of(file)["messages"].append(f"{row.name}: {outcome['status']}")
         self.document["tests"] = tests

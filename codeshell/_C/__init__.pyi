@@ -25,6 +25,8 @@ cuda_architectures: str
 kernel_architectures: dict[str, list[str]]
 """What each CUDA kernel was compiled for, by its source below csrc, in the names of `codeshell.architectures.parse`;
 empty lists where this build has none of it."""
+possible_architectures: dict[str, list[str]]
+"""What each CUDA kernel can be compiled for, in any build; the same sources."""
 debug_kernels: bool
 """Whether the CUDA kernels check their data and limit every wait (CODESHELL_DEBUG_KERNELS at the build)."""
 compiler: str
@@ -92,8 +94,42 @@ def attention_backward(
 ) -> None:
     """Fills the gradients of q, k and v; `gradients` are those three, and then the gradient of out."""
 
-def gelu_forward(x: int, y: int, n: int, bf16: bool, threads: int) -> None: ...
-def gelu_backward(x: int, dy: int, grad: int, n: int, bf16: bool, threads: int) -> None: ...
+def gelu_forward(x: int, bias: int, y: int, rows: int, columns: int, bf16: bool, threads: int) -> None: ...
+def gelu_backward(
+    x: int,
+    bias: int,
+    dy: int,
+    grad: int,
+    partial: int,
+    sums: int,
+    rows: int,
+    columns: int,
+    bf16: bool,
+    threads: int,
+) -> None: ...
+def product_pays() -> bool: ...
+def product_packed_size(n: int, k: int) -> int: ...
+def product_pack(b: int, row: int, step: int, n: int, k: int, packed: int, threads: int) -> None: ...
+def product_multiply(
+    a: int,
+    a_row: int,
+    a_step: int,
+    packed: int,
+    c: int,
+    c_row: int,
+    bias: int,
+    add: bool,
+    m: int,
+    n: int,
+    k: int,
+    threads: int,
+) -> None: ...
+def gelu_sum_chunks(rows: int, columns: int) -> int: ...
+def norm_forward(
+    tensors: tuple[int, ...], rows: int, width: int, eps: float, bf16: tuple[bool, bool, bool], threads: int
+) -> None: ...
+def norm_backward(tensors: tuple[int, ...], rows: int, width: int, bf16: tuple[bool, bool], threads: int) -> None: ...
+def norm_sum_chunks(rows: int) -> int: ...
 def cross_entropy(
     logits: int,
     rows: int,
@@ -222,6 +258,29 @@ def attention_decode_tiles(
 
 def copy_cuda(source: int, target: int, bytes: int, stream: int) -> None:
     """Copies device memory with a plain kernel. Both addresses are 16-byte aligned. RuntimeError without CUDA."""
+
+def softmax_gradient_cuda(
+    logits: int,
+    row_stride: int,
+    rows: int,
+    vocabulary: int,
+    dtype: str,
+    targets: int,
+    ignore_index: int,
+    scale: int,
+    losses: int,
+    partials: int,
+    splits: int,
+    stream: int,
+) -> None:
+    """Logits become their gradient in place on a GPU; codeshell/ops/loss_cuda.py calls it, after its checks.
+
+    Tensors are addresses: `scale` of one fp32 on the device (0 is 1), `partials` of an fp32 (rows, splits, 2) workspace
+    (0 where `splits` is 1), `dtype` is that of the logits. RuntimeError in a build without CUDA.
+    """
+
+def softmax_gradient_splits(rows: int, vocabulary: int, dtype: str) -> int:
+    """Into how many parts `softmax_gradient_cuda` is to split rows on the current device. RuntimeError without CUDA."""
 
 class AdamWTable:
     """The tensors that one AdamW launch updates; codeshell/optim/buckets.py uses it.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from codeshell.cli.sizes import parse_size
 
 if TYPE_CHECKING:
     from codeshell.documents.inputs import InputOptions
     from codeshell.engine import Engine
 
 HELP = "find near duplicates in folders, Parquet and JSONL files, and write what stays"
-
-UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-"""Powers of 1000 (or of 1024, with an i) that a size may be given in."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -289,19 +287,3 @@ def copies(statistics: dict[str, Any]) -> list[str]:
     if "unreadable" in copied:
         lacks.append(f"files that can no longer be read ({copied['unreadable']:,})")
     return [*lines, f"kept/ lacks {' and '.join(lacks)}"] if lacks else lines
-
-
-def parse_size(text: str, name: str) -> int:
-    """The number of bytes that '2GiB', '500MB' or '1073741824' stands for."""
-    from codeshell.errors import UserError
-
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise UserError(f"{name}: {text!r} is not a size; write 2GiB or 500MB")
-    unit = (found[2] or "").lower()
-    size = float(found[1]) * (1024 if unit.endswith("i") else 1000) ** UNITS[unit[:1]]
-    if size < 64 << 20:
-        raise UserError(f"{name}: {text} is too little; give 64MiB or more")
-    if size >= 1 << 62:
-        raise UserError(f"{name}: {text} is more than any machine has; give what this machine has")
-    return int(size)

@@ -127,6 +127,8 @@ def kernels(as_json: bool, capability: tuple[int, int] | None) -> int:
         codes = [parse(name) for name in row["architectures"]]
         built = f"for {summary(codes)}" if codes else "not in this build"
         without = "" if row["built"] else " (WITHOUT CUDA)"
+        if row["triton"]:
+            built, without = "in Triton: compiled for the GPU when it is first used", ""
         print(f"{row['source']}  source {row['hash']}, {built}{without}")
         print(f"  serves    {row['serves']}")
         print(f"  to torch  {row['torch']}")

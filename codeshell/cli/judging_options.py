@@ -43,7 +43,7 @@ def limits(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: one is out of range.
     """
-    from codeshell.cli.dedup import parse_size
+    from codeshell.cli.sizes import parse_size
     from codeshell.errors import UserError
 
     given: dict[str, Any] = {}

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from codeshell.cli.dedup import parse_size
+    from codeshell.cli.sizes import parse_size
     from codeshell.engine.arrow import leave_out_pandas
     from codeshell.errors import UserError
 

@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     from collections import Counter
     from pathlib import Path
 
-    from codeshell.cli.dedup import parse_size
+    from codeshell.cli.sizes import parse_size
     from codeshell.engine.arrow import leave_out_pandas
     from codeshell.engine.memory import give_back_large_blocks
     from codeshell.environment import thread_count

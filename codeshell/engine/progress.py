@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
-from codeshell.errors import say
+from codeshell.errors import hushed, say
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ class Progress:
         self.notes: dict[str, Any] = {}
         # tqdm's bar, on a terminal only: a log would get a line for each of its redraws.
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not hushed():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, desc=label, unit=f" {unit}" if unit else "", leave=False, file=sys.stderr)

@@ -13,21 +13,23 @@ their index may list all the same. They also hold rotary buffers, which are reco
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from codeshell.engine.downloads import AGAIN, check_model_directory, fault, read_downloaded_json
 from codeshell.engine.files import TEMPORARY, atomic_path, make_directory, remove_quietly, write_json
 from codeshell.errors import UserError
 from codeshell.model.config import CodeShellConfig
+from codeshell.model.tensor_files import Layout, TensorFileError, TensorParts, TensorWriter, part_names
 
 _IGNORED = re.compile(
     r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
@@ -110,8 +112,7 @@ def read_weights(
     weights: dict[str, torch.Tensor] = {}
     origin: dict[str, Path] = {}  # the file of each tensor, for messages
     pending: dict[str, torch.Tensor] = {}  # Starcoder2's q, k and v whose other parts are in a later shard
-    for file in _weight_files(directory):
-        tensors = _read(file)
+    for file, tensors in _contents(directory):
         if starcoder2:
             pending.update(tensors)
             tensors = dict(_from_starcoder2(pending, config))
@@ -139,6 +140,7 @@ def save(
     layout: Literal["codeshell", "starcoder2"] = "codeshell",
     *,
     max_shard_bytes: int = 5_000_000_000,
+    fetch: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.cpu,
 ) -> None:
     """Write `config.json`, `generation_config.json` and safetensors.
 
@@ -152,6 +154,8 @@ def save(
         directory: made if need be; an earlier model in it is replaced.
         layout: of the files.
         max_shard_bytes: a file is at most this large, unless one tensor alone is larger. Several files get an index.
+        fetch: brings a tensor whole to the CPU. It is called once for each tensor, in their order, and what it gives is
+            written before the next call: one tensor is in memory, whatever the model's size.
 
     Raises:
         ValueError: unknown layout.
@@ -162,25 +166,28 @@ def save(
     directory = make_directory(directory)
     fields = config.to_dict() if layout == "codeshell" else config.to_starcoder2_dict()
     fields["torch_dtype"] = str(tensors[_EMBEDDING].dtype).removeprefix("torch.")
-    # Names of the layout. Ours has a tied embedding under the head's name, at the end.
-    tensors = dict(_to_starcoder2(tensors, config) if layout == "starcoder2" else tensors)
-    if layout == "codeshell" and config.tie_word_embeddings:
-        tensors[_HEAD] = tensors.pop(_EMBEDDING)
+    # Where each tensor goes, by the layout's names, before any is fetched.
+    shards = _shards(_layouts(tensors, config, layout), max_shard_bytes)
+    names = _shard_names(len(shards))
+    place = {key: number for number, shard in enumerate(shards) for key in shard}
     # A directory that has a config.json is complete: the old one is deleted first, and the new one is written last.
     remove_quietly(directory / "config.json")
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            warnings.warn(f"{directory}: tensor {name} holds NaN or infinity, and is saved so", stacklevel=3)
-    shards = _shards(tensors, max_shard_bytes)
-    names = _shard_names(len(shards))
-    for name, shard in zip(names, shards, strict=True):
-        # safetensors stores plain memory: on the CPU, without strides.
-        with atomic_path(directory / name) as temporary:
-            contents = {key: tensor.cpu().contiguous() for key, tensor in shard.items()}
-            save_file(contents, temporary, metadata={"format": "pt"})
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                TensorWriter(stack.enter_context(atomic_path(directory / name)), shard, {"format": "pt"})
+            )
+            for name, shard in zip(names, shards, strict=True)
+        ]
+        for name, tensor in tensors.items():
+            whole = fetch(tensor)
+            if not bool(whole.isfinite().all()):
+                warnings.warn(f"{directory}: tensor {name} holds NaN or infinity, and is saved so", stacklevel=3)
+            for key, part in _to_layout(name, whole, config, layout):
+                writers[place[key]].write(key, part)
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        total = sum(tensor.nbytes for tensor in tensors.values())
+        total = sum(kind.nbytes for shard in shards for kind in shard.values())
         write_json(
             directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
@@ -192,6 +199,46 @@ def save(
         if stale.name not in keep and not stale.name.endswith(TEMPORARY):
             stale.unlink()
     write_json(directory / "config.json", fields)
+
+
+def _to_layout(
+    name: str, tensor: torch.Tensor, config: CodeShellConfig, layout: Literal["codeshell", "starcoder2"]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The layout's name and tensor for one of ours; a tied embedding has the head's name in ours."""
+    if layout == "starcoder2":
+        yield from _to_starcoder2({name: tensor}, config)
+    else:
+        yield _HEAD if name == _EMBEDDING and config.tie_word_embeddings else name, tensor
+
+
+def _layouts(
+    tensors: Mapping[str, torch.Tensor], config: CodeShellConfig, layout: Literal["codeshell", "starcoder2"]
+) -> dict[str, Layout]:
+    """Dtype and shape of what is written, in the order of the files; a tied embedding of ours comes last."""
+    result: dict[str, Layout] = {}
+    for name, tensor in tensors.items():
+        # Tensors without memory take the same way as those with values.
+        shape = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        for key, part in _to_layout(name, shape, config, layout):
+            result[key] = Layout(part.dtype, tuple(part.shape))
+    if layout == "codeshell" and config.tie_word_embeddings:
+        result[_HEAD] = result.pop(_HEAD)
+    return result
+
+
+def _contents(directory: Path) -> Iterator[tuple[Path, dict[str, torch.Tensor]]]:
+    """Each file of weights with its tensors; the parts of a trainer's checkpoint give whole tensors, one at a time."""
+    try:
+        names = part_names(directory, "model")
+        if names and names != ["model.safetensors"]:
+            parts = TensorParts(directory, names)
+            for name in parts.layouts:
+                yield directory / names[0], {name: parts.read(name)}
+            return
+    except TensorFileError as error:
+        raise UserError(f"{directory}: a damaged checkpoint: {error}; take another one") from None
+    for file in _weight_files(directory):
+        yield file, _read(file)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -366,9 +413,9 @@ def _from_starcoder2(pending: dict[str, torch.Tensor], config: CodeShellConfig) 
                 yield f"transformer.h.{layer}.attn.c_attn.{found[3]}", whole
 
 
-def _shards(tensors: dict[str, torch.Tensor], limit: int) -> list[dict[str, torch.Tensor]]:
+def _shards(tensors: dict[str, Layout], limit: int) -> list[dict[str, Layout]]:
     """The tensors in their order, cut into files of at most `limit` bytes; a tensor is never cut."""
-    shards: list[dict[str, torch.Tensor]] = [{}]
+    shards: list[dict[str, Layout]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         if shards[-1] and size + tensor.nbytes > limit:

@@ -36,16 +36,22 @@ from codeshell.model.layout import Sequences, arrange
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
 
-_FORWARD = nn.Linear.forward
+_FORWARDS = {nn.Linear: nn.Linear.forward, nn.LayerNorm: nn.LayerNorm.forward}
+
+Hidden = torch.Tensor | tuple[torch.Tensor, torch.Tensor | None]
+"""What blocks take and return: the residual stream (T, D), or a pair of the stream and the branch that is still to be
+added to it, (T, D) or None."""
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a call of the module is a product with its weight and no more, so that its weight may be used directly.
+    """Whether a call of a linear layer or a LayerNorm is its formula and no more, so that its weight may be used
+    directly.
 
     It is not where somebody has replaced the module (LoRA, quantisation, a parametrization), its forward, or has hooked
     it or all modules (pruning, probes): then the module has to be called.
     """
-    if type(module) is not nn.Linear or nn.Linear.forward is not _FORWARD or "forward" in module.__dict__:
+    kind = type(module)
+    if kind not in _FORWARDS or kind.forward is not _FORWARDS[kind] or "forward" in module.__dict__:
         return False
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
@@ -58,6 +64,24 @@ def linear(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return ops.linear(x, module.weight, module.bias)  # type: ignore[arg-type]
     out: torch.Tensor = module(x)
     return out
+
+
+def add_and_normalise(
+    norm: nn.Module, x: torch.Tensor, branch: torch.Tensor | None, then: nn.Module | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stream `x + branch` and `norm` of it, in one pass where the norm is plain.
+
+    `then` is the linear layer that takes the norm. If it is plain, the norm comes in the dtype of its product, which
+    under autocast would be rounded to that anyway; else in that of the stream, as torch gives it.
+    """
+    # A LayerNorm may also be without weight or bias, or over more dimensions.
+    if is_plain(norm) and norm.bias is not None and norm.weight.shape == x.shape[-1:]:
+        dtype: torch.dtype | None = None
+        if then is None or not is_plain(then):
+            dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
+        return ops.residual_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, dtype=dtype)  # type: ignore[arg-type]
+    stream = x if branch is None else x + branch
+    return stream, norm(stream)
 
 
 @dataclass
@@ -192,14 +216,23 @@ class CodeShellMLP(nn.Module):
         self.dropout = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # (T, 4 D), unless the config says another width.
-        inner = ops.gelu(linear(self.c_fc, x))
+        # (T, 4 D), unless the config says another width. The product leaves the bias out: it is added where GELU has
+        # each element in registers.
+        if is_plain(self.c_fc):
+            inner = ops.bias_gelu(ops.linear(x, self.c_fc.weight), self.c_fc.bias)
+        else:
+            inner = ops.gelu(self.c_fc(x))
         out: torch.Tensor = self.dropout(linear(self.c_proj, inner))
         return out
 
 
 class CodeShellBlock(nn.Module):
-    """Attention and MLP, each after a LayerNorm and added to the residual stream (T, D)."""
+    """Attention and MLP, each after a LayerNorm and added to the residual stream (T, D).
+
+    What is added last is normalised next by another block, and adding and normalising is one pass over memory. So
+    blocks that follow one another pass a pair, the stream and the branch that is still to be added; a block that is
+    given the stream alone returns the stream.
+    """
 
     def __init__(self, config: CodeShellConfig, layer: int) -> None:
         super().__init__()
@@ -208,11 +241,36 @@ class CodeShellBlock(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = CodeShellMLP(config)
 
-    def forward(self, x: torch.Tensor, sequences: Sequences) -> torch.Tensor:
+    def forward(self, x: Hidden, sequences: Sequences) -> Hidden:
         # Pre-norm: the branches read a normalised copy, and the stream itself is only ever added to.
-        x = x + self.attn(self.ln_1(x), sequences)
-        out: torch.Tensor = x + self.mlp(self.ln_2(x))
-        return out
+        stream, branch = x if isinstance(x, tuple) else (x, None)
+        stream, normed = add_and_normalise(self.ln_1, stream, branch, self.attn.c_attn)
+        branch = self.attn(normed, sequences)
+        stream, normed = add_and_normalise(self.ln_2, stream, branch, self.mlp.c_fc)
+        branch = self.mlp(normed)
+        return (stream, branch) if isinstance(x, tuple) else stream + branch
+
+
+def passes_pairs(block: nn.Module) -> bool:
+    """Whether a block of the model takes and returns pairs: a `CodeShellBlock` that nobody looks into.
+
+    Somebody who has replaced it or its forward, or has hooked it or all modules, knows blocks that pass the stream, and
+    is given that. FSDP2's hooks, torch.compile and torch's checkpoint_wrapper pass on whatever they are given; only
+    reentrant checkpoints do not see tensors within a pair.
+    """
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return False
+    while True:
+        for hooks in (block._forward_hooks, block._forward_pre_hooks, block._backward_hooks, block._backward_pre_hooks):
+            if any(not getattr(hook, "__module__", "").startswith("torch.") for hook in hooks.values()):
+                return False
+        inner = block._modules.get("_orig_mod") or block._modules.get("_checkpoint_wrapped_module")
+        if inner is None:
+            break
+        if getattr(getattr(block, "checkpoint_impl", None), "name", "") == "REENTRANT":
+            return False
+        block = inner
+    return type(block).forward is CodeShellBlock.forward and "forward" not in block.__dict__
 
 
 class CodeShellModel(nn.Module):
@@ -227,11 +285,15 @@ class CodeShellModel(nn.Module):
 
     def forward(self, tokens: torch.Tensor, sequences: Sequences) -> torch.Tensor:
         """(T,) int64 to (T, D)."""
-        x = self.drop(self.wte(tokens))
+        x: torch.Tensor = self.drop(self.wte(tokens))
+        branch: torch.Tensor | None = None
         for block in self.h:
-            x = block(x, sequences)
-        out: torch.Tensor = self.ln_f(x)
-        return out
+            if passes_pairs(block):
+                x, branch = block((x, branch), sequences)
+            else:
+                x, branch = block(x if branch is None else x + branch, sequences), None
+        # The head may be anything, so the last norm keeps the dtype of the stream.
+        return add_and_normalise(self.ln_f, x, branch, None)[1]
 
 
 class CodeShellForCausalLM(nn.Module):
@@ -260,17 +322,21 @@ class CodeShellForCausalLM(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the initial weights, in the order of `named_parameters`; None draws from torch's global generator."""
-        std = self.config.initializer_range
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif parameter.dim() == 1:
-                parameter.fill_(1.0)
-            else:
-                # 2 L projections are added to the residual stream; scaled so, its variance does not grow with L.
-                residual = name.endswith("c_proj.weight")
-                spread = std / math.sqrt(2 * self.config.n_layer) if residual else std
-                parameter.normal_(0.0, spread, generator=generator)
+            self.draw_parameter(name, parameter, generator)
+
+    @torch.no_grad()
+    def draw_parameter(self, name: str, target: torch.Tensor, generator: torch.Generator | None = None) -> None:
+        """Draw the initial weights of one parameter into a tensor of its shape."""
+        std = self.config.initializer_range
+        if name.endswith("bias"):
+            target.zero_()
+        elif target.dim() == 1:
+            target.fill_(1.0)
+        else:
+            # 2 L projections are added to the residual stream; scaled so, its variance does not grow with L.
+            residual = name.endswith("c_proj.weight")
+            target.normal_(0.0, std / math.sqrt(2 * self.config.n_layer) if residual else std, generator=generator)
 
     def num_parameters(self) -> int:
         """Weights of the model, the tied head counted once."""

@@ -44,4 +44,6 @@ def autocast(precision: Precision, device: torch.device | str = "cpu") -> Abstra
     """A context manager for the forward pass and the loss; the backward pass belongs outside it."""
     if resolve(precision, device) == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    # Without torch's cache of rounded weights. A forward pass reads each weight once, so the cache would save nothing,
+    # and it would hold the copies of all blocks until the context ends.
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, cache_enabled=False)

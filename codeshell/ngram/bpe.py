@@ -1,12 +1,13 @@
 """BPE units: the ids of a tokenizer.json, three added (<unk>, <s> and </s> come first).
 
-The ids are made by the `tokenizers` library. It is about fifty times slower than lexical units, which is why those are
-the default; there is no BPE in C++.
+The ids are those of the `tokenizers` library, which takes special tokens in a text for text. C++ makes them where it
+serves the tokenizer (codeshell/tokenizer/encoder.py), and the library, twenty times slower, where it does not.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from codeshell import _C
 from codeshell.documents.texts import TextBuffers
 from codeshell.errors import UserError
+from codeshell.tokenizer.tokenizer import Tokenizer as OurTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,21 +69,39 @@ def load(blob: bytes, name: str) -> Tokenizer:
     return tokenizer
 
 
+def _native(blob: bytes) -> OurTokenizer | None:
+    """Our reading of a tokenizer.json, if its ids are the library's and made in C++."""
+    try:
+        tokenizer = OurTokenizer(blob.decode())
+    except UserError:
+        return None
+    # What our reading leaves out, and the library does not.
+    tree = json.loads(blob)
+    text = any(not token.get("special") for token in tree.get("added_tokens") or [])
+    if text or tree["model"].get("unk_token") is not None or tree["model"].get("dropout") or tokenizer.missing_bytes:
+        return None
+    return tokenizer if tokenizer.native else None
+
+
 class Encoder:
     """Makes the ids of texts for units of BPE."""
 
     def __init__(self, units: _C.ngram.Units) -> None:
         self._tokenizer = load(units.extra, "tokenizer of the model")
+        self._native = _native(units.extra)
 
     def encode(self, piece: TextBuffers) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The ids of texts: (units,), and where those of each text begin: (texts + 1,)."""
+        if self._native:
+            found, begins = self._native.encode_buffers(piece)
+            return found + np.uint32(SPECIAL), begins
         ids: list[NDArray[np.uint32]] = []
         bounds = piece.offsets.tolist()
         for first in range(0, len(piece), DOCUMENTS):
             some = bounds[first : first + DOCUMENTS + 1]
             texts = [str(piece.data[begin:end], "utf-8") for begin, end in itertools.pairwise(some)]
-            found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            ids += [np.array(one.ids, np.uint32) + np.uint32(SPECIAL) for one in found]
+            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            ids += [np.array(one.ids, np.uint32) + np.uint32(SPECIAL) for one in encoded]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum([len(one) for one in ids], out=offsets[1:])
         return np.concatenate(ids or [np.zeros(0, np.uint32)]), offsets

@@ -113,19 +113,47 @@ def _even_offsets(x: torch.Tensor) -> NDArray[np.int32]:
     return np.arange(x.shape[0] + 1, dtype=np.int32) * np.int32(x.shape[1])
 
 
-def gelu_forward(x: torch.Tensor) -> torch.Tensor:
-    """GELU of a contiguous tensor."""
+def gelu_forward(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """GELU of x + bias; x (..., columns) is contiguous, bias fp32 (columns,), contiguous, or None."""
     out = torch.empty_like(x)
-    _C.gelu_forward(address(x), address(out), x.numel(), x.dtype == torch.bfloat16, torch.get_num_threads())
+    columns = x.shape[-1] if x.dim() else 1
+    _C.gelu_forward(
+        address(x),
+        0 if bias is None else address(bias),
+        address(out),
+        x.numel() // columns,
+        columns,
+        x.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )
     return out
 
 
-def gelu_backward(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """Gradient of GELU at x, times `grad`; both contiguous, of one dtype."""
+def gelu_backward(
+    x: torch.Tensor, bias: torch.Tensor | None, grad: torch.Tensor, with_bias: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradients of x, and of bias in fp32 (None unless `with_bias`); as for `gelu_forward`, and `grad` like x."""
     out = torch.empty_like(x)
-    bf16 = x.dtype == torch.bfloat16
-    _C.gelu_backward(address(x), address(grad), address(out), x.numel(), bf16, torch.get_num_threads())
-    return out
+    columns = x.shape[-1] if x.dim() else 1
+    rows = x.numel() // columns
+    # Each chunk of rows has a row of `partial`, and rows are summed in order.
+    partial = sums = None
+    if with_bias:
+        partial = x.new_empty((_C.gelu_sum_chunks(rows, columns), columns), dtype=torch.float32)
+        sums = x.new_empty(columns, dtype=torch.float32)
+    _C.gelu_backward(
+        address(x),
+        0 if bias is None else address(bias),
+        address(grad),
+        address(out),
+        0 if partial is None else address(partial),
+        0 if sums is None else address(sums),
+        rows,
+        columns,
+        x.dtype == torch.bfloat16,
+        torch.get_num_threads(),
+    )
+    return out, sums
 
 
 def cross_entropy_(
@@ -146,3 +174,72 @@ def cross_entropy_(
         logits.dtype == torch.bfloat16,
         torch.get_num_threads(),
     )
+
+
+class norm:  # noqa: N801 (it stands for a module: norm_triton.py has the same functions)
+    """Residual and LayerNorm: codeshell/ops/norm.py says what the functions take and return. All tensors are contiguous
+    and not empty; matrices are (..., D), fp32 or bf16."""
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor,
+        branch: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The sum (empty without a branch), the norm in `dtype`, and fp32 mean and rstd of the rows."""
+        width = x.shape[-1]
+        rows = x.numel() // width
+        stream = x.new_empty(0) if branch is None else torch.empty_like(x)
+        normed = torch.empty_like(x, dtype=dtype)
+        mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
+        # The kernels take weights in fp32.
+        weight, bias = weight.float(), bias.float()
+        addresses = (address(x), 0 if branch is None else address(branch), stream.data_ptr(), normed.data_ptr())
+        _C.norm_forward(
+            (*addresses, address(weight), address(bias), mean.data_ptr(), rstd.data_ptr()),
+            rows,
+            width,
+            eps,
+            (_is_bf16(x), branch is not None and _is_bf16(branch), dtype == torch.bfloat16),
+            torch.get_num_threads(),
+        )
+        return stream, normed, mean, rstd
+
+    @staticmethod
+    def backward(
+        grad_stream: torch.Tensor | None,
+        grad_normed: torch.Tensor,
+        stream: torch.Tensor,
+        weight: torch.Tensor,
+        mean: torch.Tensor,
+        rstd: torch.Tensor,
+        branch_dtype: torch.dtype,
+        affine: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The gradients of x, of the branch (empty if its dtype is that of x), and of weight and bias in the weight's
+        dtype (empty unless `affine`)."""
+        width = stream.shape[-1]
+        rows = stream.numel() // width
+        grad_x = torch.empty_like(stream)
+        apart = branch_dtype != stream.dtype
+        grad_branch = torch.empty_like(stream, dtype=branch_dtype) if apart else stream.new_empty(0)
+        wide = weight.float()
+        sums = [wide.new_empty(width if affine else 0) for _ in range(2)]
+        partial = wide.new_empty((_C.norm_sum_chunks(rows), 2, width) if affine else 0)
+        inputs = (0 if grad_stream is None else address(grad_stream), address(grad_normed), address(stream))
+        outputs = (grad_x.data_ptr(), grad_branch.data_ptr(), partial.data_ptr(), *(x.data_ptr() for x in sums))
+        _C.norm_backward(
+            (*inputs, address(mean), address(rstd), address(wide), *outputs),
+            rows,
+            width,
+            (_is_bf16(stream), _is_bf16(grad_normed)),
+            torch.get_num_threads(),
+        )
+        return grad_x, grad_branch, sums[0].to(weight.dtype), sums[1].to(weight.dtype)
+
+
+def _is_bf16(x: torch.Tensor) -> bool:
+    return x.dtype == torch.bfloat16

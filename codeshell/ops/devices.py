@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from codeshell import _C, gpus
-from codeshell.ops.library import stream_of
+from codeshell.ops.library import constant_in_graphs, stream_of
 
 # Files of kernels, below csrc, that are asked for here and there.
 ROTARY = "rotary/rotary.cu"
 ADAMW = "adamw/adamw.cu"
+LOSS = "loss/softmax_gradient.cu"
 
 
 class Facts(NamedTuple):
@@ -83,8 +84,8 @@ def missing(device: torch.device, *sources: str) -> str | None:
     return answer
 
 
-# A traced graph, which cannot look into torch's properties of a device, folds the answer into a constant.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+# A traced graph cannot look into torch's properties of a device.
+@constant_in_graphs
 def _answer(index: int | None, sources: tuple[str, ...]) -> str | None:
     """`missing` of the GPU with this index."""
     # None means whichever is current, which may change.

@@ -37,7 +37,15 @@ from torch.nn import functional as F
 
 from codeshell.ops import devices, hopper
 from codeshell.ops.attention_call import AttentionCall
-from codeshell.ops.library import apply_directly, define, differentiable, differentiable_once, direct, transformed
+from codeshell.ops.library import (
+    apply_directly,
+    constant_in_graphs,
+    define,
+    differentiable,
+    differentiable_once,
+    direct,
+    transformed,
+)
 
 _Pair = tuple[torch.Tensor, torch.Tensor]
 _Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -69,7 +77,7 @@ built = torch.backends.cuda.is_flash_attention_available() and torch.version.hip
 """Whether the installed torch has it. (That of a torch for another vendor's GPUs is another one, with other limits.)"""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def implementation() -> str:
     """The name of what runs: "FA2", which torch has; or what the user has activated in its place."""
     current = getattr(torch.nn.attention, "current_flash_attention_impl", None)  # not in the oldest torch

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
@@ -30,6 +30,8 @@ from codeshell.versions import require
 require("torch", torch.__version__)
 library = torch.library.Library("codeshell", "DEF")  # type: ignore[no-untyped-call]
 """The namespace `torch.ops.codeshell`."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _log = logging.getLogger("codeshell")
 _said: set[str] = set()
@@ -66,6 +68,17 @@ def define(schema: str, function: Callable[..., Any], fake: Callable[..., Any]) 
     library.impl(name, function, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"codeshell::{name}", fake, lib=library)
     return getattr(torch.ops.codeshell, name).default
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """Mark a function, the answer of which a traced graph folds into a constant.
+
+    torch.compiler.assume_constant_result does the same, but imports torch._dynamo, and with that triton where it is
+    installed: more time than everything else that `codeshell.ops` imports (2.8 s of CPU), for processes that will never
+    trace.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def direct(*tensors: torch.Tensor | None) -> bool:

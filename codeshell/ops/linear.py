@@ -1,4 +1,6 @@
-"""A linear layer that multiplies bf16 operands on whichever unit of the CPU does it fastest.
+"""A linear layer whose products run on whatever multiplies fastest on this CPU.
+
+In fp32 that is torch's own product, or, where it pays, that of products.py.
 
 Under bf16 autocast torch's linear runs oneDNN's bf16 product. That is right where the CPU has AMX. Without it, the
 avx512_bf16 instructions ran at half the rate of plain fp32 ones (0.16 against 0.30 TFLOP/s on 2 cores of a Xeon), and
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from codeshell.ops.library import check_one_device, differentiable_once, direct
+from codeshell.ops import products
+from codeshell.ops.library import check_one_device, differentiable, differentiable_once, direct, direct_backward
 
 
 @functools.cache
@@ -47,11 +50,57 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     # torch's own bf16 product returns whatever is in memory if one of the two is on the meta device (2.13).
     if x.device != weight.device:
         check_one_device("x", x=x, weight=weight, bias=bias)
-    # Everywhere but under bf16 autocast on such a CPU, torch's own product is the fastest.
-    if not widens(x, weight, bias):
+    out: torch.Tensor
+    if widens(x, weight, bias):
+        out = _WidenedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return out
+    if not products.serves(x, weight, bias) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    out: torch.Tensor = _WidenedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    if not differentiable(x, weight, bias):
+        return _product(x, weight, bias)
+    out = _OwnLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`x @ weight.T + bias` in fp32, by our product where it serves."""
+    if products.serves(x, weight, bias):
+        return products.multiply(x, products.pack(weight.t()), bias=bias)
+    return F.linear(x, weight, bias)
+
+
+def _product_back(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`grad @ weight` in fp32: the gradient of x."""
+    return products.multiply(grad, products.pack(weight)) if products.serves(grad, weight) else grad @ weight
+
+
+class _OwnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        (grad,) = grads
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        # If somebody differentiates this pass (create_graph), it consists of torch's operations, as torch's own does.
+        back = torch.matmul if torch.is_grad_enabled() or not _has_memory(grad) else _product_back
+        # torch's product is as fast as ours where the left operand is transposed.
+        return (
+            back(grad, weight) if need_x else None,
+            grad.t() @ x if need_weight else None,
+            grad.sum(0) if need_bias else None,
+        )
+
+
+def _has_memory(grad: torch.Tensor) -> bool:
+    """Whether a gradient is what its memory says; not one of a batch that torch's older vmap hides."""
+    try:
+        return direct_backward(grad)
+    except RuntimeError:
+        return False
 
 
 class _WidenedLinear(torch.autograd.Function):
@@ -63,7 +112,7 @@ class _WidenedLinear(torch.autograd.Function):
         ctx.dtypes = (x.dtype, weight.dtype, None if bias is None else bias.dtype)
         # Autocast would round the widened operands again and run the slow product.
         with torch.autocast("cpu", enabled=False):
-            wide = F.linear(x_kept.float(), weight_kept.float(), None if bias is None else bias.float())
+            wide = _product(x_kept.float(), weight_kept.float(), None if bias is None else bias.float())
         return wide.to(torch.bfloat16)
 
     @staticmethod
@@ -74,7 +123,7 @@ class _WidenedLinear(torch.autograd.Function):
         # (tokens, out). The three gradients go back in the dtypes that came in, which under autocast are often fp32.
         grad = grads[0].float()
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        grad_x = (grad @ weight.float()).to(x_dtype) if need_x else None
+        grad_x = _product_back(grad, weight.float()).to(x_dtype) if need_x else None
         grad_weight = (grad.t() @ x.float()).to(weight_dtype) if need_weight else None
         grad_bias = grad.sum(0).to(bias_dtype) if need_bias else None
         return grad_x, grad_weight, grad_bias

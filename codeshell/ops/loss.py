@@ -3,7 +3,7 @@
 The loss over a large vocabulary takes more memory than the rest of a small model: tokens x vocabulary in fp32, twice.
 Here the head runs over blocks of tokens. The gradient of each block is formed while its logits are still in the cache,
 in the same buffer, so neither all logits nor their whole gradient ever exist (Liger-Kernel and Apple's CCE do the
-same).
+same). On a GPU that step is one kernel (`softmax_gradient_`), between the products that torch has.
 
 Shapes in this file: T tokens, R rows (tokens) of a block, F features, V vocabulary.
 """
@@ -15,12 +15,27 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from codeshell.ops import cpu
-from codeshell.ops.library import check_one_device, differentiable_once, direct, direct_backward, plain, transformed
+from codeshell.ops import cpu, devices, loss_cuda, products
+from codeshell.ops.library import (
+    check_one_device,
+    define,
+    differentiable_once,
+    direct,
+    direct_backward,
+    plain,
+    transformed,
+)
 from codeshell.ops.linear import widens
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Logits that exist at once. 2^21 in fp32 (8 MB) stay in a server's L2 and L3; a GPU needs more to fill its units."""
+_CPU_ELEMENTS = 1 << 21
+"""Logits that exist at once on a CPU: 8 MB in fp32, which stay in a server's L2 and L3."""
+_MOST_PACKED = 1 << 24
+"""Elements of the largest weight of which two packed copies are made on a CPU, 128 MB."""
+_GPU_BYTES = 600 << 20
+"""Memory of the logits that exist at once on a GPU. The gradient of the weight is read and written once for each block
+(2.3 GB in fp32 for 70,144 x 4,096), so blocks have to be long: 4,096 rows of 70,144 in bf16 are 575 MB."""
+_LEAST_ROWS = 16
+"""Tokens that a block has at least: a huge vocabulary still gets products that are worth their name."""
 
 
 def linear_cross_entropy(
@@ -44,7 +59,8 @@ def linear_cross_entropy(
         A fp32 scalar (fp64 for fp64 input). With no target that counts it is 0, and so are the gradients.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, or a target lies outside the vocabulary.
+        ValueError: shapes or dtypes do not fit, or (on a CPU) a target lies outside the vocabulary. A GPU is not
+            waited for: there the loss of such a target is NaN, or PyTorch's own check ends the process.
     """
     if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -63,9 +79,9 @@ def linear_cross_entropy(
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; choose 'mean' or 'sum'")
     # A bad target would be read outside the logits. On a GPU the question would wait for it, and a traced one has no
-    # values; PyTorch's own steps then serve, which check by themselves.
+    # values; the kernel and PyTorch's own steps then check by themselves.
     flat = targets.reshape(-1)
-    if flat.is_cpu and direct(flat) and flat.numel():
+    if flat.is_cpu and not devices.on_gpu(flat.device) and direct(flat) and flat.numel():
         outside = (flat != ignore_index) & ((flat < 0) | (flat >= weight.shape[0]))
         if bool(outside.any()):
             bad = int(flat[outside][0])
@@ -123,24 +139,32 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
         losses = torch.empty(tokens, dtype=wide, device=hidden.device)
-        # A huge vocabulary still gets blocks of 16 tokens, for a product that is worth its name.
-        rows = max(16, _BLOCK_ELEMENTS.get(hidden.device.type, 1 << 26) // vocabulary)
+        rows = block_rows(tokens, vocabulary, hidden.element_size(), gpu=hidden.device.type != "cpu")
+        # Where our products serve, the weight is packed once for all blocks, as each of the two operands that it is.
+        own = products.serves(hidden, weight) and weight.numel() <= _MOST_PACKED
+        columns = products.pack(weight.t()) if own else None
+        features = products.pack(weight) if own and need_hidden else None
         with torch.autocast(hidden.device.type, enabled=False):
             buffer = torch.empty(min(rows, tokens), vocabulary, dtype=hidden.dtype, device=hidden.device)
             for start in range(0, tokens, rows):
                 # Forward: the block's logits (R, V), in the one buffer that all blocks share.
                 part = slice(start, min(start + rows, tokens))
-                logits = torch.mm(hidden[part], weight.t(), out=buffer[: part.stop - start])
+                logits = buffer[: part.stop - start]
+                if columns is None:
+                    torch.mm(hidden[part], weight.t(), out=logits)
+                else:
+                    products.multiply(hidden[part], columns, out=logits)
                 # They become their own gradient; the products with it are the backward pass of the head.
-                gradient = _softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
-                if grad_hidden is not None:
-                    torch.mm(gradient, weight, out=grad_hidden[part])
-                if grad_weight is not None:
+                softmax_gradient_(logits, targets[part], ignore_index, scale, losses[part])
+                if features is not None and grad_hidden is not None:
+                    products.multiply(logits, features, out=grad_hidden[part])
+                elif grad_hidden is not None:
+                    torch.mm(logits, weight, out=grad_hidden[part])
+                if own and grad_weight is not None:
+                    products.multiply(logits.t(), products.pack(hidden[part]), out=grad_weight, add=True)
+                elif grad_weight is not None:
                     # The weight's gradient sums over all blocks, so it is summed wide.
-                    if gradient.dtype == wide:
-                        grad_weight.addmm_(gradient.t(), hidden[part])
-                    else:
-                        grad_weight += gradient.t() @ hidden[part]
+                    _add_product_(grad_weight, logits.t(), hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight, *(x for x in anchors if x.requires_grad))
         ctx.weight_dtype = weight.dtype
         return losses.sum() * scale
@@ -161,20 +185,62 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _is_scaled(grad: torch.Tensor) -> bool:
     """Whether the incoming gradient is other than 1. Only asked on a CPU: on a GPU the answer would have to wait, and a
     traced gradient has none."""
-    return not (grad.is_cpu and direct_backward(grad)) or float(grad) != 1.0
+    return devices.on_gpu(grad.device) or not (grad.is_cpu and direct_backward(grad)) or float(grad) != 1.0
+
+
+def block_rows(tokens: int, vocabulary: int, element_size: int, *, gpu: bool) -> int:
+    """How many tokens a block has: as many as the limit of its logits allows, and on a GPU blocks of about one length,
+    a multiple of the tile of torch's products."""
+    if not gpu:
+        return max(_LEAST_ROWS, _CPU_ELEMENTS // vocabulary)
+    tile = 128
+    most = max(_LEAST_ROWS, _GPU_BYTES // (vocabulary * element_size))
+    most = most // tile * tile or most
+    blocks = max(1, -(-tokens // most))
+    rows = -(-tokens // blocks)
+    return max(_LEAST_ROWS, min(most, -(-rows // tile) * tile))
+
+
+_NO_SUM: set[tuple[str, torch.dtype]] = set()
+"""Kinds of devices and dtypes for which this torch has no product that is added to a wider sum."""
+
+
+def _add_product_(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add a @ b to `total`, which is as wide as a and b, or wider."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+        return
+    # One product with an fp32 sum, which reads and writes `total` and nothing else. torch has it for 16-bit operands on
+    # CUDA, and from one version to the next takes an fp32 summand; it tells before it starts anything.
+    key = a.device.type, a.dtype
+    if a.device.type == "cuda" and key not in _NO_SUM and not torch.compiler.is_compiling():
+        try:
+            torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+        except (RuntimeError, TypeError) as error:
+            if "dtype" not in str(error):
+                raise
+            _NO_SUM.add(key)
+        else:
+            return
+    total += a @ b
 
 
 def _softmax_gradient_(
     logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
-) -> torch.Tensor:
-    """Fill `losses` (R,), 0 where a target does not count; return (softmax - one-hot) * scale in the logits' memory.
-
-    logits (R, V), targets (R,), scale ().
-    """
+) -> None:
+    """`softmax_gradient_` by what serves these tensors."""
     if cpu.serves(logits, targets, losses):
         cpu.cross_entropy_(logits, targets, ignore_index, float(scale), losses)
-        return logits
-    # The same in PyTorch. Targets that do not count are looked up at 0, and their rows are zeroed at the end.
+    elif loss_cuda.serves(logits, losses) and direct(logits, targets, scale, losses):
+        loss_cuda.launch(logits, targets, ignore_index, scale, losses)
+    else:
+        _by_torch_(logits, targets, ignore_index, scale, losses)
+
+
+def _by_torch_(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
+) -> None:
+    """The same in PyTorch. Targets that do not count are looked up at 0, and their rows are zeroed at the end."""
     counted = targets != ignore_index
     wide = logits.to(losses.dtype)
     index = torch.where(counted, targets, 0).unsqueeze(1)
@@ -183,7 +249,36 @@ def _softmax_gradient_(
     probability = (wide - lse).exp_()
     probability.scatter_add_(1, index, torch.full_like(lse, -1.0))
     probability *= torch.where(counted, scale, 0.0).unsqueeze(1)
-    return logits.copy_(probability)
+    logits.copy_(probability)
+
+
+_traced = define(
+    "softmax_gradient_(Tensor(a!) logits, Tensor targets, int ignore_index, Tensor scale, Tensor(b!) losses) -> ()",
+    _softmax_gradient_,
+    lambda logits, targets, ignore_index, scale, losses: None,
+)
+
+
+def softmax_gradient_(
+    logits: torch.Tensor, targets: torch.Tensor, ignore_index: int, scale: torch.Tensor, losses: torch.Tensor
+) -> None:
+    """Turn logits into their gradient, (softmax - one-hot) * scale, in their own memory, and fill `losses`.
+
+    Args:
+        logits: (R, V) with a contiguous last dimension.
+        targets: (R,) int64, contiguous. A row whose target is `ignore_index` becomes zeros and has the loss 0. On a GPU
+            nobody waits to check the others: a kernel's row with a target outside the vocabulary becomes NaN.
+        ignore_index: the target of the rows that do not count.
+        scale: (), of the dtype of `losses`; it stays on the device.
+        losses: (R,), fp32 (fp64 for fp64 logits), contiguous: the loss of each row in nats, without the scale.
+    """
+    # A traced graph has the operation by its name where a kernel serves it, and the formula elsewhere.
+    if direct(logits, targets, scale, losses):
+        _softmax_gradient_(logits, targets, ignore_index, scale, losses)
+    elif loss_cuda.serves(logits, losses):
+        _traced(logits, targets, ignore_index, scale, losses)
+    else:
+        _by_torch_(logits, targets, ignore_index, scale, losses)
 
 
 def cross_entropy_reference(

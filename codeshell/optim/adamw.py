@@ -58,8 +58,8 @@ class AdamW(torch.optim.AdamW):
             `reset_master_weights`.
         stochastic_rounding: round bf16 parameters and bf16 moments up or down at random, right in the mean, so that
             small updates are not lost (22 bytes with fp32 moments, 14 with bf16). Random bits are a hash of `seed`,
-            the step, and the places of the parameter and of the element: a run repeats bit for bit, on any number of
-            threads or blocks.
+            the step, and the places of the parameter, of its shard and of the element: a run repeats bit for bit, on
+            any number of threads or blocks, and on the same number of shards.
         moment_dtype: dtype of `exp_avg` and `exp_avg_sq`: torch.float32, or the parameter's dtype, or torch.bfloat16
             for fp32 parameters. Default: fp32 with `master_weights` or `stochastic_rounding`, else the parameter's
             dtype, as in torch.
@@ -398,7 +398,8 @@ class AdamW(torch.optim.AdamW):
             params, theirs, streams = kinds.setdefault(kind, ([], [], []))
             params.append(p)
             theirs.append(state)
-            streams.append(number << 32 | place)  # group and place: what no other parameter has
+            # Shard, group and place: what no other parameter has, and no other shard of this one.
+            streams.append(_shard_of(p) << 48 | number << 32 | place)
         buckets = [
             (ReferenceBucket if _lacking(kind.device) else Bucket)(kind, *lists) for kind, lists in kinds.items()
         ]
@@ -463,6 +464,16 @@ class _Plan:
             and self._options == [group[name] for name in _OPTIONS]
             and all(p.grad is None for p in self._waiting)
         )
+
+
+def _shard_of(p: Tensor) -> int:
+    """The number of this process's shard of a DTensor; the same on replicas, which must stay equal. 0 for a tensor."""
+    mesh, number = getattr(p, "device_mesh", None), 0
+    if mesh is not None:
+        for dim, (placement, at) in enumerate(zip(getattr(p, "placements", ()), mesh.get_coordinate(), strict=True)):
+            if placement.is_shard():
+                number = number * int(mesh.size(dim)) + int(at)
+    return number
 
 
 def _step_of(

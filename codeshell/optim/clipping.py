@@ -77,9 +77,14 @@ def norm_and_factor(buckets: list[Bucket], others: list[Tensor], max_norm: float
 
 
 def _over_mesh(part: Tensor, kind: Kind) -> Tensor:
-    """The sum over the processes that hold different shards; replicas are counted once."""
+    """The sum over the processes that hold different shards; replicas are counted once, and have the same bits."""
+    from torch import distributed
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
     placements = [Partial() if placement.is_shard() else Replicate() for placement in kind.placements]
     whole: Tensor = DTensor.from_local(part, kind.mesh, placements, run_check=False).full_tensor()
+    # Each replica sums by itself, and another order could round otherwise: the replicas would drift apart.
+    for dimension, placement in enumerate(kind.placements):
+        if kind.mesh.ndim > 1 and not placement.is_shard():
+            distributed.broadcast(whole, group=kind.mesh.get_group(dimension), group_src=0)
     return whole

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _said: set[str] = set()
 
 _allowed = 0
-"""The threads that `tokenizer_threads` allows this process; 0 for one a core."""
+"""The threads that `tokenizer_threads` allows this process; 0 for as many as this process has cores."""
 
 
 def byte_symbols() -> dict[str, int]:

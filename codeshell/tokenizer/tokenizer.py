@@ -36,7 +36,7 @@ from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
 from codeshell.tokenizer import families
 from codeshell.tokenizer.encoder import BYTE_SYMBOLS as BYTE_SYMBOLS
-from codeshell.tokenizer.encoder import make_encoder
+from codeshell.tokenizer.encoder import NativeEncoder, make_encoder
 from codeshell.tokenizer.encoder import tokenizer_threads as tokenizer_threads
 
 PAD_TO = 128
@@ -165,6 +165,11 @@ class Tokenizer:
                     stacklevel=2,
                 )
         return self._encoder.encode(texts)
+
+    @property
+    def native(self) -> bool:
+        """Whether the C++ of this package encodes, and not the `tokenizers` library."""
+        return isinstance(self._encoder, NativeEncoder)
 
     def decode(self, ids: Iterable[int], *, specials: bool = True) -> str:
         """Text of an id list. Bytes that are not UTF-8 become U+FFFD, and no space is ever removed.

@@ -51,12 +51,14 @@ class Batch:
         targets: int64 (N,): the next token, or `IGNORED`.
         starts: int64 (D,), ascending: where in `inputs` a document begins.
         after: the position of each lane after the batch.
+        first: place of its first token in the whole batch, of which several ranks have a part each.
     """
 
     inputs: Ints
     targets: Ints
     starts: Ints
     after: Positions
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class MicroBatch:
         cu_seqlens: int32 (pieces + 1,), offsets over the flattened tokens, from 0: tokens attend within their piece
             only, and a piece ends with its document or its sequence. None if documents may attend to one another.
         max_seqlen: no piece is longer.
+        first: place of its first token in the whole batch.
     """
 
     inputs: Ints
     targets: Ints
     cu_seqlens: NDArray[np.int32] | None
     max_seqlen: int
+    first: int = 0
 
 
 def document_keys(corpus: TokenCorpus) -> NDArray[np.uint64]:
@@ -162,8 +166,8 @@ def fold(batch: Batch, context: int, micro_tokens: int, *, isolated: bool) -> It
             inside = batch.starts[(batch.starts > begin) & (batch.starts < end)] - begin
             rows = np.arange(0, end - begin + 1, context, dtype=np.int64)
             cuts = np.union1d(rows, inside).astype(np.int32)
-        shape = (-1, context)
-        yield MicroBatch(batch.inputs[begin:end].reshape(shape), batch.targets[begin:end].reshape(shape), cuts, context)
+        inputs, targets = (tokens[begin:end].reshape(-1, context) for tokens in (batch.inputs, batch.targets))
+        yield MicroBatch(inputs, targets, cuts, context, batch.first + begin)
 
 
 class Prefetch:

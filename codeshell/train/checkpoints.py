@@ -1,92 +1,66 @@
-"""Checkpoints: `step-NNNNNN/` with `config.json`, `model.safetensors`, `optimizer.safetensors` and `state.json`.
+"""Checkpoints: `step-NNNNNN/` with `config.json`, `state.json`, and safetensors of the model and of the optimizer.
 
-A checkpoint is written under a temporary name, flushed to the disk and renamed. So it is whole or absent, and a full
-disk or a kill leaves the older ones as they were. `state.json` is written last and holds the size and SHA-256 of the
-other files. Nothing is pickled. No state of a random generator is stored: every draw of the trainer is a hash of the
-seed and the step (see `codeshell.train.loop`), so the step is enough.
+One process writes `model.safetensors` and `optimizer.safetensors`; of several, each writes a part with the rows that it
+holds, and any other number of processes loads them (`codeshell.model.tensor_files`). A checkpoint is written under a
+temporary name, flushed to the disk and renamed (`codeshell.train.saver`). So it is whole or absent, and a full disk or
+a kill leaves the older ones as they were. `state.json` has the size and checksum of the other files
+(`codeshell.train.manifest`). Nothing is pickled. No state of a random generator is stored: every draw of the trainer is
+a hash of the seed and the step (see `codeshell.train.loop`), so the step is enough.
+
+This file decides what a run may resume from, and loads it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
-from codeshell.engine.files import TEMPORARY, disk_error, make_directory, write_json
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe, changed, describe, flatten, to_tree
-from codeshell.train.batches import Position
+from codeshell.train import shards
+from codeshell.train.agreement import Ranks, patient, together
+from codeshell.train.manifest import (
+    MODEL,
+    OPTIMIZER,
+    DamagedError,
+    PhaseResult,
+    State,
+    disk_errors,
+    flush_directory,
+    list_steps,
+    open_tensors,
+    prune,
+    read_manifest,
+    read_state,
+    replace_directory,
+    step_directory,
+)
+from codeshell.train.saver import Saver, save
 
 if TYPE_CHECKING:
     import torch
 
     from codeshell.model import CodeShellForCausalLM
 
-FORMAT = 1
-"""Version of `state.json`; a checkpoint of another version is refused."""
-
-MODEL, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
-
-
-class PhaseResult(msgspec.Struct, frozen=True):
-    """Validation at the end of a phase; a number is None if there was no validation or it was not finite."""
-
-    step: int
-    valid_loss: float | None
-    valid_bits_per_byte: float | None
-
-
-class State(msgspec.Struct, kw_only=True):
-    """Where a run is: everything but the tensors."""
-
-    format: int = FORMAT
-    step: int = 0
-    """Steps done; the next step is `step + 1`."""
-    phase: int = 0
-    """Index of the last step's phase."""
-    context: int = 0
-    """Context length of the last step, in tokens."""
-    positions: tuple[Position, ...] = ()
-    """Position of the next token in each lane; empty before the first step."""
-    tokens: int = 0
-    """Tokens trained on, those of skipped updates included."""
-    recent: list[float] = []
-    """Losses of the last accepted updates, the window of `codeshell.train.spikes`."""
-    skipped: int = 0
-    """Updates not applied so far."""
-    in_row: int = 0
-    """Updates not applied since the last one that was."""
-    reasons: dict[str, int] = {}
-    """Why updates were not applied, and how many for each reason. Checkpoints of earlier versions do not say."""
-    phase_results: list[PhaseResult] = []
-    seed: int = 0
-    """The recipe's seed, and below its sections `model` and `train`."""
-    model: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """The one in use; the recipe may say `auto`."""
-    threads: int = 0
-    """The number in use; the recipe may say 0, all cores."""
-    tokenizer: str = ""
-    """Hash of the tokenizer."""
-    corpus: str = ""
-    """Fingerprint of the training documents."""
-    files: dict[str, tuple[int, str]] = {}
-    """Size and SHA-256 of the other files."""
-
-
-class DamagedError(Exception):
-    """A checkpoint that cannot be used as it lies on the disk; the message says what is wrong with it."""
+__all__ = [
+    "DamagedError",
+    "PhaseResult",
+    "Saver",
+    "State",
+    "check",
+    "disk_errors",
+    "flush_directory",
+    "list_steps",
+    "load",
+    "prune",
+    "read_state",
+    "replace_directory",
+    "save",
+    "sections",
+    "step_directory",
+]
 
 
 def sections(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -95,103 +69,20 @@ def sections(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     return tree["model"], tree["train"]
 
 
-def step_directory(root: Path, step: int) -> Path:
-    """`root/step-000123`."""
-    return root / f"step-{step:06d}"
-
-
-def list_steps(root: Path) -> list[int]:
-    """Steps that have a checkpoint, in ascending order."""
-    names = (re.fullmatch(r"step-(\d{6,})", path.name) for path in root.glob("step-*"))
-    return sorted(int(match.group(1)) for match in names if match)
-
-
-def save(root: Path, state: State, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> Path:
-    """Write the checkpoint of `state.step` completely, then put it in place of an earlier one of that step.
-
-    Raises:
-        UserError: the disk is full or read-only; the older checkpoints are as they were.
-    """
-    target = step_directory(root, state.step)
-    # The suffix hides it from `list_steps`, and tells `prune` what a killed run left over.
-    temporary = target.with_name(target.name + TEMPORARY)
-    make_directory(root)
-    with disk_errors(target, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(_model_tensors(model), temporary / MODEL, metadata={"format": "pt"})
-        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
-        write_json(temporary / CONFIG, model.config.to_dict())
-        # The state comes last, because it names the size and hash of the others.
-        state.files = {name: _digest(temporary / name) for name in (MODEL, OPTIMIZER, CONFIG)}
-        write_json(temporary / STATE, msgspec.to_builtins(state))
-        # Contents reach the disk before the name does: after a power cut, a directory with the name is whole.
-        flush_directory(temporary)
-        replace_directory(temporary, target)
-    return target
-
-
-def prune(root: Path, keep: int, always: Iterable[int]) -> None:
-    """Delete all but the newest `keep` checkpoints and those of the steps in `always`, and what a kill left over."""
-    steps = list_steps(root)
-    for step in set(steps[:-keep]) - set(always):
-        path = step_directory(root, step)
-        # Renamed first: if a kill comes while it is deleted, what is left must not look like a checkpoint.
-        path.rename(path.with_name(path.name + TEMPORARY))
-    for path in root.glob(f"step-*{TEMPORARY}"):
-        shutil.rmtree(path)
-
-
-def read_state(path: Path) -> State:
-    """Read a checkpoint's state, and check its files by size and SHA-256.
-
-    Raises:
-        DamagedError: a file is missing, cut short or changed.
-        UserError: the checkpoint is of another version of codeshell.
-    """
-    try:
-        data = (path / STATE).read_bytes()
-        version = msgspec.json.decode(data)["format"]
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
-        raise DamagedError(f"{STATE}: {error}") from None
-    # Before the rest is parsed: another version may have other fields.
-    if version != FORMAT:
-        raise UserError(
-            f"{path}: the checkpoint has format {version}, this codeshell reads format {FORMAT}; "
-            "resume with the version that wrote it"
-        )
-    try:
-        state = msgspec.json.decode(data, type=State)
-    except msgspec.DecodeError as error:
-        raise DamagedError(f"{STATE}: {error}") from None
-    # The size first, because it is free and finds most damage; hashing reads the whole file.
-    for name in (MODEL, OPTIMIZER, CONFIG):
-        size, digest = state.files.get(name, (-1, ""))
-        try:
-            found = (path / name).stat().st_size
-            if found != size:
-                raise DamagedError(f"{name} has {found} bytes of {size}")
-            if _digest(path / name)[1] != digest:
-                raise DamagedError(f"{name} has changed (SHA-256)")
-        except OSError as error:
-            raise DamagedError(f"{name}: {error.strerror}") from None
-    return state
-
-
 def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str, model: CodeShellForCausalLM) -> None:
-    """Refuse a checkpoint that this run cannot resume from.
+    """Refuse a checkpoint that this run cannot resume from. Each process finds the same by itself.
 
     Raises:
         UserError: another shape, tokenizer or corpus, or a setting that a resumed run may not change.
+        DamagedError: the parts do not make whole tensors.
     """
-    # Shapes come first, and from the header of the file alone: no tensor is read.
-    expected = {name: tuple(tensor.shape) for name, tensor in _model_tensors(model).items()}
-    with safe_open(path / MODEL, framework="pt") as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    # Shapes come first, and from the headers of the files alone: no tensor is read.
+    expected = {name: tuple(tensor.shape) for name, tensor in shards.parameters(model).items()}
+    found = {name: layout.shape for name, layout in open_tensors(path, state, MODEL).layouts.items()}
     for name in sorted(expected | found):
         if expected.get(name) != found.get(name):
             raise UserError(
-                f"{path / MODEL}: checkpoint of another shape: {name} is {found.get(name, 'absent')}, the recipe's "
+                f"{path}: checkpoint of another shape: {name} is {found.get(name, 'absent')}, the recipe's "
                 f"model has {expected.get(name, 'no such tensor')}; use the recipe it was trained with, or another -o"
             )
     if state.tokenizer != tokenizer:
@@ -213,93 +104,50 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
         )
 
 
-def load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors into the model and the optimizer; `check` must have accepted it before."""
+def load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, group: Ranks | None = None) -> None:
+    """Put a checkpoint's tensors into the model and the optimizer; `check` must have accepted it before.
+
+    With a group, every process reads the rows that it holds, whatever number of processes wrote them, and all raise
+    the same error or none does.
+
+    Args:
+        path: of the checkpoint.
+        model: on its device; its parameters may be DTensors that are cut by rows.
+        optimizer: of the model's parameters.
+        group: the processes that train together; None for one alone.
+
+    Raises:
+        DamagedError: a file cannot be read, or does not hold what the model and the optimizer need.
+    """
+    with together(patient(group), DamagedError):
+        try:
+            _load(path, model, optimizer, *((group.rank, group.world) if group else (0, 1)))
+        except OSError as error:
+            raise DamagedError(str(error)) from None
+
+
+def _load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, rank: int, world: int) -> None:
     import torch
 
+    state = read_manifest(path)
+    parameters = shards.parameters(model)
     # Copied into the existing parameters, because the optimizer holds references to them.
-    parameters = dict(model.named_parameters())
+    weights = open_tensors(path, state, MODEL)
     with torch.no_grad():
-        for name, tensor in load_file(path / MODEL).items():
-            parameters[name].copy_(tensor)
+        for name, parameter in parameters.items():
+            if weights.layouts[name].shape != tuple(parameter.shape):
+                raise DamagedError(f"{name} has another shape")
+            shards.read_into(weights, name, parameter, rank, world)
     # The file names optimizer state `KIND/PARAMETER`. torch wants {number: {kind: tensor}}, and numbers the parameters
     # in the order of the optimizer's groups.
-    index = {id(parameter): number for number, parameter in enumerate(_in_order(optimizer))}
+    moments = open_tensors(path, state, OPTIMIZER)
+    in_order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    index = {id(parameter): number for number, parameter in enumerate(in_order)}
     states: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(path / OPTIMIZER).items():
-        kind, name = key.split("/", 1)
-        states.setdefault(index[id(parameters[name])], {})[kind] = tensor
+    for key, layout in moments.layouts.items():
+        kind, _, name = key.partition("/")
+        if name not in parameters or layout.shape not in ((), tuple(parameters[name].shape)):
+            raise DamagedError(f"{key} {layout.shape} fits no parameter")
+        parameter = parameters[name]
+        states.setdefault(index[id(parameter)], {})[kind] = shards.read(moments, key, parameter, rank, world)
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-@contextlib.contextmanager
-def disk_errors(target: Path, temporary: Path) -> Iterator[None]:
-    """Turn a disk that is full or read-only into a `UserError`, and remove `temporary` if the block fails."""
-    try:
-        yield
-    except SafetensorError as error:
-        # safetensors writes in Rust, and its exception has the system's error number only in its text.
-        shutil.rmtree(temporary, ignore_errors=True)
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise disk_error(OSError(int(code.group(1)), os.strerror(int(code.group(1)))), target) from error
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(error, target) from error
-    except BaseException:
-        # Also for Ctrl-C: no temporary directory stays.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def flush_directory(directory: Path) -> None:
-    """fsync every file of a directory and the directory itself."""
-    for path in [*directory.iterdir(), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # some network file systems cannot flush a directory
-                raise
-        finally:
-            os.close(handle)
-
-
-def replace_directory(temporary: Path, target: Path) -> None:
-    """Give `temporary` the name `target`; a directory that has this name is moved aside and deleted."""
-    if target.exists():
-        # A directory cannot be renamed over one that is not empty. Between the two renames no directory has the name;
-        # after a kill there, the next run writes it again.
-        old = target.with_name(target.name + ".old" + TEMPORARY)
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        temporary.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(target)
-
-
-def _model_tensors(model: CodeShellForCausalLM) -> dict[str, torch.Tensor]:
-    """The weights by name; `named_parameters` gives a tied weight once."""
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-
-
-def _optimizer_tensors(model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's tensors, named `KIND/PARAMETER` (`exp_avg/transformer.wte.weight`)."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{kind}/{name}"] = value.detach().contiguous()
-    return tensors
-
-
-def _in_order(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    """The optimizer's parameters in the order in which torch numbers them."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _digest(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

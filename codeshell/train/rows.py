@@ -94,21 +94,24 @@ class Lanes:
         """The beginning of every lane."""
         return (Position(),) * self.count
 
-    def take(self, positions: Positions, count: int, context: int) -> Batch:
-        """The next tokens of all lanes as one batch.
+    def take(self, positions: Positions, count: int, context: int, lanes: range | None = None) -> Batch:
+        """The next tokens of all lanes as one batch, or the part of the batch that some lanes give.
 
         Args:
-            positions: where each lane is, (L,).
-            count: tokens of the batch, a multiple of L * `context`.
+            positions: where each of the lanes is.
+            count: tokens that they give together, a multiple of their number times `context`.
             context: tokens of a row. Each lane gives the same number of rows; they lie lane after lane.
+            lanes: those that give; None is all L of them.
         """
+        lanes = range(self.count) if lanes is None else lanes
+        each = count // len(lanes)
         inputs = np.empty(count, dtype=np.int64)
         targets = np.empty(count, dtype=np.int64)
         starts: list[int] = []
         after = []
         at = 0  # tokens written so far
-        for lane, position in enumerate(positions):
-            for _ in range(count // self.count // context):
+        for lane, position in zip(lanes, positions, strict=True):
+            for _ in range(each // context):
                 # One row: pieces until it is full. The last piece is cut to fit.
                 end = at + context
                 while at < end:
@@ -122,7 +125,7 @@ class Lanes:
                     starts.append(at)
                     at += len(ids)
             after.append(position)
-        return Batch(inputs, targets, np.asarray(starts, dtype=np.int64), tuple(after))
+        return Batch(inputs, targets, np.asarray(starts, dtype=np.int64), tuple(after), lanes.start * each)
 
     def _piece(self, lane: int, position: Position, room: int) -> tuple[Ints, Ints, Position]:
         """Inputs and targets of the next piece, each (n,) with n <= `room`, and the position after it."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,25 +13,29 @@ import torch
 from codeshell.architectures import version
 from codeshell.documents.token_shards import TokenCorpus, TokenShard
 from codeshell.engine import Engine
-from codeshell.engine.files import TEMPORARY, make_directory, read_json
+from codeshell.engine.files import make_directory, read_json
 from codeshell.engine.memory import keep_large_blocks
 from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.gpus import machine
-from codeshell.model import CodeShellConfig, CodeShellForCausalLM
-from codeshell.model.precision import multiplies_bf16, resolve
+from codeshell.model import CodeShellForCausalLM
+from codeshell.model.precision import multiplies_bf16
 from codeshell.ops import devices, hopper, library
-from codeshell.optim import AdamW, parameter_groups
-from codeshell.randomness import draw
+from codeshell.optim import AdamW
+from codeshell.optim.buckets import local
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import checkpoints
+from codeshell.train import checkpoints, memory, weights
 from codeshell.train.batches import fingerprint, fold
+from codeshell.train.build import build, model_config
 from codeshell.train.checkpoints import State
+from codeshell.train.export import export
 from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
 from codeshell.train.forward import summed_loss
+from codeshell.train.launch import PATIENCE
 from codeshell.train.loop import Trainer
+from codeshell.train.parallel import AgreedError, Group
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
 from codeshell.train.spikes import mean_of_last
@@ -46,13 +50,14 @@ DIVERGED = 2.0
 LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
 
-def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
+def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = None) -> dict[str, Any]:
     """Train on `tokens/` with `tokenizer/`, or resume where an earlier run stopped.
 
     Args:
         recipe: the settings; `seed`, `model` and `train` are used.
         directory: the run's directory.
-        engine: not used; training is one process.
+        engine: not used; a launcher starts the processes that train.
+        group: the ranks that train together, each of which calls this; None is one process.
 
     Returns:
         The statistics of docs/run-directory.md. If `failure` among them is not None, no model was written.
@@ -64,24 +69,28 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     home = make_directory(directory / "train")
     train = recipe.train
     # Before the first product: the number of threads decides how sums are cut, and so how they are rounded.
-    threads = train.threads or usable_cores()
+    group = group or Group.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = group.device
+    threads = train.threads or max(usable_cores() // group.hosts.count(group.hosts[group.rank]), 1)
     torch.set_num_threads(threads)
     keep_large_blocks()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = _tokenizer(directory)
-    corpus = _corpus(directory, "train", tokenizer)
+    group.mark("the check of the tokens", PATIENCE)
+    group.agree(lambda: _check_device(device))
+    tokenizer = group.agree(lambda: _tokenizer(directory))
+    corpus = group.agree(lambda: _corpus(directory, "train", tokenizer, group))
     if corpus is None:
-        raise UserError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
+        raise AgreedError(f"{directory / 'tokens'}: no train-NNNNN.tokens; {_remedy(directory)}")
     # Each document is followed by one `<|endoftext|>`, which the shards do not store.
     available = corpus.n_tokens + len(corpus)
     if available <= train.batch_tokens:
-        raise UserError(
+        raise AgreedError(
             f"{directory / 'tokens'}: {available:,} tokens to train on, no more than one batch "
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
 
-    # What the loop needs: the model, the training documents in lanes, the held-out documents.
-    model, optimizer = build(recipe, tokenizer, device)
+    # What the loop needs: the training documents in lanes, the model, the held-out documents.
+    precision, documents = weights.precision(train, device), fingerprint(corpus)
+    group.same({"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision})
     isolated = train.document_attention == "isolated"
     lanes = Lanes(
         corpus,
@@ -93,7 +102,13 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         spm_rate=train.spm_rate,
         isolated=isolated,
     )
-    held_out = _corpus(directory, "valid", tokenizer)
+    # What cannot be is refused before anything is allocated.
+    group.share(lanes.count)
+    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
+    group.mark("the drawing of the weights", PATIENCE)
+    model, optimizer = build(recipe, tokenizer, device, group)
+    group.mark("the reading of the held-out documents", PATIENCE)
+    held_out = group.agree(lambda: _corpus(directory, "valid", tokenizer, group))
     validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
@@ -104,22 +119,25 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         seed=recipe.seed,
         model=model_settings,
         train=train_settings,
-        precision=resolve(train.precision, device),
+        precision=precision,
         threads=threads,
         tokenizer=tokenizer.hash,
-        corpus=fingerprint(corpus),
+        corpus=documents,
     )
-    state = _resume(home / "checkpoints", recipe, model, optimizer, state)
+    group.mark("the loading of a checkpoint", PATIENCE)
+    state = _resume(home / "checkpoints", recipe, model, optimizer, state, group)
     if state.step < train.steps:
         _announce(recipe, model, state, available, validation is not None)
-        Trainer(recipe, home, model, optimizer, lanes, validation, state).run()
+        Trainer(recipe, home, model, optimizer, lanes, validation, state, group).run()
 
     # Also when nothing was left to train: a kill may have come between the last checkpoint and this. A model that is of
     # no use does not get the name that every other command reads; its weights are in the last checkpoint.
-    failure = _failure(recipe, model, state, lanes, validation)
+    group.mark("the trial of the model", PATIENCE)
+    failure = _failure(recipe, model, state, lanes, validation, group)
     if failure is None:
         for name, layout in LAYOUTS.items():
-            _export(directory / name, model, layout, tokenizer)
+            group.mark("the export of the model", PATIENCE)
+            export(directory / name, model, layout, tokenizer, group)
         # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
         loss, guess = (
             state.phase_results[-1].valid_loss if state.phase_results else None,
@@ -133,51 +151,14 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     return _statistics(recipe, model, state, failure)
 
 
-def build(recipe: Recipe, tokenizer: Tokenizer, device: torch.device) -> tuple[CodeShellForCausalLM, AdamW]:
-    """The model with its initial weights, which are a function of the recipe's seed, and its optimizer.
-
-    Weight decay applies to matrices; biases and LayerNorm weights have none.
-
-    Raises:
-        UserError: the recipe's model has an impossible shape.
-    """
-    # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
-    shape = recipe.model
-    torch.manual_seed(draw(recipe.seed, "weights"))
-    try:
-        config = CodeShellConfig(
-            # Rows of the embedding, then those of them that are tokens.
-            vocab_size=tokenizer.padded_vocab_size,
-            n_vocab_used=tokenizer.vocab_size,
-            n_positions=shape.n_positions,
-            n_embd=shape.n_embd,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            n_inner=shape.n_inner or None,
-            num_query_groups=shape.num_query_groups,
-            attn_pdrop=shape.dropout,
-            embd_pdrop=shape.dropout,
-            resid_pdrop=shape.dropout,
-            bos_token_id=tokenizer.eot,
-            eos_token_id=tokenizer.eot,
-        )
-    except ValueError as error:
-        raise UserError(f"recipe, model: {error}") from None
-    model = CodeShellForCausalLM(config).to(device)
-    train = recipe.train
-    groups = parameter_groups(model, train.weight_decay)
-    optimizer = AdamW(groups, lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps)
-    return model, optimizer
-
-
 def _tokenizer(directory: Path) -> Tokenizer:
     if not (directory / "tokenizer" / "tokenizer.json").exists():
         raise UserError(f"{directory / 'tokenizer'}: no tokenizer.json, so nothing to train with; {_remedy(directory)}")
     return Tokenizer.load(directory / "tokenizer")
 
 
-def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | None:
-    """The token shards of a split; None if there are none or they are empty."""
+def _corpus(directory: Path, split: str, tokenizer: Tokenizer, group: Group) -> TokenCorpus | None:
+    """The token shards of a split; None if there are none or they are empty. The ranks of a machine share the check."""
     paths = sorted((directory / "tokens").glob(f"{split}-[0-9][0-9][0-9][0-9][0-9].tokens"))
     corpus = TokenCorpus(paths, tokenizer.hash) if paths else None
     # A shard that is missing or another's passes every check of its own.
@@ -198,11 +179,13 @@ def _corpus(directory: Path, split: str, tokenizer: Tokenizer) -> TokenCorpus | 
         )
     # All of it, before the first step: a flipped token would be trained on in silence. zlib lets threads run beside one
     # another, and the pages that are read now need not be read again.
+    here = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
+    shards = corpus.shards[here.index(group.rank) :: len(here)]
     with (
-        Progress(f"check {split} tokens", total=len(corpus.shards), unit="shards") as progress,
+        Progress(f"check {split} tokens", total=len(shards), unit="shards") as progress,
         ThreadPoolExecutor(min(8, usable_cores())) as pool,
     ):
-        for shard, _ in zip(corpus.shards, pool.map(TokenShard.verify, corpus.shards), strict=True):
+        for shard, _ in zip(shards, pool.map(TokenShard.verify, shards), strict=True):
             shard.release()
             progress.advance(1)
     return corpus
@@ -213,23 +196,25 @@ def _remedy(directory: Path) -> str:
     return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
 
 
-def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State) -> State:
+def _resume(
+    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State, group: Group
+) -> State:
     """Load the newest checkpoint that is whole into model and optimizer; `fresh` if there is no checkpoint.
 
     Raises:
         UserError: the checkpoint is another run's, or all are damaged: starting again would throw the work away.
     """
     # Newest first. A damaged checkpoint costs only the steps since the one before it.
-    steps = checkpoints.list_steps(root)
+    steps = checkpoints.list_steps(root, group)
     for step in reversed(steps):
         path = checkpoints.step_directory(root, step)
         try:
-            state = checkpoints.read_state(path)
+            state = checkpoints.read_state(path, group)
         except checkpoints.DamagedError as error:
             say(f"train: {path} is damaged ({error}); trying the previous one")
             continue
-        checkpoints.check(path, state, recipe, fresh.tokenizer, fresh.corpus, model)
-        checkpoints.load(path, model, optimizer)
+        group.agree(partial(checkpoints.check, path, state, recipe, fresh.tokenizer, fresh.corpus, model))
+        checkpoints.load(path, model, optimizer, group)
         if state.step == recipe.train.steps:
             say(f"train: {path} is the last step; nothing to train")
         else:
@@ -242,7 +227,7 @@ def _resume(root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: 
         state.precision, state.threads, state.train = fresh.precision, fresh.threads, fresh.train
         return state
     if steps:
-        raise UserError(f"{root}: every checkpoint is damaged; delete this directory to train from the start")
+        raise AgreedError(f"{root}: every checkpoint is damaged; delete this directory to train from the start")
     return fresh
 
 
@@ -270,6 +255,29 @@ def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, availab
         say("train: the validation split is empty; there is no validation")
 
 
+def _check_device(device: torch.device) -> None:
+    """Refuse a GPU that this build of torch has no code for; its first product would fail, in words of no help.
+
+    Raises:
+        UserError: it is older or newer than what torch was built for.
+    """
+    if device.type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    built = torch.cuda.get_arch_list()
+    numbers = [(name.partition("_")[0], int("".join(filter(str.isdigit, name)))) for name in built]
+    # Code for a GPU runs on later ones of the same generation; PTX on all later ones.
+    runs = any(
+        number <= 10 * major + minor and (kind == "compute" or number // 10 == major) for kind, number in numbers
+    )
+    if built and not runs:
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            f"{name} is sm_{major}{minor}, and torch {torch.__version__} is built for {', '.join(built)}; install a "
+            "build of torch that has it, or train on the CPU: set CUDA_VISIBLE_DEVICES to nothing"
+        )
+
+
 def _announce_device(device: torch.device, precision: str) -> None:
     """Print what is not as good as it could be on this device."""
     if not devices.on_gpu(device):
@@ -295,23 +303,13 @@ def _announce_device(device: torch.device, precision: str) -> None:
             library.say(operation, reason)
 
 
-def _export(
-    target: Path, model: CodeShellForCausalLM, layout: Literal["codeshell", "starcoder2"], tokenizer: Tokenizer
-) -> None:
-    """Write a model directory completely, then put it in place of an earlier one."""
-    # Readers such as the evaluation never see a directory that is half written.
-    temporary = target.with_name(target.name + TEMPORARY)
-    with checkpoints.disk_errors(target, temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        model.save_pretrained(temporary, layout=layout)
-        tokenizer.save(temporary)
-        checkpoints.flush_directory(temporary)
-        checkpoints.replace_directory(temporary, target)
-
-
 def _failure(
-    recipe: Recipe, model: CodeShellForCausalLM, state: State, lanes: Lanes, validation: Validation | None
+    recipe: Recipe,
+    model: CodeShellForCausalLM,
+    state: State,
+    lanes: Lanes,
+    validation: Validation | None,
+    group: Group,
 ) -> str | None:
     """Why the model of a run that has done its last step is of no use; None if it is of use.
 
@@ -319,9 +317,15 @@ def _failure(
     """
     if state.skipped >= state.step:
         return "no update was applied, so the model is untrained"
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            return f"the model is not finite: {name} holds NaN or infinity"
+    # Each rank looks at its rows; the first name in the order of the model counts.
+    names = [name for name, _ in model.named_parameters()]
+    bad = [
+        number
+        for number, parameter in enumerate(model.parameters())
+        if not bool(local(parameter.detach()).isfinite().all())
+    ]
+    if found := [number for numbers in group.gather(bad) for number in numbers]:
+        return f"the model is not finite: {names[min(found)]} holds NaN or infinity"
     # Finite weights may still be so large that the activations overflow. The last validation has tried them.
     if validation is not None:
         result = next((result for result in state.phase_results if result.step == recipe.train.steps), None)

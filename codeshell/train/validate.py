@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from codeshell.documents.token_shards import TokenCorpus
     from codeshell.model import CodeShellForCausalLM
     from codeshell.tokenizer import Tokenizer
+    from codeshell.train.parallel import Group
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,46 @@ class Validation:
         lengths = np.asarray([len(tokenizer.decode_bytes([kind])) for kind in kinds.tolist()], dtype=np.int64)
         self.n_bytes = int((counts * lengths).sum())
 
-    def score(self, model: CodeShellForCausalLM, *, context: int, micro_tokens: int, precision: Precision) -> Score:
+    def score(
+        self,
+        model: CodeShellForCausalLM,
+        *,
+        context: int,
+        micro_tokens: int,
+        precision: Precision,
+        group: Group | None = None,
+    ) -> Score:
         """Run the model in evaluation mode over sequences of `context` tokens; then set its mode back.
+
+        Several ranks share the forward passes, and add their sums in the order of one process: the same bits.
 
         Args:
             model: on its device.
             context: tokens of a sequence.
             micro_tokens: the most tokens of a forward pass.
             precision: of the forward pass.
+            group: the ranks that share the model; None is one process.
         """
         assert self.batch is not None, "there is nothing to validate on"
-        # Summed in a Python float (fp64), over all tokens, and divided once at the end.
-        training, nats = model.training, 0.0
+        rank, world = (group.rank, group.world) if group else (0, 1)
+        micros = list(fold(_padded(self.batch, context, self.eot), context, micro_tokens, isolated=self.isolated))
+        training = model.training
         model.eval()
+        sums: list[float] = []
         with torch.no_grad():
-            for micro in fold(_padded(self.batch, context, self.eot), context, micro_tokens, isolated=self.isolated):
-                nats += float(summed_loss(model, micro, precision))
+            # Dealt like cards. Every rank takes part in every turn, because the weights are gathered from all; one
+            # that has no micro-batch left repeats the last one for nothing.
+            for index in range(rank, -(-len(micros) // world) * world, world):
+                if group is not None:
+                    group.mark("a validation")
+                value = float(summed_loss(model, micros[min(index, len(micros) - 1)], precision))
+                sums += [value] if index < len(micros) else []
         model.train(training)
+        # Summed in a Python float (fp64), over all tokens, and divided once at the end.
+        rows = group.gather(sums) if group else [sums]
+        nats = 0.0
+        for index in range(len(micros)):
+            nats += rows[index % world][index // world]
         return Score(nats / len(self.predicted), nats / math.log(2) / self.n_bytes)
 
 

@@ -51,7 +51,7 @@ void step_cpu(Table& table, const Scheme& scheme, const Settings& settings, int 
               const std::function<std::int64_t(std::int64_t first, std::int64_t last)>& read,
               const std::function<void()>& all_read);
 
-// The sum of the squares of all gradients, each in fp32 within 1,024 elements and in fp64 above, in a fixed order.
+// The sum of the squares of all gradients in fp64, in a fixed order.
 double sum_of_squares_cpu(const Table& table, Type gradient, int threads);
 
 }  // namespace codeshell::adamw

@@ -1,4 +1,4 @@
-// The model's operations on the CPU: attention, GELU and cross-entropy. Tensors come as addresses, because bf16 has no
+// The model's operations on the CPU: attention, GELU, norm and cross-entropy. Tensors come as addresses, because bf16 has no
 // buffer format; the caller (codeshell/ops/cpu.py) holds them and has checked shapes, dtypes and strides.
 //
 // Every function gives the GIL back while it computes, and takes the number of threads that torch uses.
@@ -11,6 +11,8 @@
 #include "attention/attention_cpu.h"
 #include "bindings/buffers.h"
 #include "loss/cross_entropy_cpu.h"
+#include "norm/norm_cpu.h"
+#include "product/product_cpu.h"
 
 namespace codeshell::bindings {
 
@@ -80,17 +82,39 @@ void bind_cpu(py::module_& module) {
     const py::gil_scoped_release release;
     attention::backward(problem, threads);
   });
-  // Elementwise over n contiguous elements.
+  // Contiguous matrices (rows, columns). Bias, partial and sums are fp32; each may be 0 where there is none.
   module.def(
       "gelu_forward",
-      [](std::uintptr_t x, std::uintptr_t y, std::int64_t n, bool bf16, int threads) {
-        activation::gelu(at<void>(x), at<void>(y), n, bf16, threads);
-      },
+      [](std::uintptr_t x, std::uintptr_t bias, std::uintptr_t y, std::int64_t rows, std::int64_t columns, bool bf16,
+         int threads) { activation::gelu(at<void>(x), at<float>(bias), at<void>(y), {rows, columns, bf16}, threads); },
       py::call_guard<py::gil_scoped_release>());
   module.def(
       "gelu_backward",
-      [](std::uintptr_t x, std::uintptr_t dy, std::uintptr_t grad, std::int64_t n, bool bf16, int threads) {
-        activation::gelu_backward(at<void>(x), at<void>(dy), at<void>(grad), n, bf16, threads);
+      [](std::uintptr_t x, std::uintptr_t bias, std::uintptr_t dy, std::uintptr_t grad, std::uintptr_t partial,
+         std::uintptr_t sums, std::int64_t rows, std::int64_t columns, bool bf16, int threads) {
+        activation::gelu_backward(at<void>(x), at<float>(bias), at<void>(dy), at<void>(grad), at<float>(partial),
+                                  at<float>(sums), {rows, columns, bf16}, threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
+  // How many rows `partial` has.
+  module.def("gelu_sum_chunks", &activation::sum_chunks);
+  // Products of fp32 matrices. B (k, n) is packed first, from the strides of its rows and columns, into `packed_size`
+  // floats; then C (m, n), rows c_row apart, is A (m, k) B, where A has the two strides that are given.
+  module.def("product_pays", &product::pays);
+  module.def("product_packed_size", &product::packed_size);
+  module.def(
+      "product_pack",
+      [](std::uintptr_t b, std::int64_t row, std::int64_t step, std::int64_t n, std::int64_t k, std::uintptr_t packed,
+         int threads) { product::pack(at<float>(b), row, step, n, k, at<float>(packed), threads); },
+      py::call_guard<py::gil_scoped_release>());
+  module.def(
+      "product_multiply",
+      [](std::uintptr_t a, std::int64_t a_row, std::int64_t a_step, std::uintptr_t packed, std::uintptr_t c,
+         std::int64_t c_row, std::uintptr_t bias, bool add, std::int64_t m, std::int64_t n, std::int64_t k,
+         int threads) {
+        product::multiply(
+            {at<float>(a), a_row, a_step, at<float>(packed), at<float>(c), c_row, at<float>(bias), add, m, n, k},
+            threads);
       },
       py::call_guard<py::gil_scoped_release>());
   // Logits (rows, n) become their gradient in place; losses are fp32 (rows,).
@@ -102,6 +126,48 @@ void bind_cpu(py::module_& module) {
                             at<float>(losses), bf16, threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  // (rows, width). `bf16`: that the stream, the branch and the result are; addresses in the order of norm::Forward and
+  // norm::Backward, 0 for what is not there.
+  module.def("norm_forward", [](const std::array<std::uintptr_t, 8>& tensors, std::int64_t rows, std::int64_t width,
+                                float eps, const std::array<bool, 3>& bf16, int threads) {
+    const py::gil_scoped_release release;
+    norm::forward({.x = at<void>(tensors[0]),
+                   .branch = at<void>(tensors[1]),
+                   .stream = at<void>(tensors[2]),
+                   .normed = at<void>(tensors[3]),
+                   .weight = at<float>(tensors[4]),
+                   .bias = at<float>(tensors[5]),
+                   .mean = at<float>(tensors[6]),
+                   .rstd = at<float>(tensors[7]),
+                   .rows = rows,
+                   .width = width,
+                   .eps = eps,
+                   .bf16 = bf16[0],
+                   .branch_bf16 = bf16[1],
+                   .normed_bf16 = bf16[2]},
+                  threads);
+  });
+  module.def("norm_backward", [](const std::array<std::uintptr_t, 11>& tensors, std::int64_t rows, std::int64_t width,
+                                 const std::array<bool, 2>& bf16, int threads) {
+    const py::gil_scoped_release release;
+    norm::backward({.grad_stream = at<void>(tensors[0]),
+                    .grad_normed = at<void>(tensors[1]),
+                    .stream = at<void>(tensors[2]),
+                    .mean = at<float>(tensors[3]),
+                    .rstd = at<float>(tensors[4]),
+                    .weight = at<float>(tensors[5]),
+                    .grad_x = at<void>(tensors[6]),
+                    .grad_branch = at<void>(tensors[7]),
+                    .partial = at<float>(tensors[8]),
+                    .grad_weight = at<float>(tensors[9]),
+                    .grad_bias = at<float>(tensors[10]),
+                    .rows = rows,
+                    .width = width,
+                    .bf16 = bf16[0],
+                    .normed_bf16 = bf16[1]},
+                   threads);
+  });
+  module.def("norm_sum_chunks", &norm::sum_chunks);
 }
 
 }  // namespace codeshell::bindings

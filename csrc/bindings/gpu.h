@@ -19,6 +19,7 @@ void bind_adamw(py::module_& module);
 void bind_attention(py::module_& module);
 void bind_copy(py::module_& module);
 void bind_decode(py::module_& module);
+void bind_loss(py::module_& module);
 void bind_rotary(py::module_& module);
 
 // All of them, for the two modules that have the kernels: codeshell._C, and host_kernels of the tests.
@@ -27,6 +28,7 @@ inline void bind_kernels(py::module_& module) {
   bind_attention(module);
   bind_copy(module);
   bind_decode(module);
+  bind_loss(module);
   bind_rotary(module);
 }
 

@@ -34,9 +34,9 @@ py::list gpu_devices() {
 }
 
 // {source below csrc: [architecture]} from the build's own words, which device.h describes.
-py::dict kernel_architectures() {
+py::dict architectures_of(const std::string& words) {
   py::dict kernels;
-  std::istringstream entries(codeshell::gpu::kernel_architectures());
+  std::istringstream entries(words);
   for (std::string entry; std::getline(entries, entry, ';');) {
     const size_t equals = entry.find('=');
     py::list architectures;
@@ -53,7 +53,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "C++ and CUDA of codeshell; see codeshell/_C/__init__.pyi for the signatures.";
   module.attr("cuda_built") = codeshell::gpu::cuda_built();
   module.attr("cuda_architectures") = codeshell::gpu::cuda_architectures();
-  module.attr("kernel_architectures") = kernel_architectures();
+  module.attr("kernel_architectures") = architectures_of(codeshell::gpu::kernel_architectures());
+  module.attr("possible_architectures") = architectures_of(codeshell::gpu::possible_architectures());
   module.attr("cuda_runtime") = codeshell::gpu::cuda_runtime();
 #if defined(CODESHELL_DEBUG_KERNELS)
   module.attr("debug_kernels") = true;

@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <functional>
 #include <stdexcept>
 
 namespace codeshell::bpe {
 
-Merges::Merges(const std::vector<Merge>& merges) {
+Merges::Merges(const std::vector<Merge>& merges) : ranks_(merges.size()) {
   if (merges.size() >= kNone) throw std::invalid_argument("merges: more than 8 million");
   // At most half of the places are taken.
   const size_t places = std::bit_ceil(std::max<size_t>(16, 2 * merges.size()));
@@ -117,47 +116,45 @@ size_t Model::encode_short(uint32_t count, WordBuffers& buffers, uint32_t* out) 
   return size;
 }
 
-// The same with a heap of (rank, place). What was pushed for a pair that is no longer there is told by its rank: no two
-// merges have the same one, so a pair has changed if and only if its rank has.
 size_t Model::encode_long(uint32_t count, WordBuffers& buffers, uint32_t* out) const {
   uint32_t *const ids = buffers.ids.data(), *const products = buffers.products.data();
   uint32_t *const ranks = buffers.ranks.data(), *const next = buffers.next.data(),
                   *const before = buffers.before.data();
-  std::vector<uint64_t>& heap = buffers.heap;
-  const auto entry = [](uint32_t rank, uint32_t at) { return static_cast<uint64_t>(rank) << 32 | at; };
-  const std::greater<uint64_t> order;
-  heap.clear();
+  RankQueue& queue = buffers.queue;
+  queue.start(count, merges_.ranks());
   ranks[count - 1] = Merges::kNone;
   for (uint32_t i = 0; i < count; ++i) {
     next[i] = i + 1;
     before[i] = i - 1;
-    if (ranks[i] != Merges::kNone) heap.push_back(entry(ranks[i], i));
+    if (ranks[i] != Merges::kNone) queue.push(ranks[i], i);
   }
-  std::make_heap(heap.begin(), heap.end(), order);
-  // What joins the token at `at` with the one at `after`, from now on.
+  // The pair that begins at `at` is no more, and another may be there now.
+  const auto forget = [&](uint32_t at) {
+    if (ranks[at] != Merges::kNone) queue.remove(ranks[at], at);
+    ranks[at] = Merges::kNone;
+  };
   const auto look = [&](uint32_t at, uint32_t after) {
     const Merges::Found found = merges_.find(ids[at], ids[after]);
     ranks[at] = found.rank;
     products[at] = found.product;
-    if (found.rank == Merges::kNone) return;
-    heap.push_back(entry(found.rank, at));
-    std::push_heap(heap.begin(), heap.end(), order);
+    if (found.rank != Merges::kNone) queue.push(found.rank, at);
   };
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), order);
-    const auto at = static_cast<uint32_t>(heap.back());
-    const auto rank = static_cast<uint32_t>(heap.back() >> 32);
-    heap.pop_back();
-    if (ranks[at] != rank) continue;
+  uint32_t rank, at;
+  while (queue.pop(ranks, rank, at)) {
+    // The token at `at` takes the next one in.
     const uint32_t gone = next[at], after = next[gone];
+    ranks[at] = Merges::kNone;
+    forget(gone);
     ids[at] = products[at];
     next[at] = after;
-    ranks[gone] = ranks[at] = Merges::kNone;
+    if (at) {
+      forget(before[at]);
+      look(before[at], at);
+    }
     if (after < count) {
       before[after] = at;
       look(at, after);
     }
-    if (at) look(before[at], at);
   }
   size_t size = 0;
   for (uint32_t i = 0; i < count; i = next[i]) out[size++] = ids[i];

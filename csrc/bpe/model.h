@@ -4,7 +4,7 @@
 // of them where there are several, until none is left. This holds for any list of merges, also one in which a part is
 // made later than what it is a part of (the released tokenizer has 701 of these). So no shortcut is taken that needs a
 // list in good order. A word of up to `kShort` bytes is joined by looking through all its pairs for the lowest, a longer
-// one with a heap, so that the time grows as n log n.
+// one with a queue, so that the time grows as its length.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,8 @@
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "bpe/rank_queue.h"
 
 namespace codeshell::bpe {
 
@@ -31,6 +33,9 @@ class Merges {
   static constexpr uint32_t kNone = 0x7FFFFF;  // above every rank
 
   explicit Merges(const std::vector<Merge>& merges);
+
+  // One more than the highest rank.
+  size_t ranks() const { return ranks_; }
 
   Found find(uint32_t left, uint32_t right) const {
     const uint64_t key = static_cast<uint64_t>(left) << 32 | right;
@@ -51,14 +56,14 @@ class Merges {
   size_t place(uint64_t key) const { return (key * 0x9E3779B97F4A7C15u) >> shift_; }
 
   std::vector<Entry> entries_;
-  size_t mask_ = 0;
+  size_t mask_ = 0, ranks_;
   int shift_ = 0;
 };
 
 // What one thread needs to join a word; it is used again for the next.
 struct WordBuffers {
   std::vector<uint32_t> ids, products, ranks, next, before;
-  std::vector<uint64_t> heap;
+  RankQueue queue;
 };
 
 class Model {

@@ -22,6 +22,8 @@ const activation::CpuKernels& activation::cpu_kernels() { return chosen().activa
 const adamw::CpuKernels& adamw::cpu_kernels() { return chosen().adamw; }
 const attention::CpuKernels& attention::cpu_kernels() { return chosen().attention; }
 const loss::CpuKernels& loss::cpu_kernels() { return chosen().loss; }
+const norm::CpuKernels& norm::cpu_kernels() { return chosen().norm; }
+const product::CpuKernels& product::cpu_kernels() { return chosen().product; }
 const rotary::CpuKernels& rotary::cpu_kernels() { return chosen().rotary; }
 
 }  // namespace codeshell

@@ -7,6 +7,8 @@
 #include "adamw/adamw_cpu.h"
 #include "attention/attention_cpu.h"
 #include "loss/cross_entropy_cpu.h"
+#include "norm/norm_cpu.h"
+#include "product/product_cpu.h"
 #include "rotary/rotary_cpu.h"
 
 namespace codeshell::cpu {
@@ -16,6 +18,8 @@ struct Kernels {
   adamw::CpuKernels adamw;
   attention::CpuKernels attention;
   loss::CpuKernels loss;
+  norm::CpuKernels norm;
+  product::CpuKernels product;
   rotary::CpuKernels rotary;
 };
 

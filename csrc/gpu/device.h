@@ -29,6 +29,8 @@ std::string kernel_sources();
 // "path=80,86,80-virtual;path=90a;path=" of the same sources: what each was compiled for, which is nothing in a build
 // without CUDA. Written at configuration by csrc/architectures.cmake.
 std::string kernel_architectures();
+// The same of what each can be compiled for (csrc/kernels.cmake), in every build.
+std::string possible_architectures();
 // All of them together, for people: "80, 86, 90a, PTX of 80"; empty without CUDA.
 std::string cuda_architectures();
 

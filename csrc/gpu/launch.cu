@@ -172,19 +172,35 @@ Error launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dynamic_sh
                     grid.y, block.x, dynamic_shared, runtime_error(status));
 }
 
-// Asked once per device, because a launch on the host should take little longer than cudaLaunchKernel.
-int multiprocessors() {
-  constexpr int kDevices = 64;
-  static std::atomic<int> counts[kDevices];  // zero until asked
+namespace {
+
+constexpr int kDevices = 64;
+
+// An attribute of the current device, or `otherwise` where it cannot be told. Asked once per device, because a launch on
+// the host should take little longer than cudaLaunchKernel.
+int asked_once(std::atomic<int> (&known)[kDevices], cudaDeviceAttr attribute, int otherwise) {
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kDevices) {
     cudaGetLastError();
-    return 1;
+    return otherwise;
   }
-  int count = counts[device].load(std::memory_order_relaxed);
-  if (count == 0 && cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess)
-    counts[device].store(count, std::memory_order_relaxed);
-  return count > 0 ? count : 1;
+  int value = known[device].load(std::memory_order_relaxed);
+  if (value == 0 && cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess)
+    known[device].store(value, std::memory_order_relaxed);
+  return value > 0 ? value : otherwise;
+}
+
+}  // namespace
+
+int multiprocessors() {
+  static std::atomic<int> counts[kDevices];  // zero until asked
+  return asked_once(counts, cudaDevAttrMultiProcessorCount, 1);
+}
+
+// Every device gives a block 48 KiB without being asked.
+int shared_memory_per_block() {
+  static std::atomic<int> bytes[kDevices];
+  return asked_once(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, static_cast<int>(kDefaultShared));
 }
 
 // Where the device cannot be asked or changed, nothing is set back: the launch itself reports the error.

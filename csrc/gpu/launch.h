@@ -31,6 +31,10 @@ inline constexpr bool kDebugKernels = false;
 // How many the current device has; each device is asked once. Only in builds with kernels.
 int multiprocessors();
 
+// Bytes of shared memory that a block may have on the current device, which is all but 1 KiB of what a multiprocessor
+// has; each device is asked once. Only in builds with kernels.
+int shared_memory_per_block();
+
 // While it lives, launches go to this device: tensors may lie on another than the one that is current.
 class OnDevice {
  public:

@@ -19,7 +19,19 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for name in ("harness", "timing", "chart", "gpu_check", "rotary", "adamw", "attention", "decode"):
+    for name in (
+        "harness",
+        "timing",
+        "chart",
+        "gpu_check",
+        "rotary",
+        "adamw",
+        "attention",
+        "decode",
+        "loss",
+        "norm",
+        "train_gpu",
+    ):
         sys.modules.pop(name, None)
     for name in [name for name in sys.modules if name.partition(".")[0] == "gpu"]:
         del sys.modules[name]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from codeshell import _C
-from codeshell.kernels import built_hashes
+from codeshell.kernels import hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def test_dry_run_goes_all_the_way_and_continues(tmp_path: Path) -> None:
     assert document["finished"] and document["dry_run"] and document["stopped"] is None
     assert {row["status"] for row in document["rows"].values()} == {"ok"}, output
     assert len(document["rows"]) > 10 and len(output.splitlines()) == len(document["rows"]) + 3
-    assert document["kernels"] == built_hashes()
+    assert document["kernels"] == hashes()
     assert document["module"]["cuda_built"] == _C.cuda_built
     assert {"commit", "python", "versions", "processor", "started"} <= set(document["environment"])
     counts = document["tests"]["gpu/test_copy_cuda.py"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from codeshell.operations import KERNELS, OPERATIONS
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL = KERNELS | TRITON_KERNELS
 
 
 def rows(kind: str = "") -> list:
@@ -24,7 +25,7 @@ def test_names_are_given_once_and_files_exist() -> None:
     assert len(names) == len(set(names))
     for row in rows():
         assert all((ROOT / file).exists() for file in row.files), row.name
-        assert set(row.launches) <= set(KERNELS)
+        assert set(row.launches) <= set(ALL)
         assert row.why and row.budget > 0 and row.longest >= row.budget
 
 
@@ -50,13 +51,13 @@ def test_equality_comes_before_the_sanitizer_and_before_speed() -> None:
 
 
 def test_each_kernel_has_a_first_launch_and_its_tests_a_row() -> None:
-    assert {source for row in rows("first launch") for source in row.kernels} == set(KERNELS)
-    for source, kernel in KERNELS.items():
+    assert {source for row in rows("first launch") for source in row.kernels} == set(ALL)
+    for source, kernel in ALL.items():
         found = [row.tests for row in rows("tests") if source in row.kernels]
         assert set(kernel.tests) <= set(found), source
     benchmarks = {file for row in rows("benchmark") if not row.extra for file in row.files}
     for operation in OPERATIONS:
-        if operation.kernels and operation.benchmark:
+        if (operation.kernels or operation.triton) and operation.benchmark:
             assert f"benchmarks/{operation.benchmark}.py" in benchmarks, operation.name
 
 

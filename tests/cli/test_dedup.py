@@ -169,13 +169,6 @@ def test_bad_input_is_one_line_and_exit_code_2(inputs: Path, capsys: pytest.Capt
     assert "-o DIR: missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2 << 30), ("500MB", 500_000_000), ("1073741824", 1 << 30), ("0.5 g", 500_000_000)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert dedup.parse_size(text, "--memory") == size
-
-
 def test_the_help_states_the_defaults_of_the_search(capsys: pytest.CaptureFixture[str]) -> None:
     """The command has no defaults of its own: those of `Parameters` are stated in words."""
     parser = argparse.ArgumentParser()

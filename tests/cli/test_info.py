@@ -12,7 +12,7 @@ from helpers.simulated_gpu import MEMORY_BOUND_KERNELS, NAMES, RELEASE, SITUATIO
 from codeshell import _C, gpus
 from codeshell.cli import main
 from codeshell.gpus import Gpu, Machine
-from codeshell.operations import KERNELS, OPERATIONS
+from codeshell.operations import KERNELS, OPERATIONS, TRITON_KERNELS
 
 KNOWN = [name for name, situation in SITUATIONS.items() if not situation.facts and situation.capability in NAMES]
 
@@ -29,6 +29,7 @@ def build(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(gpus, "machine", lambda: here)
 
     monkeypatch.delenv("CODESHELL_HOPPER_ATTENTION", raising=False)
+    monkeypatch.setattr(gpus, "triton_obstacle", lambda: None)
     return make
 
 
@@ -76,7 +77,8 @@ def test_a_gpu_here_and_one_that_is_not_are_listed_alike(name, build, capsys, mo
     asked = ["--kernels", "--capability", ".".join(map(str, situation.capability))]
     here, there = (json.loads(printed(capsys, *arguments, "--json")) for arguments in (["--kernels"], asked))
     assert here["kernels"] == there["kernels"]
-    assert {row["source"]: row["architectures"] for row in here["kernels"]} == RELEASE
+    built = {row["source"]: row["architectures"] for row in here["kernels"] if not row["triton"]}
+    assert built == RELEASE and {row["source"] for row in here["kernels"]} - built.keys() == set(TRITON_KERNELS)
     (mine,), (other,) = here["gpus"], there["gpus"]
     assert mine["name"] == NAMES[situation.capability]
     assert mine["operations"] == other["operations"] and mine["capability"] == other["capability"]
@@ -88,6 +90,9 @@ def test_a_gpu_here_and_one_that_is_not_are_listed_alike(name, build, capsys, mo
             runs = situation.all_gpus if everywhere else situation.hopper
             assert rows[operation.name]["kernels"] == [kernel.source for kernel in operation.kernels] * runs
             assert (rows[operation.name]["reason"] is None) == runs
+        if operation.triton:
+            sources = [kernel.source for kernel in operation.triton]
+            assert rows[operation.name]["kernels"] == sources * situation.triton
     # The same in words.
     text = printed(capsys, *asked)
     assert f"compute capability {name}:" in text and "sm_80, sm_86, sm_89, sm_90, sm_100, sm_120 and PTX of 80" in text

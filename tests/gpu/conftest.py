@@ -63,6 +63,7 @@ def host_kernels(built_host_kernels: ModuleType) -> Iterator[ModuleType]:
     """The bindings of the kernels as `codeshell._C` has them; they take CPU addresses and run in the processor."""
     built_host_kernels.set_seed(0)
     built_host_kernels.set_multiprocessors(4)
+    built_host_kernels.set_shared_memory(227 * 1024)
     built_host_kernels.set_checks(True)
     built_host_kernels.fail_launch(0)
     yield built_host_kernels

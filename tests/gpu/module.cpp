@@ -62,6 +62,9 @@ PYBIND11_MODULE(host_kernels, module) {
       "set_multiprocessors", [](int count) { gpu::host::options().multiprocessors = count; }, py::arg("count"),
       "What gpu::multiprocessors() answers; 4 unless set.");
   module.def(
+      "set_shared_memory", [](int bytes) { gpu::host::options().shared_memory = bytes; }, py::arg("bytes"),
+      "What gpu::shared_memory_per_block() answers; 227 KiB unless set.");
+  module.def(
       "set_checks", [](bool on) { gpu::host::options().checks = on; }, py::arg("on"),
       "Whether gpu::check ends a launch, as in a build without NDEBUG; on unless set.");
   module.def(

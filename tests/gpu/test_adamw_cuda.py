@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.cuda import captured, needs_gpu
 
-from codeshell import _C
 from codeshell.optim import AdamW
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built), reason="needs a GPU and a build with CUDA"
-)
+pytestmark = needs_gpu
 SIZES = [0, 1, 7, 64, 4096, 4097, 100_003]
 SCHEMES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "fp32": (torch.float32, {}),
@@ -101,13 +99,9 @@ def test_a_step_in_a_graph() -> None:
     direct, optimizer = make()
     for _ in range(4):
         optimizer.step()
-    captured, optimizer = make()
-    optimizer.step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        optimizer.step()
+    replayed, optimizer = make()
+    graph, _ = captured(optimizer.step)
     for _ in range(3):
         graph.replay()
     torch.cuda.synchronize()
-    torch.testing.assert_close(captured, direct)
+    torch.testing.assert_close(replayed, direct)

@@ -7,19 +7,11 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_gradients, gradients, inputs, poison
+from helpers.cuda import captured, on_hopper
 
-from codeshell import _C, ops
-from codeshell.ops import hopper
+from codeshell import ops
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
-    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
-)
-
-
-@pytest.fixture(autouse=True)
-def asked_for(monkeypatch):
-    monkeypatch.setattr(hopper, "enabled", True)
+pytestmark = on_hopper
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -72,15 +64,8 @@ def test_forward_and_backward_replay_in_a_graph():
     def step():
         return torch.autograd.grad(ops.attention(q, k, v, deterministic=True), (q, k, v), grad)
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, result = captured(step)
     with torch.no_grad():
         q.copy_(torch.randn_like(q))
     graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(result, step(), strict=True))

@@ -7,19 +7,9 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_case, inputs, poison, run
+from helpers.cuda import on_hopper
 
-from codeshell import _C
-from codeshell.ops import hopper
-
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
-    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
-)
-
-
-@pytest.fixture(autouse=True)
-def asked_for(monkeypatch):
-    monkeypatch.setattr(hopper, "enabled", True)
+pytestmark = on_hopper
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

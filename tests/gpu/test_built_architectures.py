@@ -19,11 +19,14 @@ LOAD_16 = r"LDG\.E\.(EF\.)?128(\.CONSTANT|\.STRONG.*)?"
 STORE_16 = r"STG\.E\.(EF\.)?128(\.STRONG.*)?"
 
 # For the kernels that match: at most so many registers, at least so many loads and stores of 16 bytes. Blocks of 256
-# threads: 80 registers let a multiprocessor hold three, 128 two.
+# threads: 80 registers let a multiprocessor hold three, 128 two. Two blocks of 512 threads, as of the loss, need 64.
 DESIGN = [
     (r"adamw", r"adamw::adamw<.*>", 80, 4, 3),
     (r"adamw", r"adamw::gradient_norm<.*>", 64, 4, 0),
     (r"copy", r"copy", 40, 4, 4),
+    (r"softmax_gradient", r"loss::whole_rows<.*>", 64, 20, 9),
+    (r"softmax_gradient", r"loss::partial_sums<.*>", 64, 8, 0),
+    (r"softmax_gradient", r"loss::split_rows<.*>", 64, 4, 5),
     (r"rotary", r"rotary::rotate<(float, 4|gpu::(bf16|fp16), 8)>", 100, 4, 4),
     (r"rotary", r"rotary::rotate_and_sum<(float, 4|gpu::(bf16|fp16), 8)>", 128, 8, 4),
     (r"rotary", r"rotary::rotate(_and_sum)?<.*, 1>", 64, 0, 0),
@@ -57,6 +60,8 @@ def test_it_says_no_more_than_the_list_that_it_was_built_from() -> None:
     for source, names in _C.kernel_architectures.items():
         listed = listed_architectures(f"csrc/{source}")
         assert names == [name for name in listed if name in names], source
+        assert _C.possible_architectures[source] == listed, source
+    assert set(_C.possible_architectures) == set(_C.kernel_architectures)
 
 
 @pytest.mark.timeout(600)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.cuda import needs_gpu
 
 from codeshell import _C
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built), reason="needs a GPU and a build with CUDA"
-)
+pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 4096, 1_000_003, 100_000_000])

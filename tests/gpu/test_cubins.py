@@ -144,6 +144,30 @@ EXPECTED = [
         exactly=True,
     ),
     Expected("csrc/copy/copy.cu", "copy", registers=40, instructions={LOAD_16: 4, STORE_16: 4}),
+    # Two blocks of 512 threads per multiprocessor: 64 registers. A batch is four loads, in four forms: of packs that
+    # shared memory keeps and of others, whole and at the row's end. The second time it is four more, and four stores in
+    # two forms; one more store fills the rows that do not count. Shared memory is the sums of 16 warps, which dynamic
+    # memory follows at a multiple of 1 KiB. Only loose elements and the target's are narrower.
+    Expected(
+        "csrc/loss/softmax_gradient.cu",
+        r"loss::whole_rows<.*>",
+        registers=64,
+        instructions={LOAD_16: 20, STORE_16: 9, r"STS\.128": 8, r"LDS\.128": 4, r"ATOM.*|RED\..*": 0},
+        shared=1024,
+    ),
+    Expected(
+        "csrc/loss/softmax_gradient.cu",
+        r"loss::partial_sums<.*>",
+        registers=64,
+        instructions={LOAD_16: 8, STORE_16: 0, r"ATOM.*|RED\..*": 0},
+        shared=1024,
+    ),
+    Expected(
+        "csrc/loss/softmax_gradient.cu",
+        r"loss::split_rows<.*>",
+        registers=64,
+        instructions={LOAD_16: 4, STORE_16: 5, r"ATOM.*|RED\..*": 0},
+    ),
     # Two packs of two heads, and the tables; nothing narrower.
     Expected(
         "csrc/rotary/rotary.cu",

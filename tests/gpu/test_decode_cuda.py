@@ -6,20 +6,18 @@ import dataclasses
 
 import pytest
 import torch
+from helpers.cuda import captured, on_hopper
 from helpers.decode_cases import CASES, Case, check_case, inputs
 
-from codeshell import _C, ops
-from codeshell.ops import decode_cuda, hopper
+from codeshell import ops
+from codeshell.ops import decode_cuda
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
-    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
-)
+pytestmark = on_hopper
 
 
 @pytest.fixture(autouse=True)
 def taken(monkeypatch):
-    """The kernel is on, its outputs start as NaN; the shapes that it was given."""
+    """The kernel's outputs start as NaN; the shapes that it was given."""
     shapes = []
     launch = decode_cuda.run
 
@@ -27,7 +25,6 @@ def taken(monkeypatch):
         shapes.append(call.q.shape)
         launch(call, out.fill_(torch.nan), lse.fill_(torch.nan))
 
-    monkeypatch.setattr(hopper, "enabled", True)
     monkeypatch.setattr(decode_cuda, "run", run)
     return shapes
 
@@ -75,10 +72,7 @@ def test_a_graph_is_replayed_with_other_lengths(taken):
     def step():
         return ops.decode_attention(given.q, *caches, **given.keywords)
 
-    step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
+    graph, out = captured(step)
     other = torch.cuda.Stream()
     for lengths in ((2000, 700), (17, 4000), (0, 1)):
         given.keywords["cache_seqlens"].copy_(torch.tensor(lengths, dtype=torch.int32))

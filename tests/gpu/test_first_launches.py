@@ -14,20 +14,20 @@ import torch
 from helpers import attention_cases, decode_cases
 from helpers.attention_cases import Case
 
-from codeshell import _C, ops
-from codeshell.ops import decode_cuda, devices, hopper
+from codeshell import _C, gpus, ops
+from codeshell.ops import decode_cuda, devices, loss_cuda
 from codeshell.optim import AdamW
 
 
 @pytest.fixture(params=["gpu", pytest.param("host", marks=pytest.mark.timeout(600))])  # the kernels may be built first
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def device(request: pytest.FixtureRequest) -> str:
     """Where the tensors are: on a GPU that has the kernels, or on the CPU with the kernels run on the host."""
     if request.param == "host":
         request.getfixturevalue("on_host")
         return "cpu"
     if not (torch.cuda.is_available() and _C.cuda_built):
         pytest.skip("needs a GPU and a build with CUDA")
-    monkeypatch.setattr(hopper, "enabled", True)
+    request.getfixturevalue("hopper_kernels")
     return "cuda"
 
 
@@ -57,6 +57,47 @@ def test_adamw(device: str) -> None:
     for optimizer in optimizers:
         optimizer.step()
     torch.testing.assert_close(parameters[0].cpu(), parameters[1])
+
+
+def test_gelu(device: str) -> None:
+    if device == "cuda" and (reason := gpus.triton_obstacle()):
+        pytest.skip(f"the kernels in Triton are NOT run here: {reason}")
+    x, bias = torch.linspace(-4, 4, 4 * 16).view(4, 16), torch.linspace(-1, 1, 16)
+    leaves = [tensor.double().requires_grad_() for tensor in (x, bias)]
+    expected = torch.nn.functional.gelu(leaves[0] + leaves[1], approximate="tanh")
+    result = [tensor.to(device).requires_grad_() for tensor in (x, bias)]
+    y = ops.bias_gelu(*result)
+    gradients = torch.autograd.grad(y.sum(), result), torch.autograd.grad(expected.sum(), leaves)
+    for got, want in zip((y, *gradients[0]), (expected, *gradients[1]), strict=True):
+        torch.testing.assert_close(got.detach().cpu().double(), want.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_norm(device: str) -> None:
+    if device == "cuda" and (reason := gpus.triton_obstacle()):
+        pytest.skip(f"the kernels in Triton are NOT run here: {reason}")
+    rows = [torch.linspace(a, b, 4 * 16).view(4, 16).cos() for a, b in ((0, 9), (3, 50))]
+    inputs = [*rows, torch.linspace(0.5, 2, 16), torch.linspace(-1, 1, 16)]
+    leaves = [tensor.double().requires_grad_() for tensor in inputs]
+    stream = leaves[0] + leaves[1]
+    expected = stream, torch.nn.functional.layer_norm(stream, (16,), leaves[2], leaves[3], 1e-5)
+    given = [tensor.to(device).requires_grad_() for tensor in inputs]
+    result = ops.residual_layer_norm(*given, 1e-5)
+    grads = [tensor.detach().sin() for tensor in expected]
+    want = torch.autograd.grad(expected, leaves, grads)
+    got = torch.autograd.grad(result, given, [tensor.float().to(device) for tensor in grads])
+    for x, right in zip((*result, *got), (*expected, *want), strict=True):
+        torch.testing.assert_close(x.detach().cpu().double(), right.detach(), rtol=1e-5, atol=2e-5)
+
+
+def test_loss(device: str) -> None:
+    logits = torch.linspace(-3, 3, 2 * 24).view(2, 24)
+    targets, wide = torch.tensor([5, 23]), logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, targets, reduction="none")
+    (gradient,) = torch.autograd.grad(expected.sum() / 2, wide)
+    rows, losses = logits.to(device, copy=True), torch.full((2,), torch.nan, device=device)
+    loss_cuda.launch(rows, targets.to(device), -100, torch.tensor(0.5, device=device), losses)
+    torch.testing.assert_close(rows.cpu().double(), gradient, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.cpu().double(), expected.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_copy(device: str) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.cuda import captured, needs_gpu
 
-from codeshell import _C, ops
+from codeshell import ops
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built), reason="needs a GPU and a build with CUDA"
-)
+pytestmark = needs_gpu
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -101,11 +100,7 @@ def test_graphs_and_streams() -> None:
     """The launch goes to the current stream and can be captured; replays read what is there then."""
     cos, sin = (x.cuda() for x in angles(64, 32))
     q, k = (torch.randn(1, 64, heads, 64, device="cuda") for heads in (4, 2))
-    ops.rotary(q, k, cos, sin)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = ops.rotary(q, k, cos, sin)
+    graph, replayed = captured(lambda: ops.rotary(q, k, cos, sin))
     q.normal_()
     k.normal_()
     graph.replay()
@@ -115,8 +110,8 @@ def test_graphs_and_streams() -> None:
         direct = ops.rotary(q, k, cos, sin)
     stream.synchronize()
     torch.cuda.synchronize()
-    assert all(torch.equal(a, b) for a, b in zip(captured, direct, strict=True))
-    close(captured, ops.rotary(*wide(q, k), cos.cpu(), sin.cpu()))
+    assert all(torch.equal(a, b) for a, b in zip(replayed, direct, strict=True))
+    close(replayed, ops.rotary(*wide(q, k), cos.cpu(), sin.cpu()))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -170,13 +170,14 @@ def test_the_trainer(name, tmp_path, host_kernels, monkeypatch, caplog, capfd):
     precision = "bf16" if situation.capability >= (8, 0) else "fp32"
     assert resolve("auto", CPU) == precision and f", {precision}, 1 threads" in printed
     assert ("no MFU" in printed) == (NAMES[situation.capability] == "Tesla T4" or situation.capability == (10, 3))
-    ran = {launch for launch in extension.launched if launch.startswith(("rotary", "adamw", "gradient"))}
-    ours = {"rotary_qkv", "rotary_qkv_backward", "adamw_step_cuda", "gradient_norm_cuda"}
+    ran = {launch for launch in extension.launched if launch.startswith(("rotary", "adamw", "gradient", "softmax"))}
+    ours = {"rotary_qkv", "rotary_qkv_backward", "adamw_step_cuda", "gradient_norm_cuda", "softmax_gradient_cuda"}
     assert ran == (ours if situation.all_gpus else set())
     # One line for each that PyTorch does; heads of 8 are none of the attention kernel.
     lines = lines_of(caplog)
     assert len(lines) == len(set(lines))
-    for operation, source in {"ops.rotary_qkv": devices.ROTARY, "optim.AdamW": devices.ADAMW}.items():
+    sources = {"ops.rotary_qkv": devices.ROTARY, "optim.AdamW": devices.ADAMW}
+    for operation, source in (sources | {"ops.linear_cross_entropy": devices.LOSS}).items():
         said = [line for line in lines if line.startswith(f"codeshell.{operation}: ")]
         reason = devices.missing(CPU, source)
         assert len(said) == (reason is not None) and all(reason in line for line in said)

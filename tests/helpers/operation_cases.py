@@ -78,6 +78,16 @@ def gelu() -> Tensors:
     return _with_gradients(ops.gelu, _random(5, 16))
 
 
+def residual_layer_norm() -> Tensors:
+    return _with_gradients(
+        ops.residual_layer_norm, _random(5, 16, dtype=torch.float32), _random(5, 16), _random(16) + 1, _random(16)
+    )
+
+
+def bias_gelu() -> Tensors:
+    return _with_gradients(ops.bias_gelu, _random(5, 16), _random(16))
+
+
 def linear() -> Tensors:
     return _with_gradients(ops.linear, _random(5, 16), _random(8, 16), _random(8))
 
@@ -91,7 +101,7 @@ OPERATIONS: dict[str, Callable[[], Tensors]] = {
     function.__name__: function
     for function in (
         *(attention, packed_attention, decode_attention, rotary, rotary_in_place, rotary_qkv),
-        *(gelu, linear, linear_cross_entropy),
+        *(gelu, bias_gelu, residual_layer_norm, linear, linear_cross_entropy),
     )
 }
 
@@ -102,5 +112,8 @@ KERNELS = {
     "rotary": ["rotary", "rotary"],
     "rotary_in_place": ["rotary"],
     "rotary_qkv": ["rotary_qkv", "rotary_qkv_backward"],
+    "gelu": ["gelu_triton.forward", "gelu_triton.backward"],
+    "bias_gelu": ["gelu_triton.forward", "gelu_triton.backward"],
+    "linear_cross_entropy": ["softmax_gradient_cuda"],
 }
 """The bindings that launch the kernels of those calls, in order, where all of them run."""

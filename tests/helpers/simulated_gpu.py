@@ -2,7 +2,8 @@
 
 What decides between a kernel and PyTorch is the package's own code, from the facts that are set here: the capability of
 the device, its driver, and what the build has. The kernels are those of the host execution (the fixture `host_kernels`
-of tests/gpu), or none where a test only asks which way a call goes.
+of tests/gpu), or none where a test only asks which way a call goes. For kernels in Triton there are stand-ins, which
+note the call and compute in PyTorch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from codeshell import _C
+from codeshell import _C, gpus
 from codeshell.operations import KERNELS
-from codeshell.ops import devices, flash, hopper, library
+from codeshell.ops import devices, flash, hopper, library, triton_kernels
+from helpers.triton_stand_ins import stand_ins
 
 MEMORY_BOUND_KERNELS = [source for source in KERNELS if not source.startswith("attention/")]
 MEMORY_BOUND = ("80", "86", "89", "90", "100", "120", "80-virtual")
@@ -39,12 +41,16 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Situation:
-    """A GPU, a driver and a build; and whether the kernels for all GPUs run there, and those of Hopper."""
+    """A GPU, a driver and a build; and whether the kernels for all GPUs run there, those of Hopper, and Triton's."""
 
     capability: tuple[int, int]
     all_gpus: bool
     hopper: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def triton(self) -> bool:
+        return self.capability >= (8, 0)
 
     def enter(self, monkeypatch: pytest.MonkeyPatch, kernels: ModuleType | None = None) -> Extension:
         """`simulate` it."""
@@ -84,7 +90,7 @@ class Extension:
     """`codeshell._C` of a build with CUDA, on a machine with a driver.
 
     Attributes:
-        launched: names of the functions that ran a kernel, in order.
+        launched: names of the functions that ran a kernel, in order; of Triton's by their stand-ins.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Extension:
         self.cuda_built, self.cuda_runtime, self._driver = built, runtime if built else 0, driver
         empty: dict[str, Sequence[str]] = {source: [] for source in KERNELS}
         self.kernel_architectures = dict(RELEASE if architectures is None else architectures) if built else empty
+        self.possible_architectures = RELEASE
         self._kernels: Any = kernels or _C
         self._host = kernels is not None
         self.launched: list[str] = []
@@ -130,6 +137,7 @@ def simulate(
     capability: tuple[int, int] = (9, 0),
     *,
     hopper_kernels: bool = True,
+    triton: Literal["stand-ins", "kernels", "none"] = "stand-ins",
     **facts: Any,
 ) -> Extension:
     """Put tensors of the CPU on a GPU, until the test ends.
@@ -139,6 +147,8 @@ def simulate(
         kernels: the module of the host execution; None where no kernel may be launched.
         capability: of the GPU.
         hopper_kernels: whether the user has asked for the attention kernels.
+        triton: what serves as its kernels; "kernels" are themselves, in a process that interprets them, and "none" is a
+            machine where it is not installed.
         facts: of the build and the driver, as `Extension` takes them.
 
     Returns:
@@ -151,6 +161,11 @@ def simulate(
     monkeypatch.setattr(devices, "_answers", {})
     monkeypatch.setattr(devices, "_served", {})
     monkeypatch.setattr(hopper, "enabled", hopper_kernels)
+    # Whether triton is installed here decides nothing.
+    obstacle = "triton is not installed (simulated)" if triton == "none" else None
+    monkeypatch.setattr(gpus, "triton_obstacle", lambda: obstacle)
+    monkeypatch.setattr(triton_kernels, "modules", stand_ins(extension.launched) if triton == "stand-ins" else {})
+    monkeypatch.setattr(triton_kernels, "_tried", {})
     monkeypatch.setattr(library, "_said", set())
     # The FlashAttention of a torch that is built for GPUs takes no tensors of the CPU; helpers.flash_attention does.
     monkeypatch.setattr(flash, "built", False)

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.cuda import on_hopper
 from helpers.tiny_transformers import padding, tiny, tokens
 
 import codeshell
-from codeshell import _C
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func
-from codeshell.ops import attention_cuda, hopper
+from codeshell.ops import attention_cuda
 
 from .test_models import distances, logits_and_gradients
 
-pytestmark = pytest.mark.skipif(
-    not (torch.cuda.is_available() and _C.cuda_built and torch.cuda.get_device_capability() == (9, 0)),
-    reason="needs a GPU of compute capability 9.0 and a build with CUDA",
-)
+pytestmark = on_hopper
 
 
 @pytest.fixture(autouse=True)
 def taken(monkeypatch):
-    """Shapes of the queries that the kernel was given, of users who asked for it."""
-    monkeypatch.setattr(hopper, "enabled", True)
+    """Shapes of the queries that the kernel was given."""
     shapes, allocate = [], attention_cuda._empty
 
     def counted(call):

@@ -94,6 +94,12 @@ OPERATIONS: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
         (torch.randn(2, 5, 256), torch.randn(256), _COS, _SIN),
     ),
     "gelu": (ops.gelu, (torch.randn(6, 32),)),
+    "residual_layer_norm": (
+        ops.residual_layer_norm,
+        (torch.randn(6, 32), torch.randn(6, 32), torch.randn(32), torch.randn(32)),
+    ),
+    "bias_gelu": (ops.bias_gelu, (torch.randn(6, 32), torch.randn(32))),
+    "linear of many rows": (ops.linear, (torch.randn(70, 16), torch.randn(32, 16), torch.randn(32))),
     "linear": (ops.linear, (torch.randn(6, 16), torch.randn(32, 16), torch.randn(32))),
     "linear under autocast": (
         lambda x, weight: _under_autocast(ops.linear, x, weight),

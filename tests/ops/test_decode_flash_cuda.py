@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from helpers.cuda import captured
 from helpers.decode_cases import CASES, Case, check_case, inputs
 
 from codeshell import ops
@@ -79,14 +80,7 @@ def test_a_graph_is_replayed_with_other_lengths(page):
     def step():
         return ops.decode_attention(given.q, *caches, **given.keywords)
 
-    other = torch.cuda.Stream()
-    other.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(other):
-        step()
-    torch.cuda.current_stream().wait_stream(other)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = step()
+    graph, out = captured(step)
     for lengths in ([1, 1000], [1023, 0], [300, 301]):
         given.keywords["cache_seqlens"].copy_(torch.tensor(lengths, dtype=torch.int32))
         graph.replay()

@@ -54,6 +54,12 @@ OPERATIONS: dict[str, tuple[Function, Tensor]] = {
         torch.randn(1, 3, 64),
     ),
     "gelu": (ops.gelu, torch.randn(3, 4)),
+    "residual_layer_norm": (
+        lambda x: torch.cat(ops.residual_layer_norm(x, x.flip(0), x[0] + 1, x[1])),
+        torch.randn(3, 4),
+    ),
+    "layer_norm": (lambda x: ops.residual_layer_norm(x, None, x[0] + 1, x[1])[1], torch.randn(3, 4)),
+    "bias_gelu": (lambda x: ops.bias_gelu(x, x[1]), torch.randn(3, 4)),
     "linear": (lambda x: ops.linear(x, x[:2]), torch.randn(3, 4)),
     "linear_cross_entropy": (
         lambda x: ops.linear_cross_entropy(x, x.flip(0).repeat(2, 1), _TARGETS),

@@ -6,6 +6,7 @@ tests/gpu/test_devices.py has the same where kernels run.
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from helpers.simulated_gpu import KERNELS, SITUATIONS, Extension, simulate
 from codeshell import _C, gpus, kernels, ops
 from codeshell.ops import devices, hopper, library
 
+gelu = sys.modules["codeshell.ops.gelu"]  # the name in the package is the function
+norm = sys.modules["codeshell.ops.norm"]
 CPU = torch.device("cpu")
 NONE = [name for name, situation in SITUATIONS.items() if not situation.all_gpus and not situation.hopper]
 
@@ -34,10 +37,16 @@ def test_the_gate_and_the_list_agree_with_the_table(name, monkeypatch):
     for operation, source in {"attention": hopper.SOURCES[0], "decode": hopper.SOURCES[2]}.items():
         assert bool(rows[operation]["kernels"]) == situation.hopper
         assert rows[operation]["reason"] == devices.missing(CPU, source)
-    for operation, source in {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "copy": "copy/copy.cu"}.items():
+    sources = {"rotary": devices.ROTARY, "adamw": devices.ADAMW, "loss": devices.LOSS, "copy": "copy/copy.cu"}
+    for operation, source in sources.items():
         assert rows[operation]["kernels"] == ([source] if situation.all_gpus else [])
         assert rows[operation]["reason"] == devices.missing(CPU, source)
-    assert not rows["gelu"]["kernels"] and rows["gelu"]["reason"] is None
+    # Kernels in Triton need a driver, and nothing of this build.
+    in_triton = situation.triton and extension.cuda_driver() > 0
+    for operation, source in {"gelu": gelu.SOURCE, "norm": norm.SOURCE}.items():
+        assert rows[operation]["kernels"] == ([source] if in_triton else [])
+        assert (rows[operation]["reason"] is None) == in_triton
+        assert devices.runs(CPU, source) == situation.triton
 
 
 def test_the_switch_of_the_attention_kernels(monkeypatch):
@@ -73,6 +82,7 @@ def test_this_build_is_asked_through_its_facts():
     """The stand-in of the simulation has what the extension has."""
     stand_in = Extension(None)
     assert stand_in.kernel_architectures.keys() == _C.kernel_architectures.keys()
+    assert stand_in.possible_architectures == {name: list(x) for name, x in _C.possible_architectures.items()}
     assert type(_C.cuda_driver()) is int and type(_C.cuda_runtime) is int and type(_C.cuda_built) is bool
     # On a machine without a driver nothing runs, whatever was built; with one, this is what runs there.
     for source in KERNELS:
@@ -94,6 +104,11 @@ def test_pytorch_serves_every_operation_and_says_so_once(name, monkeypatch, capl
     starts = "codeshell.ops.{}: PyTorch takes what no kernel of codeshell serves: "
     said = {"attention": hopper.missing(CPU), "decode_attention": hopper.missing(CPU)}
     said |= dict.fromkeys(("rotary", "rotary_qkv"), devices.missing(CPU, devices.ROTARY))
+    said["linear_cross_entropy"] = devices.missing(CPU, devices.LOSS)
+    # Kernels in Triton are not part of the build: only the GPU counts.
+    if not SITUATIONS[name].triton:
+        said["gelu"] = devices.missing(CPU, gelu.SOURCE)
+        said["residual_layer_norm"] = devices.missing(CPU, norm.SOURCE)
     for operation, reason in said.items():
         assert reason and sum(line.startswith(starts.format(operation) + reason) for line in lines) == 1, operation
     # Packed sequences and caches have a line of their own, where torch's FlashAttention does not take them either.

@@ -10,6 +10,7 @@ import dataclasses
 import pytest
 import torch
 from helpers.attention_cases import CASES, Case, check_case, check_gradients, gradients, inputs
+from helpers.cuda import captured
 
 from codeshell import ops
 from codeshell.integrations.flash_attn import flash_attn_func, flash_attn_varlen_func
@@ -155,9 +156,7 @@ def test_in_a_cuda_graph():
     q, k, v = (x.detach() for x in qkv(40, 50))
     lengths = offsets(40, 50)
     wanted = ops.attention(q, k, v, cu_seqlens=lengths, max_seqlen=90)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = ops.attention(q, k, v, cu_seqlens=lengths, max_seqlen=90)
+    graph, out = captured(lambda: ops.attention(q, k, v, cu_seqlens=lengths, max_seqlen=90), warm_up=False)
     graph.replay()
     assert torch.equal(out, wanted)
     # The lengths are read on the GPU, when the graph runs.

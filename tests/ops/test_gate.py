@@ -63,11 +63,14 @@ def test_these_kinds_are_served(outcomes: dict[tuple[str, str], str], kind: str)
 
 
 @pytest.mark.parametrize("kind", ["make_fx", "make_fx pre_dispatch", "vmap", "vjp", "jvp", "torch.jit.trace"])
-@pytest.mark.parametrize("name", ["attention", "rotary", "gelu", "linear"])
+@pytest.mark.parametrize("name", ["attention", "rotary", "gelu", "residual_layer_norm", "linear"])
 def test_traces_and_transforms_are_right(outcomes: dict[tuple[str, str], str], name: str, kind: str) -> None:
     assert outcomes[name, kind] == "right"
 
 
-@pytest.mark.parametrize("name", ["attention", "packed_attention", "rotary", "gelu", "linear", "linear_cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    ["attention", "packed_attention", "rotary", "gelu", "residual_layer_norm", "linear", "linear_cross_entropy"],
+)
 def test_fake_tensors_give_shapes(outcomes: dict[tuple[str, str], str], name: str) -> None:
     assert outcomes[name, "FakeTensor"] == "shape"

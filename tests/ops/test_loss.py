@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from codeshell import ops
 from codeshell.ops import loss as loss_module
@@ -27,7 +28,7 @@ def wide(*inputs):
 @pytest.mark.parametrize("block", [131 * 16, 1 << 21])
 @pytest.mark.parametrize("upstream", [1.0, -2.5])
 def test_value_and_gradients(monkeypatch, reduction, block, upstream):
-    monkeypatch.setitem(loss_module._BLOCK_ELEMENTS, "cpu", block)
+    monkeypatch.setattr(loss_module, "_CPU_ELEMENTS", block)
     hidden, weight, targets = problem()
     loss = ops.linear_cross_entropy(hidden, weight, targets, reduction=reduction)
     gradients = torch.autograd.grad(upstream * loss, (hidden, weight))
@@ -111,3 +112,110 @@ def test_bad_arguments_are_named(change, message):
     hidden, weight, targets = problem()
     with pytest.raises(ValueError, match=message):
         ops.linear_cross_entropy(**({"hidden": hidden, "weight": weight, "targets": targets} | change))
+
+
+# The sum of the weight's gradient over blocks.
+
+
+class Operand:
+    """What `_add_product_` asks of a tensor on a GPU; what is done with it is noted."""
+
+    def __init__(self, dtype, done):
+        self.dtype, self.device, self.done = dtype, torch.device("cuda"), done
+
+    def __matmul__(self, other):
+        self.done.append("product")
+        return other
+
+    def __iadd__(self, other):
+        self.done.append("sum")
+        return self
+
+    def addmm_(self, a, b):
+        self.done.append("addmm_")
+
+
+@pytest.fixture
+def operands(monkeypatch):
+    """(what was done, total, a, b, a function that sets what torch.addmm does)."""
+    done = []
+    monkeypatch.setattr(loss_module, "_NO_SUM", set())
+    total, a, b = Operand(torch.float32, done), Operand(torch.bfloat16, done), Operand(torch.bfloat16, done)
+
+    def answer(error=None):
+        def addmm(summand, left, right, *, out_dtype, out):
+            assert (summand, left, right, out) == (total, a, b, total) and out_dtype == torch.float32
+            done.append("addmm")
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(torch, "addmm", addmm)
+
+    return done, total, a, b, answer
+
+
+def test_on_a_gpu_one_product_is_added_to_the_fp32_sum(operands):
+    done, total, a, b, answer = operands
+    answer()
+    for _ in range(2):
+        loss_module._add_product_(total, a, b)
+    assert done == ["addmm", "addmm"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("self and mat2 must have the same dtype, but got Float and BFloat16"),  # torch 2.9
+        TypeError("addmm() received an invalid combination of arguments - got (… out_dtype=torch.dtype)"),
+    ],
+)
+def test_a_torch_that_cannot_is_asked_once(operands, error):
+    done, total, a, b, answer = operands
+    answer(error)
+    for _ in range(2):
+        loss_module._add_product_(total, a, b)
+    assert done == ["addmm", "product", "sum", "product", "sum"]
+
+
+def test_other_errors_of_that_product_are_raised(operands):
+    done, total, a, b, answer = operands
+    answer(RuntimeError("CUDA out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loss_module._add_product_(total, a, b)
+    assert done == ["addmm"] and not loss_module._NO_SUM
+
+
+def test_this_torch_has_the_product_with_an_fp32_sum():
+    """Its signature, in all versions that are supported (2.9 to 2.13), and that shapes are those of the sum."""
+    assert "ScalarType out_dtype" in str(torch.ops.aten.addmm.dtype_out._schema)
+    with FakeTensorMode():
+        total = torch.zeros(8, 4, device="cuda")
+        a, b = (torch.zeros(shape, device="cuda", dtype=torch.bfloat16) for shape in ((8, 3), (3, 4)))
+        assert torch.addmm(total, a, b, out_dtype=torch.float32).shape == total.shape
+
+
+def test_on_a_cpu_the_products_are_added_after_another(monkeypatch):
+    """bf16 blocks into an fp32 sum, as the products of all tokens at once in fp64."""
+    a, b = torch.randn(5, 40).bfloat16(), torch.randn(40, 7).bfloat16()
+    total, wide = torch.zeros(5, 7), torch.zeros(5, 7, dtype=torch.float64)
+    for part in (slice(0, 16), slice(16, 40)):
+        loss_module._add_product_(total, a[:, part], b[part])
+        loss_module._add_product_(wide, a[:, part].double(), b[part].double())
+    torch.testing.assert_close(wide, a.double() @ b.double())
+    torch.testing.assert_close(total.double(), wide, rtol=0, atol=8e-2)  # two roundings to bf16 of up to 20 each
+
+
+@pytest.mark.parametrize(
+    ("tokens", "element", "rows"), [(8192, 2, 4096), (8192, 4, 2048), (8300, 4, 2176), (100, 2, 128)]
+)
+def test_blocks_of_a_gpu_are_even_and_within_the_limit(tokens, element, rows):
+    found = loss_module.block_rows(tokens, 70_144, element, gpu=True)
+    assert found == rows and found % 128 == 0
+    assert found * 70_144 * element <= loss_module._GPU_BYTES
+
+
+def test_a_huge_vocabulary_still_gets_blocks():
+    assert loss_module.block_rows(8192, 1 << 28, 4, gpu=True) == 16
+    assert loss_module.block_rows(8192, 1 << 28, 4, gpu=False) == 16
+    assert loss_module.block_rows(8192, 70_144, 4, gpu=False) == 29
+    assert loss_module.block_rows(0, 70_144, 2, gpu=True) == 16

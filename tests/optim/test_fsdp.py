@@ -44,6 +44,20 @@ def work(rank: int, folder: str, without_kernels: bool) -> None:
         work_here(rank, folder)
 
 
+def shards_are_rounded_differently(mesh) -> None:
+    """Equal numbers in both shards are rounded by other random bits; equal shards of two replicas by the same."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    for placement, equal in ((Shard(0), False), (Replicate(), True)):
+        p = nn.Parameter(distribute_tensor(torch.ones(2, 256, dtype=torch.bfloat16), mesh, [placement]))
+        p.grad = distribute_tensor(torch.ones(2, 256, dtype=torch.bfloat16), mesh, [placement])
+        AdamW([p], lr=1e-3, stochastic_rounding=True).step()
+        both = [torch.empty(256 * (1 + equal), dtype=torch.float32) for _ in range(2)]
+        dist.all_gather(both, p.to_local().detach().float().reshape(-1))
+        assert len(both[0].unique()) == 2, "nothing was rounded"
+        assert torch.equal(*both) == equal
+
+
 def work_here(rank: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -88,6 +102,7 @@ def work_here(rank: int, folder: str) -> None:
             again.load_state_dict(saved)
             again.step()
             assert all(again.state[p]["step"].item() == optimizer.state[p]["step"].item() + 1 for p in net.parameters())
+        shards_are_rounded_differently(mesh)
         Path(folder, f"done-{rank}").touch()
     finally:
         dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.ranks import Ranks
 from helpers.tiny_run import MemoryCorpus, byte_tokenizer, texts, tiny_recipe, write_run
 
 from codeshell.tokenizer import Tokenizer
@@ -31,3 +32,10 @@ def tiny(tmp_path, tokenizer):
         return tiny_recipe(seed=seed, dropout=dropout, **train), directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """`ranks.run(count, what)` starts several ranks at once; torch is imported once for all tests of this process."""
+    with Ranks(tmp_path_factory.mktemp("ranks")) as started:
+        yield started

@@ -15,7 +15,7 @@ from helpers.tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.errors import UserError
 from codeshell.recipe import from_tree, to_tree
-from codeshell.train import checkpoints, run
+from codeshell.train import checkpoints, manifest, run
 from codeshell.train.signals import Interrupted
 
 
@@ -98,7 +98,9 @@ def test_another_corpus_or_tokenizer_is_refused(half, tiny, tokenizer):
     with pytest.raises(UserError, match=r"step-000012: trained on other documents than those in tokens/"):
         run(tiny(half)[0], half, None)
     state = half / "train" / "checkpoints" / "step-000012" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"tokenizer": "ab" * 32}))
+    other = checkpoints.read_state(state.parent)
+    other.tokenizer = "ab" * 32
+    manifest.write_state(state.parent, other)
     with pytest.raises(UserError, match=r"trained with tokenizer abababababab, this run has"):
         run(tiny(half)[0], half, None)
 
@@ -117,7 +119,7 @@ def test_another_version_is_refused_and_all_damaged_is_said(half, tiny):
     state = root / "step-000012" / "state.json"
     whole = state.read_text()
     state.write_text(json.dumps(json.loads(whole) | {"format": 99}))
-    with pytest.raises(UserError, match=r"the checkpoint has format 99, this codeshell reads format 1"):
+    with pytest.raises(UserError, match=r"the checkpoint has format 99, this codeshell reads formats 1 and 2"):
         run(tiny(half)[0], half, None)
     state.write_text("")
     (root / "step-000008" / "model.safetensors").unlink()
@@ -153,14 +155,14 @@ def test_a_full_disk_leaves_the_older_checkpoints(half, tiny, tmp_path):
 
 def test_a_failing_flush_leaves_the_older_checkpoints(half, tiny, monkeypatch):
     """The same through a failing fsync, which needs no root; it also hits right before the rename."""
-    real = checkpoints.flush_directory
+    real = manifest.flush_directory
 
     def full(directory):
         if directory.name.startswith("step-"):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(directory)
 
-    monkeypatch.setattr(checkpoints, "flush_directory", full)
+    monkeypatch.setattr(manifest, "flush_directory", full)
     with pytest.raises(UserError, match=r"step-000016: the disk is full"):
         run(tiny(half)[0], half, None)
     assert steps(half) == [8, 12]

@@ -17,9 +17,11 @@ from codeshell.errors import UserError
 from codeshell.recipe import Recipe, to_toml
 from codeshell.report.run_page import render
 from codeshell.train import run
+from codeshell.train.build import build
 from codeshell.train.checkpoints import State
 from codeshell.train.loop import Trainer
-from codeshell.train.train_run import _failure, build
+from codeshell.train.parallel import Group
+from codeshell.train.train_run import _failure
 
 BROKEN = {"steps": 6, "lr": 1e30, "warmup_steps": 0}
 """The first update makes the weights so large that no loss after it is finite."""
@@ -80,7 +82,7 @@ def test_a_run_that_applied_no_update_is_no_success(tiny, tmp_path, monkeypatch,
     assert json.loads((directory / "train" / "stats.json").read_text())["final_train_loss"] is None
 
 
-@pytest.mark.parametrize(("lr", "said"), [(1.0, True), (1e-3, False)])
+@pytest.mark.parametrize(("lr", "said"), [(10.0, True), (1e-3, False)])
 def test_a_finite_model_that_diverged_is_said(tiny, capsys, lr, said):
     recipe, directory = tiny(steps=6, lr=lr, warmup_steps=0)
     assert run(recipe, directory, None)["failure"] is None
@@ -112,7 +114,7 @@ def test_a_weight_that_is_not_finite_is_named(tiny, tokenizer):
     model, _ = build(recipe, tokenizer, torch.device("cpu"))
     with torch.no_grad():
         model.transformer.ln_f.bias[3] = math.inf
-    failure = _failure(recipe, model, State(step=24, recent=[1.0]), None, None)
+    failure = _failure(recipe, model, State(step=24, recent=[1.0]), None, None, Group.alone(torch.device("cpu")))
     assert failure == "the model is not finite: transformer.ln_f.bias holds NaN or infinity"
 
 

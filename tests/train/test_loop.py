@@ -19,10 +19,10 @@ from codeshell.model.modules import CodeShellAttention
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import run
 from codeshell.train.batches import IGNORED, Documents, fold, take
+from codeshell.train.build import build
 from codeshell.train.forward import summed_loss
 from codeshell.train.loop import Trainer
 from codeshell.train.rows import Lanes
-from codeshell.train.train_run import build
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import pytest
 
 from codeshell import cli
 from codeshell.recipe import to_toml
-from codeshell.train import checkpoints, run
+from codeshell.train import run, saver
 from codeshell.train.checkpoints import list_steps
 from codeshell.train.loop import Trainer
 from codeshell.train.validate import Validation
@@ -106,7 +106,7 @@ def interrupt(monkeypatch, count: int, place: str) -> None:
     module, name = {
         "step": (Trainer, "_clip"),
         "validation": (Validation, "score"),
-        "checkpoint": (checkpoints, "_optimizer_tensors"),
+        "checkpoint": (saver, "model_tensors"),
     }[place]
     real = getattr(module, name)
     calls = itertools.count(1)

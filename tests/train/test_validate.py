@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from codeshell.train.train_run import build
+from codeshell.train.build import build
 from codeshell.train.validate import Validation
 
 CPU = torch.device("cpu")

@@ -534,8 +534,9 @@ int64_t shared_offset(const void* address) { return state().shared.offset(addres
 
 namespace codeshell::gpu {
 
-// There is one device, and tests choose how many multiprocessors it seems to have.
+// There is one device, and tests choose how many multiprocessors it seems to have, and how much shared memory.
 int multiprocessors() { return host::options().multiprocessors; }
+int shared_memory_per_block() { return host::options().shared_memory; }
 
 OnDevice::OnDevice(int) {}
 OnDevice::~OnDevice() = default;

@@ -31,6 +31,7 @@ struct Launch {
 struct Options {
   uint64_t seed = 0;  // of the order in which warps, lanes, blocks and asynchronous copies run
   int multiprocessors = 4;
+  int shared_memory = 227 * 1024;   // that a block may have
   bool checks = true;               // whether gpu::check ends a launch, as in builds without NDEBUG
   bool trace = false;               // whether launches add to `places` and `launches`
   std::vector<std::string> places;  // of waits, arrivals and commits, in the order in which they were first reached

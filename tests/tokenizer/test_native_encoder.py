@@ -194,11 +194,32 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(model=models(), texts=st.lists(st.text("ab1 -", max_size=300), min_size=1, max_size=6))
+@given(
+    model=models(),
+    texts=st.lists(st.text("ab1 -", max_size=60), max_size=4),
+    words=st.lists(st.builds(lambda word, times: word * times, st.text("ab", max_size=30), st.integers(1, 40))),
+)
 def test_any_list_of_merges_is_applied_as_the_library_applies_it(
-    core: dict[str, Any], model: dict[str, Any], texts: list[str]
+    core: dict[str, Any], model: dict[str, Any], texts: list[str], words: list[str]
 ) -> None:
-    both(core | {"model": core["model"] | model}, texts)
+    both(core | {"model": core["model"] | model}, texts + words)
+
+
+def test_long_words_under_merges_in_any_order() -> None:
+    # Merges whose parts come later than they do bring pairs back between others of their rank.
+    noise = random.Random(2)
+    core = core_of(train([["ab"]], 256))
+    for _ in range(60):
+        vocabulary = {symbol: index for index, symbol in enumerate("abc")}
+        merges = []
+        for _ in range(noise.randrange(3, 40)):
+            left, right = noise.choices(list(vocabulary), k=2)
+            if len(left + right) <= 9:
+                vocabulary.setdefault(left + right, len(vocabulary))
+                merges.append((left, right))
+        noise.shuffle(merges)
+        words = ["".join(noise.choices("abc", k=noise.randrange(100, 900))) for _ in range(6)]
+        both(core | {"model": core["model"] | {"vocab": vocabulary, "merges": merges}}, words)
 
 
 def test_the_released_tokenizer(shared: Path) -> None:

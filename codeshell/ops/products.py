@@ -1,0 +1,112 @@
+"""Products of fp32 matrices on the CPU, where our own are faster than torch's (csrc/product).
+
+torch multiplies by MKL, which on AMD's processors spends a fifth of a product of a training step on copies of both
+operands. Ours reads the left one where it lies and packs the right one, a weight, once; on an AMD EPYC with AVX2 they
+take 10 to 14 % less time (docs/decisions.md). Elsewhere `serves` says no, and torch's own serve.
+
+A product's bits depend on its operands alone: neither on the number of threads nor on how rows are cut into calls.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+from codeshell import _C
+from codeshell.ops import devices
+from codeshell.ops.library import address, direct
+
+FEWEST_ROWS = 64
+"""With fewer rows, packing the right operand costs more than it saves."""
+
+
+@functools.cache
+def pays() -> bool:
+    """Whether this processor is of the kind on which our products were measured to be faster."""
+    return _C.product_pays()
+
+
+class Packed(NamedTuple):
+    """A right operand (k, n) in panels.
+
+    Attributes:
+        memory: as `_C.product_pack` fills it.
+        k, n: its shape.
+    """
+
+    memory: torch.Tensor
+    k: int
+    n: int
+
+
+def serves(left: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether products of these tensors are ours: fp32 matrices of a CPU whose products pay, with enough rows on the
+    left. Vectors among them are biases."""
+    # A traced call stops at the first question.
+    if not direct(left, *others) or not left.is_cpu or devices.simulated is not None or not pays():
+        return False
+    given = [x for x in (left, *others) if x is not None]
+    fits = left.dim() == 2 and left.shape[0] >= FEWEST_ROWS
+    return fits and all(x.dtype == torch.float32 and x.numel() > 0 for x in given)
+
+
+def pack(right: torch.Tensor) -> Packed:
+    """A matrix (k, n) as the right operand of products; one that is transposed in memory costs no copy before."""
+    right = _walkable(right)
+    k, n = right.shape
+    memory = torch.empty(_C.product_packed_size(n, k), dtype=torch.float32, device="cpu")
+    _C.product_pack(address(right), *_strides(right), n, k, address(memory), torch.get_num_threads())
+    return Packed(memory, k, n)
+
+
+def multiply(
+    left: torch.Tensor,
+    right: Packed,
+    *,
+    bias: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    add: bool = False,
+) -> torch.Tensor:
+    """`left @ right + bias`.
+
+    Args:
+        left: (m, k) of fp32; any strides, but one that has neither rows nor columns contiguous is copied.
+        right: (k, n).
+        bias: (n,) of fp32, or None.
+        out: (m, n) of fp32 with contiguous rows, where the result goes; None makes a new one.
+        add: add the product to what `out` holds.
+    """
+    left = _walkable(left)
+    m, k = left.shape
+    assert k == right.k and (out is None or (out.shape == (m, right.n) and out.stride(1) == 1))
+    if out is None:
+        out = torch.empty((m, right.n), dtype=torch.float32, device="cpu")
+    bias = None if bias is None else bias.contiguous()
+    _C.product_multiply(
+        address(left),
+        *_strides(left),
+        address(right.memory),
+        address(out),
+        out.stride(0),
+        0 if bias is None else address(bias),
+        add,
+        m,
+        right.n,
+        k,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _walkable(x: torch.Tensor) -> torch.Tensor:
+    """The matrix itself if its rows or its columns are contiguous, else a contiguous copy."""
+    return x if 1 in x.stride() else x.contiguous()
+
+
+def _strides(x: torch.Tensor) -> tuple[int, int]:
+    """From one row to the next, and from one column to the next: one of the two is 1."""
+    row, column = x.stride()
+    # A single column may have any stride, and is taken for contiguous.
+    return (row, 1) if column == 1 or x.shape[1] == 1 else (1, column)

@@ -1,0 +1,101 @@
+"""The model of a recipe with its initial weights, and its optimizer."""
+
+from __future__ import annotations
+
+import torch
+
+from codeshell.errors import UserError
+from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.optim import AdamW, parameter_groups
+from codeshell.randomness import draw
+from codeshell.recipe import Recipe
+from codeshell.tokenizer import Tokenizer
+from codeshell.train import weights
+from codeshell.train.parallel import Group, place_rows, shard
+
+
+def build(
+    recipe: Recipe, tokenizer: Tokenizer, device: torch.device, group: Group | None = None
+) -> tuple[CodeShellForCausalLM, AdamW]:
+    """The model with its initial weights, which are a function of the recipe's seed, and its optimizer.
+
+    The weights do not depend on the number of ranks. With several, each holds its rows alone, and no rank ever has
+    more than one whole tensor. Weight decay applies to matrices; biases and LayerNorm weights have none.
+
+    Args:
+        recipe: `model`, `train` and `seed` are used.
+        tokenizer: decides the rows of the embedding.
+        device: where the model computes.
+        group: the ranks that share it; None is one process.
+
+    Raises:
+        UserError: the recipe's model has an impossible shape.
+    """
+    group = group or Group.alone(device)
+    train, config = recipe.train, model_config(recipe, tokenizer)
+    # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
+    torch.manual_seed(draw(recipe.seed, "weights"))
+    dtype = weights.dtype(train)
+    if group.mesh is None:
+        model = CodeShellForCausalLM(config).to(device=device, dtype=dtype)
+        shard(model, train, group)
+    else:
+        # Nothing is allocated before every rank has its part.
+        with torch.device("meta"):
+            model = CodeShellForCausalLM(config).to(dtype)
+        shard(model, train, group)
+        model.to_empty(device=device)
+        # The same draws in the same order as in one process; of each tensor a rank keeps its rows.
+        _draw_as_when_made(model)
+        for name, parameter in model.named_parameters():
+            whole = torch.empty(parameter.shape, dtype=torch.float32)
+            model.draw_parameter(name, whole)
+            place_rows(parameter, whole)
+    optimizer = AdamW(
+        parameter_groups(model, train.weight_decay),
+        lr=train.lr,
+        betas=(train.beta1, train.beta2),
+        eps=train.eps,
+        **weights.optimizer_options(recipe),
+    )
+    return model, optimizer
+
+
+def _draw_as_when_made(model: CodeShellForCausalLM) -> None:
+    """Draw from the generator what the layers of a model draw when they are made, layer by layer, and drop it.
+
+    In one process, these draws come before those of the weights. On the meta device they have not happened.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.Embedding(module.num_embeddings, module.embedding_dim)
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+
+
+def model_config(recipe: Recipe, tokenizer: Tokenizer) -> CodeShellConfig:
+    """The configuration of the recipe's model.
+
+    Raises:
+        UserError: it has an impossible shape.
+    """
+    shape = recipe.model
+    try:
+        return CodeShellConfig(
+            # Rows of the embedding, then those of them that are tokens.
+            vocab_size=tokenizer.padded_vocab_size,
+            n_vocab_used=tokenizer.vocab_size,
+            n_positions=shape.n_positions,
+            n_embd=shape.n_embd,
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_inner=shape.n_inner or None,
+            num_query_groups=shape.num_query_groups,
+            attn_pdrop=shape.dropout,
+            embd_pdrop=shape.dropout,
+            resid_pdrop=shape.dropout,
+            bos_token_id=tokenizer.eot,
+            eos_token_id=tokenizer.eot,
+        )
+    except ValueError as error:
+        raise UserError(f"recipe, model: {error}") from None

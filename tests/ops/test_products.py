@@ -1,0 +1,189 @@
+"""Our products of fp32 matrices against fp64: every layout, edge and number of threads, and where they take over."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from helpers.simulated_gpu import simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from codeshell import ops
+from codeshell.ops import products
+
+linear = sys.modules["codeshell.ops.linear"]  # the name in the package is the function
+SIZES = st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 33, 131, 132, 133, 300, 520])
+"""Around a strip (6), a panel (16), a block of rows (132) and of terms (256)."""
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    """Our products serve, whatever this processor is."""
+    monkeypatch.setattr(products, "pays", lambda: True)
+
+
+def laid_out(rows: int, columns: int, layout: str, seed: int) -> torch.Tensor:
+    """A random matrix: rows contiguous, columns contiguous, a part of a wider matrix, or neither contiguous."""
+    generator = torch.Generator().manual_seed(seed)
+    if layout == "columns":
+        return torch.randn(columns, rows, generator=generator).t()
+    if layout == "part":
+        return torch.randn(rows, columns + 3, generator=generator)[:, 2:-1]
+    if layout == "gaps":
+        return torch.randn(rows, 2 * columns, generator=generator)[:, ::2]
+    return torch.randn(rows, columns, generator=generator)
+
+
+LAYOUTS = st.sampled_from(["rows", "columns", "part", "gaps"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(SIZES, SIZES, SIZES, LAYOUTS, LAYOUTS, st.booleans(), st.booleans(), st.sampled_from([1, 2, 5]))
+def test_any_product_is_right(m, n, k, left_layout, right_layout, with_bias, add, threads):
+    left, right = laid_out(m, k, left_layout, 1), laid_out(k, n, right_layout, 2)
+    bias = torch.randn(n, generator=torch.Generator().manual_seed(3)) if with_bias else None
+    # The output is a part of a wider matrix of NaN, which stays NaN around it.
+    room = torch.full((m + 2, n + 4), float("nan"))
+    out = room[1:-1, 2:-2]
+    held = torch.randn(m, n, generator=torch.Generator().manual_seed(4))
+    if add:
+        out.copy_(held)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        products.multiply(left, products.pack(right), bias=bias, out=out, add=add)
+        again = products.multiply(left, products.pack(right), bias=bias)
+    finally:
+        torch.set_num_threads(before)
+    exact = left.double() @ right.double() + (0 if bias is None else bias.double())
+    # The bound of sums of k terms in any order; in practice errors are far below it.
+    bound = torch.finfo(torch.float32).eps * (k + 2) * (left.double().abs() @ right.double().abs() + 4)
+    assert ((again - exact).abs() <= bound).all()
+    assert ((out - exact - (held if add else 0)).abs() <= 2 * bound).all()
+    room[1:-1, 2:-2] = float("nan")
+    assert torch.isnan(room).all()
+
+
+def test_errors_are_those_of_torch_or_smaller():
+    """At most twice torch's, at a depth of 4,096, forward and transposed."""
+    x, w, g = torch.randn(512, 4096), torch.randn(48, 4096), torch.randn(4096, 64)
+    for left, right in ((x, w.t()), (g.t(), torch.randn(4096, 80))):
+        exact = left.double() @ right.double()
+        error, peer = ((p - exact).abs().max() for p in (products.multiply(left, products.pack(right)), left @ right))
+        assert error <= 2 * peer
+
+
+def test_bits_depend_on_nothing_but_the_row():
+    """Any number of threads, and any rows beside it."""
+    for columns_first in (False, True):
+        left = torch.randn(600, 300)
+        left = left.t().contiguous().t() if columns_first else left
+        packed = products.pack(torch.randn(300, 200))
+        before, results = torch.get_num_threads(), []
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(products.multiply(left, packed))
+        torch.set_num_threads(before)
+        assert all(torch.equal(result, results[0]) for result in results)
+        for first, last in ((0, 1), (5, 131), (100, 600)):
+            part = products.multiply(left[first:last], packed)
+            assert torch.equal(part, results[0][first:last])
+
+
+def test_nan_and_infinity_stay_in_their_rows():
+    left = torch.randn(70, 40)
+    left[3, 5], left[69, 0] = float("nan"), float("inf")
+    right = torch.rand(40, 20) + 0.1
+    out = products.multiply(left, products.pack(right))
+    assert torch.isnan(out[3]).all() and (out[69] == float("inf")).all()
+    assert torch.isfinite(out[[r for r in range(70) if r not in (3, 69)]]).all()
+
+
+def gradients(function, *inputs):
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    out = function(*leaves)
+    return out.detach(), *torch.autograd.grad(out, leaves, torch.ones_like(out).cumsum(0) / out.shape[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers(ours, monkeypatch, bias):
+    calls, multiply = [], products.multiply
+    monkeypatch.setattr(products, "multiply", lambda *a, **k: (calls.append(1), multiply(*a, **k))[1])
+    inputs = [torch.randn(100, 72), torch.randn(40, 72), *([torch.randn(40)] if bias else [])]
+    mine = gradients(ops.linear, *inputs)
+    assert len(calls) == 2  # the product, and the gradient of x
+    exact = gradients(F.linear, *(x.double() for x in inputs))
+    for own, peer, want in zip(mine, gradients(F.linear, *inputs), exact, strict=True):
+        assert own.dtype == torch.float32
+        assert (own - want).abs().max() <= 2 * (peer - want).abs().max() + 1e-6
+    with torch.no_grad():
+        assert torch.equal(ops.linear(*inputs), mine[0])
+
+
+def test_what_stays_with_torch(ours, monkeypatch):
+    monkeypatch.setattr(products, "pack", None)  # a call would fail
+    x, w = torch.randn(100, 8), torch.randn(4, 8)
+    ops.linear(x[:63], w)  # few rows
+    ops.linear(x.double(), w.double())
+    ops.linear(x.view(2, 50, 8), w)
+    ops.linear(x[:, :0], w[:, :0])
+    torch.vmap(lambda row: ops.linear(row, w))(x.view(1, 100, 8))
+    torch.func.jvp(lambda row: ops.linear(row, w), (x,), (x,))
+    torch.compile(ops.linear, backend="eager", fullgraph=True)(x, w)
+    torch.compiler.reset()
+    with monkeypatch.context() as context:
+        simulate(context)
+        ops.linear(x, w)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert ops.linear(x, w).dtype == torch.float16
+    monkeypatch.setattr(products, "pays", lambda: False)
+    ops.linear(x, w)
+
+
+def test_differentiated_twice(ours):
+    """A linear layer has gradients of gradients, and gradients in batches, as torch's own."""
+    x, w = torch.randn(70, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(ops.linear(x, w).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), w)
+    (wanted,) = torch.autograd.grad(F.linear(x, w).square().sum(), x, create_graph=True)
+    assert torch.allclose(second, torch.autograd.grad(wanted.square().sum(), w)[0], rtol=1e-4)
+    several = torch.randn(3, 70, 4)
+    batched = torch.autograd.grad(ops.linear(x, w), x, several, is_grads_batched=True)[0]
+    assert torch.allclose(batched, several @ w.detach(), atol=1e-5)
+
+
+def test_widened_products(ours, monkeypatch):
+    """Under bf16 autocast on a CPU without AMX: the same operands, rounded to bf16, by our product."""
+    monkeypatch.setattr(linear, "bf16_products_pay", lambda: False)
+    x, w = torch.randn(100, 64), torch.randn(24, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = ops.linear(x, w)
+    exact = x.bfloat16().double() @ w.bfloat16().double().t()
+    assert out.dtype == torch.bfloat16 and torch.allclose(out.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss(ours, monkeypatch, reduction):
+    """The same as without our products, over several blocks, the last one short."""
+    loss = sys.modules["codeshell.ops.loss"]
+    monkeypatch.setattr(loss, "_CPU_ELEMENTS", 37 * 50)
+    hidden, weight = torch.randn(130, 24), torch.randn(50, 24)
+    targets = torch.randint(0, 50, (130,))
+    targets[::7] = -100
+
+    def run(dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in (hidden.clone(), weight.clone())]
+        total = ops.linear_cross_entropy(*leaves, targets, reduction=reduction)
+        return total.detach(), *torch.autograd.grad(total, leaves)
+
+    calls, multiply = [], products.multiply
+    monkeypatch.setattr(products, "multiply", lambda *a, **k: (calls.append(1), multiply(*a, **k))[1])
+    mine = run(torch.float32)
+    assert len(calls) == 3 * 4
+    exact = run(torch.float64)
+    monkeypatch.setattr(products, "pays", lambda: False)
+    for own, peer, want in zip(mine, run(torch.float32), exact, strict=True):
+        assert (own - want).abs().max() <= 2 * (peer - want).abs().max() + 1e-6 * want.abs().max()
