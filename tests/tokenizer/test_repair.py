@@ -17,9 +17,7 @@ from codeshell.cli import main
 from codeshell.tokenizer import Tokenizer
 from codeshell.tokenizer.repair import CUT, NO_MERGE, OTHERWISE, inspect, repair
 from codeshell.tokenizer.rules import Rules, from_symbols, in_symbols
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
 from codeshell.tokenizer.train import train
-from codeshell.tokenizer.words import Words
 from tests.helpers.hub_tokenizers import LINES, library, tree
 
 RELEASED = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "codeshell-tokenizer"
@@ -194,14 +192,13 @@ def test_the_released_tokenizer_is_repaired() -> None:
     texts = pq.read_table(CHINESE, columns=["text"]).column(0).slice(0, 25).to_pylist() if CHINESE.exists() else LINES
     changed = {index for index, _, _ in repairs.revived} | set(repairs.bytes.values())
     same = 0
-    words: dict[str, None] = dict.fromkeys(word for text in texts for word in Words(released).split(text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = [bytes(BYTE_SYMBOLS[symbol] for symbol in word).decode() for word in words]
+        plain = list(dict.fromkeys(line for text in texts for line in text.splitlines()))
         for before, after in zip(released.encode_batch(plain), repaired.encode_batch(plain), strict=True):
             if not changed & set(after):
                 assert before == after
                 same += 1
-    assert same > 0.9 * len(plain)
+    assert same > 0.8 * len(plain)
     for text in texts:
         assert repaired.decode(repaired.encode(text)) == text
