@@ -5,7 +5,7 @@ has 938, because two lists of merges were joined: for some tokens no merge is li
 parts come in another order than they were learnt in. Their embedding rows are never trained. It also lacks 42 of the
 256 bytes, so some texts cannot be encoded.
 
-`repair` gives such tokens a merge of their own, after all others, and gives every byte a token. What cannot be brought
+`repair` gives such tokens a merge of their own, after all others, and adds the bytes. What cannot be brought
 to life leaves the vocabulary, and its id is free for something else. No other id changes, and a text encodes to the
 same ids as before unless one of the new merges applies to it.
 """
