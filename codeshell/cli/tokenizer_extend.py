@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--specials",
         choices=("keep", "end"),
         default="keep",
-        help="special tokens keep their ids, or move behind all others (default: %(default)s)",
+        help="special tokens keep their ids, or move after all others (default: %(default)s)",
     )
     parser.add_argument("--no-repair", action="store_true", help="leave dead tokens and missing bytes as they are")
     add_threads(parser)

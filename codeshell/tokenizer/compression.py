@@ -157,7 +157,7 @@ def _han(text: str) -> int:
 
 
 def _han_bytes(text: str) -> npt.NDArray[np.bool_]:
-    """Of each byte of a text's UTF-8 form, whether it is part of a Chinese character."""
+    """Whether each byte of the UTF-8 form of a text is part of a Chinese character."""
     points = _code_points(text)
     sizes = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
     return np.repeat(_is_han(points), sizes)

@@ -1,9 +1,9 @@
 """A tokenizer extended by continuing its training on new texts.
 
 The words of the new texts are first merged by the base. New merges are then learnt over the base's tokens, exactly as
-BPE training would go on from there, and stand after all of the base's. So the result is closed (every part of a merge
-is a byte or was made before), no token is made in two ways, and each new token is reached by its own text. A text gets
-the ids that the base gives it unless a new merge applies, and then it gets fewer: no text becomes longer.
+BPE training would continue from there, and stand after all of the base's. So the result is closed (every part of a
+merge is a byte or was made before), no token is made in two ways, and each new token is reached by its own text. A text
+gets the ids that the base gives it unless a new merge applies, and then it gets fewer: no text becomes longer.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ has 938, because two lists of merges were joined: for some tokens no merge is li
 parts come in another order than they were learnt in. Their embedding rows are never trained. It also lacks 42 of the
 256 bytes, so some texts cannot be encoded.
 
-`repair` gives such tokens a merge of their own, after all others, and gives every byte a token. What cannot be brought
+`repair` gives such tokens a merge of their own, after all others, and adds the bytes. What cannot be brought
 to life leaves the vocabulary, and its id is free for something else. No other id changes, and a text encodes to the
 same ids as before unless one of the new merges applies to it.
 """
@@ -171,7 +171,7 @@ def inspect(tokenizer: Tokenizer) -> Findings:
 def repair(tokenizer: Tokenizer, findings: Findings | None = None) -> tuple[Tokenizer, Repairs]:
     """The repaired tokenizer, and what was done; see the top of this file. `findings` are those of `inspect`.
 
-    Of the merges those that never apply are dropped, and those that come before the merge of a part are moved behind
+    Of the merges those that never apply are dropped, and those that come before the merge of a part are moved after
     it, where they take effect anyway. A dead token gets a merge if its bytes become two tokens, or do so once shorter
     dead tokens have theirs. Bytes take the ids of the tokens that left, then new ones after the highest.
     """
@@ -266,7 +266,7 @@ def _places(rules: Rules, makes: dict[str, Rule]) -> dict[str, tuple[int, ...]]:
 
 
 def _certain(rule: Rule, rules: Rules, makes: dict[str, Rule]) -> bool:
-    """Whether moving a late rule behind its part's provably changes no text.
+    """Whether moving a late rule after that of its part provably changes no text.
 
     Before, each place went through both merges at once; now the first merge is done everywhere before the second. Only
     where one place's second merge can take a token from another place can this differ: if its other part is where such

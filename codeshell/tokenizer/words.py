@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,6 @@ import tokenizers
 from codeshell import _C
 from codeshell.documents.texts import TextBuffers, Texts, cut, text_buffers
 from codeshell.tokenizer.encoder import served, thread_count
-from codeshell.tokenizer.rules import in_symbols
 from codeshell.tokenizer.tokenizer import Tokenizer
 
 BATCH_WORDS = 100_000
@@ -55,11 +53,6 @@ class Words:
 
     def split(self, text: str) -> Iterator[str]:
         """The words of a text in order, in the byte alphabet."""
-        if self._pattern is not None:
-            data = text.encode()
-            bounds = _C.bpe.split(self._pattern, data).tolist()
-            yield from (in_symbols(data[begin:end]) for begin, end in pairwise(bounds))
-            return
         if self._normalizer is not None:
             text = self._normalizer.normalize_str(text)
         for piece in self._added.split(text) if self._added else [text]:

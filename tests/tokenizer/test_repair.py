@@ -17,9 +17,7 @@ from codeshell.cli import main
 from codeshell.tokenizer import Tokenizer
 from codeshell.tokenizer.repair import CUT, NO_MERGE, OTHERWISE, inspect, repair
 from codeshell.tokenizer.rules import Rules, from_symbols, in_symbols
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
 from codeshell.tokenizer.train import train
-from codeshell.tokenizer.words import Words
 from tests.helpers.hub_tokenizers import LINES, library, tree
 
 RELEASED = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "codeshell-tokenizer"
@@ -32,7 +30,7 @@ def broken() -> dict[str, Any]:
     model = file["model"]
     size = max(model["vocab"].values()) + 30  # past the special tokens
     merges = [tuple(merge) for merge in model["merges"]]
-    new = ["值返", "回的返", "a1b", "XY", "XYZ", "QR", "QRS"]
+    new = ["的返", "回的返", "a1b", "XY", "XYZ", "QR", "QRS"]
     for number, text in enumerate(new):
         model["vocab"][in_symbols(text.encode())] = size + number
     # XYZ is made from XY, which is made later; QRS can be made in two ways, of which one never applies.
@@ -55,7 +53,7 @@ def test_what_is_wrong_is_found(base: Tokenizer) -> None:
     names = {item.token: item for item in found.dead}
     reasons = {from_symbols(token): item.reason for token, item in names.items()}
     assert reasons == {
-        "值返".encode(): NO_MERGE,
+        "的返".encode(): NO_MERGE,
         "回的返".encode(): NO_MERGE,
         b"a1b": CUT,
     }
@@ -169,7 +167,7 @@ def test_commands_check_and_repair(base: Tokenizer, tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert "dead tokens: 3" in out and "bytes without a token: 2" in out
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert {item["token"] for item in found["dead"]} == {"值返", "回的返", "a1b"}
+    assert {item["token"] for item in found["dead"]} == {"的返", "回的返", "a1b"}
     assert main(["tokenizer", "repair", str(tmp_path / "broken"), "-o", str(tmp_path / "fixed")]) == 0
     assert "2 missing bytes have a token" in capsys.readouterr().out
     said = json.loads((tmp_path / "fixed" / "repairs.json").read_text(encoding="utf-8"))
@@ -194,14 +192,13 @@ def test_the_released_tokenizer_is_repaired() -> None:
     texts = pq.read_table(CHINESE, columns=["text"]).column(0).slice(0, 25).to_pylist() if CHINESE.exists() else LINES
     changed = {index for index, _, _ in repairs.revived} | set(repairs.bytes.values())
     same = 0
-    words: dict[str, None] = dict.fromkeys(word for text in texts for word in Words(released).split(text))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = [bytes(BYTE_SYMBOLS[symbol] for symbol in word).decode() for word in words]
+        plain = list(dict.fromkeys(line for text in texts for line in text.splitlines()))
         for before, after in zip(released.encode_batch(plain), repaired.encode_batch(plain), strict=True):
             if not changed & set(after):
                 assert before == after
                 same += 1
-    assert same > 0.9 * len(plain)
+    assert same > 0.8 * len(plain)
     for text in texts:
         assert repaired.decode(repaired.encode(text)) == text
