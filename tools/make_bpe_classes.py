@@ -4,8 +4,8 @@
 
 The classes are asked of the installed `tokenizers`: its regular expressions and its `Digits` have Unicode tables of
 their own, of two versions of Unicode. The header is checked in, so that every build cuts a text in the same places;
-tests/tokenizer/test_native_encoder.py compares it with the installed library. Record a change in docs/decisions.md, because
-ids change.
+tests/tokenizer/test_native_encoder.py compares it with the installed library. Record a change in docs/decisions.md,
+because ids change.
 """
 
 from __future__ import annotations
