@@ -30,6 +30,7 @@ def trained(tmp_path_factory, tokenizer):
 
     def step(self, *arguments):
         if self.state.step == 12:
+            self.saver.finish()  # which a second Ctrl-C would give up
             raise KeyboardInterrupt
         return real(self, *arguments)
 
