@@ -114,6 +114,7 @@ KERNELS = {
     "rotary_qkv": ["rotary_qkv", "rotary_qkv_backward"],
     "gelu": ["gelu_triton.forward", "gelu_triton.backward"],
     "bias_gelu": ["gelu_triton.forward", "gelu_triton.backward"],
+    "residual_layer_norm": ["norm_triton.forward", "norm_triton.backward"],
     "linear_cross_entropy": ["softmax_gradient_cuda"],
 }
 """The bindings that launch the kernels of those calls, in order, where all of them run."""
