@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from codeshell.ops import cpu, devices, triton_kernels
 from codeshell.ops.library import (
+    address,
     apply_directly,
     check_one_device,
     define,
@@ -83,10 +84,13 @@ def residual_layer_norm(
         else:
             dtype = x.dtype if branch is None else _promote_types(x.dtype, branch.dtype)
     traced = torch.compiler.is_dynamo_compiling()
-    if not traced and x.numel() <= FEW_ROWS * x.shape[-1] and not differentiable(x, branch, weight, bias):
-        return reference(x, branch, weight, bias, eps, dtype)
     if not traced and not direct(x, branch, weight, bias):
         # A transform, a mode, a subclass: torch's own operations, which all of them know.
+        return reference(x, branch, weight, bias, eps, dtype)
+    if not traced and x.numel() <= FEW_ROWS * x.shape[-1] and not differentiable(x, branch, weight, bias):
+        # torch's add would read at address 0 where a storage was released; this raises.
+        for given in (x, weight, bias) if branch is None else (x, branch, weight, bias):
+            address(given)
         return reference(x, branch, weight, bias, eps, dtype)
     if traced:
         # The graph has the operation, which looks for its kernels when it runs; eps is a number of it, not a variable.
