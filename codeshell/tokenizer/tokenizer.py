@@ -270,7 +270,7 @@ class Tokenizer:
             known = ", ".join(fim.family for fim in families.FIM)
             raise UserError(
                 f"the tokenizer has no fill-in-the-middle tokens of a known family ({known}); use one of them, or one "
-                "trained by `codeshell tokenizer train`, or train without (fim.rate = 0)"
+                "trained by `codeshell tokenizer train`, or train without (train.fim_rate = 0)"
             )
         return found
 
