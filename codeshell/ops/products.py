@@ -2,7 +2,7 @@
 
 torch multiplies by MKL, which on AMD's processors spends a fifth of a product of a training step on copies of both
 operands. Ours reads the left one where it lies and packs the right one, a weight, once; on an AMD EPYC with AVX2 they
-take 10 to 14 % less time (docs/decisions.md). Elsewhere `serves` says no, and torch's own serve.
+take about a tenth less time (docs/decisions.md). Elsewhere `serves` says no, and torch's own serve.
 
 A product's bits depend on its operands alone: neither on the number of threads nor on how rows are cut into calls.
 """

@@ -77,7 +77,7 @@ def case_nan_and_infinity() -> None:
     y, wanted = gelu_triton.forward(x, None), F.gelu(x, approximate="tanh")
     assert torch.equal(torch.isnan(y), torch.isnan(wanted)) and y[0, 1] == float("inf")
     grad, _ = gelu_triton.backward(x, None, torch.ones_like(x), False)
-    assert torch.isnan(grad[0, 0]) and grad[0, 1] == 1 and grad[0, 3] == 0
+    assert torch.isnan(grad[0, 0]) and grad[0, 1] == 1 and abs(grad[0, 3]) < 1e-30
 
 
 def case_sums_of_several_parts() -> None:
