@@ -190,10 +190,12 @@ def test_what_was_chosen_is_written_for_the_extension(chooser: Chooser) -> None:
         chooser.chosen(asked)
         return re.findall(r'return "(.*)";', (chooser.folder / "written.cpp").read_text())
 
-    pairs, summary = written("all")
+    pairs, possible, summary = written("all")
+    assert pairs == possible
     assert "adamw/adamw.cu=80,86,89,90,100,120,80-virtual;" in pairs and "attention/forward_sm90.cu=90a" in pairs
     assert summary == "80, 86, 89, 90, 90a, 100, 120, PTX of 80"
-    pairs, summary = written("86")
+    pairs, still_possible, summary = written("86")
+    assert still_possible == possible
     assert "adamw/adamw.cu=86;" in pairs and "attention/forward_sm90.cu=;" in pairs
     assert summary == "86"
 
