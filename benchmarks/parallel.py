@@ -248,7 +248,8 @@ class Bench:
         self.batches = Prefetch(self.trainer._take, 0, self.trainer.positions)
         self.log = Log(self.home / f"log-{group.rank}.jsonl", 0) if group.leader else None
         self.signals, self.progress = Signals(group.rank, group.world), Progress("train", total=10**9, unit="tokens")
-        self.saver = Saver(self.home / "checkpoints", group, keep=1)
+        # A step asks whether a save has failed.
+        self.trainer.saver = self.saver = Saver(self.home / "checkpoints", group, keep=1)
         if group.world > 1:
             self.trainer.upcoming = self.batches.next()
             self.trainer.targets = self.BATCH
