@@ -104,7 +104,7 @@ def test_the_roles_of_the_special_tokens(family: str, loaded: Tokenizer, tmp_pat
     assert loaded.eot == loaded.specials[end]
     assert loaded.bos == (None if start is None else loaded.specials[start])
     if fim is None:
-        with pytest.raises(UserError, match=r"no fill-in-the-middle tokens .*fim\.rate"):
+        with pytest.raises(UserError, match=r"no fill-in-the-middle tokens .*train\.fim_rate"):
             loaded.fim_prompt("a", "b")
     else:
         before, after, middle = (loaded.specials[name] for name in fim)
