@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from codeshell.cli.tokenizer_options import INPUTS, add_threads, left_out_line, threads
+from codeshell.cli.tokenizer_options import INPUTS, add_measuring, left_out_line, threads
 
 HELP = "characters and bytes per token of several tokenizers on named corpora"
 
@@ -30,14 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=PATH",
         help=f"a corpus and its name in the table, any number of times; several PATHs of one NAME are one: {INPUTS}",
     )
-    parser.add_argument(
-        "--split",
-        choices=("train", "valid", "test"),
-        default="valid",
-        help="of a run, the split (default: %(default)s)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="file to write the numbers to as well")
-    add_threads(parser)
+    add_measuring(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -21,6 +21,18 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads to use (default: every core)")
 
 
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Arguments of what measures tokenizers."""
+    parser.add_argument(
+        "--split",
+        choices=("train", "valid", "test"),
+        default="valid",
+        help="of a run, the split (default: %(default)s)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="file to write the numbers to as well")
+    add_threads(parser)
+
+
 def add_sample(parser: argparse.ArgumentParser) -> None:
     """Arguments of what learns from texts: where they are, and how many are taken."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=f"{INPUTS} (its training split)")
@@ -40,7 +52,7 @@ def threads(args: argparse.Namespace) -> Iterator[None]:
     """The threads that were asked for, as `args.threads` and for the tokenizers library, inside the block."""
     from codeshell.environment import thread_count
     from codeshell.errors import UserError
-    from codeshell.tokenizer.tokenizer import tokenizer_threads
+    from codeshell.tokenizer.encoder import tokenizer_threads
 
     # The tokenizers library reads its number of threads from the environment, before its first use.
     try:

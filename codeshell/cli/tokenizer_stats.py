@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from codeshell.cli.tokenizer_options import INPUTS, TOKENIZER, add_threads, left_out_line, threads
+from codeshell.cli.tokenizer_options import INPUTS, TOKENIZER, add_measuring, left_out_line, threads
 
 HELP = "characters and bytes per token, by language"
 
@@ -17,14 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help=INPUTS)
     parser.add_argument("--corpus", metavar="DIR", help="the directory of a run, or its curated/")
-    parser.add_argument(
-        "--split",
-        choices=("train", "valid", "test"),
-        default="valid",
-        help="of a run, the split (default: %(default)s)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="file to write the numbers to as well")
-    add_threads(parser)
+    add_measuring(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,9 +17,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 from codeshell.tokenizer.rebuild import rebuild
 from codeshell.tokenizer.rules import Rule, Rules, from_symbols
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS, Tokenizer
+from codeshell.tokenizer.tokenizer import Tokenizer
 from codeshell.tokenizer.words import Words
 
 NO_MERGE = "no merge makes it"

@@ -12,7 +12,7 @@ import heapq
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 
 Rule = tuple[str, str]
 """Two tokens, in the byte alphabet, that are merged into one."""

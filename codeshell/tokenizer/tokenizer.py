@@ -35,9 +35,7 @@ from codeshell.engine.downloads import fault, read_downloaded_text
 from codeshell.engine.files import make_directory, write_json, write_text
 from codeshell.errors import UserError
 from codeshell.tokenizer import families
-from codeshell.tokenizer.encoder import BYTE_SYMBOLS as BYTE_SYMBOLS
-from codeshell.tokenizer.encoder import NativeEncoder, make_encoder
-from codeshell.tokenizer.encoder import tokenizer_threads as tokenizer_threads
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS, NativeEncoder, make_encoder
 
 PAD_TO = 128
 """A model's embedding has a multiple of this many rows, so that the matrix units get whole tiles."""

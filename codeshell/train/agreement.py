@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from codeshell.errors import UserError
+from codeshell.train import parallel
 from codeshell.train.parallel import AgreedError
 
 if TYPE_CHECKING:
@@ -63,23 +62,10 @@ def gather(value: Any, processes: ProcessGroup | None) -> list[Any]:
     """
     if processes is None:
         return [value]
-    import torch
-    import torch.distributed as dist
-
-    data = msgspec.json.encode(value)
-    world = dist.get_world_size(processes)
     try:
-        # Lengths first, because a collective moves tensors of one size.
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-        dist.all_gather(sizes, torch.tensor([len(data)]), group=processes)
-        longest = max(int(size) for size in sizes)
-        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
-        mine = torch.zeros(longest, dtype=torch.uint8)
-        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        dist.all_gather(texts, mine, group=processes)
+        return parallel.gather(value, processes)
     except RuntimeError as error:
         raise LostProcessError((str(error) or repr(error)).splitlines()[0]) from error
-    return [msgspec.json.decode(bytes(text[: int(size)].tolist())) for text, size in zip(texts, sizes, strict=True)]
 
 
 def agree(error: BaseException | None, processes: ProcessGroup | None, raised: type[Exception] = UserError) -> None:

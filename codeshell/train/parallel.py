@@ -39,6 +39,22 @@ class AgreedError(UserError):
     """A `UserError` that every rank raises at the same place, in the same words."""
 
 
+def gather(value: Any, processes: dist.ProcessGroup) -> list[Any]:
+    """Every process's value, in the order of their ranks, on every process. It goes through JSON."""
+    import torch.distributed as dist
+
+    data = json.dumps(value).encode()
+    world = dist.get_world_size(processes)
+    # Lengths first, because a collective moves tensors of one size.
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(data)]), group=processes)
+    mine = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
+    mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    rows = [torch.empty_like(mine) for _ in range(world)]
+    dist.all_gather(rows, mine, group=processes)
+    return [json.loads(bytes(row[: int(size)].numpy())) for row, size in zip(rows, sizes, strict=True)]
+
+
 class Group:
     """The processes that train together.
 
@@ -174,17 +190,7 @@ class Group:
 
         With one process it is the value itself.
         """
-        if self.world == 1:
-            return [value]
-        import torch.distributed as dist
-
-        data = json.dumps(value).encode()
-        sizes = [int(row[0]) for row in self.exchange([len(data)])]
-        mine = torch.zeros(max(sizes), dtype=torch.uint8)
-        mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        rows = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(rows, mine, group=self.cpu)
-        return [json.loads(bytes(row[:size].numpy())) for row, size in zip(rows, sizes, strict=True)]
+        return [value] if self.cpu is None else gather(value, self.cpu)
 
     def agree(self, action: Callable[[], Result]) -> Result:
         """Do something that can fail on some ranks alone; then every rank raises the `UserError` of the first of them.

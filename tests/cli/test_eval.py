@@ -18,7 +18,7 @@ def byte_model_directory(root: Path) -> Path:
     """A tiny random model over bytes with its tokenizer."""
     from codeshell.model import CodeShellConfig, CodeShellForCausalLM
     from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
-    from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+    from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 
     tree = {
         "added_tokens": [{"id": 256 + n, "content": name, "special": True} for n, name in enumerate(SPECIAL_TOKENS)],

@@ -11,7 +11,7 @@ import numpy as np
 
 from codeshell.recipe import Recipe, from_tree
 from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 
 MERGES = [("e", "r"), ("r", "e"), ("Ġ", "="), ("re", "t"), ("Ċ", "Ġ")]
 """A few, so that a cut inside a word changes the ids."""

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from codeshell.cli import main
 from codeshell.errors import UserError
 from codeshell.tokenizer import Tokenizer
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 from codeshell.tokenizer.extend import Extension, extend
 from codeshell.tokenizer.repair import inspect
 from codeshell.tokenizer.rules import Rules, from_symbols
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
 from codeshell.tokenizer.train import train
 from codeshell.tokenizer.words import Words
 from tests.helpers.hub_tokenizers import LINES, library, tree

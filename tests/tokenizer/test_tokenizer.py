@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from codeshell.errors import UserError
 from codeshell.tokenizer import SPECIAL_TOKENS, Tokenizer
-from codeshell.tokenizer.tokenizer import BYTE_SYMBOLS
+from codeshell.tokenizer.encoder import BYTE_SYMBOLS
 from codeshell.tokenizer.train import train
 
 # Ids that the released CodeShell tokenizer gives, read from its files on the hub.
