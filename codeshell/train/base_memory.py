@@ -57,8 +57,8 @@ def _own(settings: Finetune, base: Base) -> Shape:
 
 def _foreign(settings: Finetune, base: Base) -> Shape:
     """A model of transformers."""
-    with foreign.weightless():
-        one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+    one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+    with foreign.weightless(one, two):
         kept = {precision: _kept(one, two, precision) for precision in ("fp32", "bf16")}
         frozen = {name for name, p in two.named_parameters() if "lora_" not in name}
         sizes = [sum(p.numel() for n, p in m.named_parameters() if n in frozen) for m in (one, two)]

@@ -456,10 +456,9 @@ def _working(
     in_place: bool,
 ) -> tuple[Item, tuple[Item, ...], tuple[Item, ...]]:
     """The memory of the moment: of the loss, of a block's backward pass, of the embedding's gradient."""
-    operand, table = (
-        (2 if precision == "bf16" else 4),
-        0 if shape.frozen else shape.table,
-    )  # a frozen head has no gradient
+    operand = 2 if precision == "bf16" else 4
+    # A frozen embedding has no gradient, and neither has the head.
+    table = 0 if shape.frozen else shape.table
     from codeshell.ops.loss import block_rows
 
     # The loss: a block of logits (without a kernel, with three copies in fp32), the head's rounded copy, its gradient

@@ -118,10 +118,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
 
+    kept: dict[str, Any] = checkpoints.sections(recipe)
     # A fresh state, or that of the newest whole checkpoint. `checkpoints.check` compares what the two were made from.
     state = State(
         seed=recipe.seed,
-        **checkpoints.sections(recipe),
+        **kept,
         base=began,
         precision=precision,
         threads=threads,

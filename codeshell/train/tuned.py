@@ -24,7 +24,7 @@ from codeshell.engine.files import TEMPORARY, make_directory
 from codeshell.errors import UserError
 from codeshell.model import checkpoints
 from codeshell.model.tensor_files import Layout, TensorWriter
-from codeshell.train import lora
+from codeshell.train import foreign, lora
 from codeshell.train.base import Base, read
 from codeshell.train.export import export
 from codeshell.train.manifest import disk_errors, flush_directory, replace_directory
@@ -212,7 +212,8 @@ def _save_foreign(target: Path, model: Any, base: Base) -> None:
     tensors = {
         name: parameter.detach().to("cpu", dtype) for name, parameter in inner.named_parameters(remove_duplicate=False)
     }
-    inner.save_pretrained(target, state_dict=tensors)
+    with foreign.quiet():
+        inner.save_pretrained(target, state_dict=tensors)
     # Its config says what it was computed in; the files say what they hold.
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     config["dtype" if "dtype" in config else "torch_dtype"] = str(dtype).removeprefix("torch.")
