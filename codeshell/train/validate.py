@@ -15,7 +15,6 @@ from codeshell.train.forward import summed_loss
 
 if TYPE_CHECKING:
     from codeshell.documents.token_shards import TokenCorpus
-    from codeshell.model import CodeShellForCausalLM
     from codeshell.tokenizer import Tokenizer
     from codeshell.train.parallel import Group
 
@@ -65,7 +64,7 @@ class Validation:
 
     def score(
         self,
-        model: CodeShellForCausalLM,
+        model: torch.nn.Module,
         *,
         context: int,
         micro_tokens: int,
