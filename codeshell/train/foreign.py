@@ -102,7 +102,8 @@ class ForeignModel(torch.nn.Module):
 
     def _loss(self, hidden: torch.Tensor, targets: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
         head: Any = self.inner.get_output_embeddings()
-        if self._cap is None and type(head) is torch.nn.Linear and head.bias is None:
+        plain = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None
+        if self._cap is None and plain:
             # A head that divides its logits is a head of a divided state.
             hidden = hidden if self._divisor == 1.0 else hidden / self._divisor
             if not torch.is_autocast_enabled(hidden.device.type):
