@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     Attributes:
         block, products, root, total: weights of the base, as `Shape` has them.
         trained: weights that have gradients: `total`, or those of the factors, which come on top.
-        kept: bytes that the backward pass of one block needs for each token, by precision.
+        kept: bytes that the backward pass of one block needs for each token, by the precision of the products.
     """
 
     block: int

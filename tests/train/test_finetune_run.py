@@ -162,7 +162,7 @@ def test_nothing_half_written(prepared, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tuned, "_merge_files", fails)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="the disk is full"):
         run(tuning(directory), output, None)
     assert not [path.name for path in output.iterdir() if path.name.startswith("model")]
     monkeypatch.undo()
