@@ -69,7 +69,7 @@ class Settings:
     repeat_penalty: float = 1.0
     """Divides positive logits of recent tokens, and multiplies negative ones."""
     repeat_last: int = 64
-    """How many tokens are recent, those of the prompt among them; 0 is none."""
+    """How many tokens are recent, those of the prompt among them; 0 is none, -1 all."""
     presence_penalty: float = 0.0
     """Taken from the logits of tokens that this completion has."""
     frequency_penalty: float = 0.0
@@ -78,6 +78,8 @@ class Settings:
     """With the prompt, it decides what is sampled."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the text, beside the tokenizer's special tokens, which all do."""
     seconds: float | None = None
     """The text ends at the first newline that is written later than this after the prompt was read, as with llama.cpp's
     `t_max_predict_ms`: half a line is no use."""
@@ -92,8 +94,10 @@ class Settings:
         )
         for name in ("min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"):
             checked[name] = real(name, getattr(self, name))
-        for name in ("repeat_last", "indent"):
-            checked[name] = whole(name, getattr(self, name))
+        checked["repeat_last"], checked["indent"] = (
+            whole("repeat_last", self.repeat_last, least=-1),
+            whole("indent", self.indent),
+        )
         checked["seed"] = whole("seed", self.seed, least=None)
         if not 0.0 <= checked["min_p"] <= 1.0:
             raise ValueError(f"min_p {self.min_p}: must be at least 0 (all tokens) and at most 1")
@@ -104,6 +108,7 @@ class Settings:
                 raise ValueError(f"{name} {getattr(self, name)}: must be finite; 0 is none")
         if self.seconds is not None and not real("seconds", self.seconds) >= 0.0:
             raise ValueError(f"seconds {self.seconds}: must be at least 0, or None")
+        checked["stop_ids"] = tuple(whole("stop_ids", index) for index in self.stop_ids)
         checked["stop"] = tuple(text.decode() for text in needles(self.stop))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -285,8 +290,8 @@ class Session:
                 if written:
                     scores = self._read(kept, written[-1:], check, True)
                 token = self._choose(scores, ids, written, settings)
-                if token in self._ends:
-                    reason, cause, stopped_by = "stop", "special", self._ends[token]
+                if token in self._ends or token in settings.stop_ids:
+                    reason, cause, stopped_by = "stop", "special", self._ends.get(token, "")
                     break
                 written.append(token)
                 new = self.tokenizer.decode_bytes([token])
@@ -314,7 +319,7 @@ class Session:
         scores = scores[: self._vocabulary]
         if settings.repeat_penalty != 1.0 or settings.presence_penalty or settings.frequency_penalty:
             scores = scores.clone()
-            last = settings.repeat_last
+            last = settings.repeat_last if settings.repeat_last >= 0 else len(ids) + len(written)
             penalise(
                 scores,
                 Counter(written),
