@@ -234,10 +234,7 @@ class Session:
             NotFiniteError: the model's logits are not finite.
             RuntimeError: another stream of this session has not ended.
         """
-        ids = self._checked(prompt)
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("a session writes one stream at a time; end the other one first")
-        return self._stream(ids, settings, cancelled)
+        return self._stream(self._checked(prompt), settings, cancelled)
 
     def _checked(self, prompt: Sequence[int]) -> list[int]:
         ids = [int(index) for index in prompt]
@@ -249,12 +246,14 @@ class Session:
             )
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             raise ValueError(
-                f"prompt: ids run from {min(ids)} to {max(ids)}, but the vocabulary has {self._vocabulary}"
+                f"prompt: ids run from {min(ids)} to {max(ids)}, but the vocabulary is 0 to {self._vocabulary - 1}"
             )
         return ids
 
     def _stream(self, ids: list[int], settings: Settings, cancelled: Callable[[], bool]) -> Iterator[Chunk | Finish]:
-        """`stream`, with the lock held."""
+        # Here and not in `stream`: an iterator that nobody asks for its first item never comes to its `finally`.
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("a session writes one stream at a time; end the other one first")
         try:
             yield from self._write(ids, settings, cancelled)
         finally:
@@ -361,25 +360,22 @@ class Session:
         """A cache that holds a beginning of the prompt and nothing else, and lacks its last token at least."""
         self._requests += 1
         # The last token is read again in any case: its logits are not kept.
-        shared = [_common(kept.ids, ids[:-1]) for kept in self._kept]
-        best = max(range(len(shared)), key=lambda i: (shared[i], self._kept[i].used), default=-1)
+        shared = {id(kept): _common(kept.ids, ids[:-1]) for kept in self._kept}
+        best = max(self._kept, key=lambda kept: (shared[id(kept)], kept.used), default=None)
+        length = 0 if best is None else shared[id(best)]
         capacity = min(needed + ROOM, self.reader.positions)
-        if best >= 0 and shared[best] and 2 * shared[best] >= len(self._kept[best].ids):
+        if best is not None and length and 2 * length >= len(best.ids):
             # Most of this cache is the beginning of the prompt: an edit of it, so what comes after is of no more use.
-            kept = self._kept[best]
+            kept = best
         else:
-            # Another prompt. It may begin like one that is worth keeping.
+            # Another prompt. It may begin like one that is worth keeping, or that is dropped for it.
             self._make_room(self.reader.cache_bytes(capacity))
-            length = shared[best] if best >= 0 else 0
-            source = self._kept[best] if length else None
-            # `source` may have been dropped by now, but is still there.
-            cache = self.reader.new_cache(capacity)
-            kept = _Kept(cache)
-            if source is not None:
-                kept = _Kept(self.reader.copy_cache(source.cache, length, capacity), source.ids[:length])
+            if best is not None and length:
+                kept = _Kept(self.reader.copy_cache(best.cache, length, capacity), best.ids[:length])
+            else:
+                kept = _Kept(self.reader.new_cache(capacity))
             self._kept.append(kept)
         kept.used = self._requests
-        length = _common(kept.ids, ids[:-1])
         self.reader.cut_cache(kept.cache, length)
         del kept.ids[length:]
         return kept
