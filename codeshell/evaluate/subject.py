@@ -65,6 +65,7 @@ class Subject:
         before: ids before every prompt; None is what `start` says.
         execution: how functional tasks run.
         origin: what names the model in results: its path or name, and a hash.
+        weights: how its weights are held; those of phase ends are held alike.
     """
 
     model: Any
@@ -79,6 +80,7 @@ class Subject:
     before: Sequence[int] | None = None
     execution: Execution = field(default_factory=Execution)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "auto"
 
     @property
     def before_text(self) -> list[int]:
@@ -106,7 +108,8 @@ class Subject:
         It takes as much memory as the model, so it is made anew each time and not kept for later tasks.
         """
         # Counted before the twin is made.
-        size = sum(parameter.numel() for parameter in self.model.parameters())
+        own = getattr(self.model, "num_parameters", None)
+        size = own() if own else sum(parameter.numel() for parameter in self.model.parameters())
         return untrained(self.model, self.seed) if size <= UNTRAINED_PARAMETERS else None
 
     def room(self, max_new_tokens: int) -> int:
@@ -204,7 +207,7 @@ class Subject:
         Raises:
             NotRunError: the model's loss is not finite.
         """
-        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
+        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint, self.weights), sequences)
         _check_finite(nats, "" if checkpoint is None else f" of {checkpoint.name}")
         return nats
 
@@ -260,14 +263,14 @@ def untrained(model: Any, seed: int) -> Any:
     return twin.to(device=parameter.device, dtype=parameter.dtype).eval()
 
 
-def load_model(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: in the type it was saved in on a GPU with bf16 products, else in
-    fp32."""
-    from codeshell.model import CodeShellForCausalLM
+def load_model(directory: Path, weights: str = "auto") -> Any:
+    """The model of a directory, ready to evaluate, with weights as `codeshell.model.loading` has them; `auto` is
+    the type it was saved in on a GPU with bf16 products, else fp32."""
+    from codeshell.model.loading import load
     from codeshell.model.precision import multiplies_bf16
 
     # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
     as_saved = cuda and multiplies_bf16(torch.device("cuda"))
-    model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if as_saved else torch.float32)
-    return model.to("cuda" if cuda else "cpu").eval()
+    device = "cuda" if cuda else "cpu"
+    return load(directory, weights, device=device, auto=None if as_saved else torch.float32)
