@@ -79,3 +79,17 @@ class KVCache:
                 tensors[layer] = whole[: len(rows)]
                 tensors[layer][filled] = moved
         self.lengths = self.lengths[rows]
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` positions of a cache of one row."""
+        assert len(self.lengths) == 1 and length <= self.longest
+        self.lengths = torch.full_like(self.lengths, length)
+        self.longest = length
+
+    def take(self, other: KVCache, length: int) -> None:
+        """Begin with the first `length` positions of another cache; both have one row."""
+        assert len(self.lengths) == len(other.lengths) == 1 and length <= min(other.longest, self.capacity)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for target, source in zip(mine, theirs, strict=True):
+                target[:, :length] = source[:, :length]
+        self.lengths, self.longest = torch.full_like(self.lengths, length), length
