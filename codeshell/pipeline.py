@@ -183,7 +183,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a run of this recipe has, in order."""
     # An empty list of scorers, say, is no stage at all.
     flat = flatten(to_tree(recipe))
-    return [stage for stage in STAGES if not stage.only_with or any(flat[key] for key in stage.only_with)]
+    present = [stage for stage in STAGES if not stage.only_with or any(flat[key] for key in stage.only_with)]
+    # Conversations alone are no corpus. Otherwise a run without inputs is an error of its first stage.
+    conversations = bool(recipe.finetune.instructions) and not recipe.collect.inputs
+    return [stage for stage in present if not (stage.documents and conversations)]
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
@@ -357,10 +360,11 @@ def made_by(recorded: dict[str, Any], settings: dict[str, Any], upstream: str) -
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """The settings that decide a stage's output, as `{"section.key": value}`."""
     mark = marks()
+    parts = stage.sections + (stage.conversations if recipe.finetune.instructions else ())
     settings = {
         key: value
         for key, value in flatten(to_tree(recipe)).items()
-        if key.partition(".")[0] in stage.sections and mark[key] is not Change.RESUME
+        if (key in parts or key.partition(".")[0] in parts) and mark[key] is not Change.RESUME
     }
     # Code that the recipe names is a setting like the name: another version of it gives another output.
     for key in CODE:

@@ -25,6 +25,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("architectures", "versions"),
     ("codeshell", "_C", "errors", "randomness"),
     ("extension", "gpus", "recipe_text", "values"),
+    ("recipe_keys",),
+    ("recipe_finetune",),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),
