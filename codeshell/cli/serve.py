@@ -52,14 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-unknown-fields", action="store_true", help="let unknown fields of requests pass, for newer plug-ins"
     )
-    add_weights(parser)
+    parser.set_defaults(weights="auto")
     parser.epilog = "example: codeshell serve runs/demo/model   (then open http://127.0.0.1:8012/)"
-
-
-def add_weights(parser: argparse.ArgumentParser) -> None:
-    from codeshell.cli.weights import add_weights_option
-
-    add_weights_option(parser)
 
 
 def main(args: argparse.Namespace) -> int:

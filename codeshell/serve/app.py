@@ -185,7 +185,7 @@ def _props(service: Service) -> dict[str, Any]:
         "total_slots": 1,
         "model_path": served.name,
         "model_alias": served.name,
-        "chat_template": prompts.chat.source if prompts.chat is not None else "",
+        "chat_template": prompts.chat.text if prompts.chat is not None else "",
         "modalities": {"vision": False, "audio": False},
         "build_info": f"codeshell {__version__}",
         "infill": prompts.order if prompts.fills else None,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from codeshell.errors import UserError
-from codeshell.evaluate.models import is_codeshell
+from codeshell.model import CodeShellForCausalLM
 from codeshell.model.infill import trained_order
-from codeshell.model.loading import load
 from codeshell.model.session import Session
 from codeshell.serve.app import Service
 from codeshell.serve.prompts import Prompts
@@ -28,17 +26,13 @@ def load_service(directory: Path, options: Options) -> Service:
         import torch
 
         torch.set_num_threads(options.threads)
-    if is_codeshell(directory):
-        tokenizer: Any = Tokenizer.load(directory)
-        model = load(directory, options.weights)
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(
-                f"{directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has "
-                f"{model.config.vocab_size} rows; put the model's own tokenizer there"
-            )
-        before: list[int] = []
-    else:
-        raise UserError("other models")
+    tokenizer = Tokenizer.load(directory)
+    model = CodeShellForCausalLM.from_pretrained(directory)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"{directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has {model.config.vocab_size} "
+            "rows; put the model's own tokenizer there"
+        )
     chat = ChatTemplate.load(directory, tokenizer, options.chat_template)
     session = Session(model, tokenizer, caches=options.caches)
     context = session.reader.positions
@@ -51,5 +45,5 @@ def load_service(directory: Path, options: Options) -> Service:
         temperature=options.temperature,
         lenient=options.lenient,
     )
-    prompts = Prompts(tokenizer, context, trained_order(directory), chat, before)
+    prompts = Prompts(tokenizer, context, trained_order(directory), chat)
     return Service(served, prompts, session, options.access, options.queue)

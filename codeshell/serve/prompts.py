@@ -135,8 +135,9 @@ class Prompts:
             ids = self._ids(piece.prompt, piece.settings.max_new_tokens)
         settings = piece.settings
         if isinstance(piece.prompt, Chat):
-            ends = dict.fromkeys([*settings.stop, *self.chat.stop])
-            settings = replace(settings, stop=tuple(ends))
+            # Special tokens end every answer, by their ids; their names may stand in a text.
+            ends = [end for end in self.chat.stop if end not in self.tokenizer.specials]
+            settings = replace(settings, stop=tuple(dict.fromkeys([*settings.stop, *ends])))
         room = min(settings.max_new_tokens, self.context - len(ids))
         return Prepared(piece, ids, replace(settings, max_new_tokens=room))
 
