@@ -69,7 +69,7 @@ class Settings:
     repeat_penalty: float = 1.0
     """Divides positive logits of recent tokens, and multiplies negative ones."""
     repeat_last: int = 64
-    """How many tokens are recent, those of the prompt among them; 0 is none."""
+    """How many tokens are recent, those of the prompt among them; 0 is none, -1 all."""
     presence_penalty: float = 0.0
     """Taken from the logits of tokens that this completion has."""
     frequency_penalty: float = 0.0
@@ -78,6 +78,8 @@ class Settings:
     """With the prompt, it decides what is sampled."""
     stop: tuple[str, ...] = ()
     """The text ends before the first of these."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the text, beside the tokenizer's special tokens, which all do."""
     seconds: float | None = None
     """The text ends at the first newline that is written later than this after the prompt was read, as with llama.cpp's
     `t_max_predict_ms`: half a line is no use."""
@@ -92,8 +94,10 @@ class Settings:
         )
         for name in ("min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"):
             checked[name] = real(name, getattr(self, name))
-        for name in ("repeat_last", "indent"):
-            checked[name] = whole(name, getattr(self, name))
+        checked["repeat_last"], checked["indent"] = (
+            whole("repeat_last", self.repeat_last, least=-1),
+            whole("indent", self.indent),
+        )
         checked["seed"] = whole("seed", self.seed, least=None)
         if not 0.0 <= checked["min_p"] <= 1.0:
             raise ValueError(f"min_p {self.min_p}: must be at least 0 (all tokens) and at most 1")
@@ -104,6 +108,7 @@ class Settings:
                 raise ValueError(f"{name} {getattr(self, name)}: must be finite; 0 is none")
         if self.seconds is not None and not real("seconds", self.seconds) >= 0.0:
             raise ValueError(f"seconds {self.seconds}: must be at least 0, or None")
+        checked["stop_ids"] = tuple(whole("stop_ids", index) for index in self.stop_ids)
         checked["stop"] = tuple(text.decode() for text in needles(self.stop))
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -229,10 +234,7 @@ class Session:
             NotFiniteError: the model's logits are not finite.
             RuntimeError: another stream of this session has not ended.
         """
-        ids = self._checked(prompt)
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError("a session writes one stream at a time; end the other one first")
-        return self._stream(ids, settings, cancelled)
+        return self._stream(self._checked(prompt), settings, cancelled)
 
     def _checked(self, prompt: Sequence[int]) -> list[int]:
         ids = [int(index) for index in prompt]
@@ -244,12 +246,14 @@ class Session:
             )
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             raise ValueError(
-                f"prompt: ids run from {min(ids)} to {max(ids)}, but the vocabulary has {self._vocabulary}"
+                f"prompt: ids run from {min(ids)} to {max(ids)}, but the vocabulary is 0 to {self._vocabulary - 1}"
             )
         return ids
 
     def _stream(self, ids: list[int], settings: Settings, cancelled: Callable[[], bool]) -> Iterator[Chunk | Finish]:
-        """`stream`, with the lock held."""
+        # Here and not in `stream`: an iterator that nobody asks for its first item never comes to its `finally`.
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("a session writes one stream at a time; end the other one first")
         try:
             yield from self._write(ids, settings, cancelled)
         finally:
@@ -285,8 +289,8 @@ class Session:
                 if written:
                     scores = self._read(kept, written[-1:], check, True)
                 token = self._choose(scores, ids, written, settings)
-                if token in self._ends:
-                    reason, cause, stopped_by = "stop", "special", self._ends[token]
+                if token in self._ends or token in settings.stop_ids:
+                    reason, cause, stopped_by = "stop", "special", self._ends.get(token, "")
                     break
                 written.append(token)
                 new = self.tokenizer.decode_bytes([token])
@@ -314,7 +318,7 @@ class Session:
         scores = scores[: self._vocabulary]
         if settings.repeat_penalty != 1.0 or settings.presence_penalty or settings.frequency_penalty:
             scores = scores.clone()
-            last = settings.repeat_last
+            last = settings.repeat_last if settings.repeat_last >= 0 else len(ids) + len(written)
             penalise(
                 scores,
                 Counter(written),
@@ -356,25 +360,22 @@ class Session:
         """A cache that holds a beginning of the prompt and nothing else, and lacks its last token at least."""
         self._requests += 1
         # The last token is read again in any case: its logits are not kept.
-        shared = [_common(kept.ids, ids[:-1]) for kept in self._kept]
-        best = max(range(len(shared)), key=lambda i: (shared[i], self._kept[i].used), default=-1)
+        shared = {id(kept): _common(kept.ids, ids[:-1]) for kept in self._kept}
+        best = max(self._kept, key=lambda kept: (shared[id(kept)], kept.used), default=None)
+        length = 0 if best is None else shared[id(best)]
         capacity = min(needed + ROOM, self.reader.positions)
-        if best >= 0 and shared[best] and 2 * shared[best] >= len(self._kept[best].ids):
+        if best is not None and length and 2 * length >= len(best.ids):
             # Most of this cache is the beginning of the prompt: an edit of it, so what comes after is of no more use.
-            kept = self._kept[best]
+            kept = best
         else:
-            # Another prompt. It may begin like one that is worth keeping.
+            # Another prompt. It may begin like one that is worth keeping, or that is dropped for it.
             self._make_room(self.reader.cache_bytes(capacity))
-            length = shared[best] if best >= 0 else 0
-            source = self._kept[best] if length else None
-            # `source` may have been dropped by now, but is still there.
-            cache = self.reader.new_cache(capacity)
-            kept = _Kept(cache)
-            if source is not None:
-                kept = _Kept(self.reader.copy_cache(source.cache, length, capacity), source.ids[:length])
+            if best is not None and length:
+                kept = _Kept(self.reader.copy_cache(best.cache, length, capacity), best.ids[:length])
+            else:
+                kept = _Kept(self.reader.new_cache(capacity))
             self._kept.append(kept)
         kept.used = self._requests
-        length = _common(kept.ids, ids[:-1])
         self.reader.cut_cache(kept.cache, length)
         del kept.ids[length:]
         return kept
