@@ -86,7 +86,7 @@ async def _results(job: Job, results: list[Result], receive: Receive) -> AsyncGe
             number, item = event
             result = results[number]
             if isinstance(item, Chunk):
-                result.text += item.text
+                result.parts.append(item.text)
                 yield result, item.text
             else:
                 if item.reason == "cancelled":

@@ -173,7 +173,7 @@ function report(event, first) {
   const { timings } = event;
   const cached = timings.cache_n ? `, ${timings.cache_n.toLocaleString("en")} of them cached` : "";
   $("status").textContent =
-    `${plural(event.tokens_evaluated, "token")} of prompt${cached}; first text after ${Math.round(first)} ms; `
+    `${plural(event.tokens_evaluated, "token")} of prompt${cached}; first text after ${Math.round(first).toLocaleString("en")} ms; `
     + `${plural(timings.predicted_n, "token")} at ${timings.predicted_per_second.toFixed(1)} per second.`;
 }
 
@@ -219,7 +219,7 @@ function send() {
     if (usage) {
       const seconds = (performance.now() - began - first) / 1000;
       $("status").textContent =
-        `${plural(usage.prompt_tokens, "token")} of prompt; first text after ${Math.round(first)} ms; `
+        `${plural(usage.prompt_tokens, "token")} of prompt; first text after ${Math.round(first).toLocaleString("en")} ms; `
         + `${plural(usage.completion_tokens, "token")} in ${seconds.toFixed(1)} s.`;
     }
     $("message").focus();
@@ -293,8 +293,11 @@ function start() {
   for (const id of ["stop-code", "stop-chat"]) $(id).addEventListener("click", () => state.abort?.abort());
   $("tab-code").addEventListener("click", () => tab("code"));
   $("tab-chat").addEventListener("click", () => tab("chat"));
-  $("use-key").addEventListener("click", () => { state.key = $("key").value; connect(); });
-  $("key").addEventListener("keydown", (event) => { if (event.key === "Enter") { state.key = $("key").value; connect(); } });
+  $("ask-key").addEventListener("submit", (event) => {
+    event.preventDefault();
+    state.key = $("key").value;
+    connect();
+  });
   new ResizeObserver(draw).observe(document.querySelector(".editor"));
   tab("code");
   text.focus();

@@ -41,14 +41,18 @@ class Result:
 
     Attributes:
         number: of the generation in its request.
-        text: all of it so far.
+        parts: the text so far, in pieces.
         finish: how it ended; None while it runs.
     """
 
     number: int
     prepared: Prepared
-    text: str = ""
+    parts: list[str] = field(default_factory=list)
     finish: Finish | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
 
     @property
     def prompt_tokens(self) -> int:

@@ -98,7 +98,7 @@ def live(made: Service, grace: float = 0.2) -> Iterator[Live]:
     with listen("127.0.0.1", 0) as bound:
         config = uvicorn.Config(
             make_app(made), http=Protocol, ws="none", lifespan="on", log_config=None, log_level="critical",
-            access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace,
+            access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace, timeout_keep_alive=1,
         )  # fmt: skip
         server = Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from helpers.live_server import TOKENIZER
 from hypothesis import assume, given, settings
@@ -76,13 +78,8 @@ def prepared(prompt: Prompt, context: int = 400, order: str = "psm") -> list[int
 @given(st.sampled_from(list(TOKENIZER.specials)), st.sampled_from(["prefix", "suffix", "typed", "lead", "extra"]))
 def test_the_name_of_a_special_token_in_a_field_stays_text(name: str, field: str) -> None:
     text = f"x{name}y"
-    fill = Fill(
-        "a",
-        "b",
-        **({"extra": (("n", text),)} if field == "extra" else {field: text} if field in ("typed", "lead") else {}),
-    )
-    fill = Fill(text, "b") if field == "prefix" else Fill("a", text) if field == "suffix" else fill
-    ids = prepared(fill)
+    value = (("n", text),) if field == "extra" else text
+    ids = prepared(replace(Fill("a", "b"), **{field: value}))  # type: ignore[arg-type]
     special = [index for index in ids if index in TOKENIZER.specials.values()]
     marks = [TOKENIZER.specials["<filename>"]] if field == "extra" else []
     assert special == [*marks, TOKENIZER.fim_prefix, TOKENIZER.fim_suffix, TOKENIZER.fim_middle]

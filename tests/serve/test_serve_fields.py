@@ -28,8 +28,8 @@ VALID: dict[str, dict[str, Any]] = {
 NAMES = {
     "/v1/completions": [
         "model", "prompt", "suffix", "max_tokens", "max_completion_tokens", "n_predict", "temperature", "top_p",
-        "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "random_seed", "stop", "stream",
-        "stream_options", *openai.REFUSED, *openai.IGNORED,
+        "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "random_seed", "stop",
+        "stream", "stream_options", *openai.REFUSED, *openai.IGNORED,
     ],
     "/v1/chat/completions": ["messages", "max_tokens", "temperature", "stop", "stream", "stream_options", "tools"],
     "/v1/fim/completions": ["prompt", "suffix", "max_tokens", "min_tokens", "temperature", "stop", "stream"],

@@ -40,7 +40,7 @@ def events(url: str, path: str, body: dict[str, Any]) -> list[Any]:
     return [json.loads(part.removeprefix("data: ")) for part in parts if part != "data: [DONE]"]
 
 
-@pytest.mark.parametrize("text", ["naïve – 函数 🦊 \U0001f469\u200d\U0001f4bb", "a\u2028b\r\n\n data: x\n\n"])
+@pytest.mark.parametrize("text", ["naïve 函数 🦊 \U0001f469\u200d\U0001f4bb", "a\u2028b\r\n\n data: x\n\n"])
 def test_characters_are_whole_and_no_line_ends_an_event(text: str) -> None:
     with live(service(Says(text).session(), context=512)) as server:
         found = events(server.url, "/completion", {"prompt": "a", "stream": True})
