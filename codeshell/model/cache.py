@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from codeshell.model.config import CodeShellConfig
@@ -130,9 +132,15 @@ class RowCache:
         self.values[:, :, :, :length] = other.values[:, :, :, :length]
         self.lengths[0] = length
 
-    def move(self, source: int, target: int) -> None:
-        """Put one row in the place of another."""
-        length = self.lengths[source]
+    def move(self, source: int, target: int, length: int | None = None) -> None:
+        """Put one row, or its first `length` tokens, in the place of another."""
+        length = self.lengths[source] if length is None else length
+        assert length <= self.lengths[source]
         self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
         self.values[:, target, :, :length] = self.values[:, source, :, :length]
         self.lengths[target] = length
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from codeshell.model import batches, reading
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.infill import TextTokenizer, infill_prompt
@@ -106,6 +107,21 @@ def generate(
     training = model.training
     model.train(False)
     try:
+        network = model.network() if hasattr(model, "network") else None
+        if network is not None:
+            rows = input_ids.tolist()
+            if attention_mask is not None:
+                rows = [
+                    [index for index, real in zip(row, kept, strict=True) if real]
+                    for row, kept in zip(rows, attention_mask.tolist(), strict=True)
+                ]
+            if not all(rows):
+                raise ValueError("attention_mask: a row has no real token; leave that row out")
+            sampling = batches.Sampling(max_new_tokens, ends, used, temperature, top_k, top_p, stop)
+            try:
+                return batches.continue_all(reading.Decoder(network), rows, sampling, seeds, limit)
+            except NotFiniteError as error:
+                raise NotFiniteError(error.row, f"{error.cause}; {_cause(model)}") from None
         # The prompts in one pass: it fills the cache and scores the token after each prompt, (R, V).
         capacity = min(limit, longest + max_new_tokens)
         cache = KVCache(model.config, batch, capacity, dtype=_cache_dtype(model), device=input_ids.device)

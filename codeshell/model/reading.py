@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from codeshell import _C
+from codeshell import _C, ops
 from codeshell.model.cache import KVCache, RowCache
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
@@ -35,6 +35,9 @@ they take 40 ms."""
 FEWEST, MOST = 16, 512
 """Tokens of a piece of a prompt: enough that the weights are not read for almost nothing, and few enough that their
 scores against a long prompt stay small."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+"""What `Decoder` serves. fp16 has no product on some CPUs."""
 
 # Looked up once: each is called dozens of times for a token.
 _linear, _layer_norm, _rotary_qkv = torch._C._nn.linear, torch.layer_norm, _C.rotary_qkv
@@ -82,7 +85,7 @@ class Network:
 
 
 class Decoder:
-    """The passes of a `Network` on the CPU, in fp32 or bf16.
+    """The passes of a `Network` on the CPU, in one of `DTYPES`.
 
     Every caller is in inference mode.
     """
@@ -90,6 +93,8 @@ class Decoder:
     def __init__(self, network: Network) -> None:
         self._net = network
         self._scale = network.head_dim**-0.5
+        self.token_bytes = 2 * len(network.layers) * network.kv_heads * network.head_dim * network.dtype.itemsize
+        """Of the keys and values of a token."""
         # What baddbmm adds nothing of.
         self._nothing = torch.zeros((), dtype=network.dtype)
 
@@ -144,7 +149,7 @@ class Decoder:
         """Read one more token of each of the first R rows of the cache; the logits (R, V) after them."""
         rows, net = len(tokens), self._net
         if rows == 1:
-            scores = self.read(cache, 0, tokens, _go_on, True)
+            scores = self.read(cache, 0, tokens, go_on, True)
             assert scores is not None
             return scores.unsqueeze(0)
         lengths = cache.lengths[:rows]
@@ -178,7 +183,7 @@ class Decoder:
                 scores.view(rows, net.heads, longest).add_(later)
             return torch.bmm(scores.softmax(-1), seen_values[layer]).view(rows, -1)
 
-        hidden = self._blocks(x, attend, _go_on)
+        hidden = self._blocks(x, attend, go_on)
         for row in range(rows):
             cache.lengths[row] += 1
         return self._scores(hidden)
@@ -226,13 +231,20 @@ def _rotate(
     """Split (N, (H + 2 G) K), add the bias, rotate, and write to q (N, H, K), k and v (N, G, K), of any strides."""
     # In order: no cu_seqlens, the position of the first token; pairs are halves and not neighbours, tables have one
     # column for a pair, angles are not negated; threads, stream.
-    _rotary_qkv(
+    done = _rotary_qkv(
         q, k, v, qkv, bias, net.heads, net.kv_heads, cos, sin, positions, None, offset, False, False, False,
         torch.get_num_threads(), 0,
     )  # fmt: skip
+    if not done:
+        # fp64, which the kernels do not take.
+        parts = ops.rotary_qkv(
+            qkv, bias, cos, sin, heads=net.heads, kv_heads=net.kv_heads, positions=positions, offset=offset
+        )
+        for target, part in zip((q, k, v), parts, strict=True):
+            target.copy_(part)
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """Nobody cancels."""
 
 
@@ -293,4 +305,4 @@ class CodeShellReader:
 def served(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `Decoder` takes a model of this device and dtype, as things are now."""
     on_cpu = device.type == "cpu" and devices.simulated is None
-    return on_cpu and dtype in (torch.float32, torch.bfloat16) and not torch.is_autocast_enabled("cpu")
+    return on_cpu and dtype in DTYPES and not torch.is_autocast_enabled("cpu")

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from codeshell.model import reading
+from codeshell.model.cache import common
 from codeshell.model.infill import TextTokenizer
 from codeshell.model.sampling import (
     NotFiniteError,
@@ -360,7 +361,7 @@ class Session:
         """A cache that holds a beginning of the prompt and nothing else, and lacks its last token at least."""
         self._requests += 1
         # The last token is read again in any case: its logits are not kept.
-        shared = {id(kept): _common(kept.ids, ids[:-1]) for kept in self._kept}
+        shared = {id(kept): common(kept.ids, ids[:-1]) for kept in self._kept}
         best = max(self._kept, key=lambda kept: (shared[id(kept)], kept.used), default=None)
         length = 0 if best is None else shared[id(best)]
         capacity = min(needed + ROOM, self.reader.positions)
@@ -387,8 +388,3 @@ class Session:
         while self._kept and (len(self._kept) >= self._most or total > self._bytes):
             gone = self._kept.pop(0)
             total -= self.reader.cache_bytes(self.reader.capacity(gone.cache))
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many items two sequences begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
