@@ -366,6 +366,10 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         for key, value in flatten(to_tree(recipe)).items()
         if (key in parts or key.partition(".")[0] in parts) and mark[key] is not Change.RESUME
     }
+    # Conversations are read by the stage itself, and another text under the same name is another setting.
+    if stage.conversations:
+        for place in recipe.finetune.instructions:
+            settings[f"contents of {place}"] = _contents(Path(place))
     # Code that the recipe names is a setting like the name: another version of it gives another output.
     for key in CODE:
         for place in settings.get(key, ()):
@@ -374,6 +378,14 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             if text or key != "evaluate.tasks":
                 settings[f"code of {place}"] = text
     return settings
+
+
+def _contents(path: Path) -> str:
+    """A hash of a file; of what is no file on this machine, nothing but the name is known."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _registry(key: str) -> Registry[Any]:

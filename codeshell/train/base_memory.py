@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import torch
 
+from codeshell.environment import usable_memory
 from codeshell.model.checkpoints import read_config
 from codeshell.model.precision import autocast
 from codeshell.recipe import Finetune, Recipe
-from codeshell.train import foreign, lora, parts
+from codeshell.train import foreign, lora, parts, weights
 from codeshell.train.base import Base
-from codeshell.train.memory import Measured, Shape, _saved_by_block, shape_of
+from codeshell.train.memory import Measured, Plan, Shape, plan, saved_by_block, shape_of
 
 LENGTHS = (32, 96)
 """Tokens of the two passes."""
@@ -35,6 +36,21 @@ def shape_of_base(recipe: Recipe, base: Base) -> Shape:
     return _foreign(recipe.finetune, base)
 
 
+def plan_of_base(recipe: Recipe, base: Base) -> Plan:
+    """What this machine's GPU, or its memory, has to hold while the base is trained."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind: Literal["cuda", "cpu"] = "cpu"
+    memory, in_place = usable_memory(), True
+    if device.type == "cuda":
+        from codeshell.ops import devices
+
+        kind, in_place = "cuda", devices.missing(device, devices.LOSS) is None
+        memory = torch.cuda.get_device_properties(device).total_memory
+    precision = weights.precision(recipe.train, device)
+    shape = shape_of_base(recipe, base)
+    return plan(shape, recipe.train, 1, memory, precision=precision, device=kind, in_place=in_place)
+
+
 def _own(settings: Finetune, base: Base) -> Shape:
     """A model of codeshell. Its own blocks are counted; with LoRA, the factors' inputs are kept in fp32, too."""
     shape = shape_of(read_config(base.directory))
@@ -50,15 +66,15 @@ def _own(settings: Finetune, base: Base) -> Shape:
     kept: dict[str, int] = {}
     for precision in ("fp32", "bf16"):
         # The inputs of the four matrices and of the four second factors, beside what a block keeps anyway.
-        kept[precision] = _saved_by_block(shape, precision) + 4 * (3 * d + f) + 4 * 4 * settings.rank
+        kept[precision] = saved_by_block(shape, precision) + 4 * (3 * d + f) + 4 * 4 * settings.rank
     measured = Measured(shape.block, shape.products, shape.root, shape.total, trained, kept)
     return shape._replace(measured=measured)
 
 
 def _foreign(settings: Finetune, base: Base) -> Shape:
     """A model of transformers."""
-    with foreign.weightless():
-        one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+    one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+    with foreign.weightless(one, two):
         kept = {precision: _kept(one, two, precision) for precision in ("fp32", "bf16")}
         frozen = {name for name, p in two.named_parameters() if "lora_" not in name}
         sizes = [sum(p.numel() for n, p in m.named_parameters() if n in frozen) for m in (one, two)]

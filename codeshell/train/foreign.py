@@ -101,8 +101,9 @@ class ForeignModel(torch.nn.Module):
         return SimpleNamespace(loss=loss, logits=None)
 
     def _loss(self, hidden: torch.Tensor, targets: torch.Tensor, reduction: Literal["mean", "sum"]) -> torch.Tensor:
-        head = self.inner.get_output_embeddings()
-        if self._cap is None and type(head) is torch.nn.Linear and head.bias is None:
+        head: Any = self.inner.get_output_embeddings()
+        plain = type(head) is torch.nn.Linear and getattr(head, "bias", None) is None
+        if self._cap is None and plain:
             # A head that divides its logits is a head of a divided state.
             hidden = hidden if self._divisor == 1.0 else hidden / self._divisor
             if not torch.is_autocast_enabled(hidden.device.type):
@@ -123,12 +124,14 @@ def load(directory: Path, dtype: torch.dtype) -> ForeignModel:
     """
     import transformers
 
+    automatic: Any = transformers.AutoModelForCausalLM
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     # Its errors are those of several libraries: a missing file, an unknown type, weights that do not fit.
     try:
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, output_loading_info=True, attn_implementation="sdpa", **options
-        )
+        with quiet():
+            model, found = automatic.from_pretrained(
+                directory, dtype=dtype, output_loading_info=True, attn_implementation="sdpa", **options
+            )
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -144,8 +147,22 @@ def load(directory: Path, dtype: torch.dtype) -> ForeignModel:
         raise UserError(f"{directory}: {error}") from None
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars, within the block."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def without_memory(directory: Path, **changes: Any) -> Any:
-    """The model of a directory with its shapes and without its weights, not patched; call it in `weightless()`."""
+    """The model of a directory with its shapes and without its weights (on the meta device), not patched."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -154,15 +171,30 @@ def without_memory(directory: Path, **changes: Any) -> Any:
     layers = config.num_hidden_layers
     if getattr(config, "layer_types", None):
         config.layer_types = (list(config.layer_types) * layers)[:layers]
-    return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    automatic: Any = transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        return automatic.from_config(config, attn_implementation="sdpa")
 
 
 @contextlib.contextmanager
-def weightless() -> Iterator[None]:
-    """Tensors that are made in the block have shapes and no memory, and can be computed with."""
+def weightless(*models: torch.nn.Module) -> Iterator[None]:
+    """In the block, models of the meta device compute as on a CPU, and no tensor has memory (torch's fake tensors)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
+        for model in models:
+            made: dict[int, torch.Tensor] = {}  # a tied parameter stays one
+            for module in model.modules():
+                for tensors in (module._parameters, module._buffers):
+                    for name, tensor in list(tensors.items()):
+                        if tensor is None:
+                            continue
+                        if id(tensor) not in made:
+                            fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                            trained = tensor.requires_grad
+                            parameter = isinstance(tensor, torch.nn.Parameter)
+                            made[id(tensor)] = torch.nn.Parameter(fake, trained) if parameter else fake
+                        tensors[name] = made[id(tensor)]  # type: ignore[assignment]
         yield
 
 

@@ -86,9 +86,10 @@ def inject(model: Any, settings: Finetune) -> None:
 def _config(settings: Finetune, targets: Sequence[str], **also: Any) -> Any:
     import peft
 
+    alpha: Any = settings.alpha  # peft's config says int, and computes with any number
     return peft.LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
         lora_dropout=settings.dropout,
         target_modules=sorted(targets),
         task_type="CAUSAL_LM",

@@ -355,7 +355,7 @@ def _plan(
     tokens = tokens_at_once(train, world)
     states = _states(shape, train, sharers, 2 if precision == "bf16" else 4)
     # The activations of all blocks, or of their inputs alone, and what the last norm and the loss keep.
-    saved = _saved_by_block(shape, precision) if train.recompute == "none" else _input_of_block(shape, precision)
+    saved = saved_by_block(shape, precision) if train.recompute == "none" else _input_of_block(shape, precision)
     outside = tokens * (8 * shape.width + 16)
     kept = Item(
         "activations", tokens * shape.layers * saved + outside, f"{shape.layers * saved / 1e6:.2f} MB for each token"
@@ -428,7 +428,7 @@ def _gathered(shape: Shape, train: Train, world: int, size: int, blocks: int) ->
     return (Item("gathered weights", size * (shape.root + count * shape.block), note),)
 
 
-def _saved_by_block(shape: Shape, precision: str) -> int:
+def saved_by_block(shape: Shape, precision: str) -> int:
     """Bytes that the backward pass of one block needs for each token."""
     if shape.measured:
         return shape.measured.kept[precision]
@@ -456,10 +456,9 @@ def _working(
     in_place: bool,
 ) -> tuple[Item, tuple[Item, ...], tuple[Item, ...]]:
     """The memory of the moment: of the loss, of a block's backward pass, of the embedding's gradient."""
-    operand, table = (
-        (2 if precision == "bf16" else 4),
-        0 if shape.frozen else shape.table,
-    )  # a frozen head has no gradient
+    operand = 2 if precision == "bf16" else 4
+    # A frozen embedding has no gradient, and neither has the head.
+    table = 0 if shape.frozen else shape.table
     from codeshell.ops.loss import block_rows
 
     # The loss: a block of logits (without a kernel, with three copies in fp32), the head's rounded copy, its gradient
@@ -471,7 +470,7 @@ def _working(
     # A block's backward pass: the gradients of the stream and of the widest tensors; when it is computed again, all
     # that it keeps.
     wide = 8 * shape.width + operand * (2 * shape.inner + 2 * shape.width + shape.kv_width)
-    again = _saved_by_block(shape, precision) if train.recompute == "block" else 0
+    again = saved_by_block(shape, precision) if train.recompute == "block" else 0
     block = Item(WORKING, tokens * (wide + again) + 4 * table, "a block's backward pass, the head's gradient")
     # Its weights' gradients, whole, and summed over the devices in fp32: two blocks are on their way at once.
     if world == 1:

@@ -96,6 +96,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     facts = {"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision, "the base": began}
     group.same(facts)
     isolated = train.document_attention == "isolated"
+    # A family's own beginning of a document: models that have seen it in training are trained with it.
+    begin = tokenizer.bos if base is not None else None
     lanes = Lanes(
         corpus,
         tokenizer,
@@ -105,6 +107,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
         isolated=isolated,
+        begin=begin,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
@@ -114,14 +117,17 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     model, optimizer = build(recipe, tokenizer, device, group, base)
     group.mark("the reading of the held-out documents", PATIENCE)
     held_out = group.agree(lambda: _corpus(directory, "valid", tokenizer, group))
-    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
+    validation = None
+    if held_out:
+        validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated, begin=begin)
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
 
+    kept: dict[str, Any] = checkpoints.sections(recipe)
     # A fresh state, or that of the newest whole checkpoint. `checkpoints.check` compares what the two were made from.
     state = State(
         seed=recipe.seed,
-        **checkpoints.sections(recipe),
+        **kept,
         base=began,
         precision=precision,
         threads=threads,

@@ -9,9 +9,8 @@ Every directory is written under a temporary name and renamed, so that it is who
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,11 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codeshell.engine.downloads import AGAIN, fault
-from codeshell.engine.files import TEMPORARY, make_directory
+from codeshell.engine.files import TEMPORARY, make_directory, read_json, write_json
 from codeshell.errors import UserError
 from codeshell.model import checkpoints
 from codeshell.model.tensor_files import Layout, TensorWriter
-from codeshell.train import lora
+from codeshell.train import foreign, lora
 from codeshell.train.base import Base, read
 from codeshell.train.export import export
 from codeshell.train.manifest import disk_errors, flush_directory, replace_directory
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
 ADAPTER = "adapter"
+
+TEMPLATE = "chat_template.jinja"
+"""The chat template's file, beside the weights, as transformers has it."""
 
 _COMPANIONS = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
@@ -68,11 +70,15 @@ def write(recipe: Recipe, directory: Path, model: Any, tokenizer: Tokenizer, gro
     def finish(target: Path) -> None:
         _complete(target, base)
         if settings.instructions:
-            _save_template(target, base, tokenizer, settings.template)
+            _speak(target, directory / "tokens")
 
     if settings.method == "lora":
         with _replaced(directory / ADAPTER) as temporary:
             lora.save(temporary, model, settings, base)
+            if settings.instructions:
+                # Whoever merges it elsewhere needs the template, too.
+                _complete(temporary, base, ("generation_config.json",))
+                _speak(temporary, directory / "tokens")
         adapter = lora.read(directory / ADAPTER)
         for name in LAYOUTS if base.kind == "codeshell" else ("model",):
             _merge(base, adapter, directory / name, LAYOUTS[name], finish)
@@ -107,7 +113,7 @@ def merge(base_name: str, adapter_directory: str | Path, target: Path) -> int:
     def finish(directory: Path) -> None:
         _complete(directory, base)
         # An adapter of a chat brings its template along.
-        for name in ("chat_template.jinja",):
+        for name in (TEMPLATE, "generation_config.json"):
             if (adapter.directory / name).is_file():
                 shutil.copyfile(adapter.directory / name, directory / name)
 
@@ -133,20 +139,15 @@ def _merge(
 
 def _merge_own(base: Base, adapter: lora.Adapter, target: Path, layout: Literal["codeshell", "starcoder2"]) -> None:
     """The merged model of a base of codeshell, whose files may be of several kinds: by the reader of all of them."""
-    model = checkpoints_model(base)
+    from codeshell.model import CodeShellForCausalLM
+
+    model = CodeShellForCausalLM.from_pretrained(base.directory)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     _check_names(adapter, set(tensors), base)
     for name in adapter.factors:
         weight = tensors[name]
         tensors[name] = _added(weight, adapter, name)
     checkpoints.save(tensors, model.config, target, layout)
-
-
-def checkpoints_model(base: Base) -> Any:
-    """The model of a base of codeshell in the dtype of its files."""
-    from codeshell.model import CodeShellForCausalLM
-
-    return CodeShellForCausalLM.from_pretrained(base.directory)
 
 
 def _merge_files(base: Base, adapter: lora.Adapter, target: Path) -> None:
@@ -212,11 +213,12 @@ def _save_foreign(target: Path, model: Any, base: Base) -> None:
     tensors = {
         name: parameter.detach().to("cpu", dtype) for name, parameter in inner.named_parameters(remove_duplicate=False)
     }
-    inner.save_pretrained(target, state_dict=tensors)
+    with foreign.quiet():
+        inner.save_pretrained(target, state_dict=tensors)
     # Its config says what it was computed in; the files say what they hold.
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    config = read_json(target / "config.json")
     config["dtype" if "dtype" in config else "torch_dtype"] = str(dtype).removeprefix("torch.")
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(target / "config.json", config)
 
 
 def _dtype(base: Base) -> torch.dtype:
@@ -230,20 +232,26 @@ def _dtype(base: Base) -> torch.dtype:
     return torch.float32
 
 
-def _complete(target: Path, base: Base) -> None:
+def _complete(target: Path, base: Base, names: Sequence[str] = _COMPANIONS) -> None:
     """Put the base's tokenizer and generation settings beside the weights, in the place of what is written there."""
-    for name in _COMPANIONS:
+    for name in names:
         if (base.directory / name).is_file():
             shutil.copyfile(base.directory / name, target / name)
 
 
-def _save_template(target: Path, base: Base, tokenizer: Tokenizer, name: str) -> None:
-    """Write the chat template that the conversations were written with."""
-    from codeshell.tokenizer.chat import ChatTemplate
-
-    template = ChatTemplate.load(base.directory, tokenizer, name)
-    if template is not None:
-        template.save(target)
+def _speak(target: Path, tokens: Path) -> None:
+    """Put the template of the conversations beside the weights, and let what ends an answer end a generation, too."""
+    template = tokens / TEMPLATE
+    if template.is_file():
+        shutil.copyfile(template, target / TEMPLATE)
+    file = target / "generation_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    ends = settings.get("eos_token_id")
+    before = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    stops = read_json(tokens / "stats.json").get("conversations", {}).get("template", {}).get("stop_ids", [])
+    if set(stops) - set(before):
+        settings["eos_token_id"] = [*before, *sorted(set(stops) - set(before))]
+        write_json(file, settings)
 
 
 @contextmanager
