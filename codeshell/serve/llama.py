@@ -136,7 +136,7 @@ def _settings(fields: Fields, served: Served, number: int) -> Settings:
         top_p=fields.number("top_p", 1.0, 0.0, 1.0, above=True),
         min_p=fields.number("min_p", 0.0, 0.0, 1.0),
         repeat_penalty=repeat,
-        repeat_last=served.context if last == -1 else last,
+        repeat_last=last,
         presence_penalty=fields.number("presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
         seed=read_seed(fields, "seed", number),

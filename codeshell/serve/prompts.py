@@ -137,7 +137,9 @@ class Prompts:
         if isinstance(piece.prompt, Chat):
             # Special tokens end every answer, by their ids; their names may stand in a text.
             ends = [end for end in self.chat.stop if end not in self.tokenizer.specials]
-            settings = replace(settings, stop=tuple(dict.fromkeys([*settings.stop, *ends])))
+            settings = replace(
+                settings, stop=tuple(dict.fromkeys([*settings.stop, *ends])), stop_ids=tuple(self.chat.stop_ids)
+            )
         room = min(settings.max_new_tokens, self.context - len(ids))
         return Prepared(piece, ids, replace(settings, max_new_tokens=room))
 

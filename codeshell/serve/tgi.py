@@ -59,7 +59,7 @@ def _order(body: dict[str, Any], served: Served, number: int, *, stream: bool) -
         top_p=fields.number("top_p", 1.0, 0.0, 1.0, above=True),
         repeat_penalty=fields.number("repetition_penalty", 1.0, 0.0, 10.0, above=True),
         # TGI's looks at the whole text.
-        repeat_last=served.context,
+        repeat_last=-1,
         frequency_penalty=fields.number("frequency_penalty", 0.0, -2.0, 2.0),
         seed=read_seed(fields, "seed", number),
         stop=fields.texts("stop"),

@@ -64,6 +64,7 @@ class Letters:
     """A chat template for tests: `U:` and `A:` before each message, `system` as it is."""
 
     stop: tuple[str, ...] = ("\nU:",)
+    stop_ids: tuple[int, ...] = (TOKENIZER.eot,)
     text = "{{ messages }}"
 
     def prompt_ids(self, messages: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
