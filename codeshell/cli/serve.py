@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 
+from codeshell.cli.weights import add_weights_option
 from codeshell.errors import UserError
 
 HELP = "serve a model to editors: the requests of llama.vim, llama.vscode, Continue, Tabby, OpenAI's clients"
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-unknown-fields", action="store_true", help="let unknown fields of requests pass, for newer plug-ins"
     )
-    parser.set_defaults(weights="auto")
+    add_weights_option(parser)
     parser.epilog = "example: codeshell serve runs/demo/model   (then open http://127.0.0.1:8012/)"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from codeshell.errors import UserError
-from codeshell.model import CodeShellForCausalLM
 from codeshell.model.infill import trained_order
+from codeshell.model.loading import load
 from codeshell.model.session import Session
 from codeshell.serve.app import Service
 from codeshell.serve.prompts import Prompts
@@ -27,7 +27,7 @@ def load_service(directory: Path, options: Options) -> Service:
 
         torch.set_num_threads(options.threads)
     tokenizer = Tokenizer.load(directory)
-    model = CodeShellForCausalLM.from_pretrained(directory)
+    model = load(directory, options.weights)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"{directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has {model.config.vocab_size} "
