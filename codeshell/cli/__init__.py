@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 COMMANDS = (
-    "run", "train", "finetune", "complete", "eval", "tokenizer", "model", "dedup", "lm", "quality", "explain",
+    "run", "train", "finetune", "complete", "serve", "eval", "tokenizer", "model", "dedup", "lm", "quality", "explain",
     "report", "bench", "info",
 )  # fmt: skip
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
