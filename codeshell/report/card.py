@@ -34,7 +34,7 @@ LANGUAGES = 30
 """Rows of the table of languages."""
 
 TOKENS_PER_PARAMETER = 20
-"""Tokens a parameter at which a training of a given cost is about best (Hoffmann et al. 2022, arXiv 2203.15556)."""
+"""Tokens per parameter at which a training of a given cost is about best (Hoffmann et al. 2022, arXiv 2203.15556)."""
 
 _LICENCES = {
     "{stdlib}": "PSF-2.0: Python's standard library",
@@ -306,7 +306,7 @@ def _training(stats: Statistics, recipe: dict[str, Any]) -> list[str]:
         f"and at {plain(train.get('final_valid_loss'))} on the validation split "
         f"({plain(train.get('final_valid_bits_per_byte'))} bits per byte);",
         f"{count(train.get('skipped_updates') or 0)} updates were skipped.",
-        f"Training took {_flops(train)} FLOP, counted as 6 N + 12 L d T a token.",
+        f"Training took {_flops(train)} FLOP, counted as 6 N + 12 L d T per token.",
     ]
     if train.get("failure"):
         parts.append(f"**The training failed: {escape(train['failure'])}.**")
@@ -358,7 +358,7 @@ def _limits(stats: Statistics, recipe: dict[str, Any], licence: str) -> list[str
     if parameters and tokens and not _base(recipe):
         each = tokens / parameters
         few = f", where about {TOKENS_PER_PARAMETER} are the rule" if each < TOKENS_PER_PARAMETER else ""
-        limits.append(f"It has seen {plain(float(f'{each:.2g}'))} tokens a parameter{few}.")
+        limits.append(f"It has seen {plain(float(f'{each:.2g}'))} tokens per parameter{few}.")
         if parameters < 1e8:
             limits.append(
                 "It is far smaller than the models that people use for completion: what it writes often has the look "

@@ -1,8 +1,8 @@
 """Figure 2 of a run as one SVG file: what the report of CodeShell shows of its training, for any run.
 
-Three parts below one another: the loss of training and validation over the tokens trained on, with the phases behind
-them; the learning rate over the same tokens; and the loss by position in the context, before and after each change of
-its length (of the evaluation, if it has measured that). The file needs no script and no other file. It has a text
+Three parts below one another: the loss of training and validation over the tokens trained on, with the phases shaded;
+the learning rate over the same tokens; and the loss by position in the context, before and after each change of its
+length (of the evaluation, if it has measured that). The file needs no script and no other file. It has a text
 alternative, and follows the reader's light or dark scheme.
 """
 

@@ -140,7 +140,7 @@ def _at(log: Log, x: float) -> str:
 
 
 def loss_chart(log: Log) -> Chart | None:
-    """The loss of training and of validation, the phases behind them; None where no step has a loss."""
+    """The loss of training and of validation, with the phases as bands; None where no step has a loss."""
     if not log.loss:
         return None
     # The loss of an update that was not made says nothing about the curve: it is marked, and left out of the mean.
