@@ -19,10 +19,13 @@ from codeshell.engine.arrow import leave_out_pandas
 from codeshell.engine.files import lock, make_directory, read_json, write_json, write_text
 from codeshell.environment import environment
 from codeshell.errors import UserError, say
-from codeshell.recipe import Recipe, to_toml, to_tree
+from codeshell.recipe import Recipe, changed, describe, flatten, load, to_toml, to_tree
 from codeshell.report import ablation as page
 from codeshell.tokenizer import Tokenizer
 from codeshell.train.launch import refuse_several
+
+SHARED = ("seed", "collect", "score", "rules", "near_dedup", "split", "tokenizer")
+"""Sections of the recipe that the shared stages read."""
 
 FORMAT = 1
 """Version of `ablation.json`."""
@@ -48,11 +51,12 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0) -> None:
     make_directory(directory)
     with lock(directory):
         leave_out_pandas()
-        write_text(directory / "recipe.toml", to_toml(recipe))
+        _same_corpus(recipe, directory)
         shared = pool.prepare(recipe, directory, workers)
         todo = plan.trainings(recipe)
         # All of them, before one is done: a setting that changed must not be found after hours.
         done = {one: training.accept(recipe, directory, one, shared) for one in todo}
+        write_text(directory / "recipe.toml", to_toml(recipe))
         found = pool.held_out_sets(recipe, directory)
         corpus = selection.Pool.of(directory / "shared")
         evaluation = Evaluation(recipe, found, Tokenizer.load(directory / "shared" / "tokenizer"))
@@ -64,6 +68,20 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0) -> None:
                     _write(recipe, directory, [result for result in done.values() if result is not None])
         _write(recipe, directory, [result for result in done.values() if result is not None])
     say(f"ablate: {len(todo)} trainings; {directory / 'ablation.html'}")
+
+
+def _same_corpus(recipe: Recipe, directory: Path) -> None:
+    """Refuse another corpus for trainings that are there, before the shared stages are done again for it."""
+    recorded = directory / "recipe.toml"
+    if not recorded.exists() or not any((directory / "arms").glob("*/*/settings.json")):
+        return
+    was, now = (flatten(to_tree(one)) for one in (load(recorded), recipe))
+    keys = [key for key in changed(was, now) if key.partition(".")[0] in SHARED]
+    if keys:
+        raise UserError(
+            f"{directory}: {describe(keys, was, now)}; its arms were made of another corpus, so choose another output "
+            "directory, or delete this one"
+        )
 
 
 def _write(recipe: Recipe, directory: Path, results: list[dict[str, Any]]) -> None:

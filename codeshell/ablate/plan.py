@@ -70,10 +70,14 @@ def arm_recipe(recipe: Recipe, arm: str) -> Recipe:
 
 
 def training_recipe(recipe: Recipe, training: Training) -> Recipe:
-    """The settings of one training. A checkpoint at each point stays until it is evaluated."""
-    steps = points(recipe)
+    """The settings of one training. Every checkpoint stays until the points are evaluated: one that an interruption
+    makes must not push out that of a point."""
     train = msgspec.structs.replace(
-        recipe.train, checkpoint_every=steps[0], keep_checkpoints=len(steps), valid_every=0, tensorboard=False
+        recipe.train,
+        checkpoint_every=points(recipe)[0],
+        keep_checkpoints=recipe.train.steps,
+        valid_every=0,
+        tensorboard=False,
     )
     name = f"{recipe.name}, {training.arm}, seed {training.seed}"
     return msgspec.structs.replace(arm_recipe(recipe, training.arm), seed=training.seed, train=train, name=name)

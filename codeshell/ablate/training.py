@@ -77,6 +77,8 @@ def run(
     steps = plan.points(recipe)
     for number, step in enumerate(steps):
         checkpoint = step_directory(home / "train" / "checkpoints", step)
+        if not checkpoint.is_dir():
+            raise UserError(f"{checkpoint}: no such checkpoint to evaluate; delete {home} and run again")
         kept = home / "points" / f"step-{step}"
         name = f"{training.arm}, seed {training.seed}, step {step}"
         generate = (len(steps) - 1 - number) % recipe.ablate.generate_every == 0

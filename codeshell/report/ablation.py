@@ -10,6 +10,7 @@ from typing import Any
 from codeshell.report import ablation_figure, format, page
 from codeshell.report.ablation_figure import flat, is_share, title_of
 
+NONE = (None, None)
 REPOSITORIES = 8
 """Repositories of each arm that the page names."""
 
@@ -60,7 +61,7 @@ def _number(value: float | None, key: str, signed: bool = False) -> str:
     return f"{100 * value:{sign}.1f} %" if is_share(key) else f"{value:{sign}.3f}"
 
 
-def _between(low: float | None, high: float | None, key: str) -> str:
+def _between(low: float | None, high: float | None, *, key: str) -> str:
     if low is None or high is None:
         return format.MISSING
     return f"{_number(low, key, True)} to {_number(high, key, True)}"
@@ -103,8 +104,8 @@ def _table(summary: dict[str, Any], key: str) -> dict[str, Any]:
         if difference is not None:
             row |= {
                 "difference": _number(difference["mean"], key, True),
-                "over_seeds": _between(difference["low"], difference["high"], key),
-                "over_files": _between(*difference["files"], key) if "files" in difference else format.MISSING,
+                "over_seeds": _between(difference["low"], difference["high"], key=key),
+                "over_files": _between(*difference.get("files", NONE), key=key),
                 "sure": "yes" if difference["clear"] else "no",
                 "reached": summary["reached"].get(key, {}).get(arm),
             }
@@ -136,10 +137,14 @@ def _arms(summary: dict[str, Any]) -> list[dict[str, Any]]:
             "through": selection["pool"]["after_limits"]["tokens"] / whole if whole else 0.0,
             "repositories": ", ".join(
                 f"{name} {tokens / max(selection['tokens'], 1):.0%}"
-                for name, tokens in list(selection["repositories"].items())[:REPOSITORIES]
+                for name, tokens in sorted(selection["repositories"].items(), key=_largest)[:REPOSITORIES]
             ),
         }
     return list(found.values())
+
+
+def _largest(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
 
 
 def _settings(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -129,7 +129,7 @@ def ids(tokens: Path) -> list[str]:
 def test_ranks_decide_what_an_arm_has(finished: Path) -> None:
     """The mean length of the lines of the arm `short` is below that of the corpus."""
     shared = finished / "shared"
-    lengths = {}
+    lengths: dict[str, float] = {}
     for path in sorted((shared / "collect").glob("scores-*.parquet")):
         table = read_table(path, ["id", "mean_line_length"])
         lengths |= dict(zip(table["id"].to_pylist(), table["mean_line_length"].to_pylist(), strict=True))
@@ -211,6 +211,8 @@ def test_a_killed_ablation_gives_the_same_results(corpus: Path, forked: Runs, fi
         (["--set", "train.lr=0.5"], "made with other settings (train.lr was 0.0003, is 0.5); delete"),
         (["--set", "ablate.tokens=2000"], "made with other settings (ablate.tokens was 6000, is 2000)"),
         (["--set", "ablate.arms.short.weights={lines=1.0}"], "made with other settings (select.weights was"),
+        (["--set", "tokenizer.base_vocab_size=400"], "base_vocab_size was 300, is 400; its arms were made of another"),
+        (["--set", "seed=8"], "seed was 7, is 8; its arms were made of another corpus"),
         (["--set", "ablate.points=3"], "train.steps 8 is not a multiple of ablate.points 3"),
         (["--workers", "-1"], "--workers -1"),
         (["--input", ""], 'codeshell: error: --input "": empty'),

@@ -46,6 +46,12 @@ def test_an_arm_differs_in_its_selection_alone() -> None:
     assert plan.shared_recipe(recipe()).select == Recipe().select
 
 
+def test_no_checkpoint_of_a_point_is_pushed_out() -> None:
+    """A training that is interrupted after each step saves as many checkpoints, and the trainer keeps the newest."""
+    train = plan.training_recipe(recipe(train={"keep_checkpoints": 1}), plan.Training("long", 6)).train
+    assert (train.checkpoint_every, train.keep_checkpoints) == (4, 12)
+
+
 def test_what_decides_a_result_is_recorded() -> None:
     this = plan.record(recipe(), plan.Training("long", 6), {"tokens": "a"})
     others = [
