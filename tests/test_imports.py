@@ -26,7 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("codeshell", "_C", "errors", "randomness"),
     ("extension", "gpus", "recipe_text", "values"),
     ("recipe_keys",),
-    ("recipe_finetune",),
+    ("recipe_ablate", "recipe_finetune"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),
@@ -45,6 +45,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # Faces. The pipeline is the main job: it runs every stage and writes the report at the end.
     ("export", "report", "serve"),
     ("pipeline",),
+    ("ablate",),
     ("cli",),
     ("__main__",),
 )
