@@ -46,9 +46,9 @@ from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 
 __all__ = [
-    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules", "Score",
-    "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load", "marks",
-    "to_toml", "to_tree",
+    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
+    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
+    "marks", "to_toml", "to_tree",
 ]  # fmt: skip
 
 
