@@ -172,9 +172,7 @@ def notes(statistics: dict[str, Any]) -> list[str]:
     cut = statistics["cut"]
     parts = [f"{count:,} of {statistics['read']:,} left out ({name})" for name, count in lost.items()]
     if cut["conversations"]:
-        parts.append(
-            f"{cut['conversations']:,} cut after an answer to fit the context ({cut['answers']:,} answers lost)"
-        )
+        parts.append(f"{cut['conversations']:,} cut to fit the context ({cut['answers']:,} answers lost)")
     if cut["questions"]:
         parts.append(f"{cut['questions']:,} questions without an answer cut off")
     return ["conversations: " + "; ".join(parts)] if parts else []

@@ -24,10 +24,10 @@ from codeshell.errors import UserError
 MOST_SOURCE = 1 << 18
 """Characters of a template; the longest of a known model has 20,000."""
 
-MOST_WORK = 200_000
+MOST_WORK = 100_000
 """Turns of loops and calls in one rendering; a known template takes about five for each message."""
 
-MOST_TEXT = 1 << 26
+MOST_TEXT = 1 << 25
 """Characters that a rendering, or a string on the way, may have."""
 
 BEGIN, END = "generation_begins", "generation_ends"
@@ -39,7 +39,7 @@ _BUDGET = "work left"
 _FILTERS = frozenset(
     {"abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "int", "items", "join", "last"}
     | {"length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe"}
-    | {"select", "selectattr", "sort", "string", "sum", "title", "tojson", "trim", "unique", "upper", "wordcount"}
+    | {"select", "selectattr", "sort", "string", "title", "tojson", "trim", "unique", "upper", "wordcount"}
 )
 """Left out are those that pad, such as `center` and `format`."""
 
@@ -98,6 +98,11 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 args = (_check_join(args[0], text), *args[1:])
         return _small(super().call(context, function, *args, **kwargs))
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Refuse `format` of a string, which reads attributes and pads."""
+        if isinstance(getattr(value, "__self__", None), str) and value.__name__ in ("format", "format_map"):
+            raise TooMuchError(f"it calls {value.__name__} of a string, which is left out")
+
 
 def _spend(context: jinja2.runtime.Context, amount: int) -> None:
     left = context.resolve(_BUDGET)
@@ -112,7 +117,31 @@ def _small(value: Any) -> Any:
         raise TooMuchError(f"it writes more than {MOST_TEXT:,} characters")
     if isinstance(value, int) and abs(value) > 1 << 64:
         raise TooMuchError("it computes with numbers beyond 64 bits")
+    if isinstance(value, list | tuple) and len(value) > MOST_WORK:
+        raise TooMuchError(f"it makes a list of more than {MOST_WORK:,} values")
     return value
+
+
+def _shallow(value: Any) -> Any:
+    """A value that is about to be written, if it holds a sensible number of others: ten lists can hold 2^10."""
+    if isinstance(value, str):
+        return _small(value)
+    waiting, seen, size = [value], 0, 0
+    while waiting:
+        one = waiting.pop()
+        seen += 1
+        size += len(one) if isinstance(one, str) else 0
+        if seen > MOST_WORK or size > MOST_WORK * 10:
+            raise TooMuchError(f"it writes a list of more than {MOST_WORK:,} values, or of long ones")
+        if isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set):
+            waiting += one
+    return _small(value)
+
+
+def _string(value: Any) -> str:
+    return str(_shallow(value))
 
 
 @jinja2.pass_context
@@ -132,7 +161,7 @@ def _joined(values: list[Any]) -> str:
     """The texts of all values in one: jinja2's `~`."""
     if sum(len(value) for value in values if isinstance(value, str)) > MOST_TEXT:
         raise TooMuchError(f"it writes more than {MOST_TEXT:,} characters")
-    return "".join(map(str, values))
+    return "".join(map(_string, values))
 
 
 def _check_replacement(text: str, old: object = "", new: object = "", *_: object) -> None:
@@ -143,7 +172,7 @@ def _check_replacement(text: str, old: object = "", new: object = "", *_: object
 
 def _check_join(values: Any, between: str) -> list[str]:
     """The texts to join, where the result is not too long."""
-    texts = [str(value) for value in values]
+    texts = [_string(value) for value in values]
     if sum(map(len, texts)) + len(texts) * len(between) > MOST_TEXT:
         raise TooMuchError(f"it writes more than {MOST_TEXT:,} characters")
     return texts
@@ -174,7 +203,9 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **others: Any) -> str:
     """JSON without jinja2's escapes for HTML, as transformers gives it to templates."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=None if indent is None else min(indent, 16), **others)
+    return json.dumps(
+        _shallow(value), ensure_ascii=ensure_ascii, indent=None if indent is None else min(indent, 16), **others
+    )
 
 
 def _refuse(message: object) -> None:
@@ -182,9 +213,11 @@ def _refuse(message: object) -> None:
 
 
 def _environment() -> _Environment:
-    made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    made = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"], finalize=_shallow
+    )
     made.filters = {name: _checked(one) for name, one in made.filters.items() if name in _FILTERS}
-    made.filters |= {"tojson": _to_json, "replace": _replace, "join": _join}
+    made.filters |= {"tojson": _to_json, "replace": _replace, "join": _join, "string": _string}
     made.filters |= {"turns_of_a_loop": _turns, "joined_texts": _joined}
     known = {name: made.globals[name] for name in ("range", "dict", "namespace", "cycler", "joiner")}
     made.globals = known | {"raise_exception": _refuse}
@@ -293,7 +326,7 @@ def _without_concatenation(tree: jinja2.nodes.Template) -> jinja2.nodes.Template
 def _replaced(value: Any) -> Any:
     if not isinstance(value, jinja2.nodes.Concat):
         return value
-    return _filter(jinja2.nodes.List(value.nodes, "load", lineno=value.lineno), "joined_texts")
+    return _filter(jinja2.nodes.List(value.nodes, lineno=value.lineno), "joined_texts")
 
 
 def _line(error: BaseException) -> str:
