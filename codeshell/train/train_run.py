@@ -101,6 +101,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
         isolated=isolated,
+        fim_lines=train.fim_lines,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
