@@ -6,7 +6,7 @@
 
 An arm is a list of settings on top of recipes/demo.toml. The first one, `before`, is the recipe of 2026-11-29; each of
 the next changes one thing of the arm above it, and `now` is the recipe as it is. Arms in a table of their own (`--try
-NAME:key=value,key=value`) change `now`.
+NAME:key=value;key=value`) change `now`.
 
 Equal time is equal CPU time of training. The CPU time of a step is measured first, arm by arm in turns, so that a
 change of the machine's speed affects all; the number of steps of each arm is the budget divided by the median. The
@@ -92,7 +92,7 @@ CHANGES: dict[str, list[str]] = {
 }
 """Each changes the arm above it."""
 
-ROUNDS, STEPS_OF_A_ROUND = 5, 8
+STEPS_OF_A_ROUND = 4
 SCORED_BYTES = 400_000
 
 
@@ -105,7 +105,7 @@ def arms(args: argparse.Namespace) -> dict[str, list[str]]:
     all_arms["now"] = []
     for item in args.tried:
         name, _, change = item.partition(":")
-        all_arms[name] = [f"{part}" for part in change.split(";") if part]
+        all_arms[name] = [part for part in change.split(";") if part]
     wanted = args.arms.split(",") if args.arms else list(all_arms)
     return {name: all_arms[name] for name in [*wanted, *(item.partition(":")[0] for item in args.tried)]}
 
@@ -146,11 +146,11 @@ def step_of(recipe: Recipe, directory: Path) -> Any:
     return step
 
 
-def step_times(chosen: dict[str, list[str]], directory: Path) -> dict[str, float]:
+def step_times(chosen: dict[str, list[str]], directory: Path, rounds: int) -> dict[str, float]:
     """Median CPU seconds of a step, arm by arm in turns."""
     steps = {name: step_of(load(settings), directory) for name, settings in chosen.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for name, step in steps.items():
             begin = time.process_time()
             for _ in range(STEPS_OF_A_ROUND):
@@ -211,13 +211,14 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="part of the time of the recipe of 2026-11-29")
     parser.add_argument("--arms", default="", help="names, by commas; all without it")
     parser.add_argument("--try", dest="tried", action="append", default=[], metavar="NAME:key=value;key=value")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of the arms in which their steps are timed")
     parser.add_argument("--lines", type=int, default=400, help="masked lines")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_large_blocks()
     chosen = arms(args)
-    times = step_times({"before": BEFORE} | chosen, args.run)
+    times = step_times({"before": BEFORE} | chosen, args.run, args.rounds)
     budget = args.share * STEPS_BEFORE * times["before"]
     documents, masked, common = held_out(args.run, load([]).seed, args.lines)
     guesses = [exact(common.guess(one, "all"), one.line) for one in masked]

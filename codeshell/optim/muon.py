@@ -166,7 +166,7 @@ class Muon(AdamW):
         for p in params:
             look_ahead = _whole(self._look_ahead(p, momentum), p)
             mine = []
-            for block in look_ahead.split(list(group["blocks"]) or p.shape[0]):
+            for block in torch.split(look_ahead, list(group["blocks"]) or p.shape[0]):
                 shape = (block.shape[0], block.shape[1])
                 waiting = maps.setdefault(shape, [])
                 mine.append((shape, len(waiting)))
@@ -224,7 +224,7 @@ def _rows(whole: Tensor, p: Tensor) -> Tensor:
 
 
 def muon_groups(
-    model: nn.Module, weight_decay: float, blocks: Mapping[nn.Parameter, Sequence[int]] | None = None
+    model: nn.Module, weight_decay: float, blocks: Mapping[Tensor, Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
     """The groups of `Muon` for a model: hidden matrices; other matrices with weight decay; biases and norms without it.
 
