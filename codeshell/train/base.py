@@ -121,6 +121,11 @@ def check(recipe: Recipe, base: Base, tokenizer: Tokenizer) -> None:
         _ = tokenizer.fim_prefix  # raises, with the families that are known
     if recipe.finetune.method == "lora":
         require("peft", "finetune.method lora")
+        if train.optimizer != "adamw":
+            raise UserError(
+                f"train.optimizer {train.optimizer}: the factors of LoRA are trained with AdamW alone, because Muon "
+                "makes a whole matrix's update orthogonal and not a factor's; set train.optimizer = adamw"
+            )
         if train.weights != "fp32":
             raise UserError(
                 f"train.weights {train.weights}: the factors of LoRA are few and stay fp32, and the frozen weights are "

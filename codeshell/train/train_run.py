@@ -108,6 +108,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         spm_rate=train.spm_rate,
         isolated=isolated,
         begin=begin,
+        fim_lines=train.fim_lines,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
