@@ -2,7 +2,7 @@
 
 python examples/finetune_answers.py MODEL
 
-MODEL is a model of codeshell in a directory. Only the answers and their ends count in the loss. Without MODEL a tiny one
+MODEL is a directory with a model of codeshell. Only the answers and their ends count in the loss. Without it a tiny one
 learns the conversations of answers.jsonl by heart, which shows that it is taught, not that it can program.
 """
 
@@ -21,6 +21,7 @@ from codeshell.tokenizer.train import train
 
 ANSWERS = Path(__file__).with_name("answers.jsonl")
 RUN = Path("runs/answers")
+PHASES = [{"share": 1.0, "context": 256}]
 QUESTION = "Write a function that says whether a number is even."
 
 
@@ -41,8 +42,7 @@ def main() -> None:
     tree = {
         "finetune": {"base": str(base), "instructions": [str(ANSWERS)], "template": "plain", "epochs": 60.0},
         "split": {"valid": 0.0},
-        "train": {"batch_tokens": 1024, "phases": [{"share": 1.0, "context": 256}], "lr": 5e-3, "warmup_steps": 5}
-        | {"threads": 1},
+        "train": {"batch_tokens": 1024, "phases": PHASES, "lr": 5e-3, "warmup_steps": 5, "threads": 1},
     }
     pipeline.run(recipe.from_tree(tree, "finetune_answers.py"), RUN, until="train")
     counts = json.loads((RUN / "tokens" / "instructions.json").read_text())["train"]
