@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codeshell.cli import judging_options
+from codeshell.cli.weights import add_weights_option
 
 if TYPE_CHECKING:
     from codeshell.evaluate.corpus import Corpus
@@ -35,6 +36,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put <|endoftext|> before every document, for models trained on documents that see one another",
     )
+    add_weights_option(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="chooses the samples (default: the run's seed, or 0)")
 
 
@@ -114,7 +116,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
     from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
 
-    loaded = models.load(where, args.tokenizer, ours=documents)
+    loaded = models.load(where, args.tokenizer, ours=documents, weights=args.weights)
     if args.context is not None and args.context > loaded.context:
         raise UserError(f"--context {args.context}: the model has {loaded.context} positions; give that or fewer")
     trained = loaded.context if run is None else min(loaded.context, longest_context(recipe.train))
@@ -131,6 +133,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         before=loaded.before,
         execution=how,
         origin=loaded.origin,
+        weights=args.weights,
     )
 
 

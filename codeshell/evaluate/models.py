@@ -36,19 +36,20 @@ class Loaded:
     origin: dict[str, Any]
 
 
-def load(name: str, tokenizer: str | None = None, *, ours: bool = False) -> Loaded:
+def load(name: str, tokenizer: str | None = None, *, ours: bool = False, weights: str = "auto") -> Loaded:
     """The model of a directory, or of a name on the hub (`OWNER/NAME`).
 
     Args:
         name: a directory with config.json, weights in safetensors and a tokenizer.
         tokenizer: another tokenizer for a model of codeshell.
         ours: it must be one that codeshell's own model reads, because a task scores text with it.
+        weights: how they are held, one of `codeshell.model.loading.WEIGHTS`; a model of transformers takes "auto".
 
     Raises:
         UserError: there is no such model, it cannot be loaded, or the tokenizer is not its own.
     """
     if on_hub(name) and not ours:
-        return _other(name)
+        return _other(name, weights)
     directory = check_model_directory(name)
     if not ours and not is_codeshell(directory):
         if tokenizer is not None:
@@ -56,18 +57,22 @@ def load(name: str, tokenizer: str | None = None, *, ours: bool = False) -> Load
                 f"--tokenizer {tokenizer}: only models of codeshell take another tokenizer; put the tokenizer's files "
                 f"into {name}"
             )
-        return _other(name)
+        return _other(name, weights)
     from codeshell.evaluate.subject import load_model
     from codeshell.tokenizer import Tokenizer
 
     found = Tokenizer.load(tokenizer or directory)
-    model = load_model(directory)
+    model = load_model(directory, weights)
     if found.vocab_size > model.config.vocab_size:
         raise UserError(
             f"{tokenizer or directory}: a tokenizer of {found.vocab_size} tokens, but the model has "
             f"{model.config.vocab_size} rows; give the model's own tokenizer"
         )
-    return Loaded(model, found, model.config.n_positions, None, _named(name, directory))
+    origin = _named(name, directory)
+    # Named where it was asked for: other weights are another model.
+    if weights != "auto":
+        origin["weights"] = weights
+    return Loaded(model, found, model.config.n_positions, None, origin)
 
 
 def is_codeshell(directory: Path) -> bool:
@@ -82,7 +87,12 @@ def is_codeshell(directory: Path) -> bool:
     return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
 
 
-def _other(name: str) -> Loaded:
+def _other(name: str, weights: str) -> Loaded:
+    if weights != "auto":
+        raise UserError(
+            f"--weights {weights}: {name} is a model of transformers, which keeps its own weights; only models of "
+            "codeshell take this option"
+        )
     from codeshell.evaluate import transformers_model
 
     model, tokenizer, context = transformers_model.load(name)

@@ -68,6 +68,7 @@ class Subject:
         execution: how functional tasks run.
         origin: what names the model in results: its path or name, and a hash.
         base: the directory of the model that training began with; None where its weights were drawn.
+        weights: how its weights are held; those of phase ends are held alike.
     """
 
     model: Any
@@ -83,6 +84,7 @@ class Subject:
     execution: Execution = field(default_factory=Execution)
     origin: Mapping[str, Any] = field(default_factory=dict)
     base: Path | None = None
+    weights: str = "auto"
 
     @property
     def before_text(self) -> list[int]:
@@ -111,7 +113,8 @@ class Subject:
         It takes as much memory as the model, so it is made anew each time and not kept for later tasks.
         """
         # Counted before the twin is made.
-        size = sum(parameter.numel() for parameter in self.model.parameters())
+        own = getattr(self.model, "num_parameters", None)
+        size = own() if own else sum(parameter.numel() for parameter in self.model.parameters())
         if size > UNTRAINED_PARAMETERS:
             return None
         return untrained(self.model, self.seed) if self.base is None else load_any(self.base)
@@ -211,7 +214,7 @@ class Subject:
         Raises:
             NotRunError: the model's loss is not finite.
         """
-        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
+        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint, self.weights), sequences)
         _check_finite(nats, "" if checkpoint is None else f" of {checkpoint.name}")
         return nats
 
@@ -277,14 +280,14 @@ def load_any(directory: Path) -> Any:
     return transformers_model.load(str(directory))[0]
 
 
-def load_model(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: in the type it was saved in on a GPU with bf16 products, else in
-    fp32."""
-    from codeshell.model import CodeShellForCausalLM
+def load_model(directory: Path, weights: str = "auto") -> Any:
+    """The model of a directory, ready to evaluate, with weights as `codeshell.model.loading` has them; `auto` is
+    the type it was saved in on a GPU with bf16 products, else fp32."""
+    from codeshell.model.loading import load
     from codeshell.model.precision import multiplies_bf16
 
     # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
     as_saved = cuda and multiplies_bf16(torch.device("cuda"))
-    model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if as_saved else torch.float32)
-    return model.to("cuda" if cuda else "cpu").eval()
+    device = "cuda" if cuda else "cpu"
+    return load(directory, weights, device=device, auto=None if as_saved else torch.float32)
