@@ -26,11 +26,10 @@ QUESTION = "Write a function that says whether a number is even."
 
 
 def small_model(directory: Path) -> Path:
-    """A model of 150,000 parameters, drawn at random, with a tokenizer of the answers."""
+    """A model of 130,000 parameters, drawn at random, with a tokenizer of the answers."""
     tokenizer = train([ANSWERS.read_text(encoding="utf-8").splitlines()], 512)
     torch.manual_seed(0)
-    rows = tokenizer.padded_vocab_size
-    shape = CodeShellConfig(vocab_size=rows, n_layer=2, n_embd=64, n_head=4, num_query_groups=2, n_positions=256)
+    shape = CodeShellConfig(vocab_size=tokenizer.padded_vocab_size, n_layer=2, n_embd=64, n_head=4, num_query_groups=2)
     CodeShellForCausalLM(shape).save_pretrained(directory)
     tokenizer.save(directory)
     return directory
