@@ -100,7 +100,8 @@ def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
     """A linear layer for `reading`."""
     if is_plain(module) and module.weight.dtype == dtype:
         return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
-    return reading.Linear(None, None, module)
+    # A quantised layer has an entry without checks.
+    return reading.Linear(None, None, getattr(module, "rows", module))
 
 
 @dataclass
