@@ -29,10 +29,12 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from codeshell import ops
+from codeshell.errors import UserError
 from codeshell.model import checkpoints, generation, reading
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.layout import Sequences, arrange
+from codeshell.model.quantized import QuantizedLinear
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
 
@@ -100,8 +102,10 @@ def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
     """A linear layer for `reading`."""
     if is_plain(module) and module.weight.dtype == dtype:
         return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
-    # A quantised layer has an entry without checks.
-    return reading.Linear(None, None, getattr(module, "rows", module))
+    # Without the checks of a call.
+    if _is_own(module, QuantizedLinear):
+        return reading.Linear(None, None, module.rows)
+    return reading.Linear(None, None, module)
 
 
 @dataclass
@@ -330,6 +334,8 @@ class CodeShellForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.rotary = RotaryTables(config)
+        self.quantized_weights = 0
+        """Weights that are int8 (see `codeshell.model.quantized`), a tied head counted once."""
         # On the meta device there is nothing to draw; `from_pretrained` fills the model.
         if not self.transformer.wte.weight.is_meta:
             self.reset_parameters()
@@ -360,15 +366,16 @@ class CodeShellForCausalLM(nn.Module):
 
     def num_parameters(self) -> int:
         """Weights of the model, the tied head counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return self.quantized_weights + sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.wte.weight.device
+        return self.transformer.ln_f.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.wte.weight.dtype
+        """That of activations and of the cache; int8 weights have fp32 ones."""
+        return self.transformer.ln_f.weight.dtype
 
     def forward(
         self,
@@ -536,6 +543,8 @@ class CodeShellForCausalLM(nn.Module):
         self, directory: str | Path, layout: Literal["codeshell", "starcoder2"] = "codeshell", **settings: Any
     ) -> None:
         """Write config and weights; see `codeshell.model.checkpoints.save`."""
+        if self.quantized_weights:
+            raise UserError(f"{directory}: int8 weights are not saved; save the model before it is quantised")
         tensors = {name: parameter.detach() for name, parameter in self.named_parameters()}
         checkpoints.save(tensors, self.config, directory, layout, **settings)
 
@@ -550,8 +559,8 @@ class CodeShellForCausalLM(nn.Module):
         hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
         loss = logits = None
         if has_targets:
-            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
+            loss = self._loss(hidden, input_ids.reshape(-1), reduction)
         if return_logits or (return_logits is None and not has_targets):
             seq = 1 if return_logits == "last" else input_ids.shape[1]
-            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
+            logits = linear(self.lm_head, hidden).view(0, seq, self.config.vocab_size)
         return ModelOutput(logits=logits, loss=loss)
