@@ -103,16 +103,14 @@ def _show_plan(settings: Recipe) -> None:
     Raises:
         UserError: the base is not one that is served, or it cannot fit; with the first remedy that does.
     """
+    from codeshell.errors import UserError
     from codeshell.tokenizer import Tokenizer
     from codeshell.train import base as bases
-    from codeshell.train.base_memory import plan_of_base
+    from codeshell.train.base_memory import plan_of_base, refusal_of_base
 
     base = bases.read(settings.finetune.base)
     bases.check(settings, base, Tokenizer.load(base.directory))
-    plan = plan_of_base(settings, base)
-    print("\n".join(plan.lines()), flush=True)
-    refusal = plan.refusal()
+    print("\n".join(plan_of_base(settings, base).lines()), flush=True)
+    refusal = refusal_of_base(settings, base)
     if refusal is not None:
-        from codeshell.errors import UserError
-
         raise UserError(refusal)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 import torch
 
 from codeshell.environment import usable_memory
@@ -18,7 +19,7 @@ from codeshell.model.precision import autocast
 from codeshell.recipe import Finetune, Recipe
 from codeshell.train import foreign, lora, parts, weights
 from codeshell.train.base import Base
-from codeshell.train.memory import Measured, Plan, Shape, plan, saved_by_block, shape_of
+from codeshell.train.memory import Measured, Plan, Shape, gigabytes, plan, saved_by_block, shape_of
 
 LENGTHS = (32, 96)
 """Tokens of the two passes."""
@@ -49,6 +50,20 @@ def plan_of_base(recipe: Recipe, base: Base) -> Plan:
     precision = weights.precision(recipe.train, device)
     shape = shape_of_base(recipe, base)
     return plan(shape, recipe.train, 1, memory, precision=precision, device=kind, in_place=in_place)
+
+
+def refusal_of_base(recipe: Recipe, base: Base) -> str | None:
+    """Why the base cannot be trained here, with the first remedy that helps; None where it can."""
+    refusal = plan_of_base(recipe, base).refusal()
+    if refusal is None or recipe.finetune.method == "lora":
+        return refusal
+    # Before other settings of [train]: it is what fits a model of this size into little memory.
+    adapted = msgspec.structs.replace(recipe.finetune, method="lora", rank=16)
+    train = msgspec.structs.replace(recipe.train, weights="fp32")
+    with_lora = plan_of_base(msgspec.structs.replace(recipe, finetune=adapted, train=train), base)
+    if with_lora.fits not in ("fits", "is tight"):
+        return refusal
+    return f"{refusal}; or --lora 16, which needs {gigabytes(with_lora.total)}"
 
 
 def _own(settings: Finetune, base: Base) -> Shape:
