@@ -1,4 +1,5 @@
-"""Take a model to llama.cpp: a GGUF of 8.5 bits per weight, what is in it, and how far its weights are from the model's.
+"""Take a model to llama.cpp: a GGUF of 8.5 bits per weight, what is in it, and how far its weights are from the
+model's.
 
 pip install 'codeshell[gguf]'
 python examples/export_gguf.py runs/demo/model demo.gguf
@@ -23,9 +24,9 @@ from codeshell.tokenizer.train import train
 
 def small_model(directory: Path) -> Path:
     tokenizer = train([[Path(__file__).read_text(encoding="utf-8")]], 400)
-    config = CodeShellConfig(vocab_size=tokenizer.padded_vocab_size, n_vocab_used=tokenizer.vocab_size, n_positions=256)
-    config.n_embd, config.n_layer, config.n_head, config.num_query_groups = 64, 2, 4, 2
-    config.bos_token_id = config.eos_token_id = tokenizer.eot
+    shape = {"n_positions": 256, "n_embd": 64, "n_layer": 2, "n_head": 4, "num_query_groups": 2}
+    ids = {"bos_token_id": tokenizer.eot, "eos_token_id": tokenizer.eot, "n_vocab_used": tokenizer.vocab_size}
+    config = CodeShellConfig(vocab_size=tokenizer.padded_vocab_size, **shape, **ids)
     CodeShellForCausalLM(config).save_pretrained(directory)
     tokenizer.save(directory)
     return directory
