@@ -25,6 +25,7 @@ import msgspec
 import tomli_w
 
 from codeshell.errors import UserError, say
+from codeshell.recipe_ablate import Ablate
 from codeshell.recipe_finetune import Finetune
 from codeshell.recipe_keys import (
     Change,
@@ -45,10 +46,10 @@ from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 
 __all__ = [
-    *("Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules"),
-    *("Score", "Select", "Settings", "Split", "Tokenizer", "Train"),
-    *("changed", "describe", "flatten", "from_tree", "load", "marks", "to_toml", "to_tree"),
-]
+    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
+    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
+    "marks", "to_toml", "to_tree",
+]  # fmt: skip
 
 
 class Collect(Settings, frozen=True, kw_only=True):
@@ -336,6 +337,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     train: Train = Train()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    ablate: Ablate = Ablate()
 
 
 class Renamed(NamedTuple):
@@ -442,11 +444,19 @@ def _check(recipe: Recipe) -> None:
             "key/value head serves the same number of query heads"
         )
     _check_precision(recipe.train)
+    if not recipe.finetune.base:
+        for key in ("instructions", "epochs"):
+            if getattr(recipe.finetune, key):
+                raise UserError(f"finetune.{key}: there is no finetune.base, whose training it is about; name a model")
+        if recipe.finetune.method == "lora":
+            raise UserError("finetune.method lora: there is no finetune.base to adapt; name a model, or train `full`")
+    arms(recipe)
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"train.phases: the shares add up to {total:g}; make them add up to 1")
     for phase in recipe.train.phases:
-        if phase.context > recipe.model.n_positions:
+        # A base has a length of its own, which is known where the base is read.
+        if phase.context > recipe.model.n_positions and not recipe.finetune.base:
             raise UserError(
                 f"train.phases: context {phase.context} is beyond model.n_positions "
                 f"{recipe.model.n_positions}; raise n_positions or shorten the context"
@@ -456,6 +466,17 @@ def _check(recipe: Recipe) -> None:
                 f"train.batch_tokens {recipe.train.batch_tokens} is not a multiple of the context "
                 f"{phase.context}; a batch holds whole sequences"
             )
+
+
+def arms(recipe: Recipe) -> dict[str, Select]:
+    """What each arm of `[ablate]` selects, by name; a `UserError` names a key that `[select]` does not have."""
+    found = {}
+    for name, keys in recipe.ablate.arms.items():
+        try:
+            found[name] = msgspec.convert(keys, Select, strict=True)
+        except msgspec.ValidationError as error:
+            raise UserError(f"ablate.arms.{name}: {explain(str(error), Select)}") from None
+    return found
 
 
 def _check_precision(train: Train) -> None:
