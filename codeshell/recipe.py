@@ -228,9 +228,8 @@ class Train(Settings, frozen=True, kw_only=True):
     """`muon`: the updates of the blocks' matrices are orthogonalised (codeshell/optim/muon.py); AdamW has the rest."""
     lr: Redo[Rate] = 3e-4
     matrix_lr: Redo[Rate] = 0.0
-    """With `optimizer = "muon"`: the peak for the blocks' matrices; 0 means that of `lr`."""
     momentum: Redo[Part] = 0.95
-    """With `optimizer = "muon"`: the decay of the matrices' momentum."""
+    """With `muon`, of the blocks' matrices: the peak rate, where 0 means `lr`, and the decay of the momentum."""
     decay: Redo[Literal["cosine", "linear"]] = "cosine"
     decay_share: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 1.0
     """The last part of the steps after the warm-up, in which the rate falls by `decay`; before it, it is constant."""
