@@ -61,7 +61,8 @@ def main(args: argparse.Namespace) -> int:
     key = args.api_key if args.api_key is not None else os.environ.get(KEY, "")
     check(args, key)
     try:
-        from codeshell.serve.server import Options, run
+        from codeshell.serve.options import Options
+        from codeshell.serve.server import run
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn", "h11"):
             raise

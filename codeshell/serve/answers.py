@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -19,30 +18,12 @@ from starlette.types import Receive, Scope, Send
 from codeshell.model.session import Chunk
 from codeshell.serve.errors import RequestError
 from codeshell.serve.prompts import Prompts
+from codeshell.serve.replies import Json, dumps
 from codeshell.serve.style import Order, Result
 from codeshell.serve.worker import Job, Worker
 
 SLOW_READER = 30.0
 """Seconds that a client may take for an event."""
-
-
-class Json(Response):
-    """An object as JSON, in UTF-8."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return dumps(content).encode()
-
-
-def dumps(value: Any) -> str:
-    """Compact JSON, which cannot break a line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def refusal(error: RequestError) -> Json:
-    """The answer to a request that is not answered."""
-    return Json(error.body(), status_code=error.status, headers=error.headers)
 
 
 async def answer(request: Request, order: Order, prompts: Prompts, worker: Worker) -> Response:

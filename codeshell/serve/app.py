@@ -19,11 +19,12 @@ from starlette.routing import Route
 from codeshell import __version__
 from codeshell.errors import say
 from codeshell.serve import chat, llama, openai, tgi
-from codeshell.serve.answers import Json, answer, refusal
+from codeshell.serve.answers import answer
 from codeshell.serve.errors import RequestError
 from codeshell.serve.fields import parse
 from codeshell.serve.guard import Access, Guard, read_body
 from codeshell.serve.prompts import Prompts
+from codeshell.serve.replies import Json, refusal
 from codeshell.serve.style import Numbers, Order, Served
 from codeshell.serve.worker import Generates, Worker
 

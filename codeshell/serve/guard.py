@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from codeshell.serve.answers import refusal
 from codeshell.serve.errors import RequestError
+from codeshell.serve.replies import refusal
 
 MOST_BODY = 8 << 20
 """Bytes of a request."""

@@ -9,8 +9,8 @@ from codeshell.model.infill import trained_order
 from codeshell.model.loading import load
 from codeshell.model.session import Session
 from codeshell.serve.app import Service
+from codeshell.serve.options import Options, default_name
 from codeshell.serve.prompts import Prompts
-from codeshell.serve.server import Options, default_name
 from codeshell.serve.style import Served
 from codeshell.tokenizer import Tokenizer
 from codeshell.tokenizer.chat import ChatTemplate
