@@ -9,56 +9,47 @@ begun. The stages' keys (codeshell/pipeline.py) and the check of a checkpoint (c
 derived from these marks, so the two cannot disagree.
 """
 
+# Structs copy their defaults, which ruff does not know of a base that is imported.
+# ruff: noqa: RUF012
+
 from __future__ import annotations
 
-import enum
 import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import tomli_w
 
 from codeshell.errors import UserError, say
+from codeshell.recipe_ablate import Ablate
+from codeshell.recipe_finetune import Finetune
+from codeshell.recipe_keys import (
+    Change,
+    Count,
+    Part,
+    Positive,
+    Rate,
+    Redo,
+    Refuse,
+    Resume,
+    Seed,
+    Settings,
+    Share,
+    Tokens,
+    Width,
+)
 from codeshell.recipe_text import apply_override, explain, parse_toml, put
-from codeshell.values import LARGEST, from_plain, to_plain
+from codeshell.values import from_plain, to_plain
 
-# The upper limits are far beyond any use. They keep sums and products of settings within 64 bits and within float32.
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-Seed = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
-Width = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
-"""A dimension of the model."""
-Tokens = Annotated[int, msgspec.Meta(ge=1, le=2**32)]
-"""Tokens of a sequence or a batch."""
-Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-Part = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
-Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1e30)]
-
-
-class Change(enum.Enum):
-    """What another value of a key means to a run that has begun."""
-
-    RESUME = "resume"
-    """What is done stays done, and what has begun continues with the new value."""
-    REDO = "redo"
-    """The stages that read the key are done again from their beginning, and so are those after them. A trained model
-    is moved aside, not deleted. `codeshell train`, which does one stage alone, refuses."""
-    REFUSE = "refuse"
-    """Once the stage that reads the key is done, another value is an error: nothing of the run would remain."""
-
-
-T = TypeVar("T")
-Resume = Annotated[T, Change.RESUME]
-Redo = Annotated[T, Change.REDO]
-Refuse = Annotated[T, Change.REFUSE]
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every section: immutable, keyword only, unknown keys refused."""
+__all__ = [
+    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
+    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
+    "marks", "to_toml", "to_tree",
+]  # fmt: skip
 
 
 class Collect(Settings, frozen=True, kw_only=True):
@@ -233,9 +224,18 @@ class Train(Settings, frozen=True, kw_only=True):
     micro_batch_tokens: Resume[Annotated[int, msgspec.Meta(ge=0, le=2**32)]] = 0
     """Tokens of one forward pass; 0 means the whole batch. Gradients accumulate over batch / micro-batch."""
     phases: Redo[tuple[Phase, ...]] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
+    optimizer: Redo[Literal["adamw", "muon"]] = "adamw"
+    """`muon`: the updates of the blocks' matrices are orthogonalised (codeshell/optim/muon.py); AdamW has the rest."""
     lr: Redo[Rate] = 3e-4
+    matrix_lr: Redo[Rate] = 0.0
+    """With `optimizer = "muon"`: the peak for the blocks' matrices; 0 means that of `lr`."""
+    momentum: Redo[Part] = 0.95
+    """With `optimizer = "muon"`: the decay of the matrices' momentum."""
+    decay: Redo[Literal["cosine", "linear"]] = "cosine"
+    decay_share: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 1.0
+    """The last part of the steps after the warm-up, in which the rate falls by `decay`; before it, it is constant."""
     min_lr_ratio: Redo[Share] = 0.1
-    """The cosine ends at this part of `lr`."""
+    """The decay ends at this part of `lr`."""
     warmup_steps: Redo[Annotated[int, msgspec.Meta(ge=0, le=2**31)]] = 1000
     beta1: Redo[Part] = 0.9
     beta2: Redo[Part] = 0.95
@@ -270,6 +270,8 @@ class Train(Settings, frozen=True, kw_only=True):
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5
     """The part of those that is written suffix-prefix-middle; the rest is prefix-suffix-middle."""
+    fim_lines: Redo[Share] = 0.0
+    """The part of those whose middle is whole lines, mostly one; that of the rest begins and ends anywhere."""
     document_attention: Redo[Literal["isolated", "all"]] = "isolated"
     """`isolated`: packed documents do not attend to one another."""
     valid_every: Resume[Count] = 500
@@ -333,7 +335,9 @@ class Recipe(Settings, frozen=True, kw_only=True):
     tokenizer: Tokenizer = Tokenizer()
     model: Model = Model()
     train: Train = Train()
+    finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    ablate: Ablate = Ablate()
 
 
 class Renamed(NamedTuple):
@@ -440,11 +444,19 @@ def _check(recipe: Recipe) -> None:
             "key/value head serves the same number of query heads"
         )
     _check_precision(recipe.train)
+    if not recipe.finetune.base:
+        for key in ("instructions", "epochs"):
+            if getattr(recipe.finetune, key):
+                raise UserError(f"finetune.{key}: there is no finetune.base, whose training it is about; name a model")
+        if recipe.finetune.method == "lora":
+            raise UserError("finetune.method lora: there is no finetune.base to adapt; name a model, or train `full`")
+    arms(recipe)
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"train.phases: the shares add up to {total:g}; make them add up to 1")
     for phase in recipe.train.phases:
-        if phase.context > recipe.model.n_positions:
+        # A base has a length of its own, which is known where the base is read.
+        if phase.context > recipe.model.n_positions and not recipe.finetune.base:
             raise UserError(
                 f"train.phases: context {phase.context} is beyond model.n_positions "
                 f"{recipe.model.n_positions}; raise n_positions or shorten the context"
@@ -456,6 +468,17 @@ def _check(recipe: Recipe) -> None:
             )
 
 
+def arms(recipe: Recipe) -> dict[str, Select]:
+    """What each arm of `[ablate]` selects, by name; a `UserError` names a key that `[select]` does not have."""
+    found = {}
+    for name, keys in recipe.ablate.arms.items():
+        try:
+            found[name] = msgspec.convert(keys, Select, strict=True)
+        except msgspec.ValidationError as error:
+            raise UserError(f"ablate.arms.{name}: {explain(str(error), Select)}") from None
+    return found
+
+
 def _check_precision(train: Train) -> None:
     """Raise a `UserError` for bf16 weights or gathered copies with products in fp32."""
     for key, value in (("weights", train.weights), ("gather", train.gather)):
@@ -464,6 +487,11 @@ def _check_precision(train: Train) -> None:
                 f"train.{key} {value} does not go with train.precision fp32: what was rounded to bf16 gains nothing "
                 f"from fp32 products; set train.precision = bf16 or auto, or train.{key} = fp32"
             )
+    if train.optimizer == "muon" and train.weights != "fp32":
+        raise UserError(
+            f"train.optimizer muon does not go with train.weights {train.weights}: it updates fp32 weights alone; "
+            "leave out train.weights, or set train.optimizer = adamw"
+        )
     if train.weights != "fp32" and train.gather != "fp32":
         raise UserError(
             f"train.gather bf16 is for fp32 weights; those of train.weights {train.weights} are gathered in bf16 "

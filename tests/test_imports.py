@@ -25,6 +25,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("architectures", "versions"),
     ("codeshell", "_C", "errors", "randomness"),
     ("extension", "gpus", "recipe_text", "values"),
+    ("recipe_keys",),
+    ("recipe_ablate", "recipe_finetune"),
     ("environment", "recipe", "registry"),
     ("engine",),
     ("documents",),
@@ -41,8 +43,9 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("kernels",),
     # Faces. The pipeline is the main job: it runs every stage and writes the report at the end.
-    ("report", "serve"),
+    ("export", "report", "serve"),
     ("pipeline",),
+    ("ablate",),
     ("cli",),
     ("__main__",),
 )

@@ -92,6 +92,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
     Documents are looked for only where a task asks about them.
     """
+    from codeshell.engine import hub
     from codeshell.engine.downloads import check_model_directory
     from codeshell.errors import UserError
     from codeshell.evaluate import models
@@ -103,7 +104,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         more = " and --corpus FILES" if documents else ""
         raise UserError(f"eval: nothing to evaluate; give a run directory, or -m MODEL{more}")
     where = args.model or str(Path(str(run)) / "model")
-    if documents or not models.on_hub(where):
+    if documents or not hub.on_hub(where):
         check_model_directory(where)
     if args.context is not None and args.context < 1:
         raise UserError(f"--context {args.context}: give 1 token or more")
@@ -138,13 +139,13 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
 def _run(args: argparse.Namespace) -> Path | None:
     """The directory of the run, if there is one."""
+    from codeshell.engine import hub
     from codeshell.errors import UserError
-    from codeshell.evaluate import models
 
     if not args.run:
         return None
     if not Path(args.run).is_dir():
-        hint = f"; a model is given by -m {args.run}" if models.on_hub(args.run) else ""
+        hint = f"; a model is given by -m {args.run}" if hub.on_hub(args.run) else ""
         raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made{hint}")
     return Path(args.run)
 

@@ -53,16 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from codeshell import pipeline, recipe
     from codeshell.engine import MAX_WORKERS
-    from codeshell.engine.files import user_path
     from codeshell.errors import UserError
 
-    values: dict[str, Any] = {}
-    if args.input:
-        if "" in args.input:
-            raise UserError('--input "": empty; name what to read (a shell variable may not be set)')
-        # `src/` and `src` are one folder, and a run that resumes must see one input. A URL stays as it is: as a path,
-        # it would be `https:/...`.
-        values["collect.inputs"] = [item if "://" in item else str(user_path(item)) for item in args.input]
+    values = read_inputs(args.input)
     # Values, not text of TOML: a pattern may hold any character.
     for name in ("include", "exclude"):
         if getattr(args, name):
@@ -76,6 +69,22 @@ def main(args: argparse.Namespace) -> int:
     settings = recipe.load(args.recipe, args.set, values)
     pipeline.run(settings, output_directory(args), workers=args.workers, until=args.until, refresh=args.refresh)
     return 0
+
+
+def read_inputs(given: list[str]) -> dict[str, Any]:
+    """The recipe's `collect.inputs` that `--input` gives, as values for `recipe.load`; empty where it gives none.
+
+    Raises:
+        UserError: one of them is empty.
+    """
+    from codeshell.engine.files import user_path
+    from codeshell.errors import UserError
+
+    if "" in given:
+        raise UserError('--input "": empty; name what to read (a shell variable may not be set)')
+    # `src/` and `src` are one folder, and a run that resumes must see one input. A URL stays as it is: as a path, it
+    # would be `https:/...`.
+    return {"collect.inputs": [item if "://" in item else str(user_path(item)) for item in given]} if given else {}
 
 
 def output_directory(args: argparse.Namespace) -> Path:

@@ -6,22 +6,15 @@ All of them come with the same few methods (see `transformers_model`), so a task
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codeshell.engine import hub
 from codeshell.engine.downloads import check_model_directory, read_downloaded_json
+from codeshell.engine.hub import on_hub
 from codeshell.errors import UserError
-from codeshell.randomness import below, draw
-
-SAMPLED_BLOCKS = 64
-"""Blocks of each file of weights that `fingerprint` reads."""
-
-BLOCK = 4096
-"""Bytes of a block: a page of the file system."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +75,6 @@ def load(name: str, tokenizer: str | None = None, *, ours: bool = False, weights
     return Loaded(model, found, model.config.n_positions, None, origin)
 
 
-def on_hub(name: str) -> bool:
-    """Whether a name can only be one on the hub: there is no such path, and it has one slash."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
-
-
 def is_codeshell(directory: Path) -> bool:
     """Whether config.json of a model directory has the layout of CodeShell.
 
@@ -118,18 +106,5 @@ def _named(name: str, directory: Path) -> dict[str, Any]:
 
 
 def fingerprint(directory: Path) -> str:
-    """A hash that tells models apart: of config.json, and of the sizes and 64 blocks of each file of weights.
-
-    The blocks are chosen by hash. Training changes all weights, so two checkpoints differ in them, and 15 GB need not
-    be read.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(json.dumps([path.name, size]).encode())
-        with open(path, "rb") as file:
-            for block in range(SAMPLED_BLOCKS):
-                file.seek(below(draw("fingerprint", path.name, block), max(1, size - BLOCK)))
-                digest.update(file.read(BLOCK))
-    digest.update((directory / "config.json").read_bytes())
-    return digest.hexdigest()
+    """A hash that tells models apart: of config.json, and of the weights (`codeshell.engine.hub.fingerprint`)."""
+    return hashlib.sha256(hub.fingerprint(directory).encode() + (directory / "config.json").read_bytes()).hexdigest()
