@@ -46,9 +46,9 @@ from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 
 __all__ = [
-    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules", "Score",
-    "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load", "marks",
-    "to_toml", "to_tree",
+    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
+    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
+    "marks", "to_toml", "to_tree",
 ]  # fmt: skip
 
 
@@ -224,9 +224,18 @@ class Train(Settings, frozen=True, kw_only=True):
     micro_batch_tokens: Resume[Annotated[int, msgspec.Meta(ge=0, le=2**32)]] = 0
     """Tokens of one forward pass; 0 means the whole batch. Gradients accumulate over batch / micro-batch."""
     phases: Redo[tuple[Phase, ...]] = (Phase(share=0.9, context=2048), Phase(share=0.1, context=8192))
+    optimizer: Redo[Literal["adamw", "muon"]] = "adamw"
+    """`muon`: the updates of the blocks' matrices are orthogonalised (codeshell/optim/muon.py); AdamW has the rest."""
     lr: Redo[Rate] = 3e-4
+    matrix_lr: Redo[Rate] = 0.0
+    """With `optimizer = "muon"`: the peak for the blocks' matrices; 0 means that of `lr`."""
+    momentum: Redo[Part] = 0.95
+    """With `optimizer = "muon"`: the decay of the matrices' momentum."""
+    decay: Redo[Literal["cosine", "linear"]] = "cosine"
+    decay_share: Redo[Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]] = 1.0
+    """The last part of the steps after the warm-up, in which the rate falls by `decay`; before it, it is constant."""
     min_lr_ratio: Redo[Share] = 0.1
-    """The cosine ends at this part of `lr`."""
+    """The decay ends at this part of `lr`."""
     warmup_steps: Redo[Annotated[int, msgspec.Meta(ge=0, le=2**31)]] = 1000
     beta1: Redo[Part] = 0.9
     beta2: Redo[Part] = 0.95
@@ -261,6 +270,8 @@ class Train(Settings, frozen=True, kw_only=True):
     """Documents rearranged for fill-in-the-middle."""
     spm_rate: Redo[Share] = 0.5
     """The part of those that is written suffix-prefix-middle; the rest is prefix-suffix-middle."""
+    fim_lines: Redo[Share] = 0.0
+    """The part of those whose middle is whole lines, mostly one; that of the rest begins and ends anywhere."""
     document_attention: Redo[Literal["isolated", "all"]] = "isolated"
     """`isolated`: packed documents do not attend to one another."""
     valid_every: Resume[Count] = 500
@@ -476,6 +487,11 @@ def _check_precision(train: Train) -> None:
                 f"train.{key} {value} does not go with train.precision fp32: what was rounded to bf16 gains nothing "
                 f"from fp32 products; set train.precision = bf16 or auto, or train.{key} = fp32"
             )
+    if train.optimizer == "muon" and train.weights != "fp32":
+        raise UserError(
+            f"train.optimizer muon does not go with train.weights {train.weights}: it updates fp32 weights alone; "
+            "leave out train.weights, or set train.optimizer = adamw"
+        )
     if train.weights != "fp32" and train.gather != "fp32":
         raise UserError(
             f"train.gather bf16 is for fp32 weights; those of train.weights {train.weights} are gathered in bf16 "

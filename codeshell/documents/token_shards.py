@@ -406,7 +406,7 @@ class TokenShard:
         return int(self._mapped()[3][self._check(index)])
 
     def trained(self, index: int) -> npt.NDArray[np.bool_] | None:
-        """Of each token of one document whether a model learns it, (tokens,); None where it learns all of them."""
+        """Whether a model learns each token of one document, (tokens,); None where it learns all of them."""
         if not self.masked:
             return None
         size = len(self.document(index))
@@ -489,7 +489,7 @@ class TokenCorpus:
         return shard.document_bytes(local)
 
     def trained(self, index: int) -> npt.NDArray[np.bool_] | None:
-        """Of each token of one document whether a model learns it, (tokens,); None where it learns all of them."""
+        """Whether a model learns each token of one document, (tokens,); None where it learns all of them."""
         shard, local = self._find(index)
         return shard.trained(local)
 

@@ -95,6 +95,8 @@ class Decoder:
         self._scale = network.head_dim**-0.5
         self.token_bytes = 2 * len(network.layers) * network.kv_heads * network.head_dim * network.dtype.itemsize
         """Of the keys and values of a token."""
+        half_or_single = network.dtype in (torch.float32, torch.bfloat16)
+        self._has_kernel = half_or_single and network.head_dim % 16 == 0 and network.head_dim <= 256
         # What baddbmm adds nothing of.
         self._nothing = torch.zeros((), dtype=network.dtype)
 
@@ -120,25 +122,27 @@ class Decoder:
         new_values = values[:, :, begin:end].transpose(1, 2).unbind(0)
         seen_keys = keys[:, :, :end].transpose(2, 3).unbind(0)
         seen_values = values[:, :, :end].unbind(0)
-        # Query i of the new tokens does not see those after it: (N, N), to be added to the last scores.
-        later = None
-        if count > 1:
-            later = torch.full((count, count), -torch.inf, dtype=net.dtype).triu_(1)
         x = net.embed(torch.tensor(tokens))
-        width = x.shape[-1]
-        group = net.heads // net.kv_heads
         # (H, N, K), so that the queries of a key/value head follow one another.
         queries = x.new_empty((net.heads, count, net.head_dim))
-        turned, grouped = queries.transpose(0, 1), queries.view(net.kv_heads, group * count, net.head_dim)
+        turned, group = queries.transpose(0, 1), net.heads // net.kv_heads
+        grouped = queries.view(net.kv_heads, group * count, net.head_dim)
+        # Query i of the new tokens does not see those after it: (N, N), to be added to the last scores.
+        later = None
+        in_kernel = count >= FEWEST and self._has_kernel
+        if count > 1 and not in_kernel:
+            later = torch.full((count, count), -torch.inf, dtype=net.dtype).triu_(1)
 
         def attend(layer: int, qkv: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             _rotate(turned, new_keys[layer], new_values[layer], qkv, bias, net, cos, sin, None, begin)
+            if in_kernel:
+                # Many queries: the kernel leaves out what they do not see. It takes (1, N, H, K) and (1, S, G, K).
+                given = turned, seen_keys[layer].permute(2, 0, 1), seen_values[layer].transpose(0, 1)
+                return ops.attention(*(part.unsqueeze(0) for part in given)).view(count, -1)
             scores = torch.baddbmm(self._nothing, grouped, seen_keys[layer], beta=0, alpha=self._scale)
             if later is not None:
                 scores.view(net.kv_heads, group, count, end)[..., begin:].add_(later)
             mixed = torch.bmm(scores.softmax(-1), seen_values[layer])  # (G, M N, K)
-            if count == 1:
-                return mixed.view(1, width)
             return mixed.view(net.heads, count, net.head_dim).transpose(0, 1).reshape(count, -1)
 
         hidden = self._blocks(x, attend, check)

@@ -128,7 +128,7 @@ def _legend(colors: dict[str, int], baseline: str) -> Markup:
             )
         )
         x += 46 + round(7.4 * len(label))
-    note = "left: mean over seeds, each seed faint; right: arm minus baseline by seed, mean and 95 % interval"
+    note = "Over training tokens. Left: mean, and each seed faint. Right: arm minus baseline by seed, 95 % interval."
     parts.append(Markup('<text class="soft" x="14" y="48">{}</text>').format(note))
     return Markup().join(parts)
 
@@ -149,7 +149,7 @@ def _frame(panel: _Panel, title: str, percent: bool) -> Markup:
         parts.append(Markup('<text class="soft end" x="{}" y="{:.1f}">{}</text>').format(panel.left - 6, y + 4, label))
     for tick in nice_ticks(0, panel.tokens, 4):
         if tick <= panel.tokens:
-            label = f"{tick / 1e6:g} M" if panel.tokens >= 1e5 else f"{tick:g}"
+            label = f"{tick / 1e6:g} M" if panel.tokens >= 1e5 and tick else f"{tick:g}"
             parts.append(
                 Markup('<text class="soft middle" x="{:.1f}" y="{}">{}</text>').format(
                     panel.x(tick), panel.top + PANEL_HEIGHT + 18, label
@@ -170,6 +170,8 @@ def _curves(summary: dict[str, Any], key: str, colors: dict[str, int], top: int)
             line = [(point["tokens"], point["values"][seed]) for point in points if seed in point["values"]]
             parts.append(_line(panel, line, f"seed a{colors[arm]}"))
         parts.append(_line(panel, [(point["tokens"], point["mean"]) for point in points], f"mean a{colors[arm]}"))
+        # A metric that is measured once would have no line.
+        parts += [_dot(panel.x(point["tokens"]), panel.y(point["mean"]), 2.5, f"a{colors[arm]}") for point in points]
     return Markup().join(parts)
 
 
@@ -178,6 +180,10 @@ def _line(panel: _Panel, points: Sequence[tuple[float, float]], kind: str) -> Ma
         return Markup()
     path = "M" + "L".join(f"{panel.x(x):.1f} {panel.y(y):.1f}" for x, y in points)
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
+
+
+def _dot(x: float, y: float, radius: float, kind: str) -> Markup:
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"/>').format(kind, x, y, radius)
 
 
 def _differences(summary: dict[str, Any], key: str, colors: dict[str, int], top: int) -> Markup:
@@ -203,13 +209,6 @@ def _differences(summary: dict[str, Any], key: str, colors: dict[str, int], top:
                         color, x, panel.y(point["low"]), x, panel.y(point["high"])
                     )
                 )
-            for value in point["values"].values():
-                parts.append(
-                    Markup('<circle class="seed a{}" cx="{:.1f}" cy="{:.1f}" r="1.5"/>').format(
-                        color, x, panel.y(value)
-                    )
-                )
-            parts.append(
-                Markup('<circle class="a{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(color, x, panel.y(point["mean"]))
-            )
+            parts += [_dot(x, panel.y(value), 1.5, f"seed a{color}") for value in point["values"].values()]
+            parts.append(_dot(x, panel.y(point["mean"]), 3, f"a{color}"))
     return Markup().join(parts)

@@ -8,7 +8,7 @@ own is ever run.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +24,9 @@ from codeshell.recipe import Recipe
 if TYPE_CHECKING:
     from codeshell.tokenizer import Tokenizer
 
-TUNED = ("full", "lora")
+SERVED = tuple(kind for kind in ARCHITECTURES if kind != "mixtral")
+"""Types of transformers that are trained. Mixtral keeps the experts of a layer in one tensor, which LoRA does not reach
+and bf16 autocast does not round."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,10 @@ class Base:
     context: int
     vocabulary: int
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """A hash of its weights (`codeshell.engine.hub.fingerprint`)."""
-        return _hash(self.directory)
-
-
-@lru_cache(maxsize=4)
-def _hash(directory: Path) -> str:
-    return hub.fingerprint(directory)
+        return hub.fingerprint(self.directory)
 
 
 def read(name: str) -> Base:
@@ -71,10 +68,10 @@ def read(name: str) -> Base:
     if kind in MODEL_TYPES:
         config = CodeShellConfig.from_file(file)
         return Base(name, directory, "codeshell", str(kind), config.max_length, config.vocab_size)
-    if kind not in ARCHITECTURES:
+    if kind not in SERVED:
         raise UserError(
             f"{file}: model_type is {kind!r}, which is not served; fine-tuning knows CodeShell "
-            f"({', '.join(MODEL_TYPES)}) and, of transformers, {', '.join(ARCHITECTURES)}"
+            f"({', '.join(MODEL_TYPES)}) and, of transformers, {', '.join(SERVED)}"
         )
     require("transformers", f"a {kind} model")
     sizes = {}
@@ -124,6 +121,11 @@ def check(recipe: Recipe, base: Base, tokenizer: Tokenizer) -> None:
         _ = tokenizer.fim_prefix  # raises, with the families that are known
     if recipe.finetune.method == "lora":
         require("peft", "finetune.method lora")
+        if train.optimizer != "adamw":
+            raise UserError(
+                f"train.optimizer {train.optimizer}: the factors of LoRA are trained with AdamW alone, because Muon "
+                "makes a whole matrix's update orthogonal and not a factor's; set train.optimizer = adamw"
+            )
         if train.weights != "fp32":
             raise UserError(
                 f"train.weights {train.weights}: the factors of LoRA are few and stay fp32, and the frozen weights are "

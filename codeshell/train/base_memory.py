@@ -8,6 +8,8 @@ factors keep their own input.
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -25,16 +27,19 @@ LENGTHS = (32, 96)
 """Tokens of the two passes."""
 
 
-def shape_of_base(recipe: Recipe, base: Base) -> Shape:
+def shape_of_base(recipe: Recipe, base: Base, precision: Literal["fp32", "bf16"]) -> Shape:
     """The sizes of the model that is trained.
 
     Args:
         recipe: `finetune` is used.
         base: the model that training begins with.
+        precision: of the products.
     """
     if base.kind == "codeshell":
         return _own(recipe.finetune, base)
-    return _foreign(recipe.finetune, base)
+    # What decides them, so that the plan and the run measure once.
+    settings = Finetune(method=recipe.finetune.method, rank=recipe.finetune.rank, targets=recipe.finetune.targets)
+    return _foreign(settings, (base.directory / "config.json").read_text(encoding="utf-8"), precision)
 
 
 def plan_of_base(recipe: Recipe, base: Base) -> Plan:
@@ -48,7 +53,7 @@ def plan_of_base(recipe: Recipe, base: Base) -> Plan:
         kind, in_place = "cuda", devices.missing(device, devices.LOSS) is None
         memory = torch.cuda.get_device_properties(device).total_memory
     precision = weights.precision(recipe.train, device)
-    shape = shape_of_base(recipe, base)
+    shape = shape_of_base(recipe, base, precision)
     return plan(shape, recipe.train, 1, memory, precision=precision, device=kind, in_place=in_place)
 
 
@@ -86,48 +91,43 @@ def _own(settings: Finetune, base: Base) -> Shape:
     return shape._replace(measured=measured)
 
 
-def _foreign(settings: Finetune, base: Base) -> Shape:
-    """A model of transformers."""
-    one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+@lru_cache(maxsize=32)
+def _foreign(settings: Finetune, text: str, precision: Literal["fp32", "bf16"]) -> Shape:
+    """A model of transformers, by the text of its config.json."""
+    import transformers
+
+    values = json.loads(text)
+    kinds: Any = transformers.CONFIG_MAPPING
+    config = kinds[values["model_type"]].from_dict(values)
+    one, two = (_tiny(config, settings, layers) for layers in (1, 2))
     with foreign.weightless(one, two):
-        kept = {precision: _kept(one, two, precision) for precision in ("fp32", "bf16")}
-        frozen = {name for name, p in two.named_parameters() if "lora_" not in name}
-        sizes = [sum(p.numel() for n, p in m.named_parameters() if n in frozen) for m in (one, two)]
-        factors = [parts.trained(model) for model in (one, two)]
-    config = _config(base)
+        kept = _kept(one, two, precision)
+    sizes = [sum(p.numel() for n, p in m.named_parameters() if "lora_" not in n) for m in (one, two)]
+    factors = [parts.trained(model) for model in (one, two)]
     layers: int = config.num_hidden_layers
     block = sizes[1] - sizes[0]
     root = sizes[0] - block
     total = root + layers * block
     each = factors[1] - factors[0]
     trained = total if settings.method == "full" else factors[0] + (layers - 1) * each
-    products = sum(
-        p.numel() for n, p in two.inner.model.layers[1].named_parameters() if p.dim() > 1 and "lora_" not in n
-    )
-    width: int = config.hidden_size
-    dim = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    matrices = [p for n, p in two.blocks[1].named_parameters() if p.dim() > 1 and "lora_" not in n]
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Shape(
         layers,
-        width,
+        config.hidden_size,
         # A gated MLP has three matrices and as many wide tensors.
         config.intermediate_size * 3 // 2,
         config.vocab_size,
         config.num_attention_heads,
         2 * config.num_key_value_heads * dim,
         False,
-        Measured(block, products, root, total, trained, kept),
+        Measured(block, sum(p.numel() for p in matrices), root, total, trained, {precision: kept}),
     )
 
 
-def _config(base: Base) -> Any:
-    import transformers
-
-    return transformers.AutoConfig.from_pretrained(base.directory, local_files_only=True, trust_remote_code=False)
-
-
-def _tiny(base: Base, settings: Finetune, layers: int) -> foreign.ForeignModel:
-    """The base with so many blocks, and the factors of LoRA."""
-    model = foreign.ForeignModel(foreign.without_memory(base.directory, num_hidden_layers=layers), patched=False)
+def _tiny(config: Any, settings: Finetune, layers: int) -> foreign.ForeignModel:
+    """A model with so many blocks, and the factors of LoRA."""
+    model = foreign.ForeignModel(foreign.without_memory(config, layers), patched=False)
     if settings.method == "lora":
         lora.inject(model, settings)
     return model.train()

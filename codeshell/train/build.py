@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM, checkpoints
-from codeshell.optim import AdamW, parameter_groups
+from codeshell.model.modules import CodeShellAttention
+from codeshell.optim import AdamW, Muon, muon_groups, parameter_groups
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe, Train
 from codeshell.tokenizer import Tokenizer
@@ -40,15 +44,7 @@ def build(
     """
     group = group or Group.alone(device)
     model = _drawn(recipe, tokenizer, device, group) if base is None else _loaded(recipe, base, device, group)
-    train = recipe.train
-    optimizer = AdamW(
-        parameter_groups(model, train.weight_decay),
-        lr=train.lr,
-        betas=(train.beta1, train.beta2),
-        eps=train.eps,
-        **weights.optimizer_options(recipe),
-    )
-    return model, optimizer
+    return model, make_optimizer(recipe, model)
 
 
 def _drawn(recipe: Recipe, tokenizer: Tokenizer, device: torch.device, group: Group) -> CodeShellForCausalLM:
@@ -120,6 +116,29 @@ def _loaded_by_ranks(
     for name, parameter in model.named_parameters():
         place_rows(parameter, tensors[name])
     return model.train()
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> AdamW:
+    """The recipe's optimizer for the model's parameters.
+
+    A group may have `lr_scale`, which the trainer multiplies the schedule's rate by.
+    """
+    train = recipe.train
+    settings: dict[str, Any] = {"lr": train.lr, "betas": (train.beta1, train.beta2), "eps": train.eps}
+    if train.optimizer == "adamw":
+        groups = parameter_groups(model, train.weight_decay)
+        return AdamW(groups, **settings, **weights.optimizer_options(recipe))
+    # The projection of an attention layer holds three maps, those of the queries, of the keys and of the values.
+    blocks = {
+        layer.c_attn.weight: [count * layer.head_dim for count in (layer.heads, layer.kv_heads, layer.kv_heads)]
+        for layer in model.modules()
+        if isinstance(layer, CodeShellAttention) and isinstance(layer.c_attn, nn.Linear)
+    }
+    groups = muon_groups(model, train.weight_decay, blocks)
+    for group in groups:
+        if group.get("muon"):
+            group["lr_scale"] = train.matrix_lr / train.lr if train.matrix_lr and train.lr else 1.0
+    return Muon(groups, momentum=train.momentum, **settings)
 
 
 def _draw_as_when_made(model: CodeShellForCausalLM) -> None:

@@ -9,6 +9,7 @@ memory.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,9 +130,7 @@ def load(directory: Path, dtype: torch.dtype) -> ForeignModel:
     # Its errors are those of several libraries: a missing file, an unknown type, weights that do not fit.
     try:
         with quiet():
-            model, found = automatic.from_pretrained(
-                directory, dtype=dtype, output_loading_info=True, attn_implementation="sdpa", **options
-            )
+            model, found = automatic.from_pretrained(directory, dtype=dtype, output_loading_info=True, **options)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -161,19 +160,17 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def without_memory(directory: Path, **changes: Any) -> Any:
-    """The model of a directory with its shapes and without its weights (on the meta device), not patched."""
+def without_memory(config: Any, layers: int) -> Any:
+    """The model of a config, with so many layers and without weights (on the meta device), not patched."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    for name, value in changes.items():
-        setattr(config, name, value)
-    layers = config.num_hidden_layers
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = (list(config.layer_types) * layers)[:layers]
     automatic: Any = transformers.AutoModelForCausalLM
     with torch.device("meta"):
-        return automatic.from_config(config, attn_implementation="sdpa")
+        return automatic.from_config(config)
 
 
 @contextlib.contextmanager
@@ -201,19 +198,14 @@ def weightless(*models: torch.nn.Module) -> Iterator[None]:
 def work(model: Any) -> tuple[int, int, int]:
     """(layers, width of the queries, weights of the matrix products) of a model of transformers.
 
-    The embedding is looked up and not multiplied; a tied head is multiplied once. Of the experts of a layer, those that
-    a token takes count.
+    The embedding is looked up and not multiplied; a tied head is multiplied once.
     """
     config = model.config
     table = model.get_input_embeddings().weight
     head = model.get_output_embeddings().weight
     products = 0 if head is table else -table.numel()
     for name, parameter in model.named_parameters():
-        if "lora_" in name or parameter.dim() < 2:
-            continue
-        share = 1.0
-        if ".experts." in name:
-            share = config.num_experts_per_tok / config.num_local_experts
-        products += round(parameter.numel() * share)
+        if "lora_" not in name and parameter.dim() >= 2:
+            products += parameter.numel()
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return config.num_hidden_layers, config.num_attention_heads * dim, products

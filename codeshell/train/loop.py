@@ -175,7 +175,7 @@ class Trainer:
         if reason is None:
             # The rate is a function of the step, so there is no scheduler whose state would have to be saved.
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_scale", 1.0)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

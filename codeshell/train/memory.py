@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     Attributes:
         block, products, root, total: weights of the base, as `Shape` has them.
         trained: weights that have gradients: `total`, or those of the factors, which come on top.
-        kept: bytes that the backward pass of one block needs for each token, by precision.
+        kept: bytes that the backward pass of one block needs for each token, by the precision of the products.
     """
 
     block: int
@@ -408,12 +408,17 @@ def _states(shape: Shape, train: Train, sharers: int, operand: int) -> tuple[Ite
         "bf16-stochastic": (2, 2, 4, "two moments in bf16"),
     }[train.weights]
     share = math.ceil(shape.trained / sharers)
+    total = states * share
+    if train.optimizer == "muon":
+        # One moment for the matrices of the blocks, two for the rest.
+        note = "one moment of the matrices, two of the rest, in fp32"
+        total -= 4 * math.ceil(shape.layers * shape.products / sharers)
     of = "" if sharers == 1 else f", 1/{sharers}"
     dtype = "fp32" if each == 4 else "bf16"
     return (
         Item("weights", each * share, dtype + of),
         Item("gradients", gradient * share, dtype + of),
-        Item("optimizer", states * share, note + of),
+        Item("optimizer", total, note + of),
         Item("frozen weights", operand * shape.frozen, "bf16" if operand == 2 else "fp32"),
     )
 

@@ -56,7 +56,7 @@ class Lanes:
         corpus: the training documents.
         tokenizer: the one that encoded them.
         batch_tokens, contexts: the recipe's; they decide the number of lanes and the length of a part.
-        seed, fim_rate, spm_rate: the recipe's.
+        seed, fim_rate, spm_rate, fim_lines: the recipe's.
         isolated: pieces do not attend to one another; then nothing is predicted after `<|endoftext|>`.
         begin: a token that stands before each document, as some families have one; None for none. Conversations do not
             get it, because their template writes it.
@@ -74,13 +74,14 @@ class Lanes:
         spm_rate: float,
         isolated: bool,
         begin: int | None = None,
+        fim_lines: float = 0.0,
     ) -> None:
         self.begin = begin
         self.corpus, self.tokenizer, self.isolated = corpus, tokenizer, isolated
         # (vocab_size,): which ids are special tokens.
         self._special = np.zeros(tokenizer.vocab_size, np.bool_)
         self._special[list(tokenizer.specials.values())] = True
-        self.seed, self.fim_rate, self.spm_rate = seed, fim_rate, spm_rate
+        self.seed, self.fim_rate, self.spm_rate, self.fim_lines = seed, fim_rate, spm_rate, fim_lines
         self.part_tokens = PART_CONTEXTS * max(contexts)
 
         # Cut the documents into parts. Of each part (U,): its document, and which part of the document it is, from 0.
@@ -226,7 +227,13 @@ class Lanes:
                 used -= 1
                 continue
             plan = fim.rearrange(
-                text, seed=self.seed, epoch=epoch, doc_id=name, fim_rate=self.fim_rate, spm_rate=self.spm_rate
+                text,
+                seed=self.seed,
+                epoch=epoch,
+                doc_id=name,
+                fim_rate=self.fim_rate,
+                spm_rate=self.spm_rate,
+                fim_lines=self.fim_lines,
             )
             ids = fim.encode(plan, self.tokenizer)
             if len(ids) < room:

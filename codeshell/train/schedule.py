@@ -38,17 +38,22 @@ def stretch_of(train: Train, step: int) -> Stretch:
 
 
 def learning_rate(train: Train, step: int) -> float:
-    """Linear warm-up, then a cosine to `min_lr_ratio` of the peak at the last step (report, section 2.3.1).
+    """Linear warm-up, then constant, then a decay to `min_lr_ratio` of the peak at the last step.
+
+    The report's schedule (section 2.3.1) has no constant part, and decays by a cosine. With a constant part and a
+    linear decay to 0 it is the "warm-up, stable, decay" of Hu et al. 2024.
 
     Args:
         train: the recipe's section.
         step: from 1 to `train.steps`.
     """
     scale = stretch_of(train, step).lr_scale
-    # Both parts run over the steps of the whole run; a phase only scales them.
+    # All parts run over the steps of the whole run; a phase only scales them.
     if step <= train.warmup_steps:
         return train.lr * scale * step / train.warmup_steps
-    # From 0 at the end of the warm-up to 1 at the last step, where the cosine is 0.
-    progress = (step - train.warmup_steps) / max(train.steps - train.warmup_steps, 1)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return train.lr * scale * (train.min_lr_ratio + (1.0 - train.min_lr_ratio) * cosine)
+    # From 0 where the decay begins to 1 at the last step.
+    after = max(train.steps - train.warmup_steps, 1)
+    constant = after * (1.0 - train.decay_share)
+    progress = min(max(step - train.warmup_steps - constant, 0.0) / (after - constant), 1.0)
+    left = 0.5 * (1.0 + math.cos(math.pi * progress)) if train.decay == "cosine" else 1.0 - progress
+    return train.lr * scale * (train.min_lr_ratio + (1.0 - train.min_lr_ratio) * left)

@@ -108,10 +108,11 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         spm_rate=train.spm_rate,
         isolated=isolated,
         begin=begin,
+        fim_lines=train.fim_lines,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
-    shape = memory.shape_of(model_config(recipe, tokenizer)) if base is None else shape_of_base(recipe, base)
+    shape = memory.shape_of(model_config(recipe, tokenizer)) if base is None else shape_of_base(recipe, base, precision)
     memory.announce(recipe, shape, group, precision)
     group.mark("the drawing of the weights", PATIENCE)
     model, optimizer = build(recipe, tokenizer, device, group, base)

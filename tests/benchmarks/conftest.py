@@ -22,6 +22,7 @@ def _benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in (
         "harness",
         "timing",
+        "demo",
         "chart",
         "gpu_check",
         "rotary",

@@ -77,7 +77,7 @@ def test_equal_ids_of_any_text(theirs, ours, text: str) -> None:
 
 
 def test_every_character_is_cut_alike(theirs, ours) -> None:
-    """Each character of Unicode that is assigned, beside letters, digits, blanks and marks. What is a letter, a digit or
+    """Each assigned character of Unicode, beside letters, digits, blanks and marks. What is a letter, a digit or
     a blank is a table in llama.cpp and another one here."""
     import unicodedata
 

@@ -159,6 +159,7 @@ def ours(family: str) -> Tokenizer:
 
 def theirs(family: str, template: str) -> PreTrainedTokenizerFast:
     """transformers' tokenizer with a chat template."""
-    made = PreTrainedTokenizerFast(tokenizer_object=hub_tokenizers.library(tree(family)), **tokens(family))
+    kind: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = kind(tokenizer_object=hub_tokenizers.library(tree(family)), **tokens(family))
     made.chat_template = template
     return made

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_transformers
 from helpers.tiny_bases import base, tuning
 
 from codeshell.model import CodeShellConfig
@@ -39,7 +38,7 @@ def kept(model: torch.nn.Module, tokens: int) -> int:
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "starcoder2", "granite"])
 def test_a_block_keeps_what_is_planned(tmp_path, tokenizer, kind: str, method: str) -> None:
-    """From above, and by at most a third: the patched attention keeps less than the one that is measured."""
+    """From above, and by at most two fifths: the patched attention keeps less than the one that is measured."""
     found = {}
     for layers in (2, 3):
         changes = {"num_hidden_layers": layers}
@@ -50,12 +49,12 @@ def test_a_block_keeps_what_is_planned(tmp_path, tokenizer, kind: str, method: s
             lora.inject(model, recipe.finetune)
         found[layers] = kept(model, 96) - kept(model, 32)
     each = (found[3] - found[2]) / 64
-    shape = shape_of_base(recipe, bases.read(str(directory)))
-    assert each <= shape.measured.kept["fp32"] <= 1.34 * each
+    shape = shape_of_base(recipe, bases.read(str(directory)), "fp32")
+    assert each <= shape.measured.kept["fp32"] <= 1.4 * each
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("kind", [*tiny_transformers.KINDS, "codeshell"])
+@pytest.mark.parametrize("kind", [*bases.SERVED, "codeshell"])
 def test_weights_are_counted_without_reading_any(tmp_path, tokenizer, kind: str, method: str) -> None:
     directory = base(tmp_path / "base", tokenizer, kind)
     recipe = tuning(directory, method)
@@ -69,7 +68,7 @@ def test_weights_are_counted_without_reading_any(tmp_path, tokenizer, kind: str,
     if method == "lora":
         lora.inject(model, recipe.finetune)
     (directory / "model.safetensors").unlink()
-    shape = shape_of_base(recipe, bases.read(str(directory)))
+    shape = shape_of_base(recipe, bases.read(str(directory)), "fp32")
     assert (shape.total, shape.trained) == (total, parts.trained(model))
     assert shape.frozen == (total if method == "lora" else 0)
 

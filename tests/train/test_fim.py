@@ -73,6 +73,49 @@ def test_ids_of_both_orders(tokenizer):
     assert spm[: -len(m)] == t.fim_prompt("def f(", " return x", "spm")
 
 
+@settings(max_examples=100, deadline=None)
+@given(text=st.text("ab \t\n\r", max_size=40), doc_id=st.text(max_size=4))
+def test_a_middle_of_lines_is_whole_lines(text, doc_id):
+    plan = rearrange(text, seed=3, epoch=0, doc_id=doc_id, fim_rate=1.0, spm_rate=0.5, fim_lines=1.0)
+    assert plan.prefix + plan.middle + plan.suffix == text
+    if not text.strip():
+        return  # No line to ask: cut anywhere, or plain.
+    # As the task asks: the newline before the middle is given, and the one after it.
+    assert plan.prefix == "" or plan.prefix.endswith("\n")
+    assert plan.suffix == "" or plan.suffix.startswith("\n")
+    assert plan.middle.split("\n")[0].strip()
+
+
+def test_the_lines_of_a_middle_are_counted_and_drawn_as_said():
+    """Each filled line is as likely as the others; three of four middles are one line."""
+    count, lines = 8_000, ["one", "", "two", "  ", "three"] + ["rest"] * 4
+    plans = [
+        rearrange("\n".join(lines), seed=1, epoch=0, doc_id=str(n), fim_rate=1.0, spm_rate=0.5, fim_lines=1.0)
+        for n in range(count)
+    ]
+    first = [plan.prefix.count("\n") for plan in plans]
+    assert set(first) == {0, 2, 4, 5, 6, 7, 8}
+    for number in set(first):
+        assert abs(first.count(number) - count / 7) < 5 * sqrt(count / 7 * 6 / 7)
+    # The last lines have no room for more, so only the first ones are counted.
+    early = [plan.middle.count("\n") + 1 for plan, number in zip(plans, first, strict=True) if number == 0]
+    for size, share in ((1, 3 / 4), (2, 3 / 16), (3, 3 / 64)):
+        assert abs(early.count(size) - len(early) * share) < 5 * sqrt(len(early) * share)
+
+
+def test_the_share_of_lines_is_drawn_beside_the_order():
+    text = "def f(a):\n    return a\n"
+    names = [{"seed": 0, "epoch": 0, "doc_id": str(index)} for index in range(4_000)]
+    plain = [rearrange(text, **name, **RATES) for name in names]
+    mixed = [rearrange(text, **name, **RATES, fim_lines=0.25) for name in names]
+    # The order does not depend on it, and neither do the cuts of the documents that are not drawn.
+    assert [plan.order for plan in mixed] == [plan.order for plan in plain]
+    changed = sum(a != b for a, b in zip(plain, mixed, strict=True))
+    rearranged = sum(plan.order != "plain" for plan in plain)
+    # One in a few hundred draws of two places are lines, too.
+    assert abs(changed - rearranged / 4) < 5 * sqrt(rearranged * 3 / 16) + rearranged / 100
+
+
 def test_pieces_are_tokenised_apart(tokenizer):
     """`er` is one token in the text, and two where the cut falls inside it."""
     assert len(tokenizer.encode("er")) == 1

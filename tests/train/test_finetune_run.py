@@ -104,6 +104,13 @@ def test_all_weights_of_a_model_of_transformers(prepared, dtype: torch.dtype) ->
     assert not (output / "model-starcoder2").exists()
 
 
+def test_muon_trains_a_model_of_transformers(prepared) -> None:
+    directory, output = prepared("starcoder2")
+    recipe = tuning(directory, "full", train={"optimizer": "muon", "matrix_lr": 0.02})
+    assert gain(run(recipe, output, None)) > 1.0
+    plain(output / "model")
+
+
 def outcome(output: Path) -> dict[str, object]:
     """All that must not depend on how the run came to its end."""
     last = output / "train" / "checkpoints" / "step-000012"
@@ -162,7 +169,7 @@ def test_nothing_half_written(prepared, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tuned, "_merge_files", fails)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="the disk is full"):
         run(tuning(directory), output, None)
     assert not [path.name for path in output.iterdir() if path.name.startswith("model")]
     monkeypatch.undo()

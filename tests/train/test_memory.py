@@ -13,9 +13,9 @@ from codeshell.errors import UserError
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM
 from codeshell.model.precision import autocast
 from codeshell.ops import devices, loss
-from codeshell.optim import AdamW
 from codeshell.recipe import Phase, Recipe, Train, load
 from codeshell.train import memory, weights
+from codeshell.train.build import make_optimizer
 from codeshell.train.memory import plan, shape_of, shape_of_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,10 +111,10 @@ def _kept(shape: CodeShellConfig, tokens: int, precision: str, recompute: str) -
 
 
 def test_sizes_are_those_of_the_model_and_the_optimizer() -> None:
-    for kind in ("fp32", "bf16-masters", "bf16-stochastic"):
-        recipe = Recipe(train=Train(weights=kind))
+    for kind, name in (("fp32", "adamw"), ("bf16-masters", "adamw"), ("bf16-stochastic", "adamw"), ("fp32", "muon")):
+        recipe = Recipe(train=Train(weights=kind, optimizer=name))
         model = CodeShellForCausalLM(config()).to(weights.dtype(recipe.train))
-        optimizer = AdamW(model.parameters(), **weights.optimizer_options(recipe))
+        optimizer = make_optimizer(recipe, model)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()

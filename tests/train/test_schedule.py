@@ -45,3 +45,26 @@ def test_warm_up_longer_than_the_run_and_none_at_all():
     none = Train(steps=4, warmup_steps=0, lr=1.0, min_lr_ratio=0.0, phases=(Phase(share=1.0, context=8),))
     rates = [learning_rate(none, step) for step in (1, 2, 3, 4)]
     assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * part)) for part in (0.25, 0.5, 0.75, 1.0)])
+
+
+def test_a_constant_part_and_a_linear_decay():
+    """Warm-up, stable, decay: 2 steps of warm-up, 6 at the peak, 4 down to a tenth."""
+    phases = (Phase(share=1.0, context=8),)
+    train = Train(steps=12, warmup_steps=2, lr=1.0, min_lr_ratio=0.1, decay="linear", decay_share=0.4, phases=phases)
+    rates = [learning_rate(train, step) for step in range(1, 13)]
+    assert rates == pytest.approx([0.5, 1.0, *[1.0] * 6, 0.775, 0.55, 0.325, 0.1])
+    whole = Train(steps=12, warmup_steps=2, lr=1.0, min_lr_ratio=0.0, decay="linear", phases=phases)
+    rates = [learning_rate(whole, step) for step in range(2, 13)]
+    assert rates == pytest.approx([1.0 - part / 10 for part in range(11)])
+    late = Train(steps=12, warmup_steps=2, lr=1.0, min_lr_ratio=0.0, decay_share=0.2, phases=phases)
+    assert [learning_rate(late, step) for step in (10, 11, 12)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.1, 1 / 3, 0.7, 1.0])
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_every_decay_ends_at_its_floor_and_never_rises(decay, share):
+    phases = (Phase(share=1.0, context=8),)
+    train = Train(steps=97, warmup_steps=9, min_lr_ratio=0.25, decay=decay, decay_share=share, phases=phases)
+    rates = [learning_rate(train, step) for step in range(9, 98)]
+    assert rates[0] == train.lr and rates[-1] == pytest.approx(0.25 * train.lr)
+    assert rates == sorted(rates, reverse=True)
