@@ -118,7 +118,9 @@ def _model_directory(name: str) -> Path:
 
     directory = Path(name)
     if (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file():
-        raise UserError(f"{directory}: an adapter, not a model; merge it into its base first")
+        raise UserError(
+            f"{directory}: an adapter, not a model; merge it first: `codeshell model merge BASE ADAPTER -o DIR`"
+        )
     if (directory / "recipe.toml").is_file() and (directory / "model" / "config.json").is_file():
         return directory / "model"
     return directory
