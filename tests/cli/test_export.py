@@ -70,6 +70,9 @@ def test_bad_arguments(directory, tmp_path, monkeypatch) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match=r"model_type is 'llama', .*convert_hf_to_gguf\.py makes a GGUF of it"):
+        call(other, "-o", tmp_path / "m.gguf")
+    (other / "config.json").write_text(json.dumps({"model_type": "kclgpt"}))
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         call(other, "-o", tmp_path / "m.gguf")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
