@@ -47,7 +47,9 @@ _OURS = ("kclgpt", "codeshell", "shell", "starcoder2")
 _TRAIN = (
     ("steps", "steps"),
     ("batch_tokens", "tokens per batch"),
+    ("optimizer", "optimizer"),
     ("lr", "peak learning rate"),
+    ("decay", "decay of the learning rate"),
     ("min_lr_ratio", "final learning rate, of the peak"),
     ("warmup_steps", "steps of warm-up"),
     ("beta1", "beta1"),
@@ -56,6 +58,7 @@ _TRAIN = (
     ("clip", "clip of the gradient norm"),
     ("precision", "precision"),
     ("fim_rate", "documents rearranged for fill-in-the-middle, share"),
+    ("fim_lines", "of those with a gap of whole lines, share"),
     ("spm_rate", "of those with the suffix first, share"),
     ("document_attention", "attention between packed documents"),
 )
@@ -305,8 +308,6 @@ def _training(stats: Statistics, recipe: dict[str, Any]) -> list[str]:
     train, settings = stats["train"] or {}, mapping(recipe.get("train"))
     settings = settings | {"steps": train.get("steps", settings.get("steps"))}
     rows = [[label, _value(settings[key])] for key, label in _TRAIN if settings.get(key) is not None]
-    for key in sorted(settings.keys() & {"optimizer", "schedule", "decay_share", "decay_steps"}):
-        rows.append([escape(key.replace("_", " ")), _value(settings[key])])
     rows.append(["seed", escape(recipe.get("seed", ""))])
     lines = table(("Setting", ""), rows)
     phases = sections.objects(train.get("phases"))
