@@ -11,7 +11,7 @@ HELP = "write a model as GGUF for llama.cpp, or in another layout of safetensors
 GGUF = "gguf"
 
 MODEL_TYPES = ("kclgpt", "codeshell", "shell", "starcoder2")
-"""Of CodeShell's architecture (codeshell/model/config.py, which loads torch)."""
+"""Types of CodeShell's architecture (codeshell/model/config.py has them, but loads torch)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
