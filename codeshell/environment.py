@@ -22,6 +22,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or a container's limit; None where neither is told."""
+    sizes = []
+    with contextlib.suppress(OSError, ValueError):
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        # "max" is no limit, and an older kernel says a number beyond any memory.
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(Path(limit).read_text()))
+    return min(sizes, default=None)
+
+
 def thread_count(threads: int) -> int:
     """`threads`, or the usable cores where it is 0.
 

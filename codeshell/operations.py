@@ -254,6 +254,16 @@ OPERATIONS = (
         measures="cross-entropy of a linear head, and its gradient in place, against torch's, Liger's",
     ),
     Operation(
+        name="int8",
+        functions=("codeshell.ops.int8:int8_linear", "codeshell.ops.int8:int8_rows"),
+        cpu="C++ (calls in a transform or a trace: PyTorch)",
+        elsewhere="nothing: int8 weights are for CPUs",
+        reference="codeshell.ops.int8:reference",
+        cpu_sources=("int8/int8_cpu.cpp",),
+        benchmark="generation",
+        measures="tokens per second of fp32, bf16 and int8 weights, and of other programs",
+    ),
+    Operation(
         name="copy",
         functions=(),
         cpu="none",

@@ -183,7 +183,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that a run of this recipe has, in order."""
     # An empty list of scorers, say, is no stage at all.
     flat = flatten(to_tree(recipe))
-    return [stage for stage in STAGES if not stage.only_with or any(flat[key] for key in stage.only_with)]
+    present = [stage for stage in STAGES if not stage.only_with or any(flat[key] for key in stage.only_with)]
+    # Conversations alone are no corpus. Otherwise a run without inputs is an error of its first stage.
+    conversations = bool(recipe.finetune.instructions) and not recipe.collect.inputs
+    return [stage for stage in present if not (stage.documents and conversations)]
 
 
 def _report(recipe: Recipe, directory: Path, engine: Any, worked: bool) -> None:
@@ -357,11 +360,16 @@ def made_by(recorded: dict[str, Any], settings: dict[str, Any], upstream: str) -
 def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """The settings that decide a stage's output, as `{"section.key": value}`."""
     mark = marks()
+    parts = stage.sections + (stage.conversations if recipe.finetune.instructions else ())
     settings = {
         key: value
         for key, value in flatten(to_tree(recipe)).items()
-        if key.partition(".")[0] in stage.sections and mark[key] is not Change.RESUME
+        if (key in parts or key.partition(".")[0] in parts) and mark[key] is not Change.RESUME
     }
+    # Conversations are read by the stage itself, and another text under the same name is another setting.
+    if stage.conversations:
+        for place in recipe.finetune.instructions:
+            settings[f"contents of {place}"] = _contents(Path(place))
     # Code that the recipe names is a setting like the name: another version of it gives another output.
     for key in CODE:
         for place in settings.get(key, ()):
@@ -370,6 +378,14 @@ def stage_settings(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             if text or key != "evaluate.tasks":
                 settings[f"code of {place}"] = text
     return settings
+
+
+def _contents(path: Path) -> str:
+    """A hash of a file; of what is no file on this machine, nothing but the name is known."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _registry(key: str) -> Registry[Any]:

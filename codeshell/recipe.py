@@ -46,10 +46,10 @@ from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 
 __all__ = [
-    *("Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe"),
-    *("Rules", "Score", "Select", "Settings", "Split", "Tokenizer", "Train"),
-    *("changed", "describe", "flatten", "from_tree", "load", "marks", "to_toml", "to_tree"),
-]
+    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
+    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
+    "marks", "to_toml", "to_tree",
+]  # fmt: skip
 
 
 class Collect(Settings, frozen=True, kw_only=True):
@@ -433,12 +433,19 @@ def _check(recipe: Recipe) -> None:
             "key/value head serves the same number of query heads"
         )
     _check_precision(recipe.train)
+    if not recipe.finetune.base:
+        for key in ("instructions", "epochs"):
+            if getattr(recipe.finetune, key):
+                raise UserError(f"finetune.{key}: there is no finetune.base, whose training it is about; name a model")
+        if recipe.finetune.method == "lora":
+            raise UserError("finetune.method lora: there is no finetune.base to adapt; name a model, or train `full`")
     arms(recipe)
     total = sum(phase.share for phase in recipe.train.phases)
     if not recipe.train.phases or abs(total - 1.0) > 1e-6:
         raise UserError(f"train.phases: the shares add up to {total:g}; make them add up to 1")
     for phase in recipe.train.phases:
-        if phase.context > recipe.model.n_positions:
+        # A base has a length of its own, which is known where the base is read.
+        if phase.context > recipe.model.n_positions and not recipe.finetune.base:
             raise UserError(
                 f"train.phases: context {phase.context} is beyond model.n_positions "
                 f"{recipe.model.n_positions}; raise n_positions or shorten the context"

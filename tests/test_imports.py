@@ -43,7 +43,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("kernels",),
     # Faces. The pipeline is the main job: it runs every stage and writes the report at the end.
-    ("report", "serve"),
+    ("export", "report", "serve"),
     ("pipeline",),
     ("ablate",),
     ("cli",),

@@ -23,6 +23,7 @@ LEVELS = {
     "bpe": 2,
     "copy": 2,
     "dedup": 2,
+    "int8": 2,
     "loss": 2,
     "ngram": 2,
     "norm": 2,

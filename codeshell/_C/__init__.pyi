@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 
 from codeshell._C import boosting as boosting
 from codeshell._C import bpe as bpe
+from codeshell._C import int8 as int8
 from codeshell._C import lexical as lexical
 from codeshell._C import ngram as ngram
 from codeshell._C import sandbox as sandbox

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 COMMANDS = (
-    "run", "train", "ablate", "complete", "eval", "tokenizer", "model", "dedup", "lm", "quality", "explain", "report",
-    "bench", "info",
+    "run", "train", "finetune", "ablate", "complete", "serve", "export", "card", "eval", "tokenizer", "model", "dedup",
+    "lm", "quality", "explain", "report", "bench", "info",
 )  # fmt: skip
 """In the order of `--help`; the module of `eval` is `codeshell.cli.eval`, and so on."""
 

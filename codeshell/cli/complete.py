@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from codeshell.cli.weights import add_weights_option
 from codeshell.errors import UserError
 
 HELP = "complete code: fill the gap between a prefix and a suffix, or continue a prefix"
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="the K likeliest tokens (default: 0, all)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    add_weights_option(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON object with the completion and the settings")
     parser.epilog = r"example: codeshell complete runs/demo/model --prefix before.py --suffix after.py --stop $'\n'"
 
@@ -36,12 +38,12 @@ def main(args: argparse.Namespace) -> int:
 
     check_model_directory(args.model)
 
-    from codeshell.model import CodeShellForCausalLM
     from codeshell.model.generation import complete
+    from codeshell.model.loading import load
     from codeshell.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(args.model)
-    model = CodeShellForCausalLM.from_pretrained(args.model)
+    model = load(args.model, args.weights)
     settings = {
         "max_new_tokens": args.max_new_tokens,
         "temperature": args.temperature,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codeshell.cli import judging_options
+from codeshell.cli.weights import add_weights_option
 
 if TYPE_CHECKING:
     from codeshell.evaluate.corpus import Corpus
@@ -35,6 +36,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put <|endoftext|> before every document, for models trained on documents that see one another",
     )
+    add_weights_option(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="chooses the samples (default: the run's seed, or 0)")
 
 
@@ -90,6 +92,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
     Documents are looked for only where a task asks about them.
     """
+    from codeshell.engine import hub
     from codeshell.engine.downloads import check_model_directory
     from codeshell.errors import UserError
     from codeshell.evaluate import models
@@ -101,7 +104,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         more = " and --corpus FILES" if documents else ""
         raise UserError(f"eval: nothing to evaluate; give a run directory, or -m MODEL{more}")
     where = args.model or str(Path(str(run)) / "model")
-    if documents or not models.on_hub(where):
+    if documents or not hub.on_hub(where):
         check_model_directory(where)
     if args.context is not None and args.context < 1:
         raise UserError(f"--context {args.context}: give 1 token or more")
@@ -113,7 +116,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
 
     from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
 
-    loaded = models.load(where, args.tokenizer, ours=documents)
+    loaded = models.load(where, args.tokenizer, ours=documents, weights=args.weights)
     if args.context is not None and args.context > loaded.context:
         raise UserError(f"--context {args.context}: the model has {loaded.context} positions; give that or fewer")
     trained = loaded.context if run is None else min(loaded.context, longest_context(recipe.train))
@@ -130,18 +133,19 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         before=loaded.before,
         execution=how,
         origin=loaded.origin,
+        weights=args.weights,
     )
 
 
 def _run(args: argparse.Namespace) -> Path | None:
     """The directory of the run, if there is one."""
+    from codeshell.engine import hub
     from codeshell.errors import UserError
-    from codeshell.evaluate import models
 
     if not args.run:
         return None
     if not Path(args.run).is_dir():
-        hint = f"; a model is given by -m {args.run}" if models.on_hub(args.run) else ""
+        hint = f"; a model is given by -m {args.run}" if hub.on_hub(args.run) else ""
         raise UserError(f"{args.run}: no such run directory; give one that `codeshell run` has made{hint}")
     return Path(args.run)
 

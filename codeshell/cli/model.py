@@ -8,9 +8,9 @@ from codeshell.cli.subcommands import add_subcommands, main
 
 __all__ = ["HELP", "add_arguments", "main"]
 
-HELP = "fit a model to another tokenizer"
+HELP = "add a LoRA adapter to its base; fit a model to another tokenizer"
 
-SUBCOMMANDS = ("resize",)
+SUBCOMMANDS = ("merge", "resize")
 """In the order of `--help`; the module of `resize` is `codeshell.cli.model_resize`."""
 
 

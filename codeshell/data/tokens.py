@@ -2,6 +2,8 @@
 
 A document's tokens stand for exactly its text. Where the tokenizer lacks a byte of it (an adopted one may; ours never
 does), the document is left out and counted, because its tokens would be those of another text.
+
+A recipe with `finetune.instructions` has conversations, too, or nothing but these (codeshell/data/instructions.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from codeshell.data import instructions
 from codeshell.documents.shards import list_shards
 from codeshell.documents.texts import text_buffers
 from codeshell.documents.token_shards import TokenShardWriter
@@ -58,35 +61,47 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
     Returns:
         `{split: {documents, tokens, bytes, dropped {"missing_bytes": {documents, bytes}}}}` and the tokenizer's hash.
+        Conversations are counted among the documents, and by themselves under `conversations`.
     """
     curated, target, home = directory / "curated", directory / "tokens", directory / "tokenizer"
     tokenizer_hash = Tokenizer.load(home).hash
-    # Every split in order; there is no training without the first.
-    sources = [(split, path) for split in SPLITS for path in list_shards(curated, split)]
-    if not sources or sources[0][0] != "train":
+    # Every split in order; there is no training without the first. Conversations may be all that there is.
+    spoken = bool(recipe.finetune.instructions)
+    alone = spoken and not recipe.collect.inputs
+    sources = [] if alone else [(split, path) for split in SPLITS for path in list_shards(curated, split)]
+    if not alone and (not sources or sources[0][0] != "train"):
         raise UserError(f"{curated}: no training shards; run the stages before this one again")
     make_directory(target)
     for leftover in target.glob(f"*{TEMPORARY}"):
         remove_quietly(leftover)
     # Processes come first, one per shard; threads share what is left when there are fewer shards than workers.
-    threads = max(1, engine.workers // len(sources))
+    threads = max(1, engine.workers // max(len(sources), 1))
     tasks = [
         Task(split, path, target / f"{path.stem}.tokens", home, tokenizer_hash, threads) for split, path in sources
     ]
-    parts = map_shards(engine, target, "tokens", tokenize_shard, tasks)
-    return {"tokenizer_hash": tokenizer_hash} | {
+    parts = map_shards(engine, target, "tokens", tokenize_shard, tasks) if tasks else []
+    statistics: dict[str, Any] = {"tokenizer_hash": tokenizer_hash} | {
         split: _add([part for part in parts if part["split"] == split]) for split in SPLITS
     }
+    if spoken:
+        found = instructions.run(recipe, directory)
+        for split in ("train", "valid"):
+            for name in ("documents", "tokens", "bytes"):
+                statistics[split][name] += found[split][name]
+        statistics["conversations"] = found
+    return statistics
 
 
 def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:
-    """A line for the terminal where documents were left out."""
+    """A line for the terminal where documents were left out, and one for conversations."""
     lost = sum(statistics[split]["dropped"]["missing_bytes"]["documents"] for split in SPLITS)
+    spoken = instructions.notes(statistics["conversations"]) if "conversations" in statistics else []
     if not lost:
-        return []
+        return spoken
     return [
+        *spoken,
         f"warning: tokens: {lost:,} documents are left out (missing_bytes): the tokenizer has no symbol for some of "
-        "their bytes; name one that has all 256 in tokenizer.path, or leave it empty to train one"
+        "their bytes; name one that has all 256 in tokenizer.path, or leave it empty to train one",
     ]
 
 

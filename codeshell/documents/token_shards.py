@@ -5,6 +5,10 @@
     boundaries  uint64 x (documents + 1): document i is tokens[boundaries[i] : boundaries[i + 1]]
     ids         16 bytes x documents: the MD5 that is the document's id
     lengths     uint64 x documents: bytes of the document's text in UTF-8
+    trained     version 2 alone: a bit per token, the lowest bit of a byte first; set where a model learns the token
+
+Version 1 has no `trained`: every token is learned, and `<|endoftext|>` follows each document. Version 2 is for
+conversations, of which a model learns the answers alone; what ends them is among their tokens.
 
 Every number is little-endian. The header has a CRC-32 of its own, checked whenever a shard is opened, together with
 the file's size and the place of each section, so a shard cut short, of another kind or of another version is refused
@@ -38,11 +42,13 @@ MAGIC = b"\x89CSTOK\r\n"
 """A byte that is not ASCII and a line end, as in PNG: a file that went through a text conversion is recognised."""
 
 VERSION = 1
+MASKED_VERSION = 2
 BYTE_ORDER = 0x0A0B0C0D
-HEADER = struct.Struct("<8s I I I I 3Q 32s 5Q I")
+HEADERS = {VERSION: struct.Struct("<8s I I I I 3Q 32s 5Q I"), MASKED_VERSION: struct.Struct("<8s I I I I 3Q 32s 6Q I")}
+HEADER = HEADERS[VERSION]
 """Magic; version, byte order, bytes per token, zero; vocabulary, documents, tokens; SHA-256 of the tokenizer; where
-tokens, boundaries, ids and lengths begin, size of the file; CRC-32 of everything after the header. The CRC-32 of the
-256 bytes before their last 4 is in those last 4."""
+tokens, boundaries, ids, lengths (and, in version 2, `trained`) begin, size of the file; CRC-32 of everything after the
+header. The CRC-32 of the 256 bytes before their last 4 is in those last 4."""
 
 HEADER_BYTES = 256
 MAPPED_SHARDS = 128
@@ -56,23 +62,26 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def _sections(n_documents: int, n_tokens: int, token_bytes: int) -> tuple[int, int, int, int, int]:
-    """Where tokens, boundaries, ids and lengths begin, and the size of the file."""
+def _sections(n_documents: int, n_tokens: int, token_bytes: int, masked: bool = False) -> tuple[int, ...]:
+    """Where tokens, boundaries, ids, lengths and the mask (if there is one) begin, and the size of the file."""
     # Tokens are padded to 8 bytes, so that every section after them is aligned for its type.
     boundaries = HEADER_BYTES + -(-n_tokens * token_bytes // 8) * 8
     ids = boundaries + 8 * (n_documents + 1)
     lengths = ids + 16 * n_documents
-    return HEADER_BYTES, boundaries, ids, lengths, lengths + 8 * n_documents
+    end = lengths + 8 * n_documents
+    sections = (HEADER_BYTES, boundaries, ids, lengths, end)
+    return (*sections, end + -(-n_tokens // 8)) if masked else sections
 
 
 class TokenShardWriter:
     """Writes one shard: `with TokenShardWriter(path, vocab_size=…, tokenizer_hash=…) as shard: shard.add(…)`.
 
     The file appears whole when the block ends well, and not at all when it does not. Tokens go to the disk as they
-    come; 32 bytes per document stay in memory.
+    come; 32 bytes per document stay in memory, and a byte per token of a shard with a mask.
     """
 
-    def __init__(self, path: str | Path, *, vocab_size: int, tokenizer_hash: str) -> None:
+    def __init__(self, path: str | Path, *, vocab_size: int, tokenizer_hash: str, masked: bool = False) -> None:
+        """Prepare a shard; `masked` if it says of each token whether it is learned."""
         if not 0 < vocab_size <= 1 << 32:
             raise ValueError(f"vocab_size: {vocab_size} is not between 1 and 2^32")
         self._hash = bytes.fromhex(tokenizer_hash)
@@ -82,6 +91,9 @@ class TokenShardWriter:
         self.vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
         self.n_tokens = 0
+        self.masked = masked
+        self.n_trained = 0
+        self._trained: list[npt.NDArray[np.bool_]] = []
         self._ends = [0]
         self._ids = bytearray()
         self._lengths: list[int] = []
@@ -93,13 +105,20 @@ class TokenShardWriter:
     def n_documents(self) -> int:
         return len(self._lengths)
 
-    def add(self, doc_id: str, tokens: Sequence[int] | npt.NDArray[Any], n_bytes: int) -> None:
+    def add(
+        self,
+        doc_id: str,
+        tokens: Sequence[int] | npt.NDArray[Any],
+        n_bytes: int,
+        trained: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Append a document.
 
         Args:
             doc_id: MD5 of its text, 32 hexadecimal digits.
             tokens: its ids, each below `vocab_size`; may be empty.
             n_bytes: length of its text in UTF-8.
+            trained: of each token whether it is learned; a shard with a mask needs it, another takes none.
         """
         if self._file is None:
             raise RuntimeError("TokenShardWriter: add documents inside its with block")
@@ -114,6 +133,14 @@ class TokenShardWriter:
             raise ValueError(f"tokens: shape {array.shape}, expected one dimension")
         if array.size and (int(array.min()) < 0 or int(array.max()) >= self.vocab_size):
             raise ValueError(f"tokens: an id is outside the vocabulary of {self.vocab_size}")
+        if (trained is not None) != self.masked:
+            raise ValueError(f"trained: {'missing in' if self.masked else 'given to'} a shard made with {self.masked=}")
+        if trained is not None:
+            bits = np.array(trained, dtype=np.bool_)
+            if bits.shape != array.shape:
+                raise ValueError(f"trained: {bits.shape} flags for {array.shape} tokens")
+            self._trained.append(bits)
+            self.n_trained += int(bits.sum())
         self._write(array.astype(self.dtype).tobytes())
         self.n_tokens += array.size
         self._ends.append(self.n_tokens)
@@ -137,6 +164,8 @@ class TokenShardWriter:
         """
         if self._file is None:
             raise RuntimeError("TokenShardWriter: add documents inside its with block")
+        if self.masked:
+            raise ValueError("trained: missing in a shard with a mask; add its documents one by one")
         if len(doc_ids) != len(offsets) - 1 or len(doc_ids) != len(n_bytes) or offsets[-1] != len(tokens):
             raise ValueError(f"offsets: {len(offsets)} do not fit {len(doc_ids)} documents of {len(tokens)} tokens")
         if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
@@ -161,26 +190,34 @@ class TokenShardWriter:
 
     def _finish(self) -> None:
         assert self._file is not None
-        # The sections after the tokens, which are written already: padding, boundaries, ids, lengths.
-        sections = _sections(self.n_documents, self.n_tokens, self.dtype.itemsize)
+        # The sections after the tokens, which are written already: padding, boundaries, ids, lengths, mask.
+        sections = _sections(self.n_documents, self.n_tokens, self.dtype.itemsize, self.masked)
         self._write(b"\0" * (sections[1] - HEADER_BYTES - self.n_tokens * self.dtype.itemsize))
         self._write(np.array(self._ends, dtype="<u8").tobytes())
         self._write(self._ids)
         self._write(np.array(self._lengths, dtype="<u8").tobytes())
+        if self.masked:
+            bits = np.concatenate([np.zeros(0, np.bool_), *self._trained])
+            self._write(np.packbits(bits, bitorder="little").tobytes())
         # The header comes last, because it holds the checksum of all the rest.
-        fields = HEADER.pack(
-            MAGIC,
-            VERSION,
-            BYTE_ORDER,
-            self.dtype.itemsize,
-            0,
-            self.vocab_size,
-            self.n_documents,
-            self.n_tokens,
-            self._hash,
-            *sections,
-            self._crc,
-        ).ljust(HEADER_BYTES - 4, b"\0")
+        version = MASKED_VERSION if self.masked else VERSION
+        fields = (
+            HEADERS[version]
+            .pack(
+                MAGIC,
+                version,
+                BYTE_ORDER,
+                self.dtype.itemsize,
+                0,
+                self.vocab_size,
+                self.n_documents,
+                self.n_tokens,
+                self._hash,
+                *sections,
+                self._crc,
+            )
+            .ljust(HEADER_BYTES - 4, b"\0")
+        )
         self._file.seek(0)
         self._file.write(fields + struct.pack("<I", zlib.crc32(fields)))
         self._file.close()
@@ -225,6 +262,7 @@ class TokenShard:
         n_documents, n_tokens, vocab_size: counts.
         dtype: of the tokens, uint16 or uint32.
         tokenizer_hash: SHA-256 in hexadecimal.
+        masked: whether it says of each token if a model learns it.
     """
 
     def __init__(self, path: str | Path, *, tokenizer_hash: str | None = None, verify: bool = False) -> None:
@@ -255,42 +293,46 @@ class TokenShard:
             raise UserError(f"{self.path}: cut short at {size} bytes, within its header; {_REMEDY}")
         # The version comes before the checksum, so that a later format may move everything after it.
         version = struct.unpack_from("<I", head, 8)[0]
-        if version != VERSION:
-            raise UserError(f"{self.path}: token shard version {version}, this codeshell reads {VERSION}; {_REMEDY}")
+        if version not in HEADERS:
+            known = " and ".join(map(str, HEADERS))
+            raise UserError(f"{self.path}: token shard version {version}, this codeshell reads {known}; {_REMEDY}")
         if struct.unpack_from("<I", head, HEADER_BYTES - 4)[0] != zlib.crc32(head[: HEADER_BYTES - 4]):
             raise UserError(f"{self.path}: its header is damaged (checksum); {_REMEDY}")
         # From here on the header is what was written; its numbers must still agree with one another and the file.
-        fields = HEADER.unpack_from(head)
+        fields = HEADERS[version].unpack_from(head)
+        self.masked: bool = version == MASKED_VERSION
         order, token_bytes = fields[2:4]
         self.vocab_size: int = fields[5]
         self.n_documents: int = fields[6]
         self.n_tokens: int = fields[7]
         self.tokenizer_hash: str = fields[8].hex()
-        self._sections: tuple[int, ...] = fields[9:14]
-        self._crc: int = fields[14]
+        self._sections: tuple[int, ...] = fields[9:-1]
+        self._crc: int = fields[-1]
         self.dtype = token_dtype(self.vocab_size)
-        consistent = _sections(self.n_documents, self.n_tokens, token_bytes)
+        consistent = _sections(self.n_documents, self.n_tokens, token_bytes, self.masked)
         if order != BYTE_ORDER or token_bytes != self.dtype.itemsize or self._sections != consistent:
             raise UserError(f"{self.path}: its header contradicts itself; {_REMEDY}")
-        if size != self._sections[4]:
-            problem = "cut short" if size < self._sections[4] else "too long"
-            raise UserError(f"{self.path}: {problem}, {size} bytes where {self._sections[4]} belong; {_REMEDY}")
+        if size != self._sections[-1]:
+            problem = "cut short" if size < self._sections[-1] else "too long"
+            raise UserError(f"{self.path}: {problem}, {size} bytes where {self._sections[-1]} belong; {_REMEDY}")
 
     def _mapped(self) -> tuple[npt.NDArray[Any], ...]:
-        """Tokens, boundaries, ids and lengths as read-only views of the file."""
+        """Tokens, boundaries, ids, lengths and the bits of the mask (none without one) as read-only views of the
+        file."""
         if self._map is None:
             try:
                 with open(self.path, "rb") as file:
-                    data = mmap.mmap(file.fileno(), self._sections[4], access=mmap.ACCESS_READ)
+                    data = mmap.mmap(file.fileno(), self._sections[-1], access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise UserError(f"{self.path}: changed or gone since it was opened ({error}); {_REMEDY}") from None
             # Views share the mapping, which lives as long as any of them.
-            tokens, boundaries, ids, lengths, _ = self._sections
+            tokens, boundaries, ids, lengths, end = self._sections[:5]
             views = (
                 np.frombuffer(data, self.dtype, self.n_tokens, tokens),
                 np.frombuffer(data, "<u8", self.n_documents + 1, boundaries),
                 np.frombuffer(data, "V16", self.n_documents, ids),
                 np.frombuffer(data, "<u8", self.n_documents, lengths),
+                np.frombuffer(data, np.uint8, self._sections[-1] - end, end),
             )
             # A cheap check of the ends; `document` checks each pair when it is used.
             if int(views[1][0]) != 0 or int(views[1][-1]) != self.n_tokens:
@@ -363,6 +405,21 @@ class TokenShard:
         """Length of one document's text in UTF-8."""
         return int(self._mapped()[3][self._check(index)])
 
+    def trained(self, index: int) -> npt.NDArray[np.bool_] | None:
+        """Of each token of one document whether a model learns it, (tokens,); None where it learns all of them."""
+        if not self.masked:
+            return None
+        size = len(self.document(index))
+        start = int(self.boundaries[index])
+        # The bits of whole bytes, of which the first few may be those of the document before.
+        bits = np.unpackbits(self._mapped()[4][start // 8 : -(-(start + size) // 8)], bitorder="little")
+        return bits[start % 8 : start % 8 + size].astype(np.bool_)
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens that a model learns."""
+        return int(np.unpackbits(self._mapped()[4], bitorder="little").sum()) if self.masked else self.n_tokens
+
     def __len__(self) -> int:
         return self.n_documents
 
@@ -399,6 +456,7 @@ class TokenCorpus:
             self._starts.append(self._starts[-1] + shard.n_documents)
         self.n_documents = self._starts[-1]
         self.n_tokens = sum(shard.n_tokens for shard in self.shards)
+        self.masked = any(shard.masked for shard in self.shards)
         self._recent: OrderedDict[int, TokenShard] = OrderedDict()
 
     def _find(self, index: int) -> tuple[TokenShard, int]:
@@ -429,6 +487,16 @@ class TokenCorpus:
         """Length of one document's text in UTF-8."""
         shard, local = self._find(index)
         return shard.document_bytes(local)
+
+    def trained(self, index: int) -> npt.NDArray[np.bool_] | None:
+        """Of each token of one document whether a model learns it, (tokens,); None where it learns all of them."""
+        shard, local = self._find(index)
+        return shard.trained(local)
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens that a model learns; the `<|endoftext|>` after documents without a mask are not counted."""
+        return sum(shard.n_trained for shard in self.shards)
 
     @property
     def token_counts(self) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ class Stage:
     directories: tuple[str, ...]
     """Below the run's directory, all its own; the first holds `stats.json` and `key.json`."""
     sections: tuple[str, ...]
-    """Parts of the recipe that decide its output."""
+    """Parts of the recipe that decide its output: whole sections, and single keys as "section.key"."""
     kept: tuple[str, ...] = ()
     """Names of the shards in its first directory that hold the documents it lets through (`kept-NNNNN.parquet`)."""
     drops: bool = False
@@ -32,6 +32,10 @@ class Stage:
     """Costs hours: with other settings its directories are moved aside, not deleted."""
     only_with: tuple[str, ...] = ()
     """Keys of the recipe. Where the values of all of them are empty, the stage is no part of the run."""
+    conversations: tuple[str, ...] = ()
+    """Further keys of the same kind, for runs that read conversations (`finetune.instructions`)."""
+    documents: bool = False
+    """Makes the corpus: no part of a run that reads nothing but conversations (`finetune.instructions`)."""
     alone: bool = False
     """Works in this process, and needs the memory that idle workers would hold: they end before it."""
     parts: bool = False
@@ -47,26 +51,51 @@ SELECTING = (
 
 STAGES = (
     # Files become documents, with the measures that the rules read.
-    Stage("collect", "data.collect", ("collect",), ("collect",), kept=("documents",), drops=True),
+    Stage("collect", "data.collect", ("collect",), ("collect",), kept=("documents",), drops=True, documents=True),
     # Languages, rules and exact duplicates.
-    Stage("filter", "data.filter", ("filter",), ("rules",), kept=("kept",), drops=True, checks=True),
-    Stage("neardup", "data.neardup", ("neardup",), ("near_dedup", "seed"), kept=("kept",), drops=True, checks=True),
+    Stage("filter", "data.filter", ("filter",), ("rules",), kept=("kept",), drops=True, checks=True, documents=True),
+    Stage(
+        *("neardup", "data.neardup", ("neardup",), ("near_dedup", "seed")),
+        kept=("kept",),
+        drops=True,
+        checks=True,
+        documents=True,
+    ),
     # Distinct documents alone are scored, because that is the work. Scores drop nothing; `select` decides by them.
-    Stage("score", "data.score", ("score",), ("score",), checks=True, only_with=("score.scorers",), parts=True),
+    Stage(
+        *("score", "data.score", ("score",), ("score",)),
+        checks=True,
+        only_with=("score.scorers",),
+        parts=True,
+        documents=True,
+    ),
     Stage(
         *("select", "data.select", ("select",), ("select", "seed")),
         kept=("kept",),
         drops=True,
         checks=True,
         only_with=("score.scorers", *SELECTING),
+        documents=True,
     ),
     # The corpus: whole repositories are held out, and what leaks is dropped.
-    Stage("split", "data.split", ("curated",), ("split", "seed"), kept=("train", "valid", "test"), drops=True),
-    # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.
-    Stage("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "seed"), checks=True, alone=True),
-    Stage("tokens", "data.tokens", ("tokens",), ()),
     Stage(
-        *("train", "train", ("train", "model", "model-starcoder2"), ("model", "train", "seed")),
+        *("split", "data.split", ("curated",), ("split", "seed")),
+        kept=("train", "valid", "test"),
+        drops=True,
+        documents=True,
+    ),
+    # From text to a model. The tokens depend on the tokenizer alone, which is the stage before them.
+    Stage(
+        *("tokenizer", "tokenizer.train", ("tokenizer",), ("tokenizer", "finetune.base", "seed")),
+        checks=True,
+        alone=True,
+    ),
+    Stage(
+        *("tokens", "data.tokens", ("tokens",), ("finetune.instructions",)),
+        conversations=("finetune.template", "train.phases", "split.valid", "seed"),
+    ),
+    Stage(
+        *("train", "train", ("train", "model", "model-starcoder2", "adapter"), ("model", "train", "finetune", "seed")),
         precious=True,
         alone=True,
     ),

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from codeshell.engine import Engine
+from codeshell.engine import Engine, hub
 from codeshell.engine.files import make_directory, write_json
 from codeshell.errors import UserError
 from codeshell.evaluate import functional
@@ -20,9 +20,9 @@ from codeshell.evaluate.corpus import Corpus, split_paths
 from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.measure import Outcome, measure
-from codeshell.evaluate.models import fingerprint
+from codeshell.evaluate.models import fingerprint, is_codeshell
 from codeshell.evaluate.prompts import NotRunError
-from codeshell.evaluate.subject import Subject, load_model, longest_context, phase_ends, start_of
+from codeshell.evaluate.subject import Subject, load_any, longest_context, phase_ends, start_of
 from codeshell.evaluate.task import Task
 from codeshell.evaluate.tasks import code_of, get_task, in_package
 from codeshell.recipe import Evaluate, Recipe, to_tree
@@ -115,8 +115,12 @@ def _subject(recipe: Recipe, directory: Path, held_out: Corpus, execution: Execu
 
     # A run of documents that were all held out has no training split, and then no baselines that learn from it.
     train = Corpus(split_paths(directory, "train", seed=recipe.seed))
+    tuned = recipe.finetune
+    # The checkpoints of LoRA and of other architectures are no models of codeshell, which alone are read.
+    base = hub.model_directory(tuned.base) if tuned.base else None
+    whole = base is None or (tuned.method == "full" and is_codeshell(directory / "model"))
     return Subject(
-        load_model(directory / "model"),
+        load_any(directory / "model"),
         Tokenizer.load(directory / "tokenizer"),
         held_out,
         train if len(train) else None,
@@ -124,7 +128,8 @@ def _subject(recipe: Recipe, directory: Path, held_out: Corpus, execution: Execu
         seed=recipe.seed,
         context=longest_context(recipe.train),
         start=start_of(recipe.train),
-        phase_ends=phase_ends(recipe.train, directory),
+        phase_ends=phase_ends(recipe.train, directory) if whole and not tuned.epochs else [],
+        base=base,
         execution=execution,
         origin={"name": recipe.name, "hash": fingerprint(directory / "model")},
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from codeshell.model import batches
 from codeshell.model.precision import autocast
+from codeshell.model.reading import Decoder
 from codeshell.randomness import draw
 
 LOGIT_ELEMENTS = 67_108_864
@@ -53,6 +55,22 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     device = next(model.parameters()).device
     results: list[list[int]] = [[] for _ in prompts]
+    seeds = [draw(seed, purpose, index if keys is None else keys[index]) for index in range(len(prompts))]
+    with autocast("auto", device):
+        network = model.network() if hasattr(model, "network") else None
+    if network is not None:
+        sampling = batches.Sampling(
+            max_new_tokens,
+            stop_ids,
+            vocabulary,
+            temperature,
+            top_p=top_p,
+            stop=None if stop is None else lambda index, tokens: stop(tokens),
+        )
+        # A model's own `generate` hashes a seed of a row like this, so the draws are the same.
+        return batches.continue_all(
+            Decoder(network), prompts, sampling, [(one, 0) for one in seeds], model.config.max_length
+        )
     limit = GPU_TOKENS if device.type == "cuda" else LOGIT_ELEMENTS // vocabulary
     at = 0
     while at < len(order):
@@ -77,7 +95,7 @@ def generate(
                     top_p=top_p,
                     stop_ids=stop_ids,
                     stop=None if stop is None else lambda row, tokens: stop(tokens),
-                    seed=[draw(seed, purpose, index if keys is None else keys[index]) for index in batch],
+                    seed=[seeds[index] for index in batch],
                     n_vocab_used=vocabulary,
                 )
         except torch.OutOfMemoryError:

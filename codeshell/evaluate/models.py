@@ -6,22 +6,15 @@ All of them come with the same few methods (see `transformers_model`), so a task
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codeshell.engine import hub
 from codeshell.engine.downloads import check_model_directory, read_downloaded_json
+from codeshell.engine.hub import on_hub
 from codeshell.errors import UserError
-from codeshell.randomness import below, draw
-
-SAMPLED_BLOCKS = 64
-"""Blocks of each file of weights that `fingerprint` reads."""
-
-BLOCK = 4096
-"""Bytes of a block: a page of the file system."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +36,20 @@ class Loaded:
     origin: dict[str, Any]
 
 
-def load(name: str, tokenizer: str | None = None, *, ours: bool = False) -> Loaded:
+def load(name: str, tokenizer: str | None = None, *, ours: bool = False, weights: str = "auto") -> Loaded:
     """The model of a directory, or of a name on the hub (`OWNER/NAME`).
 
     Args:
         name: a directory with config.json, weights in safetensors and a tokenizer.
         tokenizer: another tokenizer for a model of codeshell.
         ours: it must be one that codeshell's own model reads, because a task scores text with it.
+        weights: how they are held, one of `codeshell.model.loading.WEIGHTS`; a model of transformers takes "auto".
 
     Raises:
         UserError: there is no such model, it cannot be loaded, or the tokenizer is not its own.
     """
     if on_hub(name) and not ours:
-        return _other(name)
+        return _other(name, weights)
     directory = check_model_directory(name)
     if not ours and not is_codeshell(directory):
         if tokenizer is not None:
@@ -63,23 +57,22 @@ def load(name: str, tokenizer: str | None = None, *, ours: bool = False) -> Load
                 f"--tokenizer {tokenizer}: only models of codeshell take another tokenizer; put the tokenizer's files "
                 f"into {name}"
             )
-        return _other(name)
+        return _other(name, weights)
     from codeshell.evaluate.subject import load_model
     from codeshell.tokenizer import Tokenizer
 
     found = Tokenizer.load(tokenizer or directory)
-    model = load_model(directory)
+    model = load_model(directory, weights)
     if found.vocab_size > model.config.vocab_size:
         raise UserError(
             f"{tokenizer or directory}: a tokenizer of {found.vocab_size} tokens, but the model has "
             f"{model.config.vocab_size} rows; give the model's own tokenizer"
         )
-    return Loaded(model, found, model.config.n_positions, None, _named(name, directory))
-
-
-def on_hub(name: str) -> bool:
-    """Whether a name can only be one on the hub: there is no such path, and it has one slash."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).exists()
+    origin = _named(name, directory)
+    # Named where it was asked for: other weights are another model.
+    if weights != "auto":
+        origin["weights"] = weights
+    return Loaded(model, found, model.config.n_positions, None, origin)
 
 
 def is_codeshell(directory: Path) -> bool:
@@ -94,7 +87,12 @@ def is_codeshell(directory: Path) -> bool:
     return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
 
 
-def _other(name: str) -> Loaded:
+def _other(name: str, weights: str) -> Loaded:
+    if weights != "auto":
+        raise UserError(
+            f"--weights {weights}: {name} is a model of transformers, which keeps its own weights; only models of "
+            "codeshell take this option"
+        )
     from codeshell.evaluate import transformers_model
 
     model, tokenizer, context = transformers_model.load(name)
@@ -108,18 +106,5 @@ def _named(name: str, directory: Path) -> dict[str, Any]:
 
 
 def fingerprint(directory: Path) -> str:
-    """A hash that tells models apart: of config.json, and of the sizes and 64 blocks of each file of weights.
-
-    The blocks are chosen by hash. Training changes all weights, so two checkpoints differ in them, and 15 GB need not
-    be read.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(json.dumps([path.name, size]).encode())
-        with open(path, "rb") as file:
-            for block in range(SAMPLED_BLOCKS):
-                file.seek(below(draw("fingerprint", path.name, block), max(1, size - BLOCK)))
-                digest.update(file.read(BLOCK))
-    digest.update((directory / "config.json").read_bytes())
-    return digest.hexdigest()
+    """A hash that tells models apart: of config.json, and of the weights (`codeshell.engine.hub.fingerprint`)."""
+    return hashlib.sha256(hub.fingerprint(directory).encode() + (directory / "config.json").read_bytes()).hexdigest()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from codeshell.engine.downloads import read_downloaded_json
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
 from codeshell.evaluate import scoring
@@ -21,6 +22,7 @@ from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.generation import generate
 from codeshell.evaluate.prompts import Completion, NotFiniteError, NotRunError, Prompt, Sampling, prompt_ids
 from codeshell.model import generation
+from codeshell.model.config import MODEL_TYPES
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
 
@@ -65,6 +67,8 @@ class Subject:
         before: ids before every prompt; None is what `start` says.
         execution: how functional tasks run.
         origin: what names the model in results: its path or name, and a hash.
+        base: the directory of the model that training began with; None where its weights were drawn.
+        weights: how its weights are held; those of phase ends are held alike.
     """
 
     model: Any
@@ -79,6 +83,8 @@ class Subject:
     before: Sequence[int] | None = None
     execution: Execution = field(default_factory=Execution)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    base: Path | None = None
+    weights: str = "auto"
 
     @property
     def before_text(self) -> list[int]:
@@ -101,13 +107,17 @@ class Subject:
 
     @property
     def untrained(self) -> Any | None:
-        """The model before training (see `untrained`); None for a model of more than `UNTRAINED_PARAMETERS`.
+        """The model before training: the base, or one of random weights (see `untrained`); None for a model of more
+        than `UNTRAINED_PARAMETERS`.
 
         It takes as much memory as the model, so it is made anew each time and not kept for later tasks.
         """
         # Counted before the twin is made.
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        return untrained(self.model, self.seed) if size <= UNTRAINED_PARAMETERS else None
+        own = getattr(self.model, "num_parameters", None)
+        size = own() if own else sum(parameter.numel() for parameter in self.model.parameters())
+        if size > UNTRAINED_PARAMETERS:
+            return None
+        return untrained(self.model, self.seed) if self.base is None else load_any(self.base)
 
     def room(self, max_new_tokens: int) -> int:
         """Tokens of a prompt that leave room for an answer in the context."""
@@ -204,7 +214,7 @@ class Subject:
         Raises:
             NotRunError: the model's loss is not finite.
         """
-        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint), sequences)
+        nats = scoring.losses(self.model if checkpoint is None else load_model(checkpoint, self.weights), sequences)
         _check_finite(nats, "" if checkpoint is None else f" of {checkpoint.name}")
         return nats
 
@@ -260,14 +270,24 @@ def untrained(model: Any, seed: int) -> Any:
     return twin.to(device=parameter.device, dtype=parameter.dtype).eval()
 
 
-def load_model(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: in the type it was saved in on a GPU with bf16 products, else in
-    fp32."""
-    from codeshell.model import CodeShellForCausalLM
+def load_any(directory: Path) -> Any:
+    """The model of a directory, ready to evaluate: codeshell's, or one of transformers behind the same methods."""
+    values = read_downloaded_json(directory / "config.json")
+    if isinstance(values, dict) and values.get("model_type") in MODEL_TYPES:
+        return load_model(directory)
+    from codeshell.evaluate import transformers_model
+
+    return transformers_model.load(str(directory))[0]
+
+
+def load_model(directory: Path, weights: str = "auto") -> Any:
+    """The model of a directory, ready to evaluate, with weights as `codeshell.model.loading` has them; `auto` is
+    the type it was saved in on a GPU with bf16 products, else fp32."""
+    from codeshell.model.loading import load
     from codeshell.model.precision import multiplies_bf16
 
     # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
     cuda = torch.cuda.is_available()
     as_saved = cuda and multiplies_bf16(torch.device("cuda"))
-    model = CodeShellForCausalLM.from_pretrained(directory, dtype=None if as_saved else torch.float32)
-    return model.to("cuda" if cuda else "cpu").eval()
+    device = "cuda" if cuda else "cpu"
+    return load(directory, weights, device=device, auto=None if as_saved else torch.float32)

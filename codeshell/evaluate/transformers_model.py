@@ -138,6 +138,10 @@ class TransformersModel:
         self.revision: str = getattr(model.config, "_commit_hash", None) or ""
         self._takes = frozenset(inspect.signature(model.forward).parameters)
 
+    def __call__(self, input_ids: torch.Tensor) -> Any:
+        """An object with `.logits` (R, S, V) of ids (R, S) without padding on the left: what scoring asks for."""
+        return self._model(input_ids, use_cache=False)
+
     def parameters(self) -> Iterator[torch.Tensor]:
         parameters: Iterator[torch.Tensor] = self._model.parameters()
         return parameters

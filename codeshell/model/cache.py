@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from codeshell.model.config import CodeShellConfig
@@ -79,3 +81,66 @@ class KVCache:
                 tensors[layer] = whole[: len(rows)]
                 tensors[layer][filled] = moved
         self.lengths = self.lengths[rows]
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` positions of a cache of one row."""
+        assert len(self.lengths) == 1 and length <= self.longest
+        self.lengths = torch.full_like(self.lengths, length)
+        self.longest = length
+
+    def take(self, other: KVCache, length: int) -> None:
+        """Begin with the first `length` positions of another cache; both have one row."""
+        assert len(self.lengths) == len(other.lengths) == 1 and length <= min(other.longest, self.capacity)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for target, source in zip(mine, theirs, strict=True):
+                target[:, :length] = source[:, :length]
+        self.lengths, self.longest = torch.full_like(self.lengths, length), length
+
+
+class RowCache:
+    """Keys and values of rows that are read one by one on a CPU, laid out so that attention is two products.
+
+    Args:
+        layers, rows, kv_heads, capacity, head_dim: sizes; `capacity` is tokens of a row.
+
+    Attributes:
+        keys, values: (layers, rows, kv_heads, capacity, head_dim), keys rotated. What has not been written is 0, so
+            that it can be multiplied by a weight of 0.
+        lengths: tokens in each row.
+    """
+
+    def __init__(
+        self, layers: int, rows: int, kv_heads: int, capacity: int, head_dim: int, *, dtype: torch.dtype
+    ) -> None:
+        shape = (layers, rows, kv_heads, capacity, head_dim)
+        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+        self.lengths = [0] * rows
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` tokens of the only row."""
+        assert len(self.lengths) == 1 and length <= self.lengths[0]
+        self.lengths[0] = length
+
+    def take(self, other: RowCache, length: int) -> None:
+        """Begin with the first `length` tokens of another cache; both have one row."""
+        assert len(self.lengths) == len(other.lengths) == 1 and length <= min(other.lengths[0], self.capacity)
+        self.keys[:, :, :, :length] = other.keys[:, :, :, :length]
+        self.values[:, :, :, :length] = other.values[:, :, :, :length]
+        self.lengths[0] = length
+
+    def move(self, source: int, target: int, length: int | None = None) -> None:
+        """Put one row, or its first `length` tokens, in the place of another."""
+        length = self.lengths[source] if length is None else length
+        assert length <= self.lengths[source]
+        self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
+        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        self.lengths[target] = length
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -17,6 +17,7 @@ import contextlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -31,13 +32,14 @@ from codeshell.errors import UserError
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.tensor_files import Layout, TensorFileError, TensorParts, TensorWriter, part_names
 
-_IGNORED = re.compile(
+IGNORED = re.compile(
     r"(\.attn\.bias|\.attn\.masked_bias|^transformer\.bias|rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
 )
 """Buffers of the released class and its ancestors. All are functions of the config, so they are not read."""
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
+EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
+"""Our names of the two tensors that may be one."""
 
 _STARCODER2 = {
     "transformer.wte.": "model.embed_tokens.",
@@ -117,12 +119,12 @@ def read_weights(
             pending.update(tensors)
             tensors = dict(_from_starcoder2(pending, config))
         for name, tensor in tensors.items():
-            if _IGNORED.search(name):
+            if IGNORED.search(name):
                 continue
-            _check(name, tensor, shapes, file)
+            check_tensor(name, tensor, shapes, file)
             origin[name] = file
             # Converted file by file, so that at most one file is in memory in both dtypes.
-            weights[name] = tensor if dtype is None else _converted(name, tensor, dtype, file)
+            weights[name] = tensor if dtype is None else converted(name, tensor, dtype, file)
     if pending:
         raise UserError(
             f"{directory}: tensor {min(pending)} belongs to no Starcoder2 of this config; check config.json"
@@ -165,7 +167,7 @@ def save(
         raise ValueError(f"layout is {layout!r}; choose 'codeshell' or 'starcoder2'")
     directory = make_directory(directory)
     fields = config.to_dict() if layout == "codeshell" else config.to_starcoder2_dict()
-    fields["torch_dtype"] = str(tensors[_EMBEDDING].dtype).removeprefix("torch.")
+    fields["torch_dtype"] = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
     # Where each tensor goes, by the layout's names, before any is fetched.
     shards = _shards(_layouts(tensors, config, layout), max_shard_bytes)
     names = _shard_names(len(shards))
@@ -183,7 +185,7 @@ def save(
             whole = fetch(tensor)
             if not bool(whole.isfinite().all()):
                 warnings.warn(f"{directory}: tensor {name} holds NaN or infinity, and is saved so", stacklevel=3)
-            for key, part in _to_layout(name, whole, config, layout):
+            for key, part in to_layout(name, whole, config, layout):
                 writers[place[key]].write(key, part)
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
@@ -201,14 +203,14 @@ def save(
     write_json(directory / "config.json", fields)
 
 
-def _to_layout(
+def to_layout(
     name: str, tensor: torch.Tensor, config: CodeShellConfig, layout: Literal["codeshell", "starcoder2"]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The layout's name and tensor for one of ours; a tied embedding has the head's name in ours."""
     if layout == "starcoder2":
         yield from _to_starcoder2({name: tensor}, config)
     else:
-        yield _HEAD if name == _EMBEDDING and config.tie_word_embeddings else name, tensor
+        yield HEAD if name == EMBEDDING and config.tie_word_embeddings else name, tensor
 
 
 def _layouts(
@@ -219,10 +221,10 @@ def _layouts(
     for name, tensor in tensors.items():
         # Tensors without memory take the same way as those with values.
         shape = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        for key, part in _to_layout(name, shape, config, layout):
+        for key, part in to_layout(name, shape, config, layout):
             result[key] = Layout(part.dtype, tuple(part.shape))
     if layout == "codeshell" and config.tie_word_embeddings:
-        result[_HEAD] = result.pop(_HEAD)
+        result[HEAD] = result.pop(HEAD)
     return result
 
 
@@ -237,11 +239,11 @@ def _contents(directory: Path) -> Iterator[tuple[Path, dict[str, torch.Tensor]]]
             return
     except TensorFileError as error:
         raise UserError(f"{directory}: a damaged checkpoint: {error}; take another one") from None
-    for file in _weight_files(directory):
-        yield file, _read(file)
+    for file in weight_files(directory):
+        yield file, read_file(file)
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """The files to read: those of an index, else the single file; safetensors before `.bin`."""
     # safetensors first where both are there, because nothing in it can run.
     for name in _WEIGHTS:
@@ -280,8 +282,8 @@ def _indexed_files(index: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path) -> dict[str, torch.Tensor]:
-    """All tensors of one file, on the CPU."""
+def read_file(file: Path, mmap: bool = False) -> dict[str, torch.Tensor]:
+    """All tensors of one file, on the CPU; with `mmap` a `.bin` stays on the disk until a tensor is used."""
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
@@ -290,7 +292,8 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
             raise UserError(f"{file}: {wrong}") from None
     # A `.bin` is a pickle, which can hold code; the restricted unpickler builds tensors and containers, nothing else.
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        # Files of torch before 1.6 are no archives, and cannot be mapped.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         if known := fault(file):
             raise UserError(f"{file}: {known}") from None
@@ -317,7 +320,7 @@ def _line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], file: Path) -> None:
+def check_tensor(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], file: Path) -> None:
     if name not in shapes:
         raise UserError(
             f"{file}: tensor {name} {tuple(tensor.shape)} has no place in config.json's model; use its own config"
@@ -333,7 +336,7 @@ def _check(name: str, tensor: torch.Tensor, shapes: Mapping[str, torch.Size], fi
         raise UserError(f"{file}: tensor {name} is {kind}; quantised checkpoints are not supported, take the bf16 one")
 
 
-def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype, file: Path) -> torch.Tensor:
+def converted(name: str, tensor: torch.Tensor, dtype: torch.dtype, file: Path) -> torch.Tensor:
     """The tensor in another dtype; a finite weight that would become infinite there is an error."""
     result = tensor.to(dtype)
     # Only a dtype of a smaller range can overflow.
@@ -348,15 +351,15 @@ def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype, file: Path) 
 def _tie(weights: dict[str, torch.Tensor], origin: Mapping[str, Path]) -> None:
     """Give head and embedding the same tensor, whichever of the two the files hold."""
     # Some files hold both; that is accepted if they are equal, because then nothing is lost.
-    embedding, head = weights.get(_EMBEDDING), weights.get(_HEAD)
+    embedding, head = weights.get(EMBEDDING), weights.get(HEAD)
     if embedding is not None and head is not None and not torch.equal(embedding, head):
         raise UserError(
-            f"{origin[_HEAD]}: lm_head.weight differs from transformer.wte.weight, but config.json ties them; "
+            f"{origin[HEAD]}: lm_head.weight differs from transformer.wte.weight, but config.json ties them; "
             'set "tie_word_embeddings": false in config.json'
         )
     tied = embedding if embedding is not None else head
     if tied is not None:
-        weights[_EMBEDDING] = weights[_HEAD] = tied
+        weights[EMBEDDING] = weights[HEAD] = tied
 
 
 def _check_complete(
@@ -364,8 +367,8 @@ def _check_complete(
 ) -> None:
     """Refuse a model with a tensor missing or of two dtypes."""
     missing = [name for name in shapes if name not in weights]
-    if config.tie_word_embeddings and _HEAD in missing:
-        missing.remove(_HEAD)  # the same parameter as the embedding, which is missing, too
+    if config.tie_word_embeddings and HEAD in missing:
+        missing.remove(HEAD)  # the same parameter as the embedding, which is missing, too
     if missing:
         raise UserError(
             f"{directory}: tensor {missing[0]} {tuple(shapes[missing[0]])} is in none of its weight files "

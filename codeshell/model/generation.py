@@ -9,19 +9,20 @@ may be produced.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 
+from codeshell.model import batches, reading
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
+from codeshell.model.infill import TextTokenizer, infill_prompt
+from codeshell.model.sampling import NotFiniteError, check_settings, sample, uniform, whole
+from codeshell.model.stops import cut, needles, shown
 
-LEAST_TEMPERATURE = 1e-200
-"""Any fp32 logit divided by it is a finite double."""
+__all__ = ["NotFiniteError", "check_settings", "complete", "complete_batch", "generate", "infill_prompt", "sample"]
 
 
 class LanguageModel(Protocol):
@@ -37,42 +38,6 @@ class LanguageModel(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def train(self, mode: bool = True) -> Any: ...
-
-
-class TextTokenizer(Protocol):
-    """What completion needs of a tokenizer; `codeshell.tokenizer.Tokenizer` has it."""
-
-    @property
-    def specials(self) -> dict[str, int]: ...
-    @property
-    def vocab_size(self) -> int:
-        """Tokens, special ones included; a model's `vocab_size` may be larger by the padding of its embedding."""
-        ...
-
-    @property
-    def fim_prefix(self) -> int: ...
-    @property
-    def fim_middle(self) -> int: ...
-    @property
-    def fim_suffix(self) -> int: ...
-    @property
-    def eot(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-    def decode_bytes(self, ids: list[int]) -> bytes: ...
-
-
-class NotFiniteError(ValueError):
-    """Logits from which no token can be chosen: NaN, +inf, or -inf for every id.
-
-    Attributes:
-        row: of the batch.
-        cause: where it happened and why, as far as it is known.
-    """
-
-    def __init__(self, row: int, cause: str = "") -> None:
-        self.row, self.cause = row, cause
-        where = f"row {row}" + (f", {cause}" if cause else "")
-        super().__init__(f"the model's logits are not finite (NaN or infinity) at {where}")
 
 
 @torch.inference_mode()
@@ -137,11 +102,26 @@ def generate(
         raise ValueError(f"input_ids: a prompt of {longest} tokens leaves no room in {limit} positions; shorten it")
     # The embedding's padding rows have logits like all others, and must not be chosen.
     if n_vocab_used is not None:
-        n_vocab_used = _whole("n_vocab_used", n_vocab_used, least=1, most=model.config.vocab_size)
+        n_vocab_used = whole("n_vocab_used", n_vocab_used, least=1, most=model.config.vocab_size)
     used = n_vocab_used or model.config.n_vocab_used or model.config.vocab_size
     training = model.training
     model.train(False)
     try:
+        network = model.network() if hasattr(model, "network") else None
+        if network is not None:
+            rows = input_ids.tolist()
+            if attention_mask is not None:
+                rows = [
+                    [index for index, real in zip(row, kept, strict=True) if real]
+                    for row, kept in zip(rows, attention_mask.tolist(), strict=True)
+                ]
+            if not all(rows):
+                raise ValueError("attention_mask: a row has no real token; leave that row out")
+            sampling = batches.Sampling(max_new_tokens, ends, used, temperature, top_k, top_p, stop)
+            try:
+                return batches.continue_all(reading.Decoder(network), rows, sampling, seeds, limit)
+            except NotFiniteError as error:
+                raise NotFiniteError(error.row, f"{error.cause}; {_cause(model)}") from None
         # The prompts in one pass: it fills the cache and scores the token after each prompt, (R, V).
         capacity = min(limit, longest + max_new_tokens)
         cache = KVCache(model.config, batch, capacity, dtype=_cache_dtype(model), device=input_ids.device)
@@ -150,7 +130,7 @@ def generate(
         active = list(range(batch))
         lengths = cache.lengths.tolist()
         for step in range(max_new_tokens):
-            draws = [_uniform(*seeds[row], step) for row in active]
+            draws = [uniform(*seeds[row], step) for row in active]
             try:
                 chosen = sample(scores[:, :used], temperature, top_k, top_p, draws)
             except NotFiniteError as error:
@@ -178,98 +158,15 @@ def generate(
     return outputs
 
 
-def sample(scores: torch.Tensor, temperature: float, top_k: int, top_p: float, draws: Sequence[float]) -> list[int]:
-    """One token per row from (R, V) logits.
-
-    Args:
-        scores: logits of the ids that may be chosen. -inf bans an id.
-        temperature, top_k, top_p: as `generate` has them.
-        draws: R numbers, uniform in [0, 1); temperature 0 does not use them.
-
-    Raises:
-        NotFiniteError: a row has a NaN or +inf, or nothing but -inf.
-    """
-    if temperature == 0.0:
-        # The first of the largest, as `argmax` has it. NaN and +inf are larger than all else, so they are found here.
-        best, tokens = scores.max(-1)
-        return _read(tokens, best)
-    # Sorted, so that top-k and top-p both keep the first few; stable, so that equal logits always come in id order.
-    values, order = (scores.to(torch.float64) / temperature).sort(dim=-1, descending=True, stable=True)
-    best = values[:, 0]
-    if top_k:
-        values, order = values[:, :top_k], order[:, :top_k]
-    probability = values.softmax(-1)
-    cumulative = probability.cumsum(-1)
-    if top_p < 1.0:
-        # A token stays while those before it have not reached top_p, so the one that reaches it is the last to stay.
-        probability = probability.masked_fill(cumulative - probability >= top_p, 0.0)
-        cumulative = probability.cumsum(-1)
-    # Inverse of the cumulative sum at draw * total mass: what the cuts have left need not be normalised.
-    point = torch.tensor(draws, dtype=torch.float64, device=scores.device).unsqueeze(1) * cumulative[:, -1:]
-    # The last index with any mass bounds the search: rounding of the sum must not reach a token that was cut.
-    last = (probability > 0).sum(-1, keepdim=True) - 1
-    index = torch.minimum(torch.searchsorted(cumulative, point, right=True), last)
-    # A row that is not finite has places beyond the end; `_read` refuses it, so any place will do.
-    index = index.clamp(0, order.shape[1] - 1)
-    return _read(order.gather(1, index).squeeze(1), best)
-
-
-def _read(tokens: torch.Tensor, best: torch.Tensor) -> list[int]:
-    """The (R,) tokens, whose rows have these (R,) largest logits; both come from the device in one transfer."""
-    chosen: list[int] = torch.where(best.isfinite(), tokens, -1).tolist()
-    if -1 in chosen:
-        raise NotFiniteError(chosen.index(-1))
-    return chosen
-
-
-def check_settings(
-    *, temperature: Any, top_k: Any = 0, top_p: Any, max_new_tokens: Any
-) -> tuple[float, int, float, int]:
-    """The four settings as plain numbers.
-
-    Raises:
-        TypeError: one is no number of its kind; a bool, a text and None are none, numpy's numbers are.
-        ValueError: one is out of range or not finite.
-    """
-    for name, value in (("temperature", temperature), ("top_p", top_p)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} is {_shown(value)}; it must be a number")
-    temperature, top_p = float(temperature), float(top_p)
-    # Logits divided by less than the least would overflow even fp64. A NaN is in no range.
-    if temperature != 0 and not LEAST_TEMPERATURE <= temperature < math.inf:
-        raise ValueError(
-            f"temperature {temperature}: must be 0 (the most likely token), or finite and at least {LEAST_TEMPERATURE}"
-        )
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p {top_p}: must be above 0 and at most 1 (all tokens)")
-    return temperature, _whole("top_k", top_k), top_p, _whole("max_new_tokens", max_new_tokens)
-
-
-def _whole(name: str, value: Any, *, least: int | None = 0, most: int | None = None) -> int:
-    """A setting that must be a whole number in a range, as a plain one."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} is {_shown(value)}; it must be a whole number")
-    number = int(value)
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} {number}: must be at least {least}" + ("" if most is None else f", at most {most}"))
-    return number
-
-
-def _shown(value: Any) -> str:
-    """A wrong value for a message, in one line."""
-    text = " ".join(repr(value).split())
-    return f"{text[:80]} ({type(value).__name__})"
-
-
 def _row_seeds(seed: Any, batch: int) -> list[tuple[int, int]]:
     """What each row's draws are hashed from: one seed and the row's number, or a seed of its own."""
     if isinstance(seed, str | bytes) or not isinstance(seed, Iterable) or getattr(seed, "ndim", 1) == 0:
-        number = _whole("seed", seed, least=None)
+        number = whole("seed", seed, least=None)
         return [(number, row) for row in range(batch)]
     seeds = seed.tolist() if isinstance(seed, torch.Tensor) else list(seed)
     if len(seeds) != batch:
         raise ValueError(f"seed has {len(seeds)} entries for {batch} rows; give one number or one for each row")
-    return [(_whole("seed", one, least=None), 0) for one in seeds]
+    return [(whole("seed", one, least=None), 0) for one in seeds]
 
 
 def _stop_ids(stop_ids: Any) -> frozenset[int]:
@@ -277,9 +174,9 @@ def _stop_ids(stop_ids: Any) -> frozenset[int]:
     if isinstance(stop_ids, numbers.Integral):
         stop_ids = (stop_ids,)
     if isinstance(stop_ids, str | bytes) or not isinstance(stop_ids, Iterable):
-        raise TypeError(f"stop_ids is {_shown(stop_ids)}; it must be token ids, whole numbers")
+        raise TypeError(f"stop_ids is {shown(stop_ids)}; it must be token ids, whole numbers")
     ids = stop_ids.tolist() if isinstance(stop_ids, torch.Tensor) else stop_ids
-    return frozenset(_whole("stop_ids", one) for one in ids)
+    return frozenset(whole("stop_ids", one) for one in ids)
 
 
 def _check_prompts(model: LanguageModel, input_ids: Any, attention_mask: Any) -> None:
@@ -288,7 +185,7 @@ def _check_prompts(model: LanguageModel, input_ids: Any, attention_mask: Any) ->
         if value is None and name == "attention_mask":
             continue
         if not isinstance(value, torch.Tensor):
-            raise TypeError(f"{name} is {_shown(value)}; it must be a tensor, for example torch.tensor([[1, 2]])")
+            raise TypeError(f"{name} is {shown(value)}; it must be a tensor, for example torch.tensor([[1, 2]])")
         if value.device != model.device:
             raise ValueError(f"{name} is on {value.device}, but the model is on {model.device}; move one of them")
     if input_ids.dim() != 2 or input_ids.dtype != torch.int64:
@@ -321,38 +218,10 @@ def _cause(model: Any) -> str:
     )
 
 
-def _uniform(seed: int, row: int, step: int) -> float:
-    """Uniform in [0, 1) with 53 bits, from a hash."""
-    # The upper 53 of 64 bits: each value is a double of its own, and 1.0 is never reached.
-    digest = hashlib.blake2b(f"generate {seed} {row} {step}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
-
-
 def _cache_dtype(model: LanguageModel) -> torch.dtype:
     """The dtype that keys and values are computed in: autocast's inside autocast, else that of the weights."""
     device = model.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.dtype
-
-
-def infill_prompt(tokenizer: TextTokenizer, prefix: str, suffix: str | None, budget: int) -> list[int]:
-    """Token ids of a prompt of at most `budget` tokens.
-
-    With a suffix it is `<fim_prefix>prefix<fim_suffix>suffix<fim_middle>` (PSM), else the prefix alone, or
-    `<|endoftext|>` where that is empty. What is too long loses the text farthest from the gap: the prefix its
-    beginning, the suffix its end. The suffix may then keep a quarter of the budget, and more if the prefix is short.
-    """
-    before = tokenizer.encode(prefix)
-    if suffix is None:
-        return before[-budget:] or [tokenizer.eot]
-    after = tokenizer.encode(suffix)
-    room = budget - 3  # without the three special tokens
-    if room < 1:
-        raise ValueError(f"budget is {budget} tokens; filling in the middle needs at least 4")
-    # The suffix keeps a quarter of the room, or all that the prefix leaves; the prefix gets the rest, from its end.
-    if len(before) + len(after) > room:
-        after = after[: max(room // 4, room - len(before))]
-        before = before[max(0, len(before) - (room - len(after))) :]
-    return [tokenizer.fim_prefix, *before, tokenizer.fim_suffix, *after, tokenizer.fim_middle]
 
 
 def complete(
@@ -409,7 +278,7 @@ def complete_batch(
     temperature, top_k, top_p, max_new_tokens = check_settings(
         temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens
     )
-    needles = _needles(stop)
+    stops = needles(stop)
     requests = [_request(request) for request in requests]
     if not requests:
         return []
@@ -425,14 +294,14 @@ def complete_batch(
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     # Text is collected as bytes: a token may end inside a character, and a stop string inside a token.
     texts = [b""] * len(prompts)
-    reach = max(map(len, needles), default=0)
+    reach = max(map(len, stops), default=0)
 
     def ended(row: int, ids: list[int]) -> bool:
         new = tokenizer.decode_bytes(ids[-1:])
         texts[row] += new
         # A stop string that is new must touch the new bytes; a search of the whole text would be quadratic.
         tail = texts[row][-(len(new) + reach) :]
-        return any(needle in tail for needle in needles)
+        return any(needle in tail for needle in stops)
 
     # What `generate` returns is not needed: `ended` has seen every token. Any special token ends a completion, because
     # what follows would be another document.
@@ -449,44 +318,15 @@ def complete_batch(
         attention_mask=torch.tensor(mask, device=model.device),
         n_vocab_used=model.config.n_vocab_used or min(tokenizer.vocab_size, model.config.vocab_size),
     )
-    return [_cut(text, needles).decode("utf-8", errors="replace") for text in texts]
-
-
-def _needles(stop: Any) -> list[bytes]:
-    """The stop strings in UTF-8; a single string is one of them."""
-    if stop is None:
-        return []
-    texts = [stop] if isinstance(stop, str) else stop
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TypeError(f"stop is {_shown(stop)}; it must be a text or several")
-    needles = []
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"stop has {_shown(text)} in it; it must be a text or several")
-        if not text:
-            raise ValueError("stop: an empty text would end every completion before its first token; leave it out")
-        try:
-            needles.append(text.encode())
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"stop: {text!r} has a lone surrogate, which no text in UTF-8 holds; leave it out"
-            ) from None
-    return needles
+    return [cut(text, stops).decode("utf-8", errors="replace") for text in texts]
 
 
 def _request(request: Any) -> tuple[str, str | None]:
     """A (prefix, suffix or None). A single string has two letters at times, and is no request."""
     if isinstance(request, str) or not isinstance(request, Sequence) or len(request) != 2:
-        raise TypeError(f"requests has {_shown(request)} in it; each must be a pair (prefix, suffix or None)")
+        raise TypeError(f"requests has {shown(request)} in it; each must be a pair (prefix, suffix or None)")
     prefix, suffix = request
     if not isinstance(prefix, str) or not (suffix is None or isinstance(suffix, str)):
         wrong = prefix if not isinstance(prefix, str) else suffix
-        raise TypeError(f"prefix and suffix must be texts (a suffix may be None), not {_shown(wrong)}")
+        raise TypeError(f"prefix and suffix must be texts (a suffix may be None), not {shown(wrong)}")
     return prefix, suffix
-
-
-def _cut(text: bytes, needles: Sequence[bytes]) -> bytes:
-    """The text up to the first stop string."""
-    # The token that completes a stop string may go beyond it, and stop strings may overlap: the earliest one counts.
-    found = [at for at in (text.find(needle) for needle in needles) if at >= 0]
-    return text[: min(found)] if found else text

@@ -29,10 +29,12 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from codeshell import ops
-from codeshell.model import checkpoints, generation
+from codeshell.errors import UserError
+from codeshell.model import checkpoints, generation, reading
 from codeshell.model.cache import KVCache
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.layout import Sequences, arrange
+from codeshell.model.quantized import QuantizedLinear
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
 
@@ -82,6 +84,28 @@ def add_and_normalise(
         return ops.residual_layer_norm(x, branch, norm.weight, norm.bias, norm.eps, dtype=dtype)  # type: ignore[arg-type]
     stream = x if branch is None else x + branch
     return stream, norm(stream)
+
+
+def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module does what a class of ours does, and nobody looks on."""
+    own = type(module).forward is kind.forward and "forward" not in module.__dict__
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._compiled_call_impl is not None
+    return own and not hooks and not _has_any_global_hook()  # type: ignore[no-untyped-call]
+
+
+def _norm(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Weight, bias and epsilon of a plain LayerNorm."""
+    return norm.weight, norm.bias, norm.eps  # type: ignore[return-value]
+
+
+def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
+    """A linear layer for `reading`."""
+    if is_plain(module) and module.weight.dtype == dtype:
+        return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
+    # Without the checks of a call.
+    if _is_own(module, QuantizedLinear):
+        return reading.Linear(None, None, module.rows)
+    return reading.Linear(None, None, module)
 
 
 @dataclass
@@ -310,6 +334,8 @@ class CodeShellForCausalLM(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_weights()
         self.rotary = RotaryTables(config)
+        self.quantized_weights = 0
+        """Weights that are int8 (see `codeshell.model.quantized`), a tied head counted once."""
         # On the meta device there is nothing to draw; `from_pretrained` fills the model.
         if not self.transformer.wte.weight.is_meta:
             self.reset_parameters()
@@ -340,15 +366,16 @@ class CodeShellForCausalLM(nn.Module):
 
     def num_parameters(self) -> int:
         """Weights of the model, the tied head counted once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return self.quantized_weights + sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.wte.weight.device
+        return self.transformer.ln_f.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.transformer.wte.weight.dtype
+        """That of activations and of the cache; int8 weights have fp32 ones."""
+        return self.transformer.ln_f.weight.dtype
 
     def forward(
         self,
@@ -433,6 +460,50 @@ class CodeShellForCausalLM(nn.Module):
         """New tokens of every row; see `codeshell.model.generation.generate`."""
         return generation.generate(self, input_ids, **settings)
 
+    def reader(self) -> reading.CodeShellReader:
+        """What a `codeshell.model.session.Session` reads the model by."""
+        return reading.CodeShellReader(self)
+
+    def network(self) -> reading.Network | None:
+        """The parts of the model for `codeshell.model.reading.Decoder`; None where it cannot stand for `forward`: on a
+        GPU, in training, or where somebody looks into a part or has replaced more than linear layers."""
+        if self.training or not reading.served(self.device, self.dtype):
+            return None
+        stem: Any = self.transformer
+        blocks: list[Any] = list(stem.h)
+        norms = [stem.ln_f, *(norm for block in blocks for norm in (block.ln_1, block.ln_2))]
+        if not all(is_plain(norm) and norm.bias is not None for norm in norms):
+            return None
+        # Dropout does nothing in evaluation, but somebody may have put another module in its place.
+        drops = [stem.drop, *(drop for block in blocks for drop in (block.attn.resid_dropout, block.mlp.dropout))]
+        watched = [(self, CodeShellForCausalLM), (stem, CodeShellModel), *((drop, nn.Dropout) for drop in drops)]
+        for block in blocks:
+            watched += [(block, CodeShellBlock), (block.attn, CodeShellAttention), (block.mlp, CodeShellMLP)]
+        if not all(_is_own(module, kind) for module, kind in watched):
+            return None
+        config, dtype = self.config, stem.ln_f.weight.dtype
+        return reading.Network(
+            stem.wte,
+            [
+                reading.Layer(
+                    _norm(block.ln_1),
+                    _parts(block.attn.c_attn, dtype),
+                    _parts(block.attn.c_proj, dtype),
+                    _norm(block.ln_2),
+                    _parts(block.mlp.c_fc, dtype),
+                    _parts(block.mlp.c_proj, dtype),
+                )
+                for block in blocks
+            ],
+            _norm(stem.ln_f),
+            _parts(self.lm_head, dtype),
+            self.rotary,
+            config.n_head,
+            config.num_query_groups,
+            config.head_dim,
+            dtype,
+        )
+
     @classmethod
     def from_pretrained(
         cls,
@@ -472,6 +543,8 @@ class CodeShellForCausalLM(nn.Module):
         self, directory: str | Path, layout: Literal["codeshell", "starcoder2"] = "codeshell", **settings: Any
     ) -> None:
         """Write config and weights; see `codeshell.model.checkpoints.save`."""
+        if self.quantized_weights:
+            raise UserError(f"{directory}: int8 weights are not saved; save the model before it is quantised")
         tensors = {name: parameter.detach() for name, parameter in self.named_parameters()}
         checkpoints.save(tensors, self.config, directory, layout, **settings)
 
@@ -486,8 +559,8 @@ class CodeShellForCausalLM(nn.Module):
         hidden = self.transformer.wte(input_ids.reshape(-1))  # (0, D)
         loss = logits = None
         if has_targets:
-            loss = ops.linear_cross_entropy(hidden, self.lm_head.weight, input_ids.reshape(-1), reduction=reduction)
+            loss = self._loss(hidden, input_ids.reshape(-1), reduction)
         if return_logits or (return_logits is None and not has_targets):
             seq = 1 if return_logits == "last" else input_ids.shape[1]
-            logits = ops.linear(hidden, self.lm_head.weight).view(0, seq, self.config.vocab_size)
+            logits = linear(self.lm_head, hidden).view(0, seq, self.config.vocab_size)
         return ModelOutput(logits=logits, loss=loss)

@@ -8,7 +8,7 @@ nothing uses a style attribute, which the page's content security policy forbids
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from codeshell.report.format import plain
 Point = tuple[float, float]
 TABLE_ROWS = 12
 """Rows of the table below each chart."""
+LETTER = 7.2
+"""Pixels of a letter in a label, at most on average: text in SVG does not tell how wide it is."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Series:
 class Chart:
     """What a line chart shows. `marks` are vertical lines with a label; `text` is the text alternative.
 
-    `name` is unique in the page: it makes the ids of the elements. `from_zero` starts the vertical axis at 0.
+    `name` is unique in the page: it makes the ids of the elements. `from_zero` starts the vertical axis at 0. `bands`
+    are stretches (first x, last x, label) side by side, every second one shaded. `heights` are those of the wide and
+    the narrow drawing.
     """
 
     name: str
@@ -48,6 +52,9 @@ class Chart:
     from_zero: bool = False
     y_format: Callable[[Any], str] = plain
     note: str = ""
+    bands: Sequence[tuple[float, float, str]] = ()
+    x_format: Callable[[Any], str] = plain
+    heights: tuple[int, int] = (310, 270)
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,9 @@ def thin(points: Sequence[Point], limit: int) -> list[Point]:
 
 def line_chart(chart: Chart) -> Markup:
     """The figure: two drawings, a legend and a table. Empty markup if there is no point."""
-    xs = [x for series in chart.series for x, _ in series.points]
-    ys = [y for series in chart.series for _, y in series.points]
-    if not xs:
+    if not any(series.points for series in chart.series):
         return Markup()
-    # The vertical range ends at ticks; the horizontal one at the data, so that no width is lost.
-    y_ticks = nice_ticks(0.0 if chart.from_zero else min(ys), max(ys), 7)
-    x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
-    y_range = (y_ticks[0], y_ticks[-1])
+    wide, narrow = chart.heights
     legend = Markup().join(
         Markup('<span><i class="key c{} {}"></i>{}</span>').format(series.color, series.style, series.label)
         for series in chart.series
@@ -128,11 +130,21 @@ def line_chart(chart: Chart) -> Markup:
         name=chart.name,
         title=chart.title,
         legend=legend,
-        wide=_drawing(chart, Frame(720, 310, x_range, y_range, y_ticks=y_ticks), "wide"),
-        narrow=_drawing(chart, Frame(350, 270, x_range, y_range, y_ticks=y_ticks, left=48, right=10), "narrow"),
+        wide=_drawing(chart, frame(chart, 720, wide), "wide"),
+        narrow=_drawing(chart, frame(chart, 350, narrow, left=48, right=10), "narrow"),
         note=Markup('<p class="note">{}</p>').format(chart.note) if chart.note else "",
         table=_table(chart),
     )
+
+
+def frame(chart: Chart, width: int, height: int, **margins: int) -> Frame:
+    """The frame of a drawing that shows all points of a chart; `margins` are fields of `Frame`."""
+    xs = [x for series in chart.series for x, _ in series.points]
+    ys = [y for series in chart.series for _, y in series.points]
+    # The vertical range ends at ticks; the horizontal one at the data, so that no width is lost.
+    y_ticks = nice_ticks(0.0 if chart.from_zero else min(ys), max(ys), max(2, height // 44))
+    x_range = (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1)
+    return Frame(width, height, x_range, (y_ticks[0], y_ticks[-1]), y_ticks=y_ticks, **margins)
 
 
 def hover_data(charts: Sequence[Chart]) -> dict[str, Any]:
@@ -185,18 +197,23 @@ def interval(value: float, low: float, high: float, whole: float, kind: str = "c
 def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
     # The frame's numbers go with the drawing: the script turns the pointer's place into a value with them.
     identity = f"{chart.name}-{kind}"
-    parts = [
-        Markup(
-            '<svg class="plot {0}" viewBox="0 0 {1} {2}" role="img" aria-labelledby="{3}-t {3}-d" data-chart="{4}" '
-            'data-frame="{5} {6} {7} {8} {9:g} {10:g} {11:g} {12:g}"><title id="{3}-t">{13}</title>'
-            '<desc id="{3}-d">{14}</desc>'
-        ).format(
-            kind, frame.width, frame.height, identity, chart.name, frame.left, frame.width - frame.right,
-            frame.top, frame.height - frame.bottom, *frame.x_range, *frame.y_range, chart.title, chart.text,
-        )
-    ]  # fmt: skip
-    # Horizontal grid lines, each with its value on the left.
+    head = Markup(
+        '<svg class="plot {0}" viewBox="0 0 {1} {2}" role="img" aria-labelledby="{3}-t {3}-d" data-chart="{4}" '
+        'data-frame="{5} {6} {7} {8} {9:g} {10:g} {11:g} {12:g}"><title id="{3}-t">{13}</title>'
+        '<desc id="{3}-d">{14}</desc>'
+    ).format(
+        kind, frame.width, frame.height, identity, chart.name, frame.left, frame.width - frame.right,
+        frame.top, frame.height - frame.bottom, *frame.x_range, *frame.y_range, chart.title, chart.text,
+    )  # fmt: skip
+    # The cursor is empty until the script moves it.
+    return head + drawing(chart, frame, 6 if kind == "wide" else 4) + Markup('<path class="cursor" d=""/></svg>')
+
+
+def drawing(chart: Chart, frame: Frame, ticks: int = 6) -> Markup:
+    """The contents of an SVG of the frame's size: bands, grid, axes, marks and curves; about `ticks` values of x."""
     bottom, right = frame.height - frame.bottom, frame.width - frame.right
+    parts = list(_bands(chart, frame))
+    # Horizontal grid lines, each with its value on the left.
     for value in frame.y_ticks:
         y = frame.y(value)
         parts.append(
@@ -206,15 +223,14 @@ def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
         )
     # Values under the axis. The last one ends at the edge of the drawing instead of being centred, or it would be cut.
     low, high = frame.x_range
-    ticks = [tick for tick in nice_ticks(low, high, 6 if kind == "wide" else 4) if low <= tick <= high]
-    for value in ticks:
-        anchor = "end" if frame.x(value) > right - 6 else "middle"
+    for value in [tick for tick in nice_ticks(low, high, ticks) if low <= tick <= high]:
+        anchor = "end" if frame.x(value) > right - 14 else "middle"
         parts.append(
             Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
                 anchor,
                 min(frame.x(value) + (frame.right if anchor == "end" else 0), frame.width),
                 bottom + 18,
-                plain(value),
+                chart.x_format(value),
             )
         )
     # The axis itself, and what the two axes show.
@@ -227,17 +243,37 @@ def _drawing(chart: Chart, frame: Frame, kind: str) -> Markup:
     # Vertical marks, for example where the context of training changed.
     for value, label in chart.marks:
         x = frame.x(value)
-        # A label that would run over the right edge (7.2 pixels per character) stands on the left of its line.
-        flip = x > right - 7.2 * len(label) - 8
+        # A label that would run over the right edge stands on the left of its line.
+        flip = x > right - LETTER * len(label) - 8
         parts.append(
             Markup(
                 '<path class="mark" d="M{:.1f} {}V{}"/><text class="mark-label{}" x="{:.1f}" y="{}">{}</text>'
             ).format(x, frame.top, bottom, " end" if flip else "", x - 5 if flip else x + 2, frame.top - 6, label)
         )
-    # Curves last, so that they lie on top. The cursor is empty until the script moves it.
+    # Curves last, so that they lie on top.
     parts += [_curve(series, frame) for series in chart.series if series.points]
-    parts.append(Markup('<path class="cursor" d=""/></svg>'))
     return Markup().join(parts)
+
+
+def _bands(chart: Chart, frame: Frame) -> Iterator[Markup]:
+    """The bands with their labels above the plot, as far as these find room beside one another."""
+    bottom, free = frame.height - frame.bottom, 0.0
+    low, high = frame.x_range
+    for index, (first, last, label) in enumerate(chart.bands):
+        x, end = frame.x(max(first, low)), frame.x(min(last, high))
+        if index % 2:
+            yield Markup('<rect class="band" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>').format(
+                x, frame.top, max(end - x, 1.0), bottom - frame.top
+            )
+        # A band that is narrower than its label has it end at the band's right edge.
+        width = LETTER * len(label)
+        flip = x + width > end
+        start = end - width if flip else x + 2
+        if start >= free:
+            free = start + width + LETTER
+            yield Markup('<text class="mark-label{}" x="{:.1f}" y="{}">{}</text>').format(
+                " end" if flip else "", end if flip else start, frame.top - 6, label
+            )
 
 
 def _curve(series: Series, frame: Frame) -> Markup:

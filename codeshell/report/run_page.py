@@ -9,14 +9,16 @@ from codeshell.engine import Engine
 from codeshell.engine.files import make_directory, write_text
 from codeshell.errors import UserError
 from codeshell.recipe import Recipe
-from codeshell.report import evaluation, format, quality, read, sections, training
+from codeshell.report import card, evaluation, figure, format, quality, read, sections, training
 from codeshell.report.charts import bar, hover_data, line_chart
 from codeshell.report.page import fill, make_card, show_value
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
-    """The last stage of a run: write `report.html` from the other files in `directory`. It has no statistics."""
+    """The last stage of a run: write `report.html` and the cards of the models from the other files in `directory`. It
+    has no statistics."""
     write(directory, directory / "report.html")
+    card.write_all(directory)
     return {}
 
 
@@ -68,7 +70,7 @@ def render(directory: Path) -> str:
         "quality": judged and judged | {"charts": [line_chart(chart) for chart in judged["charts"]]},
         "splits": sections.splits(stats),
         "tokenizer": tokens,
-        "training": trained and _training_rows(trained),
+        "training": trained and _training_rows(trained, evaluated),
         "evaluation": evaluated and _drawn(evaluated),
         "samples": evaluation.samples(read.read_any(directory / "evaluate" / "samples.json")),
         "timings": times,
@@ -195,7 +197,7 @@ def _model_cards(stats: sections.Statistics) -> list[dict[str, Any]]:
     return [make_card("Model, not evaluated", value, [infill] if infill else [], "nats per token")]
 
 
-def _training_rows(trained: dict[str, Any]) -> dict[str, Any]:
+def _training_rows(trained: dict[str, Any], evaluated: dict[str, Any] | None) -> dict[str, Any]:
     # Counts are shown in full here; the lead has them in three digits.
     whole = ("parameters", "steps", "tokens", "skipped_updates")
     rows = [
@@ -211,7 +213,10 @@ def _training_rows(trained: dict[str, Any]) -> dict[str, Any]:
         "fact_rows": rows,
         "phases": phases,
         "phase_keys": keys,
-        "charts": [line_chart(chart) for chart in trained["charts"]],
+        # The learning rate stands below the loss, over the same tokens; what differs from step to step comes after.
+        "main": [line_chart(chart) for chart in trained["charts"] if chart.name in ("loss", "lr")],
+        "others": [line_chart(chart) for chart in trained["charts"] if chart.name not in ("loss", "lr")],
+        "positions": next((f"chart-{chart.name}" for chart in figure.position_charts(evaluated)), None),
         "rest": sections.flatten(trained["rest"]) if trained["rest"] else [],
     }
 

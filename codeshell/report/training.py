@@ -31,6 +31,8 @@ POINTS = 360
 class Log:
     """The curves of a training log. A step that was done again after a resume counts once, as it was done last."""
 
+    unit: str = "tokens"
+    """What the horizontal axes count: tokens trained on, or steps where the log does not have them."""
     loss: list[Point] = field(default_factory=list)
     lr: list[Point] = field(default_factory=list)
     norm: list[Point] = field(default_factory=list)
@@ -38,8 +40,9 @@ class Log:
     valid: list[Point] = field(default_factory=list)
     valid_bits: list[Point] = field(default_factory=list)
     skipped: list[float] = field(default_factory=list)
-    contexts: list[tuple[float, int]] = field(default_factory=list)
-    """(first step, context length) of every phase."""
+    phases: list[tuple[float, float, int]] = field(default_factory=list)
+    """(where it begins, where it ends, context length) of every phase."""
+    last_step: float | None = None
 
 
 def read_log(path: Path) -> Log:
@@ -52,10 +55,14 @@ def read_log(path: Path) -> Log:
         lines = {"train": steps, "valid": valid}.get(str(line.get("kind")))
         if at is not None and lines is not None:
             lines[at] = line
-    log = Log()
+    # Points lie at the tokens that the model had been trained on; logs of early versions have steps alone.
+    places = {at: number(line.get("tokens")) for at, line in steps.items()}
+    log = Log("step" if None in places.values() else "tokens", last_step=max(steps, default=None))
+    xs = {at: at if log.unit == "step" else float(tokens or 0) for at, tokens in places.items()}
     # A value that is missing or not finite is no point of its curve.
+    end = 0.0
     for at in sorted(steps):
-        line = steps[at]
+        line, x = steps[at], xs[at]
         for key, points in (
             ("loss", log.loss),
             ("lr", log.lr),
@@ -64,18 +71,24 @@ def read_log(path: Path) -> Log:
         ):
             value = number(line.get(key))
             if value is not None:
-                points.append((at, value))
+                points.append((x, value))
         if line.get("skipped"):
-            log.skipped.append(at)
-        # A phase begins where the context changes.
+            log.skipped.append(x)
+        # A phase begins where the one before it ended, and ends where the context changes.
         context = number(line.get("context"))
-        if context is not None and (not log.contexts or log.contexts[-1][1] != context):
-            log.contexts.append((at, int(context)))
+        if context is not None and (not log.phases or log.phases[-1][2] != context):
+            log.phases.append((end, x, int(context)))
+        elif log.phases:
+            log.phases[-1] = (log.phases[-1][0], x, log.phases[-1][2])
+        end = x
     for at in sorted(valid):
+        # A validation comes after its step, whose line may have been lost with the process.
+        tokens = number(valid[at].get("tokens"))
+        x = at if log.unit == "step" else xs.get(at, tokens if tokens is not None else -1.0)
         for key, points in (("loss", log.valid), ("bits_per_byte", log.valid_bits)):
             value = number(valid[at].get(key))
-            if value is not None:
-                points.append((at, value))
+            if value is not None and x >= 0:
+                points.append((x, value))
     return log
 
 
@@ -95,9 +108,7 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
     log = read_log(run / "train" / "log.jsonl")
     if stats is None and not log.loss:
         return None
-    # The first phase starts with the log and needs no mark.
-    marks = [(at, f"context {context:,}") for at, context in log.contexts[1:]]
-    charts = [chart for chart in (_loss(log, marks), _lr(log, marks), _speed(log, marks), _norm(log, marks)) if chart]
+    charts = [chart for chart in (loss_chart(log), lr_chart(log), _speed(log), _norm(log)) if chart]
     # Without statistics the training has not finished; the log shows how far it came.
     stats = stats or {}
     phases = stats.get("phases")
@@ -108,11 +119,28 @@ def training(run: Path, stats: dict[str, Any] | None) -> dict[str, Any] | None:
         "rest": {key: value for key, value in stats.items() if key not in (*FACTS, "phases", "failure")},
         "failure": stats.get("failure"),
         "finished": bool(stats),
-        "last_step": log.loss[-1][0] if log.loss else None,
+        "last_step": log.last_step if log.loss else None,
     }
 
 
-def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+def _over(log: Log) -> dict[str, Any]:
+    """What all charts of the training share: the horizontal axis, and the phases on it where there are several."""
+    bands = [(first, last, f"context {context:,}") for first, last, context in log.phases]
+    tokens = log.unit == "tokens"
+    return {
+        "x_label": "tokens trained on" if tokens else "step",
+        "x_format": short_count if tokens else plain,
+        "bands": bands if len(bands) > 1 else (),
+    }
+
+
+def _at(log: Log, x: float) -> str:
+    """A place on the horizontal axis, in words."""
+    return f"{short_count(x)} tokens" if log.unit == "tokens" else f"step {plain(x)}"
+
+
+def loss_chart(log: Log) -> Chart | None:
+    """The loss of training and of validation, with the phases as bands; None where no step has a loss."""
     if not log.loss:
         return None
     # The loss of an update that was not made says nothing about the curve: it is marked, and left out of the mean.
@@ -126,25 +154,28 @@ def _loss(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
         Series("skipped updates", [(at, losses.get(at, top)) for at in log.skipped], 3, "cross"),
     ]
     # The text alternative says where the curve starts and ends, and what happened on the way.
-    text = f"Training loss goes from {plain(log.loss[0][1])} at step {plain(log.loss[0][0])} to "
-    text += f"{plain(smoothed[-1][1])} (smoothed) at step {plain(smoothed[-1][0])}."
+    text = f"Training loss goes from {plain(log.loss[0][1])} at {_at(log, log.loss[0][0])} to "
+    text += f"{plain(smoothed[-1][1])} (smoothed) at {_at(log, smoothed[-1][0])}."
     if log.valid:
         text += f" Validation loss ends at {plain(log.valid[-1][1])}."
+    if len(log.phases) > 1:
+        parts = [f"{context:,} to {_at(log, last)}" for _, last, context in log.phases]
+        text += f" The context is {', then '.join(parts)}."
     if log.skipped:
         text += f" {len(log.skipped)} updates were skipped."
     return Chart(
         "loss",
         "Loss",
-        "step",
-        "nats per token",
-        [one for one in series if one.points],
-        text,
-        marks,
+        y_label="nats per token",
+        series=[one for one in series if one.points],
+        text=text,
         y_format=lambda value: f"{value:.2f}",
+        **_over(log),
     )
 
 
-def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+def lr_chart(log: Log) -> Chart | None:
+    """The learning rate, as low as fits below the loss; None where the log has none."""
     if not log.lr:
         return None
     # The axis is in units of the peak's power of ten: 0.0003 would need a wide margin.
@@ -153,39 +184,39 @@ def _lr(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
     return Chart(
         "lr",
         "Learning rate",
-        "step",
-        f"times 1e{power}",
-        [Series("learning rate", thin(log.lr, POINTS))],
-        f"The learning rate rises to {peak[1]:.3g} at step {plain(peak[0])} and ends at {log.lr[-1][1]:.3g}.",
-        marks,
+        y_label=f"times 1e{power}",
+        series=[Series("learning rate", thin(log.lr, POINTS))],
+        text=f"The learning rate rises to {peak[1]:.3g} at {_at(log, peak[0])} and ends at {log.lr[-1][1]:.3g}.",
         from_zero=True,
         y_format=lambda value: f"{value / 10**power:.2f}",
+        heights=(190, 190),
+        **_over(log),
     )
 
 
-def _speed(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+def _speed(log: Log) -> Chart | None:
     if not log.speed:
         return None
     # The median: steps that wait for a checkpoint or for validation do not count for much.
     middle = sorted(y for _, y in log.speed)[len(log.speed) // 2]
     text = f"The median step ran at {short_count(middle)} tokens per second."
-    return _noisy("speed", "Throughput", "tokens per second", log.speed, text, marks, short_count)
+    return _noisy(log, "speed", "Throughput", "tokens per second", log.speed, text, short_count)
 
 
-def _norm(log: Log, marks: list[tuple[float, str]]) -> Chart | None:
+def _norm(log: Log) -> Chart | None:
     if not log.norm:
         return None
     text = f"The gradient norm ends near {plain(smooth(log.norm)[-1][1])}."
-    return _noisy("norm", "Gradient norm", "before clipping", log.norm, text, marks, plain)
+    return _noisy(log, "norm", "Gradient norm", "before clipping", log.norm, text, plain)
 
 
 def _noisy(
+    log: Log,
     name: str,
     title: str,
     y_label: str,
     points: list[Point],
     text: str,
-    marks: list[tuple[float, str]],
     y_format: Callable[[Any], str],
 ) -> Chart:
     """A chart of values that differ from step to step: each of them faint, and their running mean."""
@@ -194,4 +225,6 @@ def _noisy(
         Series("each step", thin(points, POINTS), 1, "faint"),
         Series("smoothed", thin(smooth(points), POINTS), 1),
     ]
-    return Chart(name, title, "step", y_label, series, text, marks, from_zero=True, y_format=y_format)
+    return Chart(
+        name, title, y_label=y_label, series=series, text=text, from_zero=True, y_format=y_format, **_over(log)
+    )

@@ -27,6 +27,7 @@ from codeshell.documents.choose import choose as choose_documents
 from codeshell.documents.shards import list_shards
 from codeshell.documents.templates import SPECIAL_TOKENS
 from codeshell.documents.texts import Texts, cut, text_buffers
+from codeshell.engine import hub
 from codeshell.engine.files import make_directory
 from codeshell.engine.local import Engine
 from codeshell.engine.progress import Progress
@@ -174,12 +175,13 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
         UserError: no training text, or a tokenizer that cannot be used.
     """
     settings, curated, target = recipe.tokenizer, directory / "curated", directory / "tokenizer"
+    given = _given(recipe)
     paths = list_shards(curated, "train")
     make_directory(target)
     with tokenizer_threads(engine.workers):
         # The sample is chosen again on a resume, because its size is part of the statistics.
         documents = size = 0
-        if not settings.path:
+        if given is None:
             sample = choose(paths, seed=recipe.seed, purpose="tokenizer", max_bytes=settings.sample_bytes)
             documents, size = sample.documents, sample.bytes
             # Either there is no training split, or its first document in hash order is larger than the sample.
@@ -190,17 +192,17 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
                 )
         # save() writes tokenizer.json last, so a stage that was killed after it does not train again.
         if not (target / "tokenizer.json").exists():
-            tokenizer = Tokenizer.load(settings.path) if settings.path else _train_on(sample, settings.base_vocab_size)
+            tokenizer = _train_on(sample, settings.base_vocab_size) if given is None else Tokenizer.load(given)
             tokenizer.save(target)
         tokenizer = Tokenizer.load(target)
         held_out = _measure(tokenizer, list_shards(curated, "valid"), recipe.seed, STATISTICS_BYTES)
         statistics: dict[str, Any] = {
             "vocab_size": tokenizer.vocab_size,
             "base_vocab_size": tokenizer.base_vocab_size,
-            "asked_vocab_size": tokenizer.base_vocab_size if settings.path else settings.base_vocab_size,
+            "asked_vocab_size": settings.base_vocab_size if given is None else tokenizer.base_vocab_size,
             "missing_bytes": len(tokenizer.missing_bytes),
             "hash": tokenizer.hash,
-            "trained": not settings.path,
+            "trained": given is None,
             "trained_on_documents": documents,
             "trained_on_bytes": size,
         }
@@ -209,15 +211,33 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
             # Text that the tokenizer was trained on compresses better than new text, so the two are kept apart.
             training = _measure(tokenizer, paths, recipe.seed, SMALL_BYTES)
             statistics["train_sample"] = training
-        if held_out["documents"]:
+        # A run of conversations alone has no corpus to measure it on.
+        if held_out["documents"] or not paths:
             return statistics | {"measured_on": "valid"} | held_out
         return statistics | {"measured_on": "train"} | training
 
 
 def check(recipe: Recipe) -> None:
     """Raise a `UserError` for a tokenizer of the recipe that cannot be used."""
+    given = _given(recipe)
+    if given is not None:
+        Tokenizer.load(given)
+
+
+def _given(recipe: Recipe) -> str | Path | None:
+    """The tokenizer that is taken as it is: that of the model to fine-tune, or the recipe's; None to train one.
+
+    Raises:
+        UserError: both are named.
+    """
+    if not recipe.finetune.base:
+        return recipe.tokenizer.path or None
     if recipe.tokenizer.path:
-        Tokenizer.load(recipe.tokenizer.path)
+        raise UserError(
+            f"tokenizer.path {recipe.tokenizer.path}: a model is fine-tuned with its own tokenizer; leave out "
+            "tokenizer.path, or take `codeshell model resize` first"
+        )
+    return hub.model_directory(recipe.finetune.base)
 
 
 def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:

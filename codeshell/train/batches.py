@@ -11,7 +11,8 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,7 @@ class Batch:
         starts: int64 (D,), ascending: where in `inputs` a document begins.
         after: the position of each lane after the batch.
         first: place of its first token in the whole batch, of which several ranks have a part each.
+        whole: bool (D,): the documents that `aligned` does not cut, which are conversations; None if there are none.
     """
 
     inputs: Ints
@@ -59,6 +61,7 @@ class Batch:
     starts: Ints
     after: Positions
     first: int = 0
+    whole: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,17 @@ def fingerprint(corpus: TokenCorpus) -> str:
     # Sorted, so that shards and the order in them do not matter.
     digest = hashlib.sha256(np.sort(document_keys(corpus)).tobytes())
     digest.update(str(corpus.n_tokens).encode())
+    # The same conversations by another template may have as many tokens.
+    if corpus.masked:
+        digest.update(f",{corpus.n_trained}".encode())
     return digest.hexdigest()
 
 
 class Documents:
     """A token corpus in an order hashed from its ids, nothing rearranged: what validation reads."""
 
-    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, seed: int) -> None:
-        self.corpus, self.tokenizer, self.seed = corpus, tokenizer, seed
+    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, seed: int, begin: int | None = None) -> None:
+        self.corpus, self.tokenizer, self.seed, self.begin = corpus, tokenizer, seed, begin
         self._keys = document_keys(corpus)
 
     def __len__(self) -> int:
@@ -109,9 +115,20 @@ class Documents:
         return np.argsort(mix(self._keys, draw(self.seed, epoch, "order")), kind="stable")
 
     def tokens(self, document: int) -> Ints:
-        """A document followed by `<|endoftext|>`; an empty one gives no token at all."""
+        """A document followed by `<|endoftext|>`, and after `begin` if there is one; a conversation as it is. An empty
+        one gives no token at all."""
         stored = self.corpus.document(document).astype(np.int64)
-        return np.append(stored, self.tokenizer.eot) if len(stored) else stored
+        if not len(stored) or self.corpus.trained(document) is not None:
+            return stored
+        head = [] if self.begin is None else [self.begin]
+        return np.concatenate([np.asarray(head, dtype=np.int64), stored, [self.tokenizer.eot]])
+
+    def added(self) -> int:
+        """Tokens that all documents have more than the corpus stores."""
+        texts = sum(
+            self.corpus.trained(index) is None for index in range(len(self)) if len(self.corpus.document(index))
+        )
+        return texts * (1 if self.begin is None else 2)
 
 
 def take(documents: Documents, count: int, *, isolated: bool) -> Batch:
@@ -125,24 +142,78 @@ def take(documents: Documents, count: int, *, isolated: bool) -> Batch:
     """
     # One token more than `count` is needed: the target of the last one.
     pieces: list[Ints] = []
+    learned: list[NDArray[np.bool_]] = []  # of each token whether it is predicted
     starts: list[int] = []
+    whole: list[bool] = []
     filled = 0
     # Whole documents until there are enough; the last one is cut below.
     for document in documents.order(0).tolist():
         tokens = documents.tokens(document)
         if len(tokens):
+            trained = documents.corpus.trained(document)
+            flags = np.ones(len(tokens), np.bool_) if trained is None else trained.copy()
+            # The token before it ends another document. Nothing predicts a question, and an answer predicts no text.
+            if isolated or trained is not None or (whole and whole[-1]):
+                flags[0] = False
+            whole.append(trained is not None)
             starts.append(filled)
             pieces.append(tokens)
+            learned.append(flags)
             filled += len(tokens)
         if filled > count:
             break
     stream = np.concatenate(pieces)[: count + 1]
-    targets = stream[1:].copy()
+    targets = np.where(np.concatenate(learned)[1 : count + 1], stream[1:], IGNORED)
     begins = np.asarray(starts, dtype=np.int64)
-    if isolated:
-        # The token before each beginning is the `<|endoftext|>` of the document before.
-        targets[begins[(begins > 0) & (begins <= count)] - 1] = IGNORED
-    return Batch(stream[:-1], targets, begins[begins < count], ())
+    kept = begins < count
+    return Batch(stream[:-1], targets, begins[kept], (), whole=np.asarray(whole)[kept] if any(whole) else None)
+
+
+def aligned(batch: Batch, context: int, filler: int) -> Batch:
+    """Fill rows so that the last one is full and no conversation is cut that a row can hold.
+
+    Args:
+        batch: of `take`.
+        context: tokens of a row.
+        filler: a token. Pieces of it are documents of their own, so isolated documents do not see them, and nothing is
+            predicted from them.
+    """
+    size = len(batch.inputs)
+    bounds = [*batch.starts.tolist(), size]
+    whole = [False] * len(batch.starts) if batch.whole is None else batch.whole.tolist()
+    # Where filler goes: before a document, and how much of it.
+    gaps: list[tuple[int, int]] = []
+    put = 0
+    for (begin, end), fixed in zip(pairwise(bounds), whole, strict=True):
+        place = begin + put
+        if fixed and end - begin <= context < place % context + end - begin:
+            gaps.append((begin, -place % context))
+            put += -place % context
+    if missing := -(size + put) % context:
+        gaps.append((size, missing))
+    if not gaps:
+        return batch
+    places = np.repeat([at for at, _ in gaps], [count for _, count in gaps])
+    # A gap is a document that begins where the one after it would have begun.
+    shift = np.zeros(len(batch.starts), dtype=np.int64)
+    for at, count in gaps:
+        shift[batch.starts >= at] += count
+    moved = sorted({*(batch.starts + shift).tolist(), *_gap_starts(gaps)})
+    return replace(
+        batch,
+        inputs=np.insert(batch.inputs, places, filler),
+        targets=np.insert(batch.targets, places, IGNORED),
+        starts=np.asarray(moved, dtype=np.int64),
+        whole=None,
+    )
+
+
+def _gap_starts(gaps: list[tuple[int, int]]) -> Iterator[int]:
+    """Where each gap begins, those before it filled."""
+    put = 0
+    for at, count in gaps:
+        yield at + put
+        put += count
 
 
 def fold(batch: Batch, context: int, micro_tokens: int, *, isolated: bool) -> Iterator[MicroBatch]:

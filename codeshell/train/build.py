@@ -5,19 +5,25 @@ from __future__ import annotations
 import torch
 
 from codeshell.errors import UserError
-from codeshell.model import CodeShellConfig, CodeShellForCausalLM
+from codeshell.model import CodeShellConfig, CodeShellForCausalLM, checkpoints
 from codeshell.optim import AdamW, parameter_groups
 from codeshell.randomness import draw
-from codeshell.recipe import Recipe
+from codeshell.recipe import Recipe, Train
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import weights
-from codeshell.train.parallel import Group, place_rows, shard
+from codeshell.train import foreign, lora, weights
+from codeshell.train.base import Base
+from codeshell.train.parallel import AgreedError, Group, place_rows, shard
 
 
 def build(
-    recipe: Recipe, tokenizer: Tokenizer, device: torch.device, group: Group | None = None
-) -> tuple[CodeShellForCausalLM, AdamW]:
-    """The model with its initial weights, which are a function of the recipe's seed, and its optimizer.
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    group: Group | None = None,
+    base: Base | None = None,
+) -> tuple[torch.nn.Module, AdamW]:
+    """The model with its initial weights, which are a function of the recipe's seed or those of a base, and its
+    optimizer.
 
     The weights do not depend on the number of ranks. With several, each holds its rows alone, and no rank ever has
     more than one whole tensor. Weight decay applies to matrices; biases and LayerNorm weights have none.
@@ -27,11 +33,26 @@ def build(
         tokenizer: decides the rows of the embedding.
         device: where the model computes.
         group: the ranks that share it; None is one process.
+        base: the model to fine-tune; None draws the weights of the recipe's model.
 
     Raises:
-        UserError: the recipe's model has an impossible shape.
+        UserError: the recipe's model has an impossible shape; the base cannot be loaded, or not by several ranks.
     """
     group = group or Group.alone(device)
+    model = _drawn(recipe, tokenizer, device, group) if base is None else _loaded(recipe, base, device, group)
+    train = recipe.train
+    optimizer = AdamW(
+        parameter_groups(model, train.weight_decay),
+        lr=train.lr,
+        betas=(train.beta1, train.beta2),
+        eps=train.eps,
+        **weights.optimizer_options(recipe),
+    )
+    return model, optimizer
+
+
+def _drawn(recipe: Recipe, tokenizer: Tokenizer, device: torch.device, group: Group) -> CodeShellForCausalLM:
+    """The recipe's model with random weights, cut among the ranks."""
     train, config = recipe.train, model_config(recipe, tokenizer)
     # Weights are drawn on the CPU from torch's global generator, so every device starts from the same ones.
     torch.manual_seed(draw(recipe.seed, "weights"))
@@ -51,14 +72,54 @@ def build(
             whole = torch.empty(parameter.shape, dtype=torch.float32)
             model.draw_parameter(name, whole)
             place_rows(parameter, whole)
-    optimizer = AdamW(
-        parameter_groups(model, train.weight_decay),
-        lr=train.lr,
-        betas=(train.beta1, train.beta2),
-        eps=train.eps,
-        **weights.optimizer_options(recipe),
-    )
-    return model, optimizer
+    return model
+
+
+def _loaded(recipe: Recipe, base: Base, device: torch.device, group: Group) -> torch.nn.Module:
+    """The base with its weights, in training mode; for LoRA frozen, with fresh factors beside its matrices.
+
+    Frozen weights are kept in the precision of the products, which would be rounded to that anyway.
+    """
+    train, adapts = recipe.train, recipe.finetune.method == "lora"
+    if group.world > 1 and (adapts or base.kind != "codeshell"):
+        what = "factors of LoRA" if adapts else f"weights of a {base.model_type} of transformers"
+        raise AgreedError(
+            f"{group.world} ranks: {what} are trained by one process so far; start one, or train all weights of a "
+            "model of codeshell"
+        )
+    dtype = weights.dtype(train)
+    if adapts and weights.precision(train, device) == "bf16":
+        dtype = torch.bfloat16
+    model: torch.nn.Module
+    if base.kind == "transformers":
+        model = foreign.load(base.directory, dtype)
+    elif group.mesh is None:
+        model = CodeShellForCausalLM.from_pretrained(base.directory, dtype=dtype)
+    else:
+        return _loaded_by_ranks(base, dtype, train, device, group)
+    # The factors are drawn on the CPU from torch's global generator, so every device starts from the same ones.
+    torch.manual_seed(draw(recipe.seed, "weights"))
+    if adapts:
+        lora.inject(model, recipe.finetune)
+    model.to(device)
+    shard(model, train, group)
+    return model.train()
+
+
+def _loaded_by_ranks(
+    base: Base, dtype: torch.dtype, train: Train, device: torch.device, group: Group
+) -> CodeShellForCausalLM:
+    """A base of codeshell cut among the ranks. Each reads the files whole on its host, and keeps its rows."""
+    config = checkpoints.read_config(base.directory)
+    with torch.device("meta"):
+        model = CodeShellForCausalLM(config).to(dtype)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+    shard(model, train, group)
+    model.to_empty(device=device)
+    tensors = group.agree(lambda: checkpoints.read_weights(base.directory, config, shapes, dtype))
+    for name, parameter in model.named_parameters():
+        place_rows(parameter, tensors[name])
+    return model.train()
 
 
 def _draw_as_when_made(model: CodeShellForCausalLM) -> None:

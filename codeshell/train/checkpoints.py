@@ -42,8 +42,6 @@ from codeshell.train.saver import Saver, save
 if TYPE_CHECKING:
     import torch
 
-    from codeshell.model import CodeShellForCausalLM
-
 __all__ = [
     "DamagedError",
     "PhaseResult",
@@ -63,17 +61,23 @@ __all__ = [
 ]
 
 
-def sections(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe's sections `model` and `train`, as they are after a round trip through JSON: tuples are lists."""
+SECTIONS = ("model", "train", "finetune")
+"""What a checkpoint keeps of the recipe."""
+
+
+def sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The recipe's sections of `SECTIONS`, as they are after a round trip through JSON: tuples are lists."""
     tree = msgspec.json.decode(msgspec.json.encode(to_tree(recipe)))
-    return tree["model"], tree["train"]
+    return {name: tree[name] for name in SECTIONS}
 
 
-def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str, model: CodeShellForCausalLM) -> None:
+def check(
+    path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str, model: torch.nn.Module, base: str = ""
+) -> None:
     """Refuse a checkpoint that this run cannot resume from. Each process finds the same by itself.
 
     Raises:
-        UserError: another shape, tokenizer or corpus, or a setting that a resumed run may not change.
+        UserError: another shape, tokenizer, corpus or base, or a setting that a resumed run may not change.
         DamagedError: the parts do not make whole tensors.
     """
     # Shapes come first, and from the headers of the files alone: no tensor is read.
@@ -90,13 +94,17 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
             f"{path}: trained with tokenizer {state.tokenizer[:12]}, this run has {tokenizer[:12]}; "
             "put that tokenizer back, or train into another -o"
         )
-    model_now, train_now = sections(recipe)
-    was = flatten({"seed": state.seed, "model": state.model, "train": state.train})
-    now = flatten({"seed": recipe.seed, "model": model_now, "train": train_now})
+    was = flatten({"seed": state.seed} | {name: getattr(state, name) for name in SECTIONS})
+    now = flatten({"seed": recipe.seed} | sections(recipe))
     keys = changed(was, now)
     if keys:
         values = describe(keys, was, now)
         raise UserError(f"{path}: trained with other settings ({values}); set them back, or train into another -o")
+    if state.base != base:
+        raise UserError(
+            f"{path}: training began with other weights than those of {recipe.finetune.base}; put those back, or train "
+            "into another -o"
+        )
     if state.corpus != corpus:
         raise UserError(
             f"{path}: trained on other documents than those in tokens/, so its place in them means nothing; "
@@ -104,7 +112,7 @@ def check(path: Path, state: State, recipe: Recipe, tokenizer: str, corpus: str,
         )
 
 
-def load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, group: Ranks | None = None) -> None:
+def load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, group: Ranks | None = None) -> None:
     """Put a checkpoint's tensors into the model and the optimizer; `check` must have accepted it before.
 
     With a group, every process reads the rows that it holds, whatever number of processes wrote them, and all raise
@@ -126,7 +134,7 @@ def load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimiz
             raise DamagedError(str(error)) from None
 
 
-def _load(path: Path, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, rank: int, world: int) -> None:
+def _load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rank: int, world: int) -> None:
     import torch
 
     state = read_manifest(path)

@@ -7,6 +7,7 @@ ever holds more than its own rows and one whole tensor.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,7 @@ def export(
     layout: Literal["codeshell", "starcoder2"],
     tokenizer: Tokenizer,
     group: Ranks | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a model directory completely, then put it in place of an earlier one.
 
@@ -40,6 +42,7 @@ def export(
         layout: of the files.
         tokenizer: is written beside the weights.
         group: the processes that train together; None for one alone.
+        finish: adds files to the directory before it gets its name.
 
     Raises:
         UserError: the disk is full or read-only. The same on all processes; an earlier model is as it was.
@@ -63,6 +66,8 @@ def export(
                 temporary.mkdir()
                 checkpoints.save(tensors, model.config, temporary, layout, fetch=fetch)
                 tokenizer.save(temporary)
+                if finish is not None:
+                    finish(temporary)
                 flush_directory(temporary)
                 replace_directory(temporary, target)
         except Exception as caught:

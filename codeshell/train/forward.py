@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,11 +9,8 @@ from numpy.typing import NDArray
 from codeshell.model.precision import Precision, autocast
 from codeshell.train.batches import MicroBatch
 
-if TYPE_CHECKING:
-    from codeshell.model import CodeShellForCausalLM
 
-
-def summed_loss(model: CodeShellForCausalLM, micro: MicroBatch, precision: Precision) -> torch.Tensor:
+def summed_loss(model: torch.nn.Module, micro: MicroBatch, precision: Precision) -> torch.Tensor:
     """Cross entropy summed over the targets that count, in nats: an fp32 scalar."""
     device = next(model.parameters()).device
 

@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ from codeshell.ops import devices
 from codeshell.optim import AdamW
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
-from codeshell.train import checkpoints
+from codeshell.train import checkpoints, parts
 from codeshell.train.batches import IGNORED, Batch, Position, Positions, Prefetch, fold
 from codeshell.train.checkpoints import PhaseResult, Saver, State
-from codeshell.train.flops import flops_per_token, peak_flops
+from codeshell.train.flops import peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import FIRST_STEPS, PATIENCE
 from codeshell.train.log import Log
@@ -40,9 +40,6 @@ from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretch
 from codeshell.train.signals import NAMES, Interrupted, Noted, Signals
 from codeshell.train.spikes import Guard
 from codeshell.train.validate import Score, Validation
-
-if TYPE_CHECKING:
-    from codeshell.model import CodeShellForCausalLM
 
 
 class Trainer:
@@ -66,7 +63,7 @@ class Trainer:
         self,
         recipe: Recipe,
         directory: Path,
-        model: CodeShellForCausalLM,
+        model: torch.nn.Module,
         optimizer: AdamW,
         lanes: Lanes,
         validation: Validation | None,
@@ -116,6 +113,8 @@ class Trainer:
                 Progress("train", total=left, unit="tokens") as progress,
                 self._saver() as self.saver,
             ):
+                if self.state.base and self.state.step == 0:
+                    self._validate_base(log)
                 self.model.train()
                 if group.world > 1 and self.state.step < self.train.steps:
                     self.upcoming = batches.next()
@@ -197,7 +196,7 @@ class Trainer:
         )
         # A line of the log for every `log_every` steps, the end of a phase, the last step, and each skipped update.
         if reason is not None or step % self.train.log_every == 0 or step in (stretch.last, self.train.steps):
-            work = flops_per_token(self.model.config, stretch.context)
+            work = parts.flops(self.model, stretch.context)
             self._write(
                 log,
                 self._line("train")
@@ -280,6 +279,11 @@ class Trainer:
                     f"saved in {path}; run the same command again to resume"
                 )
                 raise Interrupted(noted.stop)
+
+    def _validate_base(self, log: Log | None) -> None:
+        """Measure the model that training begins with, so that the run says what it has changed."""
+        self._validate(log, stretch_of(self.train, 1), phase_end=True)
+        self.state.before = self.state.phase_results.pop()
 
     def _validate(self, log: Log | None, stretch: Stretch, phase_end: bool) -> None:
         """Write the validation's line of the log; at the end of a phase keep the result for the statistics."""

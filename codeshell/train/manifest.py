@@ -71,9 +71,14 @@ class State(msgspec.Struct, kw_only=True):
     """Why updates were not applied, and how many for each reason. Checkpoints of earlier versions do not say."""
     phase_results: list[PhaseResult] = []
     seed: int = 0
-    """The recipe's seed, and below its sections `model` and `train`."""
+    """The recipe's seed, and below its sections `model`, `train` and `finetune`."""
     model: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    finetune: dict[str, Any] = {}
+    base: str = ""
+    """Hash of the weights that training began with; empty where they were drawn."""
+    before: PhaseResult | None = None
+    """Validation of the model that training began with, where there is a base."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """The one in use; the recipe may say `auto`."""
     threads: int = 0

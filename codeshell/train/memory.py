@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from codeshell.environment import usable_memory
 from codeshell.errors import UserError, say
 from codeshell.recipe import Model, Recipe, Train
 
@@ -39,6 +40,23 @@ ROOM = 0.95
 """A plan that takes more than this part of the memory is called tight."""
 
 
+class Measured(NamedTuple):
+    """Sizes that the formulas of this file do not give: those of other architectures, and of models with LoRA.
+
+    Attributes:
+        block, products, root, total: weights of the base, as `Shape` has them.
+        trained: weights that have gradients: `total`, or those of the factors, which come on top.
+        kept: bytes that the backward pass of one block needs for each token, by precision.
+    """
+
+    block: int
+    products: int
+    root: int
+    total: int
+    trained: int
+    kept: dict[str, int]
+
+
 class Shape(NamedTuple):
     """The sizes that decide the memory."""
 
@@ -50,16 +68,22 @@ class Shape(NamedTuple):
     kv_width: int
     """Width of the keys and values together."""
     dropout: bool
+    measured: Measured | None = None
+    """What takes the place of the formulas."""
 
     @property
     def block(self) -> int:
         """B: four linears with biases, two norms."""
+        if self.measured:
+            return self.measured.block
         d, f = self.width, self.inner
         return self.products + (d + self.kv_width) + d + f + d + 4 * d
 
     @property
     def products(self) -> int:
         """The part of B that is multiplied: the matrices."""
+        if self.measured:
+            return self.measured.products
         return self.width * (2 * self.width + self.kv_width + 2 * self.inner)
 
     @property
@@ -70,12 +94,22 @@ class Shape(NamedTuple):
     @property
     def root(self) -> int:
         """R."""
-        return self.table + 2 * self.width
+        return self.measured.root if self.measured else self.table + 2 * self.width
 
     @property
     def total(self) -> int:
         """P."""
         return self.layers * self.block + self.root
+
+    @property
+    def trained(self) -> int:
+        """Weights that have gradients and moments."""
+        return self.measured.trained if self.measured else self.total
+
+    @property
+    def frozen(self) -> int:
+        """Weights that are only read: all of the base's, with LoRA."""
+        return self.total if self.trained != self.total else 0
 
 
 class Item(NamedTuple):
@@ -140,7 +174,8 @@ class Plan:
         of = f" of {gigabytes(self.memory)}" if self.memory is not None else ""
         return [
             f"memory: {self.shape.total / 1e9:.2f} B weights on {self._devices()}, {self.tokens:,} tokens a forward "
-            f"pass, weights {kept}, recompute {train.recompute}",
+            f"pass, weights {kept}, recompute {train.recompute}"
+            + (f", {self.shape.trained / 1e6:.1f} M of LoRA trained" if self.shape.frozen else ""),
             *(
                 f"  {row.name:<18} {gigabytes(row.bytes):>9}{'  ' + row.note if row.note else ''}"
                 for row in rows
@@ -253,12 +288,12 @@ def plan(
     return _plan(shape, train, world, device_memory, precision, device, in_place)
 
 
-def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: Literal["fp32", "bf16"]) -> None:
+def announce(recipe: Recipe, shape: Shape, group: Group, precision: Literal["fp32", "bf16"]) -> None:
     """Print the plan of a run before its start; on a CPU, whose memory is the machine's, one line.
 
     Args:
         recipe: its section `train` is used.
-        config: of the model.
+        shape: of the model.
         group: the ranks; the GPU with the least memory decides for all.
         precision: of the products.
 
@@ -274,7 +309,10 @@ def announce(recipe: Recipe, config: CodeShellConfig, group: Group, precision: L
 
         kind, in_place = "cuda", devices.missing(group.device, devices.LOSS) is None
         smallest = min(group.gather(torch.cuda.get_device_properties(group.device).total_memory))
-    found = plan(config, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
+    elif recipe.finetune.base:
+        # A base may be of any size; a model that is drawn anew has been sized for the machine.
+        smallest = usable_memory()
+    found = plan(shape, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
     refusal = found.refusal()
     if refusal is not None:
         from codeshell.train.parallel import AgreedError
@@ -315,16 +353,17 @@ def _plan(
         )
     sharers = world // train.replicate
     tokens = tokens_at_once(train, world)
-    states = _states(shape, train, sharers)
+    states = _states(shape, train, sharers, 2 if precision == "bf16" else 4)
     # The activations of all blocks, or of their inputs alone, and what the last norm and the loss keep.
-    saved = _saved_by_block(shape, precision) if train.recompute == "none" else _input_of_block(shape, precision)
+    saved = saved_by_block(shape, precision) if train.recompute == "none" else _input_of_block(shape, precision)
     outside = tokens * (8 * shape.width + 16)
     kept = Item(
         "activations", tokens * shape.layers * saved + outside, f"{shape.layers * saved / 1e6:.2f} MB for each token"
     )
     # Three moments; the plan is the one that takes most.
     gathered = 2 if train.weights != "fp32" or (world > 1 and train.gather == "bf16") else 4
-    copies = 2 * shape.products if precision == "bf16" and gathered == 4 else 0  # of one block, rounded by autocast
+    # Of one block, rounded by autocast. Frozen weights are kept in the products' precision.
+    copies = 2 * shape.products if precision == "bf16" and gathered == 4 and not shape.frozen else 0
     loss, first, last = _working(shape, train, tokens, precision, device, gathered, world, in_place)
     all_copies = Item("bf16 copies", copies * (shape.layers if train.recompute == "none" else 1), "of autocast")
     moments = {
@@ -361,20 +400,21 @@ def tokens_at_once(train: Train, world: int) -> int:
     return most
 
 
-def _states(shape: Shape, train: Train, sharers: int) -> tuple[Item, Item, Item]:
-    """Weights, gradients and the optimizer's states, a shard of each."""
+def _states(shape: Shape, train: Train, sharers: int, operand: int) -> tuple[Item, ...]:
+    """Weights, gradients and the optimizer's states, a shard of each; then the frozen weights."""
     each, gradient, states, note = {
         "fp32": (4, 4, 8, "two moments in fp32"),
         "bf16-masters": (2, 2, 12, "two moments and the masters in fp32"),
         "bf16-stochastic": (2, 2, 4, "two moments in bf16"),
     }[train.weights]
-    share = math.ceil(shape.total / sharers)
+    share = math.ceil(shape.trained / sharers)
     of = "" if sharers == 1 else f", 1/{sharers}"
     dtype = "fp32" if each == 4 else "bf16"
     return (
         Item("weights", each * share, dtype + of),
         Item("gradients", gradient * share, dtype + of),
         Item("optimizer", states * share, note + of),
+        Item("frozen weights", operand * shape.frozen, "bf16" if operand == 2 else "fp32"),
     )
 
 
@@ -388,8 +428,10 @@ def _gathered(shape: Shape, train: Train, world: int, size: int, blocks: int) ->
     return (Item("gathered weights", size * (shape.root + count * shape.block), note),)
 
 
-def _saved_by_block(shape: Shape, precision: str) -> int:
+def saved_by_block(shape: Shape, precision: str) -> int:
     """Bytes that the backward pass of one block needs for each token."""
+    if shape.measured:
+        return shape.measured.kept[precision]
     d, operand = shape.width, 2 if precision == "bf16" else 4
     stream = 2 * (4 * d + 8)  # what each of the two norms reads, fp32, with its mean and deviation
     products = operand * (2 * d + (d + shape.kv_width) + d)  # both norms' outputs; Q, K and V; attention's output
@@ -414,7 +456,9 @@ def _working(
     in_place: bool,
 ) -> tuple[Item, tuple[Item, ...], tuple[Item, ...]]:
     """The memory of the moment: of the loss, of a block's backward pass, of the embedding's gradient."""
-    operand, table = (2 if precision == "bf16" else 4), shape.table
+    operand = 2 if precision == "bf16" else 4
+    # A frozen embedding has no gradient, and neither has the head.
+    table = 0 if shape.frozen else shape.table
     from codeshell.ops.loss import block_rows
 
     # The loss: a block of logits (without a kernel, with three copies in fp32), the head's rounded copy, its gradient
@@ -426,7 +470,7 @@ def _working(
     # A block's backward pass: the gradients of the stream and of the widest tensors; when it is computed again, all
     # that it keeps.
     wide = 8 * shape.width + operand * (2 * shape.inner + 2 * shape.width + shape.kv_width)
-    again = _saved_by_block(shape, precision) if train.recompute == "block" else 0
+    again = saved_by_block(shape, precision) if train.recompute == "block" else 0
     block = Item(WORKING, tokens * (wide + again) + 4 * table, "a block's backward pass, the head's gradient")
     # Its weights' gradients, whole, and summed over the devices in fp32: two blocks are on their way at once.
     if world == 1:

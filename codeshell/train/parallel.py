@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from codeshell.errors import UserError
+from codeshell.train import parts
 from codeshell.train.launch import PATIENCE, Place, Timeouts, place
 from codeshell.train.watch import Watch
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh
 
-    from codeshell.model import CodeShellForCausalLM
     from codeshell.recipe import Train
 
 Result = TypeVar("Result")
@@ -261,7 +261,7 @@ class Group:
             dist.destroy_process_group()
 
 
-def shard(model: CodeShellForCausalLM, train: Train, group: Group) -> None:
+def shard(model: torch.nn.Module, train: Train, group: Group) -> None:
     """Prepare the model for training in place: recompute, compile, then cut it among the ranks.
 
     Names and shapes of the parameters stay; with several ranks they are DTensors, sharded by rows. The embedding, the
@@ -272,15 +272,16 @@ def shard(model: CodeShellForCausalLM, train: Train, group: Group) -> None:
         train: `recompute`, `compile`, `reshard`, `gather` and `weights` are used.
         group: nothing is cut if it is one process.
     """
-    for block in model.transformer.h:
+    for block in parts.blocks(model):
         # The forward is replaced and not the module: the hooks of FSDP stay outside, and names are as they were.
         if train.compile:
             block.forward = torch.compile(block.forward)
         if train.recompute == "block":
             block.forward = _recomputed(block.forward)
-    if train.weights != "fp32" or (group.mesh is not None and train.gather == "bf16"):
+    embedding: Any = parts.embedding(model)
+    if embedding.weight.dtype != torch.float32 or (group.mesh is not None and train.gather == "bf16"):
         # As autocast does with fp32 weights, keep the residual stream in fp32; the embedding's output would be bf16.
-        model.transformer.wte.register_forward_hook(_widen)
+        embedding.register_forward_hook(_widen)
     if group.mesh is None:
         return
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -291,7 +292,7 @@ def shard(model: CodeShellForCausalLM, train: Train, group: Group) -> None:
         reduce_dtype=None if train.weights == "fp32" and train.gather == "fp32" else torch.float32,
         cast_forward_inputs=False,
     )
-    for block in model.transformer.h:
+    for block in parts.blocks(model):
         fully_shard(block, mesh=group.mesh, reshard_after_forward=train.reshard, mp_policy=policy)
     fully_shard(model, mesh=group.mesh, mp_policy=policy)
     for module in model.modules():
@@ -301,7 +302,7 @@ def shard(model: CodeShellForCausalLM, train: Train, group: Group) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def sum_replicas(model: CodeShellForCausalLM, group: Group, *, last: bool) -> None:
+def sum_replicas(model: torch.nn.Module, group: Group, *, last: bool) -> None:
     """Have replicas add their gradients in the backward pass of the last micro-batch alone, once a step.
 
     Within a replica every micro-batch is summed over the ranks, so that each holds its rows alone.
@@ -331,10 +332,10 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose activations are thrown away and computed again in the backward pass: the same bits."""
     from torch.utils.checkpoint import checkpoint
 
-    def wrapped(*arguments: Any) -> Any:
+    def wrapped(*arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
-            return forward(*arguments)
-        return checkpoint(forward, *arguments, use_reentrant=False)
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, **named)
 
     return wrapped
 

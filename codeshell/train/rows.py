@@ -5,6 +5,11 @@ and so on. A document that does not fit is cut, and continues in the next row as
 and not the whole document keeps prefix, suffix and middle within one context (Bavarian et al. 2022 find this
 "context-level" form the better one; in a document many times longer than the context, the middle would see neither).
 
+A conversation (a document of a shard with a mask) is another thing: an answer that is cut from its question teaches
+answers to nothing. So it is never rearranged, and never cut unless it is longer than a row: where it does not fit, the
+row is filled with `<|endoftext|>` without targets. Only the tokens that its mask names are targets, and nothing is
+added to it, because its own template wrote what begins and ends it.
+
 Documents are dealt into lanes by a hash, so that a batch holds as many different files as it has lanes; very long
 documents are dealt in parts. The stored tokens of a lane are consumed in order, each once per epoch, whatever the
 context. So the place in a lane is a `Position` of three integers, and what follows it is a pure function of (seed,
@@ -25,6 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codeshell.randomness import draw, mix
 from codeshell.train import fim
@@ -52,6 +58,8 @@ class Lanes:
         batch_tokens, contexts: the recipe's; they decide the number of lanes and the length of a part.
         seed, fim_rate, spm_rate: the recipe's.
         isolated: pieces do not attend to one another; then nothing is predicted after `<|endoftext|>`.
+        begin: a token that stands before each document, as some families have one; None for none. Conversations do not
+            get it, because their template writes it.
     """
 
     def __init__(
@@ -65,7 +73,9 @@ class Lanes:
         fim_rate: float,
         spm_rate: float,
         isolated: bool,
+        begin: int | None = None,
     ) -> None:
+        self.begin = begin
         self.corpus, self.tokenizer, self.isolated = corpus, tokenizer, isolated
         # (vocab_size,): which ids are special tokens.
         self._special = np.zeros(tokenizer.vocab_size, np.bool_)
@@ -110,25 +120,28 @@ class Lanes:
         starts: list[int] = []
         after = []
         at = 0  # tokens written so far
+        open_end = False  # whether the last piece ends with a token from which the next piece may be predicted
         for lane, position in zip(lanes, positions, strict=True):
             for _ in range(each // context):
                 # One row: pieces until it is full. The last piece is cut to fit.
                 end = at + context
                 while at < end:
-                    ids, aims, position = self._piece(lane, position, end - at)
+                    ids, aims, position, text = self._piece(lane, position, end - at, context)
                     inputs[at : at + len(ids)] = ids
                     targets[at : at + len(ids)] = aims
                     # `<|endoftext|>` left without a target: if pieces see one another, it predicts the first token of
-                    # the next piece, as long as both are in this row.
-                    if not self.isolated and starts and starts[-1] >= end - context and targets[at - 1] == IGNORED:
+                    # the next piece, as long as both are in this row. Nothing predicts a question.
+                    if not self.isolated and open_end and text and at > end - context and targets[at - 1] == IGNORED:
                         targets[at - 1] = ids[0]
                     starts.append(at)
                     at += len(ids)
+                    open_end = text
             after.append(position)
         return Batch(inputs, targets, np.asarray(starts, dtype=np.int64), tuple(after), lanes.start * each)
 
-    def _piece(self, lane: int, position: Position, room: int) -> tuple[Ints, Ints, Position]:
-        """Inputs and targets of the next piece, each (n,) with n <= `room`, and the position after it."""
+    def _piece(self, lane: int, position: Position, room: int, context: int) -> tuple[Ints, Ints, Position, bool]:
+        """Inputs and targets of the next piece, each (n,) with n <= `room`; the position after it; whether it is text,
+        and no conversation or filler."""
         # The part that the position is in. After the last part of an epoch comes the first of the next epoch's order.
         members = self._members[lane]
         epoch, index = position.epoch, position.index
@@ -142,6 +155,16 @@ class Lanes:
         first = int(self._part[unit]) * self.part_tokens
         last = min(first + self.part_tokens, len(stored))
         begin = first + position.offset
+        trained = self.corpus.trained(document)
+        if trained is not None:
+            if last - begin > room and room < context:
+                return np.full(room, self.tokenizer.eot), np.full(room, IGNORED), position, False
+            used = min(last - begin, room)
+            ids, aims = _conversation(stored, trained, begin, used)
+            return ids, aims, self._after(Position(epoch, index, position.offset), used, last - first), False
+        # What begins a document takes a place of the row. A row that has no other place left does without.
+        head = [self.begin] if self.begin is not None and begin == 0 and room > 1 else []
+        room -= len(head)
         # Each piece draws for itself whether it is rearranged, so what it hashes holds its place in the document.
         name = self.corpus.document_id(document) + (f":{begin}" if begin else "")
         used, ids = self._rearranged(epoch, name, stored[begin:last], room)
@@ -158,11 +181,18 @@ class Lanes:
         else:
             # Rearranged: what follows in the document is no continuation of the middle, so the piece ends like one.
             ids = np.append(ids, [self.tokenizer.eot, IGNORED])
+        if head:
+            ids = np.concatenate([np.asarray(head, dtype=np.int64), ids])
+        return ids[:-1], ids[1:], self._after(Position(epoch, index, position.offset), used, last - first), True
 
-        # Positions count stored tokens, not written ones: sentinels and a different split into tokens do not matter.
+    @staticmethod
+    def _after(position: Position, used: int, size: int) -> Position:
+        """The position after `used` tokens of a part of `size`. Positions count stored tokens, not written ones:
+        sentinels and a different split into tokens do not matter."""
         offset = position.offset + used
-        after = Position(epoch, index + 1, 0) if first + offset == last else Position(epoch, index, offset)
-        return ids[:-1], ids[1:], after
+        if offset == size:
+            return Position(position.epoch, position.index + 1, 0)
+        return Position(position.epoch, position.index, offset)
 
     def _rearranged(self, epoch: int, name: str, stored: Ints, room: int) -> tuple[int, Ints]:
         """Try to rearrange the beginning of `stored` for fill-in-the-middle.
@@ -211,6 +241,16 @@ class Lanes:
             keys = mix(self._keys[members], draw(self.seed, epoch, "order"))
             self._orders[lane] = (epoch, members[np.argsort(keys, kind="stable")])
         return self._orders[lane][1]
+
+
+def _conversation(stored: Ints, trained: NDArray[np.bool_], begin: int, used: int) -> tuple[Ints, Ints]:
+    """Inputs and targets of `used` tokens of a conversation: the next token where it is learned."""
+    inputs = stored[begin : begin + used].astype(np.int64)
+    aims = np.full(used, IGNORED, dtype=np.int64)
+    # The last token of all has nothing after it.
+    follows = stored[begin + 1 : begin + used + 1].astype(np.int64)
+    aims[: len(follows)] = np.where(trained[begin + 1 : begin + used + 1], follows, IGNORED)
+    return inputs, aims
 
 
 def lane_count(batch_tokens: int, contexts: Sequence[int], parts: int) -> int:

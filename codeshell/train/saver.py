@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
-    from codeshell.model import CodeShellForCausalLM
 
 _ABANDON_SECONDS = 10.0
 """How long `abandon` waits for the thread, which stops at its next chunk; only a flush can keep it longer."""
@@ -229,7 +228,7 @@ class Saver:
         """Whether the save in progress is known to have failed, on this process; `finish` then raises."""
         return self._job is not None and self._job.error is not None
 
-    def begin(self, state: State, model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer) -> Path:
+    def begin(self, state: State, model: Any, optimizer: torch.optim.Optimizer) -> Path:
         """Copy everything to the host's memory and start to write it; returns where the checkpoint will be.
 
         Training may change model, optimizer and state as soon as this returns. An earlier save is finished first.
@@ -314,7 +313,7 @@ class Saver:
 def save(
     root: Path,
     state: State,
-    model: CodeShellForCausalLM,
+    model: Any,
     optimizer: torch.optim.Optimizer,
     group: Ranks | None = None,
 ) -> Path:
@@ -334,9 +333,7 @@ def save(
     return job.target
 
 
-def _files(
-    model: CodeShellForCausalLM, optimizer: torch.optim.Optimizer, ranks: tuple[int, int]
-) -> dict[str, dict[str, Rows]]:
+def _files(model: Any, optimizer: torch.optim.Optimizer, ranks: tuple[int, int]) -> dict[str, dict[str, Rows]]:
     """Stem and rows of the files that this process writes."""
     return {
         MODEL: to_write(model_tensors(model), *ranks),

@@ -62,13 +62,16 @@ def rows_of(tensor: torch.Tensor, rank: int, world: int) -> Rows:
 
 
 def parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters by name, a tied one once; of a sharded model the shards, which the optimizer knows."""
+    """The trained parameters by name, a tied one once; of a sharded model the shards, which the optimizer knows.
+
+    Frozen ones (LoRA) are those of the base, and are in no checkpoint.
+    """
     # A forward pass without a backward pass after it (validation) leaves gathered weights in the place of shards.
     for module in model.modules():
         reshard = getattr(module, "reshard", None)
         if reshard is not None:
             reshard()
-    return dict(model.named_parameters())
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

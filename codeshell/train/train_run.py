@@ -1,4 +1,4 @@
-"""The training stage: from token shards to a trained model in `model/` and `model-starcoder2/`."""
+"""The training stage: from token shards to a trained model in `model/`, drawn anew or continued from a base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,19 +19,20 @@ from codeshell.engine.progress import Progress
 from codeshell.environment import usable_cores
 from codeshell.errors import UserError, say
 from codeshell.gpus import machine
-from codeshell.model import CodeShellForCausalLM
 from codeshell.model.precision import multiplies_bf16
 from codeshell.ops import devices, hopper, library
 from codeshell.optim import AdamW
 from codeshell.optim.buckets import local
 from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
-from codeshell.train import checkpoints, memory, weights
+from codeshell.train import base as bases
+from codeshell.train import checkpoints, memory, parts, tuned, weights
+from codeshell.train.base import Base
+from codeshell.train.base_memory import shape_of_base
 from codeshell.train.batches import fingerprint, fold
 from codeshell.train.build import build, model_config
 from codeshell.train.checkpoints import State
-from codeshell.train.export import export
-from codeshell.train.flops import CONVENTION, flops_per_token, peak_flops
+from codeshell.train.flops import CONVENTION, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import PATIENCE
 from codeshell.train.loop import Trainer
@@ -46,8 +47,6 @@ FINAL_STEPS = 20
 
 DIVERGED = 2.0
 """A validation loss of so many times that of a uniform guess; an untrained model is near 1."""
-
-LAYOUTS: dict[str, Literal["codeshell", "starcoder2"]] = {"model": "codeshell", "model-starcoder2": "starcoder2"}
 
 
 def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = None) -> dict[str, Any]:
@@ -87,11 +86,18 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
             f"{directory / 'tokens'}: {available:,} tokens to train on, no more than one batch "
             f"(train.batch_tokens {train.batch_tokens:,}); add code, or lower train.batch_tokens"
         )
+    base = group.agree(lambda: _base(recipe, tokenizer))
+    recipe = bases.settled(recipe, available)
+    train = recipe.train
 
     # What the loop needs: the training documents in lanes, the model, the held-out documents.
     precision, documents = weights.precision(train, device), fingerprint(corpus)
-    group.same({"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision})
+    began = base.hash if base is not None else ""
+    facts = {"the tokenizer": tokenizer.hash, "the documents": documents, "the precision": precision, "the base": began}
+    group.same(facts)
     isolated = train.document_attention == "isolated"
+    # A family's own beginning of a document: models that have seen it in training are trained with it.
+    begin = tokenizer.bos if base is not None else None
     lanes = Lanes(
         corpus,
         tokenizer,
@@ -101,24 +107,28 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
         isolated=isolated,
+        begin=begin,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)
-    memory.announce(recipe, model_config(recipe, tokenizer), group, precision)
+    shape = memory.shape_of(model_config(recipe, tokenizer)) if base is None else shape_of_base(recipe, base)
+    memory.announce(recipe, shape, group, precision)
     group.mark("the drawing of the weights", PATIENCE)
-    model, optimizer = build(recipe, tokenizer, device, group)
+    model, optimizer = build(recipe, tokenizer, device, group, base)
     group.mark("the reading of the held-out documents", PATIENCE)
     held_out = group.agree(lambda: _corpus(directory, "valid", tokenizer, group))
-    validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated) if held_out else None
+    validation = None
+    if held_out:
+        validation = Validation(held_out, tokenizer, limit=train.valid_tokens, isolated=isolated, begin=begin)
     if validation is not None and validation.n_bytes == 0:
         validation = None  # It holds only documents of one token, which nothing can predict.
 
+    kept: dict[str, Any] = checkpoints.sections(recipe)
     # A fresh state, or that of the newest whole checkpoint. `checkpoints.check` compares what the two were made from.
-    model_settings, train_settings = checkpoints.sections(recipe)
     state = State(
         seed=recipe.seed,
-        model=model_settings,
-        train=train_settings,
+        **kept,
+        base=began,
         precision=precision,
         threads=threads,
         tokenizer=tokenizer.hash,
@@ -135,9 +145,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
     group.mark("the trial of the model", PATIENCE)
     failure = _failure(recipe, model, state, lanes, validation, group)
     if failure is None:
-        for name, layout in LAYOUTS.items():
-            group.mark("the export of the model", PATIENCE)
-            export(directory / name, model, layout, tokenizer, group)
+        group.mark("the export of the model", PATIENCE)
+        tuned.write(recipe, directory, model, tokenizer, group)
         # A finite loss may still be absurd; a model as bad as that has not learned something hard, it has diverged.
         loss, guess = (
             state.phase_results[-1].valid_loss if state.phase_results else None,
@@ -196,9 +205,16 @@ def _remedy(directory: Path) -> str:
     return f"`codeshell run RECIPE -o {directory} --until tokens` makes it"
 
 
-def _resume(
-    root: Path, recipe: Recipe, model: CodeShellForCausalLM, optimizer: AdamW, fresh: State, group: Group
-) -> State:
+def _base(recipe: Recipe, tokenizer: Tokenizer) -> Base | None:
+    """The model that training begins with, which must go with the settings; None where its weights are drawn."""
+    if not recipe.finetune.base:
+        return None
+    base = bases.read(recipe.finetune.base)
+    bases.check(recipe, base, tokenizer)
+    return base
+
+
+def _resume(root: Path, recipe: Recipe, model: torch.nn.Module, optimizer: AdamW, fresh: State, group: Group) -> State:
     """Load the newest checkpoint that is whole into model and optimizer; `fresh` if there is no checkpoint.
 
     Raises:
@@ -213,7 +229,7 @@ def _resume(
         except checkpoints.DamagedError as error:
             say(f"train: {path} is damaged ({error}); trying the previous one")
             continue
-        group.agree(partial(checkpoints.check, path, state, recipe, fresh.tokenizer, fresh.corpus, model))
+        group.agree(partial(checkpoints.check, path, state, recipe, fresh.tokenizer, fresh.corpus, model, fresh.base))
         checkpoints.load(path, model, optimizer, group)
         if state.step == recipe.train.steps:
             say(f"train: {path} is the last step; nothing to train")
@@ -231,28 +247,36 @@ def _resume(
     return fresh
 
 
-def _announce(recipe: Recipe, model: CodeShellForCausalLM, state: State, available: int, validates: bool) -> None:
+def _announce(recipe: Recipe, model: torch.nn.Module, state: State, available: int, validates: bool) -> None:
     """Print what is about to be trained: every setting, the size, the FLOPs."""
     # Everything that decides the result, so that a saved log alone says how to repeat the run.
     tree = to_tree(recipe)
-    for section in ("model", "train"):
+    for section in ("finetune", "train") if recipe.finetune.base else ("model", "train"):
         settings = {key: value for key, value in tree[section].items() if key != "phases"}
         say(f"{section}: " + ", ".join(f"{key}={value}" for key, value in settings.items()) + f", seed={recipe.seed}")
     for part in stretches(recipe.train):
-        work = flops_per_token(model.config, part.context) / 1e6
+        work = parts.flops(model, part.context) / 1e6
         say(
             f"phase {part.index}: steps {part.first} to {part.last}, context {part.context}, "
             f"learning rate x {part.lr_scale:g}, {work:,.1f} MFLOP per token"
         )
     total = recipe.train.steps * recipe.train.batch_tokens
     say(
-        f"train: {model.num_parameters():,} parameters, {total:,} tokens "
+        f"train: {_sizes(model)}, {total:,} tokens "
         f"({total / available:.2f} epochs of {available:,}), {state.precision}, {state.threads} threads"
     )
     say(f"train: FLOPs by {CONVENTION}")
     _announce_device(next(model.parameters()).device, state.precision)
     if not validates:
         say("train: the validation split is empty; there is no validation")
+
+
+def _sizes(model: torch.nn.Module) -> str:
+    """How many weights there are, and how many of them are trained where that is not all."""
+    there, trained = parts.parameters(model), parts.trained(model)
+    if there == trained:
+        return f"{there:,} parameters"
+    return f"{trained:,} of {there:,} parameters ({trained / there:.2%})"
 
 
 def _check_device(device: torch.device) -> None:
@@ -305,7 +329,7 @@ def _announce_device(device: torch.device, precision: str) -> None:
 
 def _failure(
     recipe: Recipe,
-    model: CodeShellForCausalLM,
+    model: torch.nn.Module,
     state: State,
     lanes: Lanes,
     validation: Validation | None,
@@ -341,7 +365,7 @@ def _failure(
     return None if math.isfinite(loss) else "the model is not finite: its loss on training documents is NaN or infinity"
 
 
-def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failure: str | None) -> dict[str, Any]:
+def _statistics(recipe: Recipe, model: torch.nn.Module, state: State, failure: str | None) -> dict[str, Any]:
     """The stage's statistics, a function of the recipe and the last checkpoint alone."""
     train = recipe.train
     results = {result.step: result for result in state.phase_results}
@@ -356,7 +380,7 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failu
                 "first_step": part.first,
                 "last_step": part.last,
                 "tokens": (part.last - part.first + 1) * train.batch_tokens,
-                "flops_per_token": flops_per_token(model.config, part.context),
+                "flops_per_token": parts.flops(model, part.context),
                 "valid_loss": result.valid_loss if result else None,
                 "valid_bits_per_byte": result.valid_bits_per_byte if result else None,
             }
@@ -367,7 +391,8 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failu
     return {
         "steps": state.step,
         "tokens": state.tokens,
-        "parameters": model.num_parameters(),
+        "parameters": parts.parameters(model),
+        **_of_base(model, state),
         # The accepted losses of a model that failed afterwards would say that all is well.
         "final_train_loss": mean_of_last(state.recent, FINAL_STEPS) if failure is None else None,
         "final_valid_loss": final.valid_loss if final else None,
@@ -378,4 +403,21 @@ def _statistics(recipe: Recipe, model: CodeShellForCausalLM, state: State, failu
         "flops_per_token": round(work / state.tokens),
         "flops_convention": CONVENTION,
         "phases": phases,
+    }
+
+
+def _of_base(model: torch.nn.Module, state: State) -> dict[str, Any]:
+    """What the statistics say beyond others where training began with a base."""
+    if not state.base:
+        return {}
+    before = state.before
+    return {
+        "base": {
+            "name": state.finetune["base"],
+            "method": state.finetune["method"],
+            "hash": state.base,
+            "trained_parameters": parts.trained(model),
+            "valid_loss": before.valid_loss if before else None,
+            "valid_bits_per_byte": before.valid_bits_per_byte if before else None,
+        }
     }

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from codeshell.model.precision import Precision
-from codeshell.train.batches import IGNORED, Batch, Documents, fold, take
+from codeshell.train.batches import IGNORED, Documents, aligned, fold, take
 from codeshell.train.forward import summed_loss
 
 if TYPE_CHECKING:
     from codeshell.documents.token_shards import TokenCorpus
-    from codeshell.model import CodeShellForCausalLM
     from codeshell.tokenizer import Tokenizer
     from codeshell.train.parallel import Group
 
@@ -37,20 +36,23 @@ class Validation:
     """Held-out tokens: whole documents in an order hashed from their ids, so that a part of them is a fair sample.
 
     The first token of a document has nothing before it and is not predicted, so its bytes are not counted either.
-    Which tokens are predicted does not depend on the context length; how much stands before them does.
+    Which tokens are predicted does not depend on the context length; how much stands before them does. Of a
+    conversation the answers are predicted, and a row holds all of it if it can.
 
     Args:
         corpus: the validation split.
         tokenizer: the one that encoded it.
         limit: the most tokens to predict.
         isolated: documents do not attend to one another.
+        begin: a token that stands before each document, as in `codeshell.train.rows.Lanes`.
     """
 
-    def __init__(self, corpus: TokenCorpus, tokenizer: Tokenizer, *, limit: int, isolated: bool) -> None:
-        documents = Documents(corpus, tokenizer, seed=0)
-        # The stream has one `<|endoftext|>` per document that is not empty; its last token is only a target.
-        filled = sum(len(corpus.document(index)) > 0 for index in range(len(corpus)))
-        count = max(min(limit, corpus.n_tokens + filled - 1), 0)
+    def __init__(
+        self, corpus: TokenCorpus, tokenizer: Tokenizer, *, limit: int, isolated: bool, begin: int | None = None
+    ) -> None:
+        documents = Documents(corpus, tokenizer, seed=0, begin=begin)
+        # The stream has one `<|endoftext|>` per text that is not empty; its last token is only a target.
+        count = max(min(limit, corpus.n_tokens + documents.added() - 1), 0)
         self.isolated, self.eot = isolated, tokenizer.eot
         self.batch = take(documents, count, isolated=isolated) if count else None
         # Bytes that the predicted tokens stand for: the size of each kind of token, times how often it occurs.
@@ -62,7 +64,7 @@ class Validation:
 
     def score(
         self,
-        model: CodeShellForCausalLM,
+        model: torch.nn.Module,
         *,
         context: int,
         micro_tokens: int,
@@ -82,7 +84,7 @@ class Validation:
         """
         assert self.batch is not None, "there is nothing to validate on"
         rank, world = (group.rank, group.world) if group else (0, 1)
-        micros = list(fold(_padded(self.batch, context, self.eot), context, micro_tokens, isolated=self.isolated))
+        micros = list(fold(aligned(self.batch, context, self.eot), context, micro_tokens, isolated=self.isolated))
         training = model.training
         model.eval()
         sums: list[float] = []
@@ -101,17 +103,3 @@ class Validation:
         for index in range(len(micros)):
             nats += rows[index % world][index // world]
         return Score(nats / len(self.predicted), nats / math.log(2) / self.n_bytes)
-
-
-def _padded(batch: Batch, context: int, filler: int) -> Batch:
-    """Fill the last sequence up to the context; the filler attends to nothing, and nothing is predicted from it."""
-    missing = -len(batch.inputs) % context
-    if not missing:
-        return batch
-    return replace(
-        batch,
-        inputs=np.concatenate([batch.inputs, np.full(missing, filler, dtype=np.int64)]),
-        targets=np.concatenate([batch.targets, np.full(missing, IGNORED, dtype=np.int64)]),
-        # The filler is a document of its own, so isolated documents do not see it.
-        starts=np.append(batch.starts, len(batch.inputs)),
-    )

@@ -27,6 +27,7 @@ void bind_dedup_join(py::module_& module);
 void bind_dedup_datasketch(py::module_& module);
 void bind_cpu(py::module_& module);
 void bind_gate(py::module_& module);
+void bind_int8(py::module_& module);
 
 // The level called `name` ("avx2"), or the highest for an empty name; at most what this processor has.
 simd::Level highest_level(const std::string& name);

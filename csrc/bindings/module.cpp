@@ -95,5 +95,7 @@ PYBIND11_MODULE(_C, module) {
   codeshell::bindings::bind_sandbox(sandbox);
   codeshell::bindings::bind_cpu(module);
   codeshell::bindings::bind_gate(module);
+  py::module_ int8 = module.def_submodule("int8");
+  codeshell::bindings::bind_int8(int8);
   codeshell::bindings::bind_kernels(module);
 }

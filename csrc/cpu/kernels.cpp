@@ -21,6 +21,7 @@ const cpu::Kernels& chosen() {
 const activation::CpuKernels& activation::cpu_kernels() { return chosen().activation; }
 const adamw::CpuKernels& adamw::cpu_kernels() { return chosen().adamw; }
 const attention::CpuKernels& attention::cpu_kernels() { return chosen().attention; }
+const int8::CpuKernels& int8::cpu_kernels() { return chosen().int8; }
 const loss::CpuKernels& loss::cpu_kernels() { return chosen().loss; }
 const norm::CpuKernels& norm::cpu_kernels() { return chosen().norm; }
 const product::CpuKernels& product::cpu_kernels() { return chosen().product; }

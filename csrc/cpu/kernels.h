@@ -6,6 +6,7 @@
 #include "activation/gelu_cpu.h"
 #include "adamw/adamw_cpu.h"
 #include "attention/attention_cpu.h"
+#include "int8/int8_cpu.h"
 #include "loss/cross_entropy_cpu.h"
 #include "norm/norm_cpu.h"
 #include "product/product_cpu.h"
@@ -17,6 +18,7 @@ struct Kernels {
   activation::CpuKernels activation;
   adamw::CpuKernels adamw;
   attention::CpuKernels attention;
+  int8::CpuKernels int8;
   loss::CpuKernels loss;
   norm::CpuKernels norm;
   product::CpuKernels product;

@@ -179,8 +179,8 @@ def test_headers_that_contradict_the_file_are_refused(tmp_path: Path) -> None:
         path.write_bytes(header(**case))
         with pytest.raises(UserError, match=r"contradicts|cut short"):
             TokenShard(path)
-    path.write_bytes(header(version=2))
-    with pytest.raises(UserError, match="version 2, this codeshell reads 1"):
+    path.write_bytes(header(version=3))
+    with pytest.raises(UserError, match="version 3, this codeshell reads 1 and 2"):
         TokenShard(path)
 
 

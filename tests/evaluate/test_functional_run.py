@@ -79,7 +79,7 @@ def test_what_is_missing_is_not_run_and_never_zero(tmp_path: Path, monkeypatch: 
     text = lxml.html.fromstring(render(directory)).get_element_by_id("evaluation").text_content()
     assert "Not run: install lua5.4" in text and "Twenty simple functions" in text
     # With functional tasks alone no model is needed to know it.
-    monkeypatch.setattr("codeshell.evaluate.evaluate_run.load_model", lambda path: pytest.fail("loaded a model"))
+    monkeypatch.setattr("codeshell.evaluate.evaluate_run.load_any", lambda path: pytest.fail("loaded a model"))
     assert run(directory, recipe_with(tasks=("simple",)))["not_run"].keys() == {"simple"}
 
 

@@ -8,15 +8,15 @@ the worst moment, and always the same.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from helpers.warm_script import WarmScript
 
 
 class Runs:
@@ -28,24 +28,14 @@ class Runs:
     """
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        self._environment, self._folder, self._jobs = environment, folder, 0
+        self._script, self._folder, self._jobs = WarmScript(__file__, environment), folder, 0
 
     def __enter__(self) -> Runs:
-        self._script = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=self._environment,
-            start_new_session=True,
-        )
+        self._script.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # Also a command that hangs.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._script.pid, signal.SIGKILL)
-        self._script.communicate()
+    def __exit__(self, *error: object) -> None:
+        self._script.__exit__(*error)
 
     def run(self, arguments: Sequence[str], kill: tuple[Path, int] | None = None) -> tuple[int, str]:
         """Exit code, negative for a signal, and stderr of a command.
@@ -57,12 +47,11 @@ class Runs:
         self._jobs += 1
         error = self._folder / f"stderr-{self._jobs}"
         job = {"arguments": list(arguments), "error": str(error), "kill": kill and [str(kill[0]), kill[1]]}
-        assert self._script.stdin and self._script.stdout
-        print(json.dumps([self._jobs, job]), file=self._script.stdin, flush=True)
+        self._script.send(json.dumps([self._jobs, job]))
         # An earlier test may have given up its command.
         number = 0
         while number != self._jobs:
-            number, status = map(int, self._script.stdout.readline().split())
+            number, status = map(int, self._script.answer().split())
         return status, error.read_text()
 
 

@@ -8,19 +8,19 @@ for example lets it kill itself in the middle of a step.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from helpers.warm_script import WarmScript
 
 TIMED_OUT = -999
 """The exit code of a rank that had to be killed."""
@@ -45,27 +45,17 @@ class Ranks:
         self._folder, self._jobs = folder, 0
 
     def __enter__(self) -> Ranks:
-        package = str(Path(__file__).parents[2])
-        paths = [package, str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         # One thread for each: the machine may have two cores. A launcher's variables would be inherited.
         launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS")
         environment = {name: value for name, value in os.environ.items() if name not in launched}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        self._script = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment | {"CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,
-        )
+        self._script = WarmScript(__file__, environment | {"CUDA_VISIBLE_DEVICES": ""})
+        self._script.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # Also ranks that hang.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._script.pid, signal.SIGKILL)
-        self._script.communicate()
+    def __exit__(self, *error: object) -> None:
+        self._script.__exit__(*error)
 
     def run(
         self,
@@ -90,10 +80,10 @@ class Ranks:
         self._jobs += 1
         stem = str(self._folder / f"job-{self._jobs}")
         job = {"count": count, "what": what, "before": before, "arguments": arguments, "stem": stem}
-        assert self._script.stdin and self._script.stdout
-        line = json.dumps(job | {"environment": dict(environment or {}), "timeout": timeout, "port": free_port()})
-        print(line, file=self._script.stdin, flush=True)
-        codes = json.loads(self._script.stdout.readline())
+        self._script.send(
+            json.dumps(job | {"environment": dict(environment or {}), "timeout": timeout, "port": free_port()})
+        )
+        codes = json.loads(self._script.answer())
         values = [Path(f"{stem}-{rank}.json") for rank in range(count)]
         return [
             Ended(

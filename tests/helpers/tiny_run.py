@@ -18,9 +18,15 @@ MERGES = [("e", "r"), ("r", "e"), ("Ġ", "="), ("re", "t"), ("Ċ", "Ġ")]
 
 
 class MemoryCorpus:
-    """The reading side of `codeshell.documents.token_shards.TokenCorpus`."""
+    """The reading side of `codeshell.documents.token_shards.TokenCorpus`. `masks`: what `trained` gives of each."""
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str | bytes], ids: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        texts: Sequence[str | bytes],
+        ids: Sequence[str] | None = None,
+        masks: Sequence[np.ndarray | None] | None = None,
+    ) -> None:
         self.ids = list(ids) if ids else [f"{index:032x}" for index in range(len(texts))]
         self.sizes = [len(text.encode() if isinstance(text, str) else text) for text in texts]
         # Ids of the byte tokenizer are the bytes themselves, which is how a text that is not UTF-8 gets in.
@@ -29,8 +35,18 @@ class MemoryCorpus:
             for text in texts
         ]
 
+        self.masks = list(masks) if masks else [None] * len(texts)
+        self.masked = any(mask is not None for mask in self.masks)
+
     def __len__(self) -> int:
         return len(self.documents)
+
+    def trained(self, index: int) -> np.ndarray | None:
+        return self.masks[index]
+
+    @property
+    def n_trained(self) -> int:
+        return sum(len(d) if m is None else int(m.sum()) for d, m in zip(self.documents, self.masks, strict=True))
 
     @property
     def n_tokens(self) -> int:

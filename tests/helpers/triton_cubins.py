@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.cubins import cuobjdump
-from helpers.triton_interpreter import TESTS, need_triton
+from helpers.triton_interpreter import TESTS, need_triton, run_script
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """A100, RTX 3090, RTX 4090, H100 (as sm_90a), B200 (sm_100a) and RTX 5090 (sm_120a)."""
@@ -87,18 +87,7 @@ def compile_kernels(*specs: Spec, architectures: tuple[int, ...] = ARCHITECTURES
 def _compile(specs: str, architectures: tuple[int, ...]) -> list[dict[int, Compiled]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(TESTS.parent / "build" / "triton")
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, *map(str, architectures)],
-        input=specs,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"Triton's compiler: {done.stdout[-500:]}{done.stderr[-3000:]}"
-    rows = json.loads(done.stdout.splitlines()[-1])
+    rows = run_script(__file__, [str(architecture) for architecture in architectures], environment, specs)
     return [{int(architecture): _read(*made) for architecture, made in row.items()} for row in rows]
 
 

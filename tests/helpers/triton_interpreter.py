@@ -28,7 +28,9 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,18 +61,29 @@ def run(path: Path, name: str) -> None:
 def _outcomes(path: Path) -> dict[str, str | None]:
     """The traceback of each case of a file, None where it passed."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    found: dict[str, str | None] = run_script(__file__, [str(path)], environment)
+    return found
+
+
+def run_script(file: str, arguments: Sequence[str], environment: Mapping[str, str], given: str = "") -> Any:
+    """Run a helper file as a script, in a process of its own; what it prints as its last line, as JSON.
+
+    Args:
+        environment: its variables; PYTHONPATH is set here.
+        given: its standard input.
+    """
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, str(path)],
+        [sys.executable, "-W", "ignore", file, *arguments],
+        input=given,
         capture_output=True,
         text=True,
-        env=environment,
+        env={**environment, "PYTHONPATH": paths},
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, f"the interpreter's process ended: {done.stdout[-500:]}{done.stderr[-2000:]}"
-    found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    assert done.returncode == 0, f"{Path(file).name}: {done.stdout[-500:]}{done.stderr[-3000:]}"
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(path: Path) -> None:

@@ -84,7 +84,7 @@ def test_chart_names_the_value_under_the_pointer(tab: browser.Browser, run: Path
     tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + box[2] / 2, y=box[1] + box[3] / 2)
     shown = tab.evaluate("document.querySelector('#chart-loss .values:not([hidden])')?.textContent")
     assert shown is not None
-    assert "step" in shown and "training" in shown and "validation" in shown
+    assert "tokens trained on" in shown and "training" in shown and "validation" in shown
     inside = """(() => {
       const area = document.querySelector('#chart-loss .plot.wide').getBoundingClientRect();
       const box = document.querySelector('#chart-loss .values:not([hidden])').getBoundingClientRect();

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeshell.report import format
-from codeshell.report.charts import Chart, Series, bar, hover_data, line_chart, nice_ticks, thin
+from codeshell.report.charts import LETTER, Chart, Series, bar, drawing, frame, hover_data, line_chart, nice_ticks, thin
 from codeshell.report.diff import MAX_CHARACTERS, MAX_ROWS, compare
 from codeshell.report.sections import flatten
-from codeshell.report.training import read_log, smooth
+from codeshell.report.training import loss_chart, read_log, smooth
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,53 @@ def test_log_takes_the_last_of_a_step_and_passes_over_rubbish(tmp_path: Path) ->
     log = read_log(path)
     assert log.loss == [(1.0, 5.0), (3.0, 4.0)]
     assert log.skipped == [2.0]
-    assert log.contexts == [(1.0, 64), (3.0, 128)]
+    assert log.unit == "step" and log.phases == [(0.0, 2.0, 64), (2.0, 3.0, 128)]
     assert log.valid == [(3.0, 4.5)] and log.valid_bits == [(3.0, 1.5)]
     assert read_log(tmp_path / "absent").loss == []
+
+
+def test_curves_lie_over_the_tokens_where_the_log_has_them(tmp_path: Path) -> None:
+    lines = [
+        {"kind": "train", "step": step, "loss": 9.0 - step, "lr": 1e-3, "tokens": 512 * step, "context": context}
+        for step, context in enumerate((64, 64, 128, 256), 1)
+    ]
+    valid: list[dict[str, object]] = [
+        {"kind": "valid", "step": 2, "loss": 6.5},
+        {"kind": "valid", "step": 4, "loss": 4.5, "tokens": 2048},
+        # Its step was lost with the process; what it says itself places it.
+        {"kind": "valid", "step": 5, "loss": 4.0, "tokens": 2560},
+        {"kind": "valid", "step": 6, "loss": 3.0},
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, *valid]), encoding="utf-8")
+    log = read_log(path)
+    assert log.unit == "tokens" and log.last_step == 4
+    assert log.loss == [(512.0, 8.0), (1024.0, 7.0), (1536.0, 6.0), (2048.0, 5.0)]
+    assert log.valid == [(1024.0, 6.5), (2048.0, 4.5), (2560.0, 4.0)]
+    # A phase begins where the one before it ended.
+    assert log.phases == [(0.0, 1024.0, 64), (1024.0, 1536.0, 128), (1536.0, 2048.0, 256)]
+    chart = loss_chart(log)
+    assert chart is not None and chart.x_label == "tokens trained on"
+    assert [label for _, _, label in chart.bands] == ["context 64", "context 128", "context 256"]
+    assert "The context is 64 to 1,024 tokens, then 128 to 1,536 tokens, then 256 to 2,048 tokens." in chart.text
+
+
+def test_labels_of_bands_do_not_overlap() -> None:
+    points = [(0.0, 1.0), (1000.0, 2.0)]
+    bands = [(0.0, 900.0, "context 256"), (900.0, 905.0, "context 512"), (905.0, 1000.0, "context 1,024")]
+    chart = Chart("c", "t", "x", "y", [Series("s", points)], "text", bands=bands)
+    shape = frame(chart, 720, 300)
+    drawn = str(drawing(chart, shape))
+    labels = re.findall(r'class="mark-label( end)?" x="([\d.]+)" y="\d+">([^<]+)<', drawn)
+    # The second has no room beside the first and is told by the text alternative alone; the third ends at the edge.
+    assert [label for _, _, label in labels] == ["context 256", "context 512"] or len(labels) == 2
+    spans = [
+        (float(x) - LETTER * len(text), float(x)) if end else (float(x), float(x) + LETTER * len(text))
+        for end, x, text in labels
+    ]
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
+    assert all(low >= 0 and high <= 720 for low, high in spans)
+    assert drawn.count('class="band"') == 1, "every second band is shaded"
 
 
 def test_flatten_hides_nothing() -> None:

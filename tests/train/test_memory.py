@@ -70,7 +70,7 @@ def test_activations_are_what_torch_keeps(precision: str, recompute: str) -> Non
     each = (kept[3, 512] - kept[2, 512] - kept[3, 256] + kept[2, 256]) // 256
     sizes = shape_of(config(2))
     planned = (
-        memory._saved_by_block(sizes, precision) if recompute == "none" else memory._input_of_block(sizes, precision)
+        memory.saved_by_block(sizes, precision) if recompute == "none" else memory._input_of_block(sizes, precision)
     )
     # A block that is computed again may keep the stream alone, or the stream and the branch that is not yet added.
     assert planned == each or (recompute == "block" and planned - each == (2 if precision == "bf16" else 4) * 64)

@@ -1,0 +1,191 @@
+"""The process that serves: its socket, its model, its signals.
+
+What can be wrong is found before the model is loaded: a port in use, an address without a key, a model that does not
+fit into the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from codeshell.engine.downloads import check_model_directory
+from codeshell.errors import UserError, say
+from codeshell.serve.guard import Access
+from codeshell.serve.memory import check_memory
+from codeshell.serve.protocol import Protocol
+
+GRACE = 3
+"""Seconds in which running requests may end, once the server is told to."""
+
+CONNECTIONS = 512
+"""At most at a time; a request beyond them gets 503."""
+
+BACKLOG = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `codeshell serve` is told.
+
+    Attributes:
+        model: a directory.
+        name: of the model in answers; "" takes the directory's.
+        weights: type of the weights in memory.
+        host, port: where it listens; port 0 is any free one.
+        access: who may ask.
+        queue: requests that may wait.
+        new_tokens, most_new_tokens, temperature: see `Served`.
+        lenient: let unknown fields of requests pass.
+        chat_template: of the model, by name or file; "" is its own.
+        caches: prompts that are kept.
+        threads: of the CPU; 0 is torch's own number.
+    """
+
+    model: str
+    name: str = ""
+    weights: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8012
+    access: Access = field(default_factory=Access)
+    queue: int = 16
+    new_tokens: int = 256
+    most_new_tokens: int = 4096
+    temperature: float = 0.0
+    lenient: bool = False
+    chat_template: str = ""
+    caches: int = 4
+    threads: int = 0
+
+
+def run(options: Options) -> int:
+    """Serve until a signal ends it; the exit code.
+
+    Raises:
+        UserError: there is no such model, it does not fit, the port is in use, …
+    """
+    if not options.access.key and not _is_local(options.host):
+        raise UserError(
+            f"--host {options.host}: others could use the model; give --api-key KEY (or the variable "
+            "CODESHELL_API_KEY), or stay with --host 127.0.0.1"
+        )
+    directory = check_model_directory(options.model)
+    with listen(options.host, options.port) as bound:
+        check_memory(directory, options.weights)
+        # Loads torch, and takes seconds; so it comes after the checks.
+        from codeshell.serve.app import make_app
+        from codeshell.serve.load import load_service
+
+        service = load_service(directory, options)
+        config = uvicorn.Config(
+            make_app(service),
+            http=Protocol,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=GRACE,
+        )
+        server = Server(config)
+        what = ["completion"]
+        what += ["filling in"] if service.prompts.fills else []
+        what += ["chat"] if service.prompts.chat is not None else []
+        say(
+            f"codeshell: {service.served.name} at {address(bound)} ({', '.join(what)}; {service.served.context:,} "
+            f"tokens; {'with' if options.access.key else 'no'} key); Ctrl-C ends it"
+        )
+        server.run(sockets=[bound])
+    say("codeshell: the server has ended")
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which a signal ends without an error: that is how a server ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Only the main thread has signals; a test runs a server in another one.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        # `nohup` has the signal of a closed terminal ignored, and that stays.
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens: clients that come while the model is loaded wait.
+
+    Raises:
+        UserError: the address is none of this machine, the port is in use or not allowed.
+    """
+    try:
+        family, kind, number, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise UserError(f"--host {host}: no such address; give one of this machine, for example 127.0.0.1") from None
+    with socket.socket(family, kind, number) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(place)
+            # Two servers may bind one port, and the second is refused only here.
+            bound.listen(BACKLOG)
+        except OSError as error:
+            raise UserError(_why(host, port, error)) from None
+        yield bound
+
+
+def _why(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"--port {port}: in use on {host}; end what uses it, or give another one (0 takes any free one)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"--port {port}: not allowed ({error.strerror}); give one from 1024 on"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host}: not an address of this machine; give one that it has, for example 127.0.0.1"
+    return f"--host {host} --port {port}: cannot listen ({error.strerror}); give another address"
+
+
+def address(bound: socket.socket) -> str:
+    """The URL of a socket's address."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def default_name(directory: Path) -> str:
+    """A model's name in answers: that of its directory, or of its run, whose models are all in `model`."""
+    path = directory.resolve()
+    return path.parent.name if path.name in ("model", "final") and path.parent.name else path.name or "model"

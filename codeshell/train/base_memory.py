@@ -1,0 +1,159 @@
+"""The sizes of a base for the memory plan: counted and measured on its own code, without its weights.
+
+What a block of another architecture keeps for the backward pass is no formula of ours. So a copy of the model with one
+block and one with two, of tensors that have shapes and no memory, run forward with two lengths; the difference of the
+differences is what one block keeps for one token. LoRA's factors are put in first: a frozen matrix keeps less, and its
+factors keep their own input.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from codeshell.environment import usable_memory
+from codeshell.model.checkpoints import read_config
+from codeshell.model.precision import autocast
+from codeshell.recipe import Finetune, Recipe
+from codeshell.train import foreign, lora, parts, weights
+from codeshell.train.base import Base
+from codeshell.train.memory import Measured, Plan, Shape, gigabytes, plan, saved_by_block, shape_of
+
+LENGTHS = (32, 96)
+"""Tokens of the two passes."""
+
+
+def shape_of_base(recipe: Recipe, base: Base) -> Shape:
+    """The sizes of the model that is trained.
+
+    Args:
+        recipe: `finetune` is used.
+        base: the model that training begins with.
+    """
+    if base.kind == "codeshell":
+        return _own(recipe.finetune, base)
+    return _foreign(recipe.finetune, base)
+
+
+def plan_of_base(recipe: Recipe, base: Base) -> Plan:
+    """What this machine's GPU, or its memory, has to hold while the base is trained."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind: Literal["cuda", "cpu"] = "cpu"
+    memory, in_place = usable_memory(), True
+    if device.type == "cuda":
+        from codeshell.ops import devices
+
+        kind, in_place = "cuda", devices.missing(device, devices.LOSS) is None
+        memory = torch.cuda.get_device_properties(device).total_memory
+    precision = weights.precision(recipe.train, device)
+    shape = shape_of_base(recipe, base)
+    return plan(shape, recipe.train, 1, memory, precision=precision, device=kind, in_place=in_place)
+
+
+def refusal_of_base(recipe: Recipe, base: Base) -> str | None:
+    """Why the base cannot be trained here, with the first remedy that helps; None where it can."""
+    refusal = plan_of_base(recipe, base).refusal()
+    if refusal is None or recipe.finetune.method == "lora":
+        return refusal
+    # Before other settings of [train]: it is what fits a model of this size into little memory.
+    adapted = msgspec.structs.replace(recipe.finetune, method="lora", rank=16)
+    train = msgspec.structs.replace(recipe.train, weights="fp32")
+    with_lora = plan_of_base(msgspec.structs.replace(recipe, finetune=adapted, train=train), base)
+    if with_lora.fits not in ("fits", "is tight"):
+        return refusal
+    return f"{refusal}; or --lora 16, which needs {gigabytes(with_lora.total)}"
+
+
+def _own(settings: Finetune, base: Base) -> Shape:
+    """A model of codeshell. Its own blocks are counted; with LoRA, the factors' inputs are kept in fp32, too."""
+    shape = shape_of(read_config(base.directory))
+    if settings.method == "full":
+        return shape
+    from codeshell.model import CodeShellForCausalLM
+
+    with torch.device("meta"):
+        model = CodeShellForCausalLM(read_config(base.directory))
+        lora.inject(model, settings)
+    trained = parts.trained(model)
+    d, f = shape.width, shape.inner
+    kept: dict[str, int] = {}
+    for precision in ("fp32", "bf16"):
+        # The inputs of the four matrices and of the four second factors, beside what a block keeps anyway.
+        kept[precision] = saved_by_block(shape, precision) + 4 * (3 * d + f) + 4 * 4 * settings.rank
+    measured = Measured(shape.block, shape.products, shape.root, shape.total, trained, kept)
+    return shape._replace(measured=measured)
+
+
+def _foreign(settings: Finetune, base: Base) -> Shape:
+    """A model of transformers."""
+    one, two = (_tiny(base, settings, layers) for layers in (1, 2))
+    with foreign.weightless(one, two):
+        kept = {precision: _kept(one, two, precision) for precision in ("fp32", "bf16")}
+        frozen = {name for name, p in two.named_parameters() if "lora_" not in name}
+        sizes = [sum(p.numel() for n, p in m.named_parameters() if n in frozen) for m in (one, two)]
+        factors = [parts.trained(model) for model in (one, two)]
+    config = _config(base)
+    layers: int = config.num_hidden_layers
+    block = sizes[1] - sizes[0]
+    root = sizes[0] - block
+    total = root + layers * block
+    each = factors[1] - factors[0]
+    trained = total if settings.method == "full" else factors[0] + (layers - 1) * each
+    products = sum(
+        p.numel() for n, p in two.inner.model.layers[1].named_parameters() if p.dim() > 1 and "lora_" not in n
+    )
+    width: int = config.hidden_size
+    dim = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    return Shape(
+        layers,
+        width,
+        # A gated MLP has three matrices and as many wide tensors.
+        config.intermediate_size * 3 // 2,
+        config.vocab_size,
+        config.num_attention_heads,
+        2 * config.num_key_value_heads * dim,
+        False,
+        Measured(block, products, root, total, trained, kept),
+    )
+
+
+def _config(base: Base) -> Any:
+    import transformers
+
+    return transformers.AutoConfig.from_pretrained(base.directory, local_files_only=True, trust_remote_code=False)
+
+
+def _tiny(base: Base, settings: Finetune, layers: int) -> foreign.ForeignModel:
+    """The base with so many blocks, and the factors of LoRA."""
+    model = foreign.ForeignModel(foreign.without_memory(base.directory, num_hidden_layers=layers), patched=False)
+    if settings.method == "lora":
+        lora.inject(model, settings)
+    return model.train()
+
+
+def _kept(one: foreign.ForeignModel, two: foreign.ForeignModel, precision: Literal["fp32", "bf16"]) -> int:
+    """Bytes that a block keeps for each token, in fake tensors."""
+    short, long = LENGTHS
+    sizes = {(model, length): _saved(model, length, precision) for model in (one, two) for length in LENGTHS}
+    grown = sizes[two, long] - sizes[one, long] - sizes[two, short] + sizes[one, short]
+    return -(-grown // (long - short))
+
+
+def _saved(model: foreign.ForeignModel, length: int, precision: Literal["fp32", "bf16"]) -> int:
+    """Bytes of all tensors that the forward pass keeps for the backward pass, without the weights."""
+    weights = {id(parameter) for parameter in model.parameters()}
+    found: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in weights:
+            storage = tensor.untyped_storage()
+            # The tensor is held, so that its storage is not given to another.
+            found.setdefault(storage._cdata, (storage.nbytes(), tensor))
+        return tensor
+
+    ids = torch.zeros(1, length, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision):
+        model.inner.model(input_ids=ids, use_cache=False)
+    return sum(size for size, _ in found.values())
