@@ -94,7 +94,7 @@ class Decoder:
         self._net = network
         self._scale = network.head_dim**-0.5
         self.token_bytes = 2 * len(network.layers) * network.kv_heads * network.head_dim * network.dtype.itemsize
-        """Of the keys and values of a token."""
+        """Memory of the keys and values of a token."""
         half_or_single = network.dtype in (torch.float32, torch.bfloat16)
         self._has_kernel = half_or_single and network.head_dim % 16 == 0 and network.head_dim <= 256
         # What baddbmm adds nothing of.
