@@ -28,20 +28,8 @@ from codeshell.errors import UserError, say
 from codeshell.recipe_ablate import Ablate
 from codeshell.recipe_finetune import Finetune
 from codeshell.recipe_keys import (
-    Change,
-    Count,
-    Part,
-    Positive,
-    Rate,
-    Redo,
-    Refuse,
-    Resume,
-    Seed,
-    Settings,
-    Share,
-    Tokens,
-    Width,
-)
+    Change, Count, Part, Positive, Rate, Redo, Refuse, Resume, Seed, Settings, Share, Tokens, Width,
+)  # fmt: skip
 from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 

@@ -271,7 +271,7 @@ def untrained(model: Any, seed: int) -> Any:
 
 
 def load_any(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: codeshell's, or one of transformers behind the same methods."""
+    """The model of a directory, ready to evaluate: codeshell's, or one of transformers with the same methods."""
     values = read_downloaded_json(directory / "config.json")
     if isinstance(values, dict) and values.get("model_type") in MODEL_TYPES:
         return load_model(directory)
