@@ -24,7 +24,8 @@ from codeshell.engine.files import lock, make_directory, read_json, remove_quiet
 from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
 from codeshell.errors import UserError, reasons, say
-from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.recipe import Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.recipe_keys import Change
 from codeshell.registry import Registry
 from codeshell.train.launch import refuse_several
 

@@ -28,16 +28,22 @@ from codeshell.errors import UserError, say
 from codeshell.recipe_ablate import Ablate
 from codeshell.recipe_finetune import Finetune
 from codeshell.recipe_keys import (
-    Change, Count, Part, Positive, Rate, Redo, Refuse, Resume, Seed, Settings, Share, Tokens, Width,
-)  # fmt: skip
+    Change,
+    Count,
+    Part,
+    Positive,
+    Rate,
+    Redo,
+    Refuse,
+    Resume,
+    Seed,
+    Settings,
+    Share,
+    Tokens,
+    Width,
+)
 from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
-
-__all__ = [
-    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
-    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
-    "marks", "to_toml", "to_tree",
-]  # fmt: skip
 
 
 class Collect(Settings, frozen=True, kw_only=True):
