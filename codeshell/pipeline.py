@@ -2,7 +2,7 @@
 
 A stage's `key.json` records the settings that decide its output and a hash of them and of the key of the stage before
 it. A directory of other settings is done again; a trained model is never thrown away but moved aside. Which settings
-count is marked at each key of the recipe (`codeshell.recipe.Change`).
+count is marked at each key of the recipe (`codeshell.recipe_keys.Change`).
 """
 
 from __future__ import annotations
