@@ -2,7 +2,7 @@
 
 A stage's `key.json` records the settings that decide its output and a hash of them and of the key of the stage before
 it. A directory of other settings is done again; a trained model is never thrown away but moved aside. Which settings
-count is marked at each key of the recipe (`codeshell.recipe.Change`).
+count is marked at each key of the recipe (`codeshell.recipe_keys.Change`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from codeshell.engine.files import lock, make_directory, read_json, remove_quiet
 from codeshell.engine.stages import STAGES, Stage
 from codeshell.environment import environment
 from codeshell.errors import UserError, reasons, say
-from codeshell.recipe import Change, Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.recipe import Recipe, changed, describe, flatten, marks, to_toml, to_tree
+from codeshell.recipe_keys import Change
 from codeshell.registry import Registry
 from codeshell.train.launch import refuse_several
 

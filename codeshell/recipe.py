@@ -45,12 +45,6 @@ from codeshell.recipe_keys import (
 from codeshell.recipe_text import apply_override, explain, parse_toml, put
 from codeshell.values import from_plain, to_plain
 
-__all__ = [
-    "Ablate", "Change", "Collect", "Evaluate", "Finetune", "Model", "NearDedup", "Numbers", "Phase", "Recipe", "Rules",
-    "Score", "Select", "Settings", "Split", "Tokenizer", "Train", "changed", "describe", "flatten", "from_tree", "load",
-    "marks", "to_toml", "to_tree",
-]  # fmt: skip
-
 
 class Collect(Settings, frozen=True, kw_only=True):
     """What is read, and what is left out before a rule is asked."""

@@ -18,7 +18,8 @@ import torch
 from codeshell.environment import usable_memory
 from codeshell.model.checkpoints import read_config
 from codeshell.model.precision import autocast
-from codeshell.recipe import Finetune, Recipe
+from codeshell.recipe import Recipe
+from codeshell.recipe_finetune import Finetune
 from codeshell.train import foreign, lora, parts, weights
 from codeshell.train.base import Base
 from codeshell.train.memory import Measured, Plan, Shape, gigabytes, plan, saved_by_block, shape_of

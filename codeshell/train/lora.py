@@ -23,7 +23,7 @@ from codeshell.engine.downloads import AGAIN, fault, read_downloaded_json
 from codeshell.engine.files import make_directory
 from codeshell.errors import UserError, say
 from codeshell.model.tensor_files import Layout, TensorFileError, TensorParts, TensorWriter
-from codeshell.recipe import Finetune
+from codeshell.recipe_finetune import Finetune
 from codeshell.train import parts
 from codeshell.train.base import Base
 

@@ -141,7 +141,7 @@ def test_a_base_in_several_files_keeps_them(made, tmp_path) -> None:
 
 
 def test_an_adapter_of_another_base_is_refused(made, tmp_path, tokenizer) -> None:
-    """Its hash tells; where the file has none, shapes and names do. Nothing is written."""
+    """The hash tells them apart, or shapes and names where the file has none. Nothing is written."""
     _, adapter = made("llama")
     other = base(tmp_path / "other", tokenizer, "llama", initializer_range=0.021)
     with pytest.raises(UserError, match="trained beside other weights than those of"):
