@@ -103,6 +103,15 @@ def record(recipe: Recipe, training: Training, shared: dict[str, str]) -> dict[s
     return settings | {f"shared {name}": key for name, key in shared.items()}
 
 
+def differing(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings in which two records differ, sorted. One that an earlier version did not know has its default.
+
+    Every setting counts, also those that a run resumes with: arms must be alike.
+    """
+    defaults = flatten(to_tree(Recipe()))
+    return sorted(key for key in was | now if was.get(key, defaults.get(key)) != now.get(key, defaults.get(key)))
+
+
 def digest(value: Any) -> str:
     """A hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -30,8 +30,7 @@ def accept(recipe: Recipe, directory: Path, training: Training, shared: dict[str
     record = plan.record(recipe, training, shared)
     if (home / "settings.json").exists():
         was = read_json(home / "settings.json")
-        # Not `recipe.changed`: every setting counts, as the arms must be alike.
-        differ = sorted(key for key in was | record if was.get(key) != record.get(key))
+        differ = plan.differing(was, record)
         if differ:
             raise UserError(
                 f"{home}: made with other settings ({describe(differ[:3], was, record)}); delete "

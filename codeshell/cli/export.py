@@ -10,6 +10,9 @@ HELP = "write a model as GGUF for llama.cpp, or in another layout of safetensors
 
 GGUF = "gguf"
 
+MODEL_TYPES = ("kclgpt", "codeshell", "shell", "starcoder2")
+"""Types of CodeShell's architecture (codeshell/model/config.py has them, but loads torch)."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from codeshell.engine.downloads import check_model_directory
+    from codeshell.engine.downloads import check_model_directory, read_downloaded_json
     from codeshell.engine.files import output_path
     from codeshell.errors import UserError
 
@@ -62,7 +65,13 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(f"-o {output}: a directory; a GGUF is one file, so give a file name")
     elif args.type == "q8_0":
         raise UserError("--type q8_0: a format of GGUF; choose f32, f16 or bf16 for safetensors, or --format gguf")
-    check_model_directory(directory)
+    kind = read_downloaded_json(check_model_directory(directory) / "config.json")
+    kind = kind.get("model_type") if isinstance(kind, dict) else None
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{directory}: model_type is {kind!r}, and CodeShell's and Starcoder2's are exported; transformers loads "
+            "it as it is, and llama.cpp's convert_hf_to_gguf.py makes a GGUF of it"
+        )
     if not (directory / "tokenizer.json").exists():
         raise UserError(f"{directory}: has no tokenizer.json; copy it from where the model came from")
 
@@ -118,7 +127,9 @@ def _model_directory(name: str) -> Path:
 
     directory = Path(name)
     if (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file():
-        raise UserError(f"{directory}: an adapter, not a model; merge it into its base first")
+        raise UserError(
+            f"{directory}: an adapter, not a model; merge it first: `codeshell model merge BASE ADAPTER -o DIR`"
+        )
     if (directory / "recipe.toml").is_file() and (directory / "model" / "config.json").is_file():
         return directory / "model"
     return directory

@@ -19,6 +19,7 @@ from codeshell.errors import UserError
 from codeshell.model import checkpoints
 from codeshell.model.weight_rows import WeightRows
 from codeshell.tokenizer import Tokenizer
+from codeshell.tokenizer.chat import configured
 from codeshell.train.manifest import disk_errors, flush_directory, replace_directory
 
 TEMPLATE = "chat_template.jinja"
@@ -109,13 +110,4 @@ def chat_template(directory: Path) -> str | None:
     if (directory / TEMPLATE).is_file():
         return read_downloaded_text(directory / TEMPLATE)
     path = directory / "tokenizer_config.json"
-    config: Any = read_downloaded_json(path) if path.is_file() else {}
-    found = config.get("chat_template") if isinstance(config, dict) else None
-    if isinstance(found, list):
-        by_name = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = by_name.get("default")
-        if found is None:
-            raise UserError(f"{path}: several chat templates and none is named default; write one to {TEMPLATE}")
-    if found is not None and not isinstance(found, str):
-        raise UserError(f"{path}: chat_template is not a text; write the template to {TEMPLATE} beside it")
-    return found
+    return configured(read_downloaded_json(path), path) if path.is_file() else None

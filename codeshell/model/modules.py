@@ -104,7 +104,7 @@ def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
         return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
     # Without the checks of a call.
     if _is_own(module, QuantizedLinear):
-        return reading.Linear(None, None, module.rows)
+        return reading.Linear(None, None, module.rows)  # type: ignore[arg-type]
     return reading.Linear(None, None, module)
 
 

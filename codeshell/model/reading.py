@@ -28,7 +28,7 @@ from codeshell.model.cache import KVCache, RowCache
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
 
-PIECE_OPERATIONS = 2_500_000_000
+PIECE_OPERATIONS = 1_200_000_000
 """Floating-point operations of one block between two questions whether to continue: at the 60 GFLOP/s of a slow core
 they take 40 ms."""
 

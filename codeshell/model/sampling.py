@@ -52,11 +52,22 @@ def sample(
         # The first of the largest, as `argmax` has it. NaN and +inf are larger than all else, so they are found here.
         best, tokens = scores.max(-1)
         return _read(tokens, best)
+    ids: torch.Tensor | None = None
+    if top_k and len(scores) == 1 and top_k < scores.shape[1]:
+        # A sort of the whole vocabulary takes milliseconds. So first the ids from the last place on, in their order: as
+        # many as top_k, or more if several have the logit of that place. NaN and +inf would be in the first one.
+        top = scores.topk(top_k).values[0]
+        if not top[0].isfinite():
+            raise NotFiniteError(0)
+        ids = (scores[0] >= top[-1]).nonzero().squeeze(1)
+        scores = scores[:, ids]
     # Sorted, so that the cuts all keep the first few; stable, so that equal logits always come in id order.
     values, order = (scores.to(torch.float64) / temperature).sort(dim=-1, descending=True, stable=True)
     best = values[:, 0]
     if top_k:
         values, order = values[:, :top_k], order[:, :top_k]
+    if ids is not None:
+        order = ids[order]
     probability = values.softmax(-1)
     cumulative = probability.cumsum(-1)
     if top_p < 1.0 or min_p > 0.0:

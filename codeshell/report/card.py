@@ -19,7 +19,6 @@ from typing import Any
 import codeshell
 from codeshell.engine.files import make_directory, write_text
 from codeshell.errors import UserError
-from codeshell.model.config import MODEL_TYPES
 from codeshell.report import evaluation, read, sections
 from codeshell.report.format import count, number, plain, share, short_count, size
 from codeshell.report.markdown import escape, front_matter, table, wrapped
@@ -42,10 +41,15 @@ _LICENCES = {
 }
 UNKNOWN = "not recorded"
 
+_OURS = ("kclgpt", "codeshell", "shell", "starcoder2")
+"""Model types of CodeShell's architecture (codeshell/model/config.py, which loads torch)."""
+
 _TRAIN = (
     ("steps", "steps"),
     ("batch_tokens", "tokens per batch"),
+    ("optimizer", "optimizer"),
     ("lr", "peak learning rate"),
+    ("decay", "decay of the learning rate"),
     ("min_lr_ratio", "final learning rate, of the peak"),
     ("warmup_steps", "steps of warm-up"),
     ("beta1", "beta1"),
@@ -54,6 +58,7 @@ _TRAIN = (
     ("clip", "clip of the gradient norm"),
     ("precision", "precision"),
     ("fim_rate", "documents rearranged for fill-in-the-middle, share"),
+    ("fim_lines", "of those with a gap of whole lines, share"),
     ("spm_rate", "of those with the suffix first, share"),
     ("document_attention", "attention between packed documents"),
 )
@@ -118,7 +123,7 @@ def render(run: Path, *, name: str = "", licence: str = "", library: str = "code
         front_matter(header),
         ["", f"# {escape(title)}", ""],
         wrapped(_lead(stats, recipe)),
-        ["", "## Use", "", *_use()],
+        ["", "## Use", "", *_use(config)],
         ["", "## Data", "", *_data(stats, recipe)],
         ["", "## Tokenizer", "", *_tokenizer(stats)],
         ["", "## Model", "", *_model(config, stats)],
@@ -156,6 +161,11 @@ def _lead(stats: Statistics, recipe: dict[str, Any]) -> str:
     return text + "."
 
 
+def _is_ours(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of CodeShell's architecture; one that is missing is taken for it."""
+    return config.get("model_type", "codeshell") in _OURS
+
+
 def _base(recipe: dict[str, Any]) -> str:
     """The model that a run was fine-tuned from, and how; empty for a run from random weights."""
     tuned = mapping(recipe.get("finetune"))
@@ -165,7 +175,12 @@ def _base(recipe: dict[str, Any]) -> str:
     return escape(_source(str(tuned["base"]))) + rank
 
 
-def _use() -> list[str]:
+def _use(config: dict[str, Any]) -> list[str]:
+    if not _is_ours(config):
+        return wrapped(
+            f"A model of the type {escape(config.get('model_type'))} in that type's own format: transformers loads it "
+            "as it is, and `codeshell complete` and `codeshell serve` do."
+        )
     return [
         "```",
         "codeshell complete model --prefix before.py --suffix after.py",
@@ -279,7 +294,7 @@ def _model(config: dict[str, Any], stats: Statistics) -> list[str]:
         "A decoder with grouped-query attention, rotary positions, LayerNorm with biases and a GELU MLP: the "
         "architecture of CodeShell (arXiv 2403.15747)"
     )
-    if config.get("model_type") not in (*MODEL_TYPES, "starcoder2"):
+    if not _is_ours(config):
         text = f"The architecture is that of the base, {escape(config.get('model_type'))}"
     tied = config.get("tie_word_embeddings", True)
     return [
@@ -293,8 +308,6 @@ def _training(stats: Statistics, recipe: dict[str, Any]) -> list[str]:
     train, settings = stats["train"] or {}, mapping(recipe.get("train"))
     settings = settings | {"steps": train.get("steps", settings.get("steps"))}
     rows = [[label, _value(settings[key])] for key, label in _TRAIN if settings.get(key) is not None]
-    for key in sorted(settings.keys() & {"optimizer", "schedule", "decay_share", "decay_steps"}):
-        rows.append([escape(key.replace("_", " ")), _value(settings[key])])
     rows.append(["seed", escape(recipe.get("seed", ""))])
     lines = table(("Setting", ""), rows)
     phases = sections.objects(train.get("phases"))

@@ -42,7 +42,12 @@ def generate_stream(body: dict[str, Any], served: Served, number: int) -> Order:
 
 
 def _order(body: dict[str, Any], served: Served, number: int, *, stream: bool) -> Order:
-    outer = Fields(body, ignored={}, refused={"stream": Refused((stream,), "ask /generate or /generate_stream")})
+    outer = Fields(
+        body,
+        ignored={},
+        refused={"stream": Refused((stream,), "ask /generate or /generate_stream")},
+        lenient=served.lenient,
+    )
     text = outer.text("inputs")
     if text is None:
         raise field_error("inputs", "is missing; send a text")

@@ -163,7 +163,7 @@ class ChatTemplate:
             text, source = read_downloaded_text(path), str(path)
         else:
             path = directory / "tokenizer_config.json"
-            found = _configured(read_downloaded_json(path), path) if path.is_file() else None
+            found = configured(read_downloaded_json(path), path) if path.is_file() else None
             if found is None:
                 return None
             text, source = found, str(path)
@@ -449,7 +449,7 @@ def _within(place: int, answers: list[tuple[int, int, bool]]) -> bool:
     return any(trained and begin <= place < end for begin, end, trained in answers)
 
 
-def _configured(tree: Any, path: Path) -> str | None:
+def configured(tree: Any, path: Path) -> str | None:
     """The template in a `tokenizer_config.json`; of several, the one that is named default."""
     found = tree.get("chat_template") if isinstance(tree, dict) else None
     if isinstance(found, list):

@@ -67,6 +67,14 @@ def test_what_decides_a_result_is_recorded() -> None:
     assert plan.record(recipe(more), plan.Training("long", 6), {"tokens": "a"}) == this
 
 
+def test_a_setting_that_an_earlier_version_did_not_know_is_its_default() -> None:
+    now = plan.record(recipe(), plan.Training("long", 6), {"tokens": "a"})
+    assert plan.differing({key: value for key, value in now.items() if key != "train.beta1"}, now) == []
+    other = plan.record(recipe(train={"beta1": 0.5, "threads": 2}), plan.Training("long", 6), {"tokens": "a"})
+    earlier = {key: value for key, value in now.items() if key != "train.beta1"}
+    assert plan.differing(earlier, other) == ["train.beta1", "train.threads"]
+
+
 @pytest.mark.parametrize(
     ("ablate", "sections", "complaint"),
     [

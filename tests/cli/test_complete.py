@@ -11,7 +11,9 @@ import sys
 import pytest
 import torch
 
-from codeshell.cli import main
+from codeshell.cli import main, weights
+from codeshell.model.loading import WEIGHTS
+from codeshell.model.quantized import quantize
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +143,23 @@ def test_a_hub_name_and_a_run_are_one_line(directory, tmp_path, capsys, monkeypa
     for name, remedy in (("Org/Model-7B", "hf download Org/Model-7B"), ("runs/demo", "model is in runs/demo/model")):
         code, out, err = run(capsys, name, "--prefix", directory / "before.py")
         assert code == 2 and not out and err.count("\n") == 1 and remedy in err
+
+
+def test_weights(directory, capsys, monkeypatch):
+    """int8 completes as the model of its rounded weights does; what is no form of weights is refused by the parser."""
+    from codeshell.model import loading
+
+    asked = []
+    monkeypatch.setattr(loading, "quantize", lambda model: asked.append(quantize(model)) or asked[-1])
+    files = ("--prefix", directory / "before.py", "--max-new-tokens", 8)
+    for form in WEIGHTS:
+        code, text, _ = run(capsys, directory, *files, "--weights", form)
+        assert code == 0 and text
+    assert len(asked) == 1 and asked[0].quantized_weights > 0
+    with pytest.raises(SystemExit):
+        run(capsys, directory, *files, "--weights", "int4")
+    assert "invalid choice: 'int4'" in capsys.readouterr().err
+
+
+def test_the_choices_are_those_of_the_loader():
+    assert weights.CHOICES == WEIGHTS

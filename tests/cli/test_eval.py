@@ -234,3 +234,28 @@ def test_a_task_of_ones_own_that_is_not_whole(
     code, out, _ = run("Odd")
     odd = json.loads(out)["odd"]
     assert code == 0 and (odd["mean"], odd["best"], odd["n"]) == (None, None, 3)
+
+
+def test_int8_weights_are_measured_and_named(model: Path, corpus: Path, tmp_path: Path) -> None:
+    bits = {}
+    for weights in ("auto", "int8"):
+        out = tmp_path / f"{weights}.json"
+        command = ["eval", "bpb", "-m", str(model), "--corpus", str(corpus), "--json", str(out)]
+        assert main([*command, "--weights", weights]) == 0
+        bits[weights] = json.loads(out.read_text())["bits_per_byte"]["systems"]["model"]["bits_per_byte"]
+    assert bits["int8"] != bits["auto"] and bits["int8"] == pytest.approx(bits["auto"], rel=0.005)
+
+
+def test_weights_that_are_not_served(
+    model: Path, corpus: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codeshell.evaluate import models
+
+    origin = models.load(str(model), weights="int8").origin
+    assert origin["weights"] == "int8" and "weights" not in models.load(str(model)).origin
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("codeshell.model.precision.multiplies_bf16", lambda device: True)
+    assert main(["eval", "bpb", "-m", str(model), "--corpus", str(corpus), "--weights", "int8"]) == 2
+    assert "--weights int8: int8 weights run on CPUs alone" in capsys.readouterr().err
+    assert main(["eval", "humaneval", "-m", "owner/name", "--weights", "int8"]) == 2
+    assert "--weights int8: owner/name is a model of transformers" in capsys.readouterr().err

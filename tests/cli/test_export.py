@@ -65,11 +65,14 @@ def test_bad_arguments(directory, tmp_path, monkeypatch) -> None:
         call(directory, "--format", "codeshell", "--type", "q8_0", "-o", tmp_path / "x")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="an adapter, not a model; merge it into its base first"):
+    with pytest.raises(UserError, match="an adapter, not a model; merge it first: `codeshell model merge"):
         call(tmp_path / "adapter", "-o", tmp_path / "m.gguf")
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match=r"model_type is 'llama', .*convert_hf_to_gguf\.py makes a GGUF of it"):
+        call(other, "-o", tmp_path / "m.gguf")
+    (other / "config.json").write_text(json.dumps({"model_type": "kclgpt"}))
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         call(other, "-o", tmp_path / "m.gguf")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

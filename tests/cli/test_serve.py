@@ -96,6 +96,8 @@ def test_a_missing_library_is_one_line(
 def test_the_command_imports_nothing_heavy() -> None:
     heavy = "{'starlette', 'uvicorn', 'torch', 'numpy'}"
     code = f"import sys, codeshell.cli.serve; print(*sorted({heavy} & set(sys.modules)))"
+    # What is checked before a model is loaded does without torch as well.
+    code += "\nimport codeshell.serve.server; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 

@@ -19,7 +19,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OWN = [path for path in EXAMPLES if path.stem.startswith("own_")]
 """They define a rule, a scorer or a task, which a command or a recipe names by its place."""
 SECONDS = 100
-NEEDS = {"patch_transformers": "transformers", "export_gguf": "gguf"}
+NEEDS = {"finetune_lora": "peft", "patch_transformers": "transformers", "export_gguf": "gguf"}
 
 
 def test_there_are_examples() -> None:

@@ -83,7 +83,7 @@ def test_the_template_of_a_tokenizer_config(tmp_path, value, expected) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(3, "chat_template is not a text"), ([{"name": "a", "template": "x"}], "none is named default")],
+    [(3, "chat_template is no text"), ([{"name": "a", "template": "x"}], "chat_template has a, and no default")],
 )
 def test_a_template_that_is_none(tmp_path, value, message) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))

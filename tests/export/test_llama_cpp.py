@@ -98,7 +98,7 @@ def test_every_character_is_cut_alike(theirs, ours) -> None:
 
 @pytest.mark.parametrize("text", [text for text in TEXTS if text and "\x00" not in text])
 def test_a_text_comes_back_whole(theirs, ours, text: str) -> None:
-    """By the call that decodes a whole text, in which llama.cpp takes spaces out for most other pre-tokenizers."""
+    """The call that decodes a whole text gives it back. For most pre-tokenizers llama.cpp takes spaces out there."""
     ids = ours.encode(text)
     buffer = ctypes.create_string_buffer(4 * len(text.encode()) + 64)
     array = (llama_cpp.llama_token * len(ids))(*ids)

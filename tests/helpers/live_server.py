@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from helpers.tiny_models import tiny_model
-from helpers.tiny_run import byte_tokenizer
 
 from codeshell.model.session import Chunk, Finish, Session, Settings
 from codeshell.serve.app import Service, make_app
@@ -18,6 +16,8 @@ from codeshell.serve.prompts import Prompts
 from codeshell.serve.protocol import Protocol
 from codeshell.serve.server import Server, address, listen
 from codeshell.serve.style import Served
+from helpers.tiny_models import tiny_model
+from helpers.tiny_run import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 
@@ -99,7 +99,8 @@ def live(made: Service, grace: float = 0.2) -> Iterator[Live]:
     with listen("127.0.0.1", 0) as bound:
         config = uvicorn.Config(
             make_app(made), http=Protocol, ws="none", lifespan="on", log_config=None, log_level="critical",
-            access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace, timeout_keep_alive=1,
+            access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace,
+            timeout_keep_alive=1,
         )  # fmt: skip
         server = Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell.model.sampling import penalise, sample
+from codeshell.model.sampling import NotFiniteError, penalise, sample
 
 
 def slow_choice(logits, temperature, top_k, top_p, min_p, draw):
@@ -47,6 +47,15 @@ def test_cuts_are_those_of_the_definition(logits, temperature, top_k, top_p, min
     point = (draw + 0.5) / 997.3  # never on the border of two tokens of these few logits
     got = sample(torch.tensor([logits]), temperature, top_k, top_p, [point], min_p)
     assert got == [slow_choice(logits, temperature, top_k, top_p, min_p, point)]
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 1.0], [1.0, math.inf], [-math.inf, -math.inf], [0.0, math.nan]])
+@pytest.mark.parametrize("top_k", [0, 1, 2, 3])
+def test_one_row_that_is_not_finite(bad, top_k):
+    """One row and several take different ways to their likeliest tokens."""
+    for scores in (torch.tensor([[*bad, -math.inf, -math.inf]]), torch.tensor([[*bad, -math.inf, -math.inf]] * 2)):
+        with pytest.raises(NotFiniteError):
+            sample(scores, 1.0, top_k, 1.0, [0.5] * len(scores))
 
 
 def test_min_p_1_leaves_the_likeliest():

@@ -103,6 +103,8 @@ def test_a_fine_tuned_model_names_its_base(own: Path) -> None:
     (own / "model" / "config.json").write_text(json.dumps({"model_type": "qwen2", "num_hidden_layers": 28}))
     text = card.render(own)
     assert "fine-tuned from Qwen2.5-Coder-1.5B (LoRA of rank 16, merged)" in " ".join(text.split())
+    assert "in that type's own format: transformers loads it" in " ".join(text.split())
+    assert "codeshell export" not in text
     assert "| layers | 28 |" in text and "that of the base, qwen2" in text
     assert "tuned to follow instructions" not in text and "tokens per parameter" not in text
 

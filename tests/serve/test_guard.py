@@ -65,7 +65,7 @@ def test_names_of_others_are_refused_before_the_key(server: Live, host: str) -> 
         assert "--allow-host" in answer.json()["error"]["message"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(max_codepoint=255), max_size=16))
 def test_a_host_header_is_read_or_is_none(text: str) -> None:
     name = host_name(text)

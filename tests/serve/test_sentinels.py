@@ -20,7 +20,7 @@ FREE = st.lists(st.sampled_from(["a", " ", "\n", "<", ">", "|", "é", "fim", "_p
 """Texts that hardly ever have a whole sentinel in them."""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FIM), FREE, FREE, FREE, st.booleans())
 def test_a_template_comes_apart_as_it_was_put_together(
     fim: object, lead: str, prefix: str, suffix: str, suffix_first: bool
@@ -32,7 +32,7 @@ def test_a_template_comes_apart_as_it_was_put_together(
     assert split(text) == Gap(lead, prefix, suffix)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(NAMES) | FREE, max_size=8).map("".join))
 def test_any_text_is_taken_apart_with_nothing_lost_or_is_plain_or_refused(text: str) -> None:
     try:

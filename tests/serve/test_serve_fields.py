@@ -65,7 +65,7 @@ def read(path: str, body: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("path", VALID)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_value_of_any_field_is_read_or_refused(path: str, data: st.DataObject) -> None:
     names = NAMES[path]
@@ -86,7 +86,7 @@ def test_any_value_of_any_field_is_read_or_refused(path: str, data: st.DataObjec
             assert 0.0 < chosen.top_p <= 1.0 and chosen.top_k >= 0 and chosen.repeat_penalty > 0.0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=60) | ANYTHING.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")))
 def test_any_body_is_an_object_or_refused(body: bytes) -> None:
     try:
