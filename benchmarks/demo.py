@@ -28,7 +28,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,6 +40,7 @@ from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.intervals import compare_shares, share
 from codeshell.evaluate.prompts import Prompt, prompt_ids
 from codeshell.evaluate.scoring import score
+from codeshell.evaluate.subject import order_of
 from codeshell.evaluate.tasks.infill import MAX_NEW_TOKENS, NOT_CODE, CommonLines, MaskedLine, exact, mask_lines
 from codeshell.model import CodeShellForCausalLM
 from codeshell.recipe import Recipe
@@ -177,11 +178,14 @@ def measure(model: CodeShellForCausalLM, tokenizer: Tokenizer, documents: list[D
     return sum(float(part.sum()) for part in nats) / math.log(2) / sum(len(d.data) for d in documents)
 
 
-def fills_in(model: CodeShellForCausalLM, tokenizer: Tokenizer, masked: MaskedLine) -> tuple[bool, float]:
+def fills_in(
+    model: CodeShellForCausalLM, tokenizer: Tokenizer, masked: MaskedLine, order: Literal["psm", "spm"]
+) -> tuple[bool, float]:
     """Whether greedy decoding writes the line and ends, and the bits that the line costs."""
     prompt = Prompt(masked.before, masked.after)
     context = model.config.n_positions
-    ids = prompt_ids(prompt, tokenizer, context=context, max_new_tokens=min(MAX_NEW_TOKENS, context // 4))
+    room = min(MAX_NEW_TOKENS, context // 4)
+    ids = prompt_ids(prompt, tokenizer, context=context, max_new_tokens=room, order=order)
     answer = [*tokenizer.encode(masked.line), tokenizer.eot][: context - len(ids) + 1]
     with torch.inference_mode():
         logits = model(torch.tensor([ids + answer[:-1]])).logits[0, len(ids) - 1 :].float()
@@ -227,7 +231,8 @@ def main() -> None:
         found, folder, seconds = train(load(settings), args.run, max(round(budget / times[name]), 2))
         tokenizer = Tokenizer.load(folder)
         model = CodeShellForCausalLM.from_pretrained(folder).eval()
-        hits, bits = zip(*(fills_in(model, tokenizer, one) for one in masked), strict=True)
+        order = order_of(load(settings).train)
+        hits, bits = zip(*(fills_in(model, tokenizer, one, order) for one in masked), strict=True)
         rows.append(
             {
                 "name": name,

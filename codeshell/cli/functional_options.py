@@ -114,7 +114,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
     settings = _settings(recipe.evaluate, getattr(args, "set", []))
     how = execution(args)
 
-    from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
+    from codeshell.evaluate.subject import Subject, longest_context, order_of, phase_ends, start_of
 
     loaded = models.load(where, args.tokenizer, ours=documents, weights=args.weights)
     if args.context is not None and args.context > loaded.context:
@@ -129,6 +129,7 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
         seed=seed,
         context=args.context or trained,
         start="eot" if args.after_eot else "none" if run is None else start_of(recipe.train),
+        order="psm" if run is None else order_of(recipe.train),
         phase_ends=[] if run is None or args.model else phase_ends(recipe.train, run),
         before=loaded.before,
         execution=how,

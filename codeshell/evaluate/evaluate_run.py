@@ -22,7 +22,7 @@ from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.measure import Outcome, measure
 from codeshell.evaluate.models import fingerprint, is_codeshell
 from codeshell.evaluate.prompts import NotRunError
-from codeshell.evaluate.subject import Subject, load_any, longest_context, phase_ends, start_of
+from codeshell.evaluate.subject import Subject, load_any, longest_context, order_of, phase_ends, start_of
 from codeshell.evaluate.task import Task
 from codeshell.evaluate.tasks import code_of, get_task, in_package
 from codeshell.recipe import Evaluate, Recipe, to_tree
@@ -128,6 +128,7 @@ def _subject(recipe: Recipe, directory: Path, held_out: Corpus, execution: Execu
         seed=recipe.seed,
         context=longest_context(recipe.train),
         start=start_of(recipe.train),
+        order=order_of(recipe.train),
         phase_ends=phase_ends(recipe.train, directory) if whole and not tuned.epochs else [],
         base=base,
         execution=execution,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 PROMPT_CHARACTERS = 16
 """Characters per token at most that are looked at around a gap: text further away is not even tokenised."""
@@ -53,7 +53,13 @@ class Completion:
 
 
 def prompt_ids(
-    prompt: Prompt, tokenizer: Any, *, context: int, max_new_tokens: int, start: Sequence[int] = ()
+    prompt: Prompt,
+    tokenizer: Any,
+    *,
+    context: int,
+    max_new_tokens: int,
+    start: Sequence[int] = (),
+    order: Literal["psm", "spm"] = "psm",
 ) -> list[int]:
     """The token ids of a prompt, with as much of its text as the context holds.
 
@@ -64,6 +70,7 @@ def prompt_ids(
         context: tokens that the model was trained on at once.
         max_new_tokens: room that is left for the answer.
         start: ids before the prompt (see `scoring`, `start`).
+        order: of the texts around a gap; in `spm` the text before it stands next to the answer.
 
     Raises:
         ValueError: the context has no room for a prompt.
@@ -83,11 +90,14 @@ def prompt_ids(
     # The text before the gap keeps half of the room or more; the text after it gets the rest.
     kept_before = min(len(before), max(room // 2, room - len(after)))
     kept_after = min(len(after), room - kept_before)
+    before, after = before[len(before) - kept_before :], after[:kept_after]
+    if order == "spm":
+        return [*start, tokenizer.fim_prefix, tokenizer.fim_suffix, *after, tokenizer.fim_middle, *before]
     return [
         *start,
         tokenizer.fim_prefix,
-        *before[len(before) - kept_before :],
+        *before,
         tokenizer.fim_suffix,
-        *after[:kept_after],
+        *after,
         tokenizer.fim_middle,
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,7 @@ class Subject:
         start: what stood before a document in training (see `scoring`).
         phase_ends: ends of the earlier training phases; empty where the model is not that of a run.
         before: ids before every prompt; None is what `start` says.
+        order: of the texts around a gap in a prompt.
         execution: how functional tasks run.
         origin: what names the model in results: its path or name, and a hash.
         base: the directory of the model that training began with; None where its weights were drawn.
@@ -81,6 +82,7 @@ class Subject:
     start: scoring.Start
     phase_ends: Sequence[PhaseEnd] = field(default=())
     before: Sequence[int] | None = None
+    order: Literal["psm", "spm"] = "psm"
     execution: Execution = field(default_factory=Execution)
     origin: Mapping[str, Any] = field(default_factory=dict)
     base: Path | None = None
@@ -157,7 +159,14 @@ class Subject:
             raise NotRunError(f"a context of {self.context} tokens holds no prompt and {limit} new tokens")
         # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
         asked = [
-            prompt_ids(prompt, self.tokenizer, context=self.context, max_new_tokens=limit, start=self.before_text)
+            prompt_ids(
+                prompt,
+                self.tokenizer,
+                context=self.context,
+                max_new_tokens=limit,
+                start=self.before_text,
+                order=self.order,
+            )
             for prompt in prompts
         ]
         try:
@@ -250,6 +259,11 @@ def phase_ends(train: Train, directory: Path) -> list[PhaseEnd]:
 def start_of(train: Train) -> scoring.Start:
     """What stands before a document of a run: nothing, unless documents attend to one another."""
     return "eot" if train.document_attention == "all" else "none"
+
+
+def order_of(train: Train) -> Literal["psm", "spm"]:
+    """The order in which a gap is asked for: the one that most rearranged documents of the run had; PSM if equal."""
+    return "spm" if train.fim_rate > 0 and train.spm_rate > 0.5 else "psm"
 
 
 def longest_context(train: Train) -> int:

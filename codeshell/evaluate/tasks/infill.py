@@ -125,7 +125,8 @@ class Infill(Task):
         common = CommonLines(subject.training_sample) if subject.training_sample else None
         return summarise(problems, verdicts["model"], common) | {
             "protocol": (
-                f"PSM, greedy, at most {self.sampling(subject).max_new_tokens} new tokens, no cut at the newline, "
+                f"{subject.order.upper()}, greedy, at most {self.sampling(subject).max_new_tokens} new tokens, "
+                "no cut at the newline, "
                 f"equal after strip(); lines of at most {MAX_LINE} characters; trivial: at most one word"
             )
         }

@@ -7,6 +7,7 @@ from helpers.evaluation_fakes import ByteTokenizer, document
 from helpers.evaluation_run import byte_tokenizer
 
 from codeshell.evaluate.prompts import Prompt, prompt_ids
+from codeshell.evaluate.subject import order_of
 from codeshell.evaluate.tasks.infill import (
     NOT_CODE,
     CommonLines,
@@ -18,6 +19,7 @@ from codeshell.evaluate.tasks.infill import (
     summarise,
     trivial,
 )
+from codeshell.recipe import Train
 from codeshell.train import fim
 
 TEXT = "import os\n\ndef f(a):\n    if a:\n        return os.sep\n    else:\n        return a\n"
@@ -192,3 +194,24 @@ def test_the_summary_counts_by_group() -> None:
 def test_prose_and_data_are_no_code() -> None:
     assert {"markdown", "json", "html", ""} <= NOT_CODE
     assert not NOT_CODE & {"python", "c", "c++", "shell", "java", "makefile"}
+
+
+def test_a_prompt_with_the_suffix_first_has_the_same_text():
+    """As much of both sides as with the prefix first; the prefix stands next to the answer, as in training."""
+    task = Prompt("abcdefgh" * 9, "ijklmnop" * 9)
+    prefix_first, suffix_first = (
+        prompt_ids(task, ByteTokenizer(), context=64, max_new_tokens=8, start=[7], order=order)
+        for order in ("psm", "spm")
+    )
+    t = ByteTokenizer()
+    middle, suffix = prefix_first.index(t.fim_suffix), prefix_first.index(t.fim_middle)
+    before, after = prefix_first[2:middle], prefix_first[middle + 1 : suffix]
+    assert suffix_first == [7, t.fim_prefix, t.fim_suffix, *after, t.fim_middle, *before]
+    assert len(suffix_first) == 64 - 8
+
+
+@pytest.mark.parametrize(
+    ("fim_rate", "spm_rate", "order"), [(0.5, 0.5, "psm"), (0.9, 1.0, "spm"), (0.9, 0.2, "psm"), (0.0, 1.0, "psm")]
+)
+def test_a_run_is_asked_in_the_order_that_it_was_trained_in_most(fim_rate, spm_rate, order):
+    assert order_of(Train(fim_rate=fim_rate, spm_rate=spm_rate)) == order
