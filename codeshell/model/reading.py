@@ -29,8 +29,8 @@ from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
 
 PIECE_OPERATIONS = 1_200_000_000
-"""Floating-point operations of one block between two questions whether to continue: at the 60 GFLOP/s of a slow core
-they take 40 ms."""
+"""Floating-point operations of one block between two questions whether to continue, attention aside. On one core of an
+AMD EPYC a model of 100 M parameters took at most 35 ms of CPU time between two."""
 
 FEWEST, MOST = 16, 512
 """Tokens of a piece of a prompt: enough that the weights are not read for almost nothing, and few enough that their
@@ -94,7 +94,7 @@ class Decoder:
         self._net = network
         self._scale = network.head_dim**-0.5
         self.token_bytes = 2 * len(network.layers) * network.kv_heads * network.head_dim * network.dtype.itemsize
-        """Memory of the keys and values of a token."""
+        """The memory of the keys and values of a token."""
         half_or_single = network.dtype in (torch.float32, torch.bfloat16)
         self._has_kernel = half_or_single and network.head_dim % 16 == 0 and network.head_dim <= 256
         # What baddbmm adds nothing of.

@@ -10,7 +10,8 @@ from torch import nn
 from codeshell.model.reading import CodeShellReader, Decoder
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.15}
-"""Errors of logits of the tiny model, which are of the order of 5: sums in other orders, and roundings to bf16."""
+"""The most that logits of the tiny model may differ, which are of the order of 5: sums in other orders, and
+roundings to bf16 in between."""
 
 
 def nothing() -> None:
