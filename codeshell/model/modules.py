@@ -103,8 +103,8 @@ def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
     if is_plain(module) and module.weight.dtype == dtype:
         return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
     # Without the checks of a call.
-    if _is_own(module, QuantizedLinear):
-        return reading.Linear(None, None, module.rows)  # type: ignore[arg-type]
+    if isinstance(module, QuantizedLinear) and _is_own(module, QuantizedLinear):
+        return reading.Linear(None, None, module.rows)
     return reading.Linear(None, None, module)
 
 

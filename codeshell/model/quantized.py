@@ -118,8 +118,11 @@ def quantize(model: Any) -> Any:
         else:
             setattr(model.get_submodule(owner), attribute, QuantizedLinear(weight, module.bias))
         del module
-    # What is left is small, and computes in fp32 beside the products.
-    model.float().requires_grad_(False)
+    # What is left is small, and computes in fp32 beside the products. It is copied: a weight that lies in the file
+    # that it was read from would keep all of the file mapped.
+    for parameter in model.parameters():
+        parameter.data = parameter.detach().to(torch.float32, copy=True)
+        parameter.requires_grad_(False)
     model.quantized_weights = count
     return model.eval()
 
