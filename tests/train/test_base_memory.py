@@ -38,7 +38,7 @@ def kept(model: torch.nn.Module, tokens: int) -> int:
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "starcoder2", "granite"])
 def test_a_block_keeps_what_is_planned(tmp_path, tokenizer, kind: str, method: str) -> None:
-    """The plan is above what is kept, by at most two fifths: the patched attention keeps less than the one that is measured."""
+    """The plan is above what is kept, by at most two fifths: patched attention keeps less than what is measured."""
     found = {}
     for layers in (2, 3):
         changes = {"num_hidden_layers": layers}

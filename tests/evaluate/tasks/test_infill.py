@@ -197,7 +197,7 @@ def test_prose_and_data_are_no_code() -> None:
 
 
 def test_a_prompt_with_the_suffix_first_has_the_same_text():
-    """As much of both sides as with the prefix first; the prefix stands next to the answer, as in training."""
+    """Both sides have as much text as with the prefix first; the prefix stands next to the answer, as in training."""
     task = Prompt("abcdefgh" * 9, "ijklmnop" * 9)
     prefix_first, suffix_first = (
         prompt_ids(task, ByteTokenizer(), context=64, max_new_tokens=8, start=[7], order=order)
