@@ -6,6 +6,7 @@ It needs only the standard library and the extension.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import sys
 import time
@@ -20,6 +21,16 @@ def usable_cores() -> int:
     """The processor cores that this process may run on, which a container or `taskset` may have limited."""
     # Not os.cpu_count(): that is the whole machine, whatever the limits of this process are.
     return len(os.sched_getaffinity(0))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def usable_memory() -> int | None:

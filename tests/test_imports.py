@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     # it holds the version and loads the rest by name.
     ("architectures", "versions"),
     ("codeshell", "_C", "errors", "randomness"),
-    ("extension", "gpus", "recipe_text", "values"),
+    ("extension", "gpus", "paragraphs", "recipe_text", "values"),
     ("recipe_keys",),
     ("recipe_ablate", "recipe_finetune"),
     ("environment", "recipe", "registry"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from codeshell.paragraphs import wrapped
+
 COLUMNS_SHOWN = 25
 
 
@@ -25,7 +27,7 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "## Data",
         "",
         f"- {figures['labels']:,} labelled files of {figures['repositories']:,} repositories.",
-        *_wrapped(about["data"], "- "),
+        *wrapped(about["data"], "- "),
     ]
     if about.get("left_out"):
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in about["left_out"].items())
@@ -42,7 +44,7 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         "",
         "## Figures",
         "",
-        *_wrapped(
+        *wrapped(
             f"Out of fold: {figures['folds']} folds by repository, dealt {figures['repeats']} times; means over the "
             "deals, and in brackets the 95 % interval over samples of whole repositories. Ranks (Spearman, AUC) over "
             "all folds are of predictions less the mean of the labels that the fold's model was trained on. The "
@@ -81,12 +83,12 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {entry['labels']} | {_number(entry['judged'])} | {_number(entry['spearman'])} |")
     lines += ["", "Share of the squared error that the splits on a column took away:", ""]
     shown = list(figures["importance"].items())[:COLUMNS_SHOWN]
-    lines += _wrapped(", ".join(f"`{name}` {share:.1%}" for name, share in shown) + ".")
+    lines += wrapped(", ".join(f"`{name}` {share:.1%}" for name, share in shown) + ".")
     lines += ["", "## Limits", ""]
     for limit in LIMITS:
-        lines += _wrapped(limit, "- ")
+        lines += wrapped(limit, "- ")
     settings = ", ".join(f"{name} {value}" for name, value in about["settings"].items())
-    lines += ["", "## Settings", "", *_wrapped(f"{settings}; fingerprint {about['fingerprint']}.")]
+    lines += ["", "## Settings", "", *wrapped(f"{settings}; fingerprint {about['fingerprint']}.")]
     return "\n".join(lines) + "\n"
 
 
@@ -110,15 +112,3 @@ def _interval(entry: Mapping[str, float]) -> str:
     if entry["mean"] != entry["mean"]:
         return "n/a"
     return f"{_number(entry['mean'])} ({entry['low']:.2f} to {entry['high']:.2f})"
-
-
-def _wrapped(text: str, first: str = "", width: int = 116) -> list[str]:
-    """A paragraph, or an entry of a list, in lines."""
-    lines: list[str] = []
-    line = first
-    for word in text.split():
-        if line.strip() and len(line) + len(word) + 1 > width:
-            lines.append(line.rstrip())
-            line = " " * len(first)
-        line += word + " "
-    return [*lines, line.rstrip()]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import email.utils
 import http.client
-import ipaddress
 import json
 import os
 import threading
@@ -20,6 +19,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
+from codeshell.environment import is_loopback
 from codeshell.errors import UserError, say
 from codeshell.randomness import draw
 
@@ -70,7 +70,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         self.url = completions_url(self.url)
         host = urllib.parse.urlsplit(self.url).hostname or ""
-        if self.key and self.url.startswith("http:") and not _is_loopback(host):
+        if self.key and self.url.startswith("http:") and not is_loopback(host):
             say(f"warning: --endpoint {host}: the key and the files travel without encryption; use https if you can")
         self._lock = threading.Lock()
         self._not_before = 0.0  # a time of the monotonic clock: a rate limit pauses all threads until then
@@ -249,12 +249,3 @@ def _detail(error: urllib.error.HTTPError) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return " ".join(str(raw).split())[:200] or str(error.reason)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

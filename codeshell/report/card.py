@@ -19,9 +19,10 @@ from typing import Any
 import codeshell
 from codeshell.engine.files import make_directory, write_text
 from codeshell.errors import UserError
+from codeshell.paragraphs import wrapped
 from codeshell.report import evaluation, read, sections
 from codeshell.report.format import count, number, plain, share, short_count, size
-from codeshell.report.markdown import escape, front_matter, table, wrapped
+from codeshell.report.markdown import escape, front_matter, table
 from codeshell.report.sections import Statistics, mapping, pair
 
 NAME = "README.md"

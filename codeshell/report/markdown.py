@@ -45,15 +45,3 @@ def front_matter(fields: Mapping[str, Any]) -> list[str]:
     """The YAML header of a card. Every value is JSON, which is YAML, so no text can end the header or add a key."""
     lines = [f"{key}: {json.dumps(value, ensure_ascii=True)}" for key, value in fields.items()]
     return ["---", *lines, "---"]
-
-
-def wrapped(text: str, first: str = "", width: int = 116) -> list[str]:
-    """A paragraph, or an entry of a list that begins with `first`, in lines."""
-    lines: list[str] = []
-    line = first
-    for word in text.split():
-        if line.strip() and len(line) + len(word) + 1 > width:
-            lines.append(line.rstrip())
-            line = " " * len(first)
-        line += word + " "
-    return [*lines, line.rstrip()]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import signal
 import socket
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from codeshell.engine.downloads import check_model_directory
+from codeshell.environment import is_loopback
 from codeshell.errors import UserError, say
 from codeshell.serve.memory import check_memory
 from codeshell.serve.options import Options
@@ -37,7 +37,7 @@ def run(options: Options) -> int:
     Raises:
         UserError: there is no such model, it does not fit, the port is in use, …
     """
-    if not options.access.key and not _is_local(options.host):
+    if not options.access.key and not is_loopback(options.host):
         raise UserError(
             f"--host {options.host}: others could use the model; give --api-key KEY (or the variable "
             "CODESHELL_API_KEY), or stay with --host 127.0.0.1"
@@ -137,13 +137,3 @@ def address(bound: socket.socket) -> str:
     """The URL of a socket's address."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-
-
-def _is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

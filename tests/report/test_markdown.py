@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from codeshell.paragraphs import wrapped
 from codeshell.report.format import show_controls
-from codeshell.report.markdown import escape, front_matter, table, wrapped
+from codeshell.report.markdown import escape, front_matter, table
 
 markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed: a parser did NOT read a card")
 

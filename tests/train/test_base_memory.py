@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.saved_bytes import saved_bytes
 from helpers.tiny_bases import base, tuning
 
 from codeshell.model import CodeShellConfig
@@ -19,18 +20,9 @@ pytest.importorskip("peft", reason="peft is not installed")
 
 def kept(model: torch.nn.Module, tokens: int) -> int:
     """Bytes of all tensors that a forward pass of one row keeps for the backward pass, without the weights."""
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    found: dict[int, tuple[int, torch.Tensor]] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found.setdefault(storage.data_ptr(), (storage.nbytes(), tensor))
-        return tensor
-
     ids = torch.zeros(1, tokens, dtype=torch.int64)
     offsets = torch.tensor([0, tokens // 2, tokens], dtype=torch.int32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_bytes(model) as found:
         model(ids, targets=ids, cu_seqlens=offsets, max_seqlen=tokens)
     return sum(size for size, _ in found.values())
 

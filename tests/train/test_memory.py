@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from helpers.saved_bytes import saved_bytes
 from torch.utils.checkpoint import checkpoint
 
 from codeshell.errors import UserError
@@ -93,19 +94,9 @@ def _kept(shape: CodeShellConfig, tokens: int, precision: str, recompute: str) -
         for block in model.transformer.h:
             real = block.forward
             block.forward = lambda *args, real=real: checkpoint(real, *args, use_reentrant=False)
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    found: dict[int, tuple[int, torch.Tensor]] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        # The tensor is held, so that its address is not given to another.
-        if storage.data_ptr() not in known:
-            found.setdefault(storage.data_ptr(), (storage.nbytes(), tensor))
-        return tensor
-
     ids = torch.randint(0, 256, (tokens // 128, 128))
     cuts = torch.arange(0, tokens + 1, 64, dtype=torch.int32)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision):
+    with saved_bytes(model) as found, autocast(precision):
         model(ids, targets=ids, cu_seqlens=cuts, max_seqlen=128, reduction="sum")
     return sum(size for size, _ in found.values())
 
