@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 OWN = [path for path in EXAMPLES if path.stem.startswith("own_")]
 """They define a rule, a scorer or a task, which a command or a recipe names by its place."""
+ALONE = [path for path in EXAMPLES if path.stem != "ask_server"]
+"""ask_server.py needs a server; tests/serve/test_ask_server_example.py gives it one."""
 SECONDS = 100
 NEEDS = {"finetune_lora": "peft", "patch_transformers": "transformers", "export_gguf": "gguf"}
 
@@ -34,7 +36,7 @@ def test_an_example_can_be_read_in_one_sitting(path: Path) -> None:
 
 
 @pytest.mark.timeout(SECONDS + 20)
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     module = NEEDS.get(path.stem)
     if module is not None and importlib.util.find_spec(module) is None:
