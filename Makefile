@@ -1,5 +1,6 @@
 # make demo [CODE=~/my/projects] [RUN=runs/mine] [SET="train.steps=500"]   the main job on real code, in runs/demo
-# make test                                      the test suite
+# make test                                      the test suite, without the part that compiles kernels and builds
+# make test-slow                                 that part
 # make lint                                      style and types: ruff, mypy, clang-format
 # make format                                    what ruff and clang-format can fix by themselves
 # make versions                                  tests with the oldest and newest libraries, in .versions/
@@ -20,7 +21,7 @@ RUN ?= runs/demo
 RUNS ?= 1000000
 CLANG ?= clang++
 
-.PHONY: demo test versions lint format fuzz install wheel clean
+.PHONY: demo test test-slow versions lint format fuzz install wheel clean
 
 demo: $(STAMP)
 	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)") \
@@ -30,7 +31,10 @@ demo: $(STAMP)
 # Two processes run the tests, and each test file stays in one process. OpenMP's threads sleep while they wait;
 # otherwise they would spin on a core that the other process needs.
 test: $(VENV)/.installed-dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 versions: $(VENV)/.installed-dev
 	$(BIN)/python tools/versions.py

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from helpers.order import LONGEST_FIRST
+from helpers.order import LONGEST_FIRST, SLOW
 
 # One thread per library by default: the suite runs on two cores, and small tensors gain nothing from more.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,10 +30,14 @@ def pytest_runtest_setup() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the others, and the tests of a file, keep their order."""
+    """Mark the slow files, and put the longest files first; the others, and the tests of a file, keep their order."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
+    slow = {ROOT / "tests" / name for name in SLOW}
+    for item in items:
+        if item.path in slow:
+            item.add_marker("slow")
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
