@@ -370,12 +370,12 @@ class CodeShellForCausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.transformer.ln_f.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of activations and of the cache; int8 weights have fp32 ones."""
-        return self.transformer.ln_f.weight.dtype
+        """That of activations and of the cache; int8 weights, which are no parameters, have fp32 ones."""
+        return next(self.parameters()).dtype
 
     def forward(
         self,

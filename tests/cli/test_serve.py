@@ -135,12 +135,19 @@ def test_it_serves_until_a_signal_ends_it(process: tuple[subprocess.Popen[str], 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    server = Server(uvicorn.Config(lambda: None))
-    with server.capture_signals():
-        signal.raise_signal(number)
-        assert server.should_exit
-    assert signal.getsignal(number) is before
+    def meaning(*_: object) -> None:
+        pass
+
+    # Whoever started the tests may have had a signal ignored, as nohup does.
+    before = signal.signal(number, meaning)
+    try:
+        server = Server(uvicorn.Config(lambda: None))
+        with server.capture_signals():
+            signal.raise_signal(number)
+            assert server.should_exit
+        assert signal.getsignal(number) is meaning
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
