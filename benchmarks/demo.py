@@ -40,9 +40,9 @@ from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.intervals import compare_shares, share
 from codeshell.evaluate.prompts import Prompt, prompt_ids
 from codeshell.evaluate.scoring import score
-from codeshell.evaluate.subject import order_of
 from codeshell.evaluate.tasks.infill import MAX_NEW_TOKENS, NOT_CODE, CommonLines, MaskedLine, exact, mask_lines
 from codeshell.model import CodeShellForCausalLM
+from codeshell.model.infill import order_of
 from codeshell.recipe import Recipe
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import train_run

@@ -20,8 +20,8 @@ from codeshell.errors import UserError
 from codeshell.evaluate.corpus import Corpus
 from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.measure import measure
-from codeshell.evaluate.models import fingerprint
-from codeshell.evaluate.subject import Subject, load_model, longest_context, start_of
+from codeshell.evaluate.models import fingerprint, load_model
+from codeshell.evaluate.subject import Subject, longest_context, start_of
 from codeshell.evaluate.task import Measured, NotRunError, Task
 from codeshell.evaluate.tasks import code_of, get_task
 from codeshell.recipe import Recipe

@@ -114,7 +114,8 @@ def subject(args: argparse.Namespace, tasks: Sequence[Task]) -> Subject:
     settings = _settings(recipe.evaluate, getattr(args, "set", []))
     how = execution(args)
 
-    from codeshell.evaluate.subject import Subject, longest_context, order_of, phase_ends, start_of
+    from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
+    from codeshell.model.infill import order_of
 
     loaded = models.load(where, args.tokenizer, ours=documents, weights=args.weights)
     if args.context is not None and args.context > loaded.context:

@@ -20,11 +20,12 @@ from codeshell.evaluate.corpus import Corpus, split_paths
 from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.functional import FunctionalTask
 from codeshell.evaluate.measure import Outcome, measure
-from codeshell.evaluate.models import fingerprint, is_codeshell
+from codeshell.evaluate.models import fingerprint, is_codeshell, load_any
 from codeshell.evaluate.prompts import NotRunError
-from codeshell.evaluate.subject import Subject, load_any, longest_context, order_of, phase_ends, start_of
+from codeshell.evaluate.subject import Subject, longest_context, phase_ends, start_of
 from codeshell.evaluate.task import Task
 from codeshell.evaluate.tasks import code_of, get_task, in_package
+from codeshell.model.infill import order_of
 from codeshell.recipe import Evaluate, Recipe, to_tree
 
 SPLIT = "test"

@@ -58,7 +58,6 @@ def load(name: str, tokenizer: str | None = None, *, ours: bool = False, weights
                 f"into {name}"
             )
         return _other(name, weights)
-    from codeshell.evaluate.subject import load_model
     from codeshell.tokenizer import Tokenizer
 
     found = Tokenizer.load(tokenizer or directory)
@@ -85,6 +84,30 @@ def is_codeshell(directory: Path) -> bool:
 
     values = read_downloaded_json(directory / "config.json")
     return isinstance(values, dict) and values.get("model_type") in MODEL_TYPES
+
+
+def load_any(directory: Path) -> Any:
+    """The model of a directory, ready to evaluate: codeshell's, or one of transformers with the same methods."""
+    if is_codeshell(directory):
+        return load_model(directory)
+    from codeshell.evaluate import transformers_model
+
+    return transformers_model.load(str(directory))[0]
+
+
+def load_model(directory: Path, weights: str = "auto") -> Any:
+    """The model of a directory, ready to evaluate, with weights as `codeshell.model.loading` has them; `auto` is
+    the type it was saved in on a GPU with bf16 products, else fp32."""
+    import torch
+
+    from codeshell.model.loading import load
+    from codeshell.model.precision import multiplies_bf16
+
+    # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
+    cuda = torch.cuda.is_available()
+    as_saved = cuda and multiplies_bf16(torch.device("cuda"))
+    device = "cuda" if cuda else "cpu"
+    return load(directory, weights, device=device, auto=None if as_saved else torch.float32)
 
 
 def _other(name: str, weights: str) -> Loaded:

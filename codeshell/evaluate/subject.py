@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from codeshell.engine.downloads import read_downloaded_json
 from codeshell.engine.progress import Progress
 from codeshell.errors import UserError
 from codeshell.evaluate import scoring
@@ -20,9 +19,10 @@ from codeshell.evaluate.byte_model import ByteModel
 from codeshell.evaluate.corpus import Corpus, Document
 from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.generation import generate
+from codeshell.evaluate.models import load_any, load_model
 from codeshell.evaluate.prompts import Completion, NotFiniteError, NotRunError, Prompt, Sampling, prompt_ids
 from codeshell.model import generation
-from codeshell.model.config import MODEL_TYPES
+from codeshell.model.infill import Order
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
 
@@ -82,7 +82,7 @@ class Subject:
     start: scoring.Start
     phase_ends: Sequence[PhaseEnd] = field(default=())
     before: Sequence[int] | None = None
-    order: Literal["psm", "spm"] = "psm"
+    order: Order = "psm"
     execution: Execution = field(default_factory=Execution)
     origin: Mapping[str, Any] = field(default_factory=dict)
     base: Path | None = None
@@ -261,11 +261,6 @@ def start_of(train: Train) -> scoring.Start:
     return "eot" if train.document_attention == "all" else "none"
 
 
-def order_of(train: Train) -> Literal["psm", "spm"]:
-    """The order in which a gap is asked for: the one that most rearranged documents of the run had; PSM if equal."""
-    return "spm" if train.fim_rate > 0 and train.spm_rate > 0.5 else "psm"
-
-
 def longest_context(train: Train) -> int:
     """The longest context that a run trains, in tokens."""
     return max(phase.context for phase in train.phases)
@@ -282,26 +277,3 @@ def untrained(model: Any, seed: int) -> Any:
         torch.manual_seed(draw(seed, "untrained") >> 1)
         twin = type(model)(model.config)
     return twin.to(device=parameter.device, dtype=parameter.dtype).eval()
-
-
-def load_any(directory: Path) -> Any:
-    """The model of a directory, ready to evaluate: codeshell's, or one of transformers with the same methods."""
-    values = read_downloaded_json(directory / "config.json")
-    if isinstance(values, dict) and values.get("model_type") in MODEL_TYPES:
-        return load_model(directory)
-    from codeshell.evaluate import transformers_model
-
-    return transformers_model.load(str(directory))[0]
-
-
-def load_model(directory: Path, weights: str = "auto") -> Any:
-    """The model of a directory, ready to evaluate, with weights as `codeshell.model.loading` has them; `auto` is
-    the type it was saved in on a GPU with bf16 products, else fp32."""
-    from codeshell.model.loading import load
-    from codeshell.model.precision import multiplies_bf16
-
-    # On a CPU the model runs in fp32 whatever it was saved in: no figure should carry the rounding of bf16 there.
-    cuda = torch.cuda.is_available()
-    as_saved = cuda and multiplies_bf16(torch.device("cuda"))
-    device = "cuda" if cuda else "cpu"
-    return load(directory, weights, device=device, auto=None if as_saved else torch.float32)

@@ -229,7 +229,7 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
     local = Path(name).is_dir()
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     cuda = torch.cuda.is_available()
-    # As in `subject.load_model`: a CPU computes in fp32, whatever the model was saved in.
+    # As in `models.load_model`: a CPU computes in fp32, whatever the model was saved in.
     dtype = "auto" if cuda and multiplies_bf16(torch.device("cuda")) else torch.float32
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)

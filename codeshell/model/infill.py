@@ -15,7 +15,10 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from codeshell.recipe import Train
 
 Order = Literal["psm", "spm"]
 
@@ -127,11 +130,20 @@ def _extra(tokenizer: TextTokenizer, files: Sequence[tuple[str, str]], room: int
     return head
 
 
-def trained_order(directory: str | Path) -> Order:
-    """The order to ask a model in: SPM where it was trained with it, because that keeps the cache while typing.
+# Two questions about the order, which `train.spm_rate` answers: an evaluation asks for a gap in the order that the
+# model knows best; an editor in SPM where the model knows it at all, because that is faster.
 
-    A model in the folder of a run was trained by the run's recipe (`train.spm_rate`). Of any other one nothing is known
-    but that PSM is what all families have.
+
+def order_of(train: Train) -> Order:
+    """The order to measure the model of a run in: the one that most rearranged documents had; PSM if equal."""
+    return "spm" if train.fim_rate > 0 and train.spm_rate > 0.5 else "psm"
+
+
+def trained_order(directory: str | Path) -> Order:
+    """The order to serve a model in: SPM where it was trained with it, because that keeps the cache while typing.
+
+    A model in the folder of a run was trained by the run's recipe. Of any other one nothing is known but that PSM is
+    what all families have.
 
     Args:
         directory: the model's.

@@ -19,8 +19,9 @@ from codeshell import evaluate
 from codeshell.engine import LocalEngine
 from codeshell.engine.files import write_json
 from codeshell.errors import UserError
+from codeshell.evaluate.models import load_model
 from codeshell.evaluate.scoring import losses
-from codeshell.evaluate.subject import load_model, phase_ends, untrained
+from codeshell.evaluate.subject import phase_ends, untrained
 from codeshell.evaluate.tasks.functions import Functions
 from codeshell.evaluate.tasks.infill import Infill
 from codeshell.model.precision import autocast

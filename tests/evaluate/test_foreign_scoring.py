@@ -11,8 +11,8 @@ from helpers.tiny_bases import base
 from helpers.tiny_run import byte_tokenizer
 from helpers.tiny_transformers import transformers
 
+from codeshell.evaluate.models import load_any
 from codeshell.evaluate.scoring import token_nats
-from codeshell.evaluate.subject import load_any
 from codeshell.model import CodeShellForCausalLM
 
 

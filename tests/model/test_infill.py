@@ -9,7 +9,8 @@ from helpers.byte_tokens import Bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeshell.model.infill import CUT_STEP, infill_prompt, trained_order
+from codeshell.model.infill import CUT_STEP, infill_prompt, order_of, trained_order
+from codeshell.recipe import Train
 
 TOKENS = Bytes()
 PRE, MID, SUF, FILE = 257, 258, 259, 260
@@ -117,3 +118,10 @@ def test_the_order_of_a_run_is_in_its_recipe(tmp_path):
     ):
         (tmp_path / "recipe.toml").write_text(text)
         assert trained_order(model) == want
+
+
+@pytest.mark.parametrize(
+    ("fim_rate", "spm_rate", "order"), [(0.5, 0.5, "psm"), (0.9, 1.0, "spm"), (0.9, 0.2, "psm"), (0.0, 1.0, "psm")]
+)
+def test_a_run_is_measured_in_the_order_that_it_was_trained_in_most(fim_rate, spm_rate, order):
+    assert order_of(Train(fim_rate=fim_rate, spm_rate=spm_rate)) == order

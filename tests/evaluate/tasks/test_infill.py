@@ -7,7 +7,6 @@ from helpers.evaluation_fakes import ByteTokenizer, document
 from helpers.evaluation_run import byte_tokenizer
 
 from codeshell.evaluate.prompts import Prompt, prompt_ids
-from codeshell.evaluate.subject import order_of
 from codeshell.evaluate.tasks.infill import (
     NOT_CODE,
     CommonLines,
@@ -19,7 +18,6 @@ from codeshell.evaluate.tasks.infill import (
     summarise,
     trivial,
 )
-from codeshell.recipe import Train
 from codeshell.train import fim
 
 TEXT = "import os\n\ndef f(a):\n    if a:\n        return os.sep\n    else:\n        return a\n"
@@ -208,10 +206,3 @@ def test_a_prompt_with_the_suffix_first_has_the_same_text():
     before, after = prefix_first[2:middle], prefix_first[middle + 1 : suffix]
     assert suffix_first == [7, t.fim_prefix, t.fim_suffix, *after, t.fim_middle, *before]
     assert len(suffix_first) == 64 - 8
-
-
-@pytest.mark.parametrize(
-    ("fim_rate", "spm_rate", "order"), [(0.5, 0.5, "psm"), (0.9, 1.0, "spm"), (0.9, 0.2, "psm"), (0.0, 1.0, "psm")]
-)
-def test_a_run_is_asked_in_the_order_that_it_was_trained_in_most(fim_rate, spm_rate, order):
-    assert order_of(Train(fim_rate=fim_rate, spm_rate=spm_rate)) == order
