@@ -15,8 +15,9 @@ from codeshell.randomness import draw
 from codeshell.recipe import Recipe, Train
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import foreign, lora, weights
+from codeshell.train.agreement import AgreedError
 from codeshell.train.base import Base
-from codeshell.train.parallel import AgreedError, Group, place_rows, shard
+from codeshell.train.parallel import Group, place_rows, shard
 
 
 def build(

@@ -28,13 +28,14 @@ from codeshell.optim import AdamW
 from codeshell.randomness import draw
 from codeshell.recipe import Recipe
 from codeshell.train import checkpoints, parts
+from codeshell.train.agreement import AgreedError
 from codeshell.train.batches import IGNORED, Batch, Position, Positions, Prefetch, fold
 from codeshell.train.checkpoints import PhaseResult, Saver, State
 from codeshell.train.flops import peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import FIRST_STEPS, PATIENCE
 from codeshell.train.log import Log
-from codeshell.train.parallel import AgreedError, Group, sum_replicas
+from codeshell.train.parallel import Group, sum_replicas
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import Stretch, learning_rate, stretch_of, stretches
 from codeshell.train.signals import NAMES, Interrupted, Noted, Signals

@@ -315,7 +315,7 @@ def announce(recipe: Recipe, shape: Shape, group: Group, precision: Literal["fp3
     found = plan(shape, recipe.train, group.world, smallest, precision=precision, device=kind, in_place=in_place)
     refusal = found.refusal()
     if refusal is not None:
-        from codeshell.train.parallel import AgreedError
+        from codeshell.train.agreement import AgreedError
 
         raise AgreedError(refusal)
     if group.leader:

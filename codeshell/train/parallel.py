@@ -13,7 +13,6 @@ nothing.
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -23,6 +22,7 @@ import torch
 
 from codeshell.errors import UserError
 from codeshell.train import parts
+from codeshell.train.agreement import AgreedError, agree, gather
 from codeshell.train.launch import PATIENCE, Place, Timeouts, place
 from codeshell.train.watch import Watch
 
@@ -33,26 +33,6 @@ if TYPE_CHECKING:
     from codeshell.recipe import Train
 
 Result = TypeVar("Result")
-
-
-class AgreedError(UserError):
-    """A `UserError` that every rank raises at the same place, in the same words."""
-
-
-def gather(value: Any, processes: dist.ProcessGroup) -> list[Any]:
-    """Every process's value, in the order of their ranks, on every process. It goes through JSON."""
-    import torch.distributed as dist
-
-    data = json.dumps(value).encode()
-    world = dist.get_world_size(processes)
-    # Lengths first, because a collective moves tensors of one size.
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
-    dist.all_gather(sizes, torch.tensor([len(data)]), group=processes)
-    mine = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
-    mine[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    rows = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(rows, mine, group=processes)
-    return [json.loads(bytes(row[: int(size)].numpy())) for row, size in zip(rows, sizes, strict=True)]
 
 
 class Group:
@@ -190,26 +170,19 @@ class Group:
 
         With one process it is the value itself.
         """
-        return [value] if self.cpu is None else gather(value, self.cpu)
+        return gather(value, self.cpu)
 
     def agree(self, action: Callable[[], Result]) -> Result:
         """Do something that can fail on some ranks alone; then every rank raises the `UserError` of the first of them.
 
         The action must not communicate: a rank that fails in it would miss the others.
         """
-        if self.world == 1:
-            return action()
-        said: str | None = None
+        error: UserError | None = None
         try:
             result = action()
-        except UserError as error:
-            said = str(error)
-        words = self.gather(said)
-        first = next((rank for rank, word in enumerate(words) if word is not None), None)
-        if first is not None:
-            # The same words on all ranks need no rank before them.
-            where = "" if first == 0 else f"rank {first} on {self.hosts[first]}: "
-            raise AgreedError(where + words[first])
+        except UserError as caught:
+            error = caught
+        agree(error, self.cpu)
         return result
 
     def lead(self, action: Callable[[], Result]) -> Result:

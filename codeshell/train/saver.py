@@ -35,9 +35,8 @@ from codeshell.engine.files import TEMPORARY, disk_error, make_directory, write_
 from codeshell.errors import UserError
 from codeshell.model.tensor_files import ROWS, Layout, TensorWriter, part_name
 from codeshell.train import manifest
-from codeshell.train.agreement import LostProcessError, Ranks, gather, patient
+from codeshell.train.agreement import LostProcessError, Ranks, agree, patient
 from codeshell.train.manifest import CONFIG, FORMAT, MODEL, OPTIMIZER, State, step_directory
-from codeshell.train.parallel import AgreedError
 from codeshell.train.shards import Rows, model_tensors, optimizer_tensors, to_write
 
 if TYPE_CHECKING:
@@ -111,30 +110,15 @@ class _Job:
             error = disk_error(caught, self.target)
         except BaseException as caught:
             error = caught
-        if self.processes is None:
-            if error is not None:
-                raise error
-            self.state.files.update(files or {})
-            return
-        line = None
-        if error is not None:
-            line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         try:
-            answers = gather([self.target.name, line, files], self.processes)
+            facts = agree(error, self.processes, fact=[self.target.name, files])
         except LostProcessError as lost:
-            if error is not None:
-                raise error from None
             raise LostProcessError(
                 f"{self.target}: not saved, because another process ended meanwhile ({lost})"
             ) from lost
-        # An error that is no fault of the disk has a traceback, which the process that raised it keeps.
-        if error is not None and not isinstance(error, UserError):
-            raise error
-        for rank, (name, line, files) in enumerate(answers):
-            if line is not None:
-                raise AgreedError(line if rank == 0 else f"{line} (rank {rank} of {self.world})")
+        for rank, (name, wrote) in enumerate(facts):
             assert name == self.target.name, f"process {rank} saves {name}, process {self.rank} {self.target.name}"
-            self.state.files.update({file: (size, checksum) for file, (size, checksum) in (files or {}).items()})
+            self.state.files.update({file: (size, checksum) for file, (size, checksum) in (wrote or {}).items()})
 
     def _prepare(self) -> None:
         """Make the directory."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
 from codeshell.errors import UserError, hush, say
-from codeshell.train.agreement import LostProcessError
-from codeshell.train.parallel import AgreedError, Group
+from codeshell.train.agreement import AgreedError, LostProcessError
+from codeshell.train.parallel import Group
 from codeshell.train.signals import Interrupted
 from codeshell.train.watch import Failure
 

@@ -27,6 +27,7 @@ from codeshell.recipe import Recipe, to_tree
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import base as bases
 from codeshell.train import checkpoints, memory, parts, tuned, weights
+from codeshell.train.agreement import AgreedError
 from codeshell.train.base import Base
 from codeshell.train.base_memory import shape_of_base
 from codeshell.train.batches import fingerprint, fold
@@ -36,7 +37,7 @@ from codeshell.train.flops import CONVENTION, peak_flops
 from codeshell.train.forward import summed_loss
 from codeshell.train.launch import PATIENCE
 from codeshell.train.loop import Trainer
-from codeshell.train.parallel import AgreedError, Group
+from codeshell.train.parallel import Group
 from codeshell.train.rows import Lanes
 from codeshell.train.schedule import stretches
 from codeshell.train.spikes import mean_of_last

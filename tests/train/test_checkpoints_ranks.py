@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_a_full_disk_of_one_rank_is_one_line_on_all(failed, rank, background):
     first, second = values(ended)
     assert first == second and tuple(left) == OLDER
     assert first[0].startswith("AgreedError: ") and "step-000003: the disk is full; free some space" in first[0]
-    assert ("(rank 1 of 2)" in first[0]) == (rank == 1) and "\n" not in first[0]
+    assert first[0].startswith("AgreedError: rank 1 on ") == (rank == 1) and "\n" not in first[0]
     # It is said once, and the next save may be tried.
     assert first[1:] == ["no error: None", "False"] * background
 
@@ -175,8 +176,9 @@ def test_a_checkpoint_that_has_its_name_is_whole(failed):
 def test_a_fault_of_ours_on_one_rank_ends_the_others(failed):
     ended, *left = failed("a fault of ours", 1)
     first, second = values(ended)
-    assert first[0] == "AgreedError: AttributeError: 'NoneType' object has no attribute 'xxh3_128' (rank 1 of 2)"
-    assert second[0] == "AttributeError: 'NoneType' object has no attribute 'xxh3_128'"
+    fault = "AttributeError: 'NoneType' object has no attribute 'xxh3_128'"
+    assert first[0] == f"AgreedError: rank 1 on {socket.gethostname()}: {fault}"
+    assert second[0] == fault
     assert tuple(left) == OLDER
 
 
