@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.warm_script import WarmScript
+from helpers.warm_script import WarmScript, redirect
 
 
-class Runs:
+class Runs(WarmScript):
     """The script, as long as the `with` block.
 
     Args:
@@ -28,14 +28,8 @@ class Runs:
     """
 
     def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        self._script, self._folder, self._jobs = WarmScript(__file__, environment), folder, 0
-
-    def __enter__(self) -> Runs:
-        self._script.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._script.__exit__(*error)
+        super().__init__(__file__, environment)
+        self._folder, self._jobs = folder, 0
 
     def run(self, arguments: Sequence[str], kill: tuple[Path, int] | None = None) -> tuple[int, str]:
         """Exit code, negative for a signal, and stderr of a command.
@@ -47,11 +41,11 @@ class Runs:
         self._jobs += 1
         error = self._folder / f"stderr-{self._jobs}"
         job = {"arguments": list(arguments), "error": str(error), "kill": kill and [str(kill[0]), kill[1]]}
-        self._script.send(json.dumps([self._jobs, job]))
+        self.send(json.dumps([self._jobs, job]))
         # An earlier test may have given up its command.
         number = 0
         while number != self._jobs:
-            number, status = map(int, self._script.answer().split())
+            number, status = map(int, self.answer().split())
         return status, error.read_text()
 
 
@@ -93,12 +87,7 @@ def main() -> int:
         if child:
             print(number, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
             continue
-        for stream, name, how in (
-            (0, os.devnull, os.O_RDONLY),
-            (1, os.devnull, os.O_WRONLY),
-            (2, job["error"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-        ):
-            os.dup2(os.open(name, how), stream)
+        redirect(job["error"])
         if job["kill"]:
             kill_at(Path(job["kill"][0]).absolute(), job["kill"][1])
         return codeshell(job["arguments"])

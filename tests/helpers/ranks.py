@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.warm_script import WarmScript
+from helpers.warm_script import WarmScript, redirect
 
 TIMED_OUT = -999
 """The exit code of a rank that had to be killed."""
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
     value: Any
 
 
-class Ranks:
+class Ranks(WarmScript):
     """The script, as long as the `with` block.
 
     Args:
@@ -42,20 +42,13 @@ class Ranks:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._jobs = folder, 0
-
-    def __enter__(self) -> Ranks:
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         # One thread for each: the machine may have two cores. A launcher's variables would be inherited.
         launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS")
         environment = {name: value for name, value in os.environ.items() if name not in launched}
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        self._script = WarmScript(__file__, environment | {"CUDA_VISIBLE_DEVICES": ""})
-        self._script.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._script.__exit__(*error)
+        super().__init__(__file__, environment | {"CUDA_VISIBLE_DEVICES": ""})
+        self._folder, self._jobs = folder, 0
 
     def run(
         self,
@@ -80,10 +73,8 @@ class Ranks:
         self._jobs += 1
         stem = str(self._folder / f"job-{self._jobs}")
         job = {"count": count, "what": what, "before": before, "arguments": arguments, "stem": stem}
-        self._script.send(
-            json.dumps(job | {"environment": dict(environment or {}), "timeout": timeout, "port": free_port()})
-        )
-        codes = json.loads(self._script.answer())
+        self.send(json.dumps(job | {"environment": dict(environment or {}), "timeout": timeout, "port": free_port()}))
+        codes = json.loads(self.answer())
         values = [Path(f"{stem}-{rank}.json") for rank in range(count)]
         return [
             Ended(
@@ -110,10 +101,7 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
 
 def rank_of(job: Mapping[str, Any], rank: int) -> int:
     """What a forked process does; its exit code."""
-    devnull = os.open(os.devnull, os.O_RDWR)
-    error = os.open(f"{job['stem']}-{rank}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for stream, target in ((0, devnull), (1, devnull), (2, error)):
-        os.dup2(target, stream)
+    redirect(f"{job['stem']}-{rank}.err")
     os.environ.update(job["environment"])
     if job["count"] > 1:
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["count"], "MASTER_PORT": job["port"]}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 
 class WarmScript:
@@ -29,7 +30,7 @@ class WarmScript:
         self._file = file
         self._environment = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
-    def __enter__(self) -> WarmScript:
+    def __enter__(self) -> Self:
         self._script = subprocess.Popen(
             [sys.executable, self._file],
             stdin=subprocess.PIPE,
@@ -55,3 +56,14 @@ class WarmScript:
         """The next line that the script prints."""
         assert self._script.stdout
         return self._script.stdout.readline()
+
+
+def redirect(error: str) -> None:
+    """In a process that the script has forked: there is nothing to read, what it prints is thrown away, and what it
+    prints as errors goes to a file."""
+    for stream, name, how in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, os.devnull, os.O_WRONLY),
+        (2, error, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        os.dup2(os.open(name, how, 0o644), stream)
