@@ -14,6 +14,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FOR_HERE := $(VENV)/.installed-for-this-machine
 SOURCES := $(shell find csrc codeshell -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh' -o -name '*.inc' -o -name '*.cmake') CMakeLists.txt setup.py
 CODE ?=
 SET ?=
@@ -21,9 +22,10 @@ RUN ?= runs/demo
 RUNS ?= 1000000
 CLANG ?= clang++
 
-.PHONY: demo test test-slow versions lint format fuzz install wheel clean
+.PHONY: demo test test-slow versions lint format fuzz install wheel clean build-extension
 
-demo: $(STAMP)
+# The demo is content with kernels for the GPUs of this machine; a build for all of them serves it, too.
+demo: $(or $(wildcard $(STAMP)),$(FOR_HERE))
 	@$(BIN)/codeshell run recipes/demo.toml -o $(RUN) $(foreach path,$(CODE),--input "$(path)") \
 	  $(if $(CODE),--set rules.language_floor=0) $(foreach item,$(SET),--set "$(item)")
 	@echo "open $(RUN)/report.html in a browser"
@@ -58,23 +60,46 @@ install: $(STAMP)
 wheel: $(STAMP)
 	$(BIN)/pip wheel --no-deps -w dist .
 
-# torch comes first, with its exact version: given a range, pip could choose another build of it.
-$(VENV)/bin/python:
+# The file is the mark of a whole environment: what an interrupted command has left is made again.
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "codeshell needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"
-
-$(STAMP): $(VENV)/bin/python constraints.txt pyproject.toml $(SOURCES)
-	$(BIN)/pip install -q -c constraints.txt -e .
-	@$(BIN)/codeshell info
 	@touch $@
+
+# Names of packages that pyproject.toml lists: those of an extra, or those that codeshell always needs ("base").
+LISTED = $(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+  print(*{"base": project["dependencies"], **project["optional-dependencies"]}[sys.argv[1]], sep="\n")'
+
+# torch comes first, with its exact version: given a range, pip could choose another build of it.
+$(VENV)/.packages: constraints.txt pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"
+	@$(LISTED) base > $(VENV)/base.txt
+	$(BIN)/pip install -q -c constraints.txt -r $(VENV)/base.txt
+	@touch $@
+
+build-extension: | $(VENV)/.made
+	$(BIN)/pip install -q --no-deps -e .
+
+# The build needs none of the packages, so both come at once. The mark holds what was built, and is written at the end.
+INSTALL = $(MAKE) --no-print-directory -j2 $(VENV)/.packages build-extension && \
+  $(BIN)/codeshell info > $@.new && cat $@.new && mv $@.new $@
+
+$(STAMP): constraints.txt pyproject.toml $(SOURCES) | $(VENV)/.made
+	@$(INSTALL)
+	@rm -f $(FOR_HERE)
+
+# Kernels for the GPUs that nvidia-smi finds; none where there is none that they run on.
+$(FOR_HERE): constraints.txt pyproject.toml $(SOURCES) | $(VENV)/.made
+	@if nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | grep -Eq '^([89]|[1-9][0-9])\.'; \
+	  then : "$${CODESHELL_ARCHITECTURES:=native}"; else : "$${CODESHELL_CUDA:=0}"; fi; \
+	  export CODESHELL_ARCHITECTURES CODESHELL_CUDA; $(INSTALL)
 
 # Only the packages of the extra `dev` are installed, not the package again: pip would rebuild the extension for minutes.
 $(VENV)/.installed-dev: $(STAMP)
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	@$(LISTED) dev > $(VENV)/dev.txt
 	$(BIN)/pip install -q -c constraints.txt -r $(VENV)/dev.txt
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info codeshell/*.so
+	rm -rf build dist *.egg-info codeshell/*.so $(STAMP) $(FOR_HERE)

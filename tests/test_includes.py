@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.cubins import cmake_list
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 LEVELS = {
@@ -104,6 +105,27 @@ def test_no_includes_go_in_a_circle() -> None:
     graph = include_graph(CSRC)
     assert circle(graph) == []
     assert circle(folder_graph(graph)) == []
+
+
+def reached(graph: dict[str, set[str]], name: str) -> set[str]:
+    """What a source includes, and what that includes in turn."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        new = graph[left.pop()] - found
+        found |= new
+        left += new
+    return found
+
+
+def test_whoever_asks_for_kernels_is_told() -> None:
+    """CMake defines CODESHELL_WITH_KERNELS for a few sources alone. Any other one would take the build for one without
+    kernels, and without a word."""
+    graph = include_graph(CSRC)
+    asking = {name for name in graph if name.endswith(".cpp") and "gpu/launch.h" in reached(graph, name)}
+    of_the_tests = {name for name in asking if name.startswith("gpu/host/")}
+    told = {*cmake_list("CODESHELL_KERNEL_BINDINGS"), *cmake_list("CODESHELL_KERNEL_CPU_SOURCES")}
+    assert asking - of_the_tests <= {name.removeprefix("csrc/") for name in told} | {"bindings/module.cpp"}
 
 
 def test_faults_show(tmp_path: Path) -> None:
