@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 from helpers import browser
-from helpers.live_server import TOKENIZER, Letters, Live, Script, live, service
+from helpers.live_server import TOKENIZER, Letters, Live, Script, live, service, wait_for
 
 from codeshell.serve.guard import Access
 
 HOSTILE = ["<img src=x onerror=", "\"document.title='taken'\">", "<script>document.title='taken'</script>", "\n& é"]
+SEEN = "state.suggestion === 'xx'"
 READY = "new Promise(done => { const f = () => document.body.dataset.ready ? done(true) : setTimeout(f, 10); f(); })"
 
 
@@ -115,6 +117,31 @@ def test_it_chats(tab: browser.Browser, server: Live, script: Script) -> None:
     tab.evaluate("$('clear').click()")
     assert tab.evaluate(items) == [] and tab.evaluate("document.title") == "tiny · codeshell serve"
     assert tab.problems == []
+
+
+def test_what_is_being_written_ends_with_the_stop_button_escape_and_typing(tab: browser.Browser) -> None:
+    gate = threading.Semaphore(0)
+    script = Script(["x"] * 200, gate)
+    with live(service(script, context=4096)) as server:
+        visit(tab, server)
+        ends = {
+            "$('stop-code').click()": "xx",
+            "$('text').dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))": "",
+            "$('text').value += 'b'; $('text').dispatchEvent(new InputEvent('input'))": "",
+        }
+        for number, (end, left) in enumerate(ends.items(), 1):
+            tab.evaluate("window.done = complete(); 0")
+            gate.release(2)
+            tab.evaluate(f"new Promise(done => {{ const f = () => {SEEN} ? done() : setTimeout(f, 5); f(); }})")
+            tab.evaluate(f"{end}; window.done")
+            # Nothing comes after it: neither from the server, nor into the text.
+            wait_for(lambda number=number: script.cancelled == number)  # type: ignore[misc]
+            assert tab.evaluate("[state.suggestion, $('status').textContent]") == [left, "Stopped."]
+            assert tab.evaluate("$('stop-code').hidden && !$('complete').disabled")
+        # What was written before a stop can be taken, and this model does not chat.
+        tab.evaluate("$('tab-chat').click(); $('message').value = 'Hi'; send()")
+        assert tab.evaluate("$('send').disabled && !$('no-chat').hidden && $('message').value") == "Hi"
+        assert tab.problems == []
 
 
 def test_an_error_is_shown_as_text(tab: browser.Browser, server: Live) -> None:
