@@ -67,6 +67,7 @@ async function* events(path, body) {
 async function asking(stop, work) {
   if (state.abort) return;
   complain("");
+  $("status").textContent = "";
   const buttons = [$("complete"), $("send"), $("clear")];
   buttons.forEach((button) => { button.disabled = true; });
   show(stop, true);
@@ -121,7 +122,8 @@ function hint() {
   const { value, selectionStart } = $("text");
   const after = value.slice(selectionStart).length > 0;
   if (!state.props) return;
-  if (!after) $("hint").textContent = "The cursor is at the end: the text is continued.";
+  const gaps = state.props.infill ? " Put it inside the text to fill in a gap." : "";
+  if (!after) $("hint").textContent = `The cursor is at the end: the text is continued.${gaps}`;
   else if (state.props.infill) $("hint").textContent = "The gap at the cursor is filled in.";
   else $("hint").textContent = "This model only continues: it does not see the text after the cursor.";
 }
@@ -250,7 +252,9 @@ async function connect() {
     const response = await fetch("props", { headers: headers({}) });
     if (response.status === 401) {
       show($("ask-key"), true);
-      $("facts").textContent = state.key ? "The key is wrong." : "A key is needed.";
+      $("facts").textContent = "A key is needed.";
+      complain(state.key ? "The key is wrong." : "");
+      $("key").select();
       return;
     }
     if (!response.ok) throw new Error(await errorOf(response));
@@ -259,6 +263,7 @@ async function connect() {
     complain(error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
     return;
   }
+  if (!$("ask-key").hidden) $("text").focus();
   show($("ask-key"), false);
   const { props } = state;
   $("model").textContent = props.model_alias;

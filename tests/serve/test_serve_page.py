@@ -146,9 +146,12 @@ def test_what_is_being_written_ends_with_the_stop_button_escape_and_typing(tab: 
 
 def test_an_error_is_shown_as_text(tab: browser.Browser, server: Live) -> None:
     visit(tab, server)
-    tab.evaluate("$('text').value = 'x'; $('temperature').value = '-1'; complete()")
+    tab.evaluate("$('text').value = 'x'; complete()")
+    assert tab.evaluate("$('status').textContent")
+    tab.evaluate("$('temperature').value = '-1'; complete()")
     assert tab.evaluate("$('notice').textContent").startswith("temperature: is -1; send a number")
-    assert not tab.evaluate("$('notice').hidden")
+    # What was said of the request before it is gone.
+    assert not tab.evaluate("$('notice').hidden") and tab.evaluate("$('status').textContent") == ""
 
 
 def test_the_key_is_asked_for(tab: browser.Browser) -> None:
@@ -156,8 +159,13 @@ def test_the_key_is_asked_for(tab: browser.Browser) -> None:
         tab.open(Address(f"{server.url}/"))  # type: ignore[arg-type]
         asked = "new Promise(done => { const f = () => $('ask-key').hidden ? setTimeout(f, 10) : done(true); f(); })"
         assert tab.evaluate(asked)
+        assert tab.evaluate("document.activeElement.id") == "key"
+        tab.evaluate("$('key').value = 'no'; $('use-key').click()")
+        assert tab.evaluate(asked.replace("$('ask-key').hidden", "$('notice').hidden"))
+        assert tab.evaluate("$('notice').textContent") == "The key is wrong."
         tab.evaluate("$('key').value = 's3cret'; $('use-key').click()")
-        assert tab.evaluate(READY) and tab.evaluate("$('ask-key').hidden")
+        assert tab.evaluate(READY) and tab.evaluate("$('ask-key').hidden && $('notice').hidden")
+        assert tab.evaluate("document.activeElement.id") == "text"
         tab.evaluate("$('text').value = 'a'; $('text').setSelectionRange(1, 1); complete()")
         assert tab.evaluate("state.suggestion") == "x"
 
