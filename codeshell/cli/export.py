@@ -10,6 +10,9 @@ HELP = "write a model as GGUF for llama.cpp, or in another layout of safetensors
 
 GGUF = "gguf"
 
+MAGIC = b"GGUF"
+"""The first bytes of such a file."""
+
 MODEL_TYPES = ("kclgpt", "codeshell", "shell", "starcoder2")
 """Types of CodeShell's architecture (codeshell/model/config.py has them, but loads torch)."""
 
@@ -61,8 +64,7 @@ def main(args: argparse.Namespace) -> int:
     directory = _model_directory(args.model)
     if args.format == GGUF:
         _check_package()
-        if output.is_dir():
-            raise UserError(f"-o {output}: a directory; a GGUF is one file, so give a file name")
+        _check_place(output)
     elif args.type == "q8_0":
         raise UserError("--type q8_0: a format of GGUF; choose f32, f16 or bf16 for safetensors, or --format gguf")
     kind = read_downloaded_json(check_model_directory(directory) / "config.json")
@@ -133,6 +135,27 @@ def _model_directory(name: str) -> Path:
     if (directory / "recipe.toml").is_file() and (directory / "model" / "config.json").is_file():
         return directory / "model"
     return directory
+
+
+def _check_place(output: Path) -> None:
+    """Refuse to write a GGUF where something else is: a directory, a device, or a file such as the model's own."""
+    from codeshell.engine.files import disk_error
+    from codeshell.errors import UserError
+
+    if output.is_dir():
+        raise UserError(f"-o {output}: a directory; a GGUF is one file, so give a file name")
+    if not output.exists():
+        return
+    if not output.is_file():
+        raise UserError(f"-o {output}: not a file; a GGUF is read back once it is written, so give a file name")
+    try:
+        with open(output, "rb") as file:
+            # An empty file is a name that somebody has reserved.
+            there = file.read(len(MAGIC)) in (MAGIC, b"")
+    except OSError as error:
+        raise disk_error(error, output) from error
+    if not there:
+        raise UserError(f"-o {output}: is there already and is no GGUF; remove it or choose another -o")
 
 
 def _check_package() -> None:

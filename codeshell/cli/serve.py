@@ -110,10 +110,11 @@ def check(args: argparse.Namespace, key: str) -> None:
         raise UserError(f"--temperature {args.temperature}: give a number from 0 (the likeliest token) to 100")
     if not args.host:
         raise UserError("--host: an empty address; give one, for example 127.0.0.1")
+    source = "--api-key" if args.api_key is not None else f"the variable {KEY}"
     if key != key.strip() or not key.isprintable() or (args.api_key is not None and not key):
-        raise UserError("--api-key: empty, or with blanks or control characters; give a text that a header can hold")
+        raise UserError(f"{source}: empty, or with blanks or control characters; give a text that a header can hold")
     if not key.isascii():
-        raise UserError("--api-key: not ASCII; give a text that a header can hold")
+        raise UserError(f"{source}: not ASCII; give a text that a header can hold")
     for name in args.allow_host:
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise UserError(f"--allow-host {name}: not a name; give one without a port, such as devbox.local")

@@ -263,7 +263,8 @@ class LlamaAnswers:
 
 
 def _stop_type(finish: Finish) -> str:
-    if finish.reason != "stop":
+    # llama.cpp counts its limit of the indentation among the limits.
+    if finish.reason != "stop" or finish.cause == "indent":
         return "limit"
     return "word" if finish.cause == "string" else "eos"
 

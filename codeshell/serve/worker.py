@@ -115,18 +115,27 @@ class Worker:
         with self._changed, contextlib.suppress(ValueError):
             self._jobs.remove(job)
 
-    def stop(self, seconds: float = 5.0) -> None:
-        """End: what waits is told so, what runs is cancelled; wait for the thread."""
+    def close(self) -> None:
+        """Take no more: what waits is told that the server is ending, and what runs may finish."""
         with self._changed:
             self._stopped = True
-            waiting, running = list(self._jobs), self._running
+            waiting = list(self._jobs)
             self._jobs.clear()
             self._changed.notify()
         for job in waiting:
             job.put(_ending())
+
+    def interrupt(self) -> None:
+        """Take no more, and end what runs, which is told so as well."""
+        self.close()
+        running = self._running
         if running is not None:
             running.put(_ending())
             running.cancel()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End everything, and wait for the thread."""
+        self.interrupt()
         if self._thread.is_alive():
             self._thread.join(seconds)
 

@@ -61,6 +61,14 @@ def test_options_that_cannot_be_meant(
     assert message in complaint(capsys, directory, *arguments)
 
 
+def test_a_key_in_the_environment_is_named_where_it_is(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODESHELL_API_KEY", "s3cret\n")
+    message = complaint(capsys, directory)
+    assert "the variable CODESHELL_API_KEY: empty, or with blanks" in message and "s3cret" not in message
+
+
 def test_a_port_in_use_is_one_line(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -133,6 +141,13 @@ def test_it_serves_until_a_signal_ends_it(process: tuple[subprocess.Popen[str], 
     assert (one.returncode, out, err) == (0, "", "codeshell: the server has ended\n")
 
 
+class Idle:
+    """A worker that has nothing to do."""
+
+    def close(self) -> None: ...
+    def interrupt(self) -> None: ...
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -> None:
     def meaning(*_: object) -> None:
@@ -141,7 +156,7 @@ def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -
     # Whoever started the tests may have had a signal ignored, as nohup does.
     before = signal.signal(number, meaning)
     try:
-        server = Server(uvicorn.Config(lambda: None))
+        server = Server(uvicorn.Config(lambda: None), Idle())
         with server.capture_signals():
             signal.raise_signal(number)
             assert server.should_exit
@@ -153,7 +168,7 @@ def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -
 def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        server = Server(uvicorn.Config(lambda: None))
+        server = Server(uvicorn.Config(lambda: None), Idle())
         with server.capture_signals():
             signal.raise_signal(signal.SIGHUP)
         assert not server.should_exit

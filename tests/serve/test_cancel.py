@@ -133,20 +133,47 @@ def test_clients_at_once_get_the_texts_that_they_would_get_alone() -> None:
     assert together == alone and len(set(alone)) > 1
 
 
-def test_the_end_of_the_server_tells_who_runs_and_who_waits() -> None:
-    one = Gated()
-    with live(one.service) as server:
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while more := connection.recv(1 << 16):
+        data += more
+    return data
+
+
+def test_the_end_of_the_server_tells_who_waits_and_lets_finish_who_runs() -> None:
+    one = Gated(pieces=3)
+    with live(one.service, grace=20) as server:
         running = send(server, "/v1/completions", {"prompt": "a", "stream": True})
         one.gate.release(1)
         read_until(running, b"data: ")
         waiting = send(server, "/v1/completions", {"prompt": "b"})
-        wait_for(lambda: one.worker.waiting == 1)
-        one.worker.stop()
-        assert b'"code":"ending"' in read_until(running, b'"code"')
-        answer = read_until(waiting, b'"code"')
-        assert answer.startswith(b"HTTP/1.1 503") and b'"code":"ending"' in answer
-        assert httpx2.post(f"{server.url}/completion", json={"prompt": "c"}, timeout=30).status_code == 503
+        streamed = send(server, "/v1/completions", {"prompt": "c", "stream": True})
+        wait_for(lambda: one.worker.waiting == 2)
+        server.server.should_exit = True
+        # What waits need not wait for what runs.
+        for connection in (waiting, streamed):
+            answer = read_all(connection)
+            assert answer.startswith(b"HTTP/1.1 503") and b'"code":"ending"' in answer
+        one.gate.release(2)
+        assert read_all(running).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert len(one.script.prompts) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_runs_for_too_long_at_the_end_of_the_server_is_told_so(stream: bool) -> None:
+    one = Gated()
+    with live(one.service, grace=0.1) as server:
+        running = send(server, "/v1/completions", {"prompt": "a", "stream": stream})
+        one.gate.release(1)
+        wait_for(lambda: one.script.written == 1)
+        if stream:
+            read_until(running, b"data: ")
+        server.server.should_exit = True
+        answer = read_all(running)
+        # A whole answer in either case: the client hears of the end from the server and not from its connection.
+        assert b'"code":"ending"' in answer and answer.startswith(b"HTTP/1.1 503") != stream
+        assert answer.endswith(b"\r\n0\r\n\r\n" if stream else b"}}")
+    wait_for(lambda: one.script.cancelled == 1)
 
 
 def test_the_server_ends_while_a_generation_runs() -> None:
