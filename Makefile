@@ -31,12 +31,15 @@ demo: $(or $(wildcard $(STAMP)),$(FOR_HERE))
 	@echo "open $(RUN)/report.html in a browser"
 
 # Two processes run the tests, and each test file stays in one process. OpenMP's threads sleep while they wait;
-# otherwise they would spin on a core that the other process needs.
+# otherwise they would spin on a core that the other process needs. Bytecode is kept, also where the environment forbids
+# it (containers do): each process would compile hundreds of files anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.installed-dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(PYTEST) -m slow
 
 versions: $(VENV)/.installed-dev
 	$(BIN)/python tools/versions.py

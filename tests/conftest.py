@@ -15,12 +15,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW_FILES = {ROOT / "tests" / name for name in SLOW}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """pytest-xdist would begin with the files of the most tests, and the longest files have few."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m slow` or `-m "not slow"`, the files of the other half are not imported: that takes longer than many of
+    the tests, in each process."""
+    asked = config.option.markexpr
+    if asked not in ("slow", "not slow") or not collection_path.name.startswith("test_"):
+        return None
+    return True if (collection_path in SLOW_FILES) != (asked == "slow") else None
 
 
 def pytest_runtest_setup() -> None:
@@ -34,9 +44,8 @@ def pytest_runtest_setup() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow files, and put the longest files first; the others, and the tests of a file, keep their order."""
     places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
-    slow = {ROOT / "tests" / name for name in SLOW}
     for item in items:
-        if item.path in slow:
+        if item.path in SLOW_FILES:
             item.add_marker("slow")
     items.sort(key=lambda item: places.get(item.path, len(places)))
 

@@ -59,8 +59,13 @@ def built_host_kernels() -> ModuleType:
 
 
 @pytest.fixture
-def host_kernels(built_host_kernels: ModuleType) -> Iterator[ModuleType]:
+def host_kernels(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """The bindings of the kernels as `codeshell._C` has them; they take CPU addresses and run in the processor."""
+    if not request.node.get_closest_marker("slow"):
+        pytest.fail(
+            f"`make test` compiles no kernels: name {request.path.name} in SLOW (tests/helpers/order.py)", False
+        )
+    built_host_kernels: ModuleType = request.getfixturevalue("built_host_kernels")
     built_host_kernels.set_seed(0)
     built_host_kernels.set_multiprocessors(4)
     built_host_kernels.set_shared_memory(227 * 1024)

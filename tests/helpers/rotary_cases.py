@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -299,3 +300,29 @@ BAD_ARGUMENTS = [
     ({"q": torch.zeros(1, 1, 4, 32).expand(2, 8, 4, 32), "inplace": True}, "q .* is expanded"),
     ({"cos": torch.zeros(8, 16, requires_grad=True)}, "gradients are not computed"),
 ]
+
+
+def check_compiled(
+    step: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    tables: tuple[torch.Tensor, torch.Tensor],
+    backend: str = "aot_eager",
+) -> None:
+    """Values and gradients of a full graph equal eager's.
+
+    Args:
+        step: makes a loss of x, y and the two tables.
+        backend: of torch.compile; inductor has a compiler run.
+    """
+    leaves = (x, y)
+    losses, gradients = [], []
+    for function in (step, torch.compile(step, fullgraph=True, backend=backend)):
+        x, y = (leaf.clone().requires_grad_() for leaf in leaves)
+        loss = function(x, y, *tables)
+        losses.append(loss.detach())
+        gradients.append(torch.autograd.grad(loss, (x, y)))
+        with torch.no_grad():
+            assert torch.equal(function(*leaves, *tables), losses[0])
+    assert torch.equal(*losses)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

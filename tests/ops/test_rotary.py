@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 
 import pytest
 import torch
-from helpers.rotary_cases import BAD_ARGUMENTS, CASES, QKV_CASES, check_case, check_qkv_case, random_case
+from helpers.rotary_cases import (
+    BAD_ARGUMENTS,
+    CASES,
+    QKV_CASES,
+    check_case,
+    check_compiled,
+    check_qkv_case,
+    random_case,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,7 +224,7 @@ def test_compiles_in_one_graph(inplace):
         q, k = ops.rotary(q * 1, k * 1, cos, sin, inplace=inplace)
         return q.square().sum() + k.sum()
 
-    check_compiled(step, torch.randn(6, 4, 32), torch.randn(6, 2, 32))
+    check_compiled(step, torch.randn(6, 4, 32), torch.randn(6, 2, 32), angles_of()[:2])
 
 
 def test_the_fused_form_compiles_in_one_graph():
@@ -226,37 +232,7 @@ def test_the_fused_form_compiles_in_one_graph():
         q, k, v = ops.rotary_qkv(qkv, bias, cos, sin, heads=4, kv_heads=2)
         return q.square().sum() + k.sum() + v.sum()
 
-    check_compiled(step, torch.randn(6, 256), torch.randn(256))
-
-
-@pytest.mark.skipif(
-    not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")),
-    reason="no C++ compiler: rotary inside inductor's code is NOT tested",
-)
-def test_inductors_code_calls_it():
-    def step(q, k, cos, sin):
-        q, k = ops.rotary(q * 1, k + 1, cos, sin)
-        return (2 * q).square().sum() + k.sum()
-
-    # Small whole numbers, of which no order of summing loses a bit, turned by right angles.
-    quarter = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0]])
-    cos, sin = quarter.repeat(2, 8), quarter.flip(1).repeat(2, 8)
-    check_compiled(step, *(torch.randint(-3, 4, (6, heads, 32)).float() for heads in (4, 2)), "inductor", (cos, sin))
-
-
-def check_compiled(step, x, y, backend="aot_eager", tables=None):
-    """Values and gradients of a full graph equal eager's; mostly by aot_eager: inductor has a compiler run."""
-    leaves, (cos, sin) = (x, y), tables or angles_of()[:2]
-    losses, gradients = [], []
-    for function in (step, torch.compile(step, fullgraph=True, backend=backend)):
-        x, y = (leaf.clone().requires_grad_() for leaf in leaves)
-        loss = function(x, y, cos, sin)
-        losses.append(loss.detach())
-        gradients.append(torch.autograd.grad(loss, (x, y)))
-        with torch.no_grad():
-            assert torch.equal(function(*leaves, cos, sin), losses[0])
-    assert torch.equal(*losses)
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    check_compiled(step, torch.randn(6, 256), torch.randn(256), angles_of()[:2])
 
 
 def test_meta_and_fake_tensors_have_shapes():

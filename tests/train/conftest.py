@@ -9,6 +9,7 @@ from helpers.ranks import Ranks
 from helpers.tiny_run import MemoryCorpus, byte_tokenizer, texts, tiny_recipe, write_run
 
 from codeshell.tokenizer import Tokenizer
+from codeshell.train import run
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,14 @@ def tiny(tmp_path, tokenizer):
         return tiny_recipe(seed=seed, dropout=dropout, **train), directory
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory, tokenizer):
+    """Directory and statistics of the run of `tiny()` in one go; tests only read it."""
+    directory = tmp_path_factory.mktemp("unbroken") / "run"
+    write_run(directory, tokenizer, texts(60), texts(12, "v"))
+    return directory, run(tiny_recipe(), directory, None)
 
 
 @pytest.fixture(scope="session")

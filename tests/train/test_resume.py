@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.tiny_run import texts, tiny_recipe, write_run
 
 from codeshell.train import run
 from codeshell.train.loop import Trainer
@@ -31,14 +30,6 @@ def result_of(directory: Path) -> dict[str, object]:
     files = [last / "model.safetensors", last / "optimizer.safetensors", last / "state.json"]
     files += sorted(p for name in ("model", "model-starcoder2") for p in (directory / name).iterdir())
     return {str(path.relative_to(directory)): path.read_bytes() for path in files} | {"log": log_of(directory)}
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, tokenizer):
-    """Directory and statistics of a run in one go; tests only read it."""
-    directory = tmp_path_factory.mktemp("unbroken") / "run"
-    write_run(directory, tokenizer, texts(60), texts(12, "v"))
-    return directory, run(tiny_recipe(), directory, None)
 
 
 def interrupt_at(monkeypatch, steps: list[int], number: int = signal.SIGTERM) -> None:
