@@ -13,6 +13,9 @@ GGUF = "gguf"
 MAGIC = b"GGUF"
 """The first bytes of such a file."""
 
+RUNS = ("model", "model-starcoder2")
+"""Directories of a run that hold a model."""
+
 MODEL_TYPES = ("kclgpt", "codeshell", "shell", "starcoder2")
 """Types of CodeShell's architecture (codeshell/model/config.py has them, but loads torch)."""
 
@@ -177,4 +180,4 @@ def _own_type(weights: Any) -> str:
 def _name(directory: Path) -> str:
     """The directory's name; of a run's `model/` that of the run."""
     resolved = directory.resolve()
-    return resolved.parent.name if resolved.name.startswith("model") else resolved.name
+    return resolved.parent.name if resolved.name in RUNS and resolved.parent.name else resolved.name

@@ -74,6 +74,7 @@ class Worker:
         self._session, self._most = session, most
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._coming = 0
         self._running: Job | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
@@ -89,8 +90,10 @@ class Worker:
     def busy(self) -> bool:
         return self._running is not None
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue for a request whose prompt is being encoded: a long one takes seconds, and whoever is
+        not to be served costs none of them.
 
         Raises:
             RequestError: too many wait already, or the server is ending.
@@ -98,7 +101,8 @@ class Worker:
         with self._changed:
             if self._stopped:
                 raise _ending()
-            if len(self._jobs) >= self._most:
+            # Whoever comes to an idle worker does not wait.
+            if len(self._jobs) + self._coming >= self._most + (self._running is None):
                 raise RequestError(
                     f"the server is busy: {self._most} requests wait already; try again, or start it with a larger "
                     "--queue",
@@ -106,6 +110,22 @@ class Worker:
                     type="overloaded_error",
                     code="queue_full",
                 )
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, inside of `place`.
+
+        Raises:
+            RequestError: the server is ending.
+        """
+        with self._changed:
+            if self._stopped:
+                raise _ending()
             job.waits = self
             self._jobs.append(job)
             self._changed.notify()

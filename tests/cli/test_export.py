@@ -39,6 +39,14 @@ def test_a_gguf_of_a_run_has_the_weights_own_format_and_the_runs_name(tmp_path, 
     assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F32", "BF16"}
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("demo/model", "demo"), ("demo/model-starcoder2", "demo"), ("models/model-7b", "model-7b"), ("mine", "mine")],
+)
+def test_the_name_is_the_runs_or_the_directorys(path: str, name: str, tmp_path) -> None:
+    assert export._name(tmp_path / path) == name
+
+
 def test_q8_0_and_the_other_architecture(directory, tmp_path, capsys) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed: GGUF files are NOT tested")
     arguments = (directory, "-o", tmp_path / "m.gguf", "--type", "q8_0", "--architecture", "codeshell", "--name", "n")

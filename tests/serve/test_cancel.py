@@ -118,6 +118,44 @@ def test_more_than_may_wait_is_503_with_the_time_to_try_again() -> None:
         read_until(second, b'"content"')
 
 
+def test_a_queue_of_none_serves_one_at_a_time() -> None:
+    one = Gated(queue=0, pieces=1)
+    with live(one.service) as server:
+        for _ in range(2):
+            first = send(server, "/completion", {"prompt": "a"})
+            wait_for(lambda: one.worker.busy)
+            refused = httpx2.post(f"{server.url}/completion", json={"prompt": "b"}, timeout=30)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full"
+            one.gate.release()
+            read_until(first, b'"content":"x"')
+            wait_for(lambda: not one.worker.busy)
+
+
+def test_a_request_takes_its_place_before_its_prompt_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, encoded, free = Gated(queue=1), [], threading.Event()
+    prepare = one.service.prompts.prepare
+
+    def slowly(piece: Any) -> Any:
+        encoded.append(piece.prompt.text)
+        assert free.wait(30)
+        return prepare(piece)
+
+    monkeypatch.setattr(one.service.prompts, "prepare", slowly)
+    with live(one.service) as server:
+        # The worker is idle: one may run and one may wait, and no third prompt is even looked at.
+        held = [send(server, "/completion", {"prompt": text}) for text in "ab"]
+        wait_for(lambda: len(encoded) == 2)
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "c"}, timeout=30).status_code == 503
+        assert sorted(encoded) == ["a", "b"]
+        free.set()
+        one.gate.release(1000)
+        for connection in held:
+            read_until(connection, b'"content"')
+        # An error while it is encoded gives the place back.
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "x" * 96}, timeout=30).status_code == 400
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "d"}, timeout=30).status_code == 200
+
+
 def test_clients_at_once_get_the_texts_that_they_would_get_alone() -> None:
     bodies = [{"prompt": letter * 9, "n_predict": 6, "stream": number % 2 == 1} for number, letter in enumerate("abcd")]
 
