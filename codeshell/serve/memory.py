@@ -35,6 +35,8 @@ def check_memory(directory: Path, weights: str, context: int = 0) -> None:
     needed = weight_bytes(directory, width)
     if free is None or needed is None:
         return
+    # Beside int8 weights, keys and values are fp32.
+    width = 4 if weights == "int8" else width
     longest = prompt_bytes(directory, width, context)
     prompts = max(CACHES, longest or 0)
     if needed + prompts <= free:

@@ -20,7 +20,7 @@ from codeshell.integrations import ARCHITECTURES
 from codeshell.model import loading
 from codeshell.model.config import CodeShellConfig
 from codeshell.model.infill import infill_prompt
-from codeshell.model.session import CACHES, Chunk, Session, Settings
+from codeshell.model.session import CACHE_BYTES, CACHES, Chunk, Session, Settings
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import base
 from codeshell.train.base import Base
@@ -112,13 +112,14 @@ def _reader(found: Base, dtype: torch.dtype | str) -> Any:
 
 
 def _check_gpu(found: Base, model: Any) -> None:
-    """Refuse a model that the GPU's free memory does not hold."""
+    """Refuse a model that the GPU's free memory does not hold with the prompts that are kept."""
     needed = sum(tensor.numel() * tensor.itemsize for tensor in [*model.parameters(), *model.buffers()])
     free, _ = torch.cuda.mem_get_info()
-    if needed > free:
+    if needed + CACHE_BYTES > free:
         raise UserError(
-            f"{found.directory}: the model takes {needed / 1e9:.1f} GB, but the GPU has {free / 1e9:.1f} GB free; give "
-            "--weights bf16, take a smaller model, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
+            f"{found.directory}: the model takes {needed / 1e9:.1f} GB, and prompts {CACHE_BYTES / 1e9:.1f} GB, but "
+            f"the GPU has {free / 1e9:.1f} GB free; give --weights bf16, take a smaller model, or hide the GPU "
+            "(CUDA_VISIBLE_DEVICES=)"
         )
 
 
