@@ -15,7 +15,9 @@ KEY = "CODESHELL_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory with a model and its tokenizer, or a name on the hub (OWNER/NAME)"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8012, metavar="N", help="port (default: 8012; 0: any free one)")
     parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send (default: the variable {KEY})")
@@ -49,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--queue", type=int, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--caches", type=int, default=4, metavar="N", help="prompts that are kept (default: 4)")
+    parser.add_argument(
+        "--context", type=int, default=0, metavar="N",
+        help="tokens at most of prompt and answer together (default: what the model holds); fewer need less memory",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: torch's own number)")
     parser.add_argument(
         "--ignore-unknown-fields", action="store_true", help="let unknown fields of requests pass, for newer plug-ins"
@@ -90,6 +96,7 @@ def main(args: argparse.Namespace) -> int:
             chat_template=args.chat_template,
             caches=args.caches,
             threads=args.threads,
+            context=args.context,
         )
     )
 
@@ -103,6 +110,7 @@ def check(args: argparse.Namespace, key: str) -> None:
         ("--queue", args.queue, 0, 10_000),
         ("--caches", args.caches, 1, 1000),
         ("--threads", args.threads, 0, 1024),
+        ("--context", args.context, 0, 1 << 24),
     ):
         if not least <= value <= most:
             raise UserError(f"{option} {value}: give a number from {least} to {most}")

@@ -19,7 +19,7 @@ from typing import Protocol as Interface
 
 import uvicorn
 
-from codeshell.engine.downloads import check_model_directory
+from codeshell.engine.hub import model_directory, on_hub
 from codeshell.environment import is_loopback
 from codeshell.errors import UserError, say
 from codeshell.serve.memory import check_memory
@@ -52,14 +52,15 @@ def run(options: Options) -> int:
             f"--host {options.host}: others could use the model; give --api-key KEY (or the variable "
             "CODESHELL_API_KEY), or stay with --host 127.0.0.1"
         )
-    directory = check_model_directory(options.model)
+    # A model on the hub is fetched once the port is ours.
+    directory = None if on_hub(options.model) else model_directory(options.model)
     with listen(options.host, options.port) as bound:
-        check_memory(directory, options.weights)
+        check_memory(directory or model_directory(options.model), options.weights, options.context)
         # Loads torch, and takes seconds; so it comes after the checks.
         from codeshell.serve.app import make_app
         from codeshell.serve.load import load_service
 
-        service = load_service(directory, options)
+        service = load_service(options)
         server = make_server(make_app(service), service.worker)
         what = ["completion"]
         what += ["filling in"] if service.prompts.fills else []

@@ -40,6 +40,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     ("arguments", "message"),
     [
         (["--port", "70000"], "--port 70000: give a number from 0 to 65535"),
+        (["--context", "-1"], "--context -1: give a number from 0"),
         (["--queue", "-1"], "--queue -1: give a number"),
         (["--temperature", "nan"], "--temperature nan: give a number"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0: others could use the model; give --api-key KEY"),
@@ -80,9 +81,12 @@ def test_a_port_in_use_is_one_line(directory: Path, capsys: pytest.CaptureFixtur
 def test_what_is_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such model directory" in complaint(capsys, tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{}")
+    assert "model_type is None, which is not served" in complaint(capsys, tmp_path, "--port", 0)
+    tiny_model().save_pretrained(tmp_path)
     assert "tokenizer.json: no such tokenizer" in complaint(capsys, tmp_path, "--port", 0)
     TOKENIZER.save(tmp_path)
-    assert "config.json" in complaint(capsys, tmp_path, "--port", 0)
+    (tmp_path / "model.safetensors").unlink()
+    assert str(tmp_path) in complaint(capsys, tmp_path, "--port", 0)
 
 
 def test_a_model_that_is_too_large_is_one_line(
