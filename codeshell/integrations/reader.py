@@ -26,12 +26,15 @@ STRETCHED = ("dynamic", "longrope")
 keys in a cache would then be those of another model. So such a model is read up to that length."""
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The keys and values of one layer. It is a dynamic layer of transformers in what it says about itself: masks are
     made for all tokens from the first one on."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.keys, self.values = keys, values  # (1, H, C, K)
         self.dtype, self.device = keys.dtype, keys.device
         self.is_initialized = True
@@ -67,25 +70,25 @@ class TokenCache(Cache):
         def memory() -> torch.Tensor:
             return torch.empty((1, heads, capacity, dim), dtype=dtype, device=device)
 
-        super().__init__(layers=[_Layer(memory(), memory()) for _ in range(layers)])
+        self._own = [_Layer(memory(), memory()) for _ in range(layers)]
+        super().__init__(layers=[*self._own])
         self.capacity = capacity
 
     @property
     def length(self) -> int:
         """Tokens that it holds."""
-        length: int = self.layers[0].filled
-        return length
+        return self._own[0].filled
 
     @length.setter
     def length(self, length: int) -> None:
         assert 0 <= length <= self.capacity
-        for layer in self.layers:
+        for layer in self._own:
             layer.filled = length
 
     def take(self, other: TokenCache, length: int) -> None:
         """Begin with the first `length` tokens of another cache."""
         assert length <= other.length
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
+        for mine, theirs in zip(self._own, other._own, strict=True):
             mine.keys[:, :, :length] = theirs.keys[:, :, :length]
             mine.values[:, :, :length] = theirs.values[:, :, :length]
         self.length = length
