@@ -34,7 +34,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("tokenizer",),
     ("boosting", "ngram"),
     ("dedup", "ops", "scorers"),
-    ("data", "integrations", "model", "optim"),
+    ("data", "model", "optim"),
+    ("integrations",),
     ("train",),
     # What trains and applies a learned score. It runs scorers, and may use the trainer.
     ("quality",),

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from codeshell.cli.weights import add_weights_option
 from codeshell.errors import UserError
@@ -14,7 +15,9 @@ HELP = "complete code: fill the gap between a prefix and a suffix, or continue a
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory with a model and its tokenizer, or a name on the hub (OWNER/NAME)"
+    )
     parser.add_argument("--prefix", required=True, metavar="FILE", help="text before the gap; - is standard input")
     parser.add_argument("--suffix", metavar="FILE", help="text after the gap; without it the prefix is continued")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
@@ -34,26 +37,20 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("--suffix -: standard input is already the prefix; give one of them as a file")
     prefix = _text(args.prefix, "--prefix")
     suffix = _text(args.suffix, "--suffix") if args.suffix is not None else None
-    from codeshell.engine.downloads import check_model_directory
+    from codeshell.engine.hub import model_directory
 
-    check_model_directory(args.model)
+    model_directory(args.model)
 
-    from codeshell.model.generation import complete
-    from codeshell.model.loading import load
-    from codeshell.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.load(args.model)
-    model = load(args.model, args.weights)
     settings = {
         "max_new_tokens": args.max_new_tokens,
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
-        "stop": args.stop,
+        "stop": tuple(args.stop),
         "seed": args.seed,
     }
     try:
-        text = complete(model, tokenizer, prefix, suffix, **settings)
+        text = _complete(args.model, args.weights, prefix, suffix, settings)
     except ValueError as error:
         raise UserError(f"complete: {error}") from None
     if args.json:
@@ -61,6 +58,20 @@ def main(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(text)
     return 0
+
+
+def _complete(name: str, weights: str, prefix: str, suffix: str | None, settings: dict[str, Any]) -> str:
+    from codeshell.model.generation import complete
+    from codeshell.model.loading import load
+    from codeshell.model.session import Settings
+    from codeshell.serve import ready
+    from codeshell.tokenizer import Tokenizer
+
+    found = ready.find(name)
+    if found.kind == "codeshell":
+        tokenizer = Tokenizer.load(found.directory)
+        return complete(load(found.directory, weights), tokenizer, prefix, suffix, **settings)
+    return ready.complete(ready.load(found, weights), prefix, suffix, Settings(**settings))
 
 
 def _text(source: str, option: str) -> str:

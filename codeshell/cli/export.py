@@ -10,6 +10,12 @@ HELP = "write a model as GGUF for llama.cpp, or in another layout of safetensors
 
 GGUF = "gguf"
 
+MAGIC = b"GGUF"
+"""The first bytes of such a file."""
+
+RUNS = ("model", "model-starcoder2")
+"""Directories of a run that hold a model."""
+
 MODEL_TYPES = ("kclgpt", "codeshell", "shell", "starcoder2")
 """Types of CodeShell's architecture (codeshell/model/config.py has them, but loads torch)."""
 
@@ -61,8 +67,7 @@ def main(args: argparse.Namespace) -> int:
     directory = _model_directory(args.model)
     if args.format == GGUF:
         _check_package()
-        if output.is_dir():
-            raise UserError(f"-o {output}: a directory; a GGUF is one file, so give a file name")
+        _check_place(output)
     elif args.type == "q8_0":
         raise UserError("--type q8_0: a format of GGUF; choose f32, f16 or bf16 for safetensors, or --format gguf")
     kind = read_downloaded_json(check_model_directory(directory) / "config.json")
@@ -135,6 +140,27 @@ def _model_directory(name: str) -> Path:
     return directory
 
 
+def _check_place(output: Path) -> None:
+    """Refuse to write a GGUF where something else is: a directory, a device, or a file such as the model's own."""
+    from codeshell.engine.files import disk_error
+    from codeshell.errors import UserError
+
+    if output.is_dir():
+        raise UserError(f"-o {output}: a directory; a GGUF is one file, so give a file name")
+    if not output.exists():
+        return
+    if not output.is_file():
+        raise UserError(f"-o {output}: not a file; a GGUF is read back once it is written, so give a file name")
+    try:
+        with open(output, "rb") as file:
+            # An empty file is a name that somebody has reserved.
+            there = file.read(len(MAGIC)) in (MAGIC, b"")
+    except OSError as error:
+        raise disk_error(error, output) from error
+    if not there:
+        raise UserError(f"-o {output}: is there already and is no GGUF; remove it or choose another -o")
+
+
 def _check_package() -> None:
     import importlib.util
 
@@ -154,4 +180,4 @@ def _own_type(weights: Any) -> str:
 def _name(directory: Path) -> str:
     """The directory's name; of a run's `model/` that of the run."""
     resolved = directory.resolve()
-    return resolved.parent.name if resolved.name.startswith("model") else resolved.name
+    return resolved.parent.name if resolved.name in RUNS and resolved.parent.name else resolved.name

@@ -15,7 +15,9 @@ KEY = "CODESHELL_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL_DIR", help="a directory with a model and its tokenizer")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a directory with a model and its tokenizer, or a name on the hub (OWNER/NAME)"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8012, metavar="N", help="port (default: 8012; 0: any free one)")
     parser.add_argument("--api-key", metavar="KEY", help=f"what clients must send (default: the variable {KEY})")
@@ -49,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--queue", type=int, default=16, metavar="N", help="requests that may wait (default: 16)")
     parser.add_argument("--caches", type=int, default=4, metavar="N", help="prompts that are kept (default: 4)")
+    parser.add_argument(
+        "--context", type=int, default=0, metavar="N",
+        help="tokens at most of prompt and answer together (default: what the model holds); fewer need less memory",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: torch's own number)")
     parser.add_argument(
         "--ignore-unknown-fields", action="store_true", help="let unknown fields of requests pass, for newer plug-ins"
@@ -90,6 +96,7 @@ def main(args: argparse.Namespace) -> int:
             chat_template=args.chat_template,
             caches=args.caches,
             threads=args.threads,
+            context=args.context,
         )
     )
 
@@ -103,6 +110,7 @@ def check(args: argparse.Namespace, key: str) -> None:
         ("--queue", args.queue, 0, 10_000),
         ("--caches", args.caches, 1, 1000),
         ("--threads", args.threads, 0, 1024),
+        ("--context", args.context, 0, 1 << 24),
     ):
         if not least <= value <= most:
             raise UserError(f"{option} {value}: give a number from {least} to {most}")
@@ -110,10 +118,11 @@ def check(args: argparse.Namespace, key: str) -> None:
         raise UserError(f"--temperature {args.temperature}: give a number from 0 (the likeliest token) to 100")
     if not args.host:
         raise UserError("--host: an empty address; give one, for example 127.0.0.1")
+    source = "--api-key" if args.api_key is not None else f"the variable {KEY}"
     if key != key.strip() or not key.isprintable() or (args.api_key is not None and not key):
-        raise UserError("--api-key: empty, or with blanks or control characters; give a text that a header can hold")
+        raise UserError(f"{source}: empty, or with blanks or control characters; give a text that a header can hold")
     if not key.isascii():
-        raise UserError("--api-key: not ASCII; give a text that a header can hold")
+        raise UserError(f"{source}: not ASCII; give a text that a header can hold")
     for name in args.allow_host:
         if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
             raise UserError(f"--allow-host {name}: not a name; give one without a port, such as devbox.local")

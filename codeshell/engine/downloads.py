@@ -97,6 +97,8 @@ def check_model_directory(directory: str | Path) -> Path:
 
 def model_place(directory: Path) -> str:
     """What to give in place of a directory without a `config.json`, for the end of a message."""
+    if (directory / "adapter_config.json").is_file():
+        return "it holds a LoRA adapter; merge it first (`codeshell model merge BASE ADAPTER -o DIR`), then give DIR"
     # A run, or the cache of a hub's client, holds models in folders of its own.
     for path in sorted([*directory.glob("model/config.json"), *directory.glob("snapshots/*/config.json")]):
         return f"the model is in {path.parent}"

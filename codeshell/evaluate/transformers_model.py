@@ -22,6 +22,7 @@ import torch
 
 from codeshell.errors import UserError
 from codeshell.evaluate.prompts import NotRunError
+from codeshell.integrations import causal
 from codeshell.model.generation import NotFiniteError, sample
 from codeshell.model.precision import multiplies_bf16
 from codeshell.randomness import draw
@@ -231,23 +232,15 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
     cuda = torch.cuda.is_available()
     # As in `models.load_model`: a CPU computes in fp32, whatever the model was saved in.
     dtype = "auto" if cuda and multiplies_bf16(torch.device("cuda")) else torch.float32
+    label = f"--model {name}"
+    remedy = "give a directory with config.json, safetensors and a tokenizer, or a name on the hub"
+    # Its errors are those of several libraries, as those of a model are.
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    # Its errors are those of several libraries: a missing file, no network, an unknown type, weights that do not fit.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"--model {name}: transformers cannot load it ({reason}); give a directory with config.json, safetensors "
-            "and a tokenizer, or a name on the hub"
-        ) from None
-    model, found = loaded
-    # transformers fills what is missing with random numbers, and would be evaluated with them in silence.
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise UserError(f"--model {name}: its weights lack {len(missing)} tensors, {missing[0]} first; fetch it again")
+        raise UserError(f"{label}: transformers cannot load its tokenizer ({reason}); {remedy}") from None
+    model = causal.load(name, dtype, label=label, remedy=remedy, local=local)
     ours = TransformersTokenizer(tokenizer)
     for end in _ends(model):
         ours.add_end(end)

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from codeshell.engine.files import atomic_path
+from codeshell.engine.files import atomic_path, make_directory
 from codeshell.errors import UserError
 from codeshell.export.blocks import BLOCK, LARGEST, Format, encode, q8_0_bound
 from codeshell.export.gguf_tokenizer import GgufTokenizer
@@ -172,7 +172,7 @@ def write(
     """Write the file, read it back, compare all of it; then give it its name.
 
     Args:
-        path: an earlier file is replaced once the new one has been compared.
+        path: an earlier file is replaced once the new one has been compared; its directory is made if there is none.
         weights: of the model.
         tokenizer: of the model.
         form: of the matrices.
@@ -196,6 +196,7 @@ def write(
     }
     found = list(pieces(weights, architecture))
     _check_widths(found, form)
+    make_directory(path.parent)
     with atomic_path(path) as temporary:
         _write_header(temporary, fields, found, form, architecture)
         with open(temporary, "ab") as file:

@@ -26,6 +26,8 @@ try:
     from transformers import AttentionMaskInterface as AttentionMaskInterface
     from transformers import PreTrainedModel as PreTrainedModel
     from transformers import masking_utils as masking_utils
+    from transformers.cache_utils import Cache as Cache
+    from transformers.cache_utils import DynamicLayer as DynamicLayer
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa_attention_forward
     from transformers.utils.import_utils import is_tracing as is_tracing
 except ImportError as error:

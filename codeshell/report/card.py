@@ -203,8 +203,8 @@ def _data(stats: Statistics, recipe: dict[str, Any]) -> list[str]:
     for index, text in enumerate(inputs if isinstance(inputs, list) else []):
         counts = by_input[index] if index < len(by_input) else {}
         rows.append([escape(_source(str(text))), _licence(str(text)), count(counts.get("document"))])
-    lines = table(("Source", "Licence", "Documents"), rows, texts=2) if rows else []
-    lines += ["", *wrapped(_LICENCE_NOTE), ""]
+    lines = [*table(("Source", "Licence", "Documents"), rows, texts=2), ""] if rows else []
+    lines += [*wrapped(_LICENCE_NOTE), ""]
     # What each stage left out, by rule.
     rows = []
     for stage, title, _ in sections.FUNNEL:

@@ -32,11 +32,12 @@ async def answer(request: Request, order: Order, prompts: Prompts, worker: Worke
     Raises:
         RequestError: a prompt does not fit, the queue is full, or the generation failed before its first text.
     """
-    # Beside the event loop: a long text takes a while to encode.
-    prepared = [await asyncio.to_thread(prompts.prepare, piece) for piece in order.pieces]
-    job = Job(prepared)
+    with worker.place():
+        # Beside the event loop: a long text takes a while to encode.
+        prepared = [await asyncio.to_thread(prompts.prepare, piece) for piece in order.pieces]
+        job = Job(prepared)
+        worker.submit(job)
     results = [Result(number, one) for number, one in enumerate(prepared)]
-    worker.submit(job)
     events = _results(job, results, request.receive)
     if order.stream:
         # The first event decides the status: an error before any text is a plain error.

@@ -8,7 +8,7 @@ from typing import Any
 
 from codeshell.serve.errors import field_error, shown
 from codeshell.serve.fields import Fields, Refused, check_text
-from codeshell.serve.openai import IGNORED, REFUSED, read_settings, read_stream_options
+from codeshell.serve.openai import IGNORED, REFUSED, no_usage, read_settings, read_stream_options
 from codeshell.serve.prompts import Chat, Piece
 from codeshell.serve.samplers import apply_samplers, read_samplers
 from codeshell.serve.style import Order, Result, Served, openai_reason, usage
@@ -115,4 +115,5 @@ class ChatCompletions:
 
     def _event(self, result: Result, delta: dict[str, str], reason: str | None) -> dict[str, Any]:
         choice = {"index": result.number, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+        event = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+        return event | no_usage(self._include_usage)

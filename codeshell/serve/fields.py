@@ -27,6 +27,9 @@ MAX_STOP = 1024
 
 MAX_SEED = 2**64 - 1
 
+LONGEST_NAME = 64
+"""Characters of a name that may be a misspelt one: to compare longer ones would take seconds."""
+
 
 class Refused(NamedTuple):
     """A field that asks for what is not done here.
@@ -72,11 +75,12 @@ def _no_constant(name: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {shown(twice)} is there twice")
+    # One pass: a body may have a million names, and nobody else is answered meanwhile.
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {shown(name)} is there twice")
+        found[name] = value
     return found
 
 
@@ -152,6 +156,9 @@ class Fields:
         value = self.get(name)
         if value is None:
             return default
+        # JSON has one kind of number, and some clients write each with a point.
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(name, f"is {shown(value)}; send a whole number")
         if not least <= value <= most:
@@ -192,7 +199,7 @@ class Fields:
                 if not self._refused[name].passes(value):
                     raise self.error(name, f"{shown(value)} is not served: {self._refused[name].why}", "unsupported")
             elif not self._lenient:
-                near = difflib.get_close_matches(name, [*self._read, *self._ignored], 1)
+                near = difflib.get_close_matches(name[:LONGEST_NAME], [*self._read, *self._ignored], 1)
                 hint = f"; perhaps {near[0]}" if near else "; leave it out, or start the server with "
                 hint += "" if near else "--ignore-unknown-fields"
                 raise self.error(shown(name)[1:-1], f"no such field{hint}", "unknown_field")

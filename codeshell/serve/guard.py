@@ -64,6 +64,7 @@ class Guard:
         allowed = origin is not None and origin.lower() in self._access.origins
         response: Response | None = None
         try:
+            check_length(headers)
             check_host(headers, self._access.hosts)
             if origin is not None and not allowed:
                 check_origin(origin, headers["host"])
@@ -92,6 +93,17 @@ class Guard:
             await send(message)
 
         await (response or self._app)(scope, receive, send_with_origin)  # type: ignore[arg-type]
+
+
+def check_length(headers: Headers) -> None:
+    """Refuse a request that says in two ways where it ends: a proxy before the server may believe the other one, and
+    then the two disagree about whose request comes next (request smuggling).
+
+    Raises:
+        RequestError: `Content-Length` and `Transfer-Encoding`.
+    """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise RequestError("Content-Length and Transfer-Encoding: send one of them", code="bad_length")
 
 
 def check_host(headers: Headers, names: Collection[str]) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from codeshell.model.session import Finish, Settings
 from codeshell.serve.errors import field_error, shown
-from codeshell.serve.fields import Fields, Refused, check_text, choose
-from codeshell.serve.openai import MOST_PROMPTS, read_ids
-from codeshell.serve.prompts import Fill, Piece, Prompt, continued
+from codeshell.serve.fields import Fields, Refused, check_text
+from codeshell.serve.openai import read_prompts
+from codeshell.serve.prompts import Fill, Piece, Prompt
 from codeshell.serve.samplers import apply_samplers, read_samplers
 from codeshell.serve.style import Order, Result, Served, limited, read_seed, read_temperature
 
@@ -79,7 +79,7 @@ REFUSED = {
 def completion(body: dict[str, Any], served: Served, number: int) -> Order:
     """A request to `/completion`."""
     fields = Fields(body, ignored=IGNORED, refused=REFUSED, lenient=served.lenient)
-    prompts = _prompts(fields.get("prompt"))
+    prompts = read_prompts(fields.get("prompt"))
     return _order(fields, prompts, served, number, stream=fields.flag("stream"))
 
 
@@ -144,29 +144,6 @@ def _settings(fields: Fields, served: Served, number: int) -> Settings:
         seconds=milliseconds / 1000 if milliseconds else None,
         indent=fields.whole("n_indent", 0, 0, 10_000),
     )
-
-
-_WANTED = f"a text, a list of at most {MOST_PROMPTS} texts, or token ids"
-
-
-def _prompts(value: Any) -> list[Prompt]:
-    if value is None:
-        raise field_error("prompt", f"is missing; send {_WANTED}")
-    return list(choose("prompt", value, {str: lambda text: [_one(text)], list: _several}, _WANTED))
-
-
-def _one(text: Any) -> Prompt:
-    return continued(check_text("prompt", text))
-
-
-def _several(values: list[Any]) -> list[Prompt]:
-    if not len(values) > 0:
-        raise field_error("prompt", f"is empty; send {_WANTED}")
-    if all(type(value) is int for value in values):
-        return [read_ids(values)]
-    if len(values) > MOST_PROMPTS:
-        raise field_error("prompt", f"has {len(values)} entries; send {_WANTED}")
-    return [read_ids(value) if isinstance(value, list) and value else _one(value) for value in values]
 
 
 def _extra(value: Any) -> tuple[tuple[str, str], ...]:
@@ -263,7 +240,8 @@ class LlamaAnswers:
 
 
 def _stop_type(finish: Finish) -> str:
-    if finish.reason != "stop":
+    # llama.cpp counts its limit of the indentation among the limits.
+    if finish.reason != "stop" or finish.cause == "indent":
         return "limit"
     return "word" if finish.cause == "string" else "eos"
 

@@ -1,49 +1,45 @@
-"""The model of a directory, ready to be served."""
+"""The model of a directory or of a name, ready to be served."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from codeshell.errors import UserError
 from codeshell.model.infill import trained_order
-from codeshell.model.loading import load
-from codeshell.model.session import Session
+from codeshell.serve import ready
 from codeshell.serve.app import Service
 from codeshell.serve.options import Options, default_name
 from codeshell.serve.prompts import Prompts
 from codeshell.serve.style import Served
-from codeshell.tokenizer import Tokenizer
 from codeshell.tokenizer.chat import ChatTemplate
 
 
-def load_service(directory: Path, options: Options) -> Service:
+def load_service(options: Options) -> Service:
     """Load a model and what belongs to it.
 
     Raises:
-        UserError: a file is missing or broken, or the model is of a family that is not served.
+        UserError: a file is missing or broken, the model is of a family that is not served, or its context is shorter
+            than the one that is asked for.
     """
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
-    tokenizer = Tokenizer.load(directory)
-    model = load(directory, options.weights)
-    if tokenizer.vocab_size > model.config.vocab_size:
+    found = ready.find(options.model)
+    made = ready.load(found, options.weights, caches=options.caches)
+    chat = ChatTemplate.load(found.directory, made.tokenizer, options.chat_template)
+    reader = made.session.reader
+    if options.context > reader.positions:
         raise UserError(
-            f"{directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has {model.config.vocab_size} "
-            "rows; put the model's own tokenizer there"
+            f"--context {options.context}: the model holds {reader.positions} tokens; give at most that, or none"
         )
-    chat = ChatTemplate.load(directory, tokenizer, options.chat_template)
-    session = Session(model, tokenizer, caches=options.caches)
-    context = session.reader.positions
+    reader.positions = options.context or reader.positions
     served = Served(
-        name=options.name or default_name(directory),
-        context=context,
-        created=int((directory / "config.json").stat().st_mtime),
+        name=options.name or default_name(options.model, found.directory),
+        context=reader.positions,
+        created=int((found.directory / "config.json").stat().st_mtime),
         new_tokens=options.new_tokens,
         most_new_tokens=options.most_new_tokens,
         temperature=options.temperature,
         lenient=options.lenient,
     )
-    prompts = Prompts(tokenizer, context, trained_order(directory), chat)
-    return Service(served, prompts, session, options.access, options.queue)
+    prompts = Prompts(made.tokenizer, reader.positions, trained_order(found.directory), chat, made.before)
+    return Service(served, prompts, made.session, options.access, options.queue)

@@ -63,7 +63,7 @@ def completions(body: dict[str, Any], served: Served, number: int) -> Order:
     fields.text("model")
     settings = read_settings(fields, served, number, served.new_tokens)
     suffix = fields.text("suffix")
-    prompts = _prompts(fields.get("prompt"), suffix)
+    prompts = read_prompts(fields.get("prompt"), suffix)
     include_usage = read_stream_options(fields)
     stream = fields.flag("stream")
     fields.finish()
@@ -126,10 +126,10 @@ def read_stream_options(fields: Fields) -> bool:
     return include
 
 
-def _prompts(value: Any, suffix: str | None) -> list[Prompt]:
+def read_prompts(value: Any, suffix: str | None = None) -> list[Prompt]:
     """The prompts of a request; with a suffix each is the text before a gap, and has no sentinels."""
     if value is None:
-        raise field_error("prompt", "is missing; send a text, a list of texts, or token ids")
+        raise field_error("prompt", f"is missing; send {_WANTED}")
     return list(
         choose(
             "prompt",
@@ -153,13 +153,13 @@ def _several(values: list[Any], suffix: str | None) -> list[Prompt]:
     if not values:
         raise field_error("prompt", f"is empty; send {_WANTED}")
     if all(type(value) is int for value in values):
-        return [read_ids(values, suffix)]
+        return [_ids(values, suffix)]
     if len(values) > MOST_PROMPTS:
         raise field_error("prompt", f"has {len(values)} entries; send {_WANTED}")
-    return [read_ids(value, suffix) if isinstance(value, list) and value else _one(value, suffix) for value in values]
+    return [_ids(value, suffix) if isinstance(value, list) and value else _one(value, suffix) for value in values]
 
 
-def read_ids(values: list[Any], suffix: str | None = None) -> Ids:
+def _ids(values: list[Any], suffix: str | None) -> Ids:
     """A prompt of token ids."""
     wrong = next((value for value in values if type(value) is not int or value < 0), None)
     if wrong is not None:
@@ -167,6 +167,11 @@ def read_ids(values: list[Any], suffix: str | None = None) -> Ids:
     if suffix:
         raise field_error("suffix", "a prompt of token ids has its own; put the suffix into the ids, or send texts")
     return Ids(tuple(values))
+
+
+def no_usage(include: bool) -> dict[str, None]:
+    """What events before the last one have of the usage: null where it was asked for, as OpenAI's have it."""
+    return {"usage": None} if include else {}
 
 
 class Completions:
@@ -184,14 +189,17 @@ class Completions:
         return []
 
     def chunk(self, result: Result, text: str) -> list[Any]:
-        return [self._head | {"choices": [self._choice(result, text, None)]}]
+        return [self._event([self._choice(result, text, None)])]
 
     def last(self, result: Result) -> list[Any]:
-        return [self._head | {"choices": [self._choice(result, "", openai_reason(result.finish))]}]
+        return [self._event([self._choice(result, "", openai_reason(result.finish))])]
 
     def end(self, results: Sequence[Result]) -> list[Any]:
-        last = [self._head | {"choices": [], "usage": usage(results)}] if self._include_usage else []
+        last = [self._event([]) | {"usage": usage(results)}] if self._include_usage else []
         return [*last, "[DONE]"]
+
+    def _event(self, choices: list[Any]) -> dict[str, Any]:
+        return self._head | {"choices": choices} | no_usage(self._include_usage)
 
     def _choice(self, result: Result, text: str, reason: str | None) -> dict[str, Any]:
         return {"index": result.number, "text": text, "logprobs": None, "finish_reason": reason}

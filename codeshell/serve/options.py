@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from codeshell.engine.hub import on_hub
 from codeshell.serve.guard import Access
 
 
@@ -13,7 +14,7 @@ class Options:
     """How a model is served.
 
     Attributes:
-        model: a directory.
+        model: a directory, or a name on the hub.
         name: of the model in answers; "" takes the directory's.
         weights: type of the weights in memory.
         host, port: where it listens; port 0 is any free one.
@@ -23,6 +24,7 @@ class Options:
         lenient: let unknown fields of requests pass.
         chat_template: of the model, by name or file; "" is its own.
         caches: prompts that are kept.
+        context: tokens at most of prompt and answer together; 0 is what the model holds.
         threads: of the CPU; 0 is torch's own number.
     """
 
@@ -39,10 +41,13 @@ class Options:
     lenient: bool = False
     chat_template: str = ""
     caches: int = 4
+    context: int = 0
     threads: int = 0
 
 
-def default_name(directory: Path) -> str:
-    """A model's name in answers: that of its directory, or of its run, whose models are all in `model`."""
+def default_name(model: str, directory: Path) -> str:
+    """A model's name in answers: the hub's, or its directory's, or that of its run, whose models are in `model`."""
+    if on_hub(model):
+        return model
     path = directory.resolve()
     return path.parent.name if path.name in ("model", "final") and path.parent.name else path.name or "model"

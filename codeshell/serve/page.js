@@ -34,12 +34,12 @@ async function errorOf(response) {
 
 // Events of a request, as objects; stops at the end, or with [DONE].
 async function* events(path, body) {
-  state.abort = new AbortController();
+  const { signal } = (state.abort = new AbortController());
   const response = await fetch(path, {
     method: "POST",
     headers: headers({ "content-type": "application/json" }),
     body: JSON.stringify(body),
-    signal: state.abort.signal,
+    signal,
   });
   if (response.status === 401) { show($("ask-key"), true); $("key").focus(); }
   if (!response.ok) throw new Error(await errorOf(response));
@@ -54,6 +54,8 @@ async function* events(path, body) {
     for (const part of parts) {
       if (!part.startsWith("data: ")) continue;
       if (part === "data: [DONE]") return;
+      // What had come before a stop is not shown after it.
+      signal.throwIfAborted();
       const event = JSON.parse(part.slice(6));
       if (event.error) throw new Error(event.error.message);
       yield event;
@@ -65,6 +67,7 @@ async function* events(path, body) {
 async function asking(stop, work) {
   if (state.abort) return;
   complain("");
+  $("status").textContent = "";
   const buttons = [$("complete"), $("send"), $("clear")];
   buttons.forEach((button) => { button.disabled = true; });
   show(stop, true);
@@ -76,7 +79,7 @@ async function asking(stop, work) {
     else complain(error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
   } finally {
     state.abort = null;
-    buttons.forEach((button) => { button.disabled = false; });
+    buttons.forEach((button) => { button.disabled = button === $("send") && !state.props?.chat; });
     show(stop, false);
     document.body.dataset.asking = "no";
   }
@@ -119,9 +122,16 @@ function hint() {
   const { value, selectionStart } = $("text");
   const after = value.slice(selectionStart).length > 0;
   if (!state.props) return;
-  if (!after) $("hint").textContent = "The cursor is at the end: the text is continued.";
+  const gaps = state.props.infill ? " Put it inside the text to fill in a gap." : "";
+  if (!after) $("hint").textContent = `The cursor is at the end: the text is continued.${gaps}`;
   else if (state.props.infill) $("hint").textContent = "The gap at the cursor is filled in.";
   else $("hint").textContent = "This model only continues: it does not see the text after the cursor.";
+}
+
+// The text has another cursor or other words: what is being written for it is of no use.
+function interrupt() {
+  if (!$("stop-code").hidden) state.abort?.abort();
+  discard();
 }
 
 function discard() {
@@ -189,7 +199,7 @@ function speech(role, text) {
 
 function send() {
   const text = $("message").value.trim();
-  if (!text || state.abort) return;
+  if (!text || $("send").disabled) return;
   return asking($("stop-chat"), async (began) => {
     const messages = [...state.messages, { role: "user", content: text }];
     const asked = settings({ tokens: "max_tokens" });
@@ -242,7 +252,9 @@ async function connect() {
     const response = await fetch("props", { headers: headers({}) });
     if (response.status === 401) {
       show($("ask-key"), true);
-      $("facts").textContent = state.key ? "The key is wrong." : "A key is needed.";
+      $("facts").textContent = "A key is needed.";
+      complain(state.key ? "The key is wrong." : "");
+      $("key").select();
       return;
     }
     if (!response.ok) throw new Error(await errorOf(response));
@@ -251,6 +263,7 @@ async function connect() {
     complain(error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
     return;
   }
+  if (!$("ask-key").hidden) $("text").focus();
   show($("ask-key"), false);
   const { props } = state;
   $("model").textContent = props.model_alias;
@@ -271,7 +284,7 @@ function start() {
   $("at-openai").textContent = `${root}/v1`;
   const text = $("text");
   text.value = "def average(numbers):\n    \"\"\"The arithmetic mean of a list of numbers.\"\"\"\n    ";
-  text.addEventListener("input", () => { discard(); hint(); });
+  text.addEventListener("input", () => { interrupt(); hint(); });
   document.addEventListener("selectionchange", () => {
     if (document.activeElement !== text) return;
     if (state.suggestion && !state.abort && text.selectionStart !== state.at) discard();
@@ -280,7 +293,7 @@ function start() {
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); complete(); }
     else if (event.key === "Tab" && state.suggestion && !state.abort) { event.preventDefault(); accept(); }
-    else if (event.key === "Escape") { state.abort?.abort(); discard(); }
+    else if (event.key === "Escape") interrupt();
   });
   $("message").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }

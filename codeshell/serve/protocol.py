@@ -1,4 +1,4 @@
-"""Connections whose clients are too slow: uvicorn's own protocol with two more limits of time."""
+"""Connections whose clients are too slow: uvicorn's own protocol with three more limits of time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0
-"""Time for the head of a request to come, from its first byte or from the start of the connection."""
+"""Time for the head of a request to come, from its first byte or from the start of the connection; and for the rest of
+a body that nobody waits for, because the request has been answered without it."""
 
 UNREAD_SECONDS = 60
 """Time for which sent bytes may stay unconfirmed; afterwards the system drops the connection (Linux)."""
@@ -29,21 +30,24 @@ class Protocol(H11Protocol):
         raw = transport.get_extra_info("socket")
         with contextlib.suppress(OSError, AttributeError):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
-        self._wait_for_head()
+        self._wait()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # IDLE: a head has begun, and is not whole. Bytes that come slowly do not start the time again.
-        if self.conn.their_state is not h11.IDLE:
+        # A head has begun, and is not whole; or an answered request still has a body. Bytes that come slowly do not
+        # start the time again.
+        head = self.conn.their_state is h11.IDLE
+        rest = self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.DONE
+        if not (head or rest):
             self._stop_waiting()
         elif self._patience is None:
-            self._wait_for_head()
+            self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def _wait_for_head(self) -> None:
+    def _wait(self) -> None:
         self._patience = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
     def _stop_waiting(self) -> None:

@@ -6,29 +6,39 @@ fit into the memory.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import math
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
+from typing import Protocol as Interface
 
 import uvicorn
 
-from codeshell.engine.downloads import check_model_directory
+from codeshell.engine.hub import model_directory, on_hub
 from codeshell.environment import is_loopback
 from codeshell.errors import UserError, say
 from codeshell.serve.memory import check_memory
 from codeshell.serve.options import Options
 from codeshell.serve.protocol import Protocol
 
-GRACE = 3
-"""Seconds in which running requests may end, once the server is told to."""
+GRACE = 3.0
+"""Seconds in which a running request may end, once the server is told to."""
+
+LAST_WORDS = 2
+"""Seconds in which clients may then read that the server is ending."""
 
 CONNECTIONS = 512
 """At most at a time; a request beyond them gets 503."""
 
 BACKLOG = 128
+
+KEEP_ALIVE = 60
+"""Seconds that a connection may be idle between two requests."""
 
 
 def run(options: Options) -> int:
@@ -42,29 +52,16 @@ def run(options: Options) -> int:
             f"--host {options.host}: others could use the model; give --api-key KEY (or the variable "
             "CODESHELL_API_KEY), or stay with --host 127.0.0.1"
         )
-    directory = check_model_directory(options.model)
+    # A model on the hub is fetched once the port is ours.
+    directory = None if on_hub(options.model) else model_directory(options.model)
     with listen(options.host, options.port) as bound:
-        check_memory(directory, options.weights)
+        check_memory(directory or model_directory(options.model), options.weights, options.context)
         # Loads torch, and takes seconds; so it comes after the checks.
         from codeshell.serve.app import make_app
         from codeshell.serve.load import load_service
 
-        service = load_service(directory, options)
-        config = uvicorn.Config(
-            make_app(service),
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=GRACE,
-        )
-        server = Server(config)
+        service = load_service(options)
+        server = make_server(make_app(service), service.worker)
         what = ["completion"]
         what += ["filling in"] if service.prompts.fills else []
         what += ["chat"] if service.prompts.chat is not None else []
@@ -77,8 +74,56 @@ def run(options: Options) -> int:
     return 0
 
 
+def make_server(app: Any, worker: Ends, *, grace: float = GRACE, keep_alive: int = KEEP_ALIVE) -> Server:
+    """The server of an application whose generations a worker makes.
+
+    Args:
+        grace: seconds, as `GRACE`.
+        keep_alive: seconds, as `KEEP_ALIVE`.
+    """
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=keep_alive,
+        timeout_graceful_shutdown=math.ceil(grace) + LAST_WORDS,
+    )
+    return Server(config, worker, grace)
+
+
+class Ends(Interface):
+    """What a server needs of a worker at its end; `codeshell.serve.worker.Worker` has it."""
+
+    def close(self) -> None: ...
+    def interrupt(self) -> None: ...
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server, which a signal ends without an error: that is how a server ends."""
+    """uvicorn's server, which a signal ends without an error: that is how a server ends.
+
+    Whoever waits for a text is told at once that the server is ending. A text that is being written has `grace`
+    seconds; then its client is told so, too.
+    """
+
+    def __init__(self, config: uvicorn.Config, worker: Ends, grace: float = GRACE) -> None:
+        super().__init__(config)
+        self._worker, self._grace = worker, grace
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._worker.close()
+        # uvicorn takes no more connections, and waits for the answers of those that there are.
+        patience = asyncio.get_running_loop().call_later(self._grace, self._worker.interrupt)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            patience.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -74,6 +74,7 @@ class Worker:
         self._session, self._most = session, most
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
+        self._coming = 0
         self._running: Job | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
@@ -89,8 +90,10 @@ class Worker:
     def busy(self) -> bool:
         return self._running is not None
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue for a request whose prompt is being encoded: a long one takes seconds, and whoever is
+        not to be served costs none of them.
 
         Raises:
             RequestError: too many wait already, or the server is ending.
@@ -98,7 +101,8 @@ class Worker:
         with self._changed:
             if self._stopped:
                 raise _ending()
-            if len(self._jobs) >= self._most:
+            # Whoever comes to an idle worker does not wait.
+            if len(self._jobs) + self._coming >= self._most + (self._running is None):
                 raise RequestError(
                     f"the server is busy: {self._most} requests wait already; try again, or start it with a larger "
                     "--queue",
@@ -106,6 +110,22 @@ class Worker:
                     type="overloaded_error",
                     code="queue_full",
                 )
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+
+    def submit(self, job: Job) -> None:
+        """Queue a job, inside of `place`.
+
+        Raises:
+            RequestError: the server is ending.
+        """
+        with self._changed:
+            if self._stopped:
+                raise _ending()
             job.waits = self
             self._jobs.append(job)
             self._changed.notify()
@@ -115,18 +135,27 @@ class Worker:
         with self._changed, contextlib.suppress(ValueError):
             self._jobs.remove(job)
 
-    def stop(self, seconds: float = 5.0) -> None:
-        """End: what waits is told so, what runs is cancelled; wait for the thread."""
+    def close(self) -> None:
+        """Take no more: what waits is told that the server is ending, and what runs may finish."""
         with self._changed:
             self._stopped = True
-            waiting, running = list(self._jobs), self._running
+            waiting = list(self._jobs)
             self._jobs.clear()
             self._changed.notify()
         for job in waiting:
             job.put(_ending())
+
+    def interrupt(self) -> None:
+        """Take no more, and end what runs, which is told so as well."""
+        self.close()
+        running = self._running
         if running is not None:
             running.put(_ending())
             running.cancel()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End everything, and wait for the thread."""
+        self.interrupt()
         if self._thread.is_alive():
             self._thread.join(seconds)
 

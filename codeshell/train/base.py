@@ -7,6 +7,7 @@ own is ever run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,8 +56,13 @@ class Base:
         return hub.fingerprint(self.directory)
 
 
-def read(name: str) -> Base:
-    """The base of a recipe, from its config alone.
+def read(name: str, *, served: Sequence[str] = SERVED, what: str = "fine-tuning", extra: str = "finetune") -> Base:
+    """The base of a recipe, or another model that is asked for by name, from its config alone.
+
+    Args:
+        name: a model directory, or a name on the hub.
+        served: types of transformers that are taken.
+        what, extra: who asks, and its optional dependencies, for messages.
 
     Raises:
         UserError: there is no such model; it is of a type that is not served; transformers or peft is not installed.
@@ -68,12 +74,12 @@ def read(name: str) -> Base:
     if kind in MODEL_TYPES:
         config = CodeShellConfig.from_file(file)
         return Base(name, directory, "codeshell", str(kind), config.max_length, config.vocab_size)
-    if kind not in SERVED:
+    if kind not in served:
         raise UserError(
-            f"{file}: model_type is {kind!r}, which is not served; fine-tuning knows CodeShell "
-            f"({', '.join(MODEL_TYPES)}) and, of transformers, {', '.join(SERVED)}"
+            f"{file}: model_type is {kind!r}, which is not served; {what} knows CodeShell "
+            f"({', '.join(MODEL_TYPES)}) and, of transformers, {', '.join(served)}"
         )
-    require("transformers", f"a {kind} model")
+    require("transformers", f"a {kind} model", extra)
     sizes = {}
     for key in ("max_position_embeddings", "vocab_size"):
         sizes[key] = values.get(key)
@@ -82,12 +88,13 @@ def read(name: str) -> Base:
     return Base(name, directory, "transformers", str(kind), sizes["max_position_embeddings"], sizes["vocab_size"])
 
 
-def require(library: Literal["transformers", "peft"], what: str) -> None:
+def require(library: Literal["transformers", "peft"], what: str, extra: str = "finetune") -> None:
     """Raise a `UserError` where an optional library is missing, or is of a version that does not work.
 
     Args:
         library: its name.
         what: needs it, for the message.
+        extra: the optional dependencies of codeshell that have it.
     """
     import importlib
 
@@ -95,7 +102,7 @@ def require(library: Literal["transformers", "peft"], what: str) -> None:
         importlib.import_module("codeshell.integrations.supported" if library == "transformers" else library)
     except ImportError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what} needs {library}, {reason}; pip install 'codeshell[finetune]'") from None
+        raise UserError(f"{what} needs {library}, {reason}; pip install 'codeshell[{extra}]'") from None
 
 
 def check(recipe: Recipe, base: Base, tokenizer: Tokenizer) -> None:

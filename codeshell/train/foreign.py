@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from codeshell import ops
 from codeshell.errors import UserError
+from codeshell.integrations import causal
 
 
 class ForeignModel(torch.nn.Module):
@@ -123,41 +124,11 @@ def load(directory: Path, dtype: torch.dtype) -> ForeignModel:
     Raises:
         UserError: it cannot be loaded or patched, or its files lack tensors.
     """
-    import transformers
-
-    automatic: Any = transformers.AutoModelForCausalLM
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    # Its errors are those of several libraries: a missing file, an unknown type, weights that do not fit.
-    try:
-        with quiet():
-            model, found = automatic.from_pretrained(directory, dtype=dtype, output_loading_info=True, **options)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{directory}: transformers cannot load it ({reason}); give a directory with config.json and safetensors"
-        ) from None
-    # transformers fills what is missing with random numbers, which would be trained in silence.
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise UserError(f"{directory}: its weights lack {len(missing)} tensors, {missing[0]} first; fetch it again")
+    model = causal.load(directory, dtype)
     try:
         return ForeignModel(model.train())
     except ValueError as error:
         raise UserError(f"{directory}: {error}") from None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without its progress bars, within the block."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def without_memory(config: Any, layers: int) -> Any:

@@ -21,9 +21,10 @@ from safetensors import SafetensorError, safe_open
 from codeshell.engine.downloads import AGAIN, fault
 from codeshell.engine.files import TEMPORARY, make_directory, read_json, write_json
 from codeshell.errors import UserError
+from codeshell.integrations import causal
 from codeshell.model import checkpoints
 from codeshell.model.tensor_files import Layout, TensorWriter
-from codeshell.train import foreign, lora
+from codeshell.train import lora
 from codeshell.train.base import Base, read
 from codeshell.train.export import export
 from codeshell.train.manifest import disk_errors, flush_directory, replace_directory
@@ -213,7 +214,7 @@ def _save_foreign(target: Path, model: Any, base: Base) -> None:
     tensors = {
         name: parameter.detach().to("cpu", dtype) for name, parameter in inner.named_parameters(remove_duplicate=False)
     }
-    with foreign.quiet():
+    with causal.quiet():
         inner.save_pretrained(target, state_dict=tensors)
     # Its config says what it was computed in; the files say what they hold.
     config = read_json(target / "config.json")

@@ -163,3 +163,29 @@ def test_weights(directory, capsys, monkeypatch):
 
 def test_the_choices_are_those_of_the_loader():
     assert weights.CHOICES == WEIGHTS
+
+
+def test_a_model_of_transformers_writes_what_its_generate_writes(tmp_path, capsys):
+    """In the format of a tuned model: a window shorter than the prompt, the fill-in tokens of the tokenizer."""
+    from helpers.tiny_run import byte_tokenizer
+    from helpers.tiny_transformers import tiny
+
+    tokenizer = byte_tokenizer()
+    model = tiny("qwen2", vocab_size=tokenizer.vocab_size, eos_token_id=tokenizer.eot)
+    model.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    (tmp_path / "before.py").write_text("def double(x):\n    ret")
+    (tmp_path / "after.py").write_text("\n")
+    prompt = torch.tensor([tokenizer.fim_prompt("def double(x):\n    ret", "\n")])
+    ends = list(tokenizer.specials.values())
+    new = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=9, eos_token_id=ends,
+        pad_token_id=0,
+    )[0, prompt.shape[1] :]  # fmt: skip
+    files = ("--prefix", tmp_path / "before.py", "--suffix", tmp_path / "after.py", "--max-new-tokens", 9)
+    code, text, _ = run(capsys, tmp_path, *files)
+    assert (code, text) == (0, tokenizer.decode(new.tolist(), specials=False)) and text
+    code, out, error = run(capsys, tmp_path, *files, "--weights", "int8")
+    assert (code, out) == (2, "") and error.count("\n") == 1 and "is a model of transformers (qwen2)" in error
+    code, out, error = run(capsys, tmp_path, *files[:4], "--max-new-tokens", 126)
+    assert (code, out) == (2, "") and "max_new_tokens 126 leaves no room for a prompt in 128 positions" in error

@@ -39,6 +39,14 @@ def test_a_gguf_of_a_run_has_the_weights_own_format_and_the_runs_name(tmp_path, 
     assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F32", "BF16"}
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("demo/model", "demo"), ("demo/model-starcoder2", "demo"), ("models/model-7b", "model-7b"), ("mine", "mine")],
+)
+def test_the_name_is_the_runs_or_the_directorys(path: str, name: str, tmp_path) -> None:
+    assert export._name(tmp_path / path) == name
+
+
 def test_q8_0_and_the_other_architecture(directory, tmp_path, capsys) -> None:
     gguf = pytest.importorskip("gguf", reason="gguf is not installed: GGUF files are NOT tested")
     arguments = (directory, "-o", tmp_path / "m.gguf", "--type", "q8_0", "--architecture", "codeshell", "--name", "n")
@@ -61,6 +69,8 @@ def test_bad_arguments(directory, tmp_path, monkeypatch) -> None:
         call(tmp_path / "absent", "-o", tmp_path / "m.gguf")
     with pytest.raises(UserError, match="a directory; a GGUF is one file"):
         call(directory, "-o", tmp_path)
+    with pytest.raises(UserError, match="/dev/null: not a file; a GGUF is read back once it is written"):
+        call(directory, "-o", "/dev/null")
     with pytest.raises(UserError, match="--type q8_0: a format of GGUF; choose f32, f16 or bf16"):
         call(directory, "--format", "codeshell", "--type", "q8_0", "-o", tmp_path / "x")
     (tmp_path / "adapter").mkdir()
@@ -79,6 +89,23 @@ def test_bad_arguments(directory, tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"package gguf is not installed; pip install 'codeshell\[gguf\]'"):
         call(directory, "-o", tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_gguf_takes_the_place_of_a_gguf_and_of_nothing_else(directory, tmp_path) -> None:
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: GGUF files are NOT tested")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    for name in before:
+        with pytest.raises(UserError, match=f"{name}: is there already and is no GGUF; remove it or choose another"):
+            call(directory, "-o", directory / name)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    # The folder is made; an earlier export, or an empty file, is replaced.
+    path = tmp_path / "new" / "m.gguf"
+    assert call(directory, "-o", path) == 0
+    path.write_bytes(path.read_bytes()[:100])
+    assert call(directory, "-o", path) == 0
+    path.write_bytes(b"")
+    assert call(directory, "-o", path) == 0
+    assert len(gguf.GGUFReader(path).tensors) > 27 and [one.name for one in path.parent.iterdir()] == ["m.gguf"]
 
 
 def test_an_unknown_tokenizer_is_refused_before_anything_is_written(tmp_path) -> None:

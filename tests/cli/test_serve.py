@@ -40,6 +40,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     ("arguments", "message"),
     [
         (["--port", "70000"], "--port 70000: give a number from 0 to 65535"),
+        (["--context", "-1"], "--context -1: give a number from 0"),
         (["--queue", "-1"], "--queue -1: give a number"),
         (["--temperature", "nan"], "--temperature nan: give a number"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0: others could use the model; give --api-key KEY"),
@@ -61,6 +62,14 @@ def test_options_that_cannot_be_meant(
     assert message in complaint(capsys, directory, *arguments)
 
 
+def test_a_key_in_the_environment_is_named_where_it_is(
+    directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODESHELL_API_KEY", "s3cret\n")
+    message = complaint(capsys, directory)
+    assert "the variable CODESHELL_API_KEY: empty, or with blanks" in message and "s3cret" not in message
+
+
 def test_a_port_in_use_is_one_line(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -72,9 +81,12 @@ def test_a_port_in_use_is_one_line(directory: Path, capsys: pytest.CaptureFixtur
 def test_what_is_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such model directory" in complaint(capsys, tmp_path / "nothing")
     (tmp_path / "config.json").write_text("{}")
+    assert "model_type is None, which is not served" in complaint(capsys, tmp_path, "--port", 0)
+    tiny_model().save_pretrained(tmp_path)
     assert "tokenizer.json: no such tokenizer" in complaint(capsys, tmp_path, "--port", 0)
     TOKENIZER.save(tmp_path)
-    assert "config.json" in complaint(capsys, tmp_path, "--port", 0)
+    (tmp_path / "model.safetensors").unlink()
+    assert str(tmp_path) in complaint(capsys, tmp_path, "--port", 0)
 
 
 def test_a_model_that_is_too_large_is_one_line(
@@ -133,6 +145,13 @@ def test_it_serves_until_a_signal_ends_it(process: tuple[subprocess.Popen[str], 
     assert (one.returncode, out, err) == (0, "", "codeshell: the server has ended\n")
 
 
+class Idle:
+    """A worker that has nothing to do."""
+
+    def close(self) -> None: ...
+    def interrupt(self) -> None: ...
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -> None:
     def meaning(*_: object) -> None:
@@ -141,7 +160,7 @@ def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -
     # Whoever started the tests may have had a signal ignored, as nohup does.
     before = signal.signal(number, meaning)
     try:
-        server = Server(uvicorn.Config(lambda: None))
+        server = Server(uvicorn.Config(lambda: None), Idle())
         with server.capture_signals():
             signal.raise_signal(number)
             assert server.should_exit
@@ -153,7 +172,7 @@ def test_signals_end_the_server_and_keep_their_meaning(number: signal.Signals) -
 def test_a_signal_that_is_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        server = Server(uvicorn.Config(lambda: None))
+        server = Server(uvicorn.Config(lambda: None), Idle())
         with server.capture_signals():
             signal.raise_signal(signal.SIGHUP)
         assert not server.should_exit

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from codeshell.model.session import Chunk, Finish, Session, Settings
 from codeshell.serve.app import Service, make_app
 from codeshell.serve.prompts import Prompts
-from codeshell.serve.protocol import Protocol
-from codeshell.serve.server import Server, address, listen
+from codeshell.serve.server import Server, address, listen, make_server
 from codeshell.serve.style import Served
 from helpers.tiny_models import tiny_model
 from helpers.tiny_run import byte_tokenizer
@@ -85,7 +82,7 @@ def service(session: Any = None, *, context: int = 96, order: str = "psm", chat:
 class Live:
     """A server that answers. `url` has no slash at its end."""
 
-    def __init__(self, made: Service, url: str, server: uvicorn.Server) -> None:
+    def __init__(self, made: Service, url: str, server: Server) -> None:
         self.service, self.url, self.server = made, url, server
 
     @property
@@ -97,12 +94,7 @@ class Live:
 def live(made: Service, grace: float = 0.2) -> Iterator[Live]:
     """Serve until the end of the block."""
     with listen("127.0.0.1", 0) as bound:
-        config = uvicorn.Config(
-            make_app(made), http=Protocol, ws="none", lifespan="on", log_config=None, log_level="critical",
-            access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace,
-            timeout_keep_alive=1,
-        )  # fmt: skip
-        server = Server(config)
+        server = make_server(make_app(made), made.worker, grace=grace, keep_alive=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
         thread.start()
         try:

@@ -118,6 +118,44 @@ def test_more_than_may_wait_is_503_with_the_time_to_try_again() -> None:
         read_until(second, b'"content"')
 
 
+def test_a_queue_of_none_serves_one_at_a_time() -> None:
+    one = Gated(queue=0, pieces=1)
+    with live(one.service) as server:
+        for _ in range(2):
+            first = send(server, "/completion", {"prompt": "a"})
+            wait_for(lambda: one.worker.busy)
+            refused = httpx2.post(f"{server.url}/completion", json={"prompt": "b"}, timeout=30)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_full"
+            one.gate.release()
+            read_until(first, b'"content":"x"')
+            wait_for(lambda: not one.worker.busy)
+
+
+def test_a_request_takes_its_place_before_its_prompt_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, encoded, free = Gated(queue=1), [], threading.Event()
+    prepare = one.service.prompts.prepare
+
+    def slowly(piece: Any) -> Any:
+        encoded.append(piece.prompt.text)
+        assert free.wait(30)
+        return prepare(piece)
+
+    monkeypatch.setattr(one.service.prompts, "prepare", slowly)
+    with live(one.service) as server:
+        # The worker is idle: one may run and one may wait, and no third prompt is even looked at.
+        held = [send(server, "/completion", {"prompt": text}) for text in "ab"]
+        wait_for(lambda: len(encoded) == 2)
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "c"}, timeout=30).status_code == 503
+        assert sorted(encoded) == ["a", "b"]
+        free.set()
+        one.gate.release(1000)
+        for connection in held:
+            read_until(connection, b'"content"')
+        # An error while it is encoded gives the place back.
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "x" * 96}, timeout=30).status_code == 400
+        assert httpx2.post(f"{server.url}/completion", json={"prompt": "d"}, timeout=30).status_code == 200
+
+
 def test_clients_at_once_get_the_texts_that_they_would_get_alone() -> None:
     bodies = [{"prompt": letter * 9, "n_predict": 6, "stream": number % 2 == 1} for number, letter in enumerate("abcd")]
 
@@ -133,20 +171,47 @@ def test_clients_at_once_get_the_texts_that_they_would_get_alone() -> None:
     assert together == alone and len(set(alone)) > 1
 
 
-def test_the_end_of_the_server_tells_who_runs_and_who_waits() -> None:
-    one = Gated()
-    with live(one.service) as server:
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while more := connection.recv(1 << 16):
+        data += more
+    return data
+
+
+def test_the_end_of_the_server_tells_who_waits_and_lets_finish_who_runs() -> None:
+    one = Gated(pieces=3)
+    with live(one.service, grace=20) as server:
         running = send(server, "/v1/completions", {"prompt": "a", "stream": True})
         one.gate.release(1)
         read_until(running, b"data: ")
         waiting = send(server, "/v1/completions", {"prompt": "b"})
-        wait_for(lambda: one.worker.waiting == 1)
-        one.worker.stop()
-        assert b'"code":"ending"' in read_until(running, b'"code"')
-        answer = read_until(waiting, b'"code"')
-        assert answer.startswith(b"HTTP/1.1 503") and b'"code":"ending"' in answer
-        assert httpx2.post(f"{server.url}/completion", json={"prompt": "c"}, timeout=30).status_code == 503
+        streamed = send(server, "/v1/completions", {"prompt": "c", "stream": True})
+        wait_for(lambda: one.worker.waiting == 2)
+        server.server.should_exit = True
+        # What waits need not wait for what runs.
+        for connection in (waiting, streamed):
+            answer = read_all(connection)
+            assert answer.startswith(b"HTTP/1.1 503") and b'"code":"ending"' in answer
+        one.gate.release(2)
+        assert read_all(running).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert len(one.script.prompts) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_runs_for_too_long_at_the_end_of_the_server_is_told_so(stream: bool) -> None:
+    one = Gated()
+    with live(one.service, grace=0.1) as server:
+        running = send(server, "/v1/completions", {"prompt": "a", "stream": stream})
+        one.gate.release(1)
+        wait_for(lambda: one.script.written == 1)
+        if stream:
+            read_until(running, b"data: ")
+        server.server.should_exit = True
+        answer = read_all(running)
+        # A whole answer in either case: the client hears of the end from the server and not from its connection.
+        assert b'"code":"ending"' in answer and answer.startswith(b"HTTP/1.1 503") != stream
+        assert answer.endswith(b"\r\n0\r\n\r\n" if stream else b"}}")
+    wait_for(lambda: one.script.cancelled == 1)
 
 
 def test_the_server_ends_while_a_generation_runs() -> None:

@@ -171,6 +171,19 @@ def test_a_body_that_comes_too_slowly(open_server: Live, monkeypatch: pytest.Mon
     assert answer.startswith(b"HTTP/1.1 408") and b'"code":"timeout"' in answer
 
 
+def test_a_body_that_nobody_waits_for(open_server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.3)
+    # The answer comes at once. The rest of the body may not come for ever, whether byte by byte or in one piece.
+    for path, status in ((b"GET /health", b"200"), (b"POST /v1/models", b"405"), (b"POST /completion", b"415")):
+        head = path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        answer = raw(open_server, head, *[b"x"] * 20, pause=0.05)
+        assert answer.startswith(b"HTTP/1.1 " + status) and answer.count(b"HTTP/1.1") == 1
+    # And whoever sends all of it is heard again on the same connection.
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+    answer = raw(open_server, head, b"x", b"x", HEAD.replace(b"POST /completion", b"GET /health") + b"\r\n", pause=0.05)
+    assert answer.count(b'{"status":"ok"}') == 2
+
+
 def test_a_head_that_comes_too_slowly(open_server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEADER_SECONDS", 0.3)
     # A byte now and then does not prolong it; and a connection that says nothing is closed as well.
@@ -189,10 +202,11 @@ def test_a_head_that_comes_too_slowly(open_server: Live, monkeypatch: pytest.Mon
         b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
         HEAD + b"Content-Length: -5\r\n\r\n",
         HEAD + b"Content-Length: 15\r\nContent-Length: 16\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nf\r\n" + BODY + b"\r\n0\r\n\r\n",
         HEAD + b"X: " + b"a" * 200_000 + b"\r\n\r\n",
         b"GET /" + b"a" * 200_000,
     ],
-    ids=["tls", "version", "no-host", "two-hosts", "negative", "two-lengths", "long-header", "long-path"],
+    ids=["tls", "version", "no-host", "two-hosts", "negative", "two-lengths", "two-ends", "long-header", "long-path"],
 )
 def test_what_is_no_http_is_400_and_the_server_lives(open_server: Live, data: bytes) -> None:
     answer = raw(open_server, data)

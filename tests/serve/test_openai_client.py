@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
+import httpx2
 import openai
 import pytest
 from helpers.live_server import Letters, Live, Script, live, service
@@ -86,6 +88,28 @@ def test_sampling_repeats_with_its_seed(tiny: Live) -> None:
             for seed in (1, 1, 2)
         ]
     assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_the_usage_of_a_stream_comes_where_it_is_asked_for_and_last(scripted: Live, path: str, include: bool) -> None:
+    asked = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
+    body = asked | {"stream": True, "stream_options": {"include_usage": include}}
+    text = httpx2.post(f"{scripted.url}/v1/{path}", json=body, timeout=60).text
+    *events, done = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert done == "[DONE]"
+    found = [json.loads(event) for event in events]
+    # One id and time for all of them, and one end.
+    assert len({(event["id"], event["created"], event["model"]) for event in found}) == 1
+    reasons = [choice["finish_reason"] for event in found for choice in event["choices"]]
+    assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+    if include:
+        *others, last = found
+        assert last["choices"] == [] and last["usage"]["completion_tokens"] == len(TEXT)
+        assert all(event["usage"] is None and event["choices"] for event in others)
+    else:
+        # Clients that take the first choice of every event would fail at one without.
+        assert all("usage" not in event and event["choices"] for event in found)
 
 
 def test_models(tiny: Live) -> None:

@@ -118,6 +118,24 @@ def test_what_is_no_object(body: bytes, message: str) -> None:
     assert message in caught.value.message
 
 
+def test_a_hostile_body_takes_no_longer_than_a_plain_one() -> None:
+    # Each name is compared with each other one, or each letter with all known names: hours for a body of 8 MiB.
+    names = ",".join(f'"{number}":1' for number in range(60_000))
+    with pytest.raises(RequestError, match="'last' is there twice"):
+        fields.parse(f'{{{names},"last":1,"last":2}}'.encode())
+    with pytest.raises(RequestError, match="no such field"):
+        read("/completion", {"prompt": "a", "temperature" * 100_000: 1})
+    # A near name is still found where it may be one.
+    with pytest.raises(RequestError, match="perhaps temperature"):
+        read("/completion", {"prompt": "a", "temperatur": 1})
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    one = read("/v1/completions", {"prompt": "a", "max_tokens": 4.0, "seed": 7.0}).pieces[0].settings
+    assert (one.max_new_tokens, one.seed) == (4, 7)
+    assert type(one.max_new_tokens) is int
+
+
 @pytest.mark.parametrize(
     ("path", "changes", "param", "message"),
     [

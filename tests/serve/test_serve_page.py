@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 from helpers import browser
-from helpers.live_server import TOKENIZER, Letters, Live, Script, live, service
+from helpers.live_server import TOKENIZER, Letters, Live, Script, live, service, wait_for
 
 from codeshell.serve.guard import Access
 
 HOSTILE = ["<img src=x onerror=", "\"document.title='taken'\">", "<script>document.title='taken'</script>", "\n& é"]
+SEEN = "state.suggestion === 'xx'"
 READY = "new Promise(done => { const f = () => document.body.dataset.ready ? done(true) : setTimeout(f, 10); f(); })"
 
 
@@ -117,11 +119,39 @@ def test_it_chats(tab: browser.Browser, server: Live, script: Script) -> None:
     assert tab.problems == []
 
 
+def test_what_is_being_written_ends_with_the_stop_button_escape_and_typing(tab: browser.Browser) -> None:
+    gate = threading.Semaphore(0)
+    script = Script(["x"] * 200, gate)
+    with live(service(script, context=4096)) as server:
+        visit(tab, server)
+        ends = {
+            "$('stop-code').click()": "xx",
+            "$('text').dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))": "",
+            "$('text').value += 'b'; $('text').dispatchEvent(new InputEvent('input'))": "",
+        }
+        for number, (end, left) in enumerate(ends.items(), 1):
+            tab.evaluate("window.done = complete(); 0")
+            gate.release(2)
+            tab.evaluate(f"new Promise(done => {{ const f = () => {SEEN} ? done() : setTimeout(f, 5); f(); }})")
+            tab.evaluate(f"{end}; window.done")
+            # Nothing comes after it: neither from the server, nor into the text.
+            wait_for(lambda number=number: script.cancelled == number)  # type: ignore[misc]
+            assert tab.evaluate("[state.suggestion, $('status').textContent]") == [left, "Stopped."]
+            assert tab.evaluate("$('stop-code').hidden && !$('complete').disabled")
+        # What was written before a stop can be taken, and this model does not chat.
+        tab.evaluate("$('tab-chat').click(); $('message').value = 'Hi'; send()")
+        assert tab.evaluate("$('send').disabled && !$('no-chat').hidden && $('message').value") == "Hi"
+        assert tab.problems == []
+
+
 def test_an_error_is_shown_as_text(tab: browser.Browser, server: Live) -> None:
     visit(tab, server)
-    tab.evaluate("$('text').value = 'x'; $('temperature').value = '-1'; complete()")
+    tab.evaluate("$('text').value = 'x'; complete()")
+    assert tab.evaluate("$('status').textContent")
+    tab.evaluate("$('temperature').value = '-1'; complete()")
     assert tab.evaluate("$('notice').textContent").startswith("temperature: is -1; send a number")
-    assert not tab.evaluate("$('notice').hidden")
+    # What was said of the request before it is gone.
+    assert not tab.evaluate("$('notice').hidden") and tab.evaluate("$('status').textContent") == ""
 
 
 def test_the_key_is_asked_for(tab: browser.Browser) -> None:
@@ -129,8 +159,13 @@ def test_the_key_is_asked_for(tab: browser.Browser) -> None:
         tab.open(Address(f"{server.url}/"))  # type: ignore[arg-type]
         asked = "new Promise(done => { const f = () => $('ask-key').hidden ? setTimeout(f, 10) : done(true); f(); })"
         assert tab.evaluate(asked)
+        assert tab.evaluate("document.activeElement.id") == "key"
+        tab.evaluate("$('key').value = 'no'; $('use-key').click()")
+        assert tab.evaluate(asked.replace("$('ask-key').hidden", "$('notice').hidden"))
+        assert tab.evaluate("$('notice').textContent") == "The key is wrong."
         tab.evaluate("$('key').value = 's3cret'; $('use-key').click()")
-        assert tab.evaluate(READY) and tab.evaluate("$('ask-key').hidden")
+        assert tab.evaluate(READY) and tab.evaluate("$('ask-key').hidden && $('notice').hidden")
+        assert tab.evaluate("document.activeElement.id") == "text"
         tab.evaluate("$('text').value = 'a'; $('text').setSelectionRange(1, 1); complete()")
         assert tab.evaluate("state.suggestion") == "x"
 

@@ -9,6 +9,8 @@ import torch
 from helpers.tiny_transformers import KINDS, padding, tiny, tokens
 
 import codeshell
+from codeshell.integrations.reader import TransformersReader
+from codeshell.model.reading import go_on
 
 LENGTHS = [5, 12, 1, 9]
 
@@ -53,6 +55,22 @@ def test_generation(pair):
         settings = settings | {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
         first, second = (model.generate(ids, **settings) for model in pair)
         assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_a_cache_that_is_cut(pair):
+    """The cache of serving, behind this version's interface: read in pieces, cut before the windows, read again."""
+    ids = tokens(1, 33)
+    want = pair[0](ids, use_cache=False).logits[0, -1]
+    for model in pair:
+        reader = TransformersReader(model)
+        cache = reader.new_cache(40)
+        for part in (ids[0, :20], tokens(1, 12, seed=5)[0]):
+            reader.read(cache, part.tolist(), go_on, False)
+        reader.cut_cache(cache, 7)
+        reader.read(cache, ids[0, 7:30].tolist(), go_on, False)
+        reader.read(cache, ids[0, 30:32].tolist(), go_on, False)
+        assert distance(reader.read(cache, ids[0, 32:].tolist(), go_on, True), want) < 1e-4
 
 
 @torch.no_grad()
