@@ -72,6 +72,7 @@ BEFORE = [
     "train.fim_rate=0.5",
     "train.spm_rate=0.5",
     "train.fim_lines=0.0",
+    "train.fim_tokens=0",
 ]
 """The recipe of 2026-11-29, whatever today's says."""
 
@@ -129,6 +130,7 @@ def step_of(recipe: Recipe, directory: Path) -> Any:
         fim_rate=train.fim_rate,
         spm_rate=train.spm_rate,
         fim_lines=train.fim_lines,
+        fim_tokens=train.fim_tokens,
         isolated=True,
     )
     model, optimizer = build(recipe, tokenizer, torch.device("cpu"))

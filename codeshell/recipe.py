@@ -265,6 +265,8 @@ class Train(Settings, frozen=True, kw_only=True):
     """The part of those that is written suffix-prefix-middle; the rest is prefix-suffix-middle."""
     fim_lines: Redo[Share] = 0.0
     """The part of those whose middle is whole lines, mostly one; that of the rest begins and ends anywhere."""
+    fim_tokens: Redo[Count] = 0
+    """A rearranged piece takes its row, or a half, a quarter, … of it, by a draw, down to this many tokens; 0: all."""
     document_attention: Redo[Literal["isolated", "all"]] = "isolated"
     """`isolated`: packed documents do not attend to one another."""
     valid_every: Resume[Count] = 500
@@ -297,6 +299,8 @@ class Evaluate(Settings, frozen=True, kw_only=True):
     """Held-out text scored for bits per byte."""
     infill_lines: Redo[Count] = 500
     """Single-line fill-in-the-middle tasks."""
+    infill_search: Redo[Count] = 0
+    """Rows of the beam that looks for the most likely line, beside greedy decoding; 0 asks greedily alone."""
     functions: Redo[Count] = 200
     """Functions generated for the share that parses."""
     max_new_tokens: Redo[Positive] = 128

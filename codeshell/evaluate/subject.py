@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.generation import generate
 from codeshell.evaluate.models import load_any, load_model
 from codeshell.evaluate.prompts import Completion, NotFiniteError, NotRunError, Prompt, Sampling, prompt_ids
-from codeshell.model import generation
+from codeshell.evaluate.search import most_likely
+from codeshell.model import CodeShellForCausalLM, generation
 from codeshell.model.infill import Order
 from codeshell.randomness import draw
 from codeshell.recipe import Evaluate, Train
@@ -187,6 +188,51 @@ class Subject:
         except generation.NotFiniteError as error:
             raise NotFiniteError(f"the model's logits are not finite at {error.cause}") from None
         return [Completion(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in tokens]
+
+    def most_likely(
+        self, prompts: Sequence[Prompt], *, width: int, max_new_tokens: int, counts: Callable[[str], bool]
+    ) -> list[str] | None:
+        """The most likely answer as a whole to each prompt, by a beam search (`search.most_likely`).
+
+        Args:
+            prompts: as for `complete`.
+            width: rows of the beam.
+            max_new_tokens: tokens of an answer at most.
+            counts: says of a text whether it is an answer at all.
+
+        Returns:
+            None for a model of transformers, which is asked greedily alone.
+
+        Raises:
+            NotRunError: the context has no room for a prompt and an answer.
+        """
+        if not isinstance(self.model, CodeShellForCausalLM):
+            return None
+        if self.room(max_new_tokens) < FEWEST_PROMPT_TOKENS:
+            raise NotRunError(f"a context of {self.context} tokens holds no prompt and {max_new_tokens} new tokens")
+        answers: list[str] = []
+        with Progress("search", total=len(prompts), unit="prompts") as progress:
+            for prompt in prompts:
+                ids = prompt_ids(
+                    prompt,
+                    self.tokenizer,
+                    context=self.context,
+                    max_new_tokens=max_new_tokens,
+                    start=self.before_text,
+                    order=self.order,
+                )
+                found = most_likely(
+                    self.model,
+                    ids,
+                    width=width,
+                    max_new_tokens=max_new_tokens,
+                    stop_ids=frozenset(self.tokenizer.specials.values()),
+                    vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
+                    counts=lambda answer: counts(self.tokenizer.decode(answer)),
+                )
+                answers.append(self.tokenizer.decode(found))
+                progress.advance(1)
+        return answers
 
     def score(self, files: Sequence[Sequence[int]], *, stride: int, title: str) -> list[npt.NDArray[np.float64]]:
         """Nats of every token of every file and of the end of its text (`scoring.score`), in windows of the context.

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codeshell.randomness import draw, mix
+from codeshell.randomness import below, draw, mix
 from codeshell.train import fim
 from codeshell.train.batches import IGNORED, Batch, Ints, Position, Positions, document_keys
 
@@ -56,7 +56,7 @@ class Lanes:
         corpus: the training documents.
         tokenizer: the one that encoded them.
         batch_tokens, contexts: the recipe's; they decide the number of lanes and the length of a part.
-        seed, fim_rate, spm_rate, fim_lines: the recipe's.
+        seed, fim_rate, spm_rate, fim_lines, fim_tokens: the recipe's.
         isolated: pieces do not attend to one another; then nothing is predicted after `<|endoftext|>`.
         begin: a token that stands before each document, as some families have one; None for none. Conversations do not
             get it, because their template writes it.
@@ -75,6 +75,7 @@ class Lanes:
         isolated: bool,
         begin: int | None = None,
         fim_lines: float = 0.0,
+        fim_tokens: int = 0,
     ) -> None:
         self.begin = begin
         self.corpus, self.tokenizer, self.isolated = corpus, tokenizer, isolated
@@ -82,6 +83,7 @@ class Lanes:
         self._special = np.zeros(tokenizer.vocab_size, np.bool_)
         self._special[list(tokenizer.specials.values())] = True
         self.seed, self.fim_rate, self.spm_rate, self.fim_lines = seed, fim_rate, spm_rate, fim_lines
+        self.fim_tokens = fim_tokens
         self.part_tokens = PART_CONTEXTS * max(contexts)
 
         # Cut the documents into parts. Of each part (U,): its document, and which part of the document it is, from 0.
@@ -214,6 +216,7 @@ class Lanes:
         # A commit, an issue or a notebook holds special tokens, which are no text that could be cut.
         if self._special[stored[:room]].any():
             return 0, none
+        room = self._shortened(epoch, name, room)
         # Room for three sentinels and `<|endoftext|>`. The text is cut and encoded again, which can make more tokens
         # than were stored; so take fewer until the result fits. Each turn lowers `used`.
         used = min(len(stored), room - 4)
@@ -240,6 +243,15 @@ class Lanes:
                 return used, np.asarray(ids, dtype=np.int64)
             used -= len(ids) + 1 - room
         return 0, none
+
+    def _shortened(self, epoch: int, name: str, room: int) -> int:
+        """The room of a rearranged piece: all of it, or a half, a quarter, … of it, each of them as likely, as long as
+        that is not less than `fim_tokens`. Integers alone, so that every machine has the same pieces."""
+        least = max(self.fim_tokens, SMALLEST_REARRANGED)
+        if not self.fim_tokens or room < 2 * least:
+            return room
+        halvings = (room // least).bit_length() - 1
+        return room >> below(draw(self.seed, epoch, name, "fim tokens"), halvings + 1)
 
     def _order(self, lane: int, epoch: int) -> Ints:
         """The lane's parts of documents, sorted by a hash of (seed, epoch, document, part)."""

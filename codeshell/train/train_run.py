@@ -110,6 +110,7 @@ def run(recipe: Recipe, directory: Path, engine: Engine, group: Group | None = N
         isolated=isolated,
         begin=begin,
         fim_lines=train.fim_lines,
+        fim_tokens=train.fim_tokens,
     )
     # What cannot be is refused before anything is allocated.
     group.share(lanes.count)

@@ -89,6 +89,17 @@ def test_a_run_directory_is_enough(
     assert main(["eval", "infill", str(tmp_path), "--context", "64", "--set", "infill_lines=4", "--json", "-"]) == 0
     stats = json.loads(capsys.readouterr().out)
     assert stats["infill"]["tasks"] == 4 and stats["infill"]["groups"]["all"]["majority_line"]["n"] == 4
+    assert "exact_match_search" not in stats["infill"]["groups"]["all"]
+    # With a search all else is as before.
+    search = ["--set", "infill_lines=4", "--set", "infill_search=2"]
+    assert main(["eval", "infill", str(tmp_path), "--context", "64", *search, "--json", "-"]) == 0
+    searched = json.loads(capsys.readouterr().out)
+    both = searched["infill"]["groups"]["all"]
+    assert both["exact_match_search"]["n"] == both["search_against_majority_line"]["n"] == 4
+    assert searched["infill"]["protocol"].endswith("; search: a beam of 2 rows")
+    assert any(sentence.startswith("The most likely line by a search") for sentence in searched["claims"])
+    for group, scores in stats["infill"]["groups"].items():
+        assert scores.items() <= searched["infill"]["groups"][group].items()
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from codeshell.train import fim
 from codeshell.train.batches import IGNORED, Batch, Position
-from codeshell.train.rows import PART_CONTEXTS, Lanes, lane_count
+from codeshell.train.rows import PART_CONTEXTS, SMALLEST_REARRANGED, Lanes, lane_count
 
 TEXTS = ["import re\n", "x", "", "def f(a):\n    return a\n" * 3, "é = 'ü'\n", "y" * 900, "z = 1\n", "äöü€" * 60]
 
 
-def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate=0.5, isolated=True) -> Lanes:
+def make(
+    corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate=0.5, isolated=True, fim_tokens=0
+) -> Lanes:
     return Lanes(
         corpus,
         tokenizer,
@@ -27,6 +29,7 @@ def make(corpus, tokenizer, *, batch_tokens=256, contexts=(32, 64), seed=3, rate
         fim_rate=rate,
         spm_rate=0.5,
         isolated=isolated,
+        fim_tokens=fim_tokens,
     )
 
 
@@ -80,9 +83,10 @@ def test_a_document_with_special_tokens_is_never_rearranged(memory_corpus, token
     contexts=st.lists(st.sampled_from([32, 64]), min_size=1, max_size=12),
     seed=st.integers(0, 5),
     rate=st.sampled_from([0.0, 0.5, 1.0]),
+    fim_tokens=st.sampled_from([0, 1, 20]),
 )
-def test_every_byte_once_in_order_whatever_the_context(memory_corpus, tokenizer, contexts, seed, rate):
-    lanes = make(memory_corpus(TEXTS), tokenizer, seed=seed, rate=rate)
+def test_every_byte_once_in_order_whatever_the_context(memory_corpus, tokenizer, contexts, seed, rate, fim_tokens):
+    lanes = make(memory_corpus(TEXTS), tokenizer, seed=seed, rate=rate, fim_tokens=fim_tokens)
     positions = lanes.start()
     seen = [b""] * lanes.count
     for context in contexts:
@@ -147,6 +151,32 @@ def test_rearranged_pieces_are_whole_in_their_rows(memory_corpus, tokenizer):
     assert len(rearranged) >= 8
     sentinels = (tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle, tokenizer.eot)
     assert all(ids.count(token) == 1 for ids in rearranged for token in sentinels)
+
+
+def test_short_pieces_put_more_gaps_into_a_row(memory_corpus, tokenizer):
+    def gaps(fim_tokens: int) -> int:
+        lanes = make(memory_corpus(["word " * 2000]), tokenizer, rate=1.0, fim_tokens=fim_tokens, contexts=(256,))
+        batch = lanes.take(lanes.start(), 4096, 256)
+        assert all(ids.count(tokenizer.fim_middle) == 1 for ids, _ in pieces(batch, 256) if len(ids) >= 20)
+        return batch.inputs.tolist().count(tokenizer.fim_middle)
+
+    # A row of 256 has one piece, or on average more than two of 256, 128, 64 and 32 tokens.
+    assert gaps(0) == gaps(129) >= 16
+    assert gaps(32) > 2 * gaps(0)
+
+
+def test_a_rearranged_piece_has_each_of_its_lengths_as_often(memory_corpus, tokenizer):
+    lanes = make(memory_corpus(TEXTS), tokenizer, fim_tokens=64)
+    lengths = [lanes._shortened(0, str(name), 300) for name in range(3_000)]
+    for length in (300, 150, 75):
+        assert abs(lengths.count(length) - 1_000) < 5 * (3_000 * 2 / 9) ** 0.5
+    assert set(lengths) == {300, 150, 75}
+    # A room that has no half of 64 tokens is filled, and so is every room without the key.
+    assert {lanes._shortened(0, str(name), 127) for name in range(50)} == {127}
+    assert {make(memory_corpus(TEXTS), tokenizer)._shortened(0, str(name), 300) for name in range(50)} == {300}
+    # No piece is so short that it cannot be rearranged.
+    shortest = make(memory_corpus(TEXTS), tokenizer, fim_tokens=1)
+    assert min(shortest._shortened(0, str(name), 300) for name in range(200)) == 300 >> 4 >= SMALLEST_REARRANGED
 
 
 @pytest.mark.parametrize("data", [b"caf\xc3", b"\xff\xfe", b"ok \x80 ok"])

@@ -5,12 +5,17 @@ The protocol is SantaCoder's (Allal et al. 2023; report, section 3.4): prompt
 answer is correct if it equals the line after `strip()`. Here decoding is greedy, one answer per line, and the lines
 come from whole held-out files instead of HumanEval bodies, so the rates cannot be compared with the report's Table 6.
 
+With `evaluate.infill_search` the same lines are asked a second time, for the most likely answer as a whole that is not
+blank (`codeshell.evaluate.search`). It is the answer that is right most often if the model's probabilities are right,
+as the most common line is for whoever sees no context. It stands beside the protocol and does not replace it.
+
 Its statistics, where a score is `{"count", "n", "share", "interval"}`:
 
     {"tasks", "files", "protocol",
      "groups": {"all" | "trivial" | "non_trivial": {
        "exact_match" | "exact_match_first_line" | "majority_line" | "copy_previous_line": score,
-       "against_majority_line" | "against_copy_previous_line": {"n", "difference", "p_value", "significant"}}},
+       "against_majority_line" | "against_copy_previous_line": {"n", "difference", "p_value", "significant"},
+       "exact_match_search": score, "search_against_majority_line": as above; both only with a search}},
      "by_language": {name: score}}
 
 Its samples: `{id, path, language, line, before, target, after, answer, exact_match, trivial}`.
@@ -55,6 +60,7 @@ GROUP_NAMES = {"all": "All lines", "non_trivial": "Lines of two words or more", 
 SCORES = {
     "exact_match": "the model, whole answer",
     "exact_match_first_line": "the model, first line of the answer",
+    "exact_match_search": "the model, most likely line by a search",
     "majority_line": "most common line of the language",
     "copy_previous_line": "the line above, copied",
 }
@@ -111,6 +117,20 @@ class Infill(Task):
     def prompts(self, problems: Sequence[MaskedLine]) -> list[Prompt]:
         return [Prompt(masked.before, masked.after) for masked in problems]
 
+    def answers(self, subject: Subject, problems: Sequence[MaskedLine]) -> BySystem:
+        given = super().answers(subject, problems)
+        width = subject.settings.infill_search
+        if width:
+            found = subject.most_likely(
+                self.prompts(problems),
+                width=width,
+                max_new_tokens=self.sampling(subject).max_new_tokens,
+                # A blank line is never asked.
+                counts=lambda answer: bool(answer.strip()),
+            )
+            given |= {} if found is None else {"search": found}
+        return given
+
     def judge(self, problems: Sequence[MaskedLine], answers: Sequence[str]) -> list[Verdict]:
         # Both rules look at the same answer, so the second one costs no generation.
         return [
@@ -123,11 +143,12 @@ class Infill(Task):
     ) -> dict[str, Any]:
         # The baselines need no generation: one copies the line above, the other answers what is most common.
         common = CommonLines(subject.training_sample) if subject.training_sample else None
-        return summarise(problems, verdicts["model"], common) | {
+        return summarise(problems, verdicts["model"], common, verdicts.get("search")) | {
             "protocol": (
                 f"{subject.order.upper()}, greedy, at most {self.sampling(subject).max_new_tokens} new tokens, "
                 "no cut at the newline, "
                 f"equal after strip(); lines of at most {MAX_LINE} characters; trivial: at most one word"
+                + (f"; search: a beam of {subject.settings.infill_search} rows" if "search" in verdicts else "")
             )
         }
 
@@ -161,6 +182,11 @@ class Infill(Task):
             if majority is not None:
                 peer = "the most common line of the language"
                 sentences.append(claims.against(scores["against_majority_line"], peer, majority))
+            if "exact_match_search" in scores:
+                found = claims.share(scores["exact_match_search"])
+                sentences.append(f"The most likely line by a search is exact for {found} of the {words}.")
+                if majority is not None:
+                    sentences.append(claims.against(scores["search_against_majority_line"], peer, majority))
         return sentences
 
     def section(self, result: dict[str, Any]) -> Section:
@@ -302,7 +328,10 @@ def in_group(line: str, group: str) -> bool:
 
 
 def summarise(
-    problems: Sequence[MaskedLine], verdicts: Sequence[Verdict], common: CommonLines | None
+    problems: Sequence[MaskedLine],
+    verdicts: Sequence[Verdict],
+    common: CommonLines | None,
+    searched: Sequence[Verdict] | None = None,
 ) -> dict[str, Any]:
     """Exact match with its intervals, by group and by language, beside the baselines on the same lines.
 
@@ -310,38 +339,51 @@ def summarise(
         problems: what was asked.
         verdicts: on the model's answers, one per line.
         common: None where there is no training split; then there is no baseline of the most common line.
+        searched: verdicts on what a search found, one per line; None where there was none.
     """
-    # Pairs of (line, verdict); a line is in the group "all" and in one of the other two.
-    judged = list(zip(problems, verdicts, strict=True))
+    # (line, verdict, verdict on what was searched); a line is in the group "all" and in one of the other two.
+    judged = list(zip(problems, verdicts, searched or [None] * len(problems), strict=True))
     by_language: dict[str, list[bool]] = {}
-    for masked, verdict in judged:
+    for masked, verdict, _ in judged:
         by_language.setdefault(masked.document.language, []).append(verdict.exact)
     return {
         "tasks": len(problems),
         "files": len({masked.document.id for masked in problems}),
         "groups": {
-            group: _scores([pair for pair in judged if in_group(pair[0].line, group)], common, group)
+            group: _scores(
+                [entry for entry in judged if in_group(entry[0].line, group)], common, group, searched is not None
+            )
             for group in GROUPS
         },
         "by_language": {name: share(sum(hits), len(hits)) for name, hits in sorted(by_language.items())},
     }
 
 
-def _scores(judged: Sequence[tuple[MaskedLine, Verdict]], common: CommonLines | None, group: str) -> dict[str, Any]:
+def _scores(
+    judged: Sequence[tuple[MaskedLine, Verdict, Verdict | None]],
+    common: CommonLines | None,
+    group: str,
+    searching: bool,
+) -> dict[str, Any]:
     # One entry per line of the group, in the same order for the model and for each baseline: the tests are paired.
     n = len(judged)
-    strict = [verdict.exact for _, verdict in judged]
-    copied = [exact(masked.previous, masked.line) for masked, _ in judged]
+    strict = [verdict.exact for _, verdict, _ in judged]
+    copied = [exact(masked.previous, masked.line) for masked, _, _ in judged]
+    searched = [found.exact for _, _, found in judged if found is not None]
     scores: dict[str, Any] = {
         "exact_match": share(sum(strict), n),
-        "exact_match_first_line": share(sum(verdict.first_line for _, verdict in judged), n),
+        "exact_match_first_line": share(sum(verdict.first_line for _, verdict, _ in judged), n),
         "copy_previous_line": share(sum(copied), n),
         "majority_line": None,
         "against_majority_line": None,
     }
     if common is not None:
-        guessed = [exact(common.guess(masked, group), masked.line) for masked, _ in judged]
+        guessed = [exact(common.guess(masked, group), masked.line) for masked, _, _ in judged]
         scores["majority_line"] = share(sum(guessed), n)
         scores["against_majority_line"] = compare_shares(strict, guessed)
+        if searching:
+            scores["search_against_majority_line"] = compare_shares(searched, guessed)
+    if searching:
+        scores["exact_match_search"] = share(sum(searched), n)
     scores["against_copy_previous_line"] = compare_shares(strict, copied)
     return scores

@@ -189,6 +189,22 @@ def test_the_summary_counts_by_group() -> None:
     assert alone["majority_line"] is None and alone["exact_match"]["count"] == 0
 
 
+def test_what_a_search_found_is_counted_beside_the_greedy_answers() -> None:
+    tasks = mask_lines([document("h\nelse:\nx = 1\ny = 2\n")], seed=0, count=99)
+    greedy, searched = (Infill().judge(tasks, [line] * 3) for line in ("no", "else:"))
+    result = summarise(tasks, greedy, CommonLines([document("h\nx = 1")]), searched)
+    for group, found, common in (("all", 1, 1), ("trivial", 1, 0), ("non_trivial", 0, 1)):
+        scores = result["groups"][group]
+        assert scores["exact_match"]["count"] == 0 and scores["exact_match_search"]["count"] == found
+        assert scores["search_against_majority_line"]["difference"] * scores["exact_match"]["n"] == found - common
+    # The report has a row for it, and a group without a line has its zero.
+    rows = [row.name for row in Infill().section(result | {"protocol": ""}).tables[0].rows]
+    assert any("search" in name for name in rows)
+    alone = summarise(tasks[:1], greedy[:1], None, searched[:1])["groups"]
+    assert {alone[group]["exact_match_search"]["n"] for group in ("trivial", "non_trivial")} == {0, 1}
+    assert "search_against_majority_line" not in alone["all"]
+
+
 def test_prose_and_data_are_no_code() -> None:
     assert {"markdown", "json", "html", ""} <= NOT_CODE
     assert not NOT_CODE & {"python", "c", "c++", "shell", "java", "makefile"}
