@@ -132,7 +132,8 @@ def test_a_queue_of_none_serves_one_at_a_time() -> None:
 
 
 def test_a_request_takes_its_place_before_its_prompt_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, encoded, free = Gated(queue=1), [], threading.Event()
+    one, free = Gated(queue=1), threading.Event()
+    encoded: list[str] = []
     prepare = one.service.prompts.prepare
 
     def slowly(piece: Any) -> Any:

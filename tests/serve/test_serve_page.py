@@ -119,6 +119,10 @@ def test_it_chats(tab: browser.Browser, server: Live, script: Script) -> None:
     assert tab.problems == []
 
 
+def wait_until_cancelled(script: Script, count: int) -> None:
+    wait_for(lambda: script.cancelled == count)
+
+
 def test_what_is_being_written_ends_with_the_stop_button_escape_and_typing(tab: browser.Browser) -> None:
     gate = threading.Semaphore(0)
     script = Script(["x"] * 200, gate)
@@ -135,7 +139,7 @@ def test_what_is_being_written_ends_with_the_stop_button_escape_and_typing(tab: 
             tab.evaluate(f"new Promise(done => {{ const f = () => {SEEN} ? done() : setTimeout(f, 5); f(); }})")
             tab.evaluate(f"{end}; window.done")
             # Nothing comes after it: neither from the server, nor into the text.
-            wait_for(lambda number=number: script.cancelled == number)  # type: ignore[misc]
+            wait_until_cancelled(script, number)
             assert tab.evaluate("[state.suggestion, $('status').textContent]") == [left, "Stopped."]
             assert tab.evaluate("$('stop-code').hidden && !$('complete').disabled")
         # What was written before a stop can be taken, and this model does not chat.
