@@ -223,6 +223,7 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
             f"--model {name}: not a model of codeshell, and transformers is not installed; "
             "pip install 'codeshell[transformers]' to evaluate other models"
         ) from None
+    from codeshell.train.foreign import quiet
     from codeshell.versions import require
 
     require("transformers", transformers.__version__)
@@ -232,10 +233,11 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
     # As in `subject.load_model`: a CPU computes in fp32, whatever the model was saved in.
     dtype = "auto" if cuda and multiplies_bf16(torch.device("cuda")) else torch.float32
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
     # Its errors are those of several libraries: a missing file, no network, an unknown type, weights that do not fit.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
