@@ -12,6 +12,8 @@ from helpers.evaluation_run import RECIPE, byte_tokenizer, tiny_model
 
 from codeshell.engine import LocalEngine
 from codeshell.evaluate import before_after, evaluate_run
+from codeshell.evaluate.corpus import Corpus
+from codeshell.evaluate.execution import Execution
 from codeshell.evaluate.tasks.infill import Infill
 from codeshell.recipe import Recipe
 from codeshell.recipe_finetune import Finetune
@@ -48,7 +50,7 @@ def test_the_base_is_asked_what_the_model_is_asked(tuned: tuple[Recipe, Path], t
         assert scores["against_base"]["n"] == scores["base"]["n"]
     # A random model fills in nothing, so its answers are compared, too.
     subject, other = (
-        evaluate_run._subject(one, where, evaluate_run.Corpus([where / "curated" / "test-00000.parquet"]), None)  # type: ignore[arg-type]
+        evaluate_run._subject(one, where, Corpus([where / "curated" / "test-00000.parquet"]), Execution())
         for one, where in ((recipe, run), (RECIPE, tmp_path / "other"))
     )
     problems = Infill().problems(subject)
