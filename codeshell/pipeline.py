@@ -70,6 +70,7 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
     # In its own input, a run would leave its files among the user's.
     if any(os.path.realpath(text) == os.path.realpath(directory) for text in recipe.collect.inputs if text):
         raise UserError(f"{directory}: both an input and the output; choose another output directory with -o")
+    _check_base(recipe, directory)
     make_directory(directory)
     with lock(directory):
         # The first stage's module imports Arrow, and Arrow would import pandas.
@@ -113,6 +114,19 @@ def run(recipe: Recipe, directory: Path, *, workers: int = 0, until: str | None 
                 _print_timings(timings)
             if failure := statistics.get("evaluate", {}).get("failure"):
                 raise UserError(f"evaluate: {failure}; delete train/ and evaluate/ of {directory}, and run again")
+
+
+def _check_base(recipe: Recipe, directory: Path) -> None:
+    """Refuse a base that is the run itself, or one of its own directories, which a stage clears or moves aside."""
+    if not recipe.finetune.base:
+        return
+    base, run = (Path(os.path.realpath(path)) for path in (recipe.finetune.base, directory))
+    own = {name for stage in STAGES for name in stage.directories}
+    if base == run or (base.is_relative_to(run) and base.relative_to(run).parts[0] in own):
+        raise UserError(
+            f"{directory}: the base {recipe.finetune.base} lies in it, and a run replaces its own model; choose "
+            "another output directory with -o"
+        )
 
 
 def _notes(stage: Stage, recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:

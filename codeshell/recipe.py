@@ -165,10 +165,12 @@ class Select(Settings, frozen=True, kw_only=True):
 
 
 class Split(Settings, frozen=True, kw_only=True):
-    """Held-out repositories, as shares of the curated bytes."""
+    """Held-out repositories or files, as shares of the curated bytes."""
 
     valid: Redo[Share] = 0.02
     test: Redo[Share] = 0.02
+    unit: Redo[Literal["repository", "file"]] = "repository"
+    """What is held out as a whole. `file` is for a model of projects that it is to know: it sees a part of each."""
     redact: Redo[tuple[Literal["secrets", "emails", "addresses"], ...]] = ()
     """Kinds of secrets and personal data that are replaced in the texts; `codeshell.scorers.secrets` says what each
     finds and misses. To drop whole documents instead, name the scorer and set a `select.maximum` of its columns."""

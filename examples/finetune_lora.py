@@ -39,7 +39,7 @@ def main() -> None:
     settings = {
         "collect": {"inputs": [str(FOLDER)]},
         "rules": {"language_floor": 0},
-        "split": {"valid": 0.0, "test": 0.0},  # one repository alone cannot be split by repository
+        "split": {"unit": "file", "valid": 0.1, "test": 0.0},  # one repository alone cannot be split by repository
         "finetune": {"base": str(base), "method": "lora", "rank": 8, "alpha": 16.0},
         "train": {"steps": 20, "batch_tokens": 2048, "phases": [{"share": 1.0, "context": 256}], "lr": 5e-3},
     }

@@ -15,25 +15,36 @@ def show(recipe: Recipe, directory: Path, gpus: int | None, memory: str | None) 
     """Print the plan; the exit code is 2 where it cannot fit.
 
     Args:
-        recipe: its sections `model`, `tokenizer` and `train` are used.
+        recipe: its sections `model`, `tokenizer`, `train` and `finetune` are used.
         directory: the run's directory; its tokenizer, if there is one, says how many rows the embedding has.
         gpus: how many; None takes those of this machine, or one.
         memory: of each, as "80GB"; None takes this machine's, or gives no verdict.
     """
     from codeshell.cli.sizes import parse_size
     from codeshell.gpus import machine
+    from codeshell.train import base as bases
     from codeshell.train.memory import plan, shape_of_recipe
 
     here = machine().gpus
-    count = gpus if gpus is not None else max(len(here), 1)
+    base = bases.read(recipe.finetune.base) if recipe.finetune.base else None
+    alone = bases.needs_one_process(recipe, base) if base is not None else ""
+    count = gpus if gpus is not None else 1 if alone else max(len(here), 1)
     if count < 1:
         raise UserError(f"--gpus: {count} GPUs train nothing; give 1 or more")
+    if alone and count > 1:
+        raise UserError(f"--gpus {count}: {alone} are trained by one process so far; give --gpus 1")
     # All GPUs do the same work, so the smallest one decides.
     each = parse_size(memory, "--memory") if memory else min((gpu.memory_bytes for gpu in here), default=None)
     precision: Literal["fp32", "bf16"] = "fp32" if recipe.train.precision == "fp32" else "bf16"
-    found = plan(
-        shape_of_recipe(recipe.model, _rows(recipe, directory)), recipe.train, count, each, precision=precision
-    )
+    if base is None:
+        shape = shape_of_recipe(recipe.model, _rows(recipe, directory))
+    else:
+        from codeshell.tokenizer import Tokenizer
+        from codeshell.train.base_memory import shape_of_base
+
+        bases.check(recipe, base, Tokenizer.load(base.directory))
+        shape = shape_of_base(recipe, base, precision)
+    found = plan(shape, recipe.train, count, each, precision=precision)
     print("\n".join(found.lines()))
     _check_share(recipe, count)
     refusal = found.refusal()

@@ -17,10 +17,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from codeshell.documents.json_lines import decode_record
-from codeshell.documents.readers import damage, numbered_lines, open_lines
+from codeshell.documents.readers import damage, is_url, numbered_lines, open_lines
 from codeshell.errors import UserError
 from codeshell.tokenizer.messages import MOST_CHARACTERS, Message, check_messages
 
@@ -75,6 +76,14 @@ class Conversation:
                 break
             before.append(one.content)
         return " ".join(" ".join(before).lower().split())
+
+
+def check_file(path: str) -> None:
+    """Raise a `UserError` for a path that is no file of this machine, nor a URL."""
+    if is_url(path) or Path(path).is_file():
+        return
+    fault = "a directory" if Path(path).is_dir() else "no such file"
+    raise UserError(f"finetune.instructions: {path or '(empty)'}: {fault}; give a file of conversations (JSON Lines)")
 
 
 def read(path: str) -> Iterator[Conversation | UserError]:
@@ -168,13 +177,9 @@ def _alpaca(record: Mapping[str, Any], place: str) -> Any:
 
 def _records(path: str) -> Iterator[tuple[str, Any]]:
     """The objects of a file, each with its place; an error for a line that is none. Blank lines are none."""
-    try:
-        with damage(path), open_lines(path) as file:
-            head = file.read(1 << 12).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a file of conversations (JSON Lines)") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a directory; give a file of conversations (JSON Lines)") from None
+    check_file(path)
+    with damage(path), open_lines(path) as file:
+        head = file.read(1 << 12).lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"["):
         yield from _listed(path)
         return

@@ -1,9 +1,10 @@
-"""Train, valid and test by repository, as a stage: `select/kept-*` (or `neardup/kept-*`) to `curated/`.
+"""Train, valid and test by repository or by file, as a stage: `select/kept-*` (or `neardup/kept-*`) to `curated/`.
 
-A repository belongs to one split as a whole: files of one project share names, idioms and copied lines. Repositories
-are taken in the order of a hash of (seed, name). First test is filled up to its share of the bytes, then valid;
-repositories that are larger than what is still missing are passed over, and the others train. Where nothing fits, a
-split gets the smallest repository, so it is never empty.
+A repository belongs to one split as a whole: files of one project share names, idioms and copied lines. With
+`split.unit = "file"` a file does: whoever tunes a model on one project asks how well it knows that project.
+Repositories (or files) are taken in the order of a hash of (seed, name). First test is filled up to its share of the
+bytes, then valid; repositories that are larger than what is still missing are passed over, and the others train. Where
+nothing fits, a split gets the smallest repository, so it is never empty.
 
 Then the leak is measured: the exact highest Jaccard of every held-out document with all training documents, through an
 inverted index over the held-out shingles, without sampling. A held-out document that reaches the deduplication
@@ -66,8 +67,8 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
     """Run the stage in the run `directory`; see docs/run-directory.md for files and statistics.
 
     Raises:
-        UserError: no document is left, the shares leave nothing to train on, there are fewer repositories than splits,
-            or every held-out document resembles a training one.
+        UserError: no document is left, the shares leave nothing to train on, there are fewer repositories (files) than
+            splits, or every held-out document resembles a training one.
     """
     # The rows of the whole corpus, without texts; each knows its place in the kept files.
     output = make_directory(directory / "curated")
@@ -122,15 +123,15 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
 
 
 def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
-    """The split of every repository: `{repo: "train" | "valid" | "test"}`.
+    """The split of every repository, or of every file: `{name: "train" | "valid" | "test"}`.
 
     Args:
-        sizes: bytes by repository.
+        sizes: bytes by repository, or by the id of a file, as `shares.unit` says.
         shares: of the bytes; a share of 0 leaves that split out.
         seed: decides the order in which repositories are taken.
 
     Raises:
-        UserError: the shares add up to 1 or more, or there are not enough repositories to have one in every split.
+        UserError: the shares add up to 1 or more, or there are not enough of them to have one in every split.
     """
     wanted = [name for name in HELD_OUT if getattr(shares, name) > 0]
     if shares.valid + shares.test >= 1.0:
@@ -139,10 +140,10 @@ def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
             "make them add up to less than 1"
         )
     if len(sizes) < len(wanted) + 1:
-        have = f"only one repository ({next(iter(sizes))})" if len(sizes) == 1 else f"only {len(sizes)} repositories"
         raise UserError(
-            f"split: {have} for train and {' and '.join(sorted(wanted))}; add inputs, or turn splits off with "
-            f"{' and '.join(f'split.{name}=0' for name in sorted(wanted))}"
+            f"split: {_only(sizes, shares)} for train and {' and '.join(sorted(wanted))}; add inputs, "
+            + ("set split.unit=file, " if shares.unit == "repository" else "")
+            + f"or turn splits off with {' and '.join(f'split.{name}=0' for name in sorted(wanted))}"
         )
     # The name breaks the ties of the hash, so equal inputs always give equal splits.
     order = sorted(sizes, key=lambda repo: (draw(seed, repo, "split"), repo))
@@ -162,6 +163,13 @@ def assign(sizes: dict[str, int], shares: Split, seed: int) -> dict[str, str]:
         for repo in chosen or [min(rest, key=sizes.__getitem__)]:
             splits[repo] = name
     return splits
+
+
+def _only(sizes: dict[str, int], shares: Split) -> str:
+    """How many repositories or files there are, for the message that they are too few."""
+    if shares.unit == "file":
+        return f"only {len(sizes)} file{'s' * (len(sizes) != 1)}"
+    return f"only one repository ({next(iter(sizes))})" if len(sizes) == 1 else f"only {len(sizes)} repositories"
 
 
 def write_shard(task: WriteTask) -> dict[str, Any]:
@@ -204,12 +212,13 @@ def _read_corpus(sources: list[Path]) -> pa.Table:
 
 def _split_column(corpus: pa.Table, shares: Split, seed: int) -> pa.Array:
     """The split of every document, (documents,), in the order of the corpus."""
-    # Assign repositories, not documents: there are far fewer. `index` leads from each document to its repository.
-    groups = corpus.group_by("repo").aggregate([("bytes", "sum")])
-    repos = groups["repo"].to_pylist()
-    splits = assign(dict(zip(repos, groups["bytes_sum"].to_pylist(), strict=True)), shares, seed)
-    index = pc.index_in(corpus["repo"], value_set=pa.array(repos)).combine_chunks()
-    return pa.array([splits[repo] for repo in repos]).take(index)
+    # Repositories are far fewer than documents. `index` leads from each document to its repository, or to itself.
+    column = "repo" if shares.unit == "repository" else "id"
+    groups = corpus.group_by(column).aggregate([("bytes", "sum")])
+    names = groups[column].to_pylist()
+    splits = assign(dict(zip(names, groups["bytes_sum"].to_pylist(), strict=True)), shares, seed)
+    index = pc.index_in(corpus[column], value_set=pa.array(names)).combine_chunks()
+    return pa.array([splits[name] for name in names]).take(index)
 
 
 def _by_source(sources: list[Path], rows: pa.Table) -> list[tuple[Path, NDArray[np.int64]]]:

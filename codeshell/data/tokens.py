@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from codeshell.data import instructions
+from codeshell.data import conversations, instructions
 from codeshell.documents.shards import list_shards
 from codeshell.documents.texts import text_buffers
 from codeshell.documents.token_shards import TokenShardWriter
@@ -90,6 +90,12 @@ def run(recipe: Recipe, directory: Path, engine: Engine) -> dict[str, Any]:
                 statistics[split][name] += found[split][name]
         statistics["conversations"] = found
     return statistics
+
+
+def check(recipe: Recipe) -> None:
+    """Raise a `UserError` for files of conversations that are not there: the stages before this one may take hours."""
+    for path in recipe.finetune.instructions:
+        conversations.check_file(path)
 
 
 def notes(recipe: Recipe, statistics: dict[str, Any], directory: Path) -> list[str]:

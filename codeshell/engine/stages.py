@@ -77,7 +77,7 @@ STAGES = (
         only_with=("score.scorers", *SELECTING),
         documents=True,
     ),
-    # The corpus: whole repositories are held out, and what leaks is dropped.
+    # The corpus: whole repositories (or files) are held out, and what leaks is dropped.
     Stage(
         *("split", "data.split", ("curated",), ("split", "seed")),
         kept=("train", "valid", "test"),
@@ -93,6 +93,7 @@ STAGES = (
     Stage(
         *("tokens", "data.tokens", ("tokens",), ("finetune.instructions",)),
         conversations=("finetune.template", "train.phases", "split.valid", "seed"),
+        checks=True,
     ),
     Stage(
         *("train", "train", ("train", "model", "model-starcoder2", "adapter"), ("model", "train", "finetune", "seed")),

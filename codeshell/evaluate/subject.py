@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from codeshell.engine.progress import Progress
+from codeshell.environment import usable_memory
 from codeshell.errors import UserError
 from codeshell.evaluate import scoring
 from codeshell.evaluate.byte_model import ByteModel
@@ -110,17 +111,40 @@ class Subject:
 
     @property
     def untrained(self) -> Any | None:
-        """The model before training: the base, or one of random weights (see `untrained`); None for a model of more
-        than `UNTRAINED_PARAMETERS`.
+        """The model before training: the base (see `tuned_from`), or one of random weights (see `untrained`), which is
+        None for a model of more than `UNTRAINED_PARAMETERS`.
 
         It takes as much memory as the model, so it is made anew each time and not kept for later tasks.
         """
+        if self.base is not None:
+            return self.tuned_from
         # Counted before the twin is made.
-        own = getattr(self.model, "num_parameters", None)
-        size = own() if own else sum(parameter.numel() for parameter in self.model.parameters())
-        if size > UNTRAINED_PARAMETERS:
+        return None if self._parameters > UNTRAINED_PARAMETERS else untrained(self.model, self.seed)
+
+    @property
+    def tuned_from(self) -> Any | None:
+        """The base, for before and after, made anew each time; None where the weights were drawn, and where two models
+        of this size do not fit into the memory."""
+        if self.base is None:
             return None
-        return untrained(self.model, self.seed) if self.base is None else load_any(self.base)
+        if torch.cuda.is_available():
+            room: int | None = torch.cuda.mem_get_info()[0]
+        else:
+            # Both models, and a fifth of one for what they compute.
+            memory = usable_memory()
+            room = None if memory is None else memory - int(1.2 * self._bytes)
+        return load_any(self.base) if room is None or self._bytes < room else None
+
+    @property
+    def _parameters(self) -> int:
+        own = getattr(self.model, "num_parameters", None)
+        return int(own()) if own else sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def _bytes(self) -> int:
+        """Bytes of the model's weights."""
+        each = next(iter(self.model.parameters()), torch.empty(0)).element_size()
+        return self._parameters * each
 
     def room(self, max_new_tokens: int) -> int:
         """Tokens of a prompt that leave room for an answer in the context."""
@@ -234,24 +258,28 @@ class Subject:
                 progress.advance(1)
         return answers
 
-    def score(self, files: Sequence[Sequence[int]], *, stride: int, title: str) -> list[npt.NDArray[np.float64]]:
+    def score(
+        self, files: Sequence[Sequence[int]], *, stride: int, title: str, model: Any = None
+    ) -> list[npt.NDArray[np.float64]]:
         """Nats of every token of every file and of the end of its text (`scoring.score`), in windows of the context.
 
         Args:
             files: token ids of each file, without special tokens.
             stride: tokens that the window moves on by.
             title: of the progress line.
+            model: another one with the same tokenizer, for example `tuned_from`.
 
         Raises:
             NotRunError: the model's loss is not finite.
         """
+        model = self.model if model is None else model
         # In parts, so that a long evaluation shows its progress.
         nats: list[npt.NDArray[np.float64]] = []
         with Progress(title, total=len(files), unit="files") as progress:
             for at in range(0, len(files), SCORED_AT_ONCE):
                 part = files[at : at + SCORED_AT_ONCE]
                 nats += scoring.score(
-                    self.model, part, eot=self.tokenizer.eot, window=self.context, stride=stride, start=self.start
+                    model, part, eot=self.tokenizer.eot, window=self.context, stride=stride, start=self.start
                 )
                 progress.advance(len(part))
                 _check_finite(nats[at:])

@@ -236,7 +236,8 @@ def load(name: str) -> tuple[TransformersModel, TransformersTokenizer, int]:
     remedy = "give a directory with config.json, safetensors and a tokenizer, or a name on the hub"
     # Its errors are those of several libraries, as those of a model are.
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        with causal.quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{label}: transformers cannot load its tokenizer ({reason}); {remedy}") from None

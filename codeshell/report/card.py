@@ -232,7 +232,9 @@ def _data(stats: Statistics, recipe: dict[str, Any]) -> list[str]:
     tokens = stats["tokens"] or {}
     parts = [f"{name} {short_count(mapping(tokens.get(name)).get('tokens'))}" for name in ("train", "valid", "test")]
     if tokens:
-        lines += ["", f"Tokens by split: {', '.join(parts)}. Whole repositories are held out."]
+        by_file = mapping(recipe.get("split")).get("unit") == "file"
+        units = "Single files, not whole repositories," if by_file else "Whole repositories"
+        lines += ["", f"Tokens by split: {', '.join(parts)}. {units} are held out."]
     return lines
 
 

@@ -36,7 +36,7 @@ FUNNEL = (
     ("filter", "Filter", "Small languages, StarCoder's initial rules, then exact duplicates (by the MD5 of the text)."),
     ("neardup", "Near duplicates", "MinHash proposes pairs; the exact Jaccard index of their shingles decides."),
     ("select", "Select", "Limits, quantiles and the budget of the recipe, by the scores of each distinct document."),
-    ("split", "Split", "Whole repositories are held out; a held-out file that resembles a training file is dropped."),
+    ("split", "Split", "Repositories or files are held out; one that resembles a file to train on is left out."),
 )
 
 Statistics = dict[str, dict[str, Any] | None]

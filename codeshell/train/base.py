@@ -124,7 +124,8 @@ def check(recipe: Recipe, base: Base, tokenizer: Tokenizer) -> None:
             f"{base.directory}: a tokenizer of {tokenizer.vocab_size} tokens, but the model has {base.vocabulary} "
             "rows; give the model's own tokenizer"
         )
-    if train.fim_rate > 0:
+    # Conversations are never rearranged, so a run of these alone needs no such tokens.
+    if train.fim_rate > 0 and (recipe.collect.inputs or not recipe.finetune.instructions):
         _ = tokenizer.fim_prefix  # raises, with the families that are known
     if recipe.finetune.method == "lora":
         require("peft", "finetune.method lora")
@@ -138,6 +139,13 @@ def check(recipe: Recipe, base: Base, tokenizer: Tokenizer) -> None:
                 f"train.weights {train.weights}: the factors of LoRA are few and stay fp32, and the frozen weights are "
                 "kept in the precision of the products; leave out train.weights"
             )
+
+
+def needs_one_process(recipe: Recipe, base: Base) -> str:
+    """What of this training several processes cannot share so far, for a message; empty where they can."""
+    if recipe.finetune.method == "lora":
+        return "factors of LoRA"
+    return "" if base.kind == "codeshell" else f"weights of a {base.model_type} of transformers"
 
 
 def settled(recipe: Recipe, available: int) -> Recipe:

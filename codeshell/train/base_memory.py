@@ -1,9 +1,9 @@
 """The sizes of a base for the memory plan: counted and measured on its own code, without its weights.
 
-What a block of another architecture keeps for the backward pass is no formula of ours. So a copy of the model with one
-block and one with two, of tensors that have shapes and no memory, run forward with two lengths; the difference of the
-differences is what one block keeps for one token. LoRA's factors are put in first: a frozen matrix keeps less, and its
-factors keep their own input.
+What a block of another architecture keeps for the backward pass is no formula of ours. So a copy of the model with two
+blocks, of tensors that have shapes and no memory, runs forward with two lengths; the difference of what the second
+block keeps is what a block keeps for so many tokens. LoRA's factors are put in first: a frozen matrix keeps less, and
+its factors keep their own input.
 """
 
 from __future__ import annotations
@@ -100,18 +100,17 @@ def _foreign(settings: Finetune, text: str, precision: Literal["fp32", "bf16"]) 
     values = json.loads(text)
     kinds: Any = transformers.CONFIG_MAPPING
     config = kinds[values["model_type"]].from_dict(values)
-    one, two = (_tiny(config, settings, layers) for layers in (1, 2))
-    with foreign.weightless(one, two):
-        kept = _kept(one, two, precision)
-    sizes = [sum(p.numel() for n, p in m.named_parameters() if "lora_" not in n) for m in (one, two)]
-    factors = [parts.trained(model) for model in (one, two)]
+    model = _tiny(config, settings)
+    with foreign.weightless(model):
+        kept = _kept(model, precision)
     layers: int = config.num_hidden_layers
-    block = sizes[1] - sizes[0]
-    root = sizes[0] - block
+    last = model.blocks[1]
+    block = _weights(last)
+    root = _weights(model) - 2 * block
     total = root + layers * block
-    each = factors[1] - factors[0]
-    trained = total if settings.method == "full" else factors[0] + (layers - 1) * each
-    matrices = [p for n, p in two.blocks[1].named_parameters() if p.dim() > 1 and "lora_" not in n]
+    # Factors are in the blocks alone.
+    trained = total if settings.method == "full" else layers * parts.trained(last)
+    matrices = [p for n, p in last.named_parameters() if p.dim() > 1 and "lora_" not in n]
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return Shape(
         layers,
@@ -126,35 +125,52 @@ def _foreign(settings: Finetune, text: str, precision: Literal["fp32", "bf16"]) 
     )
 
 
-def _tiny(config: Any, settings: Finetune, layers: int) -> foreign.ForeignModel:
-    """A model with so many blocks, and the factors of LoRA."""
-    model = foreign.ForeignModel(foreign.without_memory(config, layers), patched=False)
+def _tiny(config: Any, settings: Finetune) -> foreign.ForeignModel:
+    """A model with two blocks, and the factors of LoRA."""
+    model = foreign.ForeignModel(foreign.without_memory(config, 2), patched=False)
     if settings.method == "lora":
         lora.inject(model, settings)
     return model.train()
 
 
-def _kept(one: foreign.ForeignModel, two: foreign.ForeignModel, precision: Literal["fp32", "bf16"]) -> int:
+def _weights(module: torch.nn.Module) -> int:
+    """Weights without LoRA's factors, a tied head counted once."""
+    return sum(parameter.numel() for name, parameter in module.named_parameters() if "lora_" not in name)
+
+
+def _kept(model: foreign.ForeignModel, precision: Literal["fp32", "bf16"]) -> int:
     """Bytes that a block keeps for each token, in fake tensors."""
     short, long = LENGTHS
-    sizes = {(model, length): _saved(model, length, precision) for model in (one, two) for length in LENGTHS}
-    grown = sizes[two, long] - sizes[one, long] - sizes[two, short] + sizes[one, short]
+    grown = _saved(model, long, precision) - _saved(model, short, precision)
     return -(-grown // (long - short))
 
 
 def _saved(model: foreign.ForeignModel, length: int, precision: Literal["fp32", "bf16"]) -> int:
-    """Bytes of all tensors that the forward pass keeps for the backward pass, without the weights."""
+    """Bytes of the tensors that the second block is the first to keep for the backward pass, without the weights."""
     weights = {id(parameter) for parameter in model.parameters()}
     found: dict[int, tuple[int, torch.Tensor]] = {}
+    inside = False
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in weights:
             storage = tensor.untyped_storage()
             # The tensor is held, so that its storage is not given to another.
-            found.setdefault(storage._cdata, (storage.nbytes(), tensor))
+            found.setdefault(storage._cdata, (storage.nbytes() if inside else 0, tensor))
         return tensor
 
+    def enter(*_: Any) -> None:
+        nonlocal inside
+        inside = True
+
+    def leave(*_: Any) -> None:
+        nonlocal inside
+        inside = False
+
     ids = torch.zeros(1, length, dtype=torch.int64)
+    last = model.blocks[1]
+    hooks = [last.register_forward_pre_hook(enter), last.register_forward_hook(leave)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast(precision):
         model.inner.model(input_ids=ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
     return sum(size for size, _ in found.values())

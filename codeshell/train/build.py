@@ -16,7 +16,7 @@ from codeshell.recipe import Recipe, Train
 from codeshell.tokenizer import Tokenizer
 from codeshell.train import foreign, lora, weights
 from codeshell.train.agreement import AgreedError
-from codeshell.train.base import Base
+from codeshell.train.base import Base, needs_one_process
 from codeshell.train.parallel import Group, place_rows, shard
 
 
@@ -78,8 +78,7 @@ def _loaded(recipe: Recipe, base: Base, device: torch.device, group: Group) -> t
     Frozen weights are kept in the precision of the products, which would be rounded to that anyway.
     """
     train, adapts = recipe.train, recipe.finetune.method == "lora"
-    if group.world > 1 and (adapts or base.kind != "codeshell"):
-        what = "factors of LoRA" if adapts else f"weights of a {base.model_type} of transformers"
+    if group.world > 1 and (what := needs_one_process(recipe, base)):
         raise AgreedError(
             f"{group.world} ranks: {what} are trained by one process so far; start one, or train all weights of a "
             "model of codeshell"

@@ -173,9 +173,9 @@ class Plan:
         verdict = f"{self.fits}, at most" if self.memory is not None else "at most"
         of = f" of {gigabytes(self.memory)}" if self.memory is not None else ""
         return [
-            f"memory: {self.shape.total / 1e9:.2f} B weights on {self._devices()}, {self.tokens:,} tokens a forward "
+            f"memory: {_amount(self.shape.total)} weights on {self._devices()}, {self.tokens:,} tokens a forward "
             f"pass, weights {kept}, recompute {train.recompute}"
-            + (f", {self.shape.trained / 1e6:.1f} M of LoRA trained" if self.shape.frozen else ""),
+            + (f", {_amount(self.shape.trained)} of LoRA trained" if self.shape.frozen else ""),
             *(
                 f"  {row.name:<18} {gigabytes(row.bytes):>9}{'  ' + row.note if row.note else ''}"
                 for row in rows
@@ -336,6 +336,12 @@ def gigabytes(size: int) -> str:
     """`46.2 GB`, and smaller sizes in MB or kB."""
     unit, of = next(((unit, of) for unit, of in (("GB", 1e9), ("MB", 1e6)) if size >= of), ("kB", 1e3))
     return f"{size / of:,.1f} {unit}" if unit == "GB" else f"{size / of:,.0f} {unit}"
+
+
+def _amount(weights: int) -> str:
+    """`7.69 B`, and smaller numbers in M or k."""
+    unit, of, digits = next((u for u in (("B", 1e9, 2), ("M", 1e6, 1)) if weights >= u[1]), ("k", 1e3, 1))
+    return f"{weights / of:.{digits}f} {unit}"
 
 
 def _plan(

@@ -52,6 +52,29 @@ def test_without_a_gpu_there_is_no_verdict(
     assert "on 1 GPU," in out and "--memory 80GB says whether it fits" in out
 
 
+def test_the_plan_of_a_base_is_that_of_finetune(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    from helpers.tiny_bases import base
+    from helpers.tiny_run import byte_tokenizer
+
+    from codeshell import gpus
+
+    monkeypatch.setattr(gpus, "machine", lambda: gpus.Machine(0, ()))
+    directory = base(tmp_path / "base", byte_tokenizer(), "llama")
+    settings = {"finetune.base": directory, "finetune.method": "lora", "finetune.rank": 4, "train.precision": "fp32"}
+    settings |= {"train.batch_tokens": 256, "train.phases": "[{share=1.0, context=128}]"}
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert plan(tmp_path, *changes) == 0
+    out = capsys.readouterr().out
+    # Of each of the two blocks: q, k, v, o (64, 32, 32 and 64 rows) and three matrices of 64 by 48; 4 columns each.
+    rows = 2 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 48))
+    assert f", {4 * rows / 1e3:.1f} k of LoRA trained" in out and "on 1 GPU," in out
+    assert plan(tmp_path, *changes, "--gpus", "2") == 2
+    assert "--gpus 2: factors of LoRA are trained by one process so far" in capsys.readouterr().err
+
+
 def test_the_numbers_need_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", RECIPE, "-o", str(tmp_path), "--gpus", "8"]) == 2
     assert "--gpus and --memory go with --plan" in capsys.readouterr().err

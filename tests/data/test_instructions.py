@@ -311,7 +311,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\0ab")
     for name, problem in (
         ("absent.jsonl", "no such file"),
-        ("", "a directory"),
+        ("", "a directory; give a file of conversations"),
         ("empty.jsonl", "no conversation; give a file with a JSON object on each line"),
         ("broken.json", "not JSON"),
         ("cut.jsonl.gz", "cut.jsonl.gz"),

@@ -64,6 +64,8 @@ def test_assignment_depends_on_the_seed_and_fills_the_shares() -> None:
         (1, Split(), r"only one repository \(repo0\) for train and test and valid; .*split.test=0 and split.valid=0"),
         (2, Split(), "only 2 repositories for train and test and valid"),
         (1, Split(valid=0.0), "only one repository .* for train and test; .*split.test=0"),
+        (1, Split(), "add inputs, set split.unit=file, or turn splits off"),
+        (1, Split(unit="file"), r"only 1 file for train and test and valid; add inputs, or turn splits off"),
         (5, Split(valid=0.5, test=0.5), "leave nothing to train on"),
     ],
 )
@@ -189,6 +191,22 @@ def test_everything_trains_when_the_shares_are_zero(documents: list[tuple[str, s
     assert len(rows["train"]) == len(documents)
     assert rows["dropped"] == rows["test"] == []
     assert list_shards(run / "curated", "test") == []
+
+
+def test_by_file_one_repository_is_enough(documents: list[tuple[str, str, str]], tmp_path: Path) -> None:
+    """Every document is in one split or dropped as a leak, the shares are kept, and none resembles what trains."""
+    run = build(tmp_path / "run", [("only", path, text) for _, path, text in documents], stage="neardup")
+    recipe = Recipe(split=Split(valid=0.1, test=0.15, unit="file"), collect=RECIPE.collect)
+    stats = split.run(recipe, run, LocalEngine(1))
+    rows = curated(run)
+    paths = [row["path"] for some in rows.values() for row in some]
+    assert sorted(paths) == sorted(path for _, path, _ in documents)
+    train = [row["text"] for row in rows["train"]]
+    held = rows["valid"] + rows["test"]
+    assert rows["valid"] and rows["test"] and rows["dropped"]
+    assert all(max(jaccard(row["text"], text) for text in train) < 0.7 for row in held)
+    for name, share in (("valid", 0.1), ("test", 0.15)):
+        assert 0 < stats["splits"][name]["bytes"] <= share * stats["in"]["bytes"]
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -16,10 +16,13 @@ from codeshell.evaluate.scoring import token_nats
 from codeshell.model import CodeShellForCausalLM
 
 
-def test_nats_of_a_model_of_transformers(tmp_path: Path) -> None:
+def test_nats_of_a_model_of_transformers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     directory = base(tmp_path / "base", byte_tokenizer(), "qwen2")
     ids = np.arange(64, dtype=np.int64).reshape(2, 32)
+    capfd.readouterr()
     found = token_nats(load_any(directory), ids[:, :-1], ids[:, 1:])
+    # Without transformers' own progress bar.
+    assert capfd.readouterr() == ("", "")
     plain = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     with torch.no_grad():
         expected = -plain(torch.from_numpy(ids[:, :-1])).logits.log_softmax(-1)

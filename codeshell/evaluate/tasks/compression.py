@@ -4,12 +4,14 @@ Bits per byte does not depend on the tokenizer: the sum of nats over ln 2 times 
 no bytes. The peers are
 - `xz`: `xz -9e` on all files put together, the way that favours it (a model sees one file at a time);
 - `xz_per_file`: `xz -9e` on each file alone, its container included;
-- `byte_model`: `codeshell.evaluate.byte_model`, counted on the training split.
+- `byte_model`: `codeshell.evaluate.byte_model`, counted on the training split;
+- `base`: for a fine-tuned model, the one that tuning began with.
 
 Its statistics:
 
     {"files", "bytes", "tokens", "window", "stride", "start", "not_roundtrip",   # sample and definition (scoring.py)
-     "systems": {"model" | "byte_model" | "xz" | "xz_per_file": {"bits_per_byte", "interval": [low, high] | null}},
+     "systems": {"model" | "base" | "byte_model" | "xz" | "xz_per_file":
+       {"bits_per_byte", "interval": [low, high] | null}},
      "differences": {system: {"difference", "interval", "significant"}},         # model minus system, bits per byte
      "by_language": {name: {"files", "bytes", "systems", "differences"}}, "languages_without_a_row",
      "end_of_text_bits_per_byte",                                                # not in the model's figure
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "model": ("the model", "the model"),
+    "base": ("the base, before tuning", "the base before tuning"),
     "byte_model": ("order-3 byte model", "the order-3 byte model"),
     "xz": ("xz -9e, all files as one", "xz -9e on all files together"),
     "xz_per_file": ("xz -9e, file by file", "xz -9e file by file"),
@@ -72,6 +75,11 @@ class Compression(Task):
         nats = subject.score(ids, stride=stride, title="evaluate: bits per byte")
         # The last entry of a file is its end of text, which is no byte and is counted apart.
         systems = {"model": [float(values[:-1].sum()) / math.log(2) for values in nats]}
+        base = subject.tuned_from
+        if base is not None:
+            before = subject.score(ids, stride=stride, title="evaluate: bits per byte, the base", model=base)
+            systems["base"] = [float(values[:-1].sum()) / math.log(2) for values in before]
+            del base
         if subject.byte_model is not None:
             systems["byte_model"] = [subject.byte_model.bits(document.data) for document in documents]
         result = compare(documents, systems, seed=subject.seed)

@@ -47,7 +47,7 @@ PYTHON_BYTES = 4_194_304
 SYSTEMS = {
     "model": ("the model", "the model"),
     "byte_model": ("order-3 byte model", "the order-3 byte model"),
-    "untrained": ("the model before training", "the untrained model"),
+    "untrained": ("the model before training", "the model before training"),
 }
 """The systems' names in a table and in a sentence."""
 

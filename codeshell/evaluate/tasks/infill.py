@@ -13,10 +13,13 @@ Its statistics, where a score is `{"count", "n", "share", "interval"}`:
 
     {"tasks", "files", "protocol",
      "groups": {"all" | "trivial" | "non_trivial": {
-       "exact_match" | "exact_match_first_line" | "majority_line" | "copy_previous_line": score,
-       "against_majority_line" | "against_copy_previous_line": {"n", "difference", "p_value", "significant"},
+       "exact_match" | "exact_match_first_line" | "base" | "majority_line" | "copy_previous_line": score,
+       "against_base" | "against_majority_line" | "against_copy_previous_line":
+         {"n", "difference", "p_value", "significant"},
        "exact_match_search": score, "search_against_majority_line": as above; both only with a search}},
      "by_language": {name: score}}
+
+`base` is there for a fine-tuned model alone: the whole answers of the model that tuning began with.
 
 Its samples: `{id, path, language, line, before, target, after, answer, exact_match, trivial}`.
 """
@@ -61,6 +64,7 @@ SCORES = {
     "exact_match": "the model, whole answer",
     "exact_match_first_line": "the model, first line of the answer",
     "exact_match_search": "the model, most likely line by a search",
+    "base": "the base before tuning, whole answer",
     "majority_line": "most common line of the language",
     "copy_previous_line": "the line above, copied",
 }
@@ -118,7 +122,11 @@ class Infill(Task):
         return [Prompt(masked.before, masked.after) for masked in problems]
 
     def answers(self, subject: Subject, problems: Sequence[MaskedLine]) -> BySystem:
-        given = super().answers(subject, problems)
+        systems = super().answers(subject, problems)
+        base = subject.tuned_from
+        if base is not None:
+            written = subject.complete(self.prompts(problems), self.sampling(subject), purpose=self.name, model=base)
+            systems["base"] = [completion.text for completion in written]
         width = subject.settings.infill_search
         if width:
             found = subject.most_likely(
@@ -128,8 +136,8 @@ class Infill(Task):
                 # A blank line is never asked.
                 counts=lambda answer: bool(answer.strip()),
             )
-            given |= {} if found is None else {"search": found}
-        return given
+            systems |= {} if found is None else {"search": found}
+        return systems
 
     def judge(self, problems: Sequence[MaskedLine], answers: Sequence[str]) -> list[Verdict]:
         # Both rules look at the same answer, so the second one costs no generation.
@@ -143,7 +151,8 @@ class Infill(Task):
     ) -> dict[str, Any]:
         # The baselines need no generation: one copies the line above, the other answers what is most common.
         common = CommonLines(subject.training_sample) if subject.training_sample else None
-        return summarise(problems, verdicts["model"], common, verdicts.get("search")) | {
+        found = summarise(problems, verdicts["model"], common, verdicts.get("search"), verdicts.get("base"))
+        return found | {
             "protocol": (
                 f"{subject.order.upper()}, greedy, at most {self.sampling(subject).max_new_tokens} new tokens, "
                 "no cut at the newline, "
@@ -178,6 +187,8 @@ class Infill(Task):
             if not scores["exact_match"]["n"]:
                 continue
             sentences.append(f"The model fills in {claims.share(scores['exact_match'])} of the {words} exactly.")
+            if "base" in scores:
+                sentences.append(claims.against(scores["against_base"], "the base before tuning", scores["base"]))
             majority = scores["majority_line"]
             if majority is not None:
                 peer = "the most common line of the language"
@@ -332,6 +343,7 @@ def summarise(
     verdicts: Sequence[Verdict],
     common: CommonLines | None,
     searched: Sequence[Verdict] | None = None,
+    base: Sequence[Verdict] | None = None,
 ) -> dict[str, Any]:
     """Exact match with its intervals, by group and by language, beside the baselines on the same lines.
 
@@ -340,21 +352,33 @@ def summarise(
         verdicts: on the model's answers, one per line.
         common: None where there is no training split; then there is no baseline of the most common line.
         searched: verdicts on what a search found, one per line; None where there was none.
+        base: verdicts on the answers of the model that tuning began with; None where there is none.
     """
     # (line, verdict, verdict on what was searched); a line is in the group "all" and in one of the other two.
     judged = list(zip(problems, verdicts, searched or [None] * len(problems), strict=True))
     by_language: dict[str, list[bool]] = {}
     for masked, verdict, _ in judged:
         by_language.setdefault(masked.document.language, []).append(verdict.exact)
+    groups = {
+        group: _scores(
+            [entry for entry in judged if in_group(entry[0].line, group)], common, group, searched is not None
+        )
+        for group in GROUPS
+    }
+    if base is not None:
+        for group, scores in groups.items():
+            of_group = [
+                (mine.exact, theirs.exact)
+                for (masked, mine, _), theirs in zip(judged, base, strict=True)
+                if in_group(masked.line, group)
+            ]
+            ours, before = [mine for mine, _ in of_group], [theirs for _, theirs in of_group]
+            scores["base"] = share(sum(before), len(before))
+            scores["against_base"] = compare_shares(ours, before)
     return {
         "tasks": len(problems),
         "files": len({masked.document.id for masked in problems}),
-        "groups": {
-            group: _scores(
-                [entry for entry in judged if in_group(entry[0].line, group)], common, group, searched is not None
-            )
-            for group in GROUPS
-        },
+        "groups": groups,
         "by_language": {name: share(sum(hits), len(hits)) for name, hits in sorted(by_language.items())},
     }
 
