@@ -25,9 +25,9 @@ FEWEST_ROWS = 64
 """With fewer rows, packing the right operand costs more than it saves."""
 
 MOST_FEW_ROWS = {torch.float32: 64, torch.bfloat16: 16}
-"""Rows up to which `few_rows` was measured to be at least as fast as torch (docs/kernels/rows.md). With more, the sums are
-the limit: in fp32 a copy of the weight in another order pays with AVX2, and in bf16 torch has instructions that multiply
-it. Batches step up to 64 rows together."""
+"""Rows up to which `few_rows` was measured to be at least as fast as torch (docs/kernels/rows.md). With more, the sums
+are the limit: in fp32 a copy of the weight in another order pays with AVX2, and in bf16 torch has instructions that
+multiply it. Batches step up to 64 rows together."""
 
 
 @functools.cache
