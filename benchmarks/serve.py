@@ -6,7 +6,8 @@
 Parts:
 
     first     a prompt of 1,000 tokens is cached; it is asked again with a few tokens at its end in place of the last
-              ones. Time until the first token, on a model of 100 M parameters with random weights.
+              ones. Time until the first token, on a model of 100 M parameters with random weights, in fp32, bf16 and
+              int8, in turns.
     cancel    the longest time between two questions whether to continue, while a prompt of 1,000 tokens is read.
     step      one token after 200: the pass written out for generation, and the model's own forward, in turns.
     typing    somebody types 200 letters into the middle of a file, and each letter is a request. How many tokens are
@@ -31,6 +32,7 @@ import torch
 from codeshell.environment import environment
 from codeshell.model import CodeShellConfig, CodeShellForCausalLM, KVCache
 from codeshell.model.infill import CUT_STEP, Order, infill_prompt
+from codeshell.model.quantized import quantize
 from codeshell.model.session import Finish, Session, Settings
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -80,29 +82,34 @@ def row_of(part: str, case: str, times: list[tuple[float, float]], **more: Any) 
         "part": part,
         "case": case,
         "median_ms": round(statistics.median(wall), 2),
+        "least_ms": round(min(wall), 2),
         "worst_ms": round(max(wall), 2),
         "median_cpu_ms": round(statistics.median(cpu), 2),
+        "least_cpu_ms": round(min(cpu), 2),
         **more,
     }
 
 
 def first(rounds: int) -> list[dict[str, Any]]:
-    session, rows = Session(make("100 M"), Numbers()), []
-    base = prompt_of(PROMPT)
-    list(session.stream(base, Settings(max_new_tokens=0)))
+    base, rows = prompt_of(PROMPT), []
+    models = {"fp32": make("100 M"), "bf16": make("100 M").bfloat16(), "int8": quantize(make("100 M"))}
+    sessions = {weights: Session(model, Numbers()) for weights, model in models.items()}
+    for session in sessions.values():
+        list(session.stream(base, Settings(max_new_tokens=0)))
     for new in (1, 4, 16, 64):
-        times = []
+        times: dict[str, list[tuple[float, float]]] = {weights: [] for weights in sessions}
         for turn in range(rounds):
             # The last tokens are others in each turn; all before them is cached.
             prompt = [*base[: PROMPT - new], *prompt_of(new, 1 + turn)]
-            items: list[Any] = []
+            for weights, session in sessions.items():
+                items: list[Any] = []
 
-            def ask(prompt: list[int] = prompt, items: list[Any] = items) -> None:
-                items += session.stream(prompt, Settings(max_new_tokens=1))
+                def ask(session: Session = session, prompt: list[int] = prompt, items: list[Any] = items) -> None:
+                    items += session.stream(prompt, Settings(max_new_tokens=1))
 
-            times.append(timed(ask))
-            assert items[-1].cached_tokens >= PROMPT - new
-        rows.append(row_of("first", f"{new} of {PROMPT} tokens new", times))
+                times[weights].append(timed(ask))
+                assert items[-1].cached_tokens >= PROMPT - new
+        rows += [row_of("first", f"{new} of {PROMPT} tokens new, {weights}", each) for weights, each in times.items()]
     return rows
 
 

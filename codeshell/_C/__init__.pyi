@@ -125,6 +125,19 @@ def product_multiply(
     k: int,
     threads: int,
 ) -> None: ...
+def product_rows(
+    x: int,
+    x_row: int,
+    weights: int,
+    w_row: int,
+    bias: int,
+    y: int,
+    m: int,
+    n: int,
+    k: int,
+    bf16: bool,
+    threads: int,
+) -> None: ...
 def gelu_sum_chunks(rows: int, columns: int) -> int: ...
 def norm_forward(
     tensors: tuple[int, ...], rows: int, width: int, eps: float, bf16: tuple[bool, bool, bool], threads: int

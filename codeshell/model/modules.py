@@ -101,11 +101,11 @@ def _norm(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float]:
 def _parts(module: nn.Module, dtype: torch.dtype) -> reading.Linear:
     """A linear layer for `reading`."""
     if is_plain(module) and module.weight.dtype == dtype:
-        return reading.Linear(module.weight, module.bias, module)  # type: ignore[arg-type]
+        return reading.Linear.plain(module.weight, module.bias, module)  # type: ignore[arg-type]
     # Without the checks of a call.
     if isinstance(module, QuantizedLinear) and _is_own(module, QuantizedLinear):
-        return reading.Linear(None, None, module.rows)
-    return reading.Linear(None, None, module)
+        return reading.Linear.called(module.rows)
+    return reading.Linear.called(module)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from codeshell import _C, ops
 from codeshell.model.cache import KVCache, RowCache
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
+from codeshell.ops.products import MOST_FEW_ROWS, few_rows, serves_few_rows
 
 PIECE_OPERATIONS = 1_200_000_000
 """Floating-point operations of one block between two questions whether to continue, attention aside. On one core of an
@@ -50,10 +51,29 @@ class Linear(NamedTuple):
     weight: torch.Tensor | None
     bias: torch.Tensor | None
     module: Callable[[torch.Tensor], torch.Tensor]
+    most: int
+    """Rows that `few_rows` multiplies at most; more are torch's. 0: all are."""
+
+    @classmethod
+    def plain(cls, weight: torch.Tensor, bias: torch.Tensor | None, module: Callable[..., torch.Tensor]) -> Linear:
+        return cls(weight, bias, module, MOST_FEW_ROWS[weight.dtype] if serves_few_rows(weight, bias) else 0)
+
+    @classmethod
+    def called(cls, module: Callable[[torch.Tensor], torch.Tensor]) -> Linear:
+        return cls(None, None, module, 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor
-        out = self.module(x) if self.weight is None else _linear(x, self.weight, self.bias)
+        return self.module(x) if self.weight is None else self._product(x, self.bias)
+
+    def without_bias(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The product, and the bias that is still to be added."""
+        return (self.module(x), None) if self.weight is None else (self._product(x, None), self.bias)
+
+    def _product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        assert self.weight is not None
+        if x.shape[0] <= self.most:
+            return few_rows(x, self.weight, bias)
+        out: torch.Tensor = _linear(x, self.weight, bias)
         return out
 
 
@@ -205,10 +225,7 @@ class Decoder:
             weight, bias, eps = layer.norm_1
             normed = _layer_norm(x, width, weight, bias, eps, False)
             # The kernel that rotates adds the bias on the way.
-            if layer.c_attn.weight is None:
-                mixed = attend(index, layer.c_attn.module(normed), None)
-            else:
-                mixed = attend(index, _linear(normed, layer.c_attn.weight), layer.c_attn.bias)
+            mixed = attend(index, *layer.c_attn.without_bias(normed))
             x.add_(layer.attn_proj(mixed))
             weight, bias, eps = layer.norm_2
             inner = layer.c_fc(_layer_norm(x, width, weight, bias, eps, False))

@@ -1,8 +1,11 @@
-"""Products of fp32 matrices on the CPU, where our own are faster than torch's (csrc/product).
+"""Products of matrices on the CPU, where our own are faster than torch's (csrc/product): many rows, then few.
 
 torch multiplies by MKL, which on AMD's processors spends a fifth of a product of a training step on copies of both
 operands. Ours reads the left one where it lies and packs the right one, a weight, once; on an AMD EPYC with AVX2 they
 take about a tenth less time (docs/decisions.md). Elsewhere `serves` says no, and torch's own serve.
+
+Few rows with a weight in fp32 or bf16 are what a model that generates multiplies. A weight is then read once, where it
+lies, for all of the rows (`few_rows`); torch copies it first, as soon as there is more than one row.
 
 A product's bits depend on its operands alone: neither on the number of threads nor on how rows are cut into calls.
 """
@@ -20,6 +23,11 @@ from codeshell.ops.library import address, direct
 
 FEWEST_ROWS = 64
 """With fewer rows, packing the right operand costs more than it saves."""
+
+MOST_FEW_ROWS = {torch.float32: 64, torch.bfloat16: 16}
+"""Rows up to which `few_rows` was measured to be at least as fast as torch (docs/kernels/rows.md). With more, the sums
+are the limit: in fp32 a copy of the weight in another order pays with AVX2, and in bf16 torch has instructions that
+multiply it. Batches step up to 64 rows together."""
 
 
 @functools.cache
@@ -95,6 +103,49 @@ def multiply(
         m,
         right.n,
         k,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def serves_few_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether `few_rows` takes a weight (n, k) and its bias: on an x86 with AVX2, in one of two dtypes, and as they lie
+    in memory. It is asked once for a layer, and not for each product."""
+    if not direct(weight, bias) or not weight.is_cpu or devices.simulated is not None:
+        return False
+    if _C.simd_level() not in ("avx2", "avx512"):
+        return False
+    plain = weight.dtype in MOST_FEW_ROWS and weight.dim() == 2 and weight.stride(1) == 1
+    return plain and weight.numel() > 0 and (bias is None or (bias.dtype == weight.dtype and bias.is_contiguous()))
+
+
+def few_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias` for a weight that `serves_few_rows`, of which nothing is checked: for a decoding loop.
+
+    Args:
+        x: (m, k) of the weight's dtype, with contiguous rows. Any m is right, and up to MOST_FEW_ROWS fast.
+        weight: (n, k).
+        bias: (n,), or None.
+
+    Returns:
+        (m, n) in the weight's dtype; the products are summed in fp32, and rounded once. Each row has the bits that it
+        has alone.
+    """
+    (m, k), n = x.shape, weight.shape[0]
+    out = torch.empty((m, n), dtype=weight.dtype, device="cpu")
+    narrow = weight.dtype == torch.bfloat16
+    wide = x.float() if narrow else x
+    _C.product_rows(
+        wide.data_ptr(),
+        wide.stride(0),
+        address(weight),
+        weight.stride(0),
+        0 if bias is None else address(bias),
+        out.data_ptr(),
+        m,
+        n,
+        k,
+        narrow,
         torch.get_num_threads(),
     )
     return out

@@ -117,6 +117,17 @@ void bind_cpu(py::module_& module) {
             threads);
       },
       py::call_guard<py::gil_scoped_release>());
+  // y (m, n), contiguous, = x (m, k) fp32, rows x_row apart, times the transposed W (n, k), rows w_row apart. `bf16` is
+  // the type of W, bias (0: none) and y.
+  module.def(
+      "product_rows",
+      [](std::uintptr_t x, std::int64_t x_row, std::uintptr_t weights, std::int64_t w_row, std::uintptr_t bias,
+         std::uintptr_t y, std::int64_t m, std::int64_t n, std::int64_t k, bool bf16, int threads) {
+        product::multiply(
+            product::Rows{at<float>(x), x_row, at<void>(weights), w_row, at<void>(bias), at<void>(y), m, n, k, bf16},
+            threads);
+      },
+      py::call_guard<py::gil_scoped_release>());
   // Logits (rows, n) become their gradient in place; losses are fp32 (rows,).
   module.def(
       "cross_entropy",

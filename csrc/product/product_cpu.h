@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "product/rows_cpu.h"
+
 namespace codeshell::product {
 
 // The depth of a block: its panel of B, 16 KB with AVX2, stays in the L1 cache.
@@ -35,6 +37,9 @@ struct CpuKernels {
   // are, `step` apart.
   void (*pack_terms)(const float* b, long row, long n, long k, long first, long last, float* packed);
   void (*pack_panel)(const float* b, long step, long n, long k, long panel, float* packed);
+  // Rows [first, last) of x with panels [panel, end) of W (rows_cpu.h), whose type the name says.
+  void (*rows_fp32)(const Rows&, long first, long last, long panel, long end);
+  void (*rows_bf16)(const Rows&, long first, long last, long panel, long end);
 };
 const CpuKernels& cpu_kernels();
 

@@ -7,7 +7,9 @@ import torch
 from helpers.tiny_models import tiny_model, tokens
 from torch import nn
 
+from codeshell.model import reading
 from codeshell.model.reading import CodeShellReader, Decoder
+from codeshell.ops import products
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.15}
 """The most that logits of the tiny model may differ, which are of the order of 5: sums in other orders, and
@@ -73,6 +75,34 @@ def test_a_pass_that_is_cancelled_leaves_the_cache_as_it_was():
     assert cache.lengths == [10]
     got = decoder.read(cache, 0, ids[10:], nothing, True)
     assert (got - model(torch.tensor([ids])).logits[0, -1]).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_few_tokens_go_by_the_product_of_few_rows_and_many_do_not(dtype, monkeypatch):
+    monkeypatch.setattr(products._C, "simd_level", lambda: "avx2")
+    model = tiny_model(dtype)
+    seen, multiply = [], products.few_rows
+    monkeypatch.setattr(reading, "few_rows", lambda x, *rest: (seen.append(len(x)), multiply(x, *rest))[1])
+    decoder = Decoder(model.network())
+    linears, most = 4 * model.config.n_layer, products.MOST_FEW_ROWS[dtype]
+    for count in (1, 4, most):
+        seen.clear()
+        decoder.read(decoder.new_cache(1, 80), 0, tokens(1, count)[0].tolist(), nothing, True)
+        assert seen == [count] * linears + [1]
+    seen.clear()
+    decoder.read(decoder.new_cache(1, 80), 0, tokens(1, most + 1)[0].tolist(), nothing, True)
+    assert seen == [1]  # the head, which reads the last token alone
+
+
+@torch.inference_mode()
+def test_weights_that_few_rows_do_not_serve_are_torchs(monkeypatch):
+    monkeypatch.setattr(reading, "few_rows", None)  # a call would fail
+    monkeypatch.setattr(reading, "serves_few_rows", lambda *_: False)
+    model, ids = tiny_model(), tokens(1, 5)
+    decoder = Decoder(model.network())
+    got = decoder.read(decoder.new_cache(1, 8), 0, ids[0].tolist(), nothing, True)
+    assert (got - model(ids).logits[0, -1]).abs().max() < 2e-5
 
 
 class Doubled(nn.Linear):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch.nn import functional as F
 from codeshell import ops
 from codeshell.ops import products
 
+ROOT = Path(__file__).resolve().parents[2]
 linear = sys.modules["codeshell.ops.linear"]  # the name in the package is the function
 SIZES = st.sampled_from([1, 2, 5, 6, 7, 15, 16, 17, 33, 131, 132, 133, 300, 520])
 """Around a strip (6), a panel (16), a block of rows (132) and of terms (256)."""
@@ -187,3 +191,121 @@ def test_the_loss(ours, monkeypatch, reduction):
     monkeypatch.setattr(products, "pays", lambda: False)
     for own, peer, want in zip(mine, run(torch.float32), exact, strict=True):
         assert (own - want).abs().max() <= 2 * (peer - want).abs().max() + 1e-6 * want.abs().max()
+
+
+FEW = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 31, 95, 96, 97, 200])
+"""Around a tile (3 and 6), and around the rows of a task (96)."""
+TERMS = st.sampled_from([1, 7, 8, 15, 16, 17, 31, 32, 33, 100, 1023, 1024, 1025, 2056])
+"""Around a vector (8 and 16), a line of memory (16 and 32), and a block (1,024)."""
+
+
+def weight_of(n, k, dtype, room):
+    """A random weight and bias; with `room`, the weight is a part of a wider matrix of NaN."""
+    generator = torch.Generator().manual_seed(n * k)
+    wide = torch.full((n, k + 5), float("nan"), dtype=dtype)
+    weight = wide[:, 3 : k + 3] if room else torch.empty(n, k, dtype=dtype)
+    weight.copy_(torch.randn(n, k, generator=generator))
+    return weight, torch.randn(n, generator=generator).to(dtype)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    FEW,
+    st.sampled_from([1, 2, 3, 4, 5, 31, 130]),
+    TERMS,
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 2, 5]),
+)
+def test_any_few_rows_are_right(m, n, k, dtype, room, with_bias, threads):
+    weight, bias = weight_of(n, k, dtype, room)
+    bias = bias if with_bias else None
+    x = torch.full((m, k + 4), float("nan"), dtype=dtype)[:, 1 : k + 1]
+    x.copy_(torch.randn(m, k, generator=torch.Generator().manual_seed(m)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = products.few_rows(x, weight, bias)
+    finally:
+        torch.set_num_threads(before)
+    exact = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+    bound = torch.finfo(torch.float32).eps * (k + 2) * (x.double().abs() @ weight.double().abs().t() + 4)
+    if dtype == torch.bfloat16:
+        bound += exact.abs() * 2**-8
+    assert got.dtype == dtype and got.shape == (m, n)
+    assert ((got - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows_have_the_bits_that_each_has_alone(dtype):
+    """For any rows beside it, any columns beside its own, and any number of threads."""
+    weight, bias = weight_of(70, 1100, dtype, False)
+    x = torch.randn(130, 1100).to(dtype)
+    whole = products.few_rows(x, weight, bias)
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        assert torch.equal(products.few_rows(x, weight, bias), whole)
+    torch.set_num_threads(before)
+    for first, count in ((0, 1), (5, 2), (6, 3), (95, 4), (60, 5), (1, 6), (97, 17), (2, 127)):
+        rows = slice(first, first + count)
+        assert torch.equal(products.few_rows(x[rows], weight, bias), whole[rows]), (first, count)
+    assert torch.equal(products.few_rows(x, weight[9:31], bias[9:31]), whole[:, 9:31])
+
+
+def test_errors_of_few_rows_are_those_of_torch_or_smaller():
+    x, weight = torch.randn(32, 4096), torch.randn(64, 4096)
+    exact = x.double() @ weight.double().t()
+    error, peer = ((p - exact).abs().max() for p in (products.few_rows(x, weight), F.linear(x, weight)))
+    assert error <= 2 * peer
+
+
+def test_what_is_not_finite_stays_in_its_row_and_column():
+    x, weight = torch.randn(7, 45), torch.rand(9, 45) + 0.1
+    x[3, 44], x[6, 0], weight[8, 20] = float("nan"), float("inf"), float("nan")
+    out = products.few_rows(x, weight)
+    assert torch.isnan(out[3]).all() and torch.isnan(out[:, 8]).all()
+    assert (out[6, :8] == float("inf")).all() and torch.isfinite(out[[0, 1, 2, 4, 5]][:, :8]).all()
+
+
+def check_few_rows() -> None:
+    """Against fp64, at every shape of tile and rest: what a process at another level runs."""
+    for m, n, k in ((1, 9, 33), (2, 37, 1055), (5, 64, 768), (7, 5, 15)):
+        for dtype in (torch.float32, torch.bfloat16):
+            weight, bias = weight_of(n, k, dtype, True)
+            x = torch.randn(m, k, generator=torch.Generator().manual_seed(m)).to(dtype)
+            exact = x.double() @ weight.double().t() + bias.double()
+            bound = 1e-5 * k**0.5 + (exact.abs() * 2**-8 if dtype == torch.bfloat16 else 0)
+            assert ((products.few_rows(x, weight, bias) - exact).abs() <= bound).all(), (m, n, k, dtype)
+
+
+@pytest.mark.parametrize("level", ["scalar", "avx2"])
+def test_few_rows_at_every_instruction_set(level):
+    """The levels below that of this process, which the tests above have been through."""
+    if products._C.simd_level() not in {"scalar": ("avx512", "avx2", "neon"), "avx2": ("avx512",)}[level]:
+        pytest.skip(f"this processor's level is {products._C.simd_level()}, not above {level}")
+    # A level is chosen once for a process.
+    code = "import test_products as t; t.check_few_rows(); print(t.products._C.simd_level())"
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "ops")]
+    environment = {**os.environ, "CODESHELL_SIMD": level, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == level
+
+
+def test_which_weights_few_rows_serve(monkeypatch):
+    monkeypatch.setattr(products._C, "simd_level", lambda: "avx2")
+    weight, bias = torch.randn(4, 8), torch.randn(4)
+    assert products.serves_few_rows(weight, bias) and products.serves_few_rows(weight.bfloat16(), None)
+    assert products.serves_few_rows(torch.nn.Parameter(weight), None)
+    assert not products.serves_few_rows(weight.double(), None)
+    assert not products.serves_few_rows(weight.t(), None)
+    assert not products.serves_few_rows(weight, bias.double())
+    assert not products.serves_few_rows(weight[:0], None)
+    assert not products.serves_few_rows(weight.to("meta"), None)
+    with monkeypatch.context() as context:
+        simulate(context)
+        assert not products.serves_few_rows(weight, bias)
+    monkeypatch.setattr(products._C, "simd_level", lambda: "neon")
+    assert not products.serves_few_rows(weight, bias)
