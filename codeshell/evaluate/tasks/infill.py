@@ -355,7 +355,8 @@ def summarise(
         base: verdicts on the answers of the model that tuning began with; None where there is none.
     """
     # (line, verdict, verdict on what was searched); a line is in the group "all" and in one of the other two.
-    judged = list(zip(problems, verdicts, searched or [None] * len(problems), strict=True))
+    found: Sequence[Verdict | None] = searched or [None] * len(problems)
+    judged = list(zip(problems, verdicts, found, strict=True))
     by_language: dict[str, list[bool]] = {}
     for masked, verdict, _ in judged:
         by_language.setdefault(masked.document.language, []).append(verdict.exact)
