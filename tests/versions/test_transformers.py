@@ -59,7 +59,7 @@ def test_generation(pair):
 
 @torch.no_grad()
 def test_a_cache_that_is_cut(pair):
-    """The cache of serving, behind this version's interface: read in pieces, cut before the windows, read again."""
+    """The cache of serving under this version's interface: read in pieces, cut before the windows, read again."""
     ids = tokens(1, 33)
     want = pair[0](ids, use_cache=False).logits[0, -1]
     for model in pair:
