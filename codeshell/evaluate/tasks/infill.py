@@ -355,7 +355,7 @@ def summarise(
         base: verdicts on the answers of the model that tuning began with; None where there is none.
     """
     # (line, verdict, verdict on what was searched); a line is in the group "all" and in one of the other two.
-    found: Sequence[Verdict | None] = searched or [None] * len(problems)
+    found: Sequence[Verdict | None] = [None] * len(problems) if searched is None else searched
     judged = list(zip(problems, verdicts, found, strict=True))
     by_language: dict[str, list[bool]] = {}
     for masked, verdict, _ in judged:
