@@ -64,7 +64,7 @@ def test_the_plan_of_a_base_is_that_of_finetune(
     monkeypatch.setattr(gpus, "machine", lambda: gpus.Machine(0, ()))
     directory = base(tmp_path / "base", byte_tokenizer(), "llama")
     settings = {"finetune.base": directory, "finetune.method": "lora", "finetune.rank": 4, "train.precision": "fp32"}
-    settings |= {"train.batch_tokens": 256, "train.phases": "[{share=1.0, context=128}]"}
+    settings |= {"train.gather": "fp32", "train.batch_tokens": 256, "train.phases": "[{share=1.0, context=128}]"}
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     assert plan(tmp_path, *changes) == 0
     out = capsys.readouterr().out
