@@ -27,7 +27,7 @@ from codeshell import _C, ops
 from codeshell.model.cache import KVCache, RowCache
 from codeshell.model.rotary import RotaryTables
 from codeshell.ops import devices
-from codeshell.ops.products import MOST_FEW_ROWS, few_rows, serves_few_rows
+from codeshell.ops.products import few_rows, most_few_rows, serves_few_rows
 
 PIECE_OPERATIONS = 1_200_000_000
 """Floating-point operations of one block between two questions whether to continue, attention aside. On one core of an
@@ -56,7 +56,7 @@ class Linear(NamedTuple):
 
     @classmethod
     def plain(cls, weight: torch.Tensor, bias: torch.Tensor | None, module: Callable[..., torch.Tensor]) -> Linear:
-        return cls(weight, bias, module, MOST_FEW_ROWS[weight.dtype] if serves_few_rows(weight, bias) else 0)
+        return cls(weight, bias, module, most_few_rows(weight.dtype) if serves_few_rows(weight, bias) else 0)
 
     @classmethod
     def called(cls, module: Callable[[torch.Tensor], torch.Tensor]) -> Linear:

@@ -27,7 +27,10 @@ FEWEST_ROWS = 64
 MOST_FEW_ROWS = {torch.float32: 64, torch.bfloat16: 16}
 """Rows up to which `few_rows` was measured to be at least as fast as torch (docs/kernels/rows.md). With more, the sums
 are the limit: in fp32 a copy of the weight in another order pays with AVX2, and in bf16 torch has instructions that
-multiply it. Batches step up to 64 rows together."""
+multiply it, on processors with avx512_bf16 (see `most_few_rows`). Batches step up to 64 rows together."""
+
+ANY_ROWS = 1 << 62
+"""The limit where no number of rows is too many."""
 
 
 @functools.cache
@@ -119,11 +122,21 @@ def serves_few_rows(weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
     return plain and weight.numel() > 0 and (bias is None or (bias.dtype == weight.dtype and bias.is_contiguous()))
 
 
+def most_few_rows(dtype: torch.dtype) -> int:
+    """Rows up to which `few_rows` is the faster product on this processor, for weights of `dtype`.
+
+    Without avx512_bf16, torch widens bf16 weights in a loop of its own, which takes 4 times as long as ours for 16 rows
+    and for 256 (docs/kernels/rows.md): there is no limit then.
+    """
+    emulated = _C.simd_level() == "avx2" or not torch.cpu._is_avx512_bf16_supported()
+    return ANY_ROWS if dtype == torch.bfloat16 and emulated else MOST_FEW_ROWS[dtype]
+
+
 def few_rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ weight.T + bias` for a weight that `serves_few_rows`, of which nothing is checked: for a decoding loop.
 
     Args:
-        x: (m, k) of the weight's dtype, with contiguous rows. Any m is right, and up to MOST_FEW_ROWS fast.
+        x: (m, k) of the weight's dtype, with contiguous rows. Any m is right, and up to `most_few_rows` fast.
         weight: (n, k).
         bias: (n,), or None.
 

@@ -80,7 +80,8 @@ def test_a_pass_that_is_cancelled_leaves_the_cache_as_it_was():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_few_tokens_go_by_the_product_of_few_rows_and_many_do_not(dtype, monkeypatch):
-    monkeypatch.setattr(products._C, "simd_level", lambda: "avx2")
+    monkeypatch.setattr(products._C, "simd_level", lambda: "avx512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     model = tiny_model(dtype)
     seen, multiply = [], products.few_rows
     monkeypatch.setattr(reading, "few_rows", lambda x, *rest: (seen.append(len(x)), multiply(x, *rest))[1])
@@ -93,6 +94,14 @@ def test_few_tokens_go_by_the_product_of_few_rows_and_many_do_not(dtype, monkeyp
     seen.clear()
     decoder.read(decoder.new_cache(1, 80), 0, tokens(1, most + 1)[0].tolist(), nothing, True)
     assert seen == [1]  # the head, which reads the last token alone
+
+
+@pytest.mark.parametrize(("level", "supported"), [("avx2", True), ("avx2", False), ("avx512", False)])
+def test_any_rows_in_bf16_are_ours_where_torch_emulates_it(level, supported, monkeypatch):
+    monkeypatch.setattr(products._C, "simd_level", lambda: level)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    assert products.most_few_rows(torch.bfloat16) == products.ANY_ROWS
+    assert products.most_few_rows(torch.float32) == products.MOST_FEW_ROWS[torch.float32]
 
 
 @torch.inference_mode()
