@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from codeshell.errors import UserError
+
 PROMPT_CHARACTERS = 16
 """Characters per token at most that are looked at around a gap: text further away is not even tokenised."""
 
@@ -74,6 +76,7 @@ def prompt_ids(
 
     Raises:
         ValueError: the context has no room for a prompt.
+        NotRunError: there is a gap, and the tokenizer has no tokens to ask for it with.
     """
     # The three special tokens of fill-in-the-middle need room as well.
     room = context - max_new_tokens - len(start) - (0 if prompt.after is None else 3)
@@ -91,13 +94,19 @@ def prompt_ids(
     kept_before = min(len(before), max(room // 2, room - len(after)))
     kept_after = min(len(after), room - kept_before)
     before, after = before[len(before) - kept_before :], after[:kept_after]
+    first, second, last = _marks(tokenizer)
     if order == "spm":
-        return [*start, tokenizer.fim_prefix, tokenizer.fim_suffix, *after, tokenizer.fim_middle, *before]
-    return [
-        *start,
-        tokenizer.fim_prefix,
-        *before,
-        tokenizer.fim_suffix,
-        *after,
-        tokenizer.fim_middle,
-    ]
+        return [*start, first, second, *after, last, *before]
+    return [*start, first, *before, second, *after, last]
+
+
+def _marks(tokenizer: Any) -> tuple[int, int, int]:
+    """The ids before the text in front of a gap, before the text after it, and before what fills it."""
+    try:
+        return tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle
+    except UserError:
+        # Its remedy is one for training. Here a task cannot be asked, and the others go their way.
+        raise NotRunError(
+            "the model's tokenizer has no fill-in-the-middle tokens of a known family; take a model that was trained "
+            "to fill in the middle"
+        ) from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from helpers import chat_templates
 from helpers.evaluation_fakes import ByteTokenizer, document
 from helpers.evaluation_run import byte_tokenizer
 
-from codeshell.evaluate.prompts import Prompt, prompt_ids
+from codeshell.evaluate.prompts import NotRunError, Prompt, prompt_ids
 from codeshell.evaluate.tasks.infill import (
     NOT_CODE,
     CommonLines,
@@ -222,3 +223,12 @@ def test_a_prompt_with_the_suffix_first_has_the_same_text():
     before, after = prefix_first[2:middle], prefix_first[middle + 1 : suffix]
     assert suffix_first == [7, t.fim_prefix, t.fim_suffix, *after, t.fim_middle, *before]
     assert len(suffix_first) == 64 - 8
+
+
+def test_a_tokenizer_without_marks_of_a_gap_is_not_run() -> None:
+    """A run that trained without gaps still gets its other tasks: the error of training must not end its evaluation."""
+    tokenizer = chat_templates.ours("llama-3")
+    for order in ("psm", "spm"):
+        with pytest.raises(NotRunError, match="no fill-in-the-middle tokens"):
+            prompt_ids(Prompt("a", "b"), tokenizer, context=64, max_new_tokens=8, order=order)
+    assert prompt_ids(Prompt("a"), tokenizer, context=64, max_new_tokens=8) == tokenizer.encode("a")
