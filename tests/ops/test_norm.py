@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,6 +88,7 @@ def test_against_fp64(shape, dtypes, with_branch):
 
 
 @settings(max_examples=60, deadline=None)
+@example(1, 38, DTYPES[2], 0.0, False, 38)
 @given(
     st.integers(1, 40),
     st.integers(1, 90),
@@ -107,7 +108,11 @@ def test_any_shape(rows, width, dtypes, offset, with_branch, seed):
     rstd = 1 / torch.sqrt(stream.var(-1, unbiased=False) + 1e-5)
     noise = float((stream.mean(-1).abs() * rstd).max()) * 2**-23
     for own, peer, want in zip(mine, theirs, wanted, strict=True):
-        error, peer_error = ((t.double() - want).abs().max() for t in (own, peer))
+        # Without a branch, autograd adds the gradients of both results, in bf16 after each was rounded to it. For each
+        # number that is up to a unit in its last place, of which PyTorch may happen to have none.
+        roundings = torch.finfo(own.dtype).eps * want.abs() if own.dtype == BF16 else 0.0
+        error = ((own.double() - want).abs() - roundings).max()
+        peer_error = (peer.double() - want).abs().max()
         size = 1 + float(want.abs().max()) + float(rstd.max()) * float(grads[1].abs().max())
         assert error <= 2 * peer_error + (8 * 2**-23 + 4 * noise * rows) * size
 
