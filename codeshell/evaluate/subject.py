@@ -177,13 +177,37 @@ class Subject:
             )
         except (TypeError, ValueError) as error:
             raise UserError(f"task {purpose}: its sampling's {error}") from None
-        # Every special token ends an answer, not only the end of text. Ids at or above the vocabulary are padding of
-        # the embedding, which no tokenizer knows.
         limit, enough = sampling.max_new_tokens, sampling.enough
+        asked = self._asked(prompts, limit)
+        try:
+            tokens = generate(
+                self.model if model is None else model,
+                asked,
+                max_new_tokens=limit,
+                stop_ids=self._stop_ids,
+                pad=self.tokenizer.eot,
+                vocabulary=self._vocabulary,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=self.seed,
+                purpose=purpose,
+                stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
+                keys=keys,
+            )
+        except generation.NotFiniteError as error:
+            raise NotFiniteError(f"the model's logits are not finite at {error.cause}") from None
+        # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
+        return [Completion(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in tokens]
+
+    def _asked(self, prompts: Sequence[Prompt], limit: int) -> list[list[int]]:
+        """The ids of prompts that leave room for `limit` new tokens.
+
+        Raises:
+            NotRunError: the context has no room for both, or there is a gap and no token to ask for it with.
+        """
         if self.room(limit) < FEWEST_PROMPT_TOKENS:
             raise NotRunError(f"a context of {self.context} tokens holds no prompt and {limit} new tokens")
-        # An answer that reached the limit was cut there; any other one ended by a token or by `enough`.
-        asked = [
+        return [
             prompt_ids(
                 prompt,
                 self.tokenizer,
@@ -194,24 +218,16 @@ class Subject:
             )
             for prompt in prompts
         ]
-        try:
-            tokens = generate(
-                self.model if model is None else model,
-                asked,
-                max_new_tokens=limit,
-                stop_ids=frozenset(self.tokenizer.specials.values()),
-                pad=self.tokenizer.eot,
-                vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=self.seed,
-                purpose=purpose,
-                stop=None if enough is None else lambda ids: enough(self.tokenizer.decode(ids)),
-                keys=keys,
-            )
-        except generation.NotFiniteError as error:
-            raise NotFiniteError(f"the model's logits are not finite at {error.cause}") from None
-        return [Completion(self.tokenizer.decode(ids), ended=len(ids) < limit) for ids in tokens]
+
+    @property
+    def _stop_ids(self) -> frozenset[int]:
+        """What ends an answer: every special token, not only the end of text."""
+        return frozenset(self.tokenizer.specials.values())
+
+    @property
+    def _vocabulary(self) -> int:
+        """Ids at or above it are padding of the embedding, which no tokenizer knows."""
+        return min(int(self.tokenizer.vocab_size), int(self.model.config.vocab_size))
 
     def most_likely(
         self, prompts: Sequence[Prompt], *, width: int, max_new_tokens: int, counts: Callable[[str], bool]
@@ -232,26 +248,17 @@ class Subject:
         """
         if not isinstance(self.model, CodeShellForCausalLM):
             return None
-        if self.room(max_new_tokens) < FEWEST_PROMPT_TOKENS:
-            raise NotRunError(f"a context of {self.context} tokens holds no prompt and {max_new_tokens} new tokens")
+        asked = self._asked(prompts, max_new_tokens)
         answers: list[str] = []
-        with Progress("search", total=len(prompts), unit="prompts") as progress:
-            for prompt in prompts:
-                ids = prompt_ids(
-                    prompt,
-                    self.tokenizer,
-                    context=self.context,
-                    max_new_tokens=max_new_tokens,
-                    start=self.before_text,
-                    order=self.order,
-                )
+        with Progress("search", total=len(asked), unit="prompts") as progress:
+            for ids in asked:
                 found = most_likely(
                     self.model,
                     ids,
                     width=width,
                     max_new_tokens=max_new_tokens,
-                    stop_ids=frozenset(self.tokenizer.specials.values()),
-                    vocabulary=min(self.tokenizer.vocab_size, int(self.model.config.vocab_size)),
+                    stop_ids=self._stop_ids,
+                    vocabulary=self._vocabulary,
                     counts=lambda answer: counts(self.tokenizer.decode(answer)),
                 )
                 answers.append(self.tokenizer.decode(found))

@@ -107,10 +107,11 @@ def test_any_shape(rows, width, dtypes, offset, with_branch, seed):
     stream = wanted[0]
     rstd = 1 / torch.sqrt(stream.var(-1, unbiased=False) + 1e-5)
     noise = float((stream.mean(-1).abs() * rstd).max()) * 2**-23
-    for own, peer, want in zip(mine, theirs, wanted, strict=True):
+    for place, (own, peer, want) in enumerate(zip(mine, theirs, wanted, strict=True)):
         # Without a branch, autograd adds the gradients of both results, in bf16 after each was rounded to it. For each
         # number that is up to a unit in its last place, of which PyTorch may happen to have none.
-        roundings = torch.finfo(own.dtype).eps * want.abs() if own.dtype == BF16 else 0.0
+        twice = place == 2 and not with_branch and own.dtype == BF16
+        roundings = torch.finfo(BF16).eps * want.abs() if twice else 0.0
         error = ((own.double() - want).abs() - roundings).max()
         peer_error = (peer.double() - want).abs().max()
         size = 1 + float(want.abs().max()) + float(rstd.max()) * float(grads[1].abs().max())
