@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.instruction_sets import check_at_level
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,16 +199,7 @@ def check_this_level() -> None:
 
 @pytest.mark.parametrize("level", ["scalar", "avx2"])
 def test_every_instruction_set_gives_the_same_bits(level):
-    """The levels below that of this process, which the tests above have been through."""
-    if _C.simd_level() not in {"scalar": ("avx512", "avx2", "neon"), "avx2": ("avx512",)}[level]:
-        pytest.skip(f"this processor's level is {_C.simd_level()}, not above {level}")
-    # A level is chosen once for a process.
-    code = "import test_int8; test_int8.check_this_level(); print(test_int8._C.simd_level())"
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "ops")]
-    environment = {**os.environ, "CODESHELL_SIMD": level, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == level
+    check_at_level(level, "test_int8", "check_this_level")
 
 
 def test_avx512_by_stand_ins_for_its_instructions(tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.instruction_sets import check_at_level
 from helpers.simulated_gpu import simulate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -282,16 +281,7 @@ def check_few_rows() -> None:
 
 @pytest.mark.parametrize("level", ["scalar", "avx2"])
 def test_few_rows_at_every_instruction_set(level):
-    """The levels below that of this process, which the tests above have been through."""
-    if products._C.simd_level() not in {"scalar": ("avx512", "avx2", "neon"), "avx2": ("avx512",)}[level]:
-        pytest.skip(f"this processor's level is {products._C.simd_level()}, not above {level}")
-    # A level is chosen once for a process.
-    code = "import test_products as t; t.check_few_rows(); print(t.products._C.simd_level())"
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "ops")]
-    environment = {**os.environ, "CODESHELL_SIMD": level, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == level
+    check_at_level(level, "test_products", "check_few_rows")
 
 
 def test_which_weights_few_rows_serve(monkeypatch):
